@@ -1,0 +1,382 @@
+"""The neutral conversation: what both frameworks ask for and what both dialects answer.
+
+A request is a list of messages made of parts; a reply is parts again; a stream is deltas that add up to the
+same reply. No framework type and no wire field stands here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from piccc.errors import InvalidArgumentError
+from piccc.record import Record
+
+Role = Literal["system", "user", "assistant", "tool"]
+JSON = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Text:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Image:
+    """An image: by `url`, or as base64 `data` with its `media_type`."""
+
+    url: str | None = None
+    data: str | None = None
+    media_type: str | None = None
+    detail: str | None = None
+
+
+@dataclass(slots=True)
+class File:
+    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`."""
+
+    data: str | None = None
+    media_type: str | None = None
+    name: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+
+
+@dataclass(slots=True)
+class Audio:
+    """Sound as base64 `data`; `format` is `wav`, `mp3` and so on."""
+
+    data: str
+    format: str
+
+
+@dataclass(slots=True)
+class Source:
+    """A passage that the model may cite: its title, where it is from, and its text."""
+
+    text: str
+    title: str = ""
+    url: str = ""
+
+
+@dataclass(slots=True)
+class CachePoint:
+    """A mark: what stands before it may be cached by the server. Dialects without caching leave it out."""
+
+    ttl: str | None = None
+
+
+@dataclass(slots=True)
+class Reasoning:
+    """What the model thought. `signature` and `redacted` must go back unchanged where they came from."""
+
+    text: str = ""
+    signature: str | None = None
+    redacted: str | None = None
+
+
+@dataclass(slots=True)
+class Refusal:
+    """The model's words where it declined to answer."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """The model's wish to call a tool; `arguments` is its JSON text, as it came."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+    def parse(self) -> JSON | None:
+        """Return the arguments as an object, or None where they are not the text of one."""
+        if not self.arguments.strip():
+            return {}
+        try:
+            value = json.loads(self.arguments)
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+
+@dataclass(slots=True)
+class Raw:
+    """A content block in the dialect's own words, passed through unread."""
+
+    data: JSON
+
+
+Part = Text | Image | File | Audio | Source | CachePoint | Reasoning | Refusal | ToolCall | Raw
+
+
+@dataclass(slots=True)
+class Message:
+    """One message. With the role `tool` it is the result of the call `tool_call_id`."""
+
+    role: Role
+    parts: list[Part] = field(default_factory=list)
+    name: str | None = None
+    tool_call_id: str | None = None
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
+
+
+@dataclass(slots=True)
+class Tool:
+    """A tool on offer; `parameters` is a JSON Schema. `extra` is passed on unread (such as cache marks)."""
+
+    name: str
+    description: str = ""
+    parameters: JSON = field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = None
+    extra: JSON = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True)
+class NamedTool:
+    """The choice of one tool by its name."""
+
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool
+
+
+@dataclass(slots=True)
+class JSONSchema:
+    """An answer that must satisfy a JSON Schema."""
+
+    schema: JSON
+    name: str = "answer"
+    strict: bool | None = None
+    description: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRequest:
+    """All that one call asks for. What is None is left out of the body, so that the server decides.
+
+    `replay_reasoning` sends earlier reasoning back (None: only signed reasoning, to the dialect that signs).
+    `extra_body` is merged over the body last; `extra_headers` go with this call alone.
+    """
+
+    model: str
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: JSONSchema | Literal["json"] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    seed: int | None = None
+    reasoning_effort: str | None = None
+    replay_reasoning: bool | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call. `input_tokens` counts the whole prompt, cached parts included."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_creation_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(slots=True)
+class ChatReply:
+    """A reply, whole or as far as it had come.
+
+    Attributes:
+        parts: reasoning, text, refusal and tool calls, in the order of the reply.
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter`, or the server's own word.
+        usage: tokens, or None where the server gave none.
+        model: the model that answered.
+        id: the server's id of the reply.
+        raw: a whole reply's body as it came; empty for a stream.
+        extra: fields of the reply that have no place here, such as `system_fingerprint`.
+        record: the diagnostic record of the call.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str = ""
+    id: str = ""
+    raw: JSON = field(default_factory=dict)
+    extra: JSON = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
+
+    @property
+    def text(self) -> str:
+        """The answer's text."""
+        return "".join([part.text for part in self.parts if isinstance(part, Text)])
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought, as text."""
+        return "".join([part.text for part in self.parts if isinstance(part, Reasoning)])
+
+    @property
+    def refusal(self) -> str:
+        """The model's words where it declined, else empty."""
+        return "".join([part.text for part in self.parts if isinstance(part, Refusal)])
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls that the model wishes."""
+        return [part for part in self.parts if isinstance(part, ToolCall)]
+
+    @property
+    def message(self) -> Message:
+        """The reply as a message, to go on with the conversation."""
+        return Message("assistant", list(self.parts))
+
+
+@dataclass(slots=True)
+class TextDelta:
+    """More of the text; `block` tells one run of text from another."""
+
+    text: str
+    block: int = 0
+
+
+@dataclass(slots=True)
+class ReasoningDelta:
+    """More of the reasoning, its signature, or a redacted piece of it."""
+
+    text: str = ""
+    block: int = 0
+    signature: str | None = None
+    redacted: str | None = None
+
+
+@dataclass(slots=True)
+class RefusalDelta:
+    """More of the refusal."""
+
+    text: str
+    block: int = 0
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """A call's beginning (`id` and `name` set) or more of its arguments. `index` counts calls from 0."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+    block: int = 0
+
+
+@dataclass(slots=True)
+class RawDelta:
+    """A whole content block in the dialect's own words, passed through unread."""
+
+    data: JSON
+    block: int = 0
+
+
+Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | RawDelta
+
+
+class ReplyBuilder:
+    """Add deltas up to the reply that a whole call would have given, in time linear in their number."""
+
+    __slots__ = ("_pieces", "_signatures", "_starts", "reply")
+
+    def __init__(self) -> None:
+        self.reply = ChatReply()
+        self._starts: dict[int, Delta] = {}
+        self._pieces: dict[int, list[str]] = {}
+        self._signatures: dict[int, str] = {}
+
+    def add(self, delta: Delta) -> None:
+        """Take one more delta."""
+        block = delta.block
+        if block not in self._starts:
+            self._starts[block] = delta
+            self._pieces[block] = []
+        if isinstance(delta, ToolCallDelta):
+            self._pieces[block].append(delta.arguments)
+        elif not isinstance(delta, RawDelta):
+            self._pieces[block].append(delta.text)
+            if isinstance(delta, ReasoningDelta) and delta.signature:
+                self._signatures[block] = self._signatures.get(block, "") + delta.signature
+
+    def build(self) -> ChatReply:
+        """Return the reply as far as it has come; its parts stand in the order of their blocks."""
+        self.reply.parts = [
+            self._part(block, start)
+            for block, start in sorted(self._starts.items(), key=lambda each: each[0])
+        ]
+        return self.reply
+
+    def _part(self, block: int, start: Delta) -> Part:
+        text = "".join(self._pieces[block])
+        match start:
+            case TextDelta():
+                return Text(text)
+            case ReasoningDelta():
+                return Reasoning(text, self._signatures.get(block), start.redacted)
+            case RefusalDelta():
+                return Refusal(text)
+            case ToolCallDelta():
+                return ToolCall(start.id or "", start.name or "", text or "{}")
+            case RawDelta():
+                return Raw(start.data)
+
+
+def as_messages(value: str | Message | Iterable[Message | Mapping[str, Any]]) -> list[Message]:
+    """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
+    if isinstance(value, str):
+        return [Message("user", [Text(value)])]
+    if isinstance(value, Message):
+        return [value]
+    messages = [each if isinstance(each, Message) else _message(each) for each in value]
+    if not messages:
+        raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
+    return messages
+
+
+_ROLES: dict[str, Role] = {
+    "developer": "system",
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def _message(value: Mapping[str, Any]) -> Message:
+    role = _ROLES.get(value.get("role", ""))
+    content = value.get("content")
+    if role is None or not isinstance(content, str):
+        raise InvalidArgumentError(
+            f"A message has role {value.get('role')!r} and content {type(content).__name__}.",
+            hint='Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.',
+        )
+    return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))

@@ -1,0 +1,67 @@
+"""The two dialects of the chat API: pure translation between the neutral conversation and the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from piccc.dialects.names import DialectName
+from piccc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from piccc.chat import JSON, ChatReply, ChatRequest, Delta
+    from piccc.sse import Event
+
+
+class StreamReader(Protocol):
+    """Turn the events of one stream into deltas.
+
+    `is_complete` says whether the proof of a whole answer has come, `is_done` that nothing more will.
+    """
+
+    is_complete: bool
+    is_done: bool
+
+    def feed(self, event: Event) -> list[Delta]:
+        """Return what the event says; raise StreamError for an error event or a malformed one."""
+        ...
+
+    def finish(self) -> list[Delta]:
+        """Return what was held back for a continuation that never came."""
+        ...
+
+    def reply(self) -> ChatReply:
+        """Return the reply as far as it has come."""
+        ...
+
+
+class Dialect(Protocol):
+    """One chat route's words."""
+
+    name: DialectName
+    path: str
+    headers: tuple[tuple[str, str], ...]
+
+    def encode(self, request: ChatRequest, *, stream: bool) -> JSON:
+        """Return the request's body."""
+        ...
+
+    def decode(self, payload: object) -> ChatReply:
+        """Read a whole reply; raise ResponseError if it is none."""
+        ...
+
+    def reader(self) -> StreamReader:
+        """Return a reader for one stream."""
+        ...
+
+
+def dialect(name: str) -> Dialect:
+    """Return the dialect of that name; raise ConfigurationError for any other."""
+    if name == "openai":
+        from piccc.dialects.openai import OpenAIDialect
+
+        return OpenAIDialect()
+    if name == "anthropic":
+        from piccc.dialects.anthropic import AnthropicDialect
+
+        return AnthropicDialect()
+    raise ConfigurationError(f"dialect is {name!r}.", hint="It is 'openai' or 'anthropic'.")

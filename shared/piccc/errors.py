@@ -1,0 +1,256 @@
+"""Every error that piccc raises, as one tree.
+
+    PicccError
+    ├── ConfigurationError          no key, a malformed URL, an unknown setting (also a ValueError)
+    ├── InvalidArgumentError        an argument refused before anything was sent (also a ValueError)
+    ├── MissingExtraError           an optional part is not installed (also an ImportError)
+    ├── UnsupportedContentError     a content block that the chosen dialect cannot carry
+    ├── APIConnectionError          no answer came: DNS, refused, TLS, proxy, reset
+    │   └── APITimeoutError         a deadline passed (also a TimeoutError)
+    ├── APIStatusError              the server answered with an error status
+    │   ├── InvalidRequestError         400, 413, 422 and other 4xx
+    │   │   └── ContextOverflowError    the conversation is longer than the model's window
+    │   ├── AuthenticationError         401
+    │   ├── PaymentRequiredError        402
+    │   ├── PermissionDeniedError       403
+    │   ├── NotFoundError               404
+    │   ├── ConflictError               409
+    │   ├── RateLimitError              429
+    │   └── ServerError                 5xx
+    │       └── OverloadedError         503, 529
+    ├── ResponseError               a reply that is not what the API speaks: HTML, cut JSON, too large
+    ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
+    │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
+    ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
+    ├── TaskError                   a task did not give its output; `task_id` and `task` say which
+    │   ├── TaskFailed
+    │   │   └── TaskRejected            by moderation
+    │   ├── TaskCancelled
+    │   ├── TaskExpired
+    │   └── TaskWaitTimeout             still running: wait again, do not submit again (also a TimeoutError)
+    └── OutputError                 an output could not be saved
+        ├── OutputExpired
+        └── OutputTooLarge
+
+All of them pickle and deep-copy, and none of them holds a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from piccc.chat import ChatReply
+    from piccc.record import Record
+    from piccc.tasks import Task
+
+SNIPPET_BYTES = 1024
+
+
+class PicccError(Exception):
+    """Say what happened, to which request, and what to do next.
+
+    Attributes:
+        message: what happened, in a sentence.
+        hint: what to do about it, in a sentence; may be empty.
+        status: the HTTP status, or None where no answer came.
+        code: the server's own word for the error, or None.
+        request_id: the server's id of the request, or None.
+        attempts: how many times the request was sent or tried.
+        elapsed: seconds from the first attempt to the error.
+        may_have_been_billed: whether the server may have acted on the request.
+        retry_after: seconds the server asked to wait, or None.
+        body: at most 1 KB of the reply's text, or None.
+        record: the diagnostic record of the call, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        attempts: int = 0,
+        elapsed: float = 0.0,
+        may_have_been_billed: bool = False,
+        retry_after: float | None = None,
+        body: str | None = None,
+        record: Record | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.attempts = attempts
+        self.elapsed = elapsed
+        self.may_have_been_billed = may_have_been_billed
+        self.retry_after = retry_after
+        self.body = body
+        self.record = record
+        for name, value in details.items():
+            setattr(self, name, value)
+
+    def __str__(self) -> str:
+        facts = [
+            f"HTTP {self.status}" if self.status else "",
+            f"code {self.code}" if self.code else "",
+            f"request {self.request_id}" if self.request_id else "",
+            f"{self.attempts} attempts in {self.elapsed:.1f} s" if self.attempts > 1 else "",
+            "may have been billed" if self.may_have_been_billed else "",
+        ]
+        text = self.message
+        if known := ", ".join(fact for fact in facts if fact):
+            text += f" ({known})"
+        return f"{text}\n{self.hint}" if self.hint else text
+
+
+class ConfigurationError(PicccError, ValueError):
+    """A setting is missing or malformed: nothing was sent."""
+
+
+class InvalidArgumentError(PicccError, ValueError):
+    """An argument was refused before anything was sent."""
+
+
+class MissingExtraError(PicccError, ImportError):
+    """An optional part of the distribution is not installed; the message has the command that installs it."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.msg = message  # ImportError prints this instead of args
+
+
+class UnsupportedContentError(PicccError, ValueError):
+    """A message holds content that the chosen dialect cannot carry: nothing was sent."""
+
+
+class APIConnectionError(PicccError):
+    """No answer came from the server; `may_have_been_billed` says whether the request can have reached it."""
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """A deadline passed before the answer was complete."""
+
+
+class APIStatusError(PicccError):
+    """The server answered with an error status.
+
+    `headers` has the reply's headers that hold no secret.
+    """
+
+    headers: Mapping[str, str] = {}
+
+
+class InvalidRequestError(APIStatusError):
+    """The server refused the request as it is; sending it again will not help."""
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The conversation is longer than the model's context window."""
+
+
+class AuthenticationError(APIStatusError):
+    """The key is missing, wrong or revoked."""
+
+
+class PaymentRequiredError(APIStatusError):
+    """The account has no credit left."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The key may not do this."""
+
+
+class NotFoundError(APIStatusError):
+    """The model, the task or the route does not exist."""
+
+
+class ConflictError(APIStatusError):
+    """The request conflicts with another one."""
+
+
+class RateLimitError(APIStatusError):
+    """Too many requests; `retry_after` says how long the server asks to wait."""
+
+
+class ServerError(APIStatusError):
+    """The server failed."""
+
+
+class OverloadedError(ServerError):
+    """The server is overloaded and says that it did nothing."""
+
+
+class ResponseError(PicccError):
+    """The server's reply is not what the API speaks."""
+
+
+class StreamError(PicccError):
+    """A stream ended wrongly: cut, stalled, malformed, or with an error of the server's.
+
+    `partial` is the reply as far as it had arrived.
+    """
+
+    partial: ChatReply | None = None
+
+
+class StreamTimeoutError(StreamError, APITimeoutError):
+    """A deadline passed before the stream was complete; `partial` has what had arrived."""
+
+
+class SubmissionUnknown(PicccError):
+    """A task was submitted and no answer came: it may exist, and it may be billed.
+
+    `submission_key` names the submission; `request` is its body, to compare with the tasks of the account.
+    """
+
+    submission_key: str | None = None
+    request: Mapping[str, Any] | None = None
+
+
+class TaskError(PicccError):
+    """A task did not give its output; `task_id` says which, `task` is its last known state or None."""
+
+    task_id: str | None = None
+    task: Task | None = None
+
+
+class TaskFailed(TaskError):
+    """The task ended as failed."""
+
+
+class TaskRejected(TaskFailed):
+    """Moderation refused the prompt or the result."""
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled."""
+
+
+class TaskExpired(TaskError):
+    """The task expired before it gave an output."""
+
+
+class TaskWaitTimeout(TaskError, TimeoutError):
+    """The wait ran out while the task is still running: wait again, do not submit again."""
+
+
+class OutputError(PicccError):
+    """An output could not be fetched or saved; `task_id` says of which task."""
+
+    task_id: str | None = None
+
+
+class OutputExpired(OutputError):
+    """The output's address has expired."""
+
+
+class OutputTooLarge(OutputError):
+    """The output is larger than the limit that was set."""

@@ -1,0 +1,49 @@
+"""The diagnostic record of one call: what was sent, what came, what was waited for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One sending of a request.
+
+    Attributes:
+        outcome: the HTTP status as text, or the word for what went wrong.
+        elapsed: seconds until the outcome was known.
+        request_id: the server's id of it, or None.
+        waited: seconds slept afterwards, before the next attempt.
+    """
+
+    outcome: str
+    elapsed: float
+    request_id: str | None = None
+    waited: float = 0.0
+
+
+@dataclass(slots=True)
+class Record:
+    """What one call did; it is on every reply and on every error.
+
+    Times are seconds. `rate_limit` has the reply's `x-ratelimit-*` headers (assumed, may be empty).
+    """
+
+    method: str = ""
+    path: str = ""
+    backend: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    bytes_received: int = 0
+    time_to_first_event: float | None = None
+    elapsed: float = 0.0
+    rate_limit: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the last attempt that had one."""
+        return next((each.request_id for each in reversed(self.attempts) if each.request_id), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON data."""
+        return asdict(self)
