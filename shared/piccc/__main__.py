@@ -1,0 +1,20 @@
+"""The `piccc` command; also `python -m piccc`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; without its extra, say how to install it."""
+    try:
+        from piccc.cli import app
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("rich", "typer"):
+            raise
+        sys.exit('The command line is not installed. Install it with: pip install "piccc[cli]"')
+    app()
+
+
+if __name__ == "__main__":
+    main()

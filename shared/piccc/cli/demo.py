@@ -1,0 +1,187 @@
+"""`piccc demo`: streaming, an agent that makes a picture and a film, and a question to documents."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from piccc.client import Client
+from piccc.config import KEY_VARIABLE, URL_VARIABLE
+from piccc.errors import ConfigurationError, MissingExtraError
+from piccc.media.polling import Polling
+
+if TYPE_CHECKING:
+    from piccc.tasks import Task
+
+CAPTION = "Write a launch caption for a handmade ceramic mug."
+ORDER = (
+    'Make a square 1K picture "a handmade ceramic mug on a wooden table, morning light", '
+    'and then a 6 second 720p video in 16:9 "the mug turns slowly while steam rises".'
+)
+QUESTION = "Which environment variables hold the API key and the base URL?"
+EMULATOR_SPEED = 3.0
+
+
+@dataclass
+class Show:
+    """What the demo works with, and what it has made."""
+
+    console: Console
+    client: Client
+    folder: Path
+    models: dict[str, str]
+    settings: dict[str, Any]
+    made: list[tuple[Task, Path]] = field(default_factory=list)
+    tokens: int = 0
+
+
+def run(*, live: bool, folder: Path) -> None:
+    """Run the three acts and print what was made; raise MissingExtraError where a part is not installed."""
+    console = Console(highlight=False)
+    began = time.monotonic()
+    with _show(console, live=live, folder=folder) as show:
+        _stream_a_caption(show)
+        _let_an_agent_work(show)
+        _ask_the_readme(show)
+        _summary(show, time.monotonic() - began)
+
+
+@contextmanager
+def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
+    if live:
+        if missing := [name for name in (KEY_VARIABLE, URL_VARIABLE) if not os.environ.get(name)]:
+            raise ConfigurationError(
+                f"--live needs {' and '.join(missing)}.",
+                hint="Set them, or leave --live out to use the emulator.",
+            )
+        models = {kind: os.environ.get(f"PICCC_{kind.upper()}_MODEL", "") for kind in ("image", "video")}
+        with Client() as client:
+            yield Show(console, client, folder, models, {})
+        return
+    try:
+        from piccc.emulator import Emulator
+    except ImportError as error:
+        raise _incomplete(error) from error
+    with Emulator(speed=EMULATOR_SPEED) as emulator:
+        settings = {"base_url": emulator.base_url, "api_key": emulator.api_key}
+        polling = Polling(
+            min=0.2, max=0.5
+        )  # the emulator is ours to ask more often than the provider advises
+        models = {"image": "piccc-image", "video": "piccc-video"}
+        with Client(**settings, polling=polling) as client:
+            console.print("[dim]No key and no network are needed: the emulator answers.[/]")
+            yield Show(console, client, folder, models, settings)
+
+
+def _incomplete(error: ImportError) -> MissingExtraError:
+    return MissingExtraError(f"The demo needs more: {error}", hint='pip install "piccc[all]"')
+
+
+def _stream_a_caption(show: Show) -> None:
+    from langchain_piccc import ChatPiccc
+
+    _heading(show, "A caption, token by token (LangChain)", CAPTION)
+    for chunk in ChatPiccc(model="piccc-pro", **show.settings).stream(CAPTION):
+        show.console.print(chunk.text, end="")
+        show.tokens += (chunk.usage_metadata or {}).get("total_tokens", 0)
+    show.console.print("\n")
+
+
+def _let_an_agent_work(show: Show) -> None:
+    try:
+        from langchain.agents import create_agent
+    except ImportError as error:
+        raise _incomplete(error) from error
+    from langchain_piccc import ChatPiccc, PicccImageTool, PicccVideoTool
+
+    _heading(show, "An agent with an image tool and a video tool (LangChain)", ORDER)
+    with _Bars(show.console) as bars:
+        options: dict[str, Any] = {"client": show.client, "on_update": bars.update}
+        tools = [
+            PicccImageTool(model=show.models["image"] or None, **options),
+            PicccVideoTool(model=show.models["video"] or None, **options),
+        ]
+        agent = create_agent(ChatPiccc(model="piccc-pro", **show.settings), tools)
+        result = agent.invoke({"messages": [("user", ORDER)]})
+    for message in result["messages"]:
+        if message.type == "ai":
+            show.tokens += (message.usage_metadata or {}).get("total_tokens", 0)
+        elif message.type == "tool":
+            _save(show, message)
+    show.console.print(f"{result['messages'][-1].text}\n")
+
+
+def _save(show: Show, message: Any) -> None:
+    if not message.artifact:
+        show.console.print(f"[red]{message.text}[/]")
+        return
+    task = show.client.tasks.get(message.artifact["task_id"])
+    suffix = {"image": ".png", "video": ".mp4"}[task.type]
+    path = show.client.tasks.save(task.outputs[0], show.folder / f"{task.type}{suffix}")
+    show.made.append((task, path))
+
+
+def _ask_the_readme(show: Show) -> None:
+    try:
+        from llama_index.core import Document, SimpleKeywordTableIndex
+    except ImportError as error:
+        raise _incomplete(error) from error
+    from llama_index_piccc import Piccc
+
+    _heading(show, "A question to our own README (LlamaIndex)", QUESTION)
+    readme = metadata.metadata("piccc").get_payload()
+    llm = Piccc(model="piccc-pro", **show.settings)
+    index = SimpleKeywordTableIndex.from_documents([Document(text=str(readme))], llm=llm)
+    answer = index.as_query_engine(llm=llm, retriever_mode="simple").query(QUESTION)
+    show.console.print(f"{answer}\n")
+
+
+def _summary(show: Show, seconds: float) -> None:
+    table = Table(title="What was made", title_justify="left")
+    for column in ("task", "type", "size", "file", "bytes"):
+        table.add_column(column, overflow="fold")
+    for task, path in show.made:
+        output = task.outputs[0]
+        size = f"{output.width}×{output.height}"
+        if output.duration_seconds:
+            size += f", {output.duration_seconds:g} s"
+        table.add_row(task.id, task.type, size, str(path), f"{path.stat().st_size:,}")
+    show.console.print(table)
+    show.console.print(f"{len(show.made)} tasks run, {show.tokens:,} tokens used, {seconds:.1f} s.")
+
+
+def _heading(show: Show, title: str, prompt: str) -> None:
+    show.console.rule(f"[bold]{title}[/]", align="left")
+    show.console.print(f"[dim]> {prompt}[/]")
+
+
+class _Bars:
+    """One progress bar for each task that runs."""
+
+    def __init__(self, console: Console) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
+        self._rows: dict[str, Any] = {}
+
+    def update(self, task: Task) -> None:
+        """Show a task as it is now."""
+        if task.id not in self._rows:
+            self._rows[task.id] = self._progress.add_task(f"{task.type} {task.id[-6:]}", total=100)
+        self._progress.update(self._rows[task.id], completed=task.progress or 0)
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,65 @@
+"""`piccc demo`, run as a user runs it: no key, an empty home folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+PLAYER = """<!doctype html><title>waiting</title><video muted src="video.mp4"></video><script>
+const video = document.querySelector("video");
+const tell = (word) => { document.title = word; };
+video.onerror = () => tell("error " + video.error.message);
+video.onended = () => tell(`ended ${video.videoWidth}x${video.videoHeight} ${video.currentTime}`);
+video.play().catch((error) => tell("refused " + error));
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PICCC_")}
+    environment |= {"HOME": str(tmp_path_factory.mktemp("home")), "COLUMNS": "120"}
+    command = [sys.executable, "-W", "error::ResourceWarning", "-m", "piccc", "demo"]
+    done = subprocess.run(  # noqa: S603  our own command
+        command, cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "piccc-demo", done.stdout
+
+
+def test_the_picture_opens_at_its_size(demo: tuple[Path, str]) -> None:
+    with Image.open(demo[0] / "image.png") as picture:
+        picture.load()
+        assert (picture.format, picture.size) == ("PNG", (1024, 1024))
+
+
+def test_the_film_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Path, str]) -> None:
+    with av.open(demo[0] / "video.mp4") as film:
+        stream = film.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        frames = list(film.decode(stream))
+        assert {(frame.width, frame.height) for frame in frames} == {(1280, 720)}
+        assert stream.average_rate is not None
+        assert len(frames) / stream.average_rate == 6
+
+
+def test_the_film_plays_to_its_end_in_a_browser(demo: tuple[Path, str], browse: Callable[..., str]) -> None:
+    page = demo[0] / "player.html"
+    page.write_text(PLAYER)
+    dom = browse(page.as_uri(), budget=20_000)
+    assert "<title>ended 1280x720 6" in dom
+
+
+def test_the_demo_tells_what_it_made_and_where_it_lies(demo: tuple[Path, str]) -> None:
+    out = demo[1]
+    assert "piccc-demo/image.png" in out
+    assert "piccc-demo/video.mp4" in out
+    assert "2 tasks run" in out
+    assert "PICCC_BASE_URL" in out.split("A question to our own README")[1]

@@ -1,0 +1,103 @@
+"""What a user gets from the wheel, tried from an unpacked wheel in a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603  our own build
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def _python(site: Path, code: str) -> subprocess.CompletedProcess[str]:
+    # The wheel's folder comes first and the editable install's folders are dropped, so only the wheel's files count.
+    start = (
+        f"import sys; root = {str(ROOT)!r}; "
+        "sys.path[:] = [each for each in sys.path if each and each not in (root, root + '/shared')]; "
+        f"sys.path.insert(0, {str(site)!r})\n"
+    )
+    command = [sys.executable, "-c", start + code]
+    return subprocess.run(command, cwd=site, capture_output=True, text=True)  # noqa: S603  our own code
+
+
+def test_the_wheel_holds_the_three_packages_the_alias_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"langchain_piccc", "llama_index", "llama_index_piccc", "piccc"}
+    assert [name for name in names if name.startswith("llama_index/")] == [
+        "llama_index/llms/piccc/__init__.py"
+    ]
+    assert {f"{top}/py.typed" for top in tops - {"llama_index"}} <= set(names)
+
+
+def test_nobody_can_import_shared_after_an_install(unpacked: Path) -> None:
+    done = _python(unpacked, "import piccc; print(piccc.__file__)\nimport shared")
+    assert str(unpacked) in done.stdout
+    assert "ModuleNotFoundError: No module named 'shared'" in done.stderr
+
+
+def test_the_namespace_alias_is_the_same_class(unpacked: Path) -> None:
+    code = (
+        "from llama_index.llms.piccc import Piccc\nimport llama_index_piccc\n"
+        "assert Piccc is llama_index_piccc.Piccc\nprint('same')"
+    )
+    assert _python(unpacked, code).stdout.strip() == "same"
+
+
+@pytest.mark.parametrize(
+    ("package", "missing", "command"),
+    [
+        ("langchain_piccc", "langchain_core", 'pip install "piccc[langchain]"'),
+        ("llama_index_piccc", "llama_index.core", 'pip install "piccc[llama-index]"'),
+        ("piccc.emulator", "starlette", 'pip install "piccc[emulator]"'),
+        ("piccc.emulator", "av", 'pip install "piccc[emulator]"'),
+    ],
+)
+def test_an_import_without_its_extra_says_how_to_install_it(
+    unpacked: Path, package: str, missing: str, command: str
+) -> None:
+    code = f"""
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *rest):
+        if name == {missing!r} or name.startswith({missing + "."!r}):
+            return None
+        return self.finder.find_spec(name, *rest)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Without, sys.meta_path)
+import {package}
+"""
+    done = _python(unpacked, code)
+    assert done.returncode != 0
+    assert command in done.stderr
+    assert "ImportError" in done.stderr.splitlines()[-1] or "MissingExtraError" in done.stderr
+
+
+def test_the_command_without_its_extra_says_how_to_install_it(unpacked: Path) -> None:
+    code = "import sys\nsys.modules['typer'] = None\nfrom piccc.__main__ import main\nmain()"
+    done = _python(unpacked, code)
+    assert done.returncode != 0
+    assert 'pip install "piccc[cli]"' in done.stderr
