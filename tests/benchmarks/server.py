@@ -1,0 +1,168 @@
+"""A server that answers both dialects from memory, as cheaply as asyncio can: the clients are measured.
+
+The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+
+TOKEN = " token"
+PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "args": 0.0004}
+PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "args": 1}
+ARGUMENTS = json.dumps({"text": "x" * 8_000})
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+
+
+def _chunk(delta: dict[str, object], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+    return _data({**_OPENAI, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+def _data(body: object) -> bytes:
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def _event(kind: str, **fields: object) -> bytes:
+    return f"event: {kind}\n".encode() + _data({"type": kind, **fields})
+
+
+_OPENAI = {"id": "chatcmpl-1", "created": 1790000000, "model": "piccc-pro", "system_fingerprint": "fp_1"}
+_ANTHROPIC = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "piccc-pro",
+    "stop_sequence": None,
+}
+
+
+def _openai_stream(kind: str, count: int) -> Iterator[bytes]:
+    yield _chunk({"role": "assistant", "content": ""})
+    if kind == "args":
+        call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "note", "arguments": ""}}
+        yield _chunk({"tool_calls": [call]})
+        for start in range(0, len(ARGUMENTS), 4):
+            piece = {"index": 0, "function": {"arguments": ARGUMENTS[start : start + 4]}}
+            yield _chunk({"tool_calls": [piece]})
+    else:
+        for _ in range(count):
+            yield _chunk({"content": TOKEN})
+    yield _chunk({}, "tool_calls" if kind == "args" else "stop")
+    yield _data({**_OPENAI, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
+    yield b"data: [DONE]\n\n"
+
+
+def _anthropic_stream(kind: str, count: int) -> Iterator[bytes]:
+    message = {
+        **_ANTHROPIC,
+        "content": [],
+        "stop_reason": None,
+        "usage": {"input_tokens": 7, "output_tokens": 1},
+    }
+    yield _event("message_start", message=message)
+    yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+    for _ in range(count):
+        yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": TOKEN})
+    yield _event("content_block_stop", index=0)
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    yield _event("message_delta", delta=delta, usage={"output_tokens": 2})
+    yield _event("message_stop")
+
+
+@cache
+def _writes(scenario: str, anthropic: bool) -> tuple[bytes, ...]:
+    kind, _, count = scenario.partition("-")
+    events = (_anthropic_stream if anthropic else _openai_stream)(kind, int(count or 0))
+    writes = []
+    while several := b"".join(islice(events, PER_WRITE[kind])):
+        writes.append(b"%x\r\n%s\r\n" % (len(several), several))
+    return (*writes, b"0\r\n\r\n")
+
+
+@cache
+def _whole(anthropic: bool) -> bytes:
+    if anthropic:
+        content = [{"type": "text", "text": "Hello there"}]
+        usage = {"input_tokens": 7, "output_tokens": 2}
+        body: dict[str, object] = {
+            **_ANTHROPIC,
+            "content": content,
+            "stop_reason": "end_turn",
+            "usage": usage,
+        }
+    else:
+        message = {"role": "assistant", "content": "Hello there"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        body = {**_OPENAI, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+    text = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(text),
+        text,
+    )
+
+
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Answers(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, exception: Exception | None) -> None:
+        """Forget the transport."""
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each whole request."""
+        self._received += data
+        head, found, rest = self._received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        length = 0
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                length = int(line[15:])
+        if len(rest) < length:
+            return
+        self._received = rest[length:]
+        self._answer(head.split(b" ", 2)[1].decode(), rest[:length])
+
+    def _answer(self, path: str, body: bytes) -> None:
+        anthropic = path.endswith("/messages")
+        assert self._transport is not None
+        if b'"stream": true' not in body and b'"stream":true' not in body:
+            self._transport.write(_whole(anthropic))
+            return
+        scenario = path.split("/")[1]
+        self._transport.write(_STREAM_HEAD)
+        self._write_next(iter(_writes(scenario, anthropic)), PAUSE[scenario.partition("-")[0]])
+
+    def _write_next(self, writes: Iterator[bytes], pause: float) -> None:
+        write = next(writes, None)
+        if write is not None and self._transport is not None:
+            self._transport.write(write)
+            asyncio.get_running_loop().call_later(pause, self._write_next, writes, pause)
+
+
+async def main() -> None:
+    """Serve on a free port; print it."""
+    server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
