@@ -1,1 +1,5 @@
-from llama_index_piccc import *
+"""Piccc AI where LlamaIndex users look for it; `llama_index_piccc` is the same."""
+
+from llama_index_piccc import Piccc
+
+__all__ = ["Piccc"]

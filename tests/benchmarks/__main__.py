@@ -1,7 +1,7 @@
 """Measure ours beside the peers: `python -m tests.benchmarks`. Prints tables; writes JSON and a chart.
 
-Each figure is the median over rounds of one client process each; a round goes through all subjects in turn, so that
-a slow minute of the machine falls on all of them. The tables show multiples of ours: compare nothing else.
+Each figure is the median over rounds of one client process each; a round goes through all subjects in turn,
+so that a slow minute falls on all of them. The tables show multiples of ours: compare nothing else.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOT_FOR = {
         "llama-index-anthropic",
     ),
 }
-"""Works that say nothing about a subject: the floor imports nothing; tool arguments come in the OpenAI dialect."""
+"""Works that say nothing of a subject: the floor imports nothing; arguments come in OpenAI's dialect."""
 WORKS = (
     "import, s",
     "10 models, ms",

@@ -29,7 +29,7 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _python(site: Path, code: str) -> subprocess.CompletedProcess[str]:
-    # The wheel's folder comes first and the editable install's folders are dropped, so only the wheel's files count.
+    # Only the wheel's files count: the editable install's folders are dropped.
     start = (
         f"import sys; root = {str(ROOT)!r}; "
         "sys.path[:] = [each for each in sys.path if each and each not in (root, root + '/shared')]; "

@@ -42,7 +42,7 @@ def demo(
         "piccc-demo"
     ),
 ) -> None:
-    """Show all of it in a minute: streaming, an agent that makes a picture and a film, a question to documents.
+    """Show it all: streaming, an agent that makes a picture and a film, a question to documents.
 
     Without --live it needs no key and no network: the emulator stands in.
     """

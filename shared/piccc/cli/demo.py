@@ -111,7 +111,7 @@ def _let_an_agent_work(show: Show) -> None:
             PicccImageTool(model=show.models["image"] or None, **options),
             PicccVideoTool(model=show.models["video"] or None, **options),
         ]
-        agent = create_agent(ChatPiccc(model="piccc-pro", **show.settings), tools)
+        agent: Any = create_agent(ChatPiccc(model="piccc-pro", **show.settings), tools)
         result = agent.invoke({"messages": [("user", ORDER)]})
     for message in result["messages"]:
         if message.type == "ai":
@@ -139,7 +139,7 @@ def _ask_the_readme(show: Show) -> None:
     from llama_index_piccc import Piccc
 
     _heading(show, "A question to our own README (LlamaIndex)", QUESTION)
-    readme = metadata.metadata("piccc").get_payload()
+    readme = metadata.metadata("piccc").json["description"]
     llm = Piccc(model="piccc-pro", **show.settings)
     index = SimpleKeywordTableIndex.from_documents([Document(text=str(readme))], llm=llm)
     answer = index.as_query_engine(llm=llm, retriever_mode="simple").query(QUESTION)

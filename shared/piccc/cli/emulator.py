@@ -19,7 +19,7 @@ def run(*, port: int, host: str, speed: float, seed: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with Emulator(port=port, host=host, speed=speed, seed=seed) as emulator:
         console.print(
-            f"The Piccc emulator listens on [bold]{emulator.base_url}[/] (Ctrl-C stops it). For its clients:\n"
+            f"The Piccc emulator is at [bold]{emulator.base_url}[/]; Ctrl-C stops it. For its clients:\n"
         )
         console.print(f"  export {URL_VARIABLE}={emulator.base_url}")
         console.print(f"  export {KEY_VARIABLE}={emulator.api_key}\n", soft_wrap=True)
