@@ -21,6 +21,7 @@ from piccc.errors import ConfigurationError, MissingExtraError
 from piccc.media.polling import Polling
 
 if TYPE_CHECKING:
+    from piccc.media.handle import TaskHandle
     from piccc.tasks import Task
 
 CAPTION = "Write a launch caption for a handmade ceramic mug."
@@ -28,8 +29,8 @@ ORDER = (
     'Make a square 1K picture "a handmade ceramic mug on a wooden table, morning light", '
     'and then a 6 second 720p video in 16:9 "the mug turns slowly while steam rises".'
 )
-QUESTION = "Which environment variables hold the API key and the base URL?"
-EMULATOR_SPEED = 3.0
+QUESTION = "What happens to a request that may have been billed?"
+EMULATOR_SPEED = 4.0
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Show:
     folder: Path
     models: dict[str, str]
     settings: dict[str, Any]
-    made: list[tuple[Task, Path]] = field(default_factory=list)
+    made: list[tuple[TaskHandle, Path]] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -127,22 +128,28 @@ def _save(show: Show, message: Any) -> None:
         return
     task = show.client.tasks.get(message.artifact["task_id"])
     suffix = {"image": ".png", "video": ".mp4"}[task.type]
-    path = show.client.tasks.save(task.outputs[0], show.folder / f"{task.type}{suffix}")
+    path = task.outputs[0].save(show.folder / f"{task.type}{suffix}")
     show.made.append((task, path))
 
 
 def _ask_the_readme(show: Show) -> None:
     try:
         from llama_index.core import Document, SimpleKeywordTableIndex
+        from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+        from llama_index.core.node_parser import MarkdownNodeParser
     except ImportError as error:
         raise _incomplete(error) from error
     from llama_index_piccc import Piccc
 
     _heading(show, "A question to our own README (LlamaIndex)", QUESTION)
-    readme = metadata.metadata("piccc").json["description"]
-    llm = Piccc(model="piccc-pro", **show.settings)
-    index = SimpleKeywordTableIndex.from_documents([Document(text=str(readme))], llm=llm)
+    readme = Document(text=str(metadata.metadata("piccc").json["description"]))
+    counter = TokenCountingHandler()
+    llm = Piccc(model="piccc-pro", callback_manager=CallbackManager([counter]), **show.settings)
+    index = SimpleKeywordTableIndex.from_documents(
+        [readme], llm=llm, transformations=[MarkdownNodeParser()], max_keywords_per_chunk=100
+    )
     answer = index.as_query_engine(llm=llm, retriever_mode="simple").query(QUESTION)
+    show.tokens += counter.total_llm_token_count
     show.console.print(f"{answer}\n")
 
 
