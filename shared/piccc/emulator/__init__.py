@@ -1,0 +1,54 @@
+"""The whole Piccc API on your own machine, for tests, notebooks and a first look; needs `piccc[emulator]`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from piccc.emulator.clock import ManualClock
+    from piccc.emulator.conversation import Ask
+    from piccc.emulator.faults import Fault, FaultRule
+    from piccc.emulator.journal import Charge, RequestRecord
+    from piccc.emulator.script import Scripted
+    from piccc.emulator.server import Emulator
+    from piccc.emulator.webhooks import Delivery
+
+_HOMES = {
+    "Ask": "conversation",
+    "Charge": "journal",
+    "Delivery": "webhooks",
+    "Emulator": "server",
+    "Fault": "faults",
+    "FaultRule": "faults",
+    "ManualClock": "clock",
+    "RequestRecord": "journal",
+    "Scripted": "script",
+}
+
+__all__ = [
+    "Ask",
+    "Charge",
+    "Delivery",
+    "Emulator",
+    "Fault",
+    "FaultRule",
+    "ManualClock",
+    "RequestRecord",
+    "Scripted",
+]
+
+if missing := [
+    name for name in ("av", "manimgx_fonts_cjk", "PIL", "starlette", "uvicorn") if find_spec(name) is None
+]:
+    raise ImportError(
+        f'piccc.emulator needs {", ".join(missing)}. Install it with: pip install "piccc[emulator]"'
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that `import piccc.emulator` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,187 @@
+"""What can be made to go wrong, when, and for which requests."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from fnmatch import fnmatchcase
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from piccc.emulator.journal import RequestRecord
+from piccc.emulator.problems import Problem
+from piccc.emulator.tasks import OUTCOMES
+
+_ON_THE_WAY_IN = frozenset({"disconnect", "html", "empty", "slow"})
+_ON_THE_WAY_OUT = frozenset({"lost-answer", "cut", "stall", "garbled", "error-event", "drip"})
+_ON_TASKS = OUTCOMES | {"status", "hidden"}
+_ON_LISTS = frozenset({"drift", "repeat-cursor", "no-cursor"})
+_ON_FILES = frozenset({"expired-url"})
+_ON_WEBHOOKS = frozenset({"webhook"})
+_KINDS = _ON_THE_WAY_IN | _ON_THE_WAY_OUT | _ON_TASKS | _ON_LISTS | _ON_FILES | _ON_WEBHOOKS
+_COUNTED = frozenset({"cut", "stall", "garbled", "error-event", "drip", "slow", "hidden"})
+_COUNTED_OPTIONS = frozenset({"seconds", "times", "status", "retry-after-date"})
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+WEBHOOK_FAULTS = frozenset({"late", "twice", "never", "forged", "unsigned", "early", "held", "failing"})
+
+
+FaultSource = str | Path | Mapping[str, Any] | Iterable[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong, written `kind[:value][;option=value...]`.
+
+    - A status (`429`, `503;retry-after=2`, `429;retry-after-ms=1500`, `429;retry-after-date=5`): do nothing,
+      refuse.
+    - `disconnect`: do nothing, close the connection; `html`, `empty`: do nothing, answer 200 with a page or
+      with nothing (`html;status=502` changes the status).
+    - `lost-answer`: do the work and charge for it, then close the connection instead of answering.
+    - `cut:3`, `stall:3` (`stall:3;seconds=30`), `garbled:3`, `error-event:3`: after three events of a stream
+      close the connection, fall silent, send an unreadable event, or send an error. Of a whole reply, `cut`
+      and `garbled` send half, or as many bytes as `cut` says; `stall` holds it back.
+    - `slow:2.5`: begin that many seconds later; `drip:7`: send seven bytes at a time.
+    - On a submission, how the task ends: `failed`, `moderated`, `expired`, `cancelled`, `stuck`, `no-output`;
+      `status:WORD`: what it reports while it runs; `hidden:2`: its first two reads are 404.
+    - On a list: `drift` (pages shift as if a task had come in), `repeat-cursor`, `no-cursor`. On a file:
+      `expired-url`.
+    - On a submission, its webhook: `webhook:late;seconds=60`, `webhook:twice`, `:never`, `:forged`,
+      `:unsigned`, `:early`, `:held` (until another was sent), `:failing;times=2`.
+    """
+
+    kind: str
+    value: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read a fault; ValueError when there is none of that kind."""
+        head, *rest = (part.strip() for part in text.split(";"))
+        kind, _, value = head.partition(":")
+        fault = cls(kind, value or None, dict(_option(part) for part in rest if part))
+        if fault.status is None and kind not in _KINDS:
+            raise ValueError(
+                f"no fault is called {kind!r}; there are a status and {', '.join(sorted(_KINDS))}"
+            )
+        if not fault._counts():
+            raise ValueError(f"{text!r}: what follows is a number")
+        if kind == "webhook" and value not in WEBHOOK_FAULTS:
+            raise ValueError(f"webhook: needs one of {', '.join(sorted(WEBHOOK_FAULTS))}, not {value!r}")
+        return fault
+
+    def __str__(self) -> str:
+        head = self.kind if self.value is None else f"{self.kind}:{self.value}"
+        return ";".join([head, *(f"{name}={value}" for name, value in self.options.items())])
+
+    @property
+    def status(self) -> int | None:
+        """Return the status with which the request is refused, if that is the fault."""
+        return int(self.kind) if self.kind.isdecimal() and 400 <= int(self.kind) <= 599 else None
+
+    @property
+    def harms_answers(self) -> bool:
+        """Tell whether the work is done and only its answer is harmed."""
+        return self.kind in _ON_THE_WAY_OUT
+
+    def problem(self, now: float) -> Problem:
+        """Return the refusal; `retry-after-date` is how many seconds ahead the date in its header is."""
+        headers = {
+            name: value for name, value in self.options.items() if name.startswith(("retry-after", "x-"))
+        }
+        if ahead := headers.pop("retry-after-date", None):
+            headers["retry-after"] = formatdate(now + float(ahead), usegmt=True)
+        message = self.options.get("message", f"Provoked: {self}.")
+        return Problem(
+            self.status or 500, message, code=self.options.get("code", "provoked"), headers=headers
+        )
+
+    def _counts(self) -> bool:
+        """Tell whether whatever must be a number is one."""
+        numbers = [value for name, value in self.options.items() if name in _COUNTED_OPTIONS]
+        if self.kind in _COUNTED and self.value is not None:
+            numbers.append(self.value)
+        return all(_NUMBER.fullmatch(number) for number in numbers)
+
+    def number(self, default: float) -> float:
+        """Return the value as a number."""
+        return default if self.value is None else float(self.value)
+
+
+@dataclass(slots=True)
+class FaultRule:
+    """Which requests a fault befalls.
+
+    `route` is a pattern such as `POST /v1/*`, and `when` looks at the request's record. Of the requests that
+    fit, the first `after` are spared, then at most `times` are hit, each with the probability `rate`.
+    """
+
+    fault: Fault
+    route: str = "*"
+    times: int | None = None
+    after: int = 0
+    rate: float = 1.0
+    when: Callable[[RequestRecord], bool] | None = None
+    seen: int = 0
+    hit: int = 0
+
+    def befalls(self, record: RequestRecord, chance: Callable[[int], float]) -> bool:
+        """Tell whether this request is hit, and count it; `chance` gives the n-th match's lot, 0 to 1."""
+        if not fnmatchcase(f"{record.method} {record.path}", self.route) or (
+            self.when and not self.when(record)
+        ):
+            return False
+        self.seen += 1
+        spared = self.seen <= self.after or (self.times is not None and self.hit >= self.times)
+        if spared or chance(self.seen) >= self.rate:
+            return False
+        self.hit += 1
+        return True
+
+
+class Faults:
+    """The rules in force; with the same seed and the same requests the same ones are hit."""
+
+    def __init__(self, rules: Iterable[FaultRule] = (), *, seed: int = 0) -> None:
+        self.seed = seed
+        self.rules = list(rules)
+
+    @classmethod
+    def load(cls, source: FaultSource, *, seed: int) -> Faults:
+        """Read rules, or `{"seed", "rules": [{"fault", "route", "times", "after", "rate"}]}`, or its file."""
+        if isinstance(source, str | Path):
+            return cls.load(json.loads(Path(source).read_text(encoding="utf-8")), seed=seed)
+        if isinstance(source, Mapping):
+            return cls.load(source.get("rules", ()), seed=source.get("seed", seed))
+        return cls([_rule(item) for item in source or ()], seed=seed)
+
+    def choose(self, record: RequestRecord, header: str | None) -> list[Fault]:
+        """Return what befalls a request: its own header's faults, else that of the first rule that hits."""
+        if header:
+            return [Fault.parse(part) for part in header.split(",")]
+        for number, rule in enumerate(self.rules):
+            if rule.befalls(record, partial(self._lot, number)):
+                return [rule.fault]
+        return []
+
+    def _lot(self, rule: int, count: int) -> float:
+        digest = blake2b(f"{self.seed}/{rule}/{count}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) / 2**64
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip()
+
+
+def _rule(item: Any) -> FaultRule:
+    if isinstance(item, FaultRule):
+        return item
+    if isinstance(item, str | Fault):
+        item = {"fault": item}
+    fault = item["fault"]
+    return FaultRule(**{**item, "fault": Fault.parse(fault) if isinstance(fault, str) else fault})

@@ -1,0 +1,178 @@
+"""Formats: prompts that tell in words which form the reply must take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from piccc.emulator.model.reading import json_objects
+from piccc.emulator.model.words import STOPWORDS, rarity, stems
+
+_CHOICE = re.compile(r"^\s*\((\d{1,9})\)\s*(.+?)(?=\n\s*\(\d+\)|\n-{3,}|\n\n\n|\Z)", re.MULTILINE | re.DOTALL)
+_ABOUT = re.compile(r"\b(?:question|query)\s*[:：]?\s*['\"“](.+?)['\"”]\s*$", re.IGNORECASE | re.MULTILINE)
+_MOST = re.compile(r"no more than (\d{1,9})|up to (\d{1,9})|top (\d{1,9})", re.IGNORECASE)
+_LABELLED = re.compile(r"format:?\s*['\"“](\w+):\s*<(\w+)>['\"”]", re.IGNORECASE)
+_QUERIES = re.compile(r"\bgenerate (\d{1,9}) (?:search )?(?:queries|questions)\b", re.IGNORECASE)
+_STANDALONE = re.compile(
+    r"<?(?:follow[ -]?up|new) (?:input|message|question)>?(?:\s*:[ \t]*|[ \t]*\n)(\S.*?)\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def formatted(text: str) -> str:
+    """Reply in the form that a prompt describes; "" when it describes none that is known."""
+    for form in (_selected, _sub_questions, _verdict, _labelled, _queries, _standalone):
+        said = form(text)
+        if said:
+            return said
+    return ""
+
+
+def schema_in(text: str) -> dict[str, Any] | None:
+    """Give the last JSON Schema of an object that is written out in a text."""
+    if not re.search(r"\bjson\b", text, re.IGNORECASE):
+        return None
+    shaped = [one for one in json_objects(text) if isinstance(one.get("properties"), dict)]
+    return shaped[-1] if shaped else None
+
+
+def ranked(text: str) -> list[tuple[int, str]]:
+    """Give the numbered choices of a prompt with their words, the one that fits its question best first."""
+    choices = [(int(match[1]), match[2].strip()) for match in _CHOICE.finditer(text)]
+    question = _ABOUT.search(text)
+    if len(choices) < 1 or question is None:
+        return []
+    weights = rarity([stems(words) for _, words in choices])
+    wanted = set(stems(question[1]))
+    scores = {number: sum(weights[word] for word in wanted & set(stems(words))) for number, words in choices}
+    most = next((int(one) for match in _MOST.finditer(text) for one in match.groups() if one), 1)
+    order = sorted(choices, key=lambda choice: (-scores[choice[0]], choice[0]))
+    return [order[0], *(one for one in order[1:most] if scores[one[0]] > 0.5 * scores[order[0][0]])]
+
+
+def keys_in(text: str) -> list[str]:
+    """Give the keys that a prompt names for a JSON object: the quoted words, else the words after `keys`."""
+    quoted = re.findall(r"[\"'`“]([A-Za-z_]\w{0,40})[\"'`”]", text)
+    if quoted:
+        return list(dict.fromkeys(quoted))[:50]
+    named = re.search(
+        r"\b(?:keys?|fields?|properties)\b(?: named| called| are|:)?"
+        r"\s*((?:\w+(?:,\s*(?:and\s+)?|\s+and\s+)?)+)",
+        text,
+        re.IGNORECASE,
+    )
+    words = re.split(r",\s*(?:and\s+)?|\s+and\s+|\s+", named[1]) if named else []
+    return [word for word in dict.fromkeys(words) if word]
+
+
+def _selected(text: str) -> str:
+    chosen = ranked(text)
+    if not chosen:
+        return ""
+    reasons = [(number, f"It fits the question best: {words.rstrip('.')}.") for number, words in chosen]
+    if re.search(r"\"?choice\"?\s*:", text):
+        return json.dumps(
+            [{"choice": number, "reason": reason} for number, reason in reasons], ensure_ascii=False
+        )
+    numbers = ", ".join(str(number) for number, _ in reasons)
+    label = re.search(r"['\"“](\w+):\s*<numbers?>", text)
+    return f"{label[1]}: {numbers}\n{reasons[0][1]}" if label else f"{numbers}. {reasons[0][1]}"
+
+
+def _sub_questions(text: str) -> str:
+    """Ask each tool that a prompt lists as JSON, in the form of the prompt's own example."""
+    objects = list(json_objects(text))
+    examples = [(key, rows[0]) for one in objects for key, rows in one.items() if _is_rows(rows)]
+    offered = [one for one in objects if one and all(isinstance(value, str) for value in one.values())]
+    if not examples or not offered:
+        return ""
+    key, row = examples[-1]
+    tool = next((name for name in row if "tool" in name.lower()), None)
+    asked = next((name for name in row if name != tool), None)
+    question = _last_question(text)
+    if tool is None or asked is None or not question:
+        return ""
+    rows = [{asked: part, tool: name} for name, part in _shared_out(offered[-1], question)]
+    return f"```json\n{json.dumps({key: rows}, ensure_ascii=False, indent=4)}\n```"
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _shared_out(tools: dict[str, str], question: str) -> Iterator[tuple[str, str]]:
+    """Give each tool that a question speaks of, and the question put to it."""
+    weights = rarity([stems(f"{name} {told}") for name, told in tools.items()])
+    wanted = set(stems(question))
+    scores = {
+        name: sum(weights[word] for word in wanted & set(stems(f"{name} {told}")))
+        for name, told in tools.items()
+    }
+    top = max(scores.values())
+    for name in tools:
+        if scores[name] >= 0.5 * top:
+            own = (wanted & set(stems(name))) if len(tools) > 1 else set()
+            focus = next((word for word in re.findall(r"\w+", question) if set(stems(word)) & own), "")
+            yield name, f"{question.rstrip(' ?？.')} ({focus})?" if focus and top > 0 else question
+
+
+def _last_question(text: str) -> str:
+    labelled = re.findall(r"<?(?:user )?question>?\s*[:：]?\s*\n?\s*(\S.*)", text, re.IGNORECASE)
+    return labelled[-1].strip() if labelled else ""
+
+
+def _verdict(text: str) -> str:
+    """Say YES or NO when one of both is asked for: whether the context holds the information's words."""
+    if not re.search(r"\b(?:either )?YES or NO\b|\bYES/NO\b", text):
+        return ""
+    told = re.findall(
+        r"(?:^|\n)(?:information|statement|response|answer|claim|query and response)"
+        r"\s*:\s*(.+?)(?=\n\s*\w+\s*:|\Z)",
+        text,
+        re.IGNORECASE | re.DOTALL,
+    )
+    given = re.findall(
+        r"(?:^|\n)context\s*:\s*(.+?)(?=\n\s*(?:answer|information)\s*:|\Z)", text, re.IGNORECASE | re.DOTALL
+    )
+    if not told or not given:
+        return ""
+    claim = set(stems(next((one for one in reversed(told) if one.strip()), "")))
+    return "YES" if claim and len(claim & set(stems(given[-1]))) * 2 >= len(claim) else "NO"
+
+
+def _labelled(text: str) -> str:
+    match = _LABELLED.search(text)
+    if not match or "keyword" not in match[2].lower():
+        return ""
+    blocks = [block for block in re.split(r"-{5,}", text) if block.strip()]
+    body = blocks[1] if len(blocks) > 1 else text
+    most = next((int(one) for found in _MOST.finditer(text) for one in found.groups() if one), 10)
+    words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", body) if word.lower() not in STOPWORDS]
+    common = sorted(dict.fromkeys(words), key=lambda word: -words.count(word))
+    return f"{match[1]}: {', '.join(common[:most])}"
+
+
+def _queries(text: str) -> str:
+    match = _QUERIES.search(text)
+    asked = re.findall(r"(?:query|question)[ \t]*:[ \t]*(\S.*?)\s*$", text, re.IGNORECASE | re.MULTILINE)
+    if not match or not asked:
+        return ""
+    plain = asked[-1].rstrip("?？. ")
+    ways = (
+        "{}",
+        "{} explained",
+        "{} example",
+        "{} reference",
+        "how to: {}",
+        "{} overview",
+        "{} best practice",
+        "{} in detail",
+    )
+    return "\n".join(ways[at % len(ways)].format(plain) for at in range(min(int(match[1]), 50)))
+
+
+def _standalone(text: str) -> str:
+    asked = _STANDALONE.findall(text)
+    return asked[-1] if asked and re.search(r"standalone", text, re.IGNORECASE) else ""

@@ -1,0 +1,124 @@
+"""ReAct: prompts that offer tools in their text and want Thought, Action and Action Input back."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from piccc.emulator.conversation import Answer, Ask, Call, Tool, Turn
+from piccc.emulator.model.reading import json_objects
+
+_FORM = re.compile(r"^\s*Action:\s*(.*)\n+\s*Action Input:\s*(.*)$", re.MULTILINE)
+_STEP = re.compile(
+    r"Action:[ \t]*(?P<name>[^\n]+?)\s*\n\s*Action Input:[ \t]*(?P<input>.*?)"
+    r"\s*\n+\s*Observation:[ \t]*(?P<seen>.*?)(?=\n\s*(?:Thought|Action|Question)\s*:|\Z)",
+    re.DOTALL,
+)
+_NAMES = re.compile(r"one of:?\s*[\[(]?\s*([\w, .'\"-]+)")
+
+
+def offered(ask: Ask) -> tuple[Ask, str] | None:
+    """Read a ReAct prompt as the ask with tools that it stands for, and the text of its instructions."""
+    told = next(
+        (turn.text for turn in ask.turns if turn.role in ("system", "user") and _FORM.search(turn.text)), None
+    )
+    form = _FORM.search(told) if told else None
+    if told is None or form is None or ask.tools:
+        return None
+    tools = _tools(told, form)
+    turns = _turns(ask, told)
+    return (
+        (replace(ask, tools=tools, turns=turns, parallel_tool_calls=False, stop=(), max_tokens=None), told)
+        if tools and turns
+        else None
+    )
+
+
+def written(answer: Answer, told: str) -> str:
+    """Write an answer in the form that the instructions ask for."""
+    if not answer.calls:
+        label = "Final Answer" if "Final Answer:" in told else "Answer"
+        return f"Thought: I can answer without using any more tools.\n{label}: {answer.text}"
+    call = answer.calls[0]
+    plain = (
+        next(iter(call.arguments.values()), "")
+        if len(call.arguments) < 2 and not _wants_json(told)
+        else call.arguments
+    )
+    text = plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    thought = "I need to use a tool to help me answer the question."
+    return f"Thought: {thought}\nAction: {call.name}\nAction Input: {text}"
+
+
+def _wants_json(told: str) -> bool:
+    form = _FORM.search(told)
+    return form is not None and "json" in form[2].lower()
+
+
+def _tools(told: str, form: re.Match[str]) -> tuple[Tool, ...]:
+    listed = _NAMES.search(form[1])
+    names = re.findall(r"[\w.-]+", listed[1].split(" if ")[0]) if listed else []
+    found = []
+    for name in dict.fromkeys(names):
+        at = re.search(
+            rf"(?:Tool Name:\s*|^[>\s*-]*){re.escape(name)}\b"
+            r"(.*?)(?=\n\s*>?\s*Tool Name:|\n\s*\n|\n[\w.-]+\s*[:(]|\Z)",
+            told,
+            re.MULTILINE | re.DOTALL,
+        )
+        words = at[1] if at else ""
+        parameters = next((one for one in json_objects(words) if "properties" in one), None) or _signature(
+            words
+        )
+        found.append(
+            Tool(
+                name,
+                re.sub(r"\{.*\}|Tool (?:Description|Args):", " ", words, flags=re.DOTALL).strip(" :-\n"),
+                parameters,
+            )
+        )
+    return tuple(found)
+
+
+def _signature(words: str) -> dict[str, Any]:
+    """Read the arguments of `name(city: str, days: int = 3)`; without any, one text."""
+    listed = re.match(r"\(([^)]*)\)", words)
+    found = re.findall(r"(\w+)\s*:\s*(\w+)([^,]*)", listed[1]) if listed else []
+    properties = {name: {"type": _TYPES.get(kind, "string")} for name, kind, _ in found}
+    required = [name for name, _, rest in found if "=" not in rest]
+    return {"type": "object", "properties": properties, "required": required} if found else _SINGLE
+
+
+_TYPES = {"int": "integer", "float": "number", "bool": "boolean"}
+_SINGLE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+}
+
+
+def _turns(ask: Ask, told: str) -> tuple[Turn, ...]:
+    """Give the question with the steps taken so far as calls and results."""
+    texts = [(turn.role, turn.text) for turn in ask.turns if turn.role != "system" and turn.text != told]
+    asking = [
+        at
+        for at, (role, text) in enumerate(texts)
+        if role == "user" and not text.lstrip().startswith("Observation:")
+    ]
+    if asking:
+        question, since = texts[asking[-1]][1], "\n".join(text for _, text in texts[asking[-1] + 1 :])
+    else:
+        begun = re.split(r"\bBegin!", told)[-1]
+        last = re.findall(r"(?:Question|Query|Input|Human)\s*:[ \t]*(.+)", begun)
+        question, since = (last[-1] if last else ""), begun
+    turns = [Turn("user", question)] if question else []
+    for number, step in enumerate(_STEP.finditer(since)):
+        call = Call(
+            f"step_{number}",
+            step["name"].strip(),
+            next(iter(json_objects(step["input"])), {"input": step["input"]}),
+        )
+        turns += [Turn("assistant", calls=(call,)), Turn("tool", step["seen"].strip(), call_id=call.id)]
+    return tuple(turns)

@@ -1,0 +1,101 @@
+"""Tokens as the emulator counts them: small pieces of text that join to the whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from piccc.emulator.conversation import Answer, Ask, Call, FinishReason, Turn, Usage
+
+_PER_TURN = 4
+_MEDIA = {"image": 256, "file": 512, "audio": 128}
+_UNLIMITED = 1 << 60
+_WIDE = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+_PIECE = re.compile(
+    rf"{_WIDE}| ?(?:(?!{_WIDE})[^\W\d_]){{1,8}}| ?\d{{1,3}}| ?[^\w\s]{{1,2}}|\s+|.", re.DOTALL
+)
+
+
+def pieces(text: str) -> list[str]:
+    """Split a text into token pieces.
+
+    The pieces join to exactly the text, and each counts as one token: a short word with the space before
+    it, eight letters of a long one, three digits, two signs, or one Chinese, Japanese or Korean character.
+    """
+    return _PIECE.findall(text)
+
+
+def measured(ask: Ask, said: Answer) -> Answer:
+    """Cut an answer where `stop` and `max_tokens` say, and count what is left.
+
+    Reasoning is spent first, then text, then calls. A call that is cut keeps the JSON text made so far in
+    `partial`; calls after it are gone.
+    """
+    said = _stopped(ask, said)
+    left = ask.max_tokens if ask.max_tokens is not None else _UNLIMITED
+    reasoning, left = _limited(said.reasoning, left)
+    text, left = _limited(said.text, left)
+    calls: list[Call] = []
+    for call in said.calls:
+        kept, left = _kept(call, left)
+        calls += [kept] if kept else []
+    cut = (reasoning, text) != (said.reasoning, said.text) or tuple(calls) != said.calls
+    spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
+    usage = Usage(prompt_tokens(ask), spent, len(pieces(reasoning)))
+    why: FinishReason = "length" if cut else said.finish_reason
+    sequence = None if cut else said.stop_sequence
+    return replace(
+        said,
+        reasoning=reasoning,
+        text=text,
+        calls=tuple(calls),
+        finish_reason=why,
+        stop_sequence=sequence,
+        usage=usage,
+    )
+
+
+def prompt_tokens(ask: Ask) -> int:
+    """Count what the model reads: every turn with its calls and media, the tools and the schema."""
+    told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in ask.tools]
+    told += [_json(ask.schema)] if ask.schema is not None else []
+    return sum(len(pieces(one)) for one in told) + sum(_turn_tokens(turn) for turn in ask.turns)
+
+
+def _turn_tokens(turn: Turn) -> int:
+    media = sum(_MEDIA[medium.kind] for medium in turn.media)
+    return _PER_TURN + len(pieces(turn.text)) + media + sum(_cost(call) for call in turn.calls)
+
+
+def _stopped(ask: Ask, said: Answer) -> Answer:
+    found = [(at, -len(stop), stop) for stop in ask.stop if stop and (at := said.text.find(stop)) >= 0]
+    if not found:
+        return said
+    at, _, stop = min(found)
+    return replace(said, text=said.text[:at], calls=(), finish_reason="stop", stop_sequence=stop)
+
+
+def _limited(text: str, left: int) -> tuple[str, int]:
+    parts = pieces(text)
+    return "".join(parts[: max(left, 0)]), left - len(parts)
+
+
+def _kept(call: Call, left: int) -> tuple[Call | None, int]:
+    """Give what is left of a call: all of it, its JSON text as far as it came, or nothing of its name."""
+    cost = _cost(call)
+    if cost <= left:
+        return call, left - cost
+    room = left - len(pieces(call.name))
+    return (replace(call, partial="".join(pieces(_json(call.arguments))[:room])) if room >= 0 else None), 0
+
+
+def _cost(call: Call) -> int:
+    return len(pieces(call.name)) + len(
+        pieces(_json(call.arguments) if call.partial is None else call.partial)
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,59 @@
+"""Replies written by the user of the emulator: they go before the model's own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from piccc.emulator.conversation import Answer, Ask, Call, FinishReason
+from piccc.emulator.model.tokens import measured
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """A reply word for word: text, or calls as pairs of a tool's name and its arguments, or both.
+
+    `finish_reason` follows from these when it is not given. `max_tokens` and `stop` cut it like any other.
+    """
+
+    text: str = ""
+    calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    reasoning: str = ""
+    refusal: str = ""
+    finish_reason: FinishReason | None = None
+
+
+Line = str | Scripted | Callable[[Ask], "str | Scripted"]
+
+
+@dataclass(slots=True)
+class Script:
+    """The lines that are still to be said, each once, and the rules that hold until they are withdrawn."""
+
+    lines: deque[Line] = field(default_factory=deque)
+    rules: list[tuple[Callable[[Ask], bool], Line]] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def answer(self, ask: Ask) -> Answer | None:
+        """Return the answer to give instead of the model's, if there is one: a rule's, else the next line."""
+        line = next((then for when, then in self.rules if when(ask)), None)
+        if line is None:
+            if not self.lines:
+                return None
+            line = self.lines.popleft()
+        said = line(ask) if callable(line) else line
+        return measured(ask, self._answer(Scripted(said) if isinstance(said, str) else said))
+
+    def _answer(self, said: Scripted) -> Answer:
+        return Answer(
+            text=said.text,
+            reasoning=said.reasoning,
+            calls=tuple(
+                Call(f"call_{next(self._numbers):024d}", name, dict(given)) for name, given in said.calls
+            ),
+            refusal=said.refusal,
+            finish_reason=said.finish_reason or ("tool_calls" if said.calls else "stop"),
+        )

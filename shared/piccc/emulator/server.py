@@ -1,0 +1,305 @@
+"""The emulator on a socket: `with Emulator() as emulator`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from piccc.emulator.app import Routes
+from piccc.emulator.clock import Clock, ManualClock, WallClock
+from piccc.emulator.conversation import Ask
+from piccc.emulator.faults import Fault, FaultRule, Faults, FaultSource
+from piccc.emulator.gate import Gate
+from piccc.emulator.journal import Charge, RequestRecord
+from piccc.emulator.limits import RateLimit
+from piccc.emulator.pace import Pace
+from piccc.emulator.provider import Provider
+from piccc.emulator.quirks import Quirks
+from piccc.emulator.script import Line
+from piccc.emulator.state import State
+from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
+
+_KEY = "pcc_test_emulator"
+_PATIENCE = 10.0
+
+
+class Emulator:
+    """Serve the whole Piccc API on a socket, in a thread of its own.
+
+    Enter it with `with` or `async with`; then `base_url` (no trailing slash) and `api_key` are what a client
+    needs. `app` is the same as an ASGI app, for a server of your own.
+
+    - `speed` divides every duration; `math.inf` waits for nothing. `clock=ManualClock()` stands still until
+      `advance`.
+    - `seed` decides what pictures look like and which requests a fault schedule hits.
+    - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
+    - `quirks` are names of variants of the wire, or of profiles of them; see `piccc.emulator.quirks.Quirks`.
+    - `state` is a directory in which tasks and charges outlive the emulator.
+    - `requests_per_minute` is enforced with 429; `url_lifetime` is how many seconds an output's URL is valid.
+    - `loopback_only` refuses another `host` and keeps webhooks on this machine; False lifts both.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        api_key: str = _KEY,
+        speed: float = 1.0,
+        seed: int = 0,
+        clock: Clock | None = None,
+        state: str | Path | None = None,
+        faults: FaultSource = None,
+        quirks: str | Iterable[str] = (),
+        requests_per_minute: int = 1_000_000,
+        url_lifetime: float = 86_400.0,
+        webhook_secret: str | None = None,
+        loopback_only: bool = True,
+    ) -> None:
+        if loopback_only and not on_loopback(f"//{_bracketed(host)}"):
+            raise ValueError(
+                f"{host} is not on loopback; loopback_only=False serves it to others all the same"
+            )
+        self.api_key = api_key
+        self.webhook_secret = webhook_secret or new_secret()
+        self._host = host
+        self._port = port
+        self._clock = clock or WallClock()
+        pace = Pace(speed)
+        self._provider = Provider(
+            api_key=api_key,
+            clock=self._clock,
+            pace=pace,
+            seed=seed,
+            faults=Faults.load(faults, seed=seed),
+            quirks=Quirks(quirks),
+            limit=RateLimit(requests_per_minute),
+            webhooks=Webhooks(
+                clock=self._clock, pace=pace, secret=self.webhook_secret, loopback_only=loopback_only
+            ),
+            url_lifetime=url_lifetime,
+            state=State(state) if state is not None else None,
+        )
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self.app: ASGIApp = Gate(self._provider, Routes(self._provider).app())
+
+    @property
+    def base_url(self) -> str:
+        """Return the origin to send requests to; RuntimeError when the emulator does not run."""
+        return self._running().origin
+
+    @property
+    def charges(self) -> list[Charge]:
+        """Return what was charged for, oldest first: the latest 10,000 acts."""
+        return list(self._provider.charges.copy())
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """Return the records of the latest 1,000 requests, oldest first."""
+        return self._provider.journal.records()
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Return the webhooks that fell due, oldest first, each with its attempts: the latest 1,000."""
+        return list(self._provider.webhooks.deliveries.copy())
+
+    def script(self, lines: Iterable[Line]) -> None:
+        """Give these as the next chat replies, one each: texts, `Scripted`, or functions of the ask."""
+        self._provider.script.lines.extend(lines)
+
+    def rule(self, when: Callable[[Ask], bool], then: Line) -> None:
+        """Answer every chat request for which `when` holds; the first such rule wins, before the script."""
+        self._provider.script.rules.append((when, then))
+
+    def fault(
+        self,
+        fault: str | Fault,
+        *,
+        route: str = "*",
+        times: int | None = None,
+        after: int = 0,
+        rate: float = 1.0,
+        when: Callable[[RequestRecord], bool] | None = None,
+    ) -> FaultRule:
+        """Let a fault befall requests from now on, as `FaultRule` says; the rule returned counts its hits."""
+        parsed = Fault.parse(fault) if isinstance(fault, str) else fault
+        rule = FaultRule(parsed, route, times, after, rate, when)
+        self._provider.faults.rules.append(rule)
+        return rule
+
+    def clear(self) -> None:
+        """Withdraw the script, its rules and all faults."""
+        self._provider.script.lines.clear()
+        self._provider.script.rules.clear()
+        self._provider.faults.rules.clear()
+
+    def redeliver(self, event_id: str) -> None:
+        """Send a webhook once more; KeyError when none has that id."""
+        self._provider.webhooks.delivery(event_id)
+        self._running().loop.call_soon_threadsafe(self._provider.webhooks.redeliver, event_id)
+
+    def advance(self, seconds: float) -> None:
+        """Advance the manual clock by seconds, and return when all that it woke has been done."""
+        self._move(seconds).result(_PATIENCE)
+
+    async def aadvance(self, seconds: float) -> None:
+        """Do what `advance` does, without blocking the caller's loop."""
+        await asyncio.wait_for(asyncio.wrap_future(self._move(seconds)), _PATIENCE)
+
+    def start(self) -> Self:
+        """Bind the socket and serve; returns when requests are taken. OSError when the port is taken."""
+        if self._server is not None:
+            raise RuntimeError("the emulator runs already")
+        self._server = _Server(self.app, _bound(self._host, self._port))
+        self._thread = threading.Thread(target=self._server.run, name="piccc-emulator", daemon=True)
+        self._thread.start()
+        self._server.ready.wait(_PATIENCE)
+        if not self._server.started:
+            self.stop()
+            raise RuntimeError("the emulator could not start")
+        return self
+
+    def stop(self) -> None:
+        """Close every connection and the socket, and wait for the thread."""
+        if self._server and self._thread:
+            self._server.leave()
+            self._thread.join(_PATIENCE)
+        self._server = self._thread = None
+
+    def _running(self) -> _Server:
+        if self._server is None:
+            raise RuntimeError("the emulator does not run: enter it with `with`, or call start()")
+        return self._server
+
+    def _move(self, seconds: float) -> Future[None]:
+        if not isinstance(self._clock, ManualClock):
+            raise TypeError("only a manual clock can be advanced: Emulator(clock=ManualClock())")
+        moved = self._clock.move(seconds, self._provider.webhooks.settle)
+        return asyncio.run_coroutine_threadsafe(moved, self._running().loop)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+class _Connection(H11Protocol):
+    """A connection that the app can close: its transport is in the scope's state."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "transport": transport}
+        self.access_log = False
+
+
+class _Server(uvicorn.Server):
+    """uvicorn on a socket that is bound already, left at once when it is told to."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            self._served,
+            interface="asgi3",
+            http=_Connection,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            server_header=False,
+        )
+        super().__init__(config)
+        self.ready = threading.Event()
+        self._app = app
+        self._socket = bound
+        address = bound.getsockname()
+        self.origin = f"http://{_bracketed(address[0])}:{address[1]}"
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to leave."""
+        try:
+            # uvicorn exits when it cannot start, and has logged why by then.
+            with suppress(SystemExit), self._socket, asyncio.Runner() as runner:
+                self.loop = runner.get_loop()
+                self._left = asyncio.Event()
+                runner.run(self.serve([self._socket]))
+        finally:
+            self.ready.set()
+
+    def leave(self) -> None:
+        """Stop serving, from any thread."""
+        with suppress(RuntimeError):  # the loop is closed when serving has failed
+            self.loop.call_soon_threadsafe(self._left.set)
+
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; when it is cancelled because the server leaves, nobody has to hear of it."""
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._left.is_set():
+                raise
+
+    async def main_loop(self) -> None:
+        """Keep the date header right until told to leave."""
+        self.ready.set()
+        while not self._left.is_set():
+            await self.on_tick(0)
+            try:
+                await asyncio.wait_for(self._left.wait(), 1.0)
+            except TimeoutError:
+                continue
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the sockets and end what is being served."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+        serving = list(self.server_state.tasks)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await self.lifespan.shutdown()
+        for server in self.servers:
+            await server.wait_closed()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Bind before the thread starts, so that a taken port is the caller's error at once.
+
+    The protocol is named, because asyncio turns Nagle's delay off only on sockets that say they are TCP.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"cannot serve on {host}:{port}: {error.strerror}") from None
+    return bound

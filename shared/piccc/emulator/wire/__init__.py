@@ -1,0 +1,1 @@
+"""The forms of the wire: what each route takes, and what it gives back."""

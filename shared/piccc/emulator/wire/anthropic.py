@@ -1,0 +1,377 @@
+"""`/v1/messages`: Anthropic's form of a conversation (model, max_tokens and messages are documented)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn
+from piccc.emulator.model import pieces
+from piccc.emulator.problems import Problem
+from piccc.emulator.wire.attachments import from_base64, from_url
+from piccc.emulator.wire.calls import written
+from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share
+
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+class Base64Source(Form):
+    """Data that came with the request."""
+
+    type: Literal["base64"]
+    media_type: Name
+    data: str
+
+
+class URLSource(Form):
+    """Data that lies elsewhere."""
+
+    type: Literal["url"]
+    url: Address
+
+
+class TextSource(Form):
+    """A document that is plain text."""
+
+    type: Literal["text"]
+    media_type: Name
+    data: str
+
+
+class FileSource(Form):
+    """A file that was uploaded before."""
+
+    type: Literal["file"]
+    file_id: Name
+
+
+class Text(Form):
+    """A block of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Image(Form):
+    """A block that is an image."""
+
+    type: Literal["image"]
+    source: Annotated[Base64Source | URLSource | FileSource, Field(discriminator="type")]
+
+
+class Document(Form):
+    """A block that is a document."""
+
+    type: Literal["document"]
+    source: Annotated[Base64Source | URLSource | TextSource | FileSource, Field(discriminator="type")]
+    title: str | None = None
+
+
+class ToolUse(Form):
+    """A call that an earlier reply made."""
+
+    type: Literal["tool_use"]
+    id: Name
+    name: Name
+    input: dict[str, Any]
+
+
+class ToolResult(Form):
+    """A tool's result."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Name
+    content: str | list[Annotated[Text | Image | Document, Field(discriminator="type")]] | None = None
+    is_error: bool | None = None
+
+
+class Thinking(Form):
+    """What an earlier reply thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+class RedactedThinking(Form):
+    """What an earlier reply thought, unreadable."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+Block = Annotated[
+    Text | Image | Document | ToolUse | ToolResult | Thinking | RedactedThinking, Field(discriminator="type")
+]
+
+
+class Message(Form):
+    """One turn."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[Block]
+
+
+class ToolOffer(Form):
+    """A tool on offer; `input_schema` is a JSON Schema."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    input_schema: dict[str, Any]
+    description: str | None = None
+
+
+class OpenChoice(Form):
+    """Whether to call a tool."""
+
+    type: Literal["auto", "any", "none"]
+    disable_parallel_tool_use: bool | None = None
+
+
+class NamedChoice(Form):
+    """Which tool to call."""
+
+    type: Literal["tool"]
+    name: Name
+    disable_parallel_tool_use: bool | None = None
+
+
+class ThinkingOn(Form):
+    """Think for at most so many tokens."""
+
+    type: Literal["enabled"]
+    budget_tokens: Annotated[int, Field(ge=1024), INTEGRAL]
+
+
+class ThinkingOpen(Form):
+    """Think as much as seems fit, or not at all."""
+
+    type: Literal["adaptive", "disabled"]
+
+
+class Format(Form):
+    """JSON by a schema."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Form):
+    """What the reply must look like."""
+
+    format: Format | None = None
+
+
+class CountRequest(Form):
+    """A request to count the tokens of a conversation."""
+
+    model: Name
+    messages: Annotated[list[Message], Field(min_length=1)]
+    system: str | list[Text] | None = None
+    tools: list[ToolOffer] | None = None
+    tool_choice: Annotated[OpenChoice | NamedChoice, Field(discriminator="type")] | None = None
+    thinking: Annotated[ThinkingOn | ThinkingOpen, Field(discriminator="type")] | None = None
+    output_config: OutputConfig | None = None
+    output_format: Format | None = None
+
+    def ask(self) -> Ask:
+        """Translate the request; a 400 Problem when its parts contradict one another."""
+        tools = tuple(
+            Tool(offer.name, offer.description or "", offer.input_schema) for offer in self.tools or ()
+        )
+        choice, named = self._choice({tool.name for tool in tools})
+        wanted = (self.output_config and self.output_config.format) or self.output_format
+        return Ask(
+            model=self.model,
+            turns=tuple(self._turns()),
+            tools=tools,
+            tool_choice=choice,
+            named_tool=named,
+            parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
+            schema=wanted.schema_ if wanted else None,
+            reasoning=self.thinking is not None and self.thinking.type != "disabled",
+        )
+
+    def _choice(self, offered: set[str]) -> tuple[str, str | None]:
+        choice = self.tool_choice
+        if isinstance(choice, NamedChoice):
+            if choice.name not in offered:
+                message = f"tool_choice.name: no tool named {choice.name!r} was offered."
+                raise Problem(400, message, param="tool_choice.name")
+            return "named", choice.name
+        if choice and choice.type == "any" and not offered:
+            raise Problem(400, "tool_choice: needs tools.", param="tool_choice")
+        return {"any": "required", "none": "none"}.get(choice.type if choice else "auto", "auto"), None
+
+    def _turns(self) -> Iterator[Turn]:
+        if self.system:
+            texts = [self.system] if isinstance(self.system, str) else [block.text for block in self.system]
+            yield Turn("system", "\n".join(texts))
+        called: set[str] = set()
+        for number, message in enumerate(self.messages):
+            where = f"messages.{number}.content"
+            blocks = message.content
+            if isinstance(blocks, str):
+                yield Turn(message.role, blocks)
+                continue
+            yield from _results(blocks, called, where)
+            said = [block for block in blocks if not isinstance(block, ToolResult)]
+            if said:
+                turn = _turn(message.role, said, where)
+                called.update(call.id for call in turn.calls)
+                yield turn
+
+
+class MessageRequest(CountRequest):
+    """A request for a message; model, max_tokens and messages are documented, the rest is assumed."""
+
+    max_tokens: Positive
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: Share | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Field(ge=0), INTEGRAL] | None = None
+
+    def ask(self) -> Ask:
+        """Translate the request, its limits included."""
+        return replace(super().ask(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens)
+
+
+def _results(blocks: list[Any], called: set[str], where: str) -> Iterator[Turn]:
+    for number, block in enumerate(blocks):
+        if not isinstance(block, ToolResult):
+            continue
+        if block.tool_use_id not in called:
+            param = f"{where}.{number}.tool_use_id"
+            raise Problem(
+                400, f"{param}: no earlier message made the call {block.tool_use_id!r}.", param=param
+            )
+        content = block.content or ""
+        if isinstance(content, str):
+            yield Turn("tool", content, call_id=block.tool_use_id, is_error=bool(block.is_error))
+        else:
+            turn = _turn("user", content, f"{where}.{number}.content")
+            yield Turn(
+                "tool", turn.text, turn.media, call_id=block.tool_use_id, is_error=bool(block.is_error)
+            )
+
+
+def _turn(role: Literal["user", "assistant"], blocks: list[Any], where: str) -> Turn:
+    texts: list[str] = []
+    media: list[Medium] = []
+    calls: list[Call] = []
+    for number, block in enumerate(blocks):
+        if isinstance(block, Text):
+            texts.append(block.text)
+        elif isinstance(block, ToolUse):
+            calls.append(Call(block.id, block.name, block.input))
+        elif isinstance(block, Document) and isinstance(block.source, TextSource):
+            texts.append(block.source.data)
+        elif isinstance(block, Image | Document):
+            media.append(_medium(block, f"{where}.{number}.source"))
+    return Turn(role, "\n".join(texts), tuple(media), tuple(calls))
+
+
+def _medium(block: Image | Document, where: str) -> Medium:
+    kind: Literal["image", "file"] = "image" if isinstance(block, Image) else "file"
+    name = block.title if isinstance(block, Document) else None
+    source = block.source
+    if isinstance(source, Base64Source):
+        return from_base64(kind, source.media_type, source.data, param=f"{where}.data", name=name)
+    if isinstance(source, URLSource):
+        return from_url(kind, source.url, param=f"{where}.url", name=name)
+    if isinstance(source, FileSource):
+        return Medium(kind, "application/octet-stream", name=name or source.file_id)
+    return Medium(kind, source.media_type, size=len(source.data.encode()), name=name)
+
+
+def reply(request: MessageRequest, answer: Answer, *, reply_id: str) -> dict[str, Any]:
+    """Return the whole message."""
+    return {
+        **_head(request, reply_id),
+        "content": list(_blocks(answer)),
+        "stop_reason": stop_reason(answer),
+        "stop_sequence": answer.stop_sequence,
+        "usage": usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
+    }
+
+
+def events(request: MessageRequest, answer: Answer, *, reply_id: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the message's events, each with the number of tokens that it took to make."""
+    opening = {
+        **_head(request, reply_id),
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage(answer.usage.prompt_tokens, 0),
+    }
+    yield {"type": "message_start", "message": opening}, 0
+    yield {"type": "ping"}, 0
+    written_calls = {call.id: written(call) for call in answer.calls}
+    for index, block in enumerate(_blocks(answer)):
+        yield {"type": "content_block_start", "index": index, "content_block": _opened(block)}, 0
+        for delta, tokens in _deltas(block, written_calls):
+            yield {"type": "content_block_delta", "index": index, "delta": delta}, tokens
+        yield {"type": "content_block_stop", "index": index}, 0
+    delta = {"stop_reason": stop_reason(answer), "stop_sequence": answer.stop_sequence}
+    counted = usage(answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    yield {"type": "message_delta", "delta": delta, "usage": counted}, 0
+    yield {"type": "message_stop"}, 0
+
+
+def stop_reason(answer: Answer) -> str:
+    """Say in this dialect's words why the answer ended."""
+    return "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
+
+
+def usage(taken: int, given: int) -> dict[str, int]:
+    """Return the count of tokens."""
+    return {
+        "input_tokens": taken,
+        "output_tokens": given,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }
+
+
+def _head(request: MessageRequest, reply_id: str) -> dict[str, Any]:
+    return {"id": reply_id, "type": "message", "role": "assistant", "model": request.model}
+
+
+def _blocks(answer: Answer) -> Iterator[dict[str, Any]]:
+    if answer.reasoning:
+        signature = blake2b(answer.reasoning.encode(), digest_size=32).hexdigest()
+        yield {"type": "thinking", "thinking": answer.reasoning, "signature": signature}
+    text = answer.text or answer.refusal
+    if text or not answer.calls:
+        yield {"type": "text", "text": text}
+    for call in answer.calls:
+        given = call.arguments if call.partial is None else {}
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
+
+
+def _opened(block: dict[str, Any]) -> dict[str, Any]:
+    blank = {"thinking": "", "signature": "", "text": "", "input": {}}
+    return {key: blank.get(key, value) for key, value in block.items()}
+
+
+def _deltas(block: dict[str, Any], written_calls: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
+    if block["type"] == "thinking":
+        for piece in pieces(block["thinking"]):
+            yield {"type": "thinking_delta", "thinking": piece}, 1
+        yield {"type": "signature_delta", "signature": block["signature"]}, 0
+    elif block["type"] == "text":
+        for piece in pieces(block["text"]):
+            yield {"type": "text_delta", "text": piece}, 1
+    else:
+        yield {"type": "input_json_delta", "partial_json": ""}, 0
+        for piece in pieces(written_calls[block["id"]]):
+            yield {"type": "input_json_delta", "partial_json": piece}, 1

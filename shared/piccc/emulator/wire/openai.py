@@ -1,0 +1,387 @@
+"""`/v1/chat/completions`: OpenAI's form of a conversation (model, messages and stream are documented)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn, Usage
+from piccc.emulator.model import pieces
+from piccc.emulator.problems import Problem
+from piccc.emulator.wire.attachments import from_base64, from_url
+from piccc.emulator.wire.calls import written
+from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share
+
+
+class Text(Form):
+    """A part that is text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Refusal(Form):
+    """A part of an assistant's message that refuses."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImageURL(Form):
+    """Where an image is: a data URL, or an address."""
+
+    url: Address
+    detail: str | None = None
+
+
+class Image(Form):
+    """A part that is an image."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class AudioData(Form):
+    """A sound as base64."""
+
+    data: str
+    format: str
+
+
+class Audio(Form):
+    """A part that is a sound."""
+
+    type: Literal["input_audio"]
+    input_audio: AudioData
+
+
+class FileData(Form):
+    """A file: inline as a data URL or base64, or the id of an upload."""
+
+    file_data: str | None = None
+    file_id: str | None = None
+    filename: str | None = None
+
+
+class File(Form):
+    """A part that is a file."""
+
+    type: Literal["file"]
+    file: FileData
+
+
+Part = Annotated[Text | Refusal | Image | Audio | File, Field(discriminator="type")]
+Content = str | list[Part]
+
+
+class Function(Form):
+    """The name of a called function, and its arguments as JSON text."""
+
+    name: Name
+    arguments: str
+
+
+class ToolCall(Form):
+    """A call that an earlier reply made."""
+
+    id: Name
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Instruction(Form):
+    """A system's or developer's message."""
+
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class Question(Form):
+    """A user's message."""
+
+    role: Literal["user"]
+    content: Content
+    name: str | None = None
+
+
+class Reply(Form):
+    """An assistant's message."""
+
+    role: Literal["assistant"]
+    content: Content | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Result(Form):
+    """A tool's result."""
+
+    role: Literal["tool"]
+    tool_call_id: Name
+    content: Content
+
+
+Message = Annotated[Instruction | Question | Reply | Result, Field(discriminator="role")]
+
+
+class FunctionOffer(Form):
+    """A function's name, description and parameters as a JSON Schema."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolOffer(Form):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: FunctionOffer
+
+
+class FunctionName(Form):
+    """The function that must be called."""
+
+    name: Name
+
+
+class NamedTool(Form):
+    """The choice of one tool by name."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class Schema(Form):
+    """A JSON Schema that the reply must satisfy."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class PlainFormat(Form):
+    """Text, or any JSON object."""
+
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(Form):
+    """JSON by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+class StreamOptions(Form):
+    """What a stream says besides its deltas."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(Form):
+    """A request for a chat completion; model, messages and stream are documented, the rest is assumed."""
+
+    model: Name
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[ToolOffer] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: Annotated[int, INTEGRAL] | None = None
+    n: Annotated[int, Field(ge=1, le=1), INTEGRAL] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), INTEGRAL] | None = None
+    reasoning_effort: str | None = None
+
+    def ask(self) -> Ask:
+        """Translate the request; a 400 Problem when its parts contradict one another."""
+        tools = tuple(_tool(offer.function) for offer in self.tools or ())
+        choice, named = _choice(self.tool_choice, {tool.name for tool in tools})
+        wanted = self.response_format
+        return Ask(
+            model=self.model,
+            turns=tuple(_turns(self.messages)),
+            tools=tools,
+            tool_choice=choice,
+            named_tool=named,
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            schema=(wanted.json_schema.schema_ or {}) if isinstance(wanted, SchemaFormat) else None,
+            json_mode=wanted is not None and wanted.type == "json_object",
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            seed=self.seed,
+            reasoning=self.reasoning_effort not in (None, "none"),
+        )
+
+
+def _tool(function: FunctionOffer) -> Tool:
+    return Tool(function.name, function.description or "", function.parameters or {"type": "object"})
+
+
+def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
+    if isinstance(choice, NamedTool):
+        if choice.function.name not in offered:
+            message = f"tool_choice: no tool named {choice.function.name!r} was offered."
+            raise Problem(400, message, code="invalid_value", param="tool_choice.function.name")
+        return "named", choice.function.name
+    if choice == "required" and not offered:
+        raise Problem(400, "tool_choice: needs tools.", code="invalid_value", param="tool_choice")
+    return choice or "auto", None
+
+
+def _turns(messages: list[Any]) -> Iterator[Turn]:
+    called: set[str] = set()
+    for number, message in enumerate(messages):
+        where = f"messages.{number}"
+        text, media = _content(message.content, f"{where}.content")
+        if isinstance(message, Reply):
+            calls = tuple(_call(call, where) for call in message.tool_calls or ())
+            called.update(call.id for call in calls)
+            yield Turn("assistant", text, media, calls)
+        elif isinstance(message, Result):
+            if message.tool_call_id not in called:
+                text = f"{where}.tool_call_id: no earlier message made the call {message.tool_call_id!r}."
+                raise Problem(400, text, code="invalid_value", param=f"{where}.tool_call_id")
+            yield Turn("tool", text, media, call_id=message.tool_call_id)
+        else:
+            yield Turn("user" if isinstance(message, Question) else "system", text, media)
+
+
+def _content(content: Any, where: str) -> tuple[str, tuple[Medium, ...]]:
+    if content is None or isinstance(content, str):
+        return content or "", ()
+    texts: list[str] = []
+    media: list[Medium] = []
+    for number, part in enumerate(content):
+        if isinstance(part, Text | Refusal):
+            texts.append(part.text if isinstance(part, Text) else part.refusal)
+        else:
+            media.append(_medium(part, f"{where}.{number}"))
+    return "\n".join(texts), tuple(media)
+
+
+def _medium(part: Image | Audio | File, where: str) -> Medium:
+    if isinstance(part, Image):
+        return from_url("image", part.image_url.url, param=f"{where}.image_url.url")
+    if isinstance(part, Audio):
+        sound = part.input_audio
+        return from_base64("audio", f"audio/{sound.format}", sound.data, param=f"{where}.input_audio.data")
+    file = part.file
+    if file.file_data is None:
+        if file.file_id is None:
+            raise Problem(400, f"{where}.file: needs file_data or file_id.", param=f"{where}.file")
+        return Medium("file", "application/octet-stream", name=file.filename or file.file_id)
+    param = f"{where}.file.file_data"
+    if file.file_data.startswith("data:"):
+        return from_url("file", file.file_data, param=param, name=file.filename)
+    return from_base64("file", "application/octet-stream", file.file_data, param=param, name=file.filename)
+
+
+def _call(call: ToolCall, where: str) -> Call:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        param = f"{where}.tool_calls.function.arguments"
+        raise Problem(400, f"{param}: must be the JSON text of an object.", code="invalid_value", param=param)
+    return Call(call.id, call.function.name, arguments)
+
+
+def reply(request: ChatRequest, answer: Answer, *, reply_id: str, created: int) -> dict[str, Any]:
+    """Return the whole completion."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": answer.text or None if answer.calls or answer.refusal else answer.text,
+        "refusal": answer.refusal or None,
+    }
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        message["tool_calls"] = [_call_shown(call) for call in answer.calls]
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": _logprobs(request, pieces(answer.text)),
+        "finish_reason": answer.finish_reason,
+    }
+    head = _head(request, reply_id, created, "chat.completion")
+    return {**head, "choices": [choice], "usage": usage(answer.usage)}
+
+
+def chunks(
+    request: ChatRequest, answer: Answer, *, reply_id: str, created: int
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the completion's chunks, each with the number of tokens that it took to make."""
+    head = _head(request, reply_id, created, "chat.completion.chunk")
+    with_usage = bool(request.stream_options and request.stream_options.include_usage)
+    if with_usage:
+        head["usage"] = None
+
+    def chunk(delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**head, "choices": [choice]}
+
+    yield chunk({"role": "assistant", "content": None if answer.calls and not answer.text else ""}), 0
+    for piece in pieces(answer.reasoning):
+        yield chunk({"reasoning_content": piece}), 1
+    for piece in pieces(answer.text):
+        yield chunk({"content": piece}, logprobs=_logprobs(request, [piece])), 1
+    for piece in pieces(answer.refusal):
+        yield chunk({"refusal": piece}), 1
+    for delta in _call_deltas(answer.calls):
+        yield chunk({"tool_calls": [delta]}), 1
+    yield chunk({}, answer.finish_reason), 0
+    if with_usage:
+        yield {**head, "choices": [], "usage": usage(answer.usage)}, 0
+
+
+def usage(counted: Usage) -> dict[str, Any]:
+    """Return the count of tokens."""
+    return {
+        "prompt_tokens": counted.prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "total_tokens": counted.prompt_tokens + counted.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": counted.reasoning_tokens},
+    }
+
+
+def _head(request: ChatRequest, reply_id: str, created: int, kind: str) -> dict[str, Any]:
+    return {"id": reply_id, "object": kind, "created": created, "model": request.model}
+
+
+def _call_shown(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": written(call)}}
+
+
+def _call_deltas(calls: Iterable[Call]) -> Iterator[dict[str, Any]]:
+    for index, call in enumerate(calls):
+        shown = _call_shown(call)
+        yield {"index": index, **shown, "function": {"name": call.name, "arguments": ""}}
+        for piece in pieces(written(call)):
+            yield {"index": index, "function": {"arguments": piece}}
+
+
+def _logprobs(request: ChatRequest, tokens: list[str]) -> dict[str, Any] | None:
+    if not request.logprobs:
+        return None
+    return {"content": [_logprob(token, request.top_logprobs or 0) for token in tokens], "refusal": None}
+
+
+def _logprob(token: str, alternatives: int) -> dict[str, Any]:
+    """Show a token as the only likely one: the model is certain, for it follows rules."""
+    certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode())}
+    return {**certain, "top_logprobs": [certain] if alternatives else []}

@@ -1,0 +1,327 @@
+"""Every value that the rule model makes for a schema is valid for it, and holds what the words say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import warnings
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import AnyUrl, BaseModel, Field, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
+
+from piccc.emulator.conversation import Ask, Tool, Turn
+from tests.emulator.model.talk import MODEL, ask
+
+WORDS = (
+    "Ada Lovelace, 36, of London wrote 'Notes' on 10 July 1843: see https://example.org or ada@example.org."
+)
+PACKAGES = ("langchain_core", "langgraph", "langsmith", "llama_index.core")
+
+
+def made(schema: Any, words: str = WORDS) -> Any:
+    return json.loads(ask(words, schema=schema).text)
+
+
+def errors(schema: Any, value: Any) -> list[str]:
+    kind = validator_for(schema, default=Draft202012Validator)
+    return [error.message for error in kind(schema, format_checker=kind.FORMAT_CHECKER).iter_errors(value)]
+
+
+def installed_models() -> Iterator[type[BaseModel]]:
+    """Give the models of public packages: schemas that were not written for this test."""
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = vars(importlib.import_module(module.name))
+            except ImportError:  # an optional dependency of that package
+                continue
+            yield from (
+                one
+                for one in list(found.values())
+                if isinstance(one, type) and issubclass(one, BaseModel) and one is not BaseModel
+            )
+
+
+def installed_schemas() -> dict[str, dict[str, Any]]:
+    schemas = {}
+    for model in set(installed_models()):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                schemas[f"{model.__module__}.{model.__qualname__}"] = model.model_json_schema()
+        except (PydanticInvalidForJsonSchema, PydanticUserError):  # it has no JSON form
+            continue
+    return schemas
+
+
+def test_values_for_the_schemas_of_public_packages_are_valid() -> None:
+    schemas = installed_schemas()
+    assert len(schemas) >= 500
+    wrong = {name: errors(schema, made(schema)) for name, schema in sorted(schemas.items())}
+    assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_arguments_for_the_schemas_of_public_packages_are_valid() -> None:
+    for name, schema in sorted(installed_schemas().items()):
+        tool = Tool("record", "Record something.", schema)
+        asked = Ask("m", (Turn("user", WORDS),), tools=(tool,), tool_choice="named", named_tool="record")
+        (call,) = MODEL.answer(asked).calls
+        assert errors(schema, call.arguments) == [], name
+
+
+_WHOLE = st.builds(
+    lambda low, span, step: Annotated[int, Field(ge=low, le=low + span + step, multiple_of=step)],
+    st.integers(-50, 50),
+    st.integers(0, 20),
+    st.integers(1, 7),
+)
+_REAL = st.builds(
+    lambda low, span: Annotated[float, Field(gt=low, lt=low + span)], st.floats(-9, 9), st.floats(0.5, 9)
+)
+_PATTERNS = [
+    r"^[A-Z]{3}-\d{4}$",
+    r"^\+?[1-9]\d{6,14}$",
+    r"^#[0-9a-f]{6}$",
+    r"^(draft|final)(-v\d+)?$",
+    r"^\S+\.(png|mp4)$",
+]
+_TEXT = st.one_of(
+    st.builds(
+        lambda low, more: Annotated[str, Field(min_length=low, max_length=low + more)],
+        st.integers(0, 40),
+        st.integers(0, 9),
+    ),
+    st.sampled_from(_PATTERNS).map(lambda pattern: Annotated[str, Field(pattern=pattern)]),
+)
+_CHOICE = st.lists(
+    st.sampled_from(["red", "green", 3, 7, True, None]), min_size=1, max_size=4, unique_by=repr
+).map(lambda values: Literal[tuple(values)])
+_TYPES: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(_WHOLE, _REAL, _TEXT, _CHOICE, st.sampled_from([bool, int, float, str, type(None), AnyUrl])),
+    lambda inner: st.one_of(
+        inner.map(lambda one: one | None),
+        st.tuples(inner, inner).map(lambda pair: pair[0] | pair[1]),
+        st.tuples(inner, inner).map(lambda pair: tuple[pair]),  # type: ignore[valid-type]  # made at run time
+        st.builds(
+            lambda one, low: Annotated[list[one], Field(min_length=low, max_length=low + 2)],  # type: ignore[valid-type]  # the same
+            inner,
+            st.integers(0, 3),
+        ),
+        inner.map(lambda one: dict[str, one]),  # type: ignore[valid-type]  # made at run time
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(
+        st.sampled_from(["name", "age", "tags", "url", "count", "note", "a b", "题目"]), _TYPES, min_size=1
+    )
+)
+def test_values_for_the_schemas_of_drawn_types_are_valid(types: dict[str, Any]) -> None:
+    parts = {
+        name: TypeAdapter(one).json_schema(ref_template="#/$defs/{model}") for name, one in types.items()
+    }
+    schema = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+    assert errors(schema, made(schema)) == []
+
+
+KEYWORDS: list[Any] = [
+    {"allOf": [{"type": "integer", "minimum": 3}, {"multipleOf": 4}]},
+    {"oneOf": [{"type": "number", "minimum": 0}, {"type": "number", "maximum": 10}]},
+    {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "array", "minItems": 1}]},
+    {"not": {"type": "string"}},
+    {"type": "integer", "exclusiveMinimum": 5, "exclusiveMaximum": 7},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.001},
+    {"type": "number", "multipleOf": 0.25, "minimum": 0.3},
+    {"type": "array", "uniqueItems": True, "minItems": 4, "items": {"enum": [1, 2, 3, 4]}},
+    {"type": "array", "uniqueItems": True, "minItems": 2, "items": {"type": "boolean"}},
+    {
+        "type": "array",
+        "uniqueItems": True,
+        "minItems": 3,
+        "items": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+    },
+    {"type": "array", "contains": {"const": "x"}, "minContains": 2},
+    {"type": "array", "prefixItems": [{"const": 1}, {"type": "string"}], "items": False, "minItems": 2},
+    {
+        "type": "object",
+        "patternProperties": {"^x-[0-9]+$": {"type": "integer"}},
+        "minProperties": 2,
+        "additionalProperties": False,
+    },
+    {"type": "object", "propertyNames": {"pattern": "^[A-Z]{2}$"}, "minProperties": 3},
+    {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "required": ["a"],
+        "dependentRequired": {"a": ["b"]},
+    },
+    {
+        "if": {"properties": {"kind": {"const": "dog"}}},
+        "then": {"required": ["bark"]},
+        "required": ["kind"],
+        "properties": {"kind": {"enum": ["dog"]}},
+    },
+    {"type": "string", "pattern": "^(?:[01]\\d|2[0-3]):[0-5]\\d$"},
+    {"type": "string", "pattern": "^[\\u4e00-\\u9fff]{2,4}$", "minLength": 3},
+    {"type": ["null", "integer"], "minimum": 12},
+    {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "type": "integer",
+        "minimum": 3,
+        "exclusiveMinimum": True,
+    },
+    {
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+                "required": ["next"],
+            }
+        },
+        "$ref": "#/$defs/node",
+    },
+    {
+        "$defs": {
+            "tree": {
+                "type": "object",
+                "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "minItems": 0}},
+                "required": ["kids"],
+            }
+        },
+        "$ref": "#/$defs/tree",
+    },
+    *(
+        {"type": "string", "format": one}
+        for one in (
+            "date",
+            "date-time",
+            "time",
+            "email",
+            "uri",
+            "uuid",
+            "ipv4",
+            "ipv6",
+            "hostname",
+            "regex",
+            "duration",
+        )
+    ),
+    True,
+    {},
+]
+
+
+@pytest.mark.parametrize("schema", KEYWORDS, ids=lambda schema: json.dumps(schema)[:60])
+def test_each_keyword_is_kept(schema: Any) -> None:
+    assert errors(schema, made(schema)) == []
+
+
+def test_a_schema_that_nothing_satisfies_still_gets_an_answer() -> None:
+    assert made({"type": "integer", "minimum": 3, "maximum": 2}) == {}
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+    city: str | None = None
+    likes: list[str] = []
+
+
+class People(BaseModel):
+    people: list[Person]
+
+
+class Film(BaseModel):
+    title: str
+    year: int
+    genres: list[str]
+    director: str
+    rating: float = Field(ge=0, le=10)
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "value"),
+    [
+        (
+            Person,
+            "Anna is 25 years old, lives in Berlin and likes tea.",
+            {"name": "Anna", "age": 25, "city": "Berlin", "likes": ["tea"]},
+        ),
+        (Person, "我叫小明，今年18岁，住在上海。", {"name": "小明", "age": 18, "city": "上海"}),
+        (
+            People,
+            "Ada is 36 and lives in London. Bob is 40 and lives in Paris.",
+            {
+                "people": [
+                    {"name": "Ada", "age": 36, "city": "London"},
+                    {"name": "Bob", "age": 40, "city": "Paris"},
+                ]
+            },
+        ),
+        (
+            People,
+            "Extract: Ada (36), Bob (40)",
+            {"people": [{"name": "Ada", "age": 36}, {"name": "Bob", "age": 40}]},
+        ),
+        (
+            Film,
+            "The film 'Alien' was directed by Ridley Scott in 1979 and is rated 8.5. Its genres are horror "
+            "and science fiction.",
+            {
+                "title": "Alien",
+                "year": 1979,
+                "genres": ["horror", "science fiction"],
+                "director": "Ridley Scott",
+                "rating": 8.5,
+            },
+        ),
+    ],
+)
+def test_structured_output_holds_what_the_words_say(
+    model: type[BaseModel], words: str, value: dict[str, Any]
+) -> None:
+    assert made(model.model_json_schema(), words) == value
+
+
+def test_structured_output_takes_values_from_results() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "degrees": {"type": "number"}},
+        "required": ["city", "degrees"],
+    }
+    turns = (
+        Turn("user", "What is the weather in Paris?"),
+        Turn("tool", '{"place": "Paris", "degrees": 21.5}', call_id="1"),
+    )
+    answer = MODEL.answer(Ask("m", turns, schema=schema))
+    assert json.loads(answer.text) == {"city": "Paris", "degrees": 21.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (
+            "Tell me a joke about cats. Respond in JSON with `setup` and `punchline` keys.",
+            {"setup", "punchline"},
+        ),
+        ('Give me JSON with "title" and "body".', {"title", "body"}),
+        ("Describe a mug as JSON with the keys colour, size and use", {"colour", "size", "use"}),
+        ("Return JSON", {"answer"}),
+    ],
+)
+def test_json_mode_gives_an_object_with_the_keys_that_the_prompt_names(words: str, keys: set[str]) -> None:
+    value = json.loads(ask(words, json_mode=True).text)
+    assert set(value) == keys
+    assert all(value.values())

@@ -1,0 +1,369 @@
+"""The rule model's words: answers from a context, results told, forms kept, plain replies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llama_index.core import PromptTemplate
+from llama_index.core.agent.react.formatter import ReActChatFormatter
+from llama_index.core.agent.react.output_parser import ReActOutputParser
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.output_parsers.selection import SelectionOutputParser
+from llama_index.core.prompts import default_prompts as prompts
+from llama_index.core.query_engine.citation_query_engine import CITATION_QA_TEMPLATE
+from llama_index.core.question_gen.output_parser import SubQuestionOutputParser
+from llama_index.core.question_gen.prompts import DEFAULT_SUB_QUESTION_PROMPT_TMPL, build_tools_text
+from llama_index.core.selectors.prompts import (
+    DEFAULT_MULTI_SELECT_PROMPT_TMPL,
+    DEFAULT_SINGLE_SELECT_PROMPT_TMPL,
+)
+from llama_index.core.tools import FunctionTool, ToolMetadata
+
+from piccc.emulator.conversation import Ask, Call, Medium, Turn
+from tests.emulator.model.talk import MODEL, TOOLS, ask, carry_on
+
+CONTEXT = """file_path: docs/tasks.md
+
+# Tasks
+
+Image tasks finish in a few seconds. Video tasks take one to three minutes, depending on their length.
+Poll the task every 2 to 5 seconds. Output links expire after 24 hours.
+
+## Webhooks
+
+Webhooks are signed with HMAC-SHA256. A delivery is retried for a day.
+- Answer with status 204.
+
+| size | price |
+|------|-------|
+| 4K   | 8 credits |"""
+
+
+def say(*turns: Turn, **more: Any) -> str:
+    return MODEL.answer(Ask("piccc-pro", turns, **more)).text
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        (
+            "How long do video tasks take?",
+            "Video tasks take one to three minutes, depending on their length.",
+        ),
+        ("How are webhooks signed?", "Webhooks are signed with HMAC-SHA256."),
+        ("When do output links expire?", "Output links expire after 24 hours."),
+        ("What is the price of 4K?", "4K   | 8 credits"),
+        ("Who won the cup?", "The context does not say."),
+    ],
+)
+@pytest.mark.parametrize(
+    "template",
+    [
+        prompts.DEFAULT_TEXT_QA_PROMPT_TMPL,
+        prompts.DEFAULT_TREE_SUMMARIZE_TMPL,
+        "Answer the question based only on the following context:\n{context_str}\n\nQuestion: {query_str}\n",
+        "<context>\n{context_str}\n</context>\n\n{query_str}",
+        "Question: {query_str}\nContext: {context_str}\nAnswer:",
+    ],
+)
+def test_a_question_is_answered_by_the_sentence_of_the_context(
+    template: str, question: str, expected: str
+) -> None:
+    assert say(Turn("user", template.format(context_str=CONTEXT, query_str=question))) == expected
+
+
+def test_a_context_in_the_system_words_answers_the_users_question() -> None:
+    system = (
+        "Use the following pieces of retrieved context to answer the question.\n\nMars has two moons. "
+        "Jupiter has 95 known moons.\n\nVenus has none."
+    )
+    assert (
+        say(Turn("system", system), Turn("user", "How many moons does Jupiter have?"))
+        == "Jupiter has 95 known moons."
+    )
+
+
+def test_a_chinese_context_answers_a_chinese_question() -> None:
+    told = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
+    text = f"上下文：\n{told}\n\n问题：视频任务需要多久？\n回答："
+    assert say(Turn("user", text)) == "视频任务需要一到三分钟。"
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ("Output links live for 24 hours.", "Output links live for 24 hours."),
+        ("Bananas are yellow.", "Links live for a day."),
+    ],
+)
+def test_refining_takes_the_better_answer(context: str, expected: str) -> None:
+    text = prompts.DEFAULT_REFINE_PROMPT_TMPL.format(
+        query_str="How long do output links live?",
+        existing_answer="Links live for a day.",
+        context_msg=context,
+    )
+    assert say(Turn("user", text)) == expected
+
+
+def test_citations_name_the_source() -> None:
+    sources = "Source 1:\nThe emulator starts on loopback.\n\nSource 2:\nVideo tasks take two minutes.\n"
+    text = CITATION_QA_TEMPLATE.format(context_str=sources, query_str="How long do video tasks take?")
+    assert say(Turn("user", text)) == "Video tasks take two minutes. [2]"
+
+
+def test_a_summary_keeps_sentences_of_the_text() -> None:
+    said = say(Turn("user", prompts.DEFAULT_SUMMARY_PROMPT_TMPL.format(context_str=CONTEXT)))
+    assert said
+    assert all(part.strip() in CONTEXT for part in said.split(". ") if part)
+
+
+CHOICES = (
+    "(1) Useful for questions about images and pictures\n\n(2) Useful for questions about films "
+    "and their length\n\n(3) Prices"
+)
+
+
+def test_a_selector_prompt_gets_the_choice_in_its_form() -> None:
+    parser = SelectionOutputParser()
+    single = DEFAULT_SINGLE_SELECT_PROMPT_TMPL.format(
+        num_choices=3, context_list=CHOICES, query_str="How long can a film be?"
+    )
+    several = DEFAULT_MULTI_SELECT_PROMPT_TMPL.format(
+        num_choices=3, max_outputs=2, context_list=CHOICES, query_str="What do films and images share?"
+    )
+    chosen = [
+        parser.parse(say(Turn("user", parser.format(text)))).parsed_output for text in (single, several)
+    ]
+    assert [[one.choice for one in found] for found in chosen] == [[2], [1, 2]]
+    numbered = prompts.DEFAULT_QUERY_PROMPT_TMPL.format(
+        num_chunks=3, context_list=CHOICES, query_str="How long is a film?"
+    )
+    assert say(Turn("user", numbered)).startswith("ANSWER: 2\n")
+
+
+def test_a_question_generator_prompt_asks_each_tool_that_fits() -> None:
+    tools = [
+        ToolMetadata(name="march", description="Sales in March"),
+        ToolMetadata(name="april", description="Sales in April"),
+        ToolMetadata(name="weather", description="Rain and wind"),
+    ]
+    text = PromptTemplate(DEFAULT_SUB_QUESTION_PROMPT_TMPL).format(
+        tools_str=build_tools_text(tools), query_str="Compare the sales in March and April"
+    )
+    parsed = SubQuestionOutputParser().parse(say(Turn("user", text))).parsed_output
+    assert [one.tool_name for one in parsed] == ["march", "april"]
+
+
+def test_a_react_prompt_is_worked_off_in_its_form() -> None:
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    def weather(city: str) -> str:
+        """Tell the weather in a city."""
+        return "sunny"
+
+    tools = [FunctionTool.from_defaults(add), FunctionTool.from_defaults(weather)]
+    question = ChatMessage(role="user", content="What is 3 plus 4, and then the weather in Paris?")
+    turns = [
+        Turn("system" if one.role == "system" else "user", one.content or "")
+        for one in ReActChatFormatter.from_defaults().format(tools, [question])
+    ]
+    steps: list[Any] = []
+    for seen in ("7", "sunny", ""):
+        said = say(*turns)
+        steps.append(ReActOutputParser().parse(said))
+        turns += [Turn("assistant", said), Turn("user", f"Observation: {seen}")]
+    assert [(step.action, step.action_input) for step in steps[:2]] == [
+        ("add", {"a": 3, "b": 4}),
+        ("weather", {"city": "Paris"}),
+    ]
+    assert "7" in steps[2].response
+    assert "sunny" in steps[2].response
+
+
+REACT = """Answer the questions. You have access to the following tools:
+
+weather(city: str) -> str - Weather in a city
+search(query: str) -> str - Search the web
+
+Use the following format:
+
+Question: the input question
+Thought: think
+Action: the action to take, should be one of [weather, search]
+Action Input: the input to the action
+Observation: the result
+Final Answer: the answer
+
+Begin!
+
+Question: What is the weather in Oslo?
+Thought:"""
+
+
+def test_a_react_prompt_with_a_scratchpad_is_worked_off_too() -> None:
+    first = say(Turn("user", REACT), stop=("\nObservation",))
+    assert first.endswith("Action: weather\nAction Input: Oslo")
+    assert say(Turn("user", f"{REACT}{first}\nObservation: snow\nThought:")).endswith(
+        "Final Answer: weather (Oslo): snow"
+    )
+
+
+def test_a_schema_written_in_the_prompt_is_followed() -> None:
+    schema = {
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+    }
+    text = (
+        f"Anna is 25 years old.\n\nHere's a JSON schema to follow:\n{json.dumps(schema)}\n\nOutput "
+        f"a valid JSON object."
+    )
+    assert json.loads(say(Turn("user", text))) == {"name": "Anna", "age": 25}
+
+
+def _result(text: str, *, is_error: bool = False) -> str:
+    call = Call("c1", "get_weather", {"city": "Paris"})
+    turns = (
+        Turn("user", "the weather in Paris"),
+        Turn("assistant", calls=(call,)),
+        Turn("tool", text, call_id="c1", is_error=is_error),
+    )
+    return say(*turns, tools=TOOLS)
+
+
+def test_results_are_told_in_words() -> None:
+    assert _result("sunny") == "get_weather (Paris): sunny"
+    assert (
+        _result('{"sky": "clear", "degrees": 21, "wind": null}')
+        == "get_weather (Paris): sky: clear; degrees: 21"
+    )
+    assert _result('["a", "b"]') == "get_weather (Paris): a, b"
+    assert _result("") == "get_weather (Paris) is done; it gave nothing back."
+
+
+def test_an_error_is_told_as_one() -> None:
+    assert _result("timeout", is_error=True) == "get_weather failed: timeout"
+    assert _result("Error: timeout").startswith("get_weather failed")
+    assert "failed" in _result('{"status": "failed", "message": "no such city"}')
+
+
+def test_several_results_are_all_told() -> None:
+    _, said = carry_on("weather in Paris, Rome and Oslo", lambda call: f"fine in {call.arguments['city']}")
+    assert all(f"fine in {city}" in said for city in ("Paris", "Rome", "Oslo"))
+
+
+def test_a_long_result_is_read_for_the_question() -> None:
+    filler = "The museum opens late on weekdays and serves tea in the garden. " * 12
+    turns = (
+        Turn("user", "Search the docs: how are webhooks signed?"),
+        Turn("assistant", calls=(Call("c1", "search_docs", {"query": "how are webhooks signed"}),)),
+        Turn("tool", f"{filler}Webhooks are signed with HMAC-SHA256. {filler}", call_id="c1"),
+    )
+    assert "HMAC-SHA256" in say(*turns, tools=TOOLS)
+    assert "museum" not in say(*turns, tools=TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What is 17*23?", "17*23 = 391"),
+        ("What is (2+3)*4 / 5?", "(2+3)*4 / 5 = 4"),
+        ("What is 12 plus 30?", "12 + 30 = 42"),
+        ("Say pong", "pong"),
+        ("Repeat after me: I love tea", "I love tea"),
+        ("Reply with only the word “yes”.", "yes"),
+        ("Count to 5", "1, 2, 3, 4, 5"),
+    ],
+)
+def test_plain_requests_get_what_they_ask_for(text: str, expected: str) -> None:
+    assert ask(text).text == expected
+
+
+@pytest.mark.parametrize(
+    "expression", ["9**9**9", "1/0", "(" * 500, "2**-0.5*0", "1+" * 900 + "1", "1" * 5000 + "*2"]
+)
+def test_a_sum_that_cannot_be_reckoned_is_still_answered(expression: str) -> None:
+    assert ask(f"What is {expression}?").text
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("Write a launch caption for a ceramic mug.", "ceramic mug"),
+        ("Write a haiku about autumn rain", "autumn rain"),
+        ("Tell me a joke about cats", "cats"),
+        ("I need a slogan for our bakery", "bakery"),
+        ("给陶瓷杯写一句文案", "陶瓷杯"),
+        ("Explain photosynthesis", "photosynthesis"),
+    ],
+)
+def test_a_piece_is_about_its_topic(text: str, about: str) -> None:
+    assert about in ask(text).text.lower()
+
+
+def test_a_length_that_is_asked_for_is_kept() -> None:
+    words = ask("Write an essay of 300 words about bread").text.split()
+    assert 300 <= len(words) <= 330
+    assert len(ask("Give me three tips for sleeping well").text.splitlines()) == 3
+
+
+def test_the_answer_speaks_the_users_language() -> None:
+    for text in ("你好", "你是谁？", "法国的首都是哪里？", "谢谢"):
+        assert any("\u4e00" <= sign <= "\u9fff" for sign in ask(text).text)
+    assert ask("Hello!").text.isascii()
+
+
+FACTS = "Hi, I'm Ada. My favourite colour is teal and I live in Oslo."
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("What is my name?", "Your name is Ada."),
+        ("Who am I?", "Your name is Ada."),
+        ("Do you remember my favourite colour?", "Your favourite colour is teal."),
+        ("Where do I live?", "You live in Oslo."),
+        ("What is my dog's name?", "You have not told me your dog's name yet."),
+    ],
+)
+def test_what_was_told_is_remembered(question: str, expected: str) -> None:
+    assert say(Turn("user", FACTS), Turn("assistant", "Nice!"), Turn("user", question)) == expected
+
+
+def test_a_chinese_name_is_remembered() -> None:
+    assert (
+        say(Turn("user", "我叫小明。"), Turn("assistant", "你好"), Turn("user", "我叫什么名字？"))
+        == "你的名字是小明。"
+    )
+
+
+def test_media_are_noticed_with_their_kind_and_size() -> None:
+    media = (
+        Medium("image", "image/png", 1234, None, 640, 480),
+        Medium("file", "application/pdf", 99, "plan.pdf"),
+    )
+    said = say(Turn("user", "What is this?", media=media))
+    assert (
+        said
+        == "I see an image (image/png, 640×480 pixels, 1,234 bytes); a file “plan.pdf” (application/pdf, "
+        "99 bytes)."
+    )
+
+
+def test_reasoning_is_there_when_asked_for_and_names_the_tool() -> None:
+    assert ask("the weather in Oslo", tools=TOOLS).reasoning == ""
+    assert "get_weather" in ask("the weather in Oslo", tools=TOOLS, reasoning=True).reasoning
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "?", "a" * 50_000, "1" * 50_000, "(" * 20_000, "'a " * 10_000, '{"a":' * 500]
+)
+def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
+    assert ask(text).text
+    ask(text, tools=TOOLS)
+    json.loads(
+        ask(text, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}).text
+    )

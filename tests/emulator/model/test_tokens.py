@@ -1,0 +1,113 @@
+"""Tokens are counted one way: pieces join to the text, and usage is what the pieces are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from piccc.emulator.conversation import Ask, Call, Medium, Turn
+from piccc.emulator.model import pieces
+from tests.emulator.model.talk import MODEL, TOOLS, ask
+
+
+@given(st.text())
+def test_the_pieces_join_to_the_text(text: str) -> None:
+    assert "".join(pieces(text)) == text
+    assert all(pieces(text))
+
+
+def test_a_word_is_one_piece_and_a_character_of_chinese_too() -> None:
+    assert pieces("Hello big world") == ["Hello", " big", " world"]
+    assert pieces("你好吗") == ["你", "好", "吗"]
+    assert len(pieces("internationalisation")) == 3
+
+
+def test_completion_tokens_are_the_pieces_of_what_was_said() -> None:
+    answer = ask("Count to 9", reasoning=True)
+    assert answer.usage.reasoning_tokens == len(pieces(answer.reasoning)) > 0
+    assert answer.usage.completion_tokens == len(pieces(answer.reasoning)) + len(pieces(answer.text))
+
+
+def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
+    plain = ask("Hello").usage.prompt_tokens
+    longer = MODEL.answer(Ask("m", (Turn("system", "Be kind."), Turn("user", "Hello")))).usage.prompt_tokens
+    seen = MODEL.answer(Ask("m", (Turn("user", "Hello", media=(Medium("image", "image/png"),)),)))
+    called = MODEL.answer(
+        Ask("m", (Turn("user", "Hello"), Turn("assistant", calls=(Call("1", "f", {"a": 1}),))))
+    )
+    counts = [
+        longer,
+        seen.usage.prompt_tokens,
+        called.usage.prompt_tokens,
+        ask("Hello", tools=TOOLS).usage.prompt_tokens,
+    ]
+    assert all(count > plain for count in counts)
+
+
+@given(st.integers(0, 40))
+def test_max_tokens_cuts_the_text_there_and_says_length(limit: int) -> None:
+    whole = ask("Count to 9").text
+    answer = ask("Count to 9", max_tokens=limit)
+    assert answer.text == "".join(pieces(whole)[:limit])
+    assert answer.usage.completion_tokens == min(limit, len(pieces(whole)))
+    assert answer.finish_reason == ("length" if limit < len(pieces(whole)) else "stop")
+
+
+@given(st.integers(1, 60))
+def test_max_tokens_cuts_a_call_where_it_was(limit: int) -> None:
+    prompt = "weather in Paris and in Rome"
+    whole = ask(prompt, tools=TOOLS).calls
+    answer = ask(prompt, tools=TOOLS, max_tokens=limit)
+    assert answer.usage.completion_tokens <= limit
+    for cut, call in zip(answer.calls, whole, strict=False):
+        full = json.dumps(call.arguments, separators=(",", ":"))
+        assert full.startswith(full if cut.partial is None else cut.partial)
+    assert answer.finish_reason == ("tool_calls" if answer.calls == whole else "length")
+
+
+def test_reasoning_is_spent_before_text() -> None:
+    answer = ask("Count to 9", reasoning=True, max_tokens=4)
+    assert (answer.text, answer.usage.reasoning_tokens, answer.finish_reason) == ("", 4, "length")
+
+
+def test_stop_cuts_before_the_first_stop_sequence() -> None:
+    answer = ask("Count to 9", stop=("8", "4, 5", "zebra"))
+    assert (answer.text, answer.finish_reason, answer.stop_sequence) == ("1, 2, 3, ", "stop", "4, 5")
+    assert answer.usage.completion_tokens == len(pieces("1, 2, 3, "))
+
+
+def test_a_stop_sequence_behind_max_tokens_was_never_reached() -> None:
+    answer = ask("Count to 9", stop=("9",), max_tokens=3)
+    assert (answer.finish_reason, answer.stop_sequence) == ("length", None)
+
+
+_PRINT = """
+from tests.emulator.model.talk import TOOLS, ask
+for text in ("Tell me a joke about tea", "Draw a fox and film a cat for 5 seconds", "你好", "an essay"):
+    print(ask(text, tools=TOOLS, seed=3, reasoning=True))
+"""
+
+
+def _printed(hash_seed: str) -> str:
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-c", _PRINT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)  # noqa: S603  # our own words
+    return done.stdout
+
+
+def test_every_process_gives_the_same_answers() -> None:
+    first = _printed("0")
+    assert first
+    assert _printed("1") == first
+
+
+def test_seed_and_model_vary_a_plain_reply() -> None:
+    said = {ask("Hello!", seed=seed).text for seed in range(20)}
+    models = {MODEL.answer(Ask(f"piccc-{name}", (Turn("user", "Hello!"),))).text for name in range(20)}
+    assert len(said) > 1
+    assert len(models) > 1

@@ -1,0 +1,227 @@
+"""Keys, refusals and what every reply carries."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from piccc.emulator import Emulator
+from tests.emulator.wire import chat, connect, image, message, video
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer {key}"},
+        {"authorization": "bearer {key}"},
+        {"x-api-key": "{key}"},
+        {"x-api-key": "{key}", "authorization": "Bearer other"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/tasks"])
+def test_the_key_is_taken_from_either_header(emulator: Emulator, headers: dict[str, str], path: str) -> None:
+    given = {name: value.format(key=emulator.api_key) for name, value in headers.items()}
+    reply = httpx.get(emulator.base_url + path, headers=given, trust_env=False)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Bearer pcc_live_x"}, {"x-api-key": "pcc_test_é".encode()}]
+)
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/tasks/task_1", "/v1/chat/completions", "/v1/no-such-thing"]
+)
+def test_a_wrong_key_is_a_401_in_openai_s_envelope(
+    emulator: Emulator, headers: dict[str, str], path: str
+) -> None:
+    reply = httpx.get(emulator.base_url + path, headers=headers, trust_env=False)
+    assert reply.status_code == 401
+    assert reply.json()["error"]["type"] == "authentication_error"
+    assert set(reply.json()["error"]) == {"message", "type", "code", "param"}
+
+
+def test_a_wrong_key_is_a_401_in_anthropic_s_envelope_under_messages(emulator: Emulator) -> None:
+    reply = httpx.post(emulator.base_url + "/v1/messages", json=message(), trust_env=False)
+    assert reply.status_code == 401
+    body = reply.json()
+    assert body["type"] == "error"
+    assert body["error"]["type"] == "authentication_error"
+    assert body["request_id"] == reply.headers["request-id"] == reply.headers["x-request-id"]
+
+
+def test_an_unknown_route_or_method_is_refused_in_the_envelope_of_its_path(client: httpx.Client) -> None:
+    assert client.get("/v1/no-such-thing").json()["error"]["code"] == "unknown_route"
+    assert client.get("/v1/chat/completions").status_code == 405
+    assert client.get("/v1/messages/no-such-thing").json()["error"]["type"] == "not_found_error"
+
+
+def test_another_key_can_be_set() -> None:
+    with Emulator(api_key="pcc_live_other") as emulator, connect(emulator) as client:
+        assert client.get("/v1/models").status_code == 200
+        assert (
+            client.get("/v1/models", headers={"authorization": "Bearer pcc_test_emulator"}).status_code == 401
+        )
+
+
+def test_every_reply_has_its_own_request_id_and_the_state_of_the_rate_limit(client: httpx.Client) -> None:
+    first, second = client.get("/v1/models"), client.post("/v1/chat/completions", json={})
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    remaining = [int(reply.headers["x-ratelimit-remaining-requests"]) for reply in (first, second)]
+    assert remaining[0] - remaining[1] == 1
+
+
+def test_one_request_too_many_in_a_minute_is_a_429_that_says_how_long_to_wait(clock: object) -> None:
+    from piccc.emulator import ManualClock
+
+    assert isinstance(clock, ManualClock)
+    with Emulator(clock=clock, requests_per_minute=2) as emulator, connect(emulator) as client:
+        assert [client.get("/v1/models").status_code for _ in range(2)] == [200, 200]
+        emulator.advance(20)
+        refused = client.get("/v1/models")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        emulator.advance(40)
+        assert client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        ("/v1/chat/completions", {"messages": []}, 400, "model"),
+        ("/v1/chat/completions", {"model": "m", "messages": []}, 400, "messages"),
+        ("/v1/chat/completions", chat(temperature="hot"), 400, "temperature"),
+        ("/v1/chat/completions", chat(temperature=2.5), 400, "temperature"),
+        ("/v1/chat/completions", chat(max_tokens=1.5), 400, "max_tokens"),
+        ("/v1/chat/completions", chat(max_tokens=True), 400, "max_tokens"),
+        ("/v1/chat/completions", chat(stream="yes"), 400, "stream"),
+        ("/v1/chat/completions", {"model": "m", "messages": [{"role": "wizard"}]}, 400, "messages.0"),
+        ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user"}]}, 400, "messages.0.content"),
+        (
+            "/v1/chat/completions",
+            {"model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            400,
+            "messages.0.content.0.text",
+        ),
+        (
+            "/v1/chat/completions",
+            {
+                "model": "m",
+                "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            },
+            400,
+            "messages.0.content.0.image_url.url",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "m", "messages": [{"role": "tool", "tool_call_id": "call_1", "content": "1"}]},
+            400,
+            "messages.0.tool_call_id",
+        ),
+        (
+            "/v1/chat/completions",
+            chat(tools=[{"type": "function", "function": {}}]),
+            400,
+            "tools.0.function.name",
+        ),
+        ("/v1/chat/completions", chat(tool_choice="required"), 400, "tool_choice"),
+        (
+            "/v1/chat/completions",
+            chat(response_format={"type": "json_schema"}),
+            400,
+            "response_format.json_schema",
+        ),
+        ("/v1/images/tasks", {"prompt": "x"}, 422, "model"),
+        ("/v1/images/tasks", image(aspect_ratio="7:1"), 422, "aspect_ratio"),
+        ("/v1/images/tasks", image(resolution="720p"), 422, "resolution"),
+        ("/v1/images/tasks", image(webhook={"url": "http://example.com/hook"}), 422, "webhook.url"),
+        ("/v1/images/tasks", image(webhook={}), 422, "webhook.url"),
+        ("/v1/images/tasks", image(prompt=""), 422, "prompt"),
+        ("/v1/videos/tasks", video(duration_seconds=31), 422, "duration_seconds"),
+        ("/v1/videos/tasks", video(duration_seconds="6"), 422, "duration_seconds"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    client: httpx.Client, path: str, body: object, status: int, field: str
+) -> None:
+    reply = client.post(path, json=body)
+    assert reply.status_code == status
+    error = reply.json()["error"]
+    assert error["param"] == field
+    assert error["message"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": "m", "messages": [{"role": "user", "content": "x"}]}, "max_tokens"),
+        (message(max_tokens=0), "max_tokens"),
+        (message(temperature=1.5), "temperature"),
+        (message(messages=[{"role": "system", "content": "x"}]), "messages.0.role"),
+        (
+            message(messages=[{"role": "user", "content": [{"type": "tool_result"}]}]),
+            "messages.0.content.0.tool_use_id",
+        ),
+        (message(tools=[{"name": "x"}]), "tools.0.input_schema"),
+        (message(tool_choice={"type": "tool", "name": "x"}), "tool_choice.name"),
+    ],
+)
+def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object, field: str) -> None:
+    reply = client.post("/v1/messages", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert reply.json()["error"]["message"].startswith(field)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a": NaN}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/images/tasks"])
+def test_a_body_that_is_no_json_object_is_refused(client: httpx.Client, path: str, body: bytes) -> None:
+    reply = client.post(path, content=body)
+    assert reply.status_code in (400, 422)
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:
+    assert client.post("/v1/chat/completions", json=chat(max_tokens=50.0)).status_code == 200
+    assert client.post("/v1/videos/tasks", json=video(duration_seconds=2.0)).json()["duration_seconds"] == 2
+
+
+def test_unknown_models_and_fields_are_taken(client: httpx.Client) -> None:
+    reply = client.post("/v1/chat/completions", json={**chat(), "model": "piccc-next", "surprise": 1})
+    assert reply.json()["model"] == "piccc-next"
+    assert client.post("/v1/images/tasks", json=image(style="oil")).status_code == 202
+
+
+def test_the_models_are_listed_and_can_be_read_one_by_one(client: httpx.Client) -> None:
+    listed = client.get("/v1/models").json()
+    names = [model["id"] for model in listed["data"]]
+    assert names == ["piccc-flash", "piccc-pro", "piccc-ultra", "piccc-image", "piccc-video"]
+    assert client.get("/v1/models/piccc-pro").json() in listed["data"]
+    assert client.get("/v1/models/other").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/tasks?limit=" + "9" * 5000, "/v1/tasks?limit=٣", "/v1/tasks?cursor=" + "9" * 5000]
+)
+def test_a_number_of_any_length_or_script_breaks_nothing(client: httpx.Client, path: str) -> None:
+    assert client.get(path).status_code in (400, 404)
+    assert client.get(path, headers={"x-piccc-fault": "drift"}).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("host", ["[", "evil.example:99999", "a b"])
+def test_a_strange_host_breaks_nothing(emulator: Emulator, host: str) -> None:
+    reply = httpx.get(emulator.base_url + "/emulator/feed", headers={"host": host}, trust_env=False)
+    assert reply.status_code in (400, 403)
+
+
+def test_a_failure_of_the_emulator_itself_is_a_500_in_the_envelope_and_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(ask: object) -> str:
+        raise ZeroDivisionError("in a script")
+
+    with Emulator() as emulator, connect(emulator) as client:
+        emulator.script([fail])
+        reply = client.post("/v1/messages", json=message())
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "api_error")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+    caplog.clear()

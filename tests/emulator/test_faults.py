@@ -1,0 +1,321 @@
+"""Everything that can be made to go wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from piccc.emulator import Emulator, Fault, ManualClock
+from piccc.emulator.faults import FaultRule, Faults
+from tests.emulator.wire import chat, connect, image, message
+
+STREAMS = [("/v1/chat/completions", chat(stream=True)), ("/v1/messages", message(stream=True))]
+POSTS = [("/v1/chat/completions", chat()), ("/v1/messages", message()), ("/v1/images/tasks", image())]
+
+
+def fault(text: str) -> dict[str, str]:
+    """Return the header that asks for a fault."""
+    return {"x-piccc-fault": text}
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 422, 429, 500, 502, 503, 504, 529])
+@pytest.mark.parametrize(("path", "body"), POSTS)
+def test_any_status_can_be_had_and_then_nothing_is_charged(
+    emulator: Emulator, client: httpx.Client, path: str, body: object, status: int
+) -> None:
+    reply = client.post(path, json=body, headers=fault(str(status)))
+    assert reply.status_code == status
+    assert reply.json()["error"]["message"] == f"Provoked: {status}."
+    assert ("type" in reply.json()) == (path == "/v1/messages")
+    assert emulator.charges == []
+    assert emulator.requests[-1].fault == str(status)
+
+
+def test_a_refusal_can_say_when_to_come_back_in_every_form(
+    still: Emulator, still_client: httpx.Client
+) -> None:
+    def headers(text: str) -> httpx.Headers:
+        return still_client.get("/v1/models", headers=fault(text)).headers
+
+    assert headers("429;retry-after=7")["retry-after"] == "7"
+    assert headers("503;retry-after-ms=1500")["retry-after-ms"] == "1500"
+    date = parsedate_to_datetime(headers("429;retry-after-date=30")["retry-after"])
+    assert date.timestamp() == still._clock.now() + 30
+    assert headers("429;x-ratelimit-reset-tokens=3s")["x-ratelimit-reset-tokens"] == "3s"
+
+
+@pytest.mark.parametrize(("path", "body"), POSTS)
+def test_a_lost_answer_is_done_and_charged_and_never_arrives(
+    emulator: Emulator, client: httpx.Client, path: str, body: object
+) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.post(path, json=body, headers=fault("lost-answer"))
+    assert len(emulator.charges) == 1
+    if path == "/v1/images/tasks":
+        listed = client.get("/v1/tasks").json()["data"]
+        assert [task["task_id"] for task in listed] == [emulator.charges[0].task_id]
+
+
+@pytest.mark.parametrize(("path", "body"), POSTS + STREAMS)
+def test_a_disconnect_does_nothing_and_charges_nothing(
+    emulator: Emulator, client: httpx.Client, path: str, body: object
+) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.post(path, json=body, headers=fault("disconnect"))
+    assert emulator.charges == []
+
+
+def events_until_the_end(client: httpx.Client, path: str, body: object, text: str) -> list[str]:
+    """Read a stream until it breaks off; return the data of its events."""
+    events: list[str] = []
+    with client.stream("POST", path, json=body, headers=fault(text)) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: "):
+                events.append(line.removeprefix("data: "))
+    return events
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_a_stream_is_cut_after_so_many_events(
+    client: httpx.Client, path: str, body: object, count: int
+) -> None:
+    events: list[str] = []
+    with (
+        client.stream("POST", path, json=body, headers=fault(f"cut:{count}")) as reply,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        events.extend(line for line in reply.iter_lines() if line.startswith("data: "))
+    assert len(events) == count
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_a_stream_can_end_in_an_error_event(client: httpx.Client, path: str, body: object) -> None:
+    events = events_until_the_end(client, path, body, "error-event:3")
+    assert len(events) == 4
+    error = json.loads(events[-1])
+    assert error["error"]["type"] == "overloaded_error"
+    assert (error.get("type") == "error") == (path == "/v1/messages")
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_one_event_of_a_stream_can_be_unreadable(client: httpx.Client, path: str, body: object) -> None:
+    whole = events_until_the_end(client, path, body, "drip:1000000")
+    garbled = events_until_the_end(client, path, body, "garbled:3")
+    assert len(garbled) == len(whole)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(garbled[3])
+    json.loads(garbled[4])
+
+
+@pytest.mark.parametrize(("path", "body"), POSTS)
+def test_a_whole_reply_can_be_cut_or_garbled(client: httpx.Client, path: str, body: object) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.post(path, json=body, headers=fault("cut"))
+    garbled = client.post(path, json=body, headers=fault("garbled"))
+    assert garbled.is_success
+    with pytest.raises(json.JSONDecodeError):
+        garbled.json()
+
+
+@pytest.mark.parametrize(("path", "body"), POSTS)
+def test_a_page_or_nothing_can_come_instead_of_an_answer(
+    client: httpx.Client, path: str, body: object
+) -> None:
+    page = client.post(path, json=body, headers=fault("html"))
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.text.startswith("<!doctype html>")
+    assert client.post(path, json=body, headers=fault("html;status=502")).status_code == 502
+    assert client.post(path, json=body, headers=fault("empty")).content == b""
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_a_dripping_stream_says_the_same_in_small_pieces(
+    client: httpx.Client, path: str, body: object
+) -> None:
+    pieces: list[bytes] = []
+    with client.stream("POST", path, json=body, headers=fault("drip:7")) as reply:
+        pieces.extend(reply.iter_raw())
+    with client.stream("POST", path, json=body) as reply:
+        wanted = b"".join(reply.iter_raw())
+    assert max(map(len, pieces)) < len(wanted)
+    assert b"".join(pieces).count(b"data: ") == wanted.count(b"data: ")
+
+
+def start(emulator: Emulator, path: str, body: object, text: str) -> tuple[threading.Thread, list[Any]]:
+    """Send a request from another thread; its reply, or its error, ends up in the list."""
+    found: list[Any] = []
+
+    def send() -> None:
+        with connect(emulator) as client:
+            try:
+                found.append(client.post(path, json=body, headers=fault(text)).status_code)
+            except httpx.HTTPError as error:
+                found.append(type(error))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread, found
+
+
+@pytest.mark.parametrize("text", ["slow:30", "stall;seconds=30"])
+def test_a_slow_answer_comes_when_the_clock_says_so(still: Emulator, clock: ManualClock, text: str) -> None:
+    thread, found = start(still, "/v1/images/tasks", image(), text)
+    clock.until_sleeping()
+    still.advance(29)
+    assert found == []
+    still.advance(1)
+    thread.join(10)
+    assert found == [202]
+
+
+@pytest.mark.parametrize(("path", "body"), [*POSTS, *STREAMS])
+def test_a_stalled_answer_never_comes_and_the_client_may_leave(
+    emulator: Emulator, client: httpx.Client, path: str, body: object
+) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(path, json=body, headers=fault("stall:2"), timeout=0.05)
+    assert client.get("/v1/models").status_code == 200
+
+
+def task_after(client: httpx.Client, text: str) -> dict[str, Any]:
+    """Order a picture with a fault, and read its task."""
+    task_id = client.post("/v1/images/tasks", json=image(), headers=fault(text)).json()["task_id"]
+    return dict(client.get(f"/v1/tasks/{task_id}").json())
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code"),
+    [
+        ("failed", "failed", "generation_failed"),
+        ("moderated", "failed", "content_policy_violation"),
+        ("expired", "expired", "task_expired"),
+    ],
+)
+def test_a_task_can_end_badly(client: httpx.Client, text: str, status: str, code: str) -> None:
+    task = task_after(client, text)
+    assert (task["status"], task["error"]["code"], task["result"]) == (status, code, None)
+
+
+def test_a_task_can_be_cancelled_or_be_completed_with_nothing_to_show(client: httpx.Client) -> None:
+    assert task_after(client, "cancelled")["status"] == "cancelled"
+    empty = task_after(client, "no-output")
+    assert (empty["status"], empty["progress"], empty["result"]) == ("completed", 100, None)
+
+
+def test_a_stuck_task_runs_for_ever_and_an_odd_status_is_shown_while_it_runs(
+    still: Emulator, still_client: httpx.Client
+) -> None:
+    stuck = task_after(still_client, "stuck")["task_id"]
+    odd = task_after(still_client, "status:dreaming")["task_id"]
+    still.advance(2)
+    assert still_client.get(f"/v1/tasks/{odd}").json()["status"] == "dreaming"
+    still.advance(1_000_000)
+    assert still_client.get(f"/v1/tasks/{odd}").json()["status"] == "completed"
+    shown = still_client.get(f"/v1/tasks/{stuck}").json()
+    assert (shown["status"], shown["progress"], shown["completed_at"]) == ("processing", 99, None)
+
+
+def test_a_new_task_can_be_hidden_from_its_first_reads(client: httpx.Client) -> None:
+    task_id = client.post("/v1/images/tasks", json=image(), headers=fault("hidden:2")).json()["task_id"]
+    assert [client.get(f"/v1/tasks/{task_id}").status_code for _ in range(3)] == [404, 404, 200]
+
+
+def test_pages_can_drift_and_cursors_repeat_or_be_missing(emulator: Emulator, client: httpx.Client) -> None:
+    made = [client.post("/v1/images/tasks", json=image()).json()["task_id"] for _ in range(4)][::-1]
+
+    def page(text: str, cursor: str | None = None) -> dict[str, Any]:
+        query = {"limit": "2", **({"cursor": cursor} if cursor else {})}
+        return dict(client.get("/v1/tasks", params=query, headers=fault(text)).json())
+
+    first = page("drift")
+    second = page("drift", first["next_cursor"])
+    shown = [[task["task_id"] for task in one["data"]] for one in (first, second)]
+    assert shown == [made[:2], made[1:3]]
+    assert page("no-cursor") | {"data": []} == {
+        "object": "list",
+        "data": [],
+        "has_more": True,
+        "next_cursor": None,
+    }
+    whole = client.get("/v1/tasks", params={"limit": "1"}).json()
+    repeated = client.get(
+        "/v1/tasks", params={"limit": "1", "cursor": whole["next_cursor"]}, headers=fault("repeat-cursor")
+    ).json()
+    assert repeated["next_cursor"] == whole["next_cursor"]
+
+
+def test_a_download_can_be_cut_after_so_many_bytes_or_find_its_url_expired(client: httpx.Client) -> None:
+    url = task_after(client, "drip:1000000")["result"]["outputs"][0]["url"]
+    content = client.get(url).content
+    got: list[bytes] = []
+    with (
+        client.stream("GET", url, headers=fault("cut:1000")) as reply,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        got.extend(reply.iter_raw())
+    assert b"".join(got) == content[:1000]
+    assert client.get(url, headers=fault("expired-url")).json()["error"]["code"] == "url_expired"
+
+
+def test_a_rule_hits_the_requests_that_it_names(emulator: Emulator, client: httpx.Client) -> None:
+    rule = emulator.fault("503", route="POST /v1/*/tasks", after=1, times=2)
+    submitted = [client.post("/v1/images/tasks", json=image()).status_code for _ in range(5)]
+    assert submitted == [202, 503, 503, 202, 202]
+    assert client.get("/v1/tasks").status_code == 200
+    assert (rule.seen, rule.hit) == (5, 2)
+    emulator.fault("429", when=lambda record: record.body.get("model") == "piccc-ultra")
+    assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+    assert client.post("/v1/chat/completions", json={**chat(), "model": "piccc-ultra"}).status_code == 429
+    emulator.clear()
+    assert client.post("/v1/chat/completions", json={**chat(), "model": "piccc-ultra"}).status_code == 200
+
+
+SCHEDULE = {"seed": 7, "rules": [{"route": "GET /v1/models", "fault": "500", "rate": 0.3}]}
+
+
+def test_a_schedule_hits_the_same_requests_every_time(tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    file.write_text(json.dumps(SCHEDULE))
+    seen = []
+    for faults in (SCHEDULE, file, str(file), {**SCHEDULE, "seed": 8}):
+        with Emulator(faults=faults) as emulator, connect(emulator) as client:
+            seen.append([client.get("/v1/models").status_code for _ in range(60)])
+    assert seen[0] == seen[1] == seen[2] != seen[3]
+    assert 6 <= seen[0].count(500) <= 30
+
+
+def test_rules_can_be_given_as_texts_faults_or_rules() -> None:
+    given = ["429", Fault("500"), FaultRule(Fault("503")), {"fault": "cut:3", "times": 1}]
+    assert [str(rule.fault) for rule in Faults.load(given, seed=0).rules] == ["429", "500", "503", "cut:3"]
+
+
+@pytest.mark.parametrize(
+    "text", ["200", "explode", "webhook:loudly", "webhook", "", "cut:x", "drip:-1", "stall;seconds=x"]
+)
+def test_an_unknown_fault_is_refused_with_the_known_ones(text: str) -> None:
+    with pytest.raises(ValueError, match=r"there are|needs one of|is a number"):
+        Fault.parse(text)
+
+
+def test_an_unknown_fault_in_the_header_is_a_400(client: httpx.Client) -> None:
+    reply = client.get("/v1/models", headers=fault("explode"))
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "x-piccc-fault")
+
+
+@pytest.mark.parametrize(
+    "text", ["429;retry-after=2", "cut:3", "stall:3;seconds=5", "webhook:late;seconds=60"]
+)
+def test_a_fault_is_written_as_it_is_read(text: str) -> None:
+    assert str(Fault.parse(text)) == text
+
+
+def test_a_fault_needs_a_key_like_any_other_request(emulator: Emulator) -> None:
+    reply = httpx.get(emulator.base_url + "/v1/models", headers=fault("500"), trust_env=False)
+    assert reply.status_code == 401

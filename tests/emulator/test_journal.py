@@ -1,0 +1,98 @@
+"""What is kept of every request: bounded, and without a secret."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import httpx
+import pytest
+
+from piccc.emulator import Emulator, RequestRecord
+from piccc.emulator.journal import Journal
+from tests.emulator.wire import chat, connect, image
+
+CANARY = "pcc_live_CANARY0123456789"
+
+
+def test_every_request_is_kept_with_what_was_asked_and_answered(
+    emulator: Emulator, client: httpx.Client
+) -> None:
+    reply = client.post("/v1/chat/completions?trace=1", json=chat("Hello"))
+    task_id = client.post("/v1/images/tasks", json=image()).json()["task_id"]
+    client.get("/v1/tasks/none")
+    chatted, submitted, missed = emulator.requests
+    assert (chatted.method, chatted.path, chatted.query) == ("POST", "/v1/chat/completions", "trace=1")
+    assert (chatted.status, chatted.model, chatted.done) == (200, "piccc-pro", True)
+    assert chatted.body == chat("Hello")
+    assert chatted.completion_tokens == reply.json()["usage"]["completion_tokens"]
+    assert chatted.request_id == reply.headers["x-request-id"]
+    assert submitted.task_id == task_id
+    assert (missed.status, missed.number) == (404, 3)
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "x-api-key", "wrong bearer", "other headers"])
+def test_no_key_is_kept_anywhere(scheme: str) -> None:
+    headers = {
+        "bearer": {"authorization": f"Bearer {CANARY}"},
+        "x-api-key": {"x-api-key": CANARY},
+        "wrong bearer": {"authorization": CANARY},
+        "other headers": {"x-debug": f"key={CANARY}", "cookie": CANARY},
+    }[scheme]
+    with Emulator(api_key=CANARY, speed=float("inf")) as emulator:
+        body = chat(f"my key is {CANARY}, my secret whsec_{CANARY}")
+        httpx.post(
+            f"{emulator.base_url}/v1/chat/completions?key={CANARY}",
+            json=body,
+            headers=headers,
+            trust_env=False,
+        )
+        [record] = emulator.requests
+        assert "CANARY" not in repr(record) + repr(record.body) + repr(record.raw)
+        assert "CANARY" not in repr(emulator.charges) + repr(emulator)
+
+
+def test_the_journal_keeps_only_the_latest() -> None:
+    journal = Journal(length=3)
+    for number in range(10):
+        journal.keep(RequestRecord("GET", f"/{number}", "", {}, 0.0, ""))
+    assert [record.path for record in journal.records()] == ["/7", "/8", "/9"]
+    assert [record.number for record in journal.records()] == [8, 9, 10]
+
+
+def test_a_large_body_is_noted_and_not_kept() -> None:
+    record = RequestRecord("POST", "/", "", {}, 0.0, "")
+    record.keep(b'"' + b"x" * 100_000 + b'"')
+    assert record.body == "[100002 bytes]"
+
+
+def test_a_charge_is_noted_for_every_answered_chat(emulator: Emulator, client: httpx.Client) -> None:
+    usage = client.post("/v1/chat/completions", json=chat()).json()["usage"]
+    client.post("/v1/chat/completions", json={})
+    [charge] = emulator.charges
+    assert (charge.kind, charge.model, charge.request_id) == (
+        "chat",
+        "piccc-pro",
+        emulator.requests[0].request_id,
+    )
+    assert charge.prompt_tokens == usage["prompt_tokens"]
+    assert charge.completion_tokens == usage["completion_tokens"]
+
+
+def test_the_journal_can_be_read_while_requests_come_in(emulator: Emulator) -> None:
+    with connect(emulator) as client:
+        for _ in range(20):
+            client.get("/v1/models")
+            assert all(record.done for record in emulator.requests)
+
+
+def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: httpx.Client) -> None:
+    provider = emulator._provider
+    provider.journal = Journal(length=5)
+    provider.charges = deque(maxlen=5)
+    for _ in range(20):
+        client.post("/v1/chat/completions", json=chat())
+    assert (len(emulator.requests), len(emulator.charges), provider.journal.count) == (5, 5, 20)
+    fresh = Emulator()._provider
+    assert fresh.charges.maxlen == 10_000
+    assert fresh.journal.length == 1_000
+    assert fresh.webhooks.deliveries.maxlen == 1_000

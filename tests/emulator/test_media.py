@@ -1,0 +1,198 @@
+"""Real pictures and films of the size and length that was ordered."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import av
+import httpx
+import pytest
+from PIL import Image
+
+from piccc.emulator import Emulator
+from piccc.emulator.lettering import caption, covered
+from piccc.emulator.tasks import ASPECT_RATIOS, pixels
+from tests.emulator.wire import connect, image, video
+
+
+def ordered(client: httpx.Client, body: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Order something, and return its output and its bytes."""
+    path = "/v1/videos/tasks" if body["model"] == "piccc-video" else "/v1/images/tasks"
+    task_id = client.post(path, json=body).json()["task_id"]
+    output = client.get(f"/v1/tasks/{task_id}").json()["result"]["outputs"][0]
+    reply = httpx.get(output["url"], trust_env=False)
+    assert reply.headers["content-type"] == output["mime_type"]
+    return output, reply.content
+
+
+@pytest.mark.parametrize("ratio", ASPECT_RATIOS)
+def test_a_picture_has_the_size_of_its_ratio(client: httpx.Client, ratio: str) -> None:
+    output, content = ordered(client, image(aspect_ratio=ratio))
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        assert picture.size == (output["width"], output["height"]) == pixels("image", "1K", ratio)
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("resolution", ["2K", "4K"])
+def test_a_picture_has_its_resolution(client: httpx.Client, resolution: str) -> None:
+    _, content = ordered(client, image(resolution=resolution, aspect_ratio="21:9"))
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.width == {"2K": 2048, "4K": 4096}[resolution]
+
+
+@pytest.mark.parametrize("wanted", ["png", "jpeg", "webp"])
+def test_a_picture_has_the_format_that_was_ordered(client: httpx.Client, wanted: str) -> None:
+    output, content = ordered(client, image(output_format=wanted))
+    with Image.open(io.BytesIO(content)) as picture:
+        assert (picture.format or "").lower() == wanted
+    assert output["mime_type"] == f"image/{wanted}"
+
+
+@pytest.mark.parametrize(
+    ("resolution", "ratio", "seconds"), [("480p", "9:16", 1), ("720p", "16:9", 2), ("1080p", "1:1", 1)]
+)
+def test_a_film_has_its_size_and_length(
+    client: httpx.Client, resolution: str, ratio: str, seconds: int
+) -> None:
+    output, content = ordered(
+        client, video(resolution=resolution, aspect_ratio=ratio, duration_seconds=seconds)
+    )
+    with av.open(io.BytesIO(content), "r") as film:
+        stream = film.streams.video[0]
+        frames = [frame.to_ndarray(format="gray").mean() for frame in film.decode(stream)]
+        assert (stream.width, stream.height) == pixels("video", resolution, ratio)
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert len(frames) == 24 * seconds
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        assert float(stream.duration * stream.time_base) == seconds == output["duration_seconds"]
+    assert content.index(b"moov") < content.index(b"mdat"), "a film must begin to play before it is whole"
+
+
+def test_a_film_moves(client: httpx.Client) -> None:
+    _, content = ordered(client, video(resolution="480p", duration_seconds=1))
+    with av.open(io.BytesIO(content), "r") as film:
+        frames = [frame.to_ndarray(format="gray") for frame in film.decode(video=0)]
+    assert not (frames[0] == frames[-1]).all()
+
+
+@pytest.mark.parametrize(
+    "body", [image(seed=3), image(output_format="webp"), video(duration_seconds=1, resolution="480p")]
+)
+def test_the_same_order_gives_the_same_bytes_from_any_emulator(body: dict[str, Any]) -> None:
+    made = []
+    for _ in range(2):
+        with Emulator(speed=float("inf")) as emulator, connect(emulator) as client:
+            made.append(ordered(client, body)[1])
+    assert made[0] == made[1]
+
+
+def test_another_prompt_or_seed_gives_another_picture(client: httpx.Client) -> None:
+    made = [ordered(client, body)[1] for body in (image("one"), image("two"), image("one", seed=1))]
+    assert len(set(made)) == 3
+
+
+def written(text: str) -> bytes:
+    """Write a caption on black."""
+    frame = Image.new("RGB", (512, 512))
+    caption(frame, text)
+    return frame.tobytes()
+
+
+def test_chinese_japanese_and_korean_captions_show_their_letters() -> None:
+    assert len({written(letter) for letter in "陶瓷杯カ한"}) == 5
+
+
+def test_what_the_font_cannot_show_is_not_a_box_but_a_dot() -> None:
+    assert covered("mug क 🎉 杯") == "mug · · 杯"
+
+
+def test_a_caption_of_any_length_stays_on_the_picture() -> None:
+    frame = Image.new("RGB", (400, 300))
+    caption(frame, "清晨的薄雾里有一只手工制作的陶瓷杯" * 20)
+    box = frame.point(lambda level: 255 if level > 200 else 0).getbbox()
+    assert box is not None
+    assert box[0] > 0
+    assert box[2] < 400
+    assert box[3] < 300
+    assert written("") != written("x")
+
+
+@pytest.fixture
+def served(client: httpx.Client) -> tuple[str, bytes]:
+    """Order a picture; return its URL and its bytes."""
+    output, content = ordered(client, image())
+    return output["url"], content
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part"),
+    [
+        ("bytes=0-9", slice(0, 10)),
+        ("bytes=100-", slice(100, None)),
+        ("bytes=-7", slice(-7, None)),
+        ("bytes=5-99999999", slice(5, None)),
+    ],
+)
+def test_a_part_of_a_file_can_be_asked_for(served: tuple[str, bytes], wanted: str, part: slice) -> None:
+    url, content = served
+    reply = httpx.get(url, headers={"range": wanted}, trust_env=False)
+    assert reply.status_code == 206
+    assert reply.content == content[part]
+    start = content.index(reply.content)
+    assert reply.headers["content-range"] == f"bytes {start}-{start + len(reply.content) - 1}/{len(content)}"
+
+
+def test_a_part_that_is_not_there_is_a_416(served: tuple[str, bytes]) -> None:
+    url, content = served
+    reply = httpx.get(url, headers={"range": f"bytes={len(content)}-"}, trust_env=False)
+    assert (reply.status_code, reply.headers["content-range"]) == (416, f"bytes */{len(content)}")
+
+
+@pytest.mark.parametrize("wanted", ["bytes=-", "lines=1-2", "bytes=1-2,4-5"])
+def test_what_is_not_a_range_gives_the_whole_file(served: tuple[str, bytes], wanted: str) -> None:
+    url, content = served
+    reply = httpx.get(url, headers={"range": wanted}, trust_env=False)
+    assert (reply.status_code, reply.content) == (200, content)
+
+
+def test_a_part_of_a_changed_file_is_not_given(served: tuple[str, bytes]) -> None:
+    url, content = served
+    etag = httpx.head(url, trust_env=False).headers["etag"]
+    same = httpx.get(url, headers={"range": "bytes=0-1", "if-range": etag}, trust_env=False)
+    other = httpx.get(url, headers={"range": "bytes=0-1", "if-range": '"x"'}, trust_env=False)
+    assert (same.status_code, other.status_code, other.content) == (206, 200, content)
+
+
+def test_a_head_says_how_long_the_file_is_and_sends_none_of_it(served: tuple[str, bytes]) -> None:
+    url, content = served
+    reply = httpx.head(url, trust_env=False)
+    assert (reply.content, reply.headers["content-length"]) == (b"", str(len(content)))
+    assert (
+        httpx.get(url, headers={"if-none-match": reply.headers["etag"]}, trust_env=False).status_code == 304
+    )
+
+
+def test_a_url_expires_and_reading_the_task_again_gives_a_fresh_one(clock: Any) -> None:
+    with Emulator(clock=clock, url_lifetime=60) as emulator, connect(emulator) as client:
+        task_id = client.post("/v1/images/tasks", json=image()).json()["task_id"]
+        emulator.advance(3)
+        first = client.get(f"/v1/tasks/{task_id}").json()["result"]
+        url = first["outputs"][0]["url"]
+        assert first["expires_at"] == clock.now() + 60
+        emulator.advance(59)
+        assert httpx.get(url, trust_env=False).status_code == 200
+        emulator.advance(1)
+        refused = httpx.get(url, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "url_expired")
+        fresh = client.get(f"/v1/tasks/{task_id}").json()["result"]["outputs"][0]["url"]
+        assert httpx.get(fresh, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "change", [("signature=", "signature=0"), ("expires=", "expires=9"), ("task_", "task_0")]
+)
+def test_a_url_cannot_be_made_up(served: tuple[str, bytes], change: tuple[str, str]) -> None:
+    assert httpx.get(served[0].replace(*change), trust_env=False).status_code == 403

@@ -1,0 +1,75 @@
+"""The OpenAPI document: honest, and true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from piccc.emulator import Emulator
+from piccc.emulator.openapi import document
+
+api = schemathesis.openapi.from_dict(document())
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Emulator]:
+    """Run an emulator for all that is tried here."""
+    with Emulator(speed=math.inf) as emulator:
+        yield emulator
+
+
+def holds_together(body: Any) -> bool:
+    """Tell whether a body's parts fit one another, which a JSON Schema cannot say.
+
+    A tool that must be called is on offer, a result answers a call, and inline data is what it says it is.
+    """
+    unsaid = ("tool_call_id", "tool_use_id", "data:", "base64", "input_audio", "file", "arguments")
+    choice = body.get("tool_choice") if isinstance(body, dict) else None
+    forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") not in ("auto", "none"))
+    return not forced and not any(part in repr(body) for part in unsaid)
+
+
+@api.parametrize()
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_the_emulator_does_what_its_document_says(case: Any, served: Emulator) -> None:
+    case.call_and_validate(
+        base_url=served.base_url,
+        headers={"Authorization": f"Bearer {served.api_key}"},
+        excluded_checks=[] if holds_together(case.body) else [positive_data_acceptance],
+    )
+
+
+def test_the_document_says_where_it_was_found(served: Emulator) -> None:
+    found = httpx.get(f"{served.base_url}/openapi.json", trust_env=False).json()
+    assert found.pop("servers") == [{"url": served.base_url}]
+    assert found == document()
+
+
+def test_only_what_the_provider_documents_is_marked_so() -> None:
+    schemas = document()["components"]["schemas"]
+    documented = {
+        name: [field for field, drawn in schema["properties"].items() if drawn["x-piccc"] == "documented"]
+        for name, schema in schemas.items()
+        if "properties" in schema
+    }
+    assert {name: fields for name, fields in documented.items() if fields} == {
+        "ChatRequest": ["model", "messages", "stream"],
+        "MessageRequest": ["model", "messages", "max_tokens"],
+        "ImageTaskRequest": ["model", "prompt", "webhook", "aspect_ratio", "resolution"],
+        "VideoTaskRequest": ["model", "prompt", "webhook", "aspect_ratio", "resolution", "duration_seconds"],
+        "Webhook": ["url"],
+        "Task": ["task_id", "status", "polling_url"],
+    }
+
+
+def test_every_operation_says_whether_it_is_documented() -> None:
+    operations = [operation for path in document()["paths"].values() for operation in path.values()]
+    assumed = [operation["operationId"] for operation in operations if operation["x-piccc"] == "assumed"]
+    assert assumed == ["countTokens", "listModels", "getModel"]

@@ -1,0 +1,250 @@
+"""The emulator's socket and thread: where it listens, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from piccc.emulator import Emulator, ManualClock
+from piccc.emulator.server import _bound
+from tests.emulator.wire import chat, connect, image
+
+
+def test_it_listens_on_a_free_loopback_port_and_stops_when_left() -> None:
+    before = threading.active_count()
+    with Emulator() as emulator:
+        assert emulator.base_url.startswith("http://127.0.0.1:")
+        with connect(emulator) as client:
+            assert client.get("/v1/models").status_code == 200
+        url = emulator.base_url
+    assert threading.active_count() == before
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url + "/v1/models", trust_env=False)
+    with pytest.raises(RuntimeError, match="does not run"):
+        _ = emulator.base_url
+
+
+async def test_it_is_entered_from_a_loop_too() -> None:
+    async with Emulator(speed=math.inf) as emulator:
+        async with httpx.AsyncClient(trust_env=False, headers={"x-api-key": emulator.api_key}) as client:
+            reply = await client.post(emulator.base_url + "/v1/chat/completions", json=chat())
+        assert reply.status_code == 200
+
+
+def test_it_can_be_started_again_and_two_can_run_side_by_side() -> None:
+    first, second = Emulator(), Emulator()
+    for _ in range(2):
+        with first, second:
+            assert first.base_url != second.base_url
+            with pytest.raises(RuntimeError, match="already"):
+                first.start()
+
+
+def test_a_taken_port_is_an_error_at_once() -> None:
+    with Emulator() as emulator:
+        port = int(emulator.base_url.rpartition(":")[2])
+        other = Emulator(port=port)
+        with pytest.raises(OSError, match=f"cannot serve on 127.0.0.1:{port}"):
+            other.start()
+        other.stop()
+
+
+def test_only_loopback_is_served_unless_told_otherwise() -> None:
+    with pytest.raises(ValueError, match="loopback_only"):
+        Emulator(host="0.0.0.0")  # noqa: S104 - this is what must be refused
+    Emulator(host="0.0.0.0", loopback_only=False)  # noqa: S104 - not started
+    with Emulator(host="localhost") as emulator:
+        assert emulator.base_url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_ipv6_loopback_is_served() -> None:
+    try:
+        with Emulator(host="::1") as emulator, connect(emulator) as client:
+            assert client.get(emulator.base_url + "/v1/models").status_code == 200
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback: {error}")
+
+
+def test_a_failed_start_says_so_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(provider: object) -> None:
+        raise ZeroDivisionError
+
+    emulator = Emulator()
+    with monkeypatch.context() as patched:
+        patched.setattr("piccc.emulator.provider.Provider.resume", fail)
+        with pytest.raises(RuntimeError, match="could not start"):
+            emulator.start()
+    assert "ZeroDivisionError" in caplog.text
+    caplog.clear()
+    with emulator, connect(emulator) as client:
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_its_socket_says_that_it_is_tcp() -> None:
+    with closing(_bound("127.0.0.1", 0)) as bound:
+        assert bound.proto == socket.IPPROTO_TCP, "or every reply waits for the delayed acknowledgement"
+
+
+def test_stopping_ends_what_still_waits(clock: ManualClock) -> None:
+    found: list[object] = []
+
+    def ask(emulator: Emulator) -> None:
+        with connect(emulator) as client:
+            try:
+                client.post("/v1/chat/completions", json=chat())
+            except httpx.HTTPError as error:
+                found.append(type(error))
+
+    with Emulator(clock=clock) as emulator:
+        asker = threading.Thread(target=ask, args=[emulator])
+        asker.start()
+        clock.until_sleeping()
+    asker.join(10)
+    assert found in ([httpx.ReadError], [httpx.RemoteProtocolError])
+
+
+def test_a_client_that_leaves_in_the_middle_disturbs_nobody(emulator: Emulator) -> None:
+    with connect(emulator) as client:
+        for _ in range(20):
+            with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as reply:
+                next(reply.iter_raw())
+        port = int(emulator.base_url.rpartition(":")[2])
+        for sent in (
+            b"",
+            b"GET / HT",
+            b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc",
+        ):
+            with socket.create_connection(("127.0.0.1", port)) as half:
+                half.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                half.sendall(sent)
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_a_body_that_is_too_large_is_a_413(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc.emulator.gate._LARGEST_BODY", 1_000)
+    with connect(emulator) as client:
+        reply = client.post("/v1/chat/completions", json=chat("x" * 1_000))
+        assert (reply.status_code, reply.json()["error"]["type"]) == (413, "request_too_large")
+        assert client.post("/v1/chat/completions", json=chat("x" * 800)).status_code == 200
+
+
+async def test_hundreds_of_streams_at_once_lose_nothing() -> None:
+    async with Emulator(speed=20) as emulator:
+        limits = httpx.Limits(max_connections=500)
+        headers = {"x-api-key": emulator.api_key}
+
+        async def one(client: httpx.AsyncClient) -> list[str]:
+            async with client.stream(
+                "POST", emulator.base_url + "/v1/chat/completions", json=chat("Hello", stream=True)
+            ) as reply:
+                return [line for line in [line async for line in reply.aiter_lines()] if line]
+
+        async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False, headers=headers) as client:
+            streams = await asyncio.gather(*(one(client) for _ in range(500)))
+        assert all(lines[-1] == "data: [DONE]" for lines in streams)
+        assert len({len(lines) for lines in streams}) == 1
+        assert len(emulator.charges) == 500
+
+
+async def test_the_app_itself_is_served_by_any_asgi_server() -> None:
+    emulator = Emulator(speed=math.inf)
+    transport = httpx.ASGITransport(app=emulator.app)
+    headers = {"x-api-key": emulator.api_key}
+    async with httpx.AsyncClient(transport=transport, base_url="http://app.test", headers=headers) as client:
+        task = (await client.post("/v1/images/tasks", json=image())).json()
+        assert task["polling_url"].startswith("http://app.test/v1/tasks/task_")
+        with pytest.raises(ConnectionAbortedError):
+            await client.get("/v1/models", headers={"x-piccc-fault": "disconnect"})
+
+
+def test_tasks_and_charges_outlive_the_emulator_when_they_have_a_place(tmp_path: Path) -> None:
+    with Emulator(state=tmp_path, speed=math.inf) as emulator, connect(emulator) as client:
+        client.post("/v1/chat/completions", json=chat())
+        task = client.post("/v1/images/tasks", json=image(), headers={"idempotency-key": "order-1"}).json()
+        url = client.get(f"/v1/tasks/{task['task_id']}").json()["result"]["outputs"][0]["url"]
+        content = client.get(url).content
+        charges = emulator.charges
+    with (tmp_path / "tasks.jsonl").open("a") as file:
+        file.write('\n{"torn')
+    with Emulator(state=tmp_path, speed=math.inf) as emulator, connect(emulator) as client:
+        assert emulator.charges == charges
+        again = client.post("/v1/images/tasks", json=image(), headers={"idempotency-key": "order-1"}).json()
+        assert again["task_id"] == task["task_id"]
+        other = client.post("/v1/images/tasks", json=image("another")).json()
+        assert other["task_id"] != task["task_id"]
+        path = url.partition("/files/")[2]
+        assert client.get(f"/files/{path}").content == content
+        assert again["polling_url"].startswith(emulator.base_url)
+    with Emulator(state=tmp_path) as emulator:
+        assert len(emulator.charges) == 3
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter that turns every warning into an error."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+
+
+@pytest.mark.parametrize("missing", ["av", "PIL", "starlette", "uvicorn", "manimgx_fonts_cjk"])
+def test_without_its_extra_the_import_says_what_to_install(missing: str) -> None:
+    code = f"""
+import sys
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Gone())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {missing!r} else found(name, package)
+try:
+    import piccc.emulator
+except ImportError as error:
+    print(error)
+"""
+    run = python(code)
+    assert 'pip install "piccc[emulator]"' in run.stdout
+    assert missing in run.stdout
+
+
+def test_importing_the_package_loads_no_server_and_no_codec() -> None:
+    code = "import sys, json, piccc.emulator; print(json.dumps(sorted(sys.modules)))"
+    run = python(code)
+    assert not {"starlette", "uvicorn", "av", "PIL"} & set(json.loads(run.stdout))
+
+
+def test_starting_and_chatting_loads_no_codec() -> None:
+    code = """
+import sys, json, urllib.request
+from piccc.emulator import Emulator
+with Emulator() as emulator:
+    url, key = emulator.base_url + "/v1/models", emulator.api_key
+    urllib.request.urlopen(urllib.request.Request(url, headers={"X-API-Key": key})).close()
+print(json.dumps(sorted(sys.modules)))
+"""
+    run = python(code)
+    assert run.stderr == ""
+    assert not {"av", "PIL", "httpx"} & set(json.loads(run.stdout))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import piccc.emulator as package
+
+    with pytest.raises(AttributeError, match="Emulater"):
+        _ = package.Emulater
+    names: list[Any] = [getattr(package, name) for name in package.__all__]
+    assert all(names)

@@ -1,0 +1,35 @@
+"""What the tests of the emulator send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from piccc.emulator import Emulator
+
+
+def connect(emulator: Emulator, **options: Any) -> httpx.Client:
+    """Open a client with the emulator's key."""
+    headers = {"authorization": f"Bearer {emulator.api_key}"}
+    return httpx.Client(base_url=emulator.base_url, headers=headers, trust_env=False, **options)
+
+
+def chat(text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    """Return a chat completion's body."""
+    return {"model": "piccc-pro", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def message(text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    """Return a message's body."""
+    return {"max_tokens": 500, **chat(text, **fields)}
+
+
+def image(prompt: str = "a ceramic mug", **fields: Any) -> dict[str, Any]:
+    """Return the body of an order for a picture."""
+    return {"model": "piccc-image", "prompt": prompt, **fields}
+
+
+def video(prompt: str = "a ceramic mug turns", **fields: Any) -> dict[str, Any]:
+    """Return the body of an order for a film."""
+    return {"model": "piccc-video", "prompt": prompt, **fields}
