@@ -77,8 +77,10 @@ def server(python: Path) -> Iterator[str]:
     command = [str(python), "-m", "tests.benchmarks.server"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.terminate()
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.terminate()
 
 
 def measure(rounds: int, works: list[str], subjects: list[str]) -> Figures:

@@ -129,17 +129,17 @@ def _call(subject: str, server: str) -> Callable[[], object]:
 
 
 def _read(model: Any) -> None:
-    stream = model.stream if hasattr(model, "stream") else model.stream_chat
+    stream = model.stream_chat if hasattr(model, "stream_chat") else model.stream
     for _ in stream(_prompt(model)):
         pass
 
 
 async def _aread(model: Any) -> None:
-    if hasattr(model, "astream"):
-        async for _ in model.astream("hi"):
+    if hasattr(model, "astream_chat"):
+        async for _ in await model.astream_chat(_prompt(model)):
             pass
         return
-    async for _ in await model.astream_chat(_prompt(model)):
+    async for _ in model.astream("hi"):
         pass
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import shutil
-from collections.abc import AsyncIterator
 from importlib.resources import files
 from typing import Any
 
@@ -15,11 +13,6 @@ import pytest
 
 from piccc.emulator import Emulator
 from tests.emulator.wire import chat, connect, image, video
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium: apt-get install --yes --no-install-recommends chromium"
-)
 
 
 def test_the_page_loads_nothing_from_elsewhere(emulator: Emulator) -> None:
@@ -57,24 +50,12 @@ def fill(emulator: Emulator) -> None:
         client.post("/v1/videos/tasks", json=video(resolution="480p", duration_seconds=1))
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Any]:
-    """Run Chromium."""
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        await opened.close()
-
-
 async def until(page: Any, condition: str) -> None:
     """Wait until a condition holds, by a script of the debugger's, which the page's policy allows."""
     look = f"const look = () => ({condition}) ? done() : setTimeout(look, 50); look();"
     await asyncio.wait_for(page.evaluate(f"() => new Promise((done) => {{ {look} }})"), 20)
 
 
-@in_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, scheme: str) -> None:
     async with Emulator(speed=math.inf) as emulator:
@@ -104,7 +85,6 @@ async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, sc
         assert faults == []
 
 
-@in_chromium
 async def test_a_film_plays(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         fill(emulator)
@@ -116,7 +96,6 @@ async def test_a_film_plays(browser: Any) -> None:
         assert await page.evaluate("document.querySelector('.task video').duration") == 1
 
 
-@in_chromium
 async def test_what_happens_while_one_looks_is_shown(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         page = await browser.new_page()
