@@ -1,0 +1,332 @@
+"""`ChatPiccc`: Piccc's chat models for LangChain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.utils.utils import LC_ID_PREFIX
+from pydantic import Field
+
+from langchain_piccc._chunks import ChunkWriter
+from langchain_piccc._coalescing import coalesce
+from langchain_piccc._connection import STRICT, Connection, Dialect
+from langchain_piccc._errors import as_model_errors
+from langchain_piccc._events import EventWriter
+from langchain_piccc._input import to_messages
+from langchain_piccc._ladder import Method, Shape, ladder
+from langchain_piccc._output import PROVIDER, to_message
+from langchain_piccc._profiles import profile_of
+from langchain_piccc._request import SETTINGS, as_list, hidden, to_dialect, to_request
+from langchain_piccc._structured import StructuredOutput
+from langchain_piccc._tools import ToolLike, bound_choice, bound_format, bound_tools, to_tools
+from piccc.models import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from langchain_protocol.protocol import MessagesData
+
+    from piccc.chat import ChatReply, ChatRequest, Delta
+    from piccc.client import AsyncChat, Chat
+
+T = TypeVar("T", covariant=True)
+
+
+class Writer(Protocol[T]):
+    """Write one streamed reply in LangChain's words."""
+
+    def start(self, model: str) -> Iterable[T]:
+        """Return what opens the reply."""
+        ...
+
+    def write(self, deltas: Sequence[Delta]) -> Iterable[T]:
+        """Return what says that these deltas came together."""
+        ...
+
+    def finish(self, reply: ChatReply) -> Iterable[T]:
+        """Return what closes the reply."""
+        ...
+
+
+class ChatPiccc(Connection, BaseChatModel):
+    """Talk with Piccc's chat models.
+
+    The key comes from `api_key=` or `PICCC_API_KEY`, the server from `base_url=` or `PICCC_BASE_URL`. Making
+    a model does no I/O; its connections are shared, made when needed, one set for each event loop. Both
+    dialects give the same messages. All errors are both of `piccc.errors` and LangChain's `ModelError`.
+
+    A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
+    `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
+    """
+
+    model_config = STRICT
+
+    model: str = DEFAULT_MODEL
+    """The model's name: `piccc-flash`, `piccc-pro`, `piccc-ultra`, or any that the server knows."""
+    dialect: Dialect = "openai"
+    """Which of the provider's two chat routes to speak. What one has no words for goes over the other: sound
+    over OpenAI's, a file by its URL over Anthropic's."""
+    temperature: float | None = None
+    """How freely to choose words; None leaves it to the server."""
+    top_p: float | None = None
+    """How much of the likely words to choose from; None leaves it to the server."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """How many tokens the answer may have; None leaves it to the server."""
+    stop: list[str] | str | None = None
+    """Where to stop."""
+    seed: int | None = None
+    """A number that makes answers repeatable, where the server can."""
+    reasoning_effort: str | None = None
+    """How much to think first, such as `low` or `high`; None leaves it to the server."""
+    replay_reasoning: bool | None = None
+    """Whether earlier reasoning goes back to the model. None: only where it is signed."""
+    extra_body: dict[str, Any] | None = None
+    """Fields that are merged over every request's body."""
+    streaming: bool = False
+    """Whether `invoke` streams too."""
+    coalesce: bool = True
+    """Whether what arrived in one read becomes one chunk; False gives one chunk for each event."""
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Tell that models can be dumped and loaded; keys and headers are left out."""
+        return True
+
+    @property
+    def model_name(self) -> str:
+        """The model's name."""
+        return self.model
+
+    @property
+    def _llm_type(self) -> str:
+        return "piccc-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        params = {name: getattr(self, name) for name in (*SETTINGS, "stop", "extra_body")}
+        return {
+            **{name: value for name, value in params.items() if value is not None},
+            "dialect": self.dialect,
+        }
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        return profile_of(self.model)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or as_list(self.stop) or None, **kwargs)
+        params["ls_provider"] = PROVIDER
+        return params
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        return super()._get_invocation_params(stop=stop, **hidden(kwargs))
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        return super()._get_llm_string(stop=stop, **hidden(kwargs))
+
+    def _combine_llm_outputs(self, outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
+        known = [output for output in outputs if output]
+        total: dict[str, int] = {}
+        for output in known:
+            for name, count in output["token_usage"].items():
+                total[name] = total.get(name, 0) + count
+        return {"token_usage": total, "model_name": known[0]["model_name"]} if known else {}
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Bind options to every call; headers among them are hidden in dumps and traces."""
+        return super().bind(**hidden(kwargs))
+
+    def bind_tools(
+        self,
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Any = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to the model.
+
+        Tools are functions, LangChain tools, pydantic or TypedDict classes, JSON Schemas, or in OpenAI's or
+        Anthropic's form. `tool_choice` is `auto`, `none`, `any`, a tool's name, or a choice in either form.
+        `response_format` is a schema in any of these forms that the final answer must satisfy.
+        """
+        bound = bound_tools(tools, strict=strict)
+        choice = bound_choice(tool_choice, bound) if bound else None
+        options = {
+            "tools": bound or None,
+            "tool_choice": choice,
+            "parallel_tool_calls": parallel_tool_calls,
+            "response_format": None
+            if response_format is None
+            else bound_format(response_format, strict=strict),
+        }
+        kept = {name: value for name, value in options.items() if value is not None}
+        bound_model: Runnable[LanguageModelInput, AIMessage] = self.bind(**kept, **kwargs)
+        return bound_model
+
+    def with_structured_output(  # type: ignore[override]  # pydantic v1 classes give objects of their own
+        self,
+        schema: Any,
+        *,
+        include_raw: bool = False,
+        method: Method | None = None,
+        strict: bool | None = None,
+    ) -> StructuredOutput:
+        """Ask for answers in a shape.
+
+        Args:
+            schema: a pydantic class of either version, a TypedDict, or a JSON Schema with a title. Pydantic
+                classes give objects, the others dicts.
+            include_raw: return a dict of raw, parsed and parsing_error, and raise no parsing error.
+            method: `json_schema`, `function_calling` or `json_mode`. None tries the server's schema, then a
+                forced tool, then text, going down where the server refuses a way as unknown.
+            strict: whether the server must keep to the schema exactly.
+
+        An answer that does not fit is sent back once. Then it is a StructuredOutputError, which is an
+        OutputParserException too; a refusal is LangChain's ModelRefusalError where it knows one.
+        """
+        rungs = ladder(self, schema, method, strict)
+        return StructuredOutput(
+            rungs,
+            Shape(schema),
+            lambda given: self._convert_input(given).to_messages(),
+            include_raw=include_raw,
+        )
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, by an estimate that never uses the network."""
+        from piccc.tokens import count_text
+
+        return len(self.custom_get_token_ids(text)) if self.custom_get_token_ids else count_text(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return a text's tokens; without a vocabulary on this machine only their number means something."""
+        from piccc.tokens import token_ids
+
+        return self.custom_get_token_ids(text) if self.custom_get_token_ids else token_ids(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[ToolLike] | None = None
+    ) -> int:
+        """Return how many tokens messages have as a prompt, with the tools on offer; images count too."""
+        from piccc.tokens import count_tokens
+
+        return count_tokens(to_messages(messages), to_tools(tools))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with self._model_errors():
+            request = to_request(self, messages, stop, kwargs)
+            return _result(self._chat(request).send(request, kwargs.get("timeout")))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        with self._model_errors():
+            request = to_request(self, messages, stop, kwargs)
+            return _result(await self._achat(request).send(request, kwargs.get("timeout")))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        return self._flow(ChunkWriter(), messages, stop, kwargs)
+
+    def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        return self._aflow(ChunkWriter(), messages, stop, kwargs)
+
+    def _stream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[MessagesData]:
+        return self._flow(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
+
+    def _astream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[MessagesData]:
+        return self._aflow(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
+
+    def _flow(
+        self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> Iterator[T]:
+        with self._model_errors():
+            request = to_request(self, messages, stop, options)
+            with self._chat(request).open(request, options.get("timeout")) as stream:
+                yield from writer.start(request.model)
+                for batch in stream.batches():
+                    for deltas in self._groups(batch):
+                        yield from writer.write(deltas)
+                yield from writer.finish(stream.reply)
+
+    async def _aflow(
+        self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> AsyncIterator[T]:
+        with self._model_errors():
+            request = to_request(self, messages, stop, options)
+            async with await self._achat(request).open(request, options.get("timeout")) as stream:
+                for item in writer.start(request.model):
+                    yield item
+                async for batch in stream.batches():
+                    for deltas in self._groups(batch):
+                        for item in writer.write(deltas):
+                            yield item
+                for item in writer.finish(stream.reply):
+                    yield item
+
+    def _chat(self, request: ChatRequest) -> Chat:
+        return self._blocking(to_dialect(self.dialect, request)).chat
+
+    def _achat(self, request: ChatRequest) -> AsyncChat:
+        return self._running(to_dialect(self.dialect, request)).chat
+
+    def _groups(self, batch: list[Delta]) -> Sequence[Sequence[Delta]]:
+        return [coalesce(batch)] if self.coalesce else [[delta] for delta in batch]
+
+    def _model_errors(self) -> AbstractContextManager[None]:
+        return as_model_errors(retry_unknown=self.retry_unknown)
+
+
+def _result(reply: ChatReply) -> ChatResult:
+    message = to_message(reply)
+    usage = message.usage_metadata
+    output = {
+        "token_usage": {name: count for name, count in (usage or {}).items() if isinstance(count, int)},
+        "model_name": reply.model,
+    }
+    return ChatResult(generations=[ChatGeneration(message=message)], llm_output=output)
+
+
+def _message_id(run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None) -> str:
+    return f"{LC_ID_PREFIX}-{run_manager.run_id}" if run_manager else ""

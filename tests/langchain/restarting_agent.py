@@ -1,0 +1,42 @@
+"""An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
+
+Arguments: a folder for its ledger and its checkpoints, the tools' mode.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from, resume_when_done
+from piccc import Client, Polling
+
+THREAD = RunnableConfig(configurable={"thread_id": "t1"})
+
+
+def main(folder: Path, mode: Any) -> None:
+    """Begin the run, or go on with it; print what became of its tasks, and its last word."""
+    client = Client(ledger=folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
+    toolkit = PicccMediaToolkit(
+        client=client, image_model="piccc-image", video_model="piccc-video", mode=mode, wait_s=None
+    )
+    with SqliteSaver.from_conn_string(str(folder / "checkpoints.db")) as saver:
+        graph: Any = create_agent(ChatPiccc(), toolkit.get_tools(), checkpointer=saver)
+        if not graph.get_state(THREAD).interrupts:
+            begun = graph.get_state(THREAD).values
+            graph.invoke(
+                None if begun else {"messages": [("user", "A picture, then a film of it.")]},
+                THREAD,
+                durability="sync",
+            )
+        messages = resume_when_done(graph, THREAD, client)["messages"]
+    print(*(f"{task.type} {task.status}" for task in media_from(messages)), messages[-1].text, sep="\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
