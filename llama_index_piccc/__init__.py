@@ -17,6 +17,30 @@ if not _has_core():
         "llama_index_piccc needs llama-index-core.", hint='pip install "piccc[llama-index]"'
     )
 
-from llama_index_piccc.llm import Piccc  # noqa: E402  only after the check can this import work
+# Only after the check can these be imported.
+from llama_index_piccc.errors import NoToolCallError, StructuredOutputError  # noqa: E402  see above
+from llama_index_piccc.llm import Piccc  # noqa: E402  see above
+from llama_index_piccc.media import PicccMediaToolSpec  # noqa: E402  see above
+from llama_index_piccc.media_events import (  # noqa: E402  see above
+    PicccTaskFinished,
+    PicccTaskProgress,
+    PicccTaskSubmitted,
+)
+from llama_index_piccc.offline import ensure_nltk_data  # noqa: E402  see above
+from llama_index_piccc.question_generator import PicccQuestionGenerator  # noqa: E402  see above
+from llama_index_piccc.reader import PicccTaskReader  # noqa: E402  see above
+from llama_index_piccc.structured_llm import PicccStructuredLLM  # noqa: E402  see above
 
-__all__ = ["Piccc"]
+__all__ = [
+    "NoToolCallError",
+    "Piccc",
+    "PicccMediaToolSpec",
+    "PicccQuestionGenerator",
+    "PicccStructuredLLM",
+    "PicccTaskFinished",
+    "PicccTaskProgress",
+    "PicccTaskReader",
+    "PicccTaskSubmitted",
+    "StructuredOutputError",
+    "ensure_nltk_data",
+]

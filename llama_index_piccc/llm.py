@@ -1,0 +1,322 @@
+"""`Piccc`: the chat models as a LlamaIndex LLM."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    field_serializer,
+    field_validator,
+)
+from llama_index.core.llms import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools import BaseTool
+from pydantic import FieldSerializationInfo
+
+from llama_index_piccc._input import DialectName, OnUnsupported, conversation
+from llama_index_piccc._output import GrowingReply, completion, last, whole
+from llama_index_piccc._predicting import PredictingLLM
+from llama_index_piccc._request import chat_request
+from llama_index_piccc._secrets import public
+from llama_index_piccc._tools import as_tool, extended, offered, only_first_call, selections
+from llama_index_piccc.errors import NoToolCallError, shown
+from piccc.chat import ChatRequest, Message
+from piccc.client import AsyncClient, Client
+from piccc.config import Config, Timeout, resolve
+from piccc.models import model_info
+
+ApiKey = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
+
+AnyClient = TypeVar("AnyClient", Client, AsyncClient)
+
+_CALL_FIELDS = ("model", "temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort")
+_SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "rate_limiter")
+
+
+class Piccc(PredictingLLM):
+    """Talk to the Piccc chat models, over either of their two dialects.
+
+    Settings not given are left to the server; key and address come from `PICCC_API_KEY` and `PICCC_BASE_URL`
+    where they are not arguments. Every setting can also be a keyword of one call; keywords that have no
+    meaning here go into the request's body as they are.
+
+    Raises:
+        ConfigurationError: a malformed address, timeout or number of retries. A missing key is an error at
+            the first call, not here.
+
+    Example:
+        >>> from llama_index.core import Settings
+        >>> Settings.llm = Piccc(model="piccc-flash")
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    api_key: ApiKey | None = Field(
+        default=None,
+        exclude=True,
+        repr=False,
+        description="The key, or a function that gives it; kept out of every copy that leaves the process.",
+    )
+    base_url: str | None = Field(default=None, description="The server's address, with or without /v1.")
+    dialect: DialectName = Field(default="openai", description="Which of the two chat routes to speak.")
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = Field(default=None, gt=0, description="Tokens that one answer may have.")
+    stop: str | list[str] | None = Field(default=None, description="Texts at which the answer ends.")
+    seed: int | None = None
+    timeout: float | Timeout | None = Field(
+        default=None, description="Seconds for a whole call, with its retries and its stream; or a Timeout."
+    )
+    max_retries: int = Field(default=2, description="How many times more than once a request may be sent.")
+    reasoning_effort: str | None = None
+    replay_reasoning: bool | None = Field(
+        default=None,
+        description="Send earlier reasoning back; None sends only what is signed, to the dialect that signs.",
+    )
+    on_unsupported: OnUnsupported = Field(
+        default="error",
+        description="What becomes of content that the dialect cannot carry: an error, its name, or nothing.",
+    )
+    context_window: int | None = Field(
+        default=None, gt=0, description="Tokens that prompt and answer may have; None takes an assumption."
+    )
+    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keywords of every call.")
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="Merged over every request's body.")
+    default_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request.")
+    auth: Literal["bearer", "x-api-key"] = Field(default="bearer", description="The header that has the key.")
+    retry_unknown: bool = Field(
+        default=False, description="Send again what may have been acted on already; it may be billed twice."
+    )
+    http_client: Any = Field(default=None, exclude=True, repr=False, description="An httpx.Client of yours.")
+    http_async_client: Any = Field(
+        default=None, exclude=True, repr=False, description="An httpx.AsyncClient of yours."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _hide(cls, value: ApiKey | None) -> ApiKey | None:
+        return SecretStr(value) if isinstance(value, str) else value
+
+    @field_serializer("base_url", "default_headers", "additional_kwargs")
+    def _save(self, value: Any, info: FieldSerializationInfo) -> Any:
+        return public(info.field_name, value)
+
+    _clients: dict[Any, tuple[tuple[Any, ...], Any]] = PrivateAttr(default_factory=dict)
+
+    if not TYPE_CHECKING:  # type checkers read the fields for the signature
+
+        def __init__(self, **data):
+            super().__init__(**data)
+            self._config()
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show what was set, without secrets."""
+        fields = type(self).model_fields
+        for name, value in super().__repr_args__():
+            if name in self.model_fields_set and not fields[name].exclude:
+                yield name, public(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        kept = {name: public(name, value) for name, value in state["__dict__"].items() if name != "api_key"}
+        return {**state, "__dict__": kept, "__pydantic_private__": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["__dict__"])  # type: ignore[misc]  # a copy is made anew, with its own key
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = {id(value): value for name in _SHARED if (value := getattr(self, name)) is not None}
+        copied = super().__deepcopy__({**(memo or {}), **shared})
+        copied._clients = {}
+        return copied
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the id under which this class is known in saved components."""
+        return "piccc_llm"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What core asks before a call. Window and abilities are assumed unless `context_window` says."""
+        info = model_info(self.model)
+        return LLMMetadata(
+            context_window=self.context_window or info.context_window,
+            num_output=self.max_tokens or -1,
+            is_chat_model=True,
+            is_function_calling_model=info.tools,
+            model_name=self.model,
+        )
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return what traces and callbacks may see: settings, never a secret."""
+        shown = {name: getattr(self, name) for name in ("model", "temperature", "max_tokens", "dialect")}
+        return {**super().to_payload(), **shown}
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Return the answer to a conversation."""
+        return whole(self._client().chat.send(*self._ask(messages, kwargs)))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Return the answer to a conversation."""
+        return whole(await self._async_client().chat.send(*self._ask(messages, kwargs)))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Return the answer as it is written; every response holds all that has come."""
+        return self._stream(*self._ask(messages, kwargs))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """Return the answer as it is written; every response holds all that has come."""
+        return self._astream(*self._ask(messages, kwargs))
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Return the answer to a prompt."""
+        ask = self._ask(self._prompt(prompt, formatted), kwargs)
+        return completion(whole(self._client().chat.send(*ask)))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Return the answer to a prompt."""
+        ask = self._ask(self._prompt(prompt, formatted), kwargs)
+        return completion(whole(await self._async_client().chat.send(*ask)))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Return the answer to a prompt as it is written."""
+        stream = self._stream(*self._ask(self._prompt(prompt, formatted), kwargs))
+        return (completion(each) for each in stream)
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        """Return the answer to a prompt as it is written."""
+        stream = self._astream(*self._ask(self._prompt(prompt, formatted), kwargs))
+        return (completion(each) async for each in stream)
+
+    def count_tokens(
+        self, messages: Sequence[ChatMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()
+    ) -> int:
+        """Return about how many tokens a conversation has as a prompt; nothing is sent or downloaded.
+
+        No tokenizer is documented: `piccc.tokens` says how the estimate is made.
+        """
+        from piccc.tokens import count_tokens
+
+        return count_tokens(self._neutral(messages), [as_tool(each) for each in tools])
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the calls of a response, whole or on its way; raise NoToolCallError where there is none."""
+        calls = selections(response)
+        if not calls and error_on_no_tool_call:
+            said = shown(response.message.content or "")
+            raise NoToolCallError(f"The model called no tool; it said: {said}", response=response)
+        return calls
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else "auto")
+        return {
+            "messages": extended(chat_history, user_msg),
+            "tools": [offered(each) for each in tools],
+            "tool_choice": choice,
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else only_first_call(response)
+
+    def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        if not formatted and self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        return [ChatMessage(role="user", content=prompt)]
+
+    def _ask(
+        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
+    ) -> tuple[ChatRequest, float | Timeout | None]:
+        own = {name: getattr(self, name) for name in (*_CALL_FIELDS, "replay_reasoning")}
+        options = {**own, **self.additional_kwargs, **kwargs}
+        options["extra_body"] = {**self.extra_body, **(options.get("extra_body") or {})}
+        timeout = options.pop("timeout", None)
+        return chat_request(self._neutral(messages), options), timeout
+
+    def _neutral(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        return conversation(messages, self.dialect, self.on_unsupported)
+
+    def _stream(self, request: ChatRequest, timeout: float | Timeout | None) -> Generator[ChatResponse]:
+        with self._client().chat.open(request, timeout) as stream:
+            growing = GrowingReply()
+            for batch in stream.batches():
+                yield growing.add(batch)
+            yield last(stream.reply)
+
+    async def _astream(
+        self, request: ChatRequest, timeout: float | Timeout | None
+    ) -> AsyncGenerator[ChatResponse]:
+        async with await self._async_client().chat.open(request, timeout) as stream:
+            growing = GrowingReply()
+            async for batch in stream.batches():
+                yield growing.add(batch)
+            yield last(stream.reply)
+
+    def _config(self) -> Config:
+        return resolve(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            default_headers=self.default_headers,
+            auth=self.auth,
+            retry_unknown=self.retry_unknown,
+        )
+
+    def _client(self) -> Client:
+        return self._kept(Client, self.http_client)
+
+    def _async_client(self) -> AsyncClient:
+        return self._kept(AsyncClient, self.http_async_client)
+
+    def _kept(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
+        """Return the client for the present settings, which may have been changed since the last call."""
+        settings = (self._config(), self.dialect, http_client)
+        known, client = self._clients.get(kind, (None, None))
+        if known != settings:
+            client = kind(config=settings[0], dialect=self.dialect, http_client=http_client)
+            self._clients[kind] = (settings, client)
+        return cast(AnyClient, client)

@@ -1,0 +1,61 @@
+"""What core needs to work without a network where its files were installed as hard links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import platformdirs
+
+
+def ensure_nltk_data(directory: str | os.PathLike[str] | None = None) -> Path | None:
+    """Let core's sentence splitter and keyword index read their word lists; call it before their first use.
+
+    core brings the lists along, but nltk refuses files with more than one hard link, and uv installs by hard
+    links unless `link-mode = "copy"` says otherwise. Only where that is so, and `NLTK_DATA` is not set, they
+    are copied once (16 MB) to `directory`, else to the user's cache, and `NLTK_DATA` is set for this process.
+
+    Returns:
+        The folder that was set, or None where there was nothing to do.
+    """
+    bundled = _bundled()
+    if "NLTK_DATA" in os.environ or bundled is None or not _is_linked(bundled):
+        return None
+    home = Path(directory) if directory else Path(platformdirs.user_cache_dir("piccc"))
+    copy = home / f"nltk-{version('llama-index-core')}"
+    if not copy.is_dir():
+        _copy(bundled, copy)
+    os.environ["NLTK_DATA"] = str(copy)
+    if nltk := sys.modules.get("nltk.data"):
+        nltk.path.insert(0, str(copy))
+    return copy
+
+
+def _bundled() -> Path | None:
+    spec = find_spec("llama_index.core")
+    for place in (spec and spec.submodule_search_locations) or ():
+        if (cache := Path(place, "_static", "nltk_cache")).is_dir():
+            return cache
+    return None
+
+
+def _is_linked(folder: Path) -> bool:
+    return any(each.stat().st_nlink > 1 for each in folder.rglob("*") if each.is_file())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder so that it appears whole, however many processes do so at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as staging:
+        whole = Path(staging, "whole")
+        shutil.copytree(source, whole)
+        try:
+            whole.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was faster
+                raise

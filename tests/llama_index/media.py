@@ -1,0 +1,57 @@
+"""What the tests of the media tools share: quick clients, agents, and a clock that stands still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.tools import FunctionTool
+
+from llama_index_piccc import Piccc, PicccMediaToolSpec
+from piccc import Client, Polling
+from piccc.emulator import Emulator, Scripted
+
+QUICK = Polling(min=0.001, max=0.002, requests_per_second=100_000)
+BOTH = Scripted(
+    calls=[
+        ("generate_image", {"prompt": "A kite"}),
+        ("generate_video", {"prompt": "A kite rises", "resolution": "480p", "duration_seconds": 1}),
+    ]
+)
+ONE = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+
+
+def client(emulator: Emulator, **options: Any) -> Client:
+    """Return a client that asks about tasks without a pause worth the name."""
+    return Client(base_url=emulator.base_url, api_key=emulator.api_key, **{"polling": QUICK, **options})
+
+
+def spec(emulator: Emulator, **options: Any) -> PicccMediaToolSpec:
+    """Return the tool spec on an emulator."""
+    models = {"image_model": "piccc-image", "video_model": "piccc-video"}
+    return PicccMediaToolSpec(options.pop("client", None) or client(emulator), **{**models, **options})
+
+
+def tools(emulator: Emulator, **options: Any) -> dict[str, FunctionTool]:
+    """Return the tools by name."""
+    return {tool.metadata.get_name(): tool for tool in spec(emulator, **options).to_tool_list()}
+
+
+def agent(emulator: Emulator, **options: Any) -> FunctionAgent:
+    """Return an agent with all media tools."""
+    llm = Piccc(base_url=emulator.base_url, api_key=emulator.api_key)
+    return FunctionAgent(tools=list(tools(emulator, **options).values()), llm=llm)
+
+
+def made(emulator: Emulator) -> list[str]:
+    """Return what was submitted, each time that it was sent.
+
+    The emulator gives a repeated key its earlier task and charges nothing; another server may not.
+    """
+    sent = [
+        each.path.split("/")[2].removesuffix("s")
+        for each in emulator.requests
+        if each.method == "POST" and each.path.endswith("/tasks")
+    ]
+    assert sent == [charge.kind for charge in emulator.charges if charge.kind != "chat"]
+    return sent

@@ -1,0 +1,355 @@
+"""The eight endpoints: one shape, exact counts and one retry layer over both dialects, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from llama_index.core import Settings
+from llama_index.core.base.llms.types import ThinkingBlock, ToolCallBlock
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.llms import ChatMessage
+from llama_index.core.rate_limiter import BaseRateLimiter
+
+from llama_index_piccc import Piccc
+from piccc import Timeout
+from piccc.emulator import Emulator, Scripted
+from piccc.errors import (
+    APIConnectionError,
+    ConfigurationError,
+    InvalidRequestError,
+    RateLimitError,
+    StreamError,
+)
+from tests.llama_index.conftest import Async, Sync
+
+QUESTION = [ChatMessage(role="user", content="What is a kiln?")]
+ENDPOINTS = [("chat", QUESTION), ("complete", "What is a kiln?")]
+Way = Sync | Async
+
+
+def ask(way: Way, llm: Piccc, endpoint: str, question: Any, **kwargs: Any) -> Any:
+    """Return the response, of a stream the last one."""
+    if endpoint.startswith("stream"):
+        return way.stream(llm, endpoint, question, **kwargs)[-1]
+    return way.call(llm, endpoint, question, **kwargs)
+
+
+EIGHT = [
+    pytest.param(f"{stream}{endpoint}", question, id=f"{stream}{endpoint}")
+    for endpoint, question in ENDPOINTS
+    for stream in ("", "stream_")
+]
+
+
+@pytest.mark.parametrize(("endpoint", "question"), EIGHT)
+def test_every_endpoint_gives_text_usage_and_finish_reason_in_one_shape(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator, endpoint: str, question: Any
+) -> None:
+    emulator.rule(lambda _: True, "A kiln is an oven for clay.")
+    told = []
+    for dialect in ("openai", "anthropic"):
+        response = ask(way, make(dialect=dialect), endpoint, question)
+        record = emulator.requests[-1]
+        facts = dict(response.additional_kwargs)
+        assert str(response).removeprefix("assistant: ") == "A kiln is an oven for clay."
+        assert facts.pop("request_id") == record.request_id
+        assert (facts["prompt_tokens"], facts["completion_tokens"]) == (
+            record.prompt_tokens,
+            record.completion_tokens,
+        )
+        assert response.raw["usage"]["prompt_tokens"] == record.prompt_tokens
+        assert json.loads(json.dumps(response.raw)) == response.raw
+        told.append(facts)
+    assert told[0] == told[1]
+    assert told[0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(("endpoint", "question"), EIGHT)
+def test_tokens_are_counted_exactly_once(
+    way: Way, llm: Piccc, emulator: Emulator, endpoint: str, question: Any
+) -> None:
+    counter = TokenCountingHandler()
+    llm.callback_manager = CallbackManager([counter])
+    ask(way, llm, endpoint, question)
+    (record,) = emulator.requests
+    (counted,) = counter.llm_token_counts
+    assert (counted.prompt_token_count, counted.completion_token_count) == (
+        record.prompt_tokens,
+        record.completion_tokens,
+    )
+
+
+class Heard(BaseEventHandler):
+    """Keep the names of the events that were sent, and what they hold."""
+
+    seen: list[Any] = []  # noqa: RUF012  pydantic copies it
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        """Keep one event."""
+        self.seen.append(event)
+
+
+@pytest.fixture
+def heard() -> Any:
+    handler, dispatcher = Heard(), get_dispatcher()
+    before = list(dispatcher.event_handlers)
+    dispatcher.add_event_handler(handler)
+    yield handler
+    dispatcher.event_handlers = before
+
+
+@pytest.mark.parametrize(("endpoint", "question"), EIGHT)
+def test_each_call_is_told_once(way: Way, llm: Piccc, heard: Heard, endpoint: str, question: Any) -> None:
+    ask(way, llm, endpoint, question)
+    names = [type(each).__name__ for each in heard.seen]
+    kind = "Chat" if endpoint.endswith("chat") else "Completion"
+    assert names.count(f"LLM{kind}StartEvent") == names.count(f"LLM{kind}EndEvent") == 1
+    assert sum(name.endswith("StartEvent") for name in names) == 1
+
+
+def test_events_say_model_and_temperature(llm: Piccc, heard: Heard) -> None:
+    llm.temperature = 0.25
+    llm.chat(QUESTION)
+    shown = heard.seen[0].model_dict
+    assert (shown["model"], shown["temperature"], shown["dialect"]) == ("piccc-pro", 0.25, llm.dialect)
+
+
+class Gate(BaseRateLimiter):
+    """Count who passes."""
+
+    passed = 0
+
+    def acquire(self, num_tokens: int = 0) -> None:
+        """Let one call pass."""
+        self.passed += 1
+
+    async def async_acquire(self, num_tokens: int = 0) -> None:
+        """Let one call pass."""
+        self.passed += 1
+
+
+@pytest.mark.parametrize(("endpoint", "question"), EIGHT)
+def test_the_rate_limiter_is_asked_once_per_call(way: Way, llm: Piccc, endpoint: str, question: Any) -> None:
+    llm.rate_limiter = gate = Gate()
+    ask(way, llm, endpoint, question)
+    assert gate.passed == 1
+
+
+def test_every_chunk_holds_all_that_has_come(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    emulator.script(
+        [Scripted("Clay, then fire.", reasoning="Think of ovens.", calls=[("fire", {"at": 1200})])]
+    )
+    tool = {"name": "fire", "parameters": {"type": "object", "properties": {"at": {"type": "integer"}}}}
+    responses = way.stream(llm, "stream_chat", QUESTION, tools=[tool], reasoning_effort="low")
+    so_far = thought = ""
+    for each in responses:
+        so_far += each.delta
+        thought += each.additional_kwargs.get("thinking_delta", "")
+        assert each.message.content == so_far
+    assert so_far == "Clay, then fire."
+    assert thought == "Think of ovens."
+    last = responses[-1].message
+    assert [type(each).__name__ for each in last.blocks] == ["ThinkingBlock", "TextBlock", "ToolCallBlock"]
+    assert [each.content for each in last.blocks if isinstance(each, ThinkingBlock)] == ["Think of ovens."]
+    assert [each.tool_kwargs for each in last.blocks if isinstance(each, ToolCallBlock)] == [{"at": 1200}]
+    (listed,) = last.additional_kwargs["tool_calls"]
+    assert (listed["function"]["name"], json.loads(listed["function"]["arguments"])) == ("fire", {"at": 1200})
+    assert responses[-1].additional_kwargs["finish_reason"] == "tool_calls"
+    assert len({id(each.message) for each in responses}) == len(responses)
+
+
+def test_a_stream_ends_in_what_the_whole_reply_would_be(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    emulator.rule(lambda _: True, Scripted("Fire.", reasoning="Hot.", calls=[("fire", {"at": 9})]))
+    tool = {"name": "fire", "parameters": {"type": "object"}}
+    whole = way.call(llm, "chat", QUESTION, tools=[tool], reasoning_effort="low")
+    streamed = way.stream(llm, "stream_chat", QUESTION, tools=[tool], reasoning_effort="low")[-1]
+    facts = [{**each.additional_kwargs, "request_id": None} for each in (whole, streamed)]
+    assert facts[0] == facts[1]
+    without_ids = {"tool_call_id": None, "id": None}
+    for one, other in zip(whole.message.blocks, streamed.message.blocks, strict=True):
+        assert one.model_copy(update=without_ids) == other.model_copy(update=without_ids)
+
+
+def test_signed_thinking_goes_back_as_it_came(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator
+) -> None:
+    llm = make(dialect="anthropic", reasoning_effort="low")
+    emulator.script([Scripted("Fire.", reasoning="Hot."), "And more."])
+    answer = ask(way, llm, "stream_chat", QUESTION).message
+    signature = answer.blocks[0].additional_information["signature"]
+    way.call(llm, "chat", [*QUESTION, answer, ChatMessage(role="user", content="More?")])
+    sent = emulator.requests[-1].body["messages"][1]["content"][0]
+    assert sent == {"type": "thinking", "thinking": "Hot.", "signature": signature}
+
+
+def test_a_refusal_is_the_answers_text_and_marked(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator
+) -> None:
+    emulator.rule(lambda _: True, Scripted(refusal="I will not."))
+    for response in (
+        way.call(make(), "chat", QUESTION),
+        way.stream(make(), "stream_chat", QUESTION)[-1],
+    ):
+        assert response.message.content == "I will not."
+        assert response.message.additional_kwargs["refusal"] == "I will not."
+
+
+def test_a_429_costs_one_request_more_than_max_retries(
+    way: Way, make: Callable[..., Piccc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.0)  # the shortest of all pauses
+    with Emulator(faults=["429;retry-after-ms=1"], speed=float("inf")) as emulator:
+        llm = make(base_url=emulator.base_url, max_retries=3)
+        with pytest.raises(RateLimitError):
+            way.call(llm, "chat", QUESTION)
+        assert len(emulator.requests) == 4
+        with pytest.raises(RateLimitError):
+            way.stream(llm, "stream_chat", QUESTION)
+        assert len(emulator.requests) == 8
+
+
+def test_a_cut_stream_is_an_error_with_what_had_come(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    emulator.fault("cut:4")
+    with pytest.raises(StreamError) as caught:
+        way.stream(llm, "stream_chat", QUESTION)
+    assert caught.value.partial is not None
+
+
+def test_leaving_a_stream_early_frees_its_connection(llm: Piccc) -> None:
+    stream = llm.stream_chat(QUESTION)
+    next(stream)
+    stream.close()
+    assert llm.chat(QUESTION).message.content
+
+
+def test_one_model_serves_three_event_loops_without_retries(llm: Piccc, emulator: Emulator) -> None:
+    llm.max_retries = 0
+    for _ in range(3):
+        assert Async().call(llm, "chat", QUESTION).message.content
+        assert Async().stream(llm, "stream_chat", QUESTION)[-1].message.content
+    assert len(emulator.requests) == 6
+
+
+async def test_calls_at_once_share_one_model(llm: Piccc) -> None:
+    answers = await asyncio.gather(*(llm.acomplete(f"Say {number}") for number in range(8)))
+    assert len(answers) == 8
+
+
+def test_settings_reach_the_wire_and_a_call_overrides_them(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    llm = llm.model_copy(update={"temperature": 0.5, "max_tokens": 64, "stop": "END"})
+    way.call(llm, "chat", QUESTION, temperature=0.75, extra_body={"mark": 1}, other=True)
+    sent = emulator.requests[-1].body
+    assert (sent["temperature"], sent["max_tokens"], sent["mark"], sent["other"]) == (0.75, 64, 1, True)
+    assert sent["stop" if llm.dialect == "openai" else "stop_sequences"] == ["END"]
+
+
+def test_what_is_not_set_is_left_to_the_server(make: Callable[..., Piccc], emulator: Emulator) -> None:
+    make().chat(QUESTION)
+    assert emulator.requests[-1].body.keys() == {"model", "messages", "stream"}
+
+
+def test_a_setting_changed_later_holds_from_then_on(llm: Piccc, emulator: Emulator) -> None:
+    llm.chat(QUESTION)
+    llm.default_headers = {"x-team": "clay"}
+    llm.chat(QUESTION)
+    assert [each.headers.get("x-team") for each in emulator.requests] == [None, "clay"]
+
+
+def test_a_prompt_is_formatted_unless_it_is_already(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator
+) -> None:
+    llm = make(completion_to_prompt=lambda prompt: f"<{prompt}>")
+    way.call(llm, "complete", "kiln")
+    way.call(llm, "complete", "kiln", formatted=True)
+    assert [each.body["messages"][0]["content"] for each in emulator.requests] == ["<kiln>", "kiln"]
+
+
+def test_metadata_knows_any_model_and_needs_no_server() -> None:
+    known = Piccc(model="piccc-of-tomorrow", max_tokens=99).metadata
+    assert (known.model_name, known.num_output) == ("piccc-of-tomorrow", 99)
+    assert known.is_chat_model
+    assert known.is_function_calling_model
+    assert Piccc(context_window=5000).metadata.context_window == 5000
+
+
+def test_an_error_of_the_server_comes_through_as_ours(way: Way, llm: Piccc) -> None:
+    with pytest.raises(InvalidRequestError):
+        way.call(llm, "chat", QUESTION, temperature="hot")
+
+
+def test_malformed_settings_are_refused_when_made() -> None:
+    with pytest.raises(ConfigurationError, match="base_url"):
+        Piccc(base_url="kiln")
+    with pytest.raises(ConfigurationError, match="max_retries"):
+        Piccc(max_retries=-1)
+    with pytest.raises(ValueError, match="temprature"):
+        Piccc(temprature=1)  # type: ignore[call-arg]  # this is the mistake
+
+
+def test_no_key_says_what_to_do(way: Way, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PICCC_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="PICCC_API_KEY"):
+        way.call(Piccc(base_url=emulator.base_url), "chat", QUESTION)
+
+
+def test_an_unreachable_server_names_the_ways_out(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PICCC_BASE_URL", raising=False)
+    llm = Piccc(api_key="pcc_test_x", base_url="http://127.0.0.1:9", max_retries=0, timeout=5)
+    with pytest.raises(APIConnectionError):
+        way.call(llm, "chat", QUESTION)
+
+
+def test_key_and_address_come_from_the_environment(
+    way: Way, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
+    monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
+    assert way.call(Piccc(), "complete", "Hello").text
+
+
+def test_a_key_may_be_a_function(way: Way, emulator: Emulator) -> None:
+    llm = Piccc(base_url=emulator.base_url, api_key=lambda: emulator.api_key)
+    assert way.call(llm, "complete", "Hello").text
+
+
+def test_settings_take_it_as_the_model_of_all(emulator: Emulator, llm: Piccc) -> None:
+    Settings.llm = llm
+    assert Settings.llm.complete("Hello").text
+
+
+def test_system_prompt_stands_before_what_is_predicted(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    from llama_index.core.prompts import PromptTemplate
+
+    llm.system_prompt = "You are a potter."
+    way.call(llm, "predict", PromptTemplate("What is {it}?"), it="a kiln")
+    assert "You are a potter." in json.dumps(emulator.requests[-1].body)
+
+
+def test_tokens_can_be_counted_without_a_call(llm: Piccc, emulator: Emulator) -> None:
+    short = llm.count_tokens(QUESTION)
+    assert 0 < short < llm.count_tokens(QUESTION * 2)
+    assert short < llm.count_tokens(QUESTION, [{"name": "fire", "description": "Fire a kiln."}])
+    assert emulator.requests == []
+
+
+def test_the_tokenizer_of_the_package_serves_all_of_core() -> None:
+    from llama_index.core.node_parser import TokenTextSplitter
+
+    from piccc.tokens import count_text, token_ids
+
+    Settings.tokenizer = token_ids
+    text = "Clay is fired in a kiln. " * 30
+    pieces = TokenTextSplitter(chunk_size=40, chunk_overlap=0).split_text(text)
+    assert abs(len(pieces) - count_text(text) / 40) <= 1
+
+
+def test_a_timeout_may_be_in_parts() -> None:
+    llm = Piccc(timeout=Timeout(total=5, idle=1))
+    again = Piccc.from_dict(llm.to_dict())
+    assert again.timeout == Timeout(total=5, idle=1)

@@ -1,0 +1,59 @@
+"""Sub-questions name only tools that are there, and need no other package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from llama_index.core import Settings
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.schema import QueryBundle
+from llama_index.core.tools import ToolMetadata
+
+from llama_index_piccc import Piccc, PicccQuestionGenerator
+from piccc.emulator import Emulator
+from tests.llama_index.conftest import Async, Sync
+
+TOOLS = [
+    ToolMetadata(name="errors", description="errors and retries"),
+    ToolMetadata(name="media", description="pictures and films"),
+]
+QUERY = QueryBundle("Which errors are retried, and how long does a film take?")
+QUESTIONS = {
+    "items": [
+        {"sub_question": "Which errors are retried?", "tool_name": "errors"},
+        {"sub_question": "How long does a film take?", "tool_name": "media"},
+    ]
+}
+
+
+def test_questions_are_split_among_the_tools(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
+    emulator.script([json.dumps(QUESTIONS)])
+    questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
+    assert [each.model_dump() for each in questions] == QUESTIONS["items"]
+
+
+def test_a_tool_that_is_not_there_is_sent_back(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
+    wrong = {"items": [{"sub_question": "What is it?", "tool_name": "oracle"}]}
+    emulator.script([json.dumps(wrong), json.dumps(QUESTIONS)])
+    questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
+    assert [each.tool_name for each in questions] == ["errors", "media"]
+    assert "'errors' or 'media'" in json.dumps(emulator.requests[-1].body)
+
+
+def test_the_emulators_own_model_names_a_tool_that_is_there(way: Sync | Async, llm: Piccc) -> None:
+    questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
+    assert questions
+    assert {each.tool_name for each in questions} <= {"errors", "media"}
+
+
+def test_the_prompt_can_be_replaced(make: Callable[..., Piccc], emulator: Emulator) -> None:
+    Settings.llm = make()
+    generator = PicccQuestionGenerator.from_defaults(prompt_template_str="Of {tools_str} ask: {query_str}")
+    assert generator.get_prompts().keys() == {"question_gen_prompt"}
+    generator.update_prompts({"question_gen_prompt": PromptTemplate("Ask {tools_str}: {query_str}")})
+    emulator.script([json.dumps(QUESTIONS)])
+    generator.generate(TOOLS, QUERY)
+    assert (
+        emulator.requests[-1].body["messages"][0]["content"].startswith("Ask - errors: errors and retries\n")
+    )

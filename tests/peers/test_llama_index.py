@@ -1,0 +1,153 @@
+"""Ours beside the two peers whose APIs the dialects resemble: the same questions, answers and bills."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
+
+from llama_index_piccc import Piccc
+from piccc.emulator import Emulator, Scripted
+
+CLASH = "the peers need older SDKs than the other tests; they have environments of their own"
+openai_like = pytest.importorskip("llama_index.llms.openai_like", reason=CLASH)
+anthropic = pytest.importorskip("llama_index.llms.anthropic", reason=CLASH)
+
+# The Anthropic peer works with names that it knows only; the emulator answers to any.
+NAME = "claude-opus-4-8"
+QUESTIONS = ["What is a kiln?", "Write a caption for a mug. 🏺", "什么是陶瓷？", "Count to three."]
+
+
+def multiply(a: int, b: int) -> int:
+    """Multiply two whole numbers."""
+    return a * b
+
+
+TOOL = FunctionTool.from_defaults(multiply)
+
+
+class Kiln(BaseModel):
+    """A kiln."""
+
+    name: str
+    degrees: int
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    """Run an emulator at full speed."""
+    with Emulator(speed=math.inf) as running:
+        yield running
+
+
+Models = dict[str, Any]
+
+
+@pytest.fixture
+def models(emulator: Emulator) -> Models:
+    """Make ours for both dialects, and the peer of each."""
+    url, key = emulator.base_url, emulator.api_key
+    like = {"is_chat_model": True, "is_function_calling_model": True}
+    return {
+        "ours-openai": Piccc(model=NAME, base_url=url, api_key=key),
+        "peer-openai": openai_like.OpenAILike(model=NAME, api_base=f"{url}/v1", api_key=key, **like),
+        "ours-anthropic": Piccc(model=NAME, base_url=url, api_key=key, dialect="anthropic"),
+        "peer-anthropic": anthropic.Anthropic(model=NAME, base_url=url, api_key=key),
+    }
+
+
+def per_model(models: Models, emulator: Emulator, ask: Callable[[Any], Any]) -> tuple[list[Any], list[Any]]:
+    """Return what each model answers, and what each was charged."""
+    answers, charges = [], []
+    for llm in models.values():
+        before = len(emulator.charges)
+        answers.append(ask(llm))
+        spent = emulator.charges[before:]
+        charges.append([(each.prompt_tokens, each.completion_tokens) for each in spent])
+    return answers, charges
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_whole_answers_and_their_bills_are_the_same(
+    models: Models, emulator: Emulator, question: str
+) -> None:
+    answers, charges = per_model(
+        models, emulator, lambda llm: llm.chat([ChatMessage(role="user", content=question)]).message.content
+    )
+    assert len(set(answers)) == 1
+    assert len({str(each) for each in charges}) == 1
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_streams_add_up_to_the_same_and_cost_the_same(
+    models: Models, emulator: Emulator, question: str
+) -> None:
+    def streamed(llm: Any) -> str:
+        return "".join(
+            each.delta or "" for each in llm.stream_chat([ChatMessage(role="user", content=question)])
+        )
+
+    answers, charges = per_model(models, emulator, streamed)
+    assert len(set(answers)) == 1
+    assert len({str(each) for each in charges}) == 1
+
+
+def test_histories_with_a_system_message_are_read_the_same(models: Models, emulator: Emulator) -> None:
+    history = [
+        ChatMessage(role="system", content="You are a potter."),
+        ChatMessage(role="user", content="I am Ada."),
+        ChatMessage(role="assistant", content="Hello Ada."),
+        ChatMessage(role="user", content="Who am I?"),
+    ]
+    answers, _ = per_model(models, emulator, lambda llm: llm.chat(history).message.content)
+    assert len(set(answers)) == 1
+
+
+def test_tool_calls_are_the_same(models: Models, emulator: Emulator) -> None:
+    def called(llm: Any) -> Any:
+        response = llm.chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
+        return [(each.tool_name, each.tool_kwargs) for each in llm.get_tool_calls_from_response(response)]
+
+    answers, _ = per_model(models, emulator, called)
+    assert answers == [[("multiply", {"a": 6, "b": 7})]] * 4
+
+
+def test_a_streams_last_message_has_the_same_calls(models: Models, emulator: Emulator) -> None:
+    def called(llm: Any) -> Any:
+        *_, last = llm.stream_chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
+        return [(each.tool_name, each.tool_kwargs) for each in llm.get_tool_calls_from_response(last)]
+
+    answers, _ = per_model(models, emulator, called)
+    assert answers == [[("multiply", {"a": 6, "b": 7})]] * 4
+
+
+def test_objects_are_the_same(models: Models, emulator: Emulator) -> None:
+    whole = Kiln(name="Blue Oven", degrees=1200)
+    emulator.rule(lambda ask: bool(ask.tools), Scripted(calls=[("Kiln", whole.model_dump())]))
+    emulator.rule(lambda ask: ask.schema is not None, whole.model_dump_json())
+    prompt = PromptTemplate("The kiln 'Blue Oven' reaches 1200 degrees.")
+    answers, _ = per_model(models, emulator, lambda llm: llm.structured_predict(Kiln, prompt))
+    assert answers == [whole] * 4
+
+
+@pytest.mark.parametrize("method", ["complete", "stream_complete"])
+def test_ours_count_exactly_what_was_charged(models: Models, emulator: Emulator, method: str) -> None:
+    for name in ("ours-openai", "ours-anthropic"):
+        counter = TokenCountingHandler()
+        models[name].callback_manager = CallbackManager([counter])
+        before = len(emulator.charges)
+        for question in QUESTIONS:
+            answer = getattr(models[name], method)(question)
+            if method.startswith("stream"):
+                assert [*answer][-1].text
+        charged = emulator.charges[before:]
+        assert counter.prompt_llm_token_count == sum(each.prompt_tokens for each in charged)
+        assert counter.completion_llm_token_count == sum(each.completion_tokens for each in charged)
+        assert len(counter.llm_token_counts) == len(charged) == len(QUESTIONS)
