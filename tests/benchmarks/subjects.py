@@ -11,8 +11,8 @@ PEERS = {
     "langchain-anthropic": "langchain",
     "langchain-mistralai": "langchain",
     "langchain-deepseek": "langchain",
-    "llama-index-openai-like": "llama-index-openai",
-    "llama-index-anthropic": "llama-index-anthropic",
+    "llama-index-openai-like": "llama-index",
+    "llama-index-anthropic": "llama-index",
 }
 """Each peer, and the dependency group that installs it."""
 

@@ -76,6 +76,22 @@ class Document(Form):
     title: str | None = None
 
 
+class SearchResult(Form):
+    """A passage that the reply may cite."""
+
+    type: Literal["search_result"]
+    source: str
+    title: str
+    content: list[Text]
+
+    @property
+    def text(self) -> str:
+        """The passage under its title and where it is from."""
+        return "\n".join(
+            [each for each in (self.title, self.source) if each] + [each.text for each in self.content]
+        )
+
+
 class ToolUse(Form):
     """A call that an earlier reply made."""
 
@@ -90,7 +106,9 @@ class ToolResult(Form):
 
     type: Literal["tool_result"]
     tool_use_id: Name
-    content: str | list[Annotated[Text | Image | Document, Field(discriminator="type")]] | None = None
+    content: (
+        str | list[Annotated[Text | Image | Document | SearchResult, Field(discriminator="type")]] | None
+    ) = None
     is_error: bool | None = None
 
 
@@ -110,7 +128,8 @@ class RedactedThinking(Form):
 
 
 Block = Annotated[
-    Text | Image | Document | ToolUse | ToolResult | Thinking | RedactedThinking, Field(discriminator="type")
+    Text | Image | Document | SearchResult | ToolUse | ToolResult | Thinking | RedactedThinking,
+    Field(discriminator="type"),
 ]
 
 
@@ -269,7 +288,7 @@ def _turn(role: Literal["user", "assistant"], blocks: list[Any], where: str) -> 
     media: list[Medium] = []
     calls: list[Call] = []
     for number, block in enumerate(blocks):
-        if isinstance(block, Text):
+        if isinstance(block, Text | SearchResult):
             texts.append(block.text)
         elif isinstance(block, ToolUse):
             calls.append(Call(block.id, block.name, block.input))
