@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from piccc.errors import (
-    InvalidArgumentError,
     ResponseError,
     TaskCancelled,
     TaskError,
@@ -54,6 +53,7 @@ class Output:
         width, height: pixels, or None.
         duration_seconds: a film's length, or None.
         task_id: the task that made it.
+        sha256: of its content, in hex, once it has been fetched; else None.
     """
 
     url: str
@@ -63,6 +63,7 @@ class Output:
     height: int | None = None
     duration_seconds: float | None = None
     task_id: str = ""
+    sha256: str | None = None
 
 
 @dataclass(slots=True)
@@ -142,42 +143,9 @@ class Task:
         return kind(f"Task {self.id} {message}", hint=hint, code=self.error_code, task_id=self.id, task=self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the task as plain JSON data, in the server's shape."""
-        return dict(self.raw) or {"task_id": self.id, "status": self.status, "type": self.type}
-
-
-def check_parameters(
-    type: TaskType,
-    prompt: str,
-    *,
-    model: str | None,
-    aspect_ratio: str | None,
-    resolution: str | None,
-    duration_seconds: float | None = None,
-) -> None:
-    """Refuse what the API cannot mean; raise InvalidArgumentError that lists what it can."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidArgumentError("The prompt is empty.", hint="Say what to make.")
-    if not model:
-        variable = f"PICCC_{type.upper()}_MODEL"
-        raise InvalidArgumentError(
-            f"No {type} model was named.",
-            hint=f"Pass model=, or set {variable}. The provider documents no default; "
-            f"the emulator offers piccc-{type}.",
-        )
-    if aspect_ratio is not None and aspect_ratio not in ASPECT_RATIOS:
-        raise _unknown("aspect_ratio", aspect_ratio, ASPECT_RATIOS)
-    resolutions = IMAGE_RESOLUTIONS if type == "image" else VIDEO_RESOLUTIONS
-    if resolution is not None and resolution not in resolutions:
-        raise _unknown("resolution", resolution, resolutions)
-    if duration_seconds is not None and not 0 < duration_seconds < 3600:
-        raise InvalidArgumentError(
-            f"duration_seconds is {duration_seconds!r}.", hint="Give the film's length in seconds, above 0."
-        )
-
-
-def _unknown(name: str, value: object, known: tuple[str, ...]) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{name} is {value!r}.", hint=f"It is one of {', '.join(known)}.")
+        """Return the task as plain JSON data, in the server's shape; `read_task` reads it."""
+        known = {"status": self.status, "type": self.type, "model": self.model, "prompt": self.prompt}
+        return {**self.raw, "task_id": self.id, **{name: value for name, value in known.items() if value}}
 
 
 def read_task(payload: object) -> Task:
@@ -212,8 +180,8 @@ def read_task(payload: object) -> Task:
     return task
 
 
-def read_task_list(payload: object) -> tuple[list[Task], str | None]:
-    """Read one page: its tasks, and the cursor of the next page or None."""
+def read_task_list(payload: object) -> tuple[list[Task], dict[str, str] | None]:
+    """Read one page: its tasks, and what to ask the next page with, or None at the end."""
     body = payload
     if isinstance(body, dict) and isinstance(body.get("data"), dict):
         body = body["data"]
@@ -226,8 +194,19 @@ def read_task_list(payload: object) -> tuple[list[Task], str | None]:
     )
     if rows is None or not isinstance(body, dict):
         raise ResponseError("The server's reply is not a list of tasks.", body=str(payload)[:1024])
-    cursor = body.get("next_cursor") if body.get("has_more", True) else None
-    return [read_task(each) for each in rows], str(cursor) if cursor else None
+    return [read_task(each) for each in rows], _next_page(body, len(rows))
+
+
+def _next_page(body: Mapping[str, Any], count: int) -> dict[str, str] | None:
+    if not count or not body.get("has_more", True):
+        return None
+    if cursor := body.get("next_cursor"):
+        return {"cursor": str(cursor)}
+    page, size, total = (_number(body.get(name)) for name in ("page", "page_size", "total"))
+    if page is None or (total is not None and page * (size or count) >= total):
+        return None
+    following = {"page": str(int(page) + 1)}
+    return {**following, "page_size": str(int(size))} if size else following
 
 
 def _unwrap(payload: object) -> dict[str, Any]:
@@ -281,8 +260,8 @@ def _entries(value: object) -> Iterator[Mapping[str, Any]]:
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, str) and each:
             yield {"url": each}
-        elif isinstance(each, dict) and isinstance(each.get("url"), str) and each["url"]:
-            yield each
+        elif isinstance(each, dict) and (url := _first_text(each, "url", "video_url", "image_url")):
+            yield {**each, "url": url}
 
 
 def _output(entry: Mapping[str, Any], task: Task) -> Output:

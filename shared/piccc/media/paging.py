@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from piccc.tasks import Task
+
+PAGE_SIZE = 100
 
 
 class Pages:
     """A walk over the list, newest first. Tasks move between pages meanwhile; each is given once.
 
-    It ends at a missing or repeated cursor.
+    It ends where no next page is named, where one is named again, or where a numbered page has nothing new.
     """
 
-    def __init__(self, *, type: str | None = None, status: str | None = None, page_size: int = 100) -> None:
-        self._query = {"type": type, "status": status, "limit": page_size}
-        self._cursor: str | None = None
-        self._cursors: set[str] = set()
+    def __init__(self, *, type: str | None = None, status: str | None = None) -> None:
+        filters = {"type": type, "status": status, "limit": str(PAGE_SIZE)}
+        self._query = {name: value for name, value in filters.items() if value is not None}
+        self._next: dict[str, str] = {}
+        self._asked: set[str] = set()
         self._seen: set[str] = set()
         self.is_done = False
 
     @property
     def path(self) -> str:
         """The next page's path."""
-        query = {**self._query, "cursor": self._cursor}
-        return f"/v1/tasks?{urlencode({name: value for name, value in query.items() if value is not None})}"
+        return f"/v1/tasks?{urlencode({**self._query, **self._next})}"
 
-    def take(self, tasks: list[Task], cursor: str | None) -> list[Task]:
-        """Take a page and the cursor of the next; return the tasks that no earlier page had."""
+    @property
+    def count(self) -> int:
+        """How many pages were taken."""
+        return len(self._asked)
+
+    def take(self, tasks: list[Task], following: Mapping[str, str] | None) -> list[Task]:
+        """Take a page and what names the next; return the tasks that no earlier page had."""
         new = [task for task in tasks if task.id not in self._seen]
         self._seen.update(task.id for task in new)
-        self.is_done = cursor is None or cursor in self._cursors
-        self._cursor = cursor
-        if cursor is not None:
-            self._cursors.add(cursor)
+        self._asked.add(self.path)
+        self._next = dict(following or {})
+        circles = self.path in self._asked or ("page" in self._next and not new)
+        self.is_done = not self._next or circles
         return new

@@ -1,0 +1,68 @@
+"""How much may be ordered, so that a loop or an agent cannot spend without end."""
+
+from __future__ import annotations
+
+import threading
+
+from piccc.errors import BudgetExceeded
+from piccc.media.order import Order
+
+
+class Allowance:
+    """Bound what is submitted: `max_tasks` tasks, `max_video_seconds` of film; None sets no bound.
+
+    One allowance may be shared by clients, threads and runs. What the server refused is given back.
+    """
+
+    def __init__(self, *, max_tasks: int | None = None, max_video_seconds: float | None = None) -> None:
+        self.max_tasks = max_tasks
+        self.max_video_seconds = max_video_seconds
+        self.tasks = 0
+        self.video_seconds = 0.0
+        self._lock = threading.Lock()
+
+    def spend(self, order: Order) -> None:
+        """Count an order; raise BudgetExceeded, counting nothing, where it is too much.
+
+        A film of which no length was asked cannot be counted, so it is refused under `max_video_seconds`.
+        """
+        with self._lock:
+            tasks, seconds = self.tasks + 1, self.video_seconds + order.video_seconds
+            if self.max_tasks is not None and tasks > self.max_tasks:
+                raise _exceeded(f"max_tasks={self.max_tasks}")
+            if order.type == "video" and self.max_video_seconds is not None:
+                if not order.video_seconds:
+                    raise _exceeded("max_video_seconds needs duration_seconds")
+                if seconds > self.max_video_seconds:
+                    raise _exceeded(f"max_video_seconds={self.max_video_seconds}")
+            self.tasks, self.video_seconds = tasks, seconds
+
+    def give_back(self, order: Order) -> None:
+        """Take back the count of an order that was not accepted."""
+        with self._lock:
+            self.tasks -= 1
+            self.video_seconds -= order.video_seconds
+
+    def __repr__(self) -> str:
+        return (
+            f"Allowance({self.tasks} of {self.max_tasks} tasks, "
+            f"{self.video_seconds} of {self.max_video_seconds} s of film)"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (self.max_tasks, self.max_video_seconds, self.tasks, self.video_seconds))
+
+
+def _rebuild(
+    max_tasks: int | None, max_video_seconds: float | None, tasks: int, video_seconds: float
+) -> Allowance:
+    allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+    allowance.tasks, allowance.video_seconds = tasks, video_seconds
+    return allowance
+
+
+def _exceeded(bound: str) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"The allowance is used up: {bound}.",
+        hint="Nothing was sent. Raise the allowance if more is meant to be spent.",
+    )

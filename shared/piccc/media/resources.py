@@ -1,0 +1,347 @@
+"""`client.images`, `client.videos` and `client.tasks`, blocking and asynchronous: the same words, awaited."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from piccc.media.account import Account
+from piccc.media.allowance import Allowance
+from piccc.media.batch import AsyncBatchRun, AsyncOnResult, Batch, BatchRun, OnResult, Rows
+from piccc.media.handle import AsyncTaskHandle, OnUpdate, TaskHandle
+from piccc.media.order import Receiver, order
+from piccc.media.paging import Pages
+from piccc.tasks import Task, TaskType, read_task
+from piccc.transport.port import finish
+
+
+class _Resource:
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+
+class _Media(_Resource):
+    def __init__(self, account: Account, type: TaskType) -> None:
+        super().__init__(account)
+        self._type = type
+
+
+class Media(_Media):
+    """Image or video tasks."""
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        duration_seconds: float | None = None,
+        webhook: str | Receiver | None = None,
+        key: str | None = None,
+        **extra: Any,
+    ) -> TaskHandle:
+        """Submit a task and return at once. Other keywords go into the request as they are.
+
+        Args:
+            prompt: what to make.
+            model: the model's id; by default `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
+            aspect_ratio: such as "16:9".
+            resolution: such as "1K" for a picture, "720p" for a film.
+            duration_seconds: a film's length.
+            webhook: an https address, or a receiver that has one for each submission.
+            key: names the submission: the same key never submits twice, but gives the same task again.
+            extra: whatever else the server takes.
+
+        Raises:
+            InvalidArgumentError: an argument makes no sense; nothing was sent.
+            BudgetExceeded: the client's allowance is used up; nothing was sent.
+            SubmissionUnknown: no answer came; it says how to find the task.
+        """
+        ordered = order(
+            self._type,
+            prompt,
+            model=model,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            duration_seconds=duration_seconds,
+            webhook=webhook,
+            key=key,
+            extra=extra,
+        )
+        return TaskHandle(finish(self._account.submit(ordered)), self._account)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        on_update: OnUpdate | None = None,
+        **options: Any,
+    ) -> TaskHandle:
+        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs."""
+        return self.submit(prompt, **options).wait(timeout=timeout, on_update=on_update)
+
+    def map(
+        self,
+        prompts: Rows,
+        *,
+        run: str | None = None,
+        concurrency: int = 50,
+        on_result: OnResult | None = None,
+        progress: bool = False,
+        max_tasks: int | None = None,
+        max_video_seconds: float | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Batch[TaskHandle]:
+        """Make something of each prompt, `concurrency` at a time, and return the batch when all have ended.
+
+        Args:
+            prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
+            run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
+            on_result: is called with each task that has ended, in the order of their ending; once per run.
+            progress: show a line of progress on the terminal.
+            max_tasks, max_video_seconds: an allowance for this batch.
+            timeout: seconds for the whole batch.
+            options: `submit`'s arguments for all.
+
+        Raises:
+            BatchStopped: a row failed in a way that all others would; `batch` has what was made.
+        """
+        allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+        batch = BatchRun(self._account, self._type, prompts, options, run, allowance, timeout)
+        return batch.finish(concurrency, on_result, progress=progress)
+
+
+class AsyncMedia(_Media):
+    """Image or video tasks."""
+
+    async def submit(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        duration_seconds: float | None = None,
+        webhook: str | Receiver | None = None,
+        key: str | None = None,
+        **extra: Any,
+    ) -> AsyncTaskHandle:
+        """Submit a task and return at once. Other keywords go into the request as they are.
+
+        Args:
+            prompt: what to make.
+            model: the model's id; by default `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
+            aspect_ratio: such as "16:9".
+            resolution: such as "1K" for a picture, "720p" for a film.
+            duration_seconds: a film's length.
+            webhook: an https address, or a receiver that has one for each submission.
+            key: names the submission: the same key never submits twice, but gives the same task again.
+            extra: whatever else the server takes.
+
+        Raises:
+            InvalidArgumentError: an argument makes no sense; nothing was sent.
+            BudgetExceeded: the client's allowance is used up; nothing was sent.
+            SubmissionUnknown: no answer came; it says how to find the task.
+        """
+        ordered = order(
+            self._type,
+            prompt,
+            model=model,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            duration_seconds=duration_seconds,
+            webhook=webhook,
+            key=key,
+            extra=extra,
+        )
+        return AsyncTaskHandle(await self._account.submit(ordered), self._account)
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        on_update: OnUpdate | None = None,
+        **options: Any,
+    ) -> AsyncTaskHandle:
+        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs."""
+        task = await self.submit(prompt, **options)
+        return await task.wait(timeout=timeout, on_update=on_update)
+
+    async def map(
+        self,
+        prompts: Rows,
+        *,
+        run: str | None = None,
+        concurrency: int = 50,
+        on_result: AsyncOnResult | None = None,
+        progress: bool = False,
+        max_tasks: int | None = None,
+        max_video_seconds: float | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Batch[AsyncTaskHandle]:
+        """Make something of each prompt, `concurrency` at a time, and return the batch when all have ended.
+
+        Args:
+            prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
+            run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
+            on_result: is called with each task that has ended, in the order of their ending, once per run;
+                what it returns is awaited if it can be.
+            progress: show a line of progress on the terminal.
+            max_tasks, max_video_seconds: an allowance for this batch.
+            timeout: seconds for the whole batch.
+            options: `submit`'s arguments for all.
+
+        Raises:
+            BatchStopped: a row failed in a way that all others would; `batch` has what was made.
+        """
+        allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+        batch = AsyncBatchRun(self._account, self._type, prompts, options, run, allowance, timeout)
+        return await batch.finish(concurrency, on_result, progress=progress)
+
+
+class Tasks(_Resource):
+    """Tasks of the account: read, list, waited for, found again."""
+
+    def get(self, task: Task | str) -> TaskHandle:
+        """Read a task."""
+        return self._handle(finish(self._account.get(task)))
+
+    def list(self, *, type: TaskType | None = None, status: str | None = None) -> Iterator[TaskHandle]:
+        """Iterate over the account's tasks, newest first, page by page."""
+        pages = Pages(type=type, status=status)
+        while not pages.is_done:
+            yield from map(self._handle, finish(self._account.next_page(pages)))
+
+    def wait(
+        self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
+    ) -> TaskHandle:
+        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
+        return self._handle(task).wait(timeout=timeout, on_update=on_update)
+
+    def wait_all(
+        self, tasks: Iterable[Task | str], *, timeout: float | None = None
+    ) -> builtins.list[TaskHandle]:
+        """Wait until all tasks have ended and return them in their order, failed ones too.
+
+        Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
+        last the error of a task that cannot be read.
+        """
+        handles = [self._handle(task) for task in tasks]
+        known = {handle.id: handle for handle in handles}
+        for _ in self.as_completed(known.values(), timeout=timeout):
+            pass
+        return [known[handle.id] for handle in handles]
+
+    def as_completed(
+        self, tasks: Iterable[Task | str], *, timeout: float | None = None
+    ) -> Iterator[TaskHandle]:
+        """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
+        handles = {handle.id: handle for handle in map(self._handle, tasks)}
+        with self._account.watch(handles.values(), timeout=timeout) as watching:
+            while (task := finish(watching.next())) is not None:
+                yield handles[task.id].take(task)
+
+    def events(self, *tasks: Task | str, timeout: float | None = None) -> Iterator[Task]:
+        """Yield tasks as they were at each change of status or progress, until all have ended."""
+        with self._account.watch(tasks, timeout=timeout, every_change=True) as watching:
+            while (task := finish(watching.next())) is not None:
+                yield task
+
+    def find(self, key: str) -> builtins.list[TaskHandle]:
+        """Return the tasks that the submission of this key may have become, the likeliest first."""
+        return [self._handle(task) for task in finish(self._account.find(key))]
+
+    def resume(self, key: str, *, resubmit: bool = False) -> TaskHandle:
+        """Return the task of a submission: from the ledger, else found among the account's tasks.
+
+        Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
+        """
+        return self._handle(finish(self._account.resume(key, resubmit=resubmit)))
+
+    def load(self, text: str) -> TaskHandle:
+        """Return the handle that `to_json` wrote."""
+        return self._handle(read_task(json.loads(text)))
+
+    def _handle(self, task: Task | str) -> TaskHandle:
+        if isinstance(task, TaskHandle):
+            return task
+        return TaskHandle(Task(task) if isinstance(task, str) else task, self._account)
+
+
+class AsyncTasks(_Resource):
+    """Tasks of the account: read, list, waited for, found again."""
+
+    async def get(self, task: Task | str) -> AsyncTaskHandle:
+        """Read a task."""
+        return self._handle(await self._account.get(task))
+
+    async def list(
+        self, *, type: TaskType | None = None, status: str | None = None
+    ) -> AsyncIterator[AsyncTaskHandle]:
+        """Iterate over the account's tasks, newest first, page by page."""
+        pages = Pages(type=type, status=status)
+        while not pages.is_done:
+            for task in await self._account.next_page(pages):
+                yield self._handle(task)
+
+    async def wait(
+        self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
+    ) -> AsyncTaskHandle:
+        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
+        return await self._handle(task).wait(timeout=timeout, on_update=on_update)
+
+    async def wait_all(
+        self, tasks: Iterable[Task | str], *, timeout: float | None = None
+    ) -> builtins.list[AsyncTaskHandle]:
+        """Wait until all tasks have ended and return them in their order, failed ones too.
+
+        Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
+        last the error of a task that cannot be read.
+        """
+        handles = [self._handle(task) for task in tasks]
+        known = {handle.id: handle for handle in handles}
+        async for _ in self.as_completed(known.values(), timeout=timeout):
+            pass
+        return [known[handle.id] for handle in handles]
+
+    async def as_completed(
+        self, tasks: Iterable[Task | str], *, timeout: float | None = None
+    ) -> AsyncIterator[AsyncTaskHandle]:
+        """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
+        handles = {handle.id: handle for handle in map(self._handle, tasks)}
+        with self._account.watch(handles.values(), timeout=timeout) as watching:
+            while (task := await watching.next()) is not None:
+                yield handles[task.id].take(task)
+
+    async def events(self, *tasks: Task | str, timeout: float | None = None) -> AsyncIterator[Task]:
+        """Yield tasks as they were at each change of status or progress, until all have ended."""
+        with self._account.watch(tasks, timeout=timeout, every_change=True) as watching:
+            while (task := await watching.next()) is not None:
+                yield task
+
+    async def find(self, key: str) -> builtins.list[AsyncTaskHandle]:
+        """Return the tasks that the submission of this key may have become, the likeliest first."""
+        return [self._handle(task) for task in await self._account.find(key)]
+
+    async def resume(self, key: str, *, resubmit: bool = False) -> AsyncTaskHandle:
+        """Return the task of a submission: from the ledger, else found among the account's tasks.
+
+        Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
+        """
+        return self._handle(await self._account.resume(key, resubmit=resubmit))
+
+    def load(self, text: str) -> AsyncTaskHandle:
+        """Return the handle that `to_json` wrote."""
+        return self._handle(read_task(json.loads(text)))
+
+    def _handle(self, task: Task | str) -> AsyncTaskHandle:
+        if isinstance(task, AsyncTaskHandle):
+            return task
+        return AsyncTaskHandle(Task(task) if isinstance(task, str) else task, self._account)

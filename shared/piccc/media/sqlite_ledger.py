@@ -1,0 +1,108 @@
+"""The ledger in an SQLite file, for all threads and processes of one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from piccc.media.ledger import Entry
+
+LOCK_SECONDS = 30.0
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS submissions (
+    key TEXT PRIMARY KEY, type TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL,
+    task_id TEXT UNIQUE, is_handled INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+_COLUMNS = "key, type, digest, request, at, task_id, is_handled"
+
+
+class SQLiteLedger:
+    """Remember in an SQLite file, which any number of threads and processes of one machine may share.
+
+    Each act opens the file anew: so there is no connection to share between threads or to lose in a fork.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._is_made = False
+
+    def claim(self, entry: Entry) -> Entry | None:
+        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        request = json.dumps(entry.request)
+        row = (entry.key, entry.type, entry.digest, request, entry.at, entry.task_id, entry.is_handled)
+        statement = (
+            f"INSERT INTO submissions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"  # noqa: S608  names of ours
+        )
+        with self._open() as database:
+            if database.execute(statement, row).rowcount:
+                return None
+            taken = _first(database, "key = ?", entry.key)
+        return taken or self.claim(entry)
+
+    def settle(self, key: str, task_id: str) -> bool:
+        """Note which task a submission became; return False where the key or the task is taken."""
+        with self._open() as database:
+            try:
+                database.execute(
+                    "UPDATE submissions SET task_id = ? WHERE key = ? AND task_id IS NULL", (task_id, key)
+                )
+            except sqlite3.IntegrityError:
+                return False
+            entry = _first(database, "key = ?", key)
+        return entry is not None and entry.task_id == task_id
+
+    def release(self, key: str) -> None:
+        """Forget a submission that never became a task."""
+        with self._open() as database:
+            database.execute("DELETE FROM submissions WHERE key = ? AND task_id IS NULL", (key,))
+
+    def handled(self, key: str) -> None:
+        """Note that a batch has handed over the result of a submission."""
+        with self._open() as database:
+            database.execute("UPDATE submissions SET is_handled = 1 WHERE key = ?", (key,))
+
+    def get(self, key: str) -> Entry | None:
+        """Return the entry of a key."""
+        with self._open() as database:
+            return _first(database, "key = ?", key)
+
+    def key_of(self, task_id: str) -> str | None:
+        """Return the key of the submission that became this task."""
+        with self._open() as database:
+            entry = _first(database, "task_id = ?", task_id)
+        return entry.key if entry else None
+
+    def unsettled(self) -> list[Entry]:
+        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        with self._open() as database:
+            return list(_entries(database, "task_id IS NULL ORDER BY at"))
+
+    def __repr__(self) -> str:
+        return f"SQLiteLedger({str(self.path)!r})"
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
+            if not self._is_made:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute(_TABLE)
+                self._is_made = True
+            # A submission must be on the disk before it is sent, whatever happens to the machine.
+            database.execute("PRAGMA synchronous = FULL")
+            yield database
+
+
+def _first(database: sqlite3.Connection, condition: str, *values: object) -> Entry | None:
+    return next(_entries(database, condition, *values), None)
+
+
+def _entries(database: sqlite3.Connection, condition: str, *values: object) -> Iterator[Entry]:
+    statement = f"SELECT {_COLUMNS} FROM submissions WHERE {condition}"  # noqa: S608  conditions of ours
+    for key, type, digest, request, at, task_id, is_handled in database.execute(statement, values):
+        yield Entry(key, type, digest, json.loads(request), at, task_id, bool(is_handled))

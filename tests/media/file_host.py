@@ -1,0 +1,102 @@
+"""A host of one file that sends it badly, as told, and remembers what it was asked with."""
+
+from __future__ import annotations
+
+import json
+import re
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2
+
+
+@dataclass
+class FileHost:
+    """What it has and how it sends it. A moment's `status` is taken from the front of `statuses`."""
+
+    content: bytes = PICTURE
+    headers: dict[str, str] = field(default_factory=dict)
+    etag: str | None = '"one"'
+    cut_after: int | None = None
+    cuts: int = 10_000
+    announced: int | None = None
+    takes_ranges: bool = True
+    statuses: list[int] = field(default_factory=list)
+    redirect: str | None = None
+    task: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    on_ask: Callable[[], None] = lambda: None
+    url: str = ""
+
+    @property
+    def downloads(self) -> list[dict[str, str]]:
+        """The headers of each request for the file."""
+        return [headers for path, headers in self.asked if path.startswith("/file")]
+
+    def answer(self, path: str, headers: dict[str, str]) -> tuple[bytes, bytes]:
+        """Return the head and the body that is sent, perhaps cut."""
+        self.asked.append((path, headers))
+        self.on_ask()
+        if path.startswith("/v1/tasks/"):
+            return _reply(200, json.dumps(self.task).encode(), {"content-type": "application/json"})
+        if self.statuses:
+            return _reply(self.statuses.pop(0), b"no", {})
+        if self.redirect:
+            return _reply(302, b"", {"location": self.redirect})
+        return self._file(headers)
+
+    def _file(self, headers: dict[str, str]) -> tuple[bytes, bytes]:
+        start = self._start(headers)
+        total = len(self.content) if self.announced is None else self.announced
+        body, sent = self.content[start:], {"etag": self.etag} if self.etag else {}
+        sent = {**sent, **self.headers, "content-length": str(total - start)}
+        if start >= len(self.content) > 0:
+            return _reply(416, b"", {"content-range": f"bytes */{len(self.content)}"})
+        if start:
+            sent["content-range"] = f"bytes {start}-{total - 1}/{total}"
+        if self.cut_after is not None and self.cuts:
+            self.cuts -= 1
+            body = body[: self.cut_after]
+        return _reply(206 if start else 200, body, sent)
+
+    def _start(self, headers: dict[str, str]) -> int:
+        match = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        fits = headers.get("if-range", self.etag) == self.etag
+        return int(match[1]) if match and fits and self.takes_ranges else 0
+
+
+def _reply(status: int, body: bytes, headers: dict[str, str]) -> tuple[bytes, bytes]:
+    headers = {"content-length": str(len(body)), **headers, "connection": "close"}
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode(), body
+
+
+@contextmanager
+def serving(host: FileHost) -> Iterator[FileHost]:
+    """Run a host on loopback."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            request = self.rfile.readline().decode().split()
+            headers = {}
+            while line := self.rfile.readline().decode().strip():
+                name, _, value = line.partition(":")
+                headers[name.lower()] = value.strip()
+            head, body = host.answer(request[1], headers)
+            try:
+                self.wfile.write(head + body)
+            except OSError:
+                return  # the client had enough
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        host.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield host
+        server.shutdown()
+        thread.join()

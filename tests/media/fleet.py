@@ -1,0 +1,125 @@
+"""Thousands of tasks on a virtual clock, and a scheduler that waits for them: what it asks, what it knows."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+from piccc.media.polling import Polling
+from piccc.media.scheduler import Ended, Scheduler, Sweep, Watch
+from piccc.tasks import Output, Task
+
+PAGE = 100
+LATENCY = 0.02
+
+
+@dataclass
+class Fleet:
+    """Tasks as the server has them: when each begins and ends. All are ordered at moment 0."""
+
+    begins: list[float]
+    ends: list[float]
+    drifts: bool = False
+    foreign: int = 0
+
+    def __post_init__(self) -> None:
+        self.made = [_completed(number) for number in range(len(self.ends))]
+        self.open = [Task(f"t{number}", "processing", raw={"s": 1}) for number in range(len(self.ends))]
+        self.queued = [Task(f"t{number}", "queued", raw={"s": 1}) for number in range(len(self.ends))]
+
+    def status(self, number: int, now: float) -> str:
+        if now >= self.ends[number]:
+            return "completed"
+        return "processing" if now >= self.begins[number] else "queued"
+
+    def read(self, number: int, now: float) -> Task:
+        shown = {"completed": self.made, "processing": self.open, "queued": self.queued}
+        return shown[self.status(number, now)][number]
+
+    def page(self, path: str, now: float) -> tuple[list[Task], dict[str, str] | None]:
+        """Return a page, newest first: by position, or if it drifts by an offset into what fits now."""
+        query = parse_qs(urlsplit(path).query)
+        status, start = query["status"][0], int(query.get("cursor", ["0"])[0])
+        newest = range(len(self.ends) - 1, -1, -1)
+        if self.drifts:
+            fitting = self._fitting(status, now)
+            found, following = fitting[start : start + PAGE], start + PAGE
+            more = following < len(fitting)
+        else:
+            found, following = [], start
+            while following < len(newest) and len(found) < PAGE:
+                if self.status(newest[following], now) == status:
+                    found.append(newest[following])
+                following += 1
+            more = following < len(newest)
+        return [self.read(number, now) for number in found], {"cursor": str(following)} if more else None
+
+    def _fitting(self, status: str, now: float) -> list[int]:
+        moments = zip(range(len(self.ends) - 1, -1, -1), self.begins[::-1], self.ends[::-1], strict=True)
+        if status == "completed":
+            return [number for number, _, end in moments if end <= now]
+        if status == "queued":
+            return [number for number, begin, _ in moments if now < begin]
+        return [number for number, begin, end in moments if begin <= now < end]
+
+
+@dataclass
+class Waited:
+    """What it took: requests, when each end became known, and how often it was told."""
+
+    requests: int = 0
+    known: dict[str, float] = field(default_factory=dict)
+    told_again: list[str] = field(default_factory=list)
+
+
+def wait_for(fleet: Fleet, polling: Polling, *, seed: int = 1) -> Waited:
+    """Wait for all tasks of a fleet, each request taking its time."""
+    scheduler = Scheduler(polling, random.Random(seed).random)
+    for task in fleet.queued:
+        scheduler.add(task, 0.0)
+    waited, now = Waited(), 0.0
+    while len(waited.known) < len(fleet.ends):
+        step = scheduler.next(now)
+        if step is None:
+            now = max(now + 1e-6, scheduler.wake())
+            continue
+        waited.requests += 1
+        now += LATENCY
+        for ended in _answer(scheduler, fleet, step, now):
+            if ended.task.id in waited.known:
+                waited.told_again.append(ended.task.id)
+            waited.known[ended.task.id] = now
+    return waited
+
+
+def _answer(scheduler: Scheduler, fleet: Fleet, step: Watch | Sweep, now: float) -> list[Ended]:
+    if isinstance(step, Watch):
+        ended = scheduler.read(step, fleet.read(int(step.task.id[1:]), now), None, now)
+        return [ended] if ended else []
+    new = step.pages.take(*fleet.page(step.pages.path, now))
+    return [each for each in scheduler.listed(step, new, now) if isinstance(each, Ended)]
+
+
+def _completed(number: int) -> Task:
+    return Task(f"t{number}", "completed", outputs=[Output("https://files.example.com/a.png")], raw={"s": 1})
+
+
+def all_at_once(count: int, median: float, seed: int = 7) -> Fleet:
+    """Videos that all run at once, their lengths lognormal."""
+    lots = random.Random(seed)
+    return Fleet([0.0] * count, [lots.lognormvariate(0, 0.37) * median for _ in range(count)])
+
+
+def through_slots(count: int, slots: int, median: float, seed: int = 7) -> Fleet:
+    """Images that run so many at a time, first come first served."""
+    lots = random.Random(seed)
+    free = [0.0] * slots
+    begins, ends = [], []
+    for _ in range(count):
+        free.sort()
+        begin = free[0]
+        free[0] = begin + lots.lognormvariate(0, 0.37) * median
+        begins.append(begin)
+        ends.append(free[0])
+    return Fleet(begins, ends)

@@ -1,0 +1,151 @@
+"""Many prompts at once: all are made, none twice, and a run that was broken off goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from piccc.emulator import Emulator
+from piccc.errors import (
+    AuthenticationError,
+    BatchStopped,
+    BudgetExceeded,
+    InvalidArgumentError,
+    InvalidRequestError,
+    SubmissionUnknown,
+    TaskFailed,
+)
+from tests.media.driven import Connect
+
+IMAGE = {"model": "piccc-image"}
+SUBMISSIONS = "POST /v1/images/tasks"
+FOXES = [f"fox {number}" for number in range(12)]
+
+
+def test_a_batch_has_a_task_for_each_prompt_in_their_order(client: Any, emulator: Emulator) -> None:
+    seen: list[str] = []
+    batch = client.images.map(FOXES, **IMAGE, concurrency=5, on_result=lambda task: seen.append(task.prompt))
+    assert [task.prompt for task in batch] == FOXES
+    assert {task.status for task in batch} == {"completed"}
+    assert sorted(seen) == sorted(FOXES)
+    assert len(emulator.charges) == len(FOXES)
+
+
+def test_no_more_run_at_once_than_was_said(client: Any, emulator: Emulator) -> None:
+    seconds = 3 / 60
+    client.images.map(FOXES, **IMAGE, concurrency=3)
+    begun = [charge.at for charge in emulator.charges]
+    running = [sum(other <= moment < other + seconds for other in begun) for moment in begun]
+    assert max(running) == 3
+
+
+def test_rows_may_have_settings_of_their_own(client: Any, emulator: Emulator) -> None:
+    rows = [
+        "plain",
+        {"prompt": "wide", "aspect_ratio": "16:9"},
+        {"prompt": "other", "model": "other", "seed": 3},
+    ]
+    batch = client.images.map(rows, **IMAGE, resolution="2K")
+    assert [task.raw["aspect_ratio"] for task in batch] == ["1:1", "16:9", "1:1"]
+    assert {task.raw["resolution"] for task in batch} == {"2K"}
+    assert [task.model for task in batch] == ["piccc-image", "piccc-image", "other"]
+
+
+def test_a_bad_row_is_refused_before_any_is_sent(client: Any, emulator: Emulator) -> None:
+    with pytest.raises(InvalidArgumentError, match="prompt"):
+        client.images.map(["fox", ""], **IMAGE)
+    assert not emulator.requests
+
+
+def test_a_run_goes_on_where_it_was_broken_off(connect: Connect, emulator: Emulator, tmp_path: Path) -> None:
+    settings = {"base_url": emulator.base_url, "api_key": emulator.api_key, "ledger": tmp_path / "run.db"}
+    handed: list[str] = []
+
+    def break_off(task: Any) -> None:
+        if len(handed) == 4:
+            raise KeyboardInterrupt
+        handed.append(task.prompt)
+
+    with pytest.raises(KeyboardInterrupt):
+        connect(**settings).images.map(FOXES, **IMAGE, run="foxes", concurrency=6, on_result=break_off)
+    charged = len(emulator.charges)
+    assert 4 <= charged < len(FOXES)
+    batch = connect(**settings).images.map(
+        FOXES, **IMAGE, run="foxes", on_result=lambda task: handed.append(task.prompt)
+    )
+    assert [task.prompt for task in batch] == FOXES
+    assert sorted(handed) == sorted(FOXES)
+    assert len(emulator.charges) == len(FOXES)
+
+
+def test_equal_prompts_are_rows_of_their_own_and_runs_do_not_mix(client: Any, emulator: Emulator) -> None:
+    assert len({task.id for task in client.images.map(["fox"] * 3, **IMAGE, run="one")}) == 3
+    client.images.map(["fox"] * 3, **IMAGE, run="one")
+    assert len(emulator.charges) == 3
+    client.images.map(["fox"] * 3, **IMAGE, run="two")
+    client.images.map(["fox"] * 3, **IMAGE)
+    assert len(emulator.charges) == 9
+
+
+def test_a_row_that_fails_costs_the_others_nothing(client: Any, emulator: Emulator) -> None:
+    emulator.fault("failed", route=SUBMISSIONS, times=1)
+    emulator.fault("lost-answer", route=SUBMISSIONS, times=1)
+    emulator.fault("422", route=SUBMISSIONS, times=1)
+    batch = client.images.map(FOXES, **IMAGE)
+    assert [type(batch.errors[row]) for row in sorted(batch.errors)] == [
+        SubmissionUnknown,
+        InvalidRequestError,
+    ]
+    assert isinstance(batch.tasks[0].failure(), TaskFailed)
+    assert [task.status for task in batch] == ["failed"] + ["completed"] * 9
+    assert "9 completed of 12, 2 errors" in repr(batch)
+
+
+def test_a_storm_of_429_delays_and_loses_nothing(connect: Connect, emulator: Emulator) -> None:
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+    emulator.fault("429;retry-after-ms=1", route=SUBMISSIONS, rate=0.7)
+    batch = client.images.map(FOXES, **IMAGE)
+    assert len(batch) == len(emulator.charges) == len(FOXES)
+
+
+def test_a_failure_that_all_rows_share_stops_the_batch_and_keeps_what_was_made(
+    client: Any, emulator: Emulator
+) -> None:
+    emulator.fault("401", route=SUBMISSIONS, after=4)
+    with pytest.raises(BatchStopped) as raised:
+        client.images.map(FOXES, **IMAGE, run="foxes", concurrency=2)
+    assert isinstance(raised.value.__cause__, AuthenticationError)
+    assert raised.value.batch is not None
+    assert [task.status for task in raised.value.batch] == ["completed"] * 4
+    assert "run=" in str(raised.value)
+
+
+def test_an_allowance_stops_a_batch_before_it_overspends(client: Any, emulator: Emulator) -> None:
+    with pytest.raises(BatchStopped) as raised:
+        client.images.map(FOXES, **IMAGE, max_tasks=5)
+    assert isinstance(raised.value.__cause__, BudgetExceeded)
+    assert len(emulator.charges) == 5
+    with pytest.raises(BatchStopped):
+        client.videos.map(FOXES, model="piccc-video", duration_seconds=4, max_video_seconds=10)
+    assert sum(charge.kind == "video" for charge in emulator.charges) == 2
+
+
+def test_a_batch_that_runs_out_of_time_keeps_what_was_made(client: Any, emulator: Emulator) -> None:
+    emulator.fault("stuck", route=SUBMISSIONS, times=1)
+    with pytest.raises(BatchStopped) as raised:
+        client.images.map(FOXES[:3], **IMAGE, timeout=1.5)
+    assert raised.value.batch is not None
+    assert len(raised.value.batch) == 2
+
+
+def test_progress_is_a_line_that_ends_full(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    client.images.map(FOXES, **IMAGE, progress=True)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last == "████████████████████ 12/12\n"
+
+
+def test_no_prompts_make_an_empty_batch(client: Any, emulator: Emulator) -> None:
+    assert len(client.images.map([], **IMAGE)) == 0
+    assert not emulator.requests

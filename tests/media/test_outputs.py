@@ -1,0 +1,300 @@
+"""Outputs are fetched whole or not at all, from where they may be fetched, and never with the key."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from piccc.emulator import Emulator
+from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType, PicccError
+from piccc.media.sniffing import mime_type_of, suffix_of
+from tests.media.driven import Connect
+from tests.media.file_host import PICTURE, FileHost, serving
+
+pytestmark = pytest.mark.usefixtures("hasty")
+KEY = "pcc_live_canary_1234567890"
+Made = Callable[..., Any]
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc.media.download.FIRST_BACKOFF", 0.001)
+
+
+@pytest.fixture
+def host() -> Iterator[FileHost]:
+    with serving(FileHost()) as running:
+        yield running
+
+
+@pytest.fixture
+def made(connect: Connect, host: FileHost) -> Made:
+    """Return a function that gives a completed task with an output at a URL, of a client of that host."""
+
+    def make(url: str | None = None, *, type: str = "image", **settings: Any) -> Any:
+        client = connect(base_url=host.url, api_key=KEY, **settings)
+        return client.tasks.load(json.dumps(completed(url or f"{host.url}/file/a.png", type=type)))
+
+    return make
+
+
+def completed(*urls: str, type: str = "image") -> dict[str, Any]:
+    outputs = [{"url": url, "type": type} for url in urls]
+    return {"task_id": "task_1", "status": "completed", "type": type, "result": {"outputs": outputs}}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_output_is_saved_whole_under_the_name_that_was_given(made: Made, tmp_path: Path) -> None:
+    output = made().outputs[0]
+    path = output.save(tmp_path / "new" / "fox.png")
+    assert path == tmp_path / "new" / "fox.png"
+    assert path.read_bytes() == PICTURE
+    assert output.sha256 == hashlib.sha256(PICTURE).hexdigest()
+    assert files(tmp_path / "new") == ["fox.png"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_directory_gets_files_named_after_the_task_and_what_they_are(
+    connect: Connect, host: FileHost, tmp_path: Path
+) -> None:
+    client = connect(base_url=host.url, api_key=KEY)
+    task = client.tasks.load(json.dumps(completed(f"{host.url}/file/1", f"{host.url}/file/2")))
+    assert [path.name for path in task.save(tmp_path / "new")] == ["task_1-1.png", "task_1-2.png"]
+    assert files(tmp_path / "new") == ["task_1-1.png", "task_1-2.png"]
+
+
+def test_a_cut_at_every_tenth_byte_is_resumed(made: Made, host: FileHost) -> None:
+    task = made()
+    for cut in range(0, len(PICTURE), 10):
+        host.cut_after, host.cuts = cut, 1
+        assert task.outputs[0].bytes() == PICTURE
+        ranges = [headers.get("range") for headers in host.downloads[-2:]]
+        assert ranges == [None, f"bytes={cut}-" if cut else None]
+
+
+def test_a_line_that_gives_ten_bytes_at_a_time_is_enough(made: Made, host: FileHost, tmp_path: Path) -> None:
+    host.cut_after = 10
+    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == PICTURE
+    assert len(host.downloads) == -(-len(PICTURE) // 10)
+
+
+def test_a_host_without_ranges_is_fetched_from_anew(made: Made, host: FileHost) -> None:
+    host.cut_after, host.cuts, host.takes_ranges = 100, 2, False
+    assert made().outputs[0].bytes() == PICTURE
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_from_anew(made: Made, host: FileHost) -> None:
+    host.cut_after, host.cuts = 100, 1
+
+    def change() -> None:
+        if len(host.downloads) == 2:
+            host.etag, host.content = '"two"', PICTURE[:8] + bytes(600)
+
+    host.on_ask = change
+    assert made().outputs[0].bytes() == PICTURE[:8] + bytes(600)
+
+
+def test_a_length_that_lies_is_an_error_and_leaves_no_file(
+    made: Made, host: FileHost, tmp_path: Path
+) -> None:
+    host.announced = len(PICTURE) + 100
+    with pytest.raises(OutputError, match=r"broke off|cannot be resumed"):
+        made().outputs[0].save(tmp_path / "a.png")
+    assert files(tmp_path) == []
+
+
+def test_a_line_that_always_breaks_is_an_error_and_leaves_no_file(
+    made: Made, host: FileHost, tmp_path: Path
+) -> None:
+    host.cut_after = 0
+    with pytest.raises(OutputError, match="fetch it again"):
+        made().outputs[0].save(tmp_path / "a.png")
+    assert files(tmp_path) == []
+    assert len(host.downloads) <= 5
+
+
+def test_a_huge_file_is_refused_before_it_is_read(made: Made, host: FileHost, tmp_path: Path) -> None:
+    host.announced = 10**12
+    with pytest.raises(OutputTooLarge):
+        made().outputs[0].save(tmp_path / "a.png")
+    assert files(tmp_path) == []
+
+
+def test_a_bomb_is_refused_while_it_unfolds(made: Made, host: FileHost, tmp_path: Path) -> None:
+    host.content, host.headers = gzip.compress(PICTURE[:64] + bytes(50_000_000)), {"content-encoding": "gzip"}
+    with pytest.raises(OutputTooLarge):
+        made().outputs[0].save(tmp_path / "a.png", max_bytes=1_000_000)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"<!doctype html><h1>Moved</h1>" * 9, b'{"error": "gone"}', b"", b"MZ" * 99]
+)
+def test_content_that_is_no_picture_is_refused(
+    made: Made, host: FileHost, tmp_path: Path, content: bytes
+) -> None:
+    host.content = content
+    with pytest.raises(OutputWrongType):
+        made().outputs[0].save(tmp_path / "a.png")
+    assert files(tmp_path) == []
+
+
+def test_a_picture_is_no_film(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(OutputWrongType, match="video"):
+        made(type="video").outputs[0].save(tmp_path / "a.mp4")
+    assert made(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == PICTURE
+
+
+def test_an_expired_address_is_renewed_by_reading_the_task(made: Made, host: FileHost) -> None:
+    host.statuses = [403]
+    host.task = completed(f"{host.url}/file/a.png?signature=fresh")
+    task = made(f"{host.url}/file/a.png?signature=old")
+    assert task.outputs[0].bytes() == PICTURE
+    paths = [path for path, _ in host.asked]
+    assert paths == ["/file/a.png?signature=old", "/v1/tasks/task_1", "/file/a.png?signature=fresh"]
+
+
+def test_an_address_that_expires_halfway_goes_on_where_it_was(made: Made, host: FileHost) -> None:
+    host.cut_after, host.cuts = 100, 1
+    host.task = completed(f"{host.url}/file/a.png?fresh")
+
+    def expire() -> None:
+        if len(host.downloads) == 2 and host.asked[-1][0] == "/file/a.png":
+            host.statuses = [410]
+
+    host.on_ask = expire
+    assert made().outputs[0].bytes() == PICTURE
+    assert host.downloads[-1]["range"] == "bytes=100-"
+
+
+def test_an_address_that_cannot_be_renewed_has_expired(made: Made, host: FileHost) -> None:
+    host.statuses, host.task = [404] * 9, completed(f"{host.url}/file/a.png")
+    with pytest.raises(OutputExpired) as raised:
+        made().outputs[0].bytes()
+    assert raised.value.task_id == "task_1"
+    assert len(host.downloads) == 1
+
+
+def test_a_host_that_is_busy_is_asked_again(made: Made, host: FileHost) -> None:
+    host.statuses = [503, 429]
+    assert made().outputs[0].bytes() == PICTURE
+
+
+def test_the_key_goes_to_no_host_of_outputs_and_to_no_redirect(made: Made, host: FileHost) -> None:
+    with serving(FileHost()) as other:
+        host.redirect = f"{other.url}/file/a.png"
+        assert made(private_outputs=True).outputs[0].bytes() == PICTURE
+        assert made(f"{other.url}/file/a.png", private_outputs=True).outputs[0].bytes() == PICTURE
+        assert len(other.downloads) == 2
+        assert KEY not in repr(other.asked) + repr(host.downloads)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://files.example.com/a.png",
+        "https://127.0.0.1/a.png",
+        "https://[::1]/a.png",
+        "https://[::ffff:10.0.0.1]/a.png",
+        "https://10.1.2.3/a.png",
+        "https://169.254.169.254/latest/meta-data",
+        "https://localhost/a.png",
+        "https://0x7f.1/a.png",
+        "file:///etc/passwd",
+    ],
+)
+def test_private_and_unencrypted_addresses_are_refused(made: Made, host: FileHost, url: str) -> None:
+    with pytest.raises(OutputError, match=r"private network|not https"):
+        made(url).outputs[0].bytes()
+    host.redirect = url
+    with pytest.raises(OutputError, match=r"private network|not https"):
+        made().outputs[0].bytes()
+
+
+def test_a_circle_of_redirects_ends(made: Made, host: FileHost) -> None:
+    host.redirect = f"{host.url}/file/again"
+    with pytest.raises(OutputError, match="redirects"):
+        made().outputs[0].bytes()
+
+
+def test_provenance_says_what_it_was_made_from_and_not_where_it_lay(
+    connect: Connect, emulator: Emulator, tmp_path: Path
+) -> None:
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
+    task = client.images.generate("狐狸", model="piccc-image", aspect_ratio="16:9", seed=3)
+    path = task.outputs[0].save(tmp_path / "fox.png", provenance=True)
+    note = json.loads((tmp_path / "fox.png.json").read_text("utf-8"))
+    assert {
+        name: note[name] for name in ("task_id", "prompt", "model", "aspect_ratio", "type", "mime_type")
+    } == {
+        "task_id": task.id,
+        "prompt": "狐狸",
+        "model": "piccc-image",
+        "aspect_ratio": "16:9",
+        "type": "image",
+        "mime_type": "image/png",
+    }
+    assert note["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert note["bytes"] == path.stat().st_size
+    assert "signature" not in json.dumps(note)
+
+
+def test_pictures_come_as_pillow_images_and_as_blocks(connect: Connect, emulator: Emulator) -> None:
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
+    output = client.images.generate("a fox", model="piccc-image").outputs[0]
+    assert output.pil().size == (output.width, output.height) == (1024, 1024)
+    block = output.base64_block(max_px=64)
+    assert (block["type"], block["mime_type"]) == ("image", "image/png")
+    assert Image.open(io.BytesIO(base64.b64decode(block["base64"]))).size == (64, 64)
+
+
+def test_a_picture_that_is_broken_is_a_typed_error(made: Made) -> None:
+    with pytest.raises(OutputError, match="cannot be read"):
+        made().outputs[0].pil()
+
+
+def test_an_existing_file_stays_as_it_was_when_fetching_fails(
+    made: Made, host: FileHost, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"before")
+    host.content = b"no picture"
+    with pytest.raises(PicccError):
+        made().outputs[0].save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"before"
+    assert files(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("head", "mime_type", "suffix"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg", ".jpg"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp", ".webp"),
+        (b"\x00\x00\x00\x18ftypisom", "video/mp4", ".mp4"),
+        (b"\x00\x00\x00\x18ftypavif", "image/avif", ".avif"),
+        (b"\x00\x00\x00\x18ftypqt  ", "video/quicktime", ".mov"),
+        (b"\x1a\x45\xdf\xa3", "video/webm", ".webm"),
+        (b"%PDF-1.7", None, ".bin"),
+    ],
+)
+def test_types_are_told_by_first_bytes(head: bytes, mime_type: str | None, suffix: str) -> None:
+    assert mime_type_of(head) == mime_type
+    assert suffix_of(mime_type) == suffix
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,217 @@
+"""What the scheduler asks and when, on a virtual clock."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+
+import pytest
+
+from piccc.errors import APIConnectionError, AuthenticationError, NotFoundError, RateLimitError
+from piccc.media.polling import Polling
+from piccc.media.scheduler import Ended, Scheduler, Step, Sweep, Watch
+from piccc.tasks import Output, Task
+from tests.media.fleet import Fleet, all_at_once, through_slots, wait_for
+
+COUNT = 10_000
+RUNNING = {"raw": {"status": "processing"}}
+
+
+def scheduler(**polling: float) -> Scheduler:
+    return Scheduler(Polling(**polling), lambda: 0.5)
+
+
+def running(id: str = "t") -> Task:
+    return Task(id, "processing", **RUNNING)
+
+
+def completed(id: str = "t", *, output: bool = True) -> Task:
+    return Task(id, "completed", outputs=[Output("https://files.example.com/a.png")] if output else [])
+
+
+def first_watch(waiting: Scheduler, now: float) -> Watch:
+    step = waiting.next(now)
+    assert isinstance(step, Watch)
+    return step
+
+
+@pytest.mark.parametrize("drifts", [False, True])
+def test_10000_films_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_2_seconds(
+    drifts: bool,
+) -> None:
+    fleet = all_at_once(COUNT, median=120)
+    fleet.drifts = drifts
+    check(fleet)
+
+
+def test_10000_pictures_through_slots_cost_2_percent_of_asking_for_each() -> None:
+    check(through_slots(COUNT, slots=500, median=20))
+
+
+def check(fleet: Fleet) -> None:
+    waited = wait_for(fleet, Polling())
+    each_asked = sum(math.ceil(end / 3.5) for end in fleet.ends)
+    delays = [waited.known[f"t{number}"] - end for number, end in enumerate(fleet.ends)]
+    assert waited.requests <= 0.02 * each_asked
+    assert median(delays) <= 2.0
+    assert min(delays) >= 0
+    assert max(delays) <= 10.0
+    assert not waited.told_again
+
+
+def test_requests_keep_within_the_budget() -> None:
+    waited = wait_for(all_at_once(3_000, median=60), Polling(requests_per_second=5, use_list=False))
+    fleet_seconds = max(waited.known.values())
+    assert waited.requests <= 5 * (fleet_seconds + 1) + 1
+
+
+def test_a_small_budget_starves_nobody() -> None:
+    waited = wait_for(all_at_once(2_000, median=60), Polling(requests_per_second=5))
+    assert len(waited.known) == 2_000
+    assert max(waited.known.values()) < 300
+
+
+def test_a_single_task_is_asked_for_every_2_to_5_seconds() -> None:
+    waiting = Scheduler(Polling(), iter([0.0, 1.0, 0.0, 1.0, 0.5] * 9).__next__)
+    waiting.add(running(), 0.0)
+    now, asked = 0.0, []
+    while len(asked) < 6:
+        now = waiting.wake()
+        step = waiting.next(now)
+        if isinstance(step, Watch):
+            asked.append(now)
+            waiting.read(step, running(), None, now)
+    gaps = [later - sooner for sooner, later in zip([0.0, *asked], asked, strict=False)]
+    assert all(2.0 <= gap <= 5.0 for gap in gaps)
+    assert len(set(gaps)) > 1
+
+
+def test_the_servers_hint_is_heeded_at_every_poll() -> None:
+    waiting = scheduler()
+    waiting.add(running(), 0.0, at_once=True)
+    for hint in (20.0, 7.0):
+        now = _due(waiting)
+        assert waiting.read(first_watch(waiting, now), running(), hint, now) is None
+        assert _due(waiting) >= now + hint
+
+
+def test_a_webhook_hint_is_asked_about_at_once() -> None:
+    waiting = scheduler()
+    waiting.add(running(), 0.0)
+    assert waiting.next(0.1) is None
+    waiting.hint("t")
+    assert first_watch(waiting, 0.1).task.id == "t"
+
+
+def test_a_429_freezes_everything_for_as_long_as_it_says() -> None:
+    waiting = scheduler()
+    for number in range(2):
+        waiting.add(running(f"t{number}"), 0.0, at_once=True)
+    error = RateLimitError("Slow down", status=429, retry_after=30.0)
+    assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) is None
+    assert waiting.wake() == 30.0
+    assert waiting.next(29.9) is None
+    assert waiting.next(30.0) is not None
+
+
+def test_failed_reads_end_a_wait_only_after_minutes_without_one_success() -> None:
+    waiting, error = scheduler(), APIConnectionError("No answer")
+    waiting.add(running(), 0.0)
+    now, failed = 0.0, 0
+    while True:
+        now = _due(waiting)
+        ended = waiting.unread(first_watch(waiting, now), error, now)
+        failed += 1
+        if ended:
+            break
+    assert ended == Ended(running(), error)
+    assert now >= 300.0
+    assert failed < 30
+
+
+@pytest.mark.parametrize("error", [AuthenticationError("", status=401), NotFoundError("", status=404)])
+def test_what_no_patience_mends_ends_the_wait_at_once(error: AuthenticationError | NotFoundError) -> None:
+    waiting = scheduler()
+    waiting.add(Task("t"), 0.0, at_once=True)
+    assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) == Ended(Task("t"), error)
+
+
+def test_a_task_that_was_just_made_may_not_be_found_for_a_while() -> None:
+    waiting, missing = scheduler(), NotFoundError("", status=404)
+    waiting.add(running(), 0.0)
+    now = _due(waiting)
+    assert waiting.unread(first_watch(waiting, now), missing, now) is None
+    assert waiting.unread(first_watch(waiting, 11.0), missing, 11.0) == Ended(running(), missing)
+
+
+def test_completed_without_an_output_is_read_once_more_and_then_ended() -> None:
+    waiting, bare = scheduler(), completed(output=False)
+    waiting.add(running(), 0.0)
+    now = _due(waiting)
+    assert waiting.read(first_watch(waiting, now), bare, None, now) is None
+    now = _due(waiting)
+    assert waiting.read(first_watch(waiting, now), bare, None, now) == Ended(bare)
+
+
+def test_a_listed_task_without_its_output_is_asked_for() -> None:
+    waiting = scheduler()
+    sweep = _begin_sweep(waiting, 5)
+    assert waiting.listed(sweep, [completed("t0", output=False)], 2.0) == []
+    assert first_watch(waiting, 2.1).task.id == "t0"
+
+
+def test_a_task_that_no_list_shows_is_asked_for_and_never_taken_for_ended() -> None:
+    waiting = scheduler()
+    sweep = _begin_sweep(waiting, 5)
+    shown = [running(f"t{number}") for number in range(4)]
+    for _ in range(2):
+        sweep.pages.take(shown, None)
+        assert all(isinstance(each, Task) for each in waiting.listed(sweep, shown, 2.0))
+    absent = first_watch(waiting, 2.1)
+    assert absent.task.id == "t4"
+    assert waiting.read(absent, running("t4"), None, 2.2) is None
+
+
+def test_a_list_that_costs_more_than_asking_is_left_alone() -> None:
+    waiting = scheduler()
+    sweep = _begin_sweep(waiting, 4)
+    strangers = [running(f"x{number}") for number in range(100)]
+    for page in range(4):
+        sweep.pages.take(strangers, {"cursor": str(page)})
+        waiting.listed(sweep, strangers, 2.0)
+    asked = {first_watch(waiting, _due(waiting)).task.id for _ in range(4)}
+    assert asked == {f"t{number}" for number in range(4)}
+
+
+def test_a_stale_list_strands_no_task() -> None:
+    waiting = scheduler()
+    for number in range(5):
+        waiting.add(running(f"t{number}"), 0.0)
+    stale, now = [running(f"t{number}") for number in range(5)], 0.0
+    while now < 700.0:
+        now = max(now + 0.01, waiting.wake())
+        step = waiting.next(now)
+        if isinstance(step, Watch):
+            break
+        if isinstance(step, Sweep):
+            step.pages.take(stale, None)
+            waiting.listed(step, stale, now)
+    assert isinstance(step, Watch)
+
+
+def _due(waiting: Scheduler) -> float:
+    """Go to the next moment at which a single task is asked for, past walks that are not worth it."""
+    while True:
+        now = waiting.wake()
+        step = waiting.next(now)
+        if isinstance(step, Watch):
+            waiting.undone(step, now)
+            return max(now, waiting.wake())
+
+
+def _begin_sweep(waiting: Scheduler, count: int) -> Sweep:
+    for number in range(count):
+        waiting.add(running(f"t{number}"), 0.0)
+    step: Step | None = waiting.next(2.0)
+    assert isinstance(step, Sweep)
+    return step

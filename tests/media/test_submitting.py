@@ -1,0 +1,307 @@
+"""A submission is refused, accepted, or lost; and whatever happens, nobody pays twice for one key."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from piccc import AsyncClient, Client
+from piccc.emulator import Emulator
+from piccc.errors import (
+    BudgetExceeded,
+    InvalidArgumentError,
+    InvalidRequestError,
+    RateLimitError,
+    SubmissionUnknown,
+)
+from piccc.media.allowance import Allowance
+from piccc.transport.http import BlockingIO
+from piccc.transport.port import HTTPRequest
+from tests.media.driven import QUICK, Connect
+
+IMAGE = {"model": "piccc-image"}
+SUBMISSIONS = "POST /v1/images/tasks"
+SPAWN = multiprocessing.get_context("spawn")
+CRASHES = 200
+
+
+def posts(emulator: Emulator) -> list[Any]:
+    return [each for each in emulator.requests if each.method == "POST"]
+
+
+def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: Emulator) -> None:
+    task = client.images.submit("a fox", **IMAGE, aspect_ratio="16:9", resolution="2K", seed=7, style=None)
+    assert posts(emulator)[0].body == {
+        "model": "piccc-image",
+        "prompt": "a fox",
+        "aspect_ratio": "16:9",
+        "resolution": "2K",
+        "seed": 7,
+    }
+    assert task.raw["aspect_ratio"] == "16:9"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"model": None}, "PICCC_IMAGE_MODEL"),
+        ({"aspect_ratio": "16x9"}, "16:9"),
+        ({"resolution": "720p"}, "1K, 2K, 4K"),
+        ({"duration_seconds": 3}, "client.videos"),
+        ({"webhook": "http://example.com/hook"}, "https"),
+        ({"webhook": "ftp://example.com/hook"}, "https"),
+        ({"key": ""}, "key"),
+        ({"key": "狐"}, "ASCII"),
+        ({"seed": object()}, "JSON"),
+    ],
+)
+def test_a_bad_argument_is_refused_before_anything_is_sent(
+    client: Any, emulator: Emulator, options: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PICCC_IMAGE_MODEL", raising=False)
+    with pytest.raises(InvalidArgumentError) as raised:
+        client.images.submit(**{"prompt": "a fox", **IMAGE, **options})
+    assert complaint in str(raised.value)
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True])
+def test_a_film_needs_a_length_that_can_be(client: Any, seconds: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="duration_seconds"):
+        client.videos.submit("a fox", model="piccc-video", duration_seconds=seconds)
+
+
+def test_ratios_and_sizes_that_we_do_not_know_are_the_servers_to_judge(client: Any) -> None:
+    with pytest.raises(InvalidRequestError):
+        client.images.submit("a fox", **IMAGE, aspect_ratio="5:4")
+
+
+def test_the_same_key_never_submits_twice(client: Any, emulator: Emulator) -> None:
+    first = client.images.submit("a fox", **IMAGE, key="fox")
+    second = client.images.submit("a fox", **IMAGE, key="fox")
+    assert first.id == second.id
+    assert len(posts(emulator)) == len(emulator.charges) == 1
+    assert posts(emulator)[0].headers["idempotency-key"] == "fox"
+
+
+def test_a_key_cannot_stand_for_two_orders(client: Any, emulator: Emulator) -> None:
+    client.images.submit("a fox", **IMAGE, key="fox")
+    with pytest.raises(InvalidArgumentError, match="another order"):
+        client.images.submit("a hare", **IMAGE, key="fox")
+    assert len(posts(emulator)) == 1
+
+
+async def test_a_key_in_flight_is_waited_for_not_sent_again(emulator: Emulator) -> None:
+    emulator.fault("slow:0.3", route=SUBMISSIONS, times=1)
+    async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key) as client:
+        tasks = await asyncio.gather(*(client.images.submit("a fox", **IMAGE, key="fox") for _ in range(5)))
+    assert len({task.id for task in tasks}) == 1
+    assert len(posts(emulator)) == len(emulator.charges) == 1
+
+
+def test_threads_that_share_a_key_pay_once(emulator: Emulator, tmp_path: Path) -> None:
+    ids: list[str] = []
+
+    def submit() -> None:
+        with Client(base_url=emulator.base_url, api_key=emulator.api_key, ledger=tmp_path / "l.db") as client:
+            ids.append(client.images.submit("a fox", **IMAGE, key="fox").id)
+
+    threads = [threading.Thread(target=submit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(ids) == 8
+    assert len(set(ids)) == len(emulator.charges) == 1
+
+
+@pytest.mark.parametrize("fault", ["lost-answer", "html", "empty", "500", "disconnect"])
+def test_a_lost_answer_is_unknown_and_never_sent_again(client: Any, emulator: Emulator, fault: str) -> None:
+    emulator.fault(fault, route=SUBMISSIONS)
+    with pytest.raises(SubmissionUnknown) as raised:
+        client.images.submit("a fox", **IMAGE, key="fox")
+    error = raised.value
+    assert (error.submission_key, error.may_have_been_billed) == ("fox", True)
+    assert error.request == {"model": "piccc-image", "prompt": "a fox"}
+    assert "client.tasks.resume('fox')" in str(error)
+    assert len(posts(emulator)) == 1
+    assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+
+
+def test_a_lost_submission_is_found_again(client: Any, emulator: Emulator) -> None:
+    client.images.submit("a fox", **IMAGE, key="other")
+    emulator.fault("lost-answer", route=SUBMISSIONS, times=1)
+    with pytest.raises(SubmissionUnknown):
+        client.images.submit("a fox", **IMAGE, key="fox")
+    assert len(client.tasks.find("fox")) == 1
+    task = client.tasks.resume("fox")
+    assert task.id == emulator.charges[1].task_id
+    assert client.images.submit("a fox", **IMAGE, key="fox").id == task.id
+    assert len(emulator.charges) == 2
+
+
+def test_lost_twins_are_found_as_two_tasks(client: Any, emulator: Emulator) -> None:
+    emulator.fault("lost-answer", route=SUBMISSIONS)
+    for key in ("one", "two"):
+        with pytest.raises(SubmissionUnknown):
+            client.images.submit("a fox", **IMAGE, key=key)
+    found = {client.tasks.resume(key).id for key in ("one", "two")}
+    assert found == {charge.task_id for charge in emulator.charges}
+    assert client.ledger.unsettled() == []
+
+
+def test_what_never_arrived_is_sent_again_only_when_told(client: Any, emulator: Emulator) -> None:
+    emulator.fault("disconnect", route=SUBMISSIONS, times=1)
+    with pytest.raises(SubmissionUnknown):
+        client.images.submit("a fox", **IMAGE, key="fox")
+    with pytest.raises(SubmissionUnknown):
+        client.tasks.resume("fox")
+    assert not emulator.charges
+    task = client.tasks.resume("fox", resubmit=True)
+    assert [charge.task_id for charge in emulator.charges] == [task.id]
+    assert client.tasks.resume("fox", resubmit=True).id == task.id
+    assert len(posts(emulator)) == 2
+
+
+def test_a_key_nobody_used_cannot_be_resumed(client: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="ledger"):
+        client.tasks.resume("fox")
+
+
+def test_what_the_server_refused_may_be_submitted_again(connect: Connect, emulator: Emulator) -> None:
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+    emulator.fault("429", route=SUBMISSIONS, times=1)
+    with pytest.raises(RateLimitError):
+        client.images.submit("a fox", **IMAGE, key="fox")
+    assert client.ledger.unsettled() == []
+    assert client.images.submit("a fox", **IMAGE, key="fox").id == emulator.charges[0].task_id
+
+
+def test_a_ledger_that_fails_after_the_answer_still_tells_the_task(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+
+    def full(key: str, task_id: str) -> bool:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(client.ledger, "settle", full)
+    with pytest.raises(OSError, match="disk full") as raised:
+        client.images.submit("a fox", **IMAGE, key="fox")
+    assert emulator.charges[0].task_id in "".join(raised.value.__notes__)
+    assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+
+
+async def test_a_cancelled_submission_says_how_to_find_it(emulator: Emulator) -> None:
+    emulator.fault("slow:600", route=SUBMISSIONS)
+    async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key) as client:
+        submitting = asyncio.create_task(client.images.submit("a fox", **IMAGE, key="fox"))
+        while not posts(emulator):  # noqa: ASYNC110  the emulator runs in another thread
+            await asyncio.sleep(0)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await submitting
+        assert "client.tasks.resume('fox')" in raised.value.__notes__[0]
+        assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+
+
+def test_an_allowance_bounds_tasks_and_film_and_takes_back_what_was_refused(
+    connect: Connect, emulator: Emulator
+) -> None:
+    allowance = Allowance(max_tasks=3, max_video_seconds=10)
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, allowance=allowance)
+    client.videos.submit("a fox", model="piccc-video", duration_seconds=6)
+    with pytest.raises(BudgetExceeded, match="max_video_seconds"):
+        client.videos.submit("a fox", model="piccc-video", duration_seconds=6)
+    with pytest.raises(BudgetExceeded, match="duration_seconds"):
+        client.videos.submit("a fox", model="piccc-video")
+    with pytest.raises(InvalidRequestError):
+        client.images.submit("a fox", **IMAGE, aspect_ratio="5:4")
+    for _ in range(2):
+        client.images.submit("a fox", **IMAGE)
+    with pytest.raises(BudgetExceeded, match="max_tasks"):
+        client.images.submit("a fox", **IMAGE)
+    assert len(emulator.charges) == 3
+
+
+def test_200_kills_between_submission_and_result_lose_and_double_nothing(tmp_path: Path) -> None:
+    ledger = tmp_path / "tasks.db"
+    with Emulator(speed=60) as emulator:
+        with SPAWN.Pool(1) as pool:
+            signals = pool.apply(_crash_again_and_again, (emulator.base_url, emulator.api_key, ledger))
+        assert signals == [signal.SIGKILL] * CRASHES
+        client = Client(base_url=emulator.base_url, api_key=emulator.api_key, ledger=ledger, polling=QUICK)
+        tasks = [_resume(client, number) for number in range(CRASHES)]
+        assert {task.status for task in client.tasks.wait_all(tasks)} == {"completed"}
+        assert len({task.id for task in tasks}) == CRASHES
+        assert {charge.task_id for charge in emulator.charges} == {task.id for task in tasks}
+        assert len(emulator.charges) == CRASHES
+        keys = [each.headers["idempotency-key"] for each in posts(emulator)]
+        assert sorted(keys) == sorted(f"run/{number}" for number in range(CRASHES))
+        assert client.ledger.unsettled() == []
+
+
+def _resume(client: Client, number: int) -> Any:
+    """Go on as a program does that was started again: what no list shows was never sent, and is sent now."""
+    try:
+        return client.tasks.resume(f"run/{number}")
+    except InvalidArgumentError:
+        return client.images.submit(f"fox {number}", **IMAGE, key=f"run/{number}")
+    except SubmissionUnknown:
+        return client.tasks.resume(f"run/{number}", resubmit=True)
+
+
+class _Deadly(BlockingIO):
+    """A port that kills its process at one of five moments around a submission."""
+
+    moment = 0
+
+    async def send(self, request: HTTPRequest) -> Any:
+        if request.method == "POST" and self.moment == 1:
+            _die()
+        response = await super().send(request)
+        if request.method == "POST" and self.moment == 2:
+            _die()
+        if request.method == "GET" and self.moment == 4:
+            _die()
+        return response
+
+
+def _crash_again_and_again(base_url: str, api_key: str, ledger: Path) -> list[int]:
+    """Fork one program after the other, and return the signals that killed them."""
+    with Client(base_url=base_url, api_key=api_key) as client:
+        list(client.tasks.list())
+    signals = []
+    for number in range(CRASHES):
+        child = os.fork()
+        if not child:
+            try:
+                _submit_and_die(base_url, api_key, ledger, number)
+            finally:
+                os._exit(1)
+        signals.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) * -1)
+    return signals
+
+
+def _submit_and_die(base_url: str, api_key: str, ledger: Path, number: int) -> None:
+    client = Client(base_url=base_url, api_key=api_key, ledger=ledger, polling=QUICK)
+    io = client._account.session.io = _Deadly()
+    io.moment = number % 5
+    if io.moment == 0:
+        _die()
+    task = client.images.submit(f"fox {number}", **IMAGE, key=f"run/{number}")
+    if io.moment == 3:
+        _die()
+    task.wait()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,198 @@
+"""Tasks are read from whatever a server sends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from piccc.errors import ResponseError, TaskCancelled, TaskExpired, TaskFailed, TaskRejected
+from piccc.media.paging import Pages
+from piccc.tasks import Task, read_task, read_task_list
+
+URL = "https://files.example.com/a.png"
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        *(
+            (word, "queued")
+            for word in ("pending", "submitted", "Waiting", "QUEUING", "queueing", "preparing")
+        ),
+        *((word, "processing") for word in ("running", "in_progress", "generating", "Processing")),
+        *((word, "completed") for word in ("success", "succeed", "succeeded", "done", " COMPLETED ")),
+        *((word, "failed") for word in ("fail", "error", "Failure")),
+        ("canceled", "cancelled"),
+        ("expired", "expired"),
+        ("NOT_START", "NOT_START"),
+    ],
+)
+def test_a_status_is_read_in_every_known_word_and_kept_in_others(word: str, status: str) -> None:
+    task = read_task({"task_id": "t", "status": word})
+    assert task.status == status
+    assert task.is_known_status == (status != "NOT_START")
+    assert task.is_terminal == (status in ("completed", "failed", "cancelled", "expired"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"result": {"outputs": [{"url": URL, "mime_type": "image/png"}]}},
+        {"result": {"outputs": [URL]}},
+        {"results": [URL]},
+        {"images": [{"url": URL}]},
+        {"videos": [URL, ""]},
+        {"url": URL},
+        {"unsigned_urls": [URL]},
+        {"task_result": {"images": [{"url": URL}]}},
+        {"content": {"video_url": URL}},
+        {"results": [{"video_url": URL}]},
+        {"resultJson": json.dumps({"resultUrls": [URL]})},
+        {"data": {"task_id": "t", "result": {"outputs": [URL]}}, "code": 200, "task_id": None},
+    ],
+)
+def test_outputs_are_found_wherever_they_lie(body: dict[str, Any]) -> None:
+    if "data" in body:
+        del body["task_id"]
+    else:
+        body = {"task_id": "t", "status": "completed", "type": "image", **body}
+    assert [(output.url, output.task_id) for output in read_task(body).outputs] == [(URL, "t")]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (1790000000, 1790000000.0),
+        (1790000000123, 1790000000.123),
+        ("2026-09-21T14:13:20+00:00", 1790000000.0),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_times_are_seconds_however_they_are_written(value: object, seconds: float | None) -> None:
+    assert read_task({"task_id": "t", "created_at": value}).created_at == seconds
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (
+            {"status": "failed", "error": {"message": "No.", "code": "content_policy_violation"}},
+            TaskRejected,
+            "No.",
+        ),
+        ({"status": "failed", "error": "It broke."}, TaskFailed, "It broke."),
+        ({"status": "failed", "failMsg": "Broken", "failCode": "7"}, TaskFailed, "Broken"),
+        ({"status": "failed"}, TaskFailed, "no reason"),
+        ({"status": "cancelled"}, TaskCancelled, "cancelled"),
+        ({"status": "expired"}, TaskExpired, "expired"),
+        ({"status": "completed"}, TaskFailed, "no output"),
+    ],
+)
+def test_a_task_without_an_output_says_why(body: dict[str, Any], error: type, message: str) -> None:
+    failure = read_task({"task_id": "t", **body}).failure()
+    assert type(failure) is error
+    assert message in str(failure)
+    assert failure.task_id == "t"
+
+
+def test_a_task_that_runs_or_has_an_output_has_not_failed() -> None:
+    assert read_task({"task_id": "t", "status": "running"}).failure() is None
+    assert read_task({"task_id": "t", "status": "done", "url": URL}).failure() is None
+
+
+@pytest.mark.parametrize("body", [None, [], "x", {}, {"task_id": ""}, {"data": {"x": 1}}, {"error": "x"}])
+def test_what_is_no_task_is_a_typed_error(body: object) -> None:
+    with pytest.raises(ResponseError):
+        read_task(body)
+
+
+def test_unknown_fields_are_kept_and_plain_data_reads_back() -> None:
+    task = read_task({"id": 7, "status": "Running", "cost": {"credits": 3}, "polling_url": "/v1/tasks/7"})
+    assert (task.id, task.raw["cost"], task.polling_url) == ("7", {"credits": 3}, "/v1/tasks/7")
+    again = read_task(json.loads(json.dumps(task.to_dict())))
+    assert (again.id, again.status, again.polling_url) == (task.id, task.status, task.polling_url)
+    assert read_task(Task("t", "queued", "image", "m", "fox").to_dict()).prompt == "fox"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "task_id",
+                        "id",
+                        "status",
+                        "result",
+                        "outputs",
+                        "url",
+                        "error",
+                        "data",
+                        "progress",
+                        "content",
+                        "resultJson",
+                        "created_at",
+                    ]
+                ),
+                inner,
+                max_size=6,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_nonsense_is_read_or_refused_and_never_crashes(body: object) -> None:
+    for read in (read_task, read_task_list):
+        try:
+            read(body)
+        except ResponseError:
+            continue
+
+
+@pytest.mark.parametrize("rows", ["data", "items", "tasks"])
+def test_a_page_is_read_under_each_name_and_in_a_wrapper(rows: str) -> None:
+    page = {rows: [{"task_id": "t"}], "has_more": True, "next_cursor": "c"}
+    for body in (page, {"code": 0, "data": page}):
+        tasks, following = read_task_list(body)
+        assert ([task.id for task in tasks], following) == (["t"], {"cursor": "c"})
+
+
+@pytest.mark.parametrize(
+    ("body", "following"),
+    [
+        ({"data": [{"id": "t"}], "has_more": False, "next_cursor": "c"}, None),
+        ({"data": [{"id": "t"}], "has_more": True, "next_cursor": None}, None),
+        ({"data": [{"id": "t"}], "page": 1, "page_size": 1, "total": 2}, {"page": "2", "page_size": "1"}),
+        ({"data": [{"id": "t"}], "page": 2, "page_size": 1, "total": 2}, None),
+        ({"data": [], "page": 3, "page_size": 1}, None),
+        ([{"id": "t"}], None),
+    ],
+)
+def test_the_end_of_a_list_is_known(body: object, following: object) -> None:
+    assert read_task_list(body)[1] == following
+
+
+def test_pages_give_each_task_once_and_end_where_they_repeat() -> None:
+    pages = Pages(type="image", status="queued")
+    assert pages.path == "/v1/tasks?type=image&status=queued&limit=100"
+    assert [task.id for task in pages.take([Task("a"), Task("b")], {"cursor": "1"})] == ["a", "b"]
+    assert pages.path.endswith("&cursor=1")
+    assert [task.id for task in pages.take([Task("b"), Task("c")], {"cursor": "2"})] == ["c"]
+    assert not pages.is_done
+    pages.take([Task("d")], {"cursor": "1"})
+    assert pages.is_done
+
+
+def test_numbered_pages_end_where_one_brings_nothing_new() -> None:
+    pages = Pages()
+    pages.take([Task("a")], {"page": "2"})
+    assert not pages.is_done
+    pages.take([Task("a")], {"page": "3"})
+    assert pages.is_done
