@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -13,7 +14,10 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ("rich", "typer"):
             raise
         sys.exit('The command line is not installed. Install it with: pip install "piccc[cli]"')
-    app()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a text may have what the terminal's encoding has not
+    app(prog_name="piccc")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,178 @@
-"""The command line as a user types it."""
+"""The command line as a whole: help, completion, exit codes, and the emulator."""
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from piccc import Client
+from piccc.cli.failures import in_shell_words
+from piccc.emulator import Emulator
+from tests.cli.shell import Shell
 
-PICCC = [sys.executable, "-m", "piccc"]
+COMMANDS = [
+    ("demo",),
+    ("chat",),
+    ("image",),
+    ("video",),
+    ("doctor",),
+    ("emulator",),
+    ("tasks", "list"),
+    ("tasks", "show"),
+    ("tasks", "wait"),
+    ("tasks", "resume"),
+    ("tasks", "save"),
+    ("webhooks", "listen"),
+]
+HEAVY = (
+    "httpx",
+    "httpx2",
+    "langchain_core",
+    "llama_index",
+    "pydantic",
+    "piccc.emulator",
+    "starlette",
+    "tiktoken",
+)
 
 
-def test_the_emulator_serves_until_it_is_told_to_stop() -> None:
-    command = [*PICCC, "emulator", "--port", "0", "--speed", "inf"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own command
-        assert process.stdout is not None
-        exports: dict[str, str] = {}
-        for line in process.stdout:
-            if line.strip().startswith("export "):
-                name, _, value = line.strip().removeprefix("export ").partition("=")
-                exports[name] = value
-            if len(exports) == 2:
-                break
-        client = Client(base_url=exports["PICCC_BASE_URL"], api_key=exports["PICCC_API_KEY"])
-        assert client.chat.create("Hello").text
-        client.close()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Shell:
+    """Make a shell that leads to no server."""
+    return Shell(tmp_path)
 
 
-def test_live_without_a_key_says_what_to_set() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PICCC_")}
+def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
+    """Read what the emulator says of itself, up to the last of the variables that it names."""
+    assert process.stdout is not None
+    found: dict[str, str] = {}
+    for line in process.stdout:
+        if line.strip().startswith("export "):
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            found[name] = value
+        if "PICCC_VIDEO_MODEL" in found:
+            break
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_and_speaks_json(
+    nowhere: Shell, command: tuple[str, ...]
+) -> None:
+    said = nowhere(*command, "--help").stdout
+    assert "Example" in said
+    assert f"piccc {' '.join(command)}" in said.split("Example")[1]
+    assert "--json" in said
+    assert "\x1b" not in said
+
+
+def test_help_tells_every_exit_code(nowhere: Shell) -> None:
+    said = nowhere("--help").stdout.split("Exit codes")[1]
+    assert [line.split()[0] for line in said.splitlines()[1:] if line.strip()] == [*"012345", "130"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    looked_at = f"import sys, piccc.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(  # noqa: S603  our own command
-        [*PICCC, "demo", "--live"], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", looked_at], capture_output=True, text=True, check=True
     )
+    assert done.stdout == "[]\n"
+
+
+def test_the_shell_completes_commands(nowhere: Shell) -> None:
+    asked = {"_PICCC_COMPLETE": "complete_bash", "COMP_WORDS": "piccc ta", "COMP_CWORD": "1"}
+    assert nowhere(**asked).stdout.split() == ["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        ("Go on: client.tasks.wait('task_1')", "Go on: piccc tasks wait task_1"),
+        ("Go on: client.tasks.wait_all(['a', 'b'])", "Go on: piccc tasks wait a b"),
+        ("Try client.tasks.resume('k', resubmit=True) now.", "Try piccc tasks resume k --resubmit now."),
+        ("Pass api_key=, or set PICCC_API_KEY.", "Set PICCC_API_KEY."),
+        ("Check the key: pass api_key= or set PICCC_API_KEY.", "Check the key: set PICCC_API_KEY."),
+        ("Set PICCC_BASE_URL (or pass base_url=) to it.", "Set PICCC_BASE_URL to it."),
+    ],
+)
+def test_hints_speak_of_commands_and_variables_instead_of_python(python: str, shell: str) -> None:
+    assert in_shell_words(python) == shell
+
+
+def test_the_emulator_serves_until_it_is_told_to_stop(nowhere: Shell) -> None:
+    with nowhere.start("emulator", "--port", "0", "--speed", "inf") as process:
+        assert process.stdout is not None
+        exports = _exports(process)
+        with Client(base_url=exports["PICCC_BASE_URL"], api_key=exports["PICCC_API_KEY"]) as client:
+            assert client.chat.create("Hello").text
+        shown = next(line for line in process.stdout if line.strip())
+        assert "POST /v1/chat/completions" in shown
+        assert " 200 " in shown
+        process.send_signal(signal.SIGINT)
+        assert "Stopped." in process.communicate()[1]
+    assert process.returncode == 0
+
+
+def test_the_emulator_does_what_its_faults_file_says_and_shows_it_as_json(nowhere: Shell) -> None:
+    rules = {"rules": [{"fault": "429;retry-after=0", "route": "POST /v1/chat/*", "times": 1}]}
+    (nowhere.folder / "faults.json").write_text(json.dumps(rules))
+    words = ("emulator", "--port", "0", "--speed", "inf", "--faults", "faults.json", "--json")
+    with nowhere.start(*words) as process:
+        assert process.stdout is not None
+        known = json.loads(process.stdout.readline())
+        with Client(base_url=known["PICCC_BASE_URL"], api_key=known["PICCC_API_KEY"]) as client:
+            assert client.chat.create("Hello").record.attempts[0].outcome == "429"
+        shown = [json.loads(process.stdout.readline()) for _ in range(2)]
+        assert [(each["status"], each["fault"]) for each in shown] == [
+            (429, "429;retry-after=0"),
+            (200, None),
+        ]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
+    ids = []
+    for _ in range(2):
+        words = ("emulator", "--port", "0", "--speed", "inf", "--state", "kept", "--json")
+        with nowhere.start(*words) as process:
+            assert process.stdout is not None
+            known = json.loads(process.stdout.readline())
+            with Client(base_url=known["PICCC_BASE_URL"], api_key=known["PICCC_API_KEY"]) as client:
+                client.images.submit("A mug", model="piccc-image")
+                ids.append({task.id for task in client.tasks.list()})
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+    assert ids[0] < ids[1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--host", "0.0.0.0"), "--allow-remote"),  # noqa: S104  it is refused
+        (("--faults", "missing.json"), "missing.json"),
+    ],
+)
+def test_an_emulator_that_cannot_be_run_says_why(nowhere: Shell, wrong: tuple[str, str], said: str) -> None:
+    done = nowhere("emulator", "--port", "0", *wrong)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+
+
+def test_a_taken_port_is_an_error_with_its_address(shell: Shell, emulator: Emulator) -> None:
+    port = emulator.base_url.rpartition(":")[2]
+    done = shell("emulator", "--port", port)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert port in done.stderr
+
+
+def test_live_without_a_key_says_what_to_set(nowhere: Shell) -> None:
+    done = nowhere("demo", "--live")
     assert done.returncode == 1
     assert "PICCC_API_KEY" in done.stderr
     assert "PICCC_BASE_URL" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import av
 import pytest
 from PIL import Image
 from playwright.async_api import Browser
+
+from piccc.emulator import Emulator
+from tests.cli.shell import Shell
 
 PLAY = """async () => {
   const video = document.querySelector("video");
@@ -68,3 +72,15 @@ def test_the_demo_tells_what_it_made_and_where_it_lies(demo: tuple[Path, str]) -
     assert "not sent again unless you say so" in " ".join(
         out.split("A question to our own README")[1].split()
     )
+
+
+def test_live_uses_the_server_of_the_environment_and_json_leaves_stdout_to_one_document(
+    shell: Shell, emulator: Emulator
+) -> None:
+    done = shell("demo", "--live", "--json", "--to", "shown")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [task["files"] for task in document["tasks"]] == [["shown/image.png"], ["shown/video.mp4"]]
+    assert document["tokens"] > 0
+    assert "2 tasks run" in done.stderr
+    assert [charge.kind for charge in emulator.charges if charge.kind != "chat"] == ["image", "video"]

@@ -9,20 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from piccc.client import Client
+from piccc.cli.bars import Bars
+from piccc.cli.options import AsJSON
+from piccc.cli.screen import document
 from piccc.config import KEY_VARIABLE, URL_VARIABLE
 from piccc.errors import ConfigurationError, MissingExtraError
-from piccc.media.polling import Polling
 
 if TYPE_CHECKING:
+    from piccc.client import Client
     from piccc.media.handle import TaskHandle
-    from piccc.tasks import Task
 
 CAPTION = "Write a launch caption for a handmade ceramic mug."
 ORDER = (
@@ -46,19 +47,41 @@ class Show:
     tokens: int = 0
 
 
-def run(*, live: bool, folder: Path) -> None:
-    """Run the three acts and print what was made; raise MissingExtraError where a part is not installed."""
-    console = Console(highlight=False)
+def demo(
+    live: Annotated[
+        bool, typer.Option("--live", help="Use the real API: PICCC_API_KEY and PICCC_BASE_URL.")
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="Where the picture and the film are saved.")
+    ] = Path("piccc-demo"),
+    as_json: AsJSON = False,
+) -> None:
+    """Show it all: streaming, an agent with media tools, a question to documents.
+
+    Without --live it needs no key and no network: the emulator stands in.
+
+    \b
+    Example:
+      piccc demo --to shown/
+    """
+    # What is shown goes out of the way of the document that a script reads.
+    console = Console(highlight=False, stderr=as_json)
     began = time.monotonic()
     with _show(console, live=live, folder=folder) as show:
         _stream_a_caption(show)
         _let_an_agent_work(show)
         _ask_the_readme(show)
         _summary(show, time.monotonic() - began)
+        if as_json:
+            made = [{**task.to_dict(), "files": [str(path)]} for task, path in show.made]
+            document({"tasks": made, "tokens": show.tokens})
 
 
 @contextmanager
 def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
+    from piccc.client import Client
+    from piccc.media.polling import Polling
+
     if live:
         if missing := [name for name in (KEY_VARIABLE, URL_VARIABLE) if not os.environ.get(name)]:
             raise ConfigurationError(
@@ -94,7 +117,8 @@ def _stream_a_caption(show: Show) -> None:
     _heading(show, "A caption, token by token (LangChain)", CAPTION)
     for chunk in ChatPiccc(model="piccc-pro", **show.settings).stream(CAPTION):
         show.console.print(chunk.text, end="")
-        show.tokens += (chunk.usage_metadata or {}).get("total_tokens", 0)
+        if chunk.usage_metadata:
+            show.tokens += chunk.usage_metadata["total_tokens"]
     show.console.print("\n")
 
 
@@ -106,7 +130,7 @@ def _let_an_agent_work(show: Show) -> None:
     from langchain_piccc import ChatPiccc, PicccImageTool, PicccVideoTool
 
     _heading(show, "An agent with an image tool and a video tool (LangChain)", ORDER)
-    with _Bars(show.console) as bars:
+    with Bars(show.console) as bars:
         options: dict[str, Any] = {"client": show.client, "on_update": bars.update}
         tools = [
             PicccImageTool(model=show.models["image"] or None, **options),
@@ -170,25 +194,3 @@ def _summary(show: Show, seconds: float) -> None:
 def _heading(show: Show, title: str, prompt: str) -> None:
     show.console.rule(f"[bold]{title}[/]", align="left")
     show.console.print(f"[dim]> {prompt}[/]")
-
-
-class _Bars:
-    """One progress bar for each task that runs."""
-
-    def __init__(self, console: Console) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
-        self._rows: dict[str, Any] = {}
-
-    def update(self, task: Task) -> None:
-        """Show a task as it is now."""
-        if task.id not in self._rows:
-            self._rows[task.id] = self._progress.add_task(f"{task.type} {task.id[-6:]}", total=100)
-        self._progress.update(self._rows[task.id], completed=task.progress or 0)
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()

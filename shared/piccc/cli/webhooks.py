@@ -1,0 +1,103 @@
+"""`piccc webhooks listen`: tell of tasks as they end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from piccc.cli.connection import connect, open_ledger
+from piccc.cli.failures import Commands
+from piccc.cli.options import SECRET_VARIABLE, AsJSON, Ledger, Poll, option
+from piccc.cli.screen import document, say, write
+from piccc.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from piccc.media.webhooks import Webhooks
+    from piccc.tasks import Task
+
+SIGNING_VARIABLE = "PICCC_WEBHOOK_SIGNING_SECRET"
+
+webhooks = typer.Typer(cls=Commands, no_args_is_help=True, help="Hear of tasks that have ended.")
+
+
+@webhooks.callback()
+def _group() -> None:
+    """Keep `listen` a command of its own, though it is the only one."""
+
+
+@webhooks.command()
+def listen(
+    forward_to: Annotated[
+        str | None, option("--forward-to", "URL", "An address of your own that gets a webhook for each.")
+    ] = None,
+    receive: Annotated[
+        bool, typer.Option("--receive", help="Take webhooks instead of asking the server in turn.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="With --receive: the address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="With --receive: the port; 0 takes a free one.")] = 8766,
+    poll: Poll = None,
+    ledger: Ledger = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Tell of each of the account's tasks when it has ended, until Ctrl-C.
+
+    Without --receive the server is asked in turn, so no tunnel is needed:
+    this is how to try a webhook handler on your own machine.
+
+    With --receive, it hears of what was submitted under the same ledger and
+    the same PICCC_WEBHOOK_SECRET, and asks the server whether it is true.
+
+    PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs what is forwarded and
+    checks what is received.
+
+    \b
+    Examples:
+      piccc webhooks listen
+      piccc webhooks listen --forward-to http://127.0.0.1:8000/webhooks
+      PICCC_WEBHOOK_SECRET=... piccc webhooks listen --receive --port 8766
+    """
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    if receive and not secret:
+        raise ConfigurationError(
+            f"--receive needs {SECRET_VARIABLE}.",
+            hint="Set it to a random text of at least 16 characters, here and where tasks are submitted.",
+        )
+    with connect(poll, open_ledger(ledger) if receive else None) as client:
+        receiver = client.webhooks(
+            secret=secret or secrets.token_urlsafe(),  # nothing is received then
+            signing_secret=os.environ.get(SIGNING_VARIABLE),
+            on_task=lambda task: _tell(task, as_json=as_json),
+            forward_to=forward_to,
+        )
+        try:
+            _receive(receiver, host, port) if receive else _ask(receiver)
+        except KeyboardInterrupt:
+            say("\nStopped.")
+
+
+def _ask(receiver: Webhooks) -> None:
+    say("Waiting for tasks to end; Ctrl-C stops.", "dim")
+    for _ in receiver.poll():
+        pass
+
+
+def _receive(receiver: Webhooks, host: str, port: int) -> None:
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    with receiver.serve(host, port) as server:
+        say(f"Webhooks are received at {server.url}; Ctrl-C stops. Submit with: --webhook {server.url}")
+        stopped.wait()
+
+
+def _tell(task: Task, *, as_json: bool) -> None:
+    if as_json:
+        document(task.to_dict())
+    else:
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        write(f"{at}\t{task.id}\t{task.type}\t{task.status}\n")

@@ -1,0 +1,85 @@
+"""The `piccc` command, run as a user runs it: in a process of its own, by a pipe or on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from piccc.emulator import Emulator
+
+PICCC = [sys.executable, "-W", "error", "-m", "piccc"]
+LONGEST = 60.0
+
+
+class Shell:
+    """A shell in an empty folder and an empty home, whose variables lead to an emulator or nowhere."""
+
+    def __init__(self, folder: Path, emulator: Emulator | None = None) -> None:
+        self.folder = folder
+        (folder / "home").mkdir()
+        self.variables = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICCC_") and not name.upper().endswith("_PROXY")
+        }
+        self.variables |= {"HOME": str(folder / "home"), "COLUMNS": "200", "TERM": "xterm-256color"}
+        self.variables.pop("XDG_CONFIG_HOME", None)
+        if emulator is not None:
+            self.variables |= {
+                "PICCC_BASE_URL": emulator.base_url,
+                "PICCC_API_KEY": emulator.api_key,
+                "PICCC_IMAGE_MODEL": "piccc-image",
+                "PICCC_VIDEO_MODEL": "piccc-video",
+            }
+
+    def __call__(self, *words: str, piped: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, with stdout and stderr in pipes; no command may show a traceback."""
+        done = subprocess.run(  # noqa: S603  our own command
+            [*PICCC, *words], input=piped, **self._settings(variables), capture_output=True, timeout=LONGEST
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    @contextmanager
+    def start(self, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command beside the test, and end it with the block."""
+        pipe = subprocess.PIPE
+        with subprocess.Popen(  # noqa: S603  our own command
+            [*PICCC, *words], **self._settings(variables), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def on_a_terminal(self, *words: str, **variables: str) -> str:
+        """Run a command on a terminal, and return all that it wrote there."""
+        ours, theirs = pty.openpty()
+        settings = self._settings(variables)
+        with subprocess.Popen(  # noqa: S603  our own command
+            [*PICCC, *words], **settings, stdin=theirs, stdout=theirs, stderr=theirs
+        ):
+            os.close(theirs)
+            written = b"".join(_pieces(ours))
+        os.close(ours)
+        return written.decode()
+
+    def _settings(self, variables: Mapping[str, str]) -> dict[str, Any]:
+        return {"cwd": self.folder, "env": {**self.variables, **variables}, "text": True}
+
+
+def _pieces(terminal: int) -> Iterator[bytes]:
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # so Linux tells that nobody has the other end any more
+            return
+        if not piece:
+            return
+        yield piece

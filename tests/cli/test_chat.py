@@ -1,0 +1,168 @@
+"""`piccc chat`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from piccc.emulator import Ask, Emulator, Scripted
+from tests.cli.shell import Shell
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def _asked(emulator: Emulator) -> dict[str, Any]:
+    body = emulator.requests[-1].body
+    assert isinstance(body, dict)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path"), [("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")]
+)
+def test_stdout_has_the_answer_and_nothing_else(
+    shell: Shell, emulator: Emulator, dialect: str, path: str
+) -> None:
+    emulator.script(["One, two, three."])
+    done = shell("chat", "Count.", "--dialect", dialect)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "One, two, three.\n", "")
+    assert emulator.requests[-1].path == path
+    assert _asked(emulator)["stream"] is True
+
+
+def test_what_is_piped_in_follows_the_prompt(shell: Shell, emulator: Emulator) -> None:
+    shell("chat", "Summarise:", piped="A long text.\n")
+    assert _asked(emulator)["messages"][-1]["content"] == "Summarise:\n\nA long text."
+    shell("chat", piped="A question.")
+    assert _asked(emulator)["messages"][-1]["content"] == "A question."
+
+
+def test_options_reach_the_server(shell: Shell, emulator: Emulator) -> None:
+    options = "--model piccc-ultra --system Brief. --max-tokens 50 --temperature 0.5 --reasoning-effort low"
+    assert shell("chat", "Hello", *options.split()).returncode == 0
+    asked = _asked(emulator)
+    assert asked["messages"][0] == {"role": "system", "content": "Brief."}
+    assert (asked["model"], asked["temperature"], asked["reasoning_effort"]) == ("piccc-ultra", 0.5, "low")
+    assert 50 in (asked.get("max_tokens"), asked.get("max_completion_tokens"))
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_schema_from_a_file_or_as_text_shapes_the_answer(shell: Shell, is_file: bool) -> None:
+    (shell.folder / "person.json").write_text(json.dumps(SCHEMA))
+    schema = "person.json" if is_file else json.dumps(SCHEMA)
+    done = shell("chat", "Anna is 31 years old.", "--json-schema", schema)
+    assert json.loads(done.stdout) == {"name": "Anna", "age": 31}
+
+
+def test_an_answer_that_is_not_json_is_an_error_where_json_was_asked_for(
+    shell: Shell, emulator: Emulator
+) -> None:
+    emulator.script([Scripted('{"name": "An', finish_reason="length")])
+    done = shell("chat", "Anna is 31.", "--json-schema", json.dumps(SCHEMA))
+    assert done.returncode == 1
+    assert "--max-tokens" in done.stderr
+    assert "not JSON" in done.stderr
+
+
+@pytest.mark.parametrize("schema", ["missing.json", "{broken", "{}]"])
+def test_an_unreadable_schema_is_wrong_usage_and_sends_nothing(
+    shell: Shell, emulator: Emulator, schema: str
+) -> None:
+    done = shell("chat", "Hello", "--json-schema", schema)
+    assert done.returncode == 2
+    assert "--json-schema" in done.stderr
+    assert emulator.requests == []
+
+
+def test_no_prompt_is_wrong_usage(shell: Shell, emulator: Emulator) -> None:
+    done = shell("chat")
+    assert done.returncode == 2
+    assert emulator.requests == []
+
+
+def test_json_is_one_document_with_text_and_usage(shell: Shell, emulator: Emulator) -> None:
+    emulator.script([Scripted("Blue.", reasoning="Hm.")])
+    done = shell("chat", "Which colour?", "--json")
+    reply = json.loads(done.stdout)
+    assert (reply["text"], reply["reasoning"], reply["finish_reason"]) == ("Blue.", "Hm.", "stop")
+    assert reply["usage"]["output_tokens"] > 0
+    assert reply["request_id"] == emulator.requests[-1].request_id
+
+
+def test_verbose_tells_tokens_on_stderr(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["Blue."])
+    done = shell("chat", "Which colour?", "-v")
+    assert done.stdout == "Blue.\n"
+    assert "tokens in" in done.stderr
+    assert emulator.requests[-1].request_id in done.stderr
+
+
+def test_a_cut_stream_leaves_what_had_come_and_says_so(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["One two three four five six seven."])
+    emulator.fault("cut:3")
+    done = shell("chat", "Count.")
+    assert done.returncode == 1
+    assert done.stdout.startswith("One")
+    assert done.stdout.endswith("\n")
+    assert "above stands what had arrived" in done.stderr
+
+
+def test_a_refusal_is_told_on_stderr_and_is_an_error(shell: Shell, emulator: Emulator) -> None:
+    emulator.script([Scripted(refusal="I will not.")])
+    done = shell("chat", "Do it.")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "I will not." in done.stderr
+
+
+def test_ctrl_c_ends_it_quietly_with_code_130(still_shell: Shell, still: Emulator) -> None:
+    arrived = threading.Event()
+
+    def note(ask: Ask) -> str:
+        arrived.set()
+        return "It never comes: the clock stands still."
+
+    still.script([note])
+    with still_shell.start("chat", "Hello") as process:
+        assert arrived.wait(30)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "")
+    assert process.returncode == 130
+
+
+def test_letters_that_the_encoding_has_not_are_replaced(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["A mug 杯"])
+    done = shell("chat", "Hello", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "A mug ?\n")
+
+
+def test_thoughts_are_dimmed_on_a_terminal_and_never_in_a_pipe(shell: Shell, emulator: Emulator) -> None:
+    emulator.script([Scripted("Blue.", reasoning="The sky, then.")] * 2)
+    screen = shell.on_a_terminal("chat", "Which colour?")
+    assert "\x1b[2mThe" in screen
+    assert screen.endswith("\r\n\r\nBlue.\r\n")
+    assert shell("chat", "Which colour?").stdout == "Blue.\n"
+
+
+def test_an_answer_cannot_steer_the_terminal(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["\x1b[2J\x1b]0;title\x07hello"] * 2)
+    screen = shell.on_a_terminal("chat", "Hello")
+    assert "hello" in screen
+    assert "\x1b[2J" not in screen
+    assert "\x07" not in screen
+    assert shell("chat", "Hello").stdout == "\x1b[2J\x1b]0;title\x07hello\n"
+
+
+def test_without_a_key_it_says_which_variable_to_set(shell: Shell, emulator: Emulator) -> None:
+    done = shell("chat", "Hello", PICCC_API_KEY="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Set PICCC_API_KEY" in done.stderr
+    assert emulator.requests == []
