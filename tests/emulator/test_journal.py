@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import httpx
@@ -96,3 +97,12 @@ def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: ht
     assert fresh.charges.maxlen == 10_000
     assert fresh.journal.length == 1_000
     assert fresh.webhooks.deliveries.maxlen == 1_000
+
+
+@pytest.mark.parametrize("fault", ["disconnect", "lost-answer", "cut:1"])
+def test_a_request_whose_connection_breaks_is_done_too(fault: str) -> None:
+    with Emulator(speed=math.inf) as emulator, connect(emulator) as client:
+        with pytest.raises(httpx.TransportError):
+            client.post("/v1/chat/completions", json=chat(), headers={"x-piccc-fault": fault})
+        client.get("/v1/models")
+    assert [record.done for record in emulator.requests] == [True, True]

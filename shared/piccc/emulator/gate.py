@@ -33,6 +33,12 @@ class Gate:
             await self._routes(scope, receive, send)
             return
         exchange = self._open(scope)
+        try:
+            await self._serve(exchange, scope, receive, send)
+        finally:
+            self._close(exchange)
+
+    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["exchange"] = exchange
         line, recorded = Line(scope, receive), self._recorded(exchange, send)
         try:
@@ -109,11 +115,16 @@ class Gate:
                 record.status = message["status"]
                 message = {**message, "headers": [*message["headers"], *self._headers(exchange)]}
             elif not message.get("more_body"):
-                record.done = True
-                record.seconds = self._provider.clock.now() - record.started_at
+                self._close(exchange)
             await send(message)
 
         return noting
+
+    def _close(self, exchange: Exchange) -> None:
+        record = exchange.record
+        if not record.done:
+            record.done = True
+            record.seconds = self._provider.clock.now() - record.started_at
 
     def _headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
         record = exchange.record
