@@ -18,6 +18,7 @@ if not _has_core():
     )
 
 # Only after the check can these be imported.
+from llama_index_piccc.artifacts import media_from  # noqa: E402  see above
 from llama_index_piccc.errors import NoToolCallError, StructuredOutputError  # noqa: E402  see above
 from llama_index_piccc.llm import Piccc  # noqa: E402  see above
 from llama_index_piccc.media import PicccMediaToolSpec  # noqa: E402  see above
@@ -43,4 +44,5 @@ __all__ = [
     "PicccTaskSubmitted",
     "StructuredOutputError",
     "ensure_nltk_data",
+    "media_from",
 ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from piccc import AsyncClient, Client, Polling
+from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
-
-QUICK = Polling(min=0.001, max=0.002, requests_per_second=100_000)
+from tests.media.paid import QUICK
 
 
 def settings(emulator: Emulator, **options: Any) -> dict[str, Any]:
@@ -22,20 +21,6 @@ def clients(emulator: Emulator, **options: Any) -> dict[str, Any]:
         "client": Client(**settings(emulator, **options)),
         "async_client": AsyncClient(**settings(emulator, **options)),
     }
-
-
-def made(emulator: Emulator) -> list[str]:
-    """Return what was submitted, each time that it was sent.
-
-    The emulator gives a repeated key its earlier task and charges nothing; another server may not.
-    """
-    sent = [
-        each.path.split("/")[2].removesuffix("s")
-        for each in emulator.requests
-        if each.method == "POST" and each.path.endswith("/tasks")
-    ]
-    assert sent == [charge.kind for charge in emulator.charges if charge.kind != "chat"]
-    return sent
 
 
 def calling(name: str = "generate_image", id: str = "c1", **arguments: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.tools import FunctionTool
 
 from llama_index_piccc import Piccc, PicccMediaToolSpec
-from piccc import Client, Polling
+from piccc import Client
 from piccc.emulator import Emulator, Scripted
+from tests.media.paid import QUICK
 
-QUICK = Polling(min=0.001, max=0.002, requests_per_second=100_000)
 BOTH = Scripted(
     calls=[
         ("generate_image", {"prompt": "A kite"}),
@@ -41,17 +41,3 @@ def agent(emulator: Emulator, **options: Any) -> FunctionAgent:
     """Return an agent with all media tools."""
     llm = Piccc(base_url=emulator.base_url, api_key=emulator.api_key)
     return FunctionAgent(tools=list(tools(emulator, **options).values()), llm=llm)
-
-
-def made(emulator: Emulator) -> list[str]:
-    """Return what was submitted, each time that it was sent.
-
-    The emulator gives a repeated key its earlier task and charges nothing; another server may not.
-    """
-    sent = [
-        each.path.split("/")[2].removesuffix("s")
-        for each in emulator.requests
-        if each.method == "POST" and each.path.endswith("/tasks")
-    ]
-    assert sent == [charge.kind for charge in emulator.charges if charge.kind != "chat"]
-    return sent

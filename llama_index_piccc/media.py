@@ -1,0 +1,322 @@
+"""Tools with which a LlamaIndex agent makes images and videos, looks at tasks and lists them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from llama_index.core.base.llms.types import ContentBlock, ImageBlock, TextBlock
+from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
+from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
+from llama_index.core.workflow import Context
+
+from llama_index_piccc._media_call import Call, current_call, signals
+from llama_index_piccc.media_events import PicccTaskFinished, PicccTaskProgress, PicccTaskSubmitted
+from piccc.errors import InvalidArgumentError
+from piccc.media import arguments as asked
+from piccc.media.errand import Errand, OnUpdate, Show, blocking
+from piccc.media.report import Report
+from piccc.tasks import Task, TaskType
+
+if TYPE_CHECKING:
+    from piccc.client import AsyncClient, Client
+
+Mode = Literal["wait", "submit", "event"]
+AnyContext = Context[Any] | None
+EVENT_SECONDS = 86_400.0
+"""How long `mode="event"` waits for the event: a workflow's own default would give up after 2000 s."""
+
+
+class PicccMediaToolSpec(BaseToolSpec):
+    """Image and video tools for agents and workflows, each blocking and asynchronous.
+
+    A tool gives the model a short text and, where it may see, the image; `raw_output` is JSON for the
+    program. A failure is an output with `is_error` that says whether to call again. In an agent, progress is
+    written to the stream as `PicccTaskProgress`. A step that runs again does not submit again; with a ledger
+    in a file not even in another process.
+
+    Args:
+        client: the `piccc.Client`; by default made from `async_client` or from the environment.
+        async_client: the `piccc.AsyncClient`; by default made from `client`.
+        image_model, video_model: which models; by default `PICCC_IMAGE_MODEL` and `PICCC_VIDEO_MODEL`.
+        mode: once a task is submitted, `wait` for it, `submit` only, or in a workflow suspend the step until
+            the `event` PicccTaskFinished.
+        wait_s: how many seconds a call waits at most; then the model is told that the task is still running.
+            A workflow's own timeout must be longer.
+        show: whether a finished image goes to the model too: as it is, or at most 512 pixels wide and high.
+        session: names the conversation or the run, for an agent whose model's server does not give each call
+            an id of its own, and for steps of your own that are to be run again in another process.
+        on_update: called with a task at each change of its status or progress.
+
+    Example:
+        >>> spec = PicccMediaToolSpec(Client(ledger="tasks.db"))
+        >>> agent = FunctionAgent(tools=spec.to_tool_list(), llm=Piccc())
+    """
+
+    spec_functions: list[SPEC_FUNCTION_TYPE] = [  # noqa: RUF012  as the base class declares it
+        (asked.GENERATE_IMAGE, f"a{asked.GENERATE_IMAGE}"),
+        (asked.GENERATE_VIDEO, f"a{asked.GENERATE_VIDEO}"),
+        (asked.GET_TASK, f"a{asked.GET_TASK}"),
+        (asked.LIST_TASKS, f"a{asked.LIST_TASKS}"),
+    ]
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        async_client: AsyncClient | None = None,
+        image_model: str | None = None,
+        video_model: str | None = None,
+        mode: Mode = "wait",
+        wait_s: float | None = 60.0,
+        show: Show = "none",
+        session: str = "",
+        on_update: OnUpdate | None = None,
+    ) -> None:
+        self._client = client
+        self._async_client = async_client
+        self._models: dict[TaskType, str | None] = {"image": image_model, "video": video_model}
+        self._mode = mode
+        self._wait_s = wait_s
+        self._show = show
+        self._session = session
+        self._on_update = on_update
+
+    def generate_image(
+        self,
+        prompt: str,
+        *,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """Make an image."""
+        return self.run(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution))
+
+    async def agenerate_image(
+        self,
+        prompt: str,
+        *,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """Make an image; in a workflow `ctx` is the step's context."""
+        return await self.arun(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution), ctx)
+
+    def generate_video(
+        self,
+        prompt: str,
+        *,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        duration_seconds: int | None = None,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """Make a video of so many seconds."""
+        return self.run(asked.GENERATE_VIDEO, _given(prompt, aspect_ratio, resolution, duration_seconds))
+
+    async def agenerate_video(
+        self,
+        prompt: str,
+        *,
+        aspect_ratio: str | None = None,
+        resolution: str | None = None,
+        duration_seconds: int | None = None,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """Make a video of so many seconds; in a workflow `ctx` is the step's context."""
+        arguments = _given(prompt, aspect_ratio, resolution, duration_seconds)
+        return await self.arun(asked.GENERATE_VIDEO, arguments, ctx)
+
+    def get_media_task(
+        self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
+    ) -> ToolOutput:
+        """Look at a task, and wait for it for so many seconds, by default `wait_s`."""
+        return self.run(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds})
+
+    async def aget_media_task(
+        self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
+    ) -> ToolOutput:
+        """Look at a task, and wait for it for so many seconds, by default `wait_s`."""
+        return await self.arun(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds}, ctx)
+
+    def list_media_tasks(
+        self,
+        *,
+        type: TaskType | None = None,
+        status: str | None = None,
+        limit: int = 10,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """List the latest tasks, newest first."""
+        return self.run(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit})
+
+    async def alist_media_tasks(
+        self,
+        *,
+        type: TaskType | None = None,
+        status: str | None = None,
+        limit: int = 10,
+        ctx: AnyContext = None,
+    ) -> ToolOutput:
+        """List the latest tasks, newest first."""
+        return await self.arun(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit}, ctx)
+
+    def to_tool_list(
+        self,
+        spec_functions: list[SPEC_FUNCTION_TYPE] | None = None,
+        func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
+    ) -> list[FunctionTool]:
+        """Return the tools; `func_to_metadata_mapping` gives some a name or a description of your own."""
+        names = [each if isinstance(each, str) else each[0] for each in spec_functions or self.spec_functions]
+        given = func_to_metadata_mapping or {}
+        return [PicccMediaTool(self, name, given.get(name) or _metadata(name)) for name in names]
+
+    def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:
+        """Run the tool of that name with arguments as a model gives them."""
+        errand = Errand(self._blocking_client(), show=self._show, on_update=self._on_update)
+        return _output(name, arguments, blocking(errand.reported(self._work(name, errand, arguments, None))))
+
+    async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
+        """Run the tool of that name with arguments as a model gives them; `ctx` is its step's."""
+
+        def tell(task: Task) -> None:
+            if self._on_update is not None:
+                self._on_update(task)
+            if ctx is not None:
+                ctx.write_event_to_stream(PicccTaskProgress.of(task))
+
+        errand = Errand(self._running_client(), show=self._show, on_update=tell)
+        report = await errand.reported(self._work(name, errand, arguments, ctx), signals())
+        return _output(name, arguments, report)
+
+    async def _work(self, name: str, errand: Errand, arguments: Mapping[str, Any], ctx: AnyContext) -> Report:
+        match asked.ARGUMENTS[name](**arguments):
+            case asked.ImageArguments() as wanted:
+                return await self._make("image", errand, wanted.model_dump(exclude_none=True), ctx)
+            case asked.VideoArguments() as wanted:
+                return await self._make("video", errand, wanted.model_dump(exclude_none=True), ctx)
+            case asked.TaskArguments(task_id=task_id, wait_seconds=seconds):
+                await errand.read(task_id)
+                await errand.attend(self._wait_s if seconds is None else seconds)
+                return await errand.report()
+            case asked.TaskListArguments(type=type, status=status, limit=limit):
+                return await errand.list(type, status, limit)
+        raise NotImplementedError(name)
+
+    async def _make(
+        self, type: TaskType, errand: Errand, arguments: Mapping[str, Any], ctx: AnyContext
+    ) -> Report:
+        call = current_call(self._session, type, arguments)
+        order = {"model": self._models[type], **arguments}
+        if self._mode == "event":
+            if ctx is None or call is None:
+                raise InvalidArgumentError(
+                    'Only in a step of a workflow, with its context, can mode="event" wait.',
+                    hint='Nothing was sent. Use mode="wait" elsewhere.',
+                )
+            await self._suspend(type, errand, order, call, ctx)
+        else:
+            await errand.place(type, order, key=call.key if call else None)
+        await errand.attend(self._wait_s if self._mode == "wait" else 0)
+        return await errand.report()
+
+    async def _suspend(
+        self, type: TaskType, errand: Errand, order: Mapping[str, Any], call: Call, ctx: Context[Any]
+    ) -> None:
+        # Each wait that was begun is gone through again, before anything else: the step then waits where it
+        # did, and none is left behind to run it once more.
+        begun = call.begun_waits()
+        for turn, task_id in enumerate(begun):
+            await _wait_for_event(ctx, call, task_id, type, turn)
+        # The event is a hint: what the task has become is asked.
+        task = await errand.read(begun[-1]) if begun else await errand.place(type, order, key=call.key)
+        if not task.is_terminal:
+            await _wait_for_event(ctx, call, task.id, type, len(begun))
+
+    def _blocking_client(self) -> Client:
+        if self._client is None:
+            from piccc.client import Client
+
+            self._client = self._async_client.as_blocking() if self._async_client else Client()
+        return self._client
+
+    def _running_client(self) -> AsyncClient:
+        if self._async_client is None:
+            self._async_client = self._blocking_client().as_async()
+        return self._async_client
+
+
+class PicccMediaTool(FunctionTool):
+    """A tool of the spec: agents give it their context, and everybody else can call it without one."""
+
+    def __init__(self, spec: PicccMediaToolSpec, name: str, metadata: ToolMetadata) -> None:
+        super().__init__(fn=getattr(spec, name), async_fn=getattr(spec, f"a{name}"), metadata=metadata)
+        self.requires_context = True
+        self.ctx_param_name = "ctx"
+        self._spec = spec
+        self._function = name
+
+    def call(self, *args: Any, ctx: AnyContext = None, **kwargs: Any) -> ToolOutput:
+        """Run the tool."""
+        return self._named(self._spec.run(self._function, self._arguments(args, kwargs)))
+
+    async def acall(self, *args: Any, ctx: AnyContext = None, **kwargs: Any) -> ToolOutput:
+        """Run the tool."""
+        return self._named(await self._spec.arun(self._function, self._arguments(args, kwargs), ctx))
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        # Some callers in LlamaIndex give a tool's only argument by its place.
+        names = self.metadata.get_parameters_dict()["properties"]
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def _named(self, output: ToolOutput) -> ToolOutput:
+        output.tool_name = self.metadata.get_name()
+        return output
+
+
+def _given(
+    prompt: str,
+    aspect_ratio: str | None,
+    resolution: str | None,
+    duration_seconds: int | None = None,
+) -> dict[str, Any]:
+    named = {
+        "prompt": prompt,
+        "aspect_ratio": aspect_ratio,
+        "resolution": resolution,
+        "duration_seconds": duration_seconds,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _metadata(name: str) -> ToolMetadata:
+    return ToolMetadata(asked.DESCRIPTIONS[name], name=name, fn_schema=asked.ARGUMENTS[name])
+
+
+async def _wait_for_event(ctx: Context[Any], call: Call, task_id: str, task_type: str, turn: int) -> None:
+    await ctx.wait_for_event(
+        PicccTaskFinished,
+        waiter_event=PicccTaskSubmitted(task_id=task_id, type=task_type),
+        waiter_id=call.waiter_id(task_id, turn),
+        requirements={"task_id": task_id},
+        timeout=EVENT_SECONDS,
+    )
+
+
+def _output(name: str, arguments: Mapping[str, Any], report: Report) -> ToolOutput:
+    blocks = [TextBlock(text=report.text), *map(_image, report.pictures)]
+    return ToolOutput(
+        tool_name=name,
+        blocks=cast("list[ContentBlock]", blocks),
+        raw_input={"args": [], "kwargs": dict(arguments)},
+        raw_output=report.artifact,
+        is_error=report.error is not None,
+        exception=report.error,
+    )
+
+
+def _image(picture: Mapping[str, str]) -> ImageBlock:
+    return ImageBlock(image=base64.b64decode(picture["base64"]), image_mimetype=picture["mime_type"])

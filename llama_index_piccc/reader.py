@@ -1,0 +1,154 @@
+"""A reader that makes documents of tasks, so that what was made can be found again by what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.readers.base import BaseReader
+from llama_index.core.schema import Document, ImageDocument, MediaResource
+
+from piccc.tasks import Output, Task, TaskType
+
+if TYPE_CHECKING:
+    from piccc.client import AsyncClient, Client
+    from piccc.media.handle import AsyncTaskHandle, TaskHandle
+
+_FIELDS = ("aspect_ratio", "resolution", "seed", "usage", "cost")
+
+
+class PicccTaskReader(BaseReader):
+    """Read finished tasks: each image as an ImageDocument, each video as a Document; its prompt is the text.
+
+    Metadata has the task's id, type, model, parameters, size, times, and the output's address; the address
+    expires, so neither the model nor the embedding sees it. Documents of one output always have the same id.
+
+    Args:
+        client: the `piccc.Client`; by default made from `async_client` or from the environment.
+        async_client: the `piccc.AsyncClient`; by default made from `client`.
+        fetch: whether to fetch each image into its document; otherwise it has the image's address.
+
+    Example:
+        >>> VectorStoreIndex.from_documents(PicccTaskReader(Client()).load_data(type="image"))
+    """
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        async_client: AsyncClient | None = None,
+        fetch: bool = False,
+    ) -> None:
+        self._client = client
+        self._async_client = async_client
+        self._fetch = fetch
+
+    def lazy_load_data(
+        self,
+        *,
+        type: TaskType | None = None,
+        task_ids: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Document]:
+        """Yield documents, newest first, page by page.
+
+        Args:
+            type: only images or only videos.
+            task_ids: only these tasks, in this order; each is asked for.
+            limit: at most so many tasks.
+        """
+        tasks = self._client_of_calls().tasks
+        found = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)
+        for task in islice((task for task in found if _is_wanted(task, type)), limit):
+            for place, output in enumerate(task.outputs):
+                content = output.bytes() if self._fetch and _is_image(task, output) else None
+                yield _document(task, output, place, content)
+
+    async def alazy_load_data(  # type: ignore[override]  # an iterator that is not awaited, as `async for` needs
+        self,
+        *,
+        type: TaskType | None = None,
+        task_ids: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Document]:
+        """Yield documents, newest first, page by page; arguments as of `lazy_load_data`."""
+        count = 0
+        async for task in self._found(type, task_ids):
+            if count == limit:
+                return
+            count += 1
+            for place, output in enumerate(task.outputs):
+                content = await output.bytes() if self._fetch and _is_image(task, output) else None
+                yield _document(task, output, place, content)
+
+    async def aload_data(self, *args: Any, **load_kwargs: Any) -> list[Document]:
+        """Return documents, newest first; arguments as of `lazy_load_data`."""
+        return [document async for document in self.alazy_load_data(*args, **load_kwargs)]
+
+    async def _found(
+        self, type: TaskType | None, task_ids: Iterable[str] | None
+    ) -> AsyncIterator[AsyncTaskHandle]:
+        tasks = self._client_of_coroutines().tasks
+        if task_ids is None:
+            async for task in tasks.list(type=type, status="completed"):
+                if _is_wanted(task, type):
+                    yield task
+            return
+        for task_id in task_ids:
+            task = await tasks.get(task_id)
+            if _is_wanted(task, type):
+                yield task
+
+    def _client_of_calls(self) -> Client:
+        if self._client is None:
+            from piccc.client import Client
+
+            self._client = self._async_client.as_blocking() if self._async_client else Client()
+        return self._client
+
+    def _client_of_coroutines(self) -> AsyncClient:
+        if self._async_client is None:
+            self._async_client = self._client_of_calls().as_async()
+        return self._async_client
+
+
+def _is_wanted(task: TaskHandle | AsyncTaskHandle, type: TaskType | None) -> bool:
+    # The filters of the list are assumed, so a server may not know them.
+    return task.status == "completed" and (type is None or task.type in ("", type))
+
+
+def _is_image(task: Task, output: Output) -> bool:
+    return (output.type or task.type) == "image"
+
+
+def _document(task: Task, output: Output, place: int, content: bytes | None) -> Document:
+    known: dict[str, Any] = {
+        "task_id": task.id,
+        "type": output.type or task.type,
+        "model": task.model,
+        **{name: task.raw.get(name) for name in _FIELDS},
+        "width": output.width,
+        "height": output.height,
+        "duration_seconds": output.duration_seconds,
+        "mime_type": output.mime_type,
+        "created_at": task.created_at,
+        "completed_at": task.completed_at,
+        "expires_at": task.expires_at,
+        "url": output.url,
+    }
+    hidden = ["task_id", "url", "created_at", "completed_at", "expires_at"]
+    document: dict[str, Any] = {
+        "id_": f"{task.id}/{place}",
+        "text": task.prompt,
+        "metadata": {name: value for name, value in known.items() if value not in (None, "")},
+        "excluded_embed_metadata_keys": hidden,
+        "excluded_llm_metadata_keys": hidden,
+    }
+    if not _is_image(task, output):
+        return Document(**document)
+    if content is None:
+        image = MediaResource(url=output.url, mimetype=output.mime_type)
+    else:
+        image = MediaResource(data=content, mimetype=output.mime_type)
+    return ImageDocument(**document, image_resource=image)

@@ -1,0 +1,67 @@
+"""An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
+
+Arguments: a folder for its ledger and its context, the tools' mode. It says what it saves and what was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.agent.workflow import FunctionAgent, ToolCall, ToolCallResult
+from llama_index.core.utils import get_tokenizer
+from llama_index.core.workflow import Context, JsonPickleSerializer
+
+from llama_index_piccc import Piccc, PicccMediaToolSpec, PicccTaskFinished, PicccTaskSubmitted
+from piccc import AsyncClient, Polling
+
+PICKLING = JsonPickleSerializer()  # an agent's memory is no JSON
+
+
+async def main(folder: Path, mode: Any) -> None:
+    """Begin the run, or go on with it."""
+    client = AsyncClient(ledger=folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
+    models = {"image_model": "piccc-image", "video_model": "piccc-video"}
+    spec = PicccMediaToolSpec(async_client=client, mode=mode, wait_s=None, **models)
+    agent = FunctionAgent(tools=list(spec.to_tool_list()), llm=Piccc())
+    saved = folder / "context.json"
+    get_tokenizer()  # a saved memory names its tokenizer, which only core can load without a network
+    waiting: list[str] = []
+    if saved.exists():
+        known = json.loads(saved.read_text())
+        handler = agent.run(ctx=Context.from_dict(agent, known["context"], PICKLING))
+        waiting = known["waiting"]
+    else:
+        handler = agent.run("A picture, then a film of it.")
+
+    async def save(event: ToolCall | PicccTaskSubmitted) -> None:
+        # A step that is saved while it hands over its events would hand them over again.
+        while "parse_agent_output" in await handler.ctx.running_steps():  # noqa: ASYNC110  core has no event
+            await asyncio.sleep(0)
+        ids = [event.task_id] if isinstance(event, PicccTaskSubmitted) else []
+        part = saved.with_suffix(".part")
+        part.write_text(json.dumps({"context": handler.ctx.to_dict(PICKLING), "waiting": ids}))
+        part.replace(saved)
+        print("saved", type(event).__name__, getattr(event, "tool_name", ""), flush=True)
+
+    async def answer(task_id: str) -> None:
+        await client.tasks.wait(task_id)
+        handler.ctx.send_event(PicccTaskFinished(task_id=task_id))
+
+    for task_id in waiting:
+        await answer(task_id)
+    async for event in handler.stream_events():
+        if isinstance(event, ToolCall | PicccTaskSubmitted):
+            await save(event)
+        if isinstance(event, PicccTaskSubmitted):
+            await answer(event.task_id)
+        if isinstance(event, ToolCallResult):
+            print(event.tool_output.content.partition(" (")[0], flush=True)
+    print(await handler)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
