@@ -11,30 +11,43 @@ import pytest
 
 from piccc.emulator import Emulator
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[2]
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "README.zh.md")}
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+]
 COMMANDS = (
     "python -m pip install -q uv && uv run --all-extras piccc demo",
     "python -m pip install -q uv && uv run --all-extras pytest",
 )
 
 
-def test_both_commands_stand_near_the_top() -> None:
-    top = README.splitlines()[:30]
+@pytest.mark.parametrize("page", PAGES)
+def test_both_commands_stand_near_the_top(page: str) -> None:
+    top = PAGES[page].splitlines()[:30]
     for command in COMMANDS:
         assert command in top
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[0] for block in BLOCKS])
-def test_a_quick_start_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_pages_have_the_same_parts() -> None:
+    english, chinese = (re.findall(r"^(#+|```\w+|\|)", page, re.MULTILINE) for page in PAGES.values())
+    assert english == chinese
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_of_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test_block.py").write_text(block)
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
     with Emulator(speed=10) as emulator:
         monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
         monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
         done = subprocess.run(  # noqa: S603  our own page
-            [sys.executable, "-W", "error::ResourceWarning", "-c", block],
+            [sys.executable, "-W", "error::ResourceWarning", *command, "test_block.py"],
             cwd=tmp_path,
             capture_output=True,
             text=True,
         )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
