@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
     from piccc.config import Timeout
     from piccc.errors import PicccError
+    from piccc.media.allowance import Allowance
+    from piccc.media.handle import AsyncTaskHandle, TaskHandle
     from piccc.media.polling import Polling
     from piccc.models import MODELS, ModelInfo, model_info
     from piccc.tasks import Output, Task
@@ -43,6 +45,8 @@ _HOMES = {
     "piccc.client": ("AsyncClient", "Client"),
     "piccc.config": ("Timeout",),
     "piccc.errors": ("PicccError",),
+    "piccc.media.allowance": ("Allowance",),
+    "piccc.media.handle": ("AsyncTaskHandle", "TaskHandle"),
     "piccc.media.polling": ("Polling",),
     "piccc.models": ("MODELS", "ModelInfo", "model_info"),
     "piccc.tasks": ("Output", "Task"),
@@ -51,7 +55,9 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MODELS",
+    "Allowance",
     "AsyncClient",
+    "AsyncTaskHandle",
     "Audio",
     "CachePoint",
     "ChatReply",
@@ -70,6 +76,7 @@ __all__ = [
     "Refusal",
     "Source",
     "Task",
+    "TaskHandle",
     "Text",
     "Timeout",
     "Tool",

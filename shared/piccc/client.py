@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
-from piccc.chat import ChatReply, ChatRequest, JSONSchema, Message, Tool, ToolChoice, as_messages
+from piccc.chat import ChatReply, ChatRequest, JSONSchema, Message, Part, Text, Tool, ToolChoice, as_messages
 from piccc.config import ApiKey, Config, Timeout, resolve
 from piccc.dialects import dialect as dialect_named
 from piccc.dialects.names import DialectName
-from piccc.media.download import MAX_OUTPUT_BYTES
-from piccc.media.paging import Pages
+from piccc.errors import InvalidArgumentError, UnsupportedContentError
+from piccc.media.account import Account
+from piccc.media.allowance import Allowance
+from piccc.media.ledger import Ledger, MemoryLedger
 from piccc.media.polling import Polling
+from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
 from piccc.models import DEFAULT_MODEL
 from piccc.session import Session
-from piccc.tasks import Output, Task, TaskType
 from piccc.transport.http import AsyncIO, BlockingIO
 from piccc.transport.port import finish
 from piccc.transport.stream import AsyncChatStream, ChatStream
 
+if TYPE_CHECKING:
+    from piccc.media.webhooks import OnTask, Webhooks
+
 Messages = str | Message | Iterable[Message | Mapping[str, Any]]
-OnUpdate = Callable[[Task], object]
-FilePath = str | os.PathLike[str]
 
 
 class ChatOptions(TypedDict, total=False):
@@ -58,32 +60,40 @@ class ClientOptions(TypedDict, total=False):
     retry_unknown: bool
 
 
-class SubmitOptions(TypedDict, total=False):
-    """What an image or video task may be told. Other keywords go into the request as they are.
-
-    `aspect_ratio` is such as "16:9"; `resolution` is 1K, 2K or 4K for images and 480p, 720p or 1080p for
-    videos; `webhook` is an HTTPS address; `key` names the submission, so that it can be found again.
-    """
-
-    model: str | None
-    aspect_ratio: str | None
-    resolution: str | None
-    duration_seconds: float | None
-    webhook: str | None
-    key: str | None
-    extra: Mapping[str, Any] | None
-
-
 def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
-    """Make a request from a prompt, a message, or a list of messages or of role/content mappings."""
-    rest: dict[str, Any] = {"model": DEFAULT_MODEL, **options}
+    """Make a request from a prompt, a message, or a list of messages or of role/content mappings.
+
+    Raise InvalidArgumentError for what is none of these, and for an unknown option.
+    """
+    if unknown := options.keys() - ChatOptions.__annotations__.keys():
+        raise InvalidArgumentError(
+            f"Unknown options: {', '.join(sorted(unknown))}.",
+            hint="What the API knows beyond the named options goes into extra_body=.",
+        )
+    rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     system, stop = rest.pop("system", None), rest.pop("stop", ())
     conversation = as_messages(messages)
     if system:
-        conversation = [*as_messages([{"role": "system", "content": system}]), *conversation]
+        conversation = [Message("system", [Text(system)]), *conversation]
     return ChatRequest(
-        messages=conversation, stop=[stop] if isinstance(stop, str) else list(stop or ()), **rest
+        messages=conversation,
+        model=rest.pop("model", DEFAULT_MODEL),
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        **rest,
     )
+
+
+def carries(dialect: DialectName, part: Part) -> bool:
+    """Tell whether a dialect can carry content of this kind."""
+    request = ChatRequest(model="", messages=[Message("user", [part])])
+    try:
+        dialect_named(dialect).encode(request, stream=False)
+    except UnsupportedContentError:
+        return False
+    return True
+
+
+C = TypeVar("C", bound="_Client")
 
 
 class _Resource:
@@ -147,129 +157,87 @@ class AsyncChat(_Resource):
         return AsyncChatStream(*await self._session.stream(self._dialect, request, timeout))
 
 
-class _Media(_Resource):
-    def __init__(self, session: Session, type: TaskType) -> None:
-        super().__init__(session)
-        self._type = type
-
-
-class Media(_Media):
-    """Image or video tasks."""
-
-    def submit(self, prompt: str, **options: Unpack[SubmitOptions]) -> Task:
-        """Submit a task and return at once.
-
-        Raise InvalidArgumentError before anything is sent, SubmissionUnknown where no answer came.
-        """
-        return finish(self._session.submit(self._type, prompt, **options))
-
-    def generate(
-        self,
-        prompt: str,
-        *,
-        timeout: float | None = None,
-        on_update: OnUpdate | None = None,
-        **options: Unpack[SubmitOptions],
-    ) -> Task:
-        """Submit a task, wait for at most `timeout` seconds, and return it with its outputs."""
-        task = self.submit(prompt, **options)
-        return finish(self._session.wait(task, timeout=timeout, on_update=on_update))
-
-
-class AsyncMedia(_Media):
-    """Image or video tasks."""
-
-    async def submit(self, prompt: str, **options: Unpack[SubmitOptions]) -> Task:
-        """Submit a task and return at once.
-
-        Raise InvalidArgumentError before anything is sent, SubmissionUnknown where no answer came.
-        """
-        return await self._session.submit(self._type, prompt, **options)
-
-    async def generate(
-        self,
-        prompt: str,
-        *,
-        timeout: float | None = None,
-        on_update: OnUpdate | None = None,
-        **options: Unpack[SubmitOptions],
-    ) -> Task:
-        """Submit a task, wait for at most `timeout` seconds, and return it with its outputs."""
-        task = await self.submit(prompt, **options)
-        return await self._session.wait(task, timeout=timeout, on_update=on_update)
-
-
-class Tasks(_Resource):
-    """Tasks by id: read, wait, list, and save what they made."""
-
-    def get(self, task: Task | str) -> Task:
-        """Read a task."""
-        return finish(self._session.get_task(task))
-
-    def wait(
-        self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
-    ) -> Task:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
-        return finish(self._session.wait(task, timeout=timeout, on_update=on_update))
-
-    def list(self, *, type: TaskType | None = None, status: str | None = None) -> Iterator[Task]:
-        """Iterate over the account's tasks, newest first, page by page."""
-        pages = Pages(type=type, status=status)
-        while not pages.is_done:
-            yield from finish(self._session.next_page(pages))
-
-    def save(self, output: Output, path: FilePath, *, max_bytes: int = MAX_OUTPUT_BYTES) -> Path:
-        """Write an output to a file that appears when it is whole; return its path."""
-        return finish(self._session.save(output, path, max_bytes=max_bytes))
-
-
-class AsyncTasks(_Resource):
-    """Tasks by id: read, wait, list, and save what they made."""
-
-    async def get(self, task: Task | str) -> Task:
-        """Read a task."""
-        return await self._session.get_task(task)
-
-    async def wait(
-        self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
-    ) -> Task:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
-        return await self._session.wait(task, timeout=timeout, on_update=on_update)
-
-    async def list(self, *, type: TaskType | None = None, status: str | None = None) -> AsyncIterator[Task]:
-        """Iterate over the account's tasks, newest first, page by page."""
-        pages = Pages(type=type, status=status)
-        while not pages.is_done:
-            for task in await self._session.next_page(pages):
-                yield task
-
-    async def save(self, output: Output, path: FilePath, *, max_bytes: int = MAX_OUTPUT_BYTES) -> Path:
-        """Write an output to a file that appears when it is whole; return its path."""
-        return await self._session.save(output, path, max_bytes=max_bytes)
-
-
 class _Client:
+    _account: Account
+    _http_client: Any
+
     def __init__(
         self,
         *,
         config: Config | None = None,
         dialect: DialectName = "openai",
         polling: Polling | None = None,
+        ledger: str | os.PathLike[str] | Ledger | None = None,
+        allowance: Allowance | None = None,
+        private_outputs: bool = False,
         **options: Unpack[ClientOptions],
     ) -> None:
         self.config = config or resolve(**options)
+        self.ledger = _ledger_at(ledger)
         self._dialect: DialectName = dialect
-        self._polling = polling
+        self._media: dict[str, Any] = {
+            "ledger": self.ledger,
+            "polling": polling,
+            "allowance": allowance,
+            "private_outputs": private_outputs,
+        }
+
+    def webhooks(
+        self,
+        *,
+        secret: str,
+        public_url: str = "",
+        signing_secret: str | None = None,
+        on_task: OnTask | None = None,
+        forward_to: str | None = None,
+    ) -> Webhooks:
+        """Make a receiver of webhooks; pass it as `webhook=` to submissions.
+
+        Args:
+            secret: from which each submission's address is made; the same in all processes that receive.
+            public_url: where the provider reaches the receiver, https.
+            signing_secret: `whsec_…`, where deliveries are signed as Standard Webhooks does (assumed).
+            on_task: is called once for each task that has ended.
+            forward_to: an address of your own that gets a delivery for each task that has ended.
+        """
+        from piccc.media.webhooks import Webhooks
+
+        return Webhooks(
+            self._account,
+            secret=secret,
+            public_url=public_url,
+            signing_secret=signing_secret,
+            on_task=on_task,
+            forward_to=forward_to,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config!r}, dialect={self._dialect!r})"
 
+    def __copy__(self) -> Self:
+        return _rebuild(
+            type(self), self.config, self._dialect, {**self._media, "http_client": self._http_client}
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.config, self._dialect, self._polling))
+        return (_rebuild, (type(self), self.config, self._dialect, self._media))
 
 
-def _rebuild(kind: type[_Client], config: Config, dialect: DialectName, polling: Polling | None) -> _Client:
-    return kind(config=config, dialect=dialect, polling=polling)
+def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
+    if place is None:
+        return MemoryLedger()
+    if not isinstance(place, str | os.PathLike):
+        return place
+    from piccc.media.sqlite_ledger import SQLiteLedger
+
+    return SQLiteLedger(place)
+
+
+def _rebuild(kind: type[C], config: Config, dialect: DialectName, options: Mapping[str, Any]) -> C:
+    return kind(config=config, dialect=dialect, **options)
 
 
 class Client(_Client):
@@ -281,12 +249,18 @@ class Client(_Client):
 
     def __init__(self, *, http_client: Any = None, **options: Any) -> None:
         super().__init__(**options)
-        session = Session(self.config, BlockingIO(http_client), self._polling)
+        self._http_client = http_client
+        session = Session(self.config, BlockingIO(http_client))
         self._session = session
         self.chat = Chat(session, self._dialect)
-        self.images = Media(session, "image")
-        self.videos = Media(session, "video")
-        self.tasks = Tasks(session)
+        account = self._account = Account(session, **self._media)
+        self.images = Media(account, "image")
+        self.videos = Media(account, "video")
+        self.tasks = Tasks(account)
+
+    def as_async(self, *, http_client: Any = None) -> AsyncClient:
+        """Return the asynchronous client with the same settings, ledger and allowance."""
+        return _rebuild(AsyncClient, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     def close(self) -> None:
         """Close the connections."""
@@ -308,12 +282,18 @@ class AsyncClient(_Client):
 
     def __init__(self, *, http_client: Any = None, **options: Any) -> None:
         super().__init__(**options)
-        session = Session(self.config, AsyncIO(http_client), self._polling)
+        self._http_client = http_client
+        session = Session(self.config, AsyncIO(http_client))
         self._session = session
         self.chat = AsyncChat(session, self._dialect)
-        self.images = AsyncMedia(session, "image")
-        self.videos = AsyncMedia(session, "video")
-        self.tasks = AsyncTasks(session)
+        account = self._account = Account(session, **self._media)
+        self.images = AsyncMedia(account, "image")
+        self.videos = AsyncMedia(account, "video")
+        self.tasks = AsyncTasks(account)
+
+    def as_blocking(self, *, http_client: Any = None) -> Client:
+        """Return the blocking client with the same settings, ledger and allowance."""
+        return _rebuild(Client, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

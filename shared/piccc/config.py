@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
-from piccc.errors import ConfigurationError
+from piccc.errors import ConfigurationError, PicccError
 from piccc.redaction import HIDDEN, redact_headers
 
 PLACEHOLDER_URL = "https://api.example.com"
 KEY_VARIABLE = "PICCC_API_KEY"
 URL_VARIABLE = "PICCC_BASE_URL"
+LONGEST = 366 * 86400.0
 WAYS_OUT = (
     f"Set {URL_VARIABLE} (or pass base_url=) to your server's address, "
     'or start the emulator: pip install "piccc[cli,emulator]" && piccc emulator'
@@ -33,7 +33,10 @@ class SecretString(Protocol):
 
 
 ApiKey = str | SecretString | Callable[[], "str | Awaitable[str]"]
-"""A key, a wrapped key, or a function (plain or async) that is asked for the key at each attempt."""
+"""A key, a wrapped key, or a function (plain or async) that is asked for the key at each attempt.
+
+An async function serves asynchronous clients only. The call's timeout does not bound what a function takes.
+"""
 
 
 class Key:
@@ -49,17 +52,25 @@ class Key:
 
     async def ask(self) -> str:
         """Return the key in clear; raise ConfigurationError where there is none."""
+        key = await self._obtain()
+        fault = _fault_of(key)
+        if fault is None:
+            return key
+        del key  # so that no traceback shows it
+        raise fault
+
+    async def _obtain(self) -> str:
         source: Any = self._source or os.environ.get(KEY_VARIABLE)
-        if callable(source) and not isinstance(source, SecretString):
-            source = source()
-            if inspect.isawaitable(source):
-                source = await source
-        return _clear(source)
+        if not self.is_fixed:
+            source = await _call(source)
+        if hasattr(source, "get_secret_value"):
+            source = source.get_secret_value()
+        return source.strip() if isinstance(source, str) else ""
 
     @property
     def is_fixed(self) -> bool:
         """Whether asking again can give no other key."""
-        return not callable(self._source)
+        return isinstance(self._source, str) or not callable(self._source)
 
     def __repr__(self) -> str:
         return f"Key({HIDDEN})" if self._source else "Key()"
@@ -70,6 +81,9 @@ class Key:
     def __hash__(self) -> int:
         return hash(Key)
 
+    def __copy__(self) -> Key:
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Key:
         return self
 
@@ -77,20 +91,31 @@ class Key:
         return (Key, ())
 
 
-def _clear(source: Any) -> str:
-    value = source.get_secret_value() if isinstance(source, SecretString) else source
-    if not isinstance(value, str) or not value.strip():
+async def _call(source: Callable[[], str | SecretString | Awaitable[str]]) -> Any:
+    try:
+        key = source()
+        return await key if inspect.isawaitable(key) else key
+    except PicccError:
+        raise
+    except Exception as error:
         raise ConfigurationError(
+            f"The function that should give the API key raised {type(error).__name__}.",
+            hint="The cause says more. An async function serves the asynchronous client only.",
+        ) from error
+
+
+def _fault_of(key: str) -> ConfigurationError | None:
+    if not key:
+        return ConfigurationError(
             "No API key.",
             hint=f"Pass api_key=, or set {KEY_VARIABLE}. Keys are not pickled: set the variable where "
             "a model is loaded. To try without a key, start the emulator: piccc emulator",
         )
-    value = value.strip()
-    if not value.isascii() or not value.isprintable():
-        raise ConfigurationError(
+    if not key.isascii() or not key.isprintable():
+        return ConfigurationError(
             "The API key has characters that no HTTP header can carry.", hint="Copy it again."
         )
-    return value
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +124,11 @@ class Timeout:
 
     Attributes:
         total: the whole call with its retries, waits and stream.
-        connect: opening one connection.
+        connect: opening one connection; of blocking calls without the system's own lookup of the name.
         first_event: from sending to the first event of a stream; keep-alive comments do not count.
         idle: between two arrivals on a stream.
+
+    More than a year counts as no bound.
     """
 
     total: float | None = 600.0
@@ -112,12 +139,14 @@ class Timeout:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, int | float) and value > 0 and not math.isnan(value)
-            ):
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ConfigurationError(
                     f"timeout: {name} is {value!r}.", hint="Give seconds above 0, or None."
                 )
+            if value > LONGEST:
+                object.__setattr__(self, name, None)
 
 
 def as_timeout(value: float | Timeout | None, default: Timeout | None = None) -> Timeout:
@@ -163,6 +192,17 @@ class Config:
             f"max_retries={self.max_retries}, headers={redact_headers(self.headers)!r})"
         )
 
+    def __copy__(self) -> Config:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Config:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is secret stays here: `authorize` says so where it is missed.
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "basic"}
+        return _loaded, ({**values, "headers": redact_headers(self.headers)},)
+
     @property
     def origin(self) -> tuple[str, str, int]:
         """Scheme, host and port: the only place the key may go."""
@@ -174,13 +214,27 @@ class Config:
         return self.base_url == PLACEHOLDER_URL
 
     async def authorize(self) -> list[tuple[str, str]]:
-        """Return the headers that carry the key; raise ConfigurationError where there is none."""
+        """Return the headers that carry the key; raise ConfigurationError where a secret is missing."""
+        if any(HIDDEN in value for value in self.headers.values()):
+            raise ConfigurationError(
+                "A default header held a secret, which is not pickled.",
+                hint="Give default_headers again where the model is loaded.",
+            )
         key = await self.key.ask()
         if self.basic is not None:
             return [("authorization", f"Basic {await self.basic.ask()}"), ("x-api-key", key)]
         if self.auth == "x-api-key":
             return [("x-api-key", key)]
         return [("authorization", f"Bearer {key}")]
+
+
+def _loaded(values: dict[str, Any]) -> Config:
+    """Make a configuration that was pickled; credentials of its URL come from `PICCC_BASE_URL` again."""
+    try:
+        url, basic = split_url(os.environ.get(URL_VARIABLE, ""))
+    except ConfigurationError:
+        url, basic = "", None
+    return Config(**values, basic=basic if url == values["base_url"] else None)
 
 
 def resolve(
@@ -201,26 +255,42 @@ def resolve(
         raise ConfigurationError(f"max_retries is {max_retries!r}.", hint="Give a whole number, 0 or more.")
     if auth not in ("bearer", "x-api-key"):
         raise ConfigurationError(f"auth is {auth!r}.", hint="It is 'bearer' (recommended) or 'x-api-key'.")
-    url, basic = split_url(base_url or os.environ.get(URL_VARIABLE) or PLACEHOLDER_URL)
+    headers = dict(default_headers or {})
+    check_headers(headers)
+    url, basic = split_url(str(base_url or os.environ.get(URL_VARIABLE) or PLACEHOLDER_URL))
     return Config(
         base_url=url,
         key=Key(api_key or os.environ.get(KEY_VARIABLE)),
         auth=auth,
         timeout=as_timeout(timeout),
         max_retries=max_retries,
-        headers=dict(default_headers or {}),
+        headers=headers,
         retry_unknown=retry_unknown,
         basic=basic,
     )
 
 
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse headers that HTTP cannot carry; the message has no value in it."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not _is_header(name, value):
+            raise ConfigurationError(
+                f"The header {name!r} has a name or value that HTTP cannot carry.",
+                hint="Names and values are printable ASCII text.",
+            )
+
+
+def _is_header(name: str, value: str) -> bool:
+    return bool(name) and f"{name}{value}".isascii() and f"{name}{value}".isprintable() and " " not in name
+
+
 def split_url(url: str) -> tuple[str, Key | None]:
     """Cut credentials, `/v1` and trailing slashes off a base URL; raise ConfigurationError if it is none."""
-    parts = urlsplit(url.strip())
     try:
+        parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
+        parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise ConfigurationError(
             "base_url is not an http(s) address.", hint="Give it as https://host or https://host:port/prefix."
@@ -236,6 +306,10 @@ def split_url(url: str) -> tuple[str, Key | None]:
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an absolute URL."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80}.get(parts.scheme, 443)
+    """Return scheme, host and port of a URL; one with credentials or nonsense in it is foreign to all."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80}.get(parts.scheme, 443)
+    except ValueError:
+        return "", url, 0
+    return parts.scheme, parts.netloc if "@" in parts.netloc else (parts.hostname or "").lower(), port

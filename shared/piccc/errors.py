@@ -21,6 +21,7 @@
     ├── ResponseError               a reply that is not what the API speaks: HTML, cut JSON, too large
     ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
     │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
+    ├── BudgetExceeded              the allowance that was set is used up: nothing was sent
     ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
     ├── TaskError                   a task did not give its output; `task_id` and `task` say which
     │   ├── TaskFailed
@@ -28,9 +29,11 @@
     │   ├── TaskCancelled
     │   ├── TaskExpired
     │   └── TaskWaitTimeout             still running: wait again, do not submit again (also a TimeoutError)
+    ├── BatchStopped                a batch ended early; `batch` has what was made
     └── OutputError                 an output could not be saved
         ├── OutputExpired
-        └── OutputTooLarge
+        ├── OutputTooLarge
+        └── OutputWrongType             its content is not what the task was to make
 
 All of them pickle and deep-copy, and none of them holds a key.
 """
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from piccc.chat import ChatReply
+    from piccc.media.batch import Batch
     from piccc.record import Record
     from piccc.tasks import Task
 
@@ -64,7 +68,10 @@ class PicccError(Exception):
         retry_after: seconds the server asked to wait, or None.
         body: at most 1 KB of the reply's text, or None.
         record: the diagnostic record of the call, or None.
+        task_id: the task it is about, or None.
     """
+
+    task_id: str | None = None
 
     def __init__(
         self,
@@ -205,6 +212,10 @@ class StreamTimeoutError(StreamError, APITimeoutError):
     """A deadline passed before the stream was complete; `partial` has what had arrived."""
 
 
+class BudgetExceeded(PicccError):
+    """The allowance that the caller set is used up: nothing was sent."""
+
+
 class SubmissionUnknown(PicccError):
     """A task was submitted and no answer came: it may exist, and it may be billed.
 
@@ -218,7 +229,6 @@ class SubmissionUnknown(PicccError):
 class TaskError(PicccError):
     """A task did not give its output; `task_id` says which, `task` is its last known state or None."""
 
-    task_id: str | None = None
     task: Task | None = None
 
 
@@ -242,10 +252,14 @@ class TaskWaitTimeout(TaskError, TimeoutError):
     """The wait ran out while the task is still running: wait again, do not submit again."""
 
 
+class BatchStopped(PicccError):
+    """A batch ended early, its running tasks awaited; the cause says why, `batch` has what was made."""
+
+    batch: Batch[Any] | None = None
+
+
 class OutputError(PicccError):
     """An output could not be fetched or saved; `task_id` says of which task."""
-
-    task_id: str | None = None
 
 
 class OutputExpired(OutputError):
@@ -254,3 +268,7 @@ class OutputExpired(OutputError):
 
 class OutputTooLarge(OutputError):
     """The output is larger than the limit that was set."""
+
+
+class OutputWrongType(OutputError):
+    """The output's content is not what the task was to make."""

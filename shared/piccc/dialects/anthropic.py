@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass, field
-from typing import Any
 
 from piccc.chat import (
     JSON,
@@ -31,18 +31,20 @@ from piccc.chat import (
     ToolCallDelta,
     Usage,
 )
+from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
 from piccc.dialects.wire import (
     arguments_of,
     count,
     fresh_id,
-    join_halves,
+    id_of,
+    mapping,
+    mappings,
     not_a_reply,
-    parse,
-    server_error,
+    read_event,
     text_of,
 )
-from piccc.errors import StreamError, UnsupportedContentError
+from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.models import model_info
 from piccc.sse import Event
 
@@ -78,7 +80,7 @@ class AnthropicDialect:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stop_sequences": list(request.stop) or None,
-            "thinking": _thinking(request.reasoning_effort),
+            "thinking": _thinking(request.reasoning_effort, request.max_tokens),
             "output_config": _output_config(request.response_format),
         }
         if request.tools:
@@ -92,9 +94,8 @@ class AnthropicDialect:
         """Read a whole reply; raise ResponseError if it is none."""
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
             raise not_a_reply(payload)
-        reply = ChatReply(
-            [_read_part(each) for each in payload["content"] if isinstance(each, dict)], raw=payload
-        )
+        parts = [_read_part(each) for each in mappings(payload["content"])]
+        reply = ChatReply([part for part in parts if part != Text("")], raw=payload)
         _read_envelope(reply, payload)
         _read_end(reply, payload)
         return reply
@@ -113,60 +114,55 @@ class AnthropicReader:
     _builder: ReplyBuilder = field(default_factory=ReplyBuilder)
     _calls: dict[int, int] = field(default_factory=dict)
     _usage: JSON = field(default_factory=dict)
+    _characters: Characters = field(default_factory=Characters)
 
     def feed(self, event: Event) -> list[Delta]:
         """Return what the event says; raise StreamError for an error or a malformed event."""
-        if self.is_done:
+        if self.is_done or not event.data:
             return []
-        try:
-            body = parse(event.data)
-        except ValueError:
-            raise StreamError("The stream holds an event that is not JSON.", body=event.data) from None
-        if not isinstance(body, dict):
-            raise StreamError("The stream holds an event that is not an object.", body=event.data)
+        body, has_halves = read_event(event)
         kind = body.get("type") or event.type
         if kind == "content_block_delta":
-            deltas = self._delta(count(body.get("index")), body.get("delta"))
+            deltas = self._delta(count(body.get("index")), mapping(body.get("delta")))
         elif kind == "content_block_start":
-            deltas = self._start(count(body.get("index")), body.get("content_block"))
-        elif kind == "error" or body.get("error"):
-            message, code = server_error(body.get("error") or body)
-            raise StreamError(f"The server ended the stream: {message}", code=code, body=event.data)
+            deltas = self._start(count(body.get("index")), mapping(body.get("content_block")))
         else:
-            deltas = self._frame(str(kind), body)
-        for delta in deltas:
-            self._builder.add(delta)
-        return deltas
+            self._frame(str(kind), body)
+            return []
+        if has_halves or self._characters.is_waiting:
+            deltas = self._characters.join(deltas)
+        return self._keep(deltas)
 
     def finish(self) -> list[Delta]:
-        """Return nothing: this dialect holds nothing back."""
-        return []
+        """Return halves of characters that no later event completed."""
+        return self._keep(self._characters.finish())
 
     def reply(self) -> ChatReply:
         """Return the reply as far as it has come."""
         return self._builder.build()
 
-    def _frame(self, kind: str, body: JSON) -> list[Delta]:
+    def _keep(self, deltas: list[Delta]) -> list[Delta]:
+        for delta in deltas:
+            self._builder.add(delta)
+        return deltas
+
+    def _frame(self, kind: str, body: JSON) -> None:
         reply = self._builder.reply
         if kind == "message_start" and isinstance(message := body.get("message"), dict):
             self._merge_usage(message)
             _read_envelope(reply, message)
         elif kind == "message_delta":
             self._merge_usage(body)
-            delta = body.get("delta")
-            _read_end(reply, delta if isinstance(delta, dict) else {})
+            _read_end(reply, mapping(body.get("delta")))
         elif kind == "message_stop":
             self.is_complete = self.is_done = True
-        return []
 
     def _merge_usage(self, body: JSON) -> None:
         if isinstance(usage := body.get("usage"), dict):
             self._usage.update({name: value for name, value in usage.items() if value is not None})
             self._builder.reply.usage = _usage(self._usage)
 
-    def _start(self, index: int, block: Any) -> list[Delta]:
-        if not isinstance(block, dict):
-            return []
+    def _start(self, index: int, block: JSON) -> list[Delta]:
         match block.get("type"):
             case "text":
                 return [TextDelta(text, index)] if (text := text_of(block.get("text"))) else []
@@ -178,17 +174,14 @@ class AnthropicReader:
             case "tool_use":
                 number = self._calls.setdefault(index, len(self._calls))
                 arguments = arguments_of(block["input"]) if block.get("input") else ""
-                id = text_of(block.get("id")) or fresh_id()
+                id = id_of(block.get("id")) or fresh_id()
                 return [ToolCallDelta(number, arguments, id, text_of(block.get("name")), index)]
-        return [RawDelta(block, index)]
+        return [RawDelta(block, index)] if block else []
 
-    def _delta(self, index: int, delta: Any) -> list[Delta]:
-        if not isinstance(delta, dict):
-            return []
+    def _delta(self, index: int, delta: JSON) -> list[Delta]:
         match delta.get("type"):
             case "text_delta":
-                text = text_of(delta.get("text"))
-                return [TextDelta(text if text.isascii() else join_halves(text), index)] if text else []
+                return [TextDelta(text, index)] if (text := text_of(delta.get("text"))) else []
             case "input_json_delta":
                 arguments = text_of(delta.get("partial_json"))
                 number = self._calls.get(index)
@@ -271,8 +264,7 @@ def _block(part: Part) -> JSON:
             title = {"title": part.name} if part.name else {}
             if part.file_id:
                 return {"type": "document", "source": {"type": "file", "file_id": part.file_id}, **title}
-            source = _source(part.url, part.data, part.media_type or "application/pdf")
-            return {"type": "document", "source": source, **title}
+            return {"type": "document", "source": _document(part), **title}
         case Source():
             text = [{"type": "text", "text": part.text}]
             return {"type": "search_result", "source": part.url, "title": part.title, "content": text}
@@ -289,6 +281,20 @@ def _block(part: Part) -> JSON:
         f"The Anthropic dialect cannot carry {type(part).__name__.lower()} content.",
         hint="Send it as text or as a file, or use dialect='openai'.",
     )
+
+
+def _document(part: File) -> JSON:
+    media_type = part.media_type or "application/pdf"
+    if part.data and media_type.startswith("text/"):
+        return {"type": "text", "media_type": "text/plain", "data": _decoded(part.data)}
+    return _source(part.url, part.data, media_type)
+
+
+def _decoded(data: str) -> str:
+    try:
+        return b64decode("".join(data.split()), validate=True).decode(errors="replace")
+    except ValueError:
+        raise InvalidArgumentError("A file's data is not base64.", hint="Encode its bytes first.") from None
 
 
 def _source(url: str | None, data: str | None, media_type: str) -> JSON:
@@ -320,12 +326,16 @@ def _tool_choice(request: ChatRequest) -> JSON | None:
     return body
 
 
-def _thinking(effort: str | None) -> JSON | None:
+def _thinking(effort: str | None, max_tokens: int | None) -> JSON | None:
     if effort is None:
         return None
     if effort == "none":
         return {"type": "disabled"}
-    return {"type": "enabled", "budget_tokens": _THINKING_TOKENS.get(effort, _THINKING_TOKENS["high"])}
+    budget = _THINKING_TOKENS.get(effort, _THINKING_TOKENS["high"])
+    if max_tokens is not None:
+        # The budget is part of max_tokens, so it must leave room for the answer.
+        budget = min(budget, max(_THINKING_TOKENS["minimal"], max_tokens // 2))
+    return {"type": "enabled", "budget_tokens": budget}
 
 
 def _output_config(wanted: JSONSchema | str | None) -> JSON | None:
@@ -337,14 +347,14 @@ def _output_config(wanted: JSONSchema | str | None) -> JSON | None:
 def _read_part(block: JSON) -> Part:
     match block.get("type"):
         case "text":
-            return Text(join_halves(text_of(block.get("text"))))
+            return Text(text_of(block.get("text")))
         case "thinking":
             return Reasoning(text_of(block.get("thinking")), text_of(block.get("signature")) or None)
         case "redacted_thinking":
             return Reasoning(redacted=text_of(block.get("data")))
         case "tool_use":
             arguments = arguments_of(block.get("input")) or "{}"
-            return ToolCall(text_of(block.get("id")) or fresh_id(), text_of(block.get("name")), arguments)
+            return ToolCall(id_of(block.get("id")) or fresh_id(), text_of(block.get("name")), arguments)
     return Raw(block)
 
 
@@ -368,7 +378,7 @@ def _usage(usage: JSON) -> Usage:
         count(usage.get("cache_read_input_tokens")),
         count(usage.get("cache_creation_input_tokens")),
     )
-    details = usage.get("output_tokens_details") or {}
+    details = mapping(usage.get("output_tokens_details"))
     return Usage(
         input_tokens=count(usage.get("input_tokens")) + read + created,
         output_tokens=count(usage.get("output_tokens")),

@@ -33,20 +33,21 @@ from piccc.chat import (
     ToolCallDelta,
     Usage,
 )
+from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
 from piccc.dialects.wire import (
     arguments_of,
     count,
     data_url,
-    ends_in_half,
     fresh_id,
-    join_halves,
+    id_of,
+    mapping,
+    mappings,
     not_a_reply,
-    parse,
-    server_error,
+    read_event,
     text_of,
 )
-from piccc.errors import StreamError, UnsupportedContentError
+from piccc.errors import UnsupportedContentError
 from piccc.sse import Event
 
 _REASONING, _TEXT, _REFUSAL, _CALLS = range(4)
@@ -88,12 +89,12 @@ class OpenAIDialect:
         if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
             raise not_a_reply(payload)
         message = choice["message"]
-        calls = [_whole_call(each) for each in message.get("tool_calls") or () if isinstance(each, dict)]
+        calls = [_whole_call(each) for each in mappings(message.get("tool_calls"))]
         parts: list[Part] = []
         if reasoning := _reasoning_text(message):
             parts.append(Reasoning(reasoning))
         if text := text_of(message.get("content")):
-            parts.append(Text(join_halves(text) if not text.isascii() else text))
+            parts.append(Text(text))
         if refusal := text_of(message.get("refusal")):
             parts.append(Refusal(refusal))
         parts.extend(_with_own_ids(calls))
@@ -125,7 +126,7 @@ class OpenAIReader:
     _calls: list[_Call] = field(default_factory=list)
     _by_index: dict[int, _Call] = field(default_factory=dict)
     _by_id: dict[str, _Call] = field(default_factory=dict)
-    _half: dict[int, str] = field(default_factory=dict)
+    _characters: Characters = field(default_factory=Characters)
 
     def feed(self, event: Event) -> list[Delta]:
         """Return what the chunk says; raise StreamError for an error or a malformed chunk."""
@@ -134,26 +135,18 @@ class OpenAIReader:
             return []
         if self.is_done:
             return []
-        try:
-            chunk = parse(event.data)
-        except ValueError:
-            raise StreamError("The stream holds a chunk that is not JSON.", body=event.data) from None
-        if not isinstance(chunk, dict):
-            raise StreamError("The stream holds a chunk that is not an object.", body=event.data)
-        if chunk.get("error") or event.type == "error":
-            message, code = server_error(chunk.get("error") or chunk)
-            raise StreamError(f"The server ended the stream: {message}", code=code, body=event.data)
-        return self._read(chunk)
+        if not event.data:
+            return []
+        chunk, has_halves = read_event(event)
+        deltas = self._read(chunk)
+        if has_halves or self._characters.is_waiting:
+            deltas = self._characters.join(deltas)
+        return self._keep(deltas)
 
     def finish(self) -> list[Delta]:
         """Return halves of characters and calls without a name, which no later chunk completed."""
-        deltas: list[Delta] = [
-            TextDelta("\ufffd", block) if block == _TEXT else ReasoningDelta("\ufffd", block)
-            for block in self._half
-        ]
-        deltas += [self._open(call) for call in self._calls if not call.is_open]
-        self._half.clear()
-        return self._keep(deltas)
+        unnamed = [self._open(call) for call in self._calls if not call.is_open]
+        return self._keep([*self._characters.finish(), *unnamed])
 
     def reply(self) -> ChatReply:
         """Return the reply as far as it has come."""
@@ -176,18 +169,18 @@ class OpenAIReader:
             reply.finish_reason = _finish_reason(reason)
             self.is_complete = True
         delta = choice.get("delta")
-        return self._keep(self._deltas(delta)) if isinstance(delta, dict) else []
+        return self._deltas(delta) if isinstance(delta, dict) else []
 
     def _deltas(self, delta: JSON) -> list[Delta]:
         deltas: list[Delta] = []
-        if (reasoning := _reasoning_text(delta)) and (text := self._whole_characters(_REASONING, reasoning)):
-            deltas.append(ReasoningDelta(text, _REASONING))
-        if (content := text_of(delta.get("content"))) and (text := self._whole_characters(_TEXT, content)):
-            deltas.append(TextDelta(text, _TEXT))
+        if reasoning := _reasoning_text(delta):
+            deltas.append(ReasoningDelta(reasoning, _REASONING))
+        if content := text_of(delta.get("content")):
+            deltas.append(TextDelta(content, _TEXT))
         if refusal := text_of(delta.get("refusal")):
             deltas.append(RefusalDelta(refusal, _REFUSAL))
-        for fragment in delta.get("tool_calls") or ():
-            if isinstance(fragment, dict):
+        if fragments := delta.get("tool_calls"):
+            for fragment in mappings(fragments):
                 deltas.extend(self._fragment(fragment))
         return deltas
 
@@ -196,21 +189,11 @@ class OpenAIReader:
             self._builder.add(delta)
         return deltas
 
-    def _whole_characters(self, block: int, text: str) -> str:
-        if text.isascii() and not self._half:
-            return text
-        text = self._half.pop(block, "") + text
-        if ends_in_half(text):
-            self._half[block] = text[-1]
-            text = text[:-1]
-        return join_halves(text)
-
     def _fragment(self, fragment: JSON) -> list[Delta]:
-        function = fragment.get("function")
-        function = function if isinstance(function, dict) else {}
+        function = mapping(fragment.get("function"))
         name = text_of(function.get("name"))
         arguments = arguments_of(function.get("arguments"))
-        call = self._find(fragment.get("id") or None, _index(fragment.get("index")), name)
+        call = self._find(id_of(fragment.get("id")), _index(fragment.get("index")), name)
         call.name = call.name or name
         if call.is_open:
             return [ToolCallDelta(call.index, arguments, block=_CALLS + call.index)] if arguments else []
@@ -321,9 +304,10 @@ def _part(part: Part) -> JSON:
             return {"type": "refusal", "refusal": part.text}
         case Raw():
             return part.data
+    kind = "a file by URL" if isinstance(part, File) else f"{type(part).__name__} content here"
     raise UnsupportedContentError(
-        f"The OpenAI dialect cannot carry {type(part).__name__.lower()} content of this kind.",
-        hint="Send a file as base64 data instead of a URL, or use dialect='anthropic'.",
+        f"The OpenAI dialect cannot carry {kind}.",
+        hint="Send files as base64 data or by file_id, or use dialect='anthropic'.",
     )
 
 
@@ -354,7 +338,7 @@ def _response_format(wanted: JSONSchema | str | None) -> JSON | None:
 
 
 def _first_choice(payload: object) -> JSON | None:
-    choices = payload.get("choices") if isinstance(payload, dict) else None
+    choices = mapping(payload).get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and not choice.get("index"):
             return choice
@@ -372,15 +356,14 @@ def _reasoning_text(message: JSON) -> str:
 def _index(value: Any) -> int | None:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _whole_call(call: JSON) -> ToolCall:
-    function = call.get("function")
-    function = function if isinstance(function, dict) else {}
+    function = mapping(call.get("function"))
     arguments = arguments_of(function.get("arguments")) or "{}"
-    return ToolCall(text_of(call.get("id")) or fresh_id(), text_of(function.get("name")), arguments)
+    return ToolCall(id_of(call.get("id")) or fresh_id(), text_of(function.get("name")), arguments)
 
 
 def _with_own_ids(calls: list[ToolCall]) -> list[ToolCall]:
@@ -401,12 +384,13 @@ def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
         if payload.get(name) is not None:
             reply.extra[name] = payload[name]
     if isinstance(logprobs := choice.get("logprobs"), dict):
-        reply.extra.setdefault("logprobs", {"content": []})["content"].extend(logprobs.get("content") or ())
+        known = reply.extra.setdefault("logprobs", {"content": []})
+        known["content"].extend(mappings(logprobs.get("content")))
 
 
 def _usage(usage: JSON) -> Usage:
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
+    prompt = mapping(usage.get("prompt_tokens_details"))
+    completion = mapping(usage.get("completion_tokens_details"))
     return Usage(
         input_tokens=count(usage.get("prompt_tokens")),
         output_tokens=count(usage.get("completion_tokens")),

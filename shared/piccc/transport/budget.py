@@ -42,4 +42,5 @@ def budget_of(origin: tuple[str, str, int]) -> Budget:
     return _budgets.setdefault(origin, Budget())
 
 
-os.register_at_fork(after_in_child=_budgets.clear) if hasattr(os, "register_at_fork") else None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_budgets.clear)

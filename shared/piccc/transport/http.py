@@ -3,47 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import random
 import socket
 import ssl
 import sys
 import time
-import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import AsyncGenerator, Generator, Hashable, Mapping
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from piccc._version import __version__
 from piccc.errors import ConfigurationError
-from piccc.transport.pools import Pool, library_named, shared_pool
+from piccc.transport.compression import decoder_for
+from piccc.transport.deadline import guard, moment
+from piccc.transport.pools import Pool, abandoned, close_abandoned, library_named, shared_pool
 from piccc.transport.port import Failure, HTTPRequest, Outcome
-from piccc.transport.watchdog import Alarm, watchdog
+from piccc.transport.signals import AsyncSignal, BlockingSignal
 
 if TYPE_CHECKING:
     import httpx
 
-GRACE = 0.05
+GRACE = 0.02
 """Seconds that the HTTP library's own timeouts get before ours, for they know what had been sent."""
-STEP_BYTES = 1024 * 1024
+TOO_LATE = "the deadline passed"
 
 
 class _Port:
     _kind: str
 
     def __init__(self, client: Any = None, *, library: Any = None) -> None:
-        self._given = client
+        self.client = client
+        self._library = _family(client, self._kind) if client is not None else library
         self._shared: Pool | None = None
-        self.library = _family(client, self._kind) if client is not None else (library or library_named())
-        self.agent = (
-            f"piccc/{__version__} {self.library.__name__}/{self.library.__version__} "
-            f"python/{platform.python_version()}"
-        )
 
-    @property
+    @cached_property
+    def library(self) -> Any:
+        """The module `httpx` or `httpx2`, imported at first use."""
+        return self._library or library_named()
+
+    @cached_property
     def backend(self) -> str:
         """Name and version of the HTTP library."""
         return f"{self.library.__name__} {self.library.__version__}"
+
+    @cached_property
+    def _agent(self) -> tuple[str, str]:
+        library = self.backend.replace(" ", "/")
+        return "user-agent", f"piccc/{__version__} {library} python/{platform.python_version()}"
 
     def random(self) -> float:
         """Return a number from 0 up to, not including, 1."""
@@ -57,17 +65,15 @@ class _Port:
 
     def _build(self, client: Any, request: HTTPRequest, now: float) -> Any:
         left = None if request.by is None else max(request.by - now, 0.001)
-        timeout = {
-            "connect": _least(request.connect, left),
-            "read": _least(request.idle, left),
-            "write": _least(request.idle, left),
-            "pool": left,
-        }
-        headers = [("user-agent", self.agent), *request.headers]
-        if self._given is not None:
-            limits = self.library.Timeout(**timeout)
+        idle = _least(request.idle, left)
+        timeout = {"connect": _least(request.connect, left), "read": idle, "write": idle, "pool": left}
+        headers = request.headers
+        if not any(name == "user-agent" for name, _ in headers):
+            headers = [self._agent, *headers]
+        extensions = {"timeout": timeout}
+        if self.client is not None:
             return client.build_request(
-                request.method, request.url, headers=headers, content=request.body, timeout=limits
+                request.method, request.url, headers=headers, content=request.body, extensions=extensions
             )
         # Past `build_request`, so that no cookie of another caller's and no parsing comes in.
         return self.library.Request(
@@ -75,20 +81,29 @@ class _Port:
             _url(self.library, request.url),
             headers=headers,
             content=request.body,
-            extensions={"timeout": timeout},
+            extensions=extensions,
         )
 
     def _options(self) -> dict[str, Any]:
-        return {} if self._given is not None else {"auth": None}
+        redirects: dict[str, Any] = {"stream": True, "follow_redirects": False}
+        return redirects if self.client is not None else {**redirects, "auth": None}
 
-    def _translate(self, error: Exception) -> Failure:
-        return classify(error, self.library)
+    def _failure(self, error: Exception, *, late: bool) -> Failure:
+        failure = classify(error, self.library)
+        if failure.timed_out and late:
+            failure.reason = TOO_LATE
+        return failure
 
 
 class BlockingIO(_Port):
     """The port that blocks its thread and never suspends."""
 
     _kind = "Client"
+
+    def __init__(self, client: Any = None, *, library: Any = None) -> None:
+        super().__init__(client, library=library)
+        if client is not None:
+            guard(client)
 
     def now(self) -> float:
         """Return the time."""
@@ -98,20 +113,41 @@ class BlockingIO(_Port):
         """Wait."""
         time.sleep(seconds)  # noqa: ASYNC251  this port blocks, by its purpose
 
+    @property
+    def scope(self) -> Hashable:
+        """Where this port runs: all blocking code, unless it was given a client of its own."""
+        return "blocking" if self.client is None else self.client
+
+    def signal(self) -> BlockingSignal:
+        """Make a signal for a waiting thread."""
+        return BlockingSignal()
+
+    async def resolve(self, host: str) -> list[str]:
+        """Return the addresses of a host; none where it cannot be resolved from here."""
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        return [str(each[4][0]) for each in found]
+
     async def send(self, request: HTTPRequest) -> BlockingResponse:
         """Send and return when the headers have come; raise Failure if they do not."""
-        client = self._given or self._pool.blocking(self)
+        client = self.client or self._pool.blocking(self)
+        if abandoned:
+            close_abandoned()
+        moment.by = request.by
         try:
-            built = self._build(client, request, self.now())
-            response = client.send(built, stream=True, **self._options())
+            response = client.send(self._build(client, request, self.now()), **self._options())
         except Exception as error:
-            raise self._translate(error) from scrub(error)
+            raise self._failure(error, late=is_past(request.by, self.now())) from scrub(error)
+        finally:
+            moment.by = None
         return BlockingResponse(self, response, request)
 
     async def close(self) -> None:
         """Close what this port has opened; a client that was passed in stays open."""
-        if self._given is None:
-            self._pool.close(self)
+        if self._shared is not None:
+            self._shared.close(self)
 
 
 class AsyncIO(_Port):
@@ -127,23 +163,38 @@ class AsyncIO(_Port):
         """Wait."""
         await asyncio.sleep(seconds)
 
+    @property
+    def scope(self) -> Hashable:
+        """Where this port runs: the running event loop, unless it was given a client of its own."""
+        loop = asyncio.get_running_loop()
+        return loop if self.client is None else (loop, self.client)
+
+    def signal(self) -> AsyncSignal:
+        """Make a signal for a coroutine that waits on the running loop."""
+        return AsyncSignal()
+
+    async def resolve(self, host: str) -> list[str]:
+        """Return the addresses of a host; none where it cannot be resolved from here."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except OSError:
+            return []
+        return [str(each[4][0]) for each in found]
+
     async def send(self, request: HTTPRequest) -> AsyncResponse:
         """Send and return when the headers have come; raise Failure if they do not."""
-        client = self._given or await self._pool.running(self)
+        client = self.client or await self._pool.running(self)
         try:
             async with asyncio.timeout_at(None if request.by is None else request.by + GRACE):
-                built = self._build(client, request, self.now())
-                response = await client.send(built, stream=True, **self._options())
-        except TimeoutError as error:
-            raise Failure(Outcome.UNKNOWN, "the deadline passed", timed_out=True) from scrub(error)
+                response = await client.send(self._build(client, request, self.now()), **self._options())
         except Exception as error:
-            raise self._translate(error) from scrub(error)
+            raise self._failure(error, late=is_past(request.by, self.now())) from scrub(error)
         return AsyncResponse(self, response, request)
 
     async def close(self) -> None:
         """Close what this port has opened on the running loop; a client that was passed in stays open."""
-        if self._given is None:
-            await self._pool.aclose(self)
+        if self._shared is not None:
+            await self._shared.aclose(self)
 
 
 class _Response:
@@ -153,16 +204,7 @@ class _Response:
         self._port = port
         self._response = response
         self._idle = request.idle
-        self._decoder = _decoder(response.headers.get("content-encoding"))
-
-    def _decode(self, data: bytes) -> bytes:
-        if self._decoder is None:
-            return data
-        try:
-            decoded: bytes = self._decoder.decompress(data, STEP_BYTES)
-            return decoded
-        except zlib.error as error:
-            raise Failure(Outcome.UNKNOWN, "the compressed body is damaged") from error
+        self._decoder = decoder_for(response.headers.get("content-encoding"))
 
 
 class BlockingResponse(_Response):
@@ -170,49 +212,45 @@ class BlockingResponse(_Response):
 
     def __init__(self, port: BlockingIO, response: httpx.Response, request: HTTPRequest) -> None:
         super().__init__(port, response, request)
-        self._chunks: Iterator[bytes] = iter(response.stream)  # type: ignore[arg-type]  # of a sync client
-        self._alarm: Alarm | None = None
+        self._process = os.getpid()
+        self._is_over = False
+        self._chunks: Generator[bytes] = iter(response.stream)  # type: ignore[arg-type]  # of a sync client
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
-        if self._decoder is not None and self._decoder.unconsumed_tail:
-            return self._decode(self._decoder.unconsumed_tail)
-        if by is not None:
-            self._guard(by)
+        moment.by = by
         try:
+            if self._decoder is not None and (data := self._decoder.more()):
+                return data
             for chunk in self._chunks:
-                if data := self._decode(chunk):
+                if data := chunk if self._decoder is None else self._decoder.feed(chunk):
                     return data
-            if self._alarm is not None and self._alarm.fired:
-                raise Failure(Outcome.UNKNOWN, "the deadline passed", timed_out=True)
-            return b""
         except Failure:
             raise
         except Exception as error:
-            if self._alarm is not None and self._alarm.fired:
-                raise Failure(Outcome.UNKNOWN, "the deadline passed", timed_out=True) from scrub(error)
-            raise self._port._translate(error) from scrub(error)
+            raise self._port._failure(error, late=is_past(by, time.monotonic())) from scrub(error)
+        finally:
+            moment.by = None
+        self._is_over = True
+        return b""
 
     async def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if not self._is_over:
+            self._hang_up()  # for another thread may wait in `receive`, and closing a socket does not wake it
         self._response.close()
 
-    def _guard(self, by: float) -> None:
-        # The library's read timeout is fixed when the body begins; a nearer moment needs the watchdog.
-        if self._alarm is not None:
-            if self._alarm.moment == by:
-                return
-            self._alarm.cancel()
-            self._alarm = None
-        if self._idle is None or by < time.monotonic() + self._idle:
-            self._alarm = watchdog.set(by, self._interrupt)
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        # This may be amid another call, which holds the pool's lock: so the pool hears of it later.
+        self._hang_up()
+        abandoned.append(self._response)
 
-    def _interrupt(self) -> None:
+    def _hang_up(self) -> None:
+        self._is_over = True
         stream = self._response.extensions.get("network_stream")
         connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is not None:
+        if connection is not None and self._process == os.getpid():  # a fork leaves it to its parent
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -224,28 +262,27 @@ class AsyncResponse(_Response):
 
     def __init__(self, port: AsyncIO, response: httpx.Response, request: HTTPRequest) -> None:
         super().__init__(port, response, request)
-        self._chunks: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # of an async client
+        self._loop = asyncio.get_running_loop()
+        self._chunks: AsyncGenerator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # of an async client
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
-        if self._decoder is not None and self._decoder.unconsumed_tail:
-            return self._decode(self._decoder.unconsumed_tail)
         near = by is not None and (self._idle is None or by < asyncio.get_running_loop().time() + self._idle)
         try:
+            if self._decoder is not None and (data := self._decoder.more()):
+                return data
             if not near:
                 return await self._next()
             async with asyncio.timeout_at(by):
                 return await self._next()
         except Failure:
             raise
-        except TimeoutError as error:
-            raise Failure(Outcome.UNKNOWN, "the deadline passed", timed_out=True) from scrub(error)
         except Exception as error:
-            raise self._port._translate(error) from scrub(error)
+            raise self._port._failure(error, late=near) from scrub(error)
 
     async def _next(self) -> bytes:
         async for chunk in self._chunks:
-            if data := self._decode(chunk):
+            if data := chunk if self._decoder is None else self._decoder.feed(chunk):
                 return data
         return b""
 
@@ -253,21 +290,30 @@ class AsyncResponse(_Response):
         """Give the connection back if the body was read to its end, else close it."""
         await self._response.aclose()
 
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+def is_past(by: float | None, now: float) -> bool:
+    """Tell whether a moment, if there is one, has passed."""
+    return by is not None and now >= by
+
 
 def classify(error: Exception, library: Any) -> Failure:
     """Say whether a failed attempt can have reached the server."""
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    timed_out = isinstance(error, library.TimeoutException)
+    timed_out = isinstance(error, library.TimeoutException | TimeoutError)
+    outcome = Outcome.UNKNOWN
     if isinstance(error, library.ProxyError):
-        return Failure(Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT, reason)
-    if isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
+        outcome = Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT
+    elif isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
         untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in _chain(error))
-        return Failure(Outcome.HOPELESS if untrusted else Outcome.NOT_SENT, reason, timed_out=timed_out)
-    if isinstance(error, library.UnsupportedProtocol | library.LocalProtocolError | library.InvalidURL):
-        return Failure(Outcome.HOPELESS, reason)
-    if isinstance(error, library.HTTPError | OSError | RuntimeError):
-        return Failure(Outcome.UNKNOWN, reason, timed_out=timed_out)
-    raise error
+        outcome = Outcome.HOPELESS if untrusted else Outcome.NOT_SENT
+    elif isinstance(error, library.UnsupportedProtocol | library.LocalProtocolError | library.InvalidURL):
+        outcome = Outcome.HOPELESS
+    return Failure(outcome, reason, timed_out=timed_out)
 
 
 def scrub(error: Exception) -> Exception:
@@ -307,25 +353,3 @@ def _least(*seconds: float | None) -> float | None:
 @lru_cache(maxsize=256)
 def _url(library: Any, url: str) -> Any:
     return library.URL(url)
-
-
-def _decoder(encoding: str | None) -> Any:
-    # We ask for no compression, so that no body can grow past its bound; some servers compress all the same.
-    match (encoding or "identity").strip().lower():
-        case "identity":
-            return None
-        case "gzip" | "x-gzip":
-            return zlib.decompressobj(16 + zlib.MAX_WBITS)
-        case "deflate":
-            return zlib.decompressobj()
-    return _Unreadable(encoding)
-
-
-class _Unreadable:
-    unconsumed_tail = b""
-
-    def __init__(self, encoding: str | None) -> None:
-        self._encoding = encoding
-
-    def decompress(self, data: bytes, size: int) -> bytes:
-        raise Failure(Outcome.UNKNOWN, f"the body is encoded as {self._encoding!r}, which was not asked for")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib
 import os
 import ssl
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncGenerator
 from functools import cache
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
 from piccc.errors import ConfigurationError, MissingExtraError
+from piccc.transport.deadline import guard
 
 if TYPE_CHECKING:
     import httpx
@@ -38,8 +41,13 @@ def library_named(name: str | None = None) -> Any:
         raise MissingExtraError(f"{name} is not installed.", hint=f"pip install {name}") from error
 
 
+def _certificates() -> tuple[str | None, str | None]:
+    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+
+
 @cache
-def _ssl_context(library: Any) -> ssl.SSLContext:
+def _ssl_context(library: Any, certificates: tuple[str | None, str | None]) -> ssl.SSLContext:
+    # Making one costs more than a hundred clients, so all share it; `certificates` is what it is made from.
     context: ssl.SSLContext = library.create_ssl_context()
     return context
 
@@ -50,7 +58,7 @@ def _settings(library: Any) -> dict[str, Any]:
         max_keepalive_connections=MAX_CONNECTIONS,
         keepalive_expiry=KEEPALIVE_SECONDS,
     )
-    return {"verify": _ssl_context(library), "limits": limits, "follow_redirects": False}
+    return {"verify": _ssl_context(library, _certificates()), "limits": limits, "follow_redirects": False}
 
 
 class Pool:
@@ -71,7 +79,9 @@ class Pool:
             with self._lock:
                 client = self._blocking
                 if client is None or client.is_closed:
-                    client = self._blocking = self.library.Client(**_settings(self.library))
+                    client = self.library.Client(**_settings(self.library))
+                    guard(client)
+                    self._blocking = client
         self._holders.add(holder)
         return client
 
@@ -92,8 +102,13 @@ class Pool:
     def close(self, holder: object) -> None:
         """Let go of the blocking client; the last holder closes it."""
         self._holders.discard(holder)
-        if not self._holders and self._blocking is not None:
-            client, self._blocking = self._blocking, None
+        if not self._holders:
+            self.close_blocking()
+
+    def close_blocking(self) -> None:
+        """Close the blocking client, whoever holds it; the next call makes another."""
+        client, self._blocking = self._blocking, None
+        if client is not None:
             client.close()
 
     async def aclose(self, holder: object) -> None:
@@ -120,16 +135,27 @@ class Pool:
 _pools: dict[tuple[Any, ...], Pool] = {}
 _pools_lock = threading.Lock()
 _left_by_parent: list[Any] = []
+abandoned: deque[Any] = deque()
+"""Replies of blocking clients that were left half-read; the next call closes them."""
 
 
 def shared_pool(library: Any) -> Pool:
     """Return the process's pool for this library under the present proxy and certificate environment."""
-    certificates = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    key = (library.__name__, *certificates, *sorted(getproxies().items()))
+    key = (library.__name__, *_certificates(), *sorted(getproxies().items()))
     with _pools_lock:
         if key not in _pools:
             _pools[key] = Pool(library)
         return _pools[key]
+
+
+def close_abandoned() -> None:
+    """Close the replies that nobody wants any more, so that their places in the pools are free."""
+    while True:
+        try:
+            response = abandoned.popleft()
+        except IndexError:
+            return
+        response.close()
 
 
 def _after_fork() -> None:
@@ -138,9 +164,16 @@ def _after_fork() -> None:
     _pools_lock = threading.Lock()
     for pool in _pools.values():
         pool.is_stale = True
-    _left_by_parent.append(dict(_pools))
+    _left_by_parent.extend([dict(_pools), *abandoned])
     _pools.clear()
+    abandoned.clear()
 
 
+def _at_exit() -> None:
+    for pool in _pools.values():
+        pool.close_blocking()
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

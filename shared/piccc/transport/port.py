@@ -6,10 +6,12 @@ loop; a blocking one never suspends, and `finish` drives such a coroutine to its
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeVar
+
+from piccc.errors import ConfigurationError
 
 T = TypeVar("T")
 
@@ -63,6 +65,22 @@ class HTTPResponse(Protocol):
         """Give the connection back if the body was read to its end, else close it."""
         ...
 
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        ...
+
+
+class Signal(Protocol):
+    """A wait that can be ended early."""
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        ...
+
 
 class IO(Protocol):
     """The world as behaviour sees it. Times are seconds on one monotonic clock."""
@@ -84,6 +102,19 @@ class IO(Protocol):
         """Wait."""
         ...
 
+    @property
+    def scope(self) -> Hashable:
+        """Where this port runs: ports of one scope have one clock and one way to send."""
+        ...
+
+    def signal(self) -> Signal:
+        """Make a signal for a wait in this scope."""
+        ...
+
+    async def resolve(self, host: str) -> list[str]:
+        """Return the addresses of a host; none where it cannot be resolved from here."""
+        ...
+
     async def send(self, request: HTTPRequest) -> HTTPResponse:
         """Send and return when the headers have come; raise Failure if they do not."""
         ...
@@ -94,14 +125,17 @@ class IO(Protocol):
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends."""
+    """Run a coroutine that never suspends; raise ConfigurationError if something of the caller's makes it."""
     try:
         coroutine.send(None)
     except StopIteration as done:
         value: T = done.value
         return value
     coroutine.close()
-    raise RuntimeError("A coroutine over a blocking port suspended: an asynchronous one got in.")
+    raise ConfigurationError(
+        "A blocking call came upon something asynchronous.",
+        hint="Give a plain function as api_key: an async one serves the asynchronous client only.",
+    )
 
 
 async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:

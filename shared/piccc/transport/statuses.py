@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from piccc.dialects.wire import parse, text_of
+from piccc.dialects.wire import id_of, parse, server_error, shorten
 from piccc.errors import (
     SNIPPET_BYTES,
     APIStatusError,
@@ -55,10 +54,10 @@ def outcome_of(status: int) -> Outcome:
 
 
 def status_error(
-    status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str] = ()
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Sequence[str] = ()
 ) -> APIStatusError:
     """Return the error for an answer with an error status."""
-    kind, outcome, hint = _row(status)
+    kind, _, hint = _row(status)
     text = redact(body.decode(errors="replace"), secrets)
     message, code = read_error(text)
     if kind is InvalidRequestError and any(word in text.lower() for word in _OVERFLOW_WORDS):
@@ -69,10 +68,11 @@ def status_error(
         status=status,
         code=code,
         request_id=request_id(headers),
-        may_have_been_billed=outcome is Outcome.FAILED,
         retry_after=retry_after(headers),
         body=snippet(text),
-        headers={name: value for name, value in headers.items() if not is_secret_header(name)},
+        headers={
+            name: redact(value, secrets) for name, value in headers.items() if not is_secret_header(name)
+        },
     )
 
 
@@ -84,14 +84,10 @@ def read_error(text: str) -> tuple[str, str | None]:
         return _plain(text), None
     if not isinstance(body, dict):
         return _plain(text), None
-    error = body.get("error")
-    inner: Mapping[str, Any] = error if isinstance(error, dict) else body
-    message = next(
-        (found for name in ("message", "msg", "detail") if (found := text_of(inner.get(name)))),
-        error if isinstance(error, str) else _plain(text),
-    )
-    code = inner.get("code") or (inner.get("type") if inner is error else None)
-    return _shorten(message, 500), str(code) if code else None
+    if error := body.get("error"):
+        return server_error(error)
+    message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
+    return shorten(message) if isinstance(message, str) else _plain(text), id_of(body.get("code"))
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
@@ -113,9 +109,4 @@ def _row(status: int) -> tuple[type[APIStatusError], Outcome, str]:
 def _plain(text: str) -> str:
     if text.lstrip()[:1] == "<":
         return "a web page instead of an API reply. Is base_url the API's address?"
-    return _shorten(text, 200)
-
-
-def _shorten(text: str, length: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return shorten(text, 200)

@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING
 
 from piccc.errors import PicccError, StreamError, StreamTimeoutError
 from piccc.sse import EventDecoder
 from piccc.transport.port import IO, Failure, finish
-from piccc.transport.statuses import snippet
 
 if TYPE_CHECKING:
     from piccc.chat import ChatReply, Delta
     from piccc.config import Timeout
     from piccc.dialects import StreamReader
-    from piccc.transport.exchange import Answer
+    from piccc.transport.answer import Answer
 
-DRAIN_SECONDS = 1.0
+LINGER_SECONDS = 5.0
+"""How long a whole answer waits for what may follow it: the usage, and the word that it is done."""
+DRAIN_SECONDS = 0.1
 
 
 class Pipe:
-    """Bytes in, deltas out; knows by when the next bytes must come."""
+    """Bytes in, deltas out; knows by when the next bytes must come (the idle bound is the port's)."""
 
     def __init__(self, io: IO, answer: Answer, reader: StreamReader, timeout: Timeout) -> None:
         self._io = io
         self._answer = answer
         self._reader = reader
-        self._timeout = timeout
         self._events = EventDecoder()
-        self._first_by = None if timeout.first_event is None else answer.started + timeout.first_event
+        self._by = answer.deadline
+        if timeout.first_event is not None:
+            self._come_by(answer.sent + timeout.first_event)
+        self._lingers = False
+        self.is_over = False
 
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing more will come."""
-        return self._reader.is_done
+    async def advance(self) -> list[Delta] | None:
+        """Return the deltas that came next, None after the last; raise what broke the stream."""
+        if self.is_over:
+            return None
+        try:
+            return self._feed(b"" if self._reader.is_done else await self._answer.response.receive(self._by))
+        except (Failure, PicccError) as error:
+            if isinstance(error, Failure) and self._reader.is_complete:
+                return self._end()  # to break off after a whole answer is an end too
+            cause, broken = error.__cause__, self.broken(error)
+        raise broken from cause
 
-    def by(self) -> float | None:
-        """Return the moment by which the next bytes must have come, or None; the idle bound is the port's."""
-        bounds = [each for each in (self._answer.deadline, self._first_by) if each is not None]
-        return min(bounds) if bounds else None
-
-    def feed(self, chunk: bytes) -> list[Delta]:
-        """Take the next bytes; return the deltas they complete. Raise StreamError for nonsense."""
-        self._answer.record.bytes_received += len(chunk)
+    def _feed(self, chunk: bytes) -> list[Delta]:
+        if not chunk:
+            return self._end()
+        record = self._answer.record
+        record.bytes_received += len(chunk)
         events = self._events.feed(chunk)
         if not events:
             return []
-        if self._answer.record.time_to_first_event is None:
-            self._answer.record.time_to_first_event = self._io.now() - self._answer.started
-            self._first_by = None
-        if len(events) == 1:
-            return self._reader.feed(events[0])
+        if record.time_to_first_event is None:
+            record.time_to_first_event = self._io.now() - self._answer.started
+            self._by = self._answer.deadline
         deltas: list[Delta] = []
         for event in events:
             deltas += self._reader.feed(event)
+        if self._reader.is_complete and not self._lingers:
+            self._lingers = True
+            self._come_by(self._io.now() + LINGER_SECONDS)
         return deltas
 
-    def end(self) -> list[Delta]:
-        """Take the end of the bytes; raise StreamError where the proof of a whole answer never came."""
+    def _end(self) -> list[Delta]:
         if not self._reader.is_complete:
             arrived = self._answer.record.time_to_first_event is not None
             inside = " in the middle of an event" if self._events.is_inside_event else ""
-            raise StreamError(
-                f"The stream was cut{inside}." if arrived else "The stream was empty.",
-                hint="The answer is incomplete; `partial` has what had arrived.",
-            )
+            raise StreamError(f"The stream was cut{inside}." if arrived else "The stream was empty.")
+        self.is_over = True
         return self._reader.finish()
 
     async def drain(self) -> None:
@@ -87,112 +95,130 @@ class Pipe:
         """Return the error to raise, with all that is known and what had arrived."""
         if isinstance(error, Failure):
             kind = StreamTimeoutError if error.timed_out else StreamError
-            error = kind(f"The stream broke: {error.reason}", hint="`partial` has what had arrived.")
+            error = kind(f"The stream broke: {error.reason}")
         reply = self.reply()
-        error.record = reply.record
-        error.request_id = error.request_id or reply.record.request_id
-        error.attempts, error.elapsed = len(reply.record.attempts), reply.record.elapsed
         error.may_have_been_billed = True
-        error.body = snippet(error.body) if error.body else None
         if isinstance(error, StreamError):
             error.partial = reply
-        return error
+            error.hint = error.hint or "The answer is incomplete; `partial` has what had arrived."
+        return self._answer.explain(error)
+
+    def _come_by(self, moment: float) -> None:
+        self._by = moment if self._by is None else min(self._by, moment)
 
 
-class ChatStream:
-    """A reply as it is written: iterate over its deltas; `reply` is what they have added up to.
-
-    Use it as a context manager, or iterate over it directly: leaving early closes the connection.
-    """
+class _Stream:
+    _is_closed = True
 
     def __init__(self, answer: Answer, pipe: Pipe) -> None:
         self._response = answer.response
         self._pipe = pipe
-        self._batches = self._run()
+        self._is_closed = False
 
     @property
     def reply(self) -> ChatReply:
         """The reply as far as it has come."""
         return self._pipe.reply()
 
+    def _may_go_on(self) -> bool:
+        if self._is_closed and not self._pipe.is_over:
+            raise self._pipe.broken(StreamError("The stream was closed before its end."))
+        return not self._is_closed
+
+    def _abandon(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._response.abandon()
+
+    def __del__(self) -> None:
+        if not self._is_closed:
+            self._abandon()
+            name = type(self).__name__
+            warnings.warn(
+                f"A {name} was neither read nor closed.", ResourceWarning, stacklevel=2, source=self
+            )
+
+
+class ChatStream(_Stream):
+    """A reply as it is written: iterate over its deltas; `reply` is what they have added up to.
+
+    Use it as a context manager, or iterate over it directly: leaving early closes the connection.
+    """
+
     def batches(self) -> Iterator[list[Delta]]:
         """Iterate over lists of deltas: each holds what came together."""
-        return self._batches
+        return self._batches()
 
     def __iter__(self) -> Iterator[Delta]:
-        for batch in self._batches:
-            yield from batch
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                yield from batch
 
-    def _run(self) -> Generator[list[Delta]]:
+    def _batches(self) -> Generator[list[Delta]]:
+        pipe = self._pipe
+        if not self._may_go_on():
+            return
         try:
-            while not self._pipe.is_done and (chunk := finish(self._response.receive(self._pipe.by()))):
-                if deltas := self._pipe.feed(chunk):
+            while (deltas := finish(pipe.advance())) is not None:
+                if deltas:
                     yield deltas
-            if deltas := self._pipe.end():
-                yield deltas
-            finish(self._pipe.drain())
-        except (Failure, PicccError) as error:
-            raise self._pipe.broken(error) from error.__cause__
-        finally:
+            finish(pipe.drain())
+        except GeneratorExit:
+            self._abandon()
+            raise
+        except BaseException:
             self.close()
+            raise
+        self.close()
 
     def close(self) -> None:
         """Close the connection, or give it back when the stream was read to its end."""
+        self._is_closed = True
         finish(self._response.close())
 
     def __enter__(self) -> ChatStream:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._batches.close()
         self.close()
 
 
-class AsyncChatStream:
+class AsyncChatStream(_Stream):
     """A reply as it is written: iterate over its deltas; `reply` is what they have added up to.
 
     Use it as a context manager, or iterate over it directly: leaving early closes the connection.
     """
 
-    def __init__(self, answer: Answer, pipe: Pipe) -> None:
-        self._response = answer.response
-        self._pipe = pipe
-        self._batches = self._run()
-
-    @property
-    def reply(self) -> ChatReply:
-        """The reply as far as it has come."""
-        return self._pipe.reply()
-
     def batches(self) -> AsyncIterator[list[Delta]]:
         """Iterate over lists of deltas: each holds what came together."""
-        return self._batches
+        return self._batches()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        async for batch in self._batches:
-            for delta in batch:
-                yield delta
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    yield delta
 
-    async def _run(self) -> AsyncGenerator[list[Delta]]:
+    async def _batches(self) -> AsyncGenerator[list[Delta]]:
+        pipe = self._pipe
+        if not self._may_go_on():
+            return
         try:
-            while not self._pipe.is_done and (chunk := await self._response.receive(self._pipe.by())):
-                if deltas := self._pipe.feed(chunk):
+            while (deltas := await pipe.advance()) is not None:
+                if deltas:
                     yield deltas
-            if deltas := self._pipe.end():
-                yield deltas
-            await self._pipe.drain()
-        except (Failure, PicccError) as error:
-            raise self._pipe.broken(error) from error.__cause__
+            await pipe.drain()
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Close the connection, or give it back when the stream was read to its end."""
-        await self._response.close()
+        if not self._is_closed:
+            self._is_closed = True
+            await self._response.close()
 
     async def __aenter__(self) -> AsyncChatStream:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._batches.aclose()
         await self.close()

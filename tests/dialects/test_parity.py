@@ -1,0 +1,139 @@
+"""The same conversation over either dialect, whole or streamed, gives the same neutral reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from piccc import Client, Image, JSONSchema, Message, NamedTool, PicccError, Reasoning, Text, Tool, ToolCall
+from piccc.chat import ChatReply, Part
+from piccc.dialects.names import DialectName
+from piccc.emulator import Emulator, Scripted
+
+DIALECTS: tuple[DialectName, ...] = get_args(DialectName)
+WEATHER = Tool(
+    "weather",
+    "Tell the weather of a city.",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+)
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+CITY = JSONSchema(
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}, name="city"
+)
+
+Asking = dict[str, Any]
+CONVERSATIONS: dict[str, tuple[Scripted | None, Asking]] = {
+    "small talk": (None, {"messages": "Hello, how are you?"}),
+    "a system prompt": (None, {"messages": "Who are you?", "system": "You are a hedgehog."}),
+    "a text with emoji": (Scripted("Grüße, 你好 😀🦔"), {"messages": "Greet me."}),
+    "an empty answer": (Scripted(""), {"messages": "Say nothing."}),
+    "an answer that is cut": (None, {"messages": "Tell me a long story.", "max_tokens": 5}),
+    "reasoning": (
+        Scripted("4", reasoning="2 and 2 are 4."),
+        {"messages": "2 + 2?", "reasoning_effort": "low"},
+    ),
+    "a forced tool": (
+        None,
+        {"messages": "Weather in Paris?", "tools": [WEATHER], "tool_choice": NamedTool("weather")},
+    ),
+    "parallel calls beside text": (
+        Scripted("I look.", calls=[("weather", {"city": "Paris"}), ("weather", {"city": "東京"})]),
+        {"messages": "Weather in Paris and Tokyo?", "tools": [WEATHER]},
+    ),
+    "the result of a call": (
+        None,
+        {
+            "messages": [
+                Message("user", [Text("Weather in Paris?")]),
+                Message("assistant", [ToolCall("call_1", "weather", '{"city": "Paris"}')]),
+                Message("tool", [Text("Sunny.")], tool_call_id="call_1"),
+            ],
+            "tools": [WEATHER],
+        },
+    ),
+    "a picture": (
+        None,
+        {"messages": [Message("user", [Text("What is it?"), Image(data=PICTURE, media_type="image/png")])]},
+    ),
+    "an answer that keeps to a schema": (None, {"messages": "Name a city.", "response_format": CITY}),
+}
+
+
+@pytest.fixture
+def ask() -> Iterator[Callable[..., ChatReply]]:
+    """Ask a fresh emulator over one dialect."""
+    with Emulator(speed=math.inf) as emulator:
+
+        def asking(dialect: DialectName, script: Scripted | None, way: str, options: Asking) -> ChatReply:
+            if script is not None:
+                emulator.script([script])
+            client = Client(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
+            if way == "whole":
+                return client.chat.create(**options)
+            with client.chat.stream(**options) as stream:
+                for _ in stream:
+                    pass
+            return stream.reply
+
+        yield asking
+
+
+def neutral(reply: ChatReply) -> tuple[Any, ...]:
+    """Return what must be alike: all but ids, and the signatures and counts that only one dialect has."""
+    assert reply.usage is not None
+    usage = replace(reply.usage, reasoning_tokens=0)
+    return [_plain(part) for part in reply.parts], reply.finish_reason, reply.model, usage
+
+
+def _plain(part: Part) -> Part:
+    if isinstance(part, ToolCall):
+        return ToolCall("", part.name, repr(part.parse()))
+    return replace(part, signature=None) if isinstance(part, Reasoning) else part
+
+
+@pytest.mark.parametrize(("script", "options"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_conversation_gives_the_same_reply_four_ways(
+    ask: Callable[..., ChatReply], script: Scripted | None, options: Asking
+) -> None:
+    replies = {
+        (dialect, way): neutral(ask(dialect, script, way, options))
+        for dialect in DIALECTS
+        for way in ("whole", "streamed")
+    }
+    first = replies["openai", "whole"]
+    assert replies == dict.fromkeys(replies, first)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 422, 429, 500, 503, 529])
+@pytest.mark.parametrize("way", ["create", "stream"])
+def test_an_error_is_the_same_over_either_dialect(status: int, way: str) -> None:
+    errors = []
+    for dialect in DIALECTS:
+        with Emulator(speed=math.inf, faults=[f"{status};code=some_code"]) as emulator:
+            client = Client(
+                base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect, max_retries=0
+            )
+            with pytest.raises(PicccError) as caught:
+                getattr(client.chat, way)("hi")
+        error = caught.value
+        errors.append((type(error), error.status, error.message, error.may_have_been_billed))
+        assert error.request_id is not None
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("quirk", ["no-index", "text-index", "zero-index", "calls-at-once", "split-emoji"])
+def test_servers_that_speak_oddly_are_understood(dialect: DialectName, quirk: str) -> None:
+    script = Scripted("😀 look", calls=[("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})])
+    with Emulator(speed=math.inf, quirks=[quirk]) as emulator:
+        emulator.script([script])
+        client = Client(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
+        with client.chat.stream("Weather?", tools=[WEATHER]) as stream:
+            for _ in stream:
+                pass
+    assert stream.reply.text == "😀 look"
+    assert [call.parse() for call in stream.reply.tool_calls] == [{"city": "Paris"}, {"city": "Rome"}]

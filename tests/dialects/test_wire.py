@@ -1,0 +1,156 @@
+"""JSON from the wire: any value is a reply or a typed error, whatever stands where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from piccc.dialects import dialect
+from piccc.dialects.wire import parse, serialize
+from piccc.errors import ConfigurationError, InvalidArgumentError, PicccError
+from piccc.sse import Event
+
+NAMES = st.sampled_from(
+    [
+        "arguments",
+        "choices",
+        "code",
+        "content",
+        "content_block",
+        "delta",
+        "error",
+        "finish_reason",
+        "function",
+        "id",
+        "index",
+        "input",
+        "logprobs",
+        "message",
+        "message_start",
+        "message_delta",
+        "content_block_start",
+        "content_block_delta",
+        "message_stop",
+        "model",
+        "name",
+        "partial_json",
+        "prompt_tokens_details",
+        "reasoning_content",
+        "refusal",
+        "signature",
+        "stop_reason",
+        "text",
+        "thinking",
+        "tool_calls",
+        "tool_use",
+        "type",
+        "usage",
+        "input_tokens",
+        "completion_tokens_details",
+        "output_tokens_details",
+        "text_delta",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+@given(payload=VALUES)
+def test_any_json_is_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
+    try:
+        reply = dialect(name).decode(payload)
+    except PicccError:
+        return
+    json.dumps(reply.text).encode()
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+@given(payloads=st.lists(VALUES, max_size=5), kind=NAMES)
+def test_any_events_are_deltas_or_a_typed_error(name: str, payloads: list[Any], kind: str) -> None:
+    reader = dialect(name).reader()
+    try:
+        for payload in payloads:
+            reader.feed(Event(kind, json.dumps(payload)))
+    except PicccError:
+        pass
+    reader.finish()
+    reader.reply().text.encode()
+
+
+@given(VALUES)
+def test_what_the_fast_parser_refuses_the_slow_one_reads_alike(value: Any) -> None:
+    text = json.dumps(value)
+    assert json.dumps(parse(text)) == json.dumps(parse("\ufeff".encode() + text.encode()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'"\ud83d\ude00"', "😀"),
+        (r'"a\ud83d"', "a\ufffd"),
+        (r'"\ude00a"', "\ufffda"),
+        (b"\xef\xbb\xbf[]", []),
+    ],
+)
+def test_a_whole_text_has_whole_characters(text: str | bytes, value: Any) -> None:
+    assert parse(text) == value
+
+
+REFUSED: dict[str, str | bytes] = {
+    "nothing": "",
+    "half": "{",
+    "no JSON": "nonsense",
+    "deep": "[" * 300 + "]" * 300,
+    "bottomless": "[" * 100_000,
+    "deep behind half a character": '["\\ud83d",' + "[" * 900 + "]" * 901,
+    "bad UTF-8": b'"\xff"',
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_what_is_no_json_or_too_deep_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse(text)
+
+
+class Odd:
+    pass
+
+
+def _circular() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+UNSAYABLE: dict[str, Any] = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "an object": Odd(),
+    "an object inside": {"a": {"b": Odd()}},
+    "a circle": _circular(),
+}
+
+
+@pytest.mark.parametrize("value", UNSAYABLE.values(), ids=UNSAYABLE)
+def test_what_json_cannot_say_is_refused_before_it_is_sent(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        serialize({"value": value})
+
+
+def test_any_text_can_be_sent() -> None:
+    for text in ("NaN", "Infinity", "😀", "\ud83d", "\x00"):
+        assert json.loads(serialize({"text": text})) == {"text": text}
+
+
+def test_an_unknown_dialect_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="esperanto"):
+        dialect("esperanto")

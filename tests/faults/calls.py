@@ -1,0 +1,75 @@
+"""The seven kinds of call, blocking and asynchronous, over either HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import httpx2
+
+from piccc.chat import ChatReply, ChatRequest, Message, Text
+from piccc.config import Config
+from piccc.dialects import dialect
+from piccc.session import Session
+from piccc.transport.http import AsyncIO, BlockingIO
+from piccc.transport.port import finish
+from piccc.transport.stream import AsyncChatStream, ChatStream
+from tests.faults.virtual import VirtualIO
+
+KINDS = ("chat", "chat-stream", "messages", "messages-stream", "submit", "poll", "list")
+DIALECTS = {"chat": "openai", "messages": "anthropic"}
+ASK = ChatRequest(model="piccc-flash", messages=[Message("user", [Text("Say hello.")])])
+ORDER = {"model": "piccc-image", "prompt": "a hedgehog"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How calls are made."""
+
+    is_async: bool
+    library: Any
+
+    def __str__(self) -> str:
+        return f"{'async' if self.is_async else 'blocking'}-{self.library.__name__}"
+
+    def port(self) -> BlockingIO | AsyncIO:
+        """Return a port of this mode."""
+        return (AsyncIO if self.is_async else BlockingIO)(library=self.library)
+
+
+MODES = [Mode(is_async, library) for is_async in (False, True) for library in (httpx, httpx2)]
+
+
+def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
+    """Make one call of a kind and return what it gave: a reply, or the JSON of the task routes."""
+    session = Session(config, io)
+    if mode.is_async:
+        return asyncio.run(_async_stream(kind, session) if "stream" in kind else _call(kind, session))
+    return _blocking_stream(kind, session) if "stream" in kind else finish(_call(kind, session))
+
+
+async def _call(kind: str, session: Session) -> Any:
+    if kind in DIALECTS:
+        return await session.chat(dialect(DIALECTS[kind]), ASK)
+    if kind == "submit":
+        return await session.submit("/v1/images/tasks", ORDER, "the-submission-key")
+    payload, _ = await session.read("/v1/tasks/task_1" if kind == "poll" else "/v1/tasks?limit=100")
+    return payload
+
+
+def _blocking_stream(kind: str, session: Session) -> ChatReply:
+    wire = dialect(DIALECTS[kind.removesuffix("-stream")])
+    stream = ChatStream(*finish(session.stream(wire, ASK)))
+    for _ in stream:
+        pass
+    return stream.reply
+
+
+async def _async_stream(kind: str, session: Session) -> ChatReply:
+    wire = dialect(DIALECTS[kind.removesuffix("-stream")])
+    stream = AsyncChatStream(*await session.stream(wire, ASK))
+    async for _ in stream:
+        pass
+    return stream.reply

@@ -1,0 +1,23 @@
+"""One raw server for all tests of a module, and a fresh retry budget for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from piccc.transport import budget
+from tests.faults.server import FaultServer
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """Run a raw server."""
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def fresh_budget() -> None:
+    """Forget what earlier tests' failures cost."""
+    budget._budgets.clear()

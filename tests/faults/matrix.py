@@ -1,0 +1,456 @@
+"""The fault matrix: what goes wrong, and what each kind of call makes of it.
+
+Read a row as: the fault, what the server says to each attempt, and what comes of a chat, a chat stream, a
+task's submission and a read. An expectation is written `Error xN`, N requests having reached the server, and
+then `waits S` (seconds slept in all, with the jitter at its highest), `billed` (the server may have acted),
+and `has TEXT` (what a broken stream had brought). `ok` is the healthy answer.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from piccc.config import Timeout
+from tests.faults.calls import KINDS
+from tests.faults.replies import DONE, EVENTS, USAGE, anthropic_event, event, openai_chunk, whole
+from tests.faults.server import CLOSE, HANG, RESET, Answer, chunk, head, reply, stream, stream_head
+
+SOON = 0.05
+PATIENT = Timeout()
+Answers = Sequence[Answer] | Callable[[str], Sequence[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What comes of one call."""
+
+    error: str | None
+    requests: int
+    waits: float
+    billed: bool
+    partial: str | None
+
+    @classmethod
+    def read(cls, text: str) -> Expected:
+        """Read an expectation; ValueError when it is none."""
+        found = re.fullmatch(r"(\w+) x(\d+)(?: waits ([\d.]+))?( billed)?(?: has (.*))?", text)
+        if found is None:
+            raise ValueError(text)
+        error, requests, waits, billed, partial = found.groups()
+        return cls(None if error == "ok" else error, int(requests), float(waits or 0), bool(billed), partial)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row. `retry_unknown` is what the caller said; `jitter` is what the port's random gives."""
+
+    name: str
+    answers: Answers
+    chat: str
+    stream: str
+    submit: str
+    read: str
+    timeout: Timeout = PATIENT
+    retry_unknown: bool = False
+    jitter: float = 1.0
+
+    def expected(self, kind: str) -> Expected:
+        """Return what comes of a kind of call."""
+        if "stream" in kind:
+            return Expected.read(self.stream)
+        columns = {"submit": self.submit, "poll": self.read, "list": self.read}
+        return Expected.read(columns.get(kind, self.chat))
+
+    def script(self, kind: str) -> Sequence[Answer]:
+        """Return what the server says to a kind of call."""
+        return self.answers(kind) if callable(self.answers) else self.answers
+
+
+def healthy(kind: str, *headers: str) -> Answer:
+    """Return the answer that nothing is wrong with."""
+    if "stream" not in kind:
+        return [reply(200, whole(kind), *headers)]
+    return stream(*EVENTS[kind.removesuffix("-stream")].values())
+
+
+def body(data: bytes, *headers: str) -> list[Answer]:
+    """Answer 200 with these bytes as JSON."""
+    return [[reply(200, data, *headers)]]
+
+
+def after(*first: Answer) -> Callable[[str], list[Answer]]:
+    """Answer like this first, and then as is due."""
+    return lambda kind: [*first, healthy(kind)]
+
+
+def same(name: str, answers: Answers, expected: str, **options: object) -> Fault:
+    """Make a row that every kind of call takes alike."""
+    return Fault(name, answers, expected, expected, expected, expected, **options)  # type: ignore[arg-type]  # as the class has them
+
+
+def status(name: str, answer: bytes, error: str) -> Fault:
+    """Make a row for a status that nobody repeats."""
+    return same(name, [[answer]], f"{error} x1")
+
+
+def lost(name: str, answers: Answers, **options: object) -> Fault:
+    """Make a row for a request that was sent and not answered."""
+    chat = "APIConnectionError x1 billed"
+    read = "APIConnectionError x3 waits 1.5"
+    return Fault(name, answers, chat, chat, "SubmissionUnknown x1 billed", read, **options)  # type: ignore[arg-type]  # as the class has them
+
+
+def unreadable(name: str, answers: Answers, *, stream: str = "ResponseError x1 billed") -> Fault:
+    """Make a row for a 200 that says nothing sensible."""
+    return Fault(
+        name, answers, "ResponseError x1 billed", stream, "SubmissionUnknown x1 billed", "ResponseError x1"
+    )
+
+
+def _redirect(status: int, target: str) -> Fault:
+    # {target} is filled in by the test: the case's own address, or another server's.
+    answer = [reply(status, b"", f"location: {target}/v1/elsewhere")]
+    read = "ok x2" if target == "{here}" else "ResponseError x1"
+    moved = "ResponseError x1"
+    return Fault(f"{status} to {target}", lambda kind: [answer, healthy(kind)], moved, moved, moved, read)
+
+
+PAUSE = "RateLimitError x3 waits {}"
+THEN = formatdate(1_900_000_000, usegmt=True)
+LATER = formatdate(1_900_000_007, usegmt=True)
+
+SILENCE = [
+    lost("reset before the status", [[RESET]]),
+    lost("closed before the status", [[CLOSE]]),
+    lost("half a status line", [[b"HTTP/1.1 20", CLOSE]]),
+    lost("half the headers", [[b"HTTP/1.1 200 OK\r\ncontent-type: appl", CLOSE]]),
+    lost("reset in the headers", [[b"HTTP/1.1 200 OK\r\ncontent-type: appl", RESET]]),
+    lost("100 and closed", [[b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE]]),
+    lost("no HTTP at all", [[b"220 smtp.example ESMTP\r\n\r\n", CLOSE]]),
+    Fault(
+        "closed in the body",
+        [[head(200, "content-type: application/json", "content-length: 999"), b'{"id":', CLOSE]],
+        "APIConnectionError x1 billed",
+        "ResponseError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APIConnectionError x3 waits 1.5",
+    ),
+    Fault(
+        "silence after sending",
+        [[HANG]],
+        "APITimeoutError x1 billed",
+        "APITimeoutError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APITimeoutError x3",
+        timeout=Timeout(total=6 * SOON),
+        jitter=0.0,
+    ),
+    Fault(
+        "headers byte by byte",
+        [[b"HTTP/1.1 200 OK\r\nx-drip: ", *[step for _ in range(40) for step in (b"x", SOON / 5)], HANG]],
+        "APITimeoutError x1 billed",
+        "APITimeoutError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APITimeoutError x3",
+        timeout=Timeout(total=6 * SOON),
+        jitter=0.0,
+    ),
+    Fault(
+        "body byte by byte",
+        [
+            [
+                head(200, "content-type: application/json", "content-length: 999"),
+                *[step for _ in range(40) for step in (b" ", SOON / 5)],
+                HANG,
+            ]
+        ],
+        "APITimeoutError x1 billed",
+        "ResponseError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APITimeoutError x1",
+        timeout=Timeout(total=2 * SOON),
+        jitter=0.0,
+    ),
+    Fault(
+        "reset, and the caller says: send again",
+        [[RESET]],
+        "APIConnectionError x3 waits 1.5 billed",
+        "APIConnectionError x3 waits 1.5 billed",
+        "SubmissionUnknown x3 waits 1.5 billed",
+        "APIConnectionError x3 waits 1.5",
+        retry_unknown=True,
+    ),
+    Fault(
+        "reset once, and the caller says: send again",
+        after([RESET]),
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        retry_unknown=True,
+    ),
+]
+
+STATUSES = [
+    Fault(
+        "204",
+        [[head(204)]],
+        "ResponseError x1 billed",
+        "ResponseError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "ResponseError x1",
+    ),
+    *(_redirect(code, target) for code in (301, 302, 303, 307, 308) for target in ("{here}", "{elsewhere}")),
+    status("304", reply(304), "ResponseError"),
+    status("400", reply(400, b'{"error":{"message":"no"}}'), "InvalidRequestError"),
+    status(
+        "400 too long", reply(400, b'{"error":{"code":"context_length_exceeded"}}'), "ContextOverflowError"
+    ),
+    status("401", reply(401, b'{"error":"who?"}'), "AuthenticationError"),
+    status("402", reply(402, b'{"code":402,"msg":"top up"}'), "PaymentRequiredError"),
+    status("403", reply(403, b'{"detail":"no"}'), "PermissionDeniedError"),
+    status("404", reply(404, b"not here", type="text/plain"), "NotFoundError"),
+    status("405", reply(405, b"<html>no</html>", type="text/html"), "InvalidRequestError"),
+    status("409", reply(409), "ConflictError"),
+    status("413", reply(413), "InvalidRequestError"),
+    status("415", reply(415), "InvalidRequestError"),
+    status("422", reply(422, b'{"detail":[{"msg":"no"}]}'), "InvalidRequestError"),
+    *(
+        Fault(
+            str(code),
+            [[reply(code)]],
+            "InvalidRequestError x1",
+            "InvalidRequestError x1",
+            "InvalidRequestError x1",
+            "InvalidRequestError x3 waits 1.5",
+        )
+        for code in (408, 425)
+    ),
+    *(
+        Fault(
+            f"{code}",
+            [[reply(code, b"<html>" + b"x" * 5000, type="text/html")]],
+            "ServerError x3 waits 1.5 billed",
+            "ServerError x3 waits 1.5 billed",
+            "ServerError x1 billed",
+            "ServerError x3 waits 1.5",
+        )
+        for code in (500, 502, 504)
+    ),
+    *(same(f"{code}", [[reply(code)]], "OverloadedError x3 waits 1.5") for code in (503, 529)),
+    same("503 once", after([reply(503)]), "ok x2 waits 0.5"),
+    Fault(
+        "503, then a reset",
+        [[reply(503)], [RESET]],
+        "APIConnectionError x2 waits 0.5 billed",
+        "APIConnectionError x2 waits 0.5 billed",
+        "SubmissionUnknown x2 waits 0.5 billed",
+        "APIConnectionError x3 waits 1.5",
+    ),
+    Fault(
+        "500 once",
+        after([reply(500)]),
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        "ServerError x1 billed",
+        "ok x2 waits 0.5",
+    ),
+    same("429", [[reply(429)]], PAUSE.format(1.5)),
+    same("429, retry-after 2", [[reply(429, b"", "retry-after: 2")]], PAUSE.format(4)),
+    same("429, retry-after 1.5", [[reply(429, b"", "retry-after: 1.5")]], PAUSE.format(3)),
+    same("429, retry-after 0", [[reply(429, b"", "retry-after: 0")]], PAUSE.format(1.5)),
+    same("429, retry-after-ms 2500", [[reply(429, b"", "retry-after-ms: 2500")]], PAUSE.format(5)),
+    same(
+        "429, retry-after a date",
+        [[reply(429, b"", f"date: {THEN}", f"retry-after: {LATER}")]],
+        PAUSE.format(14),
+    ),
+    same(
+        "429, retry-after a past date",
+        [[reply(429, b"", f"date: {LATER}", f"retry-after: {THEN}")]],
+        PAUSE.format(1.5),
+    ),
+    same("429, retry-after -5", [[reply(429, b"", "retry-after: -5")]], PAUSE.format(1.5)),
+    same("429, retry-after nan", [[reply(429, b"", "retry-after: nan")]], PAUSE.format(1.5)),
+    same("429, retry-after inf", [[reply(429, b"", "retry-after: inf")]], PAUSE.format(1.5)),
+    same("429, retry-after nonsense", [[reply(429, b"", "retry-after: soon")]], PAUSE.format(1.5)),
+    same("429, retry-after a day", [[reply(429, b"", "retry-after: 86400")]], "RateLimitError x1"),
+    same("429, retry-after 1e999", [[reply(429, b"", "retry-after: " + "9" * 400)]], PAUSE.format(1.5)),
+    same("429, do not retry", [[reply(429, b"", "x-should-retry: false")]], "RateLimitError x1"),
+    same("400, do retry", [[reply(400, b"", "x-should-retry: true")]], "InvalidRequestError x1"),
+]
+
+BODIES = [
+    unreadable("a web page", [[reply(200, b"<!doctype html><h1>Hi</h1>", type="text/html")]]),
+    unreadable("an empty body", body(b"")),
+    unreadable("half the JSON", body(b'{"id": "chatcmpl-1", "cho')),
+    unreadable("invalid UTF-8", body(b'{"id": "\xff"}')),
+    unreadable("nested too deeply", body(b"[" * 100_000 + b"]" * 100_000)),
+    Fault(
+        "a damaged gzip",
+        body(b"\x1f\x8b no gzip", "content-encoding: gzip"),
+        "APIConnectionError x1 billed",
+        "ResponseError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APIConnectionError x3 waits 1.5",
+    ),
+    Fault(
+        "an encoding nobody asked for",
+        body(b"{}", "content-encoding: gzip, gzip, gzip, gzip, gzip, gzip, gzip"),
+        "APIConnectionError x1 billed",
+        "ResponseError x1 billed",
+        "SubmissionUnknown x1 billed",
+        "APIConnectionError x3 waits 1.5",
+    ),
+    unreadable("a gzip bomb", body(gzip.compress(b" " * 64 * 2**20, 9), "content-encoding: gzip")),
+    unreadable("more than the bound", body(b" " * 33 * 2**20)),
+    unreadable("a length that is too short", [[reply(200, b"{") + b'"id": 1}', CLOSE]]),
+]
+
+SHAPES = [
+    same("another shape", body(b'{"message": "hello"}'), "ResponseError x1 billed"),
+    same("a list", body(b"[1, 2]"), "ResponseError x1 billed"),
+    same("a string", body(b'"hello"'), "ResponseError x1 billed"),
+    same("null", body(b"null"), "ResponseError x1 billed"),
+    same("no choice", body(b'{"choices": [], "content": 3}'), "ResponseError x1 billed"),
+]
+
+NOT_FOR_STREAMS = [
+    same("a byte order mark", lambda kind: body(b"\xef\xbb\xbf" + whole(kind)), "ok x1"),
+    same("text/plain", lambda kind: [[reply(200, whole(kind), type="text/plain")]], "ok x1"),
+    same("an honest gzip", lambda kind: body(gzip.compress(whole(kind)), "content-encoding: gzip"), "ok x1"),
+    same("one byte at a time", lambda kind: [_piecewise(reply(200, whole(kind)))], "ok x1"),
+]
+
+
+def _piecewise(data: bytes) -> list[bytes | float]:
+    return [step for number in range(len(data)) for step in (data[number : number + 1], 0.0)]
+
+
+def _events(kind: str, *names: str) -> list[bytes]:
+    return [EVENTS[kind.removesuffix("-stream")][name] for name in names]
+
+
+def _cut(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[str], list[Answer]]:
+    """Stream these events and these bytes, then end in this way."""
+
+    def answers(kind: str) -> list[Answer]:
+        pieces = [*_events(kind, *names), *([more] if more else [])]
+        return [[stream_head(), *(chunk(piece) for piece in pieces), *then]]
+
+    return answers
+
+
+def _say(make: Callable[[str], Sequence[bytes]]) -> Callable[[str], list[Answer]]:
+    """Stream what is made for a dialect, and end properly."""
+    return lambda kind: [stream(*make(kind.removesuffix("-stream")))]
+
+
+def _all(kind: str) -> list[bytes]:
+    return list(EVENTS[kind].values())
+
+
+ENDED = (chunk(b""),)
+HELLO = "StreamError x1 billed has Hello, "
+LATE = "StreamTimeoutError x1 billed has Hello, "
+TOOL = {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": '{"a": '}}
+
+
+def _cut_arguments(kind: str) -> list[bytes]:
+    events = EVENTS[kind]
+    if kind == "chat":
+        return [events["one"], openai_chunk({"tool_calls": [TOOL]}), openai_chunk({}, "length"), DONE]
+    call = {"type": "tool_use", "id": "call_1", "name": "look", "input": {}}
+    return [
+        events["start"],
+        events["one"],
+        anthropic_event("content_block_start", index=1, content_block=call),
+        anthropic_event(
+            "content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": '{"a": '}
+        ),
+        anthropic_event("message_delta", delta={"stop_reason": "max_tokens"}),
+        events["done"],
+    ]
+
+
+STREAMS = [
+    same("closed after an event", _cut("start", "one"), HELLO),
+    same("reset after an event", _cut("start", "one", then=(RESET,)), "StreamError x1 billed"),
+    same("ended without a proof", _cut("start", "one", then=ENDED), HELLO),
+    same("cut inside an event", _cut("start", "one", more=b'data: {"cho', then=ENDED), HELLO),
+    same("empty", _cut(then=ENDED), "StreamError x1 billed has "),
+    same("comments alone", _cut(more=b": ping\n\n" * 3, then=ENDED), "StreamError x1 billed has "),
+    same(
+        "comments without end",
+        [[stream_head(), *[step for _ in range(60) for step in (chunk(b": ping\n\n"), SOON / 5)], HANG]],
+        "StreamTimeoutError x1 billed has ",
+        timeout=Timeout(first_event=5 * SOON),
+    ),
+    same(
+        "silence before the first event",
+        [[stream_head(), HANG]],
+        "StreamTimeoutError x1 billed has ",
+        timeout=Timeout(first_event=5 * SOON),
+    ),
+    same(
+        "silence after an event",
+        _cut("start", "one", then=(HANG,)),
+        LATE,
+        timeout=Timeout(idle=4 * SOON),
+    ),
+    same(
+        "a drip past the deadline",
+        lambda kind: [
+            [
+                stream_head(),
+                *(chunk(piece) for piece in _events(kind, "start", "one")),
+                *[step for _ in range(60) for step in (chunk(b": ping\n\n"), SOON / 5)],
+                HANG,
+            ]
+        ],
+        LATE,
+        timeout=Timeout(total=5 * SOON),
+    ),
+    same("an error object", _cut("one", more=event({"error": {"message": "no", "code": "x"}})), HELLO),
+    same("an error string", _cut("one", more=event({"error": "no"})), HELLO),
+    same("an error event", _cut("one", more=event({"message": "no"}, "error")), HELLO),
+    same("an event that is not JSON", _cut("one", more=b"data: {nonsense}\n\n"), HELLO),
+    same("an event that is no object", _cut("one", more=b"data: [1]\n\n"), HELLO),
+    same("an event without end", _cut("one", more=b"data: " + b"x" * 9 * 2**20), HELLO),
+    same("data after the end", _say(lambda kind: [*_all(kind), b"data: {nonsense}\n\n"]), "ok x1"),
+    same("the end twice", _say(lambda kind: [*_all(kind), EVENTS[kind]["done"]]), "ok x1"),
+    same(
+        "empty, id-only, event-only and retry-only blocks",
+        _say(lambda kind: [b"data:\n\nid: 1\n\nevent: x\n\nretry: 9\n\n: ping\n\n", *_all(kind)]),
+        "ok x1",
+    ),
+    same(
+        "CRLF throughout",
+        _say(lambda kind: [piece.replace(b"\n", b"\r\n") for piece in _all(kind)]),
+        "ok x1",
+    ),
+    same("a byte order mark", _say(lambda kind: [b"\xef\xbb\xbf", *_all(kind)]), "ok x1"),
+    same("one byte at a time", _say(lambda kind: [bytes([each]) for each in b"".join(_all(kind))]), "ok x1"),
+    same("closed after the end", _cut("start", "one", "two", "finish", "done"), "ok x1"),
+    same("never ended", _cut("start", "one", "two", "finish", "done", then=(HANG,)), "ok x1"),
+    same("cut tool arguments", _say(_cut_arguments), "ok x1 has Hello, "),
+    same("unknown events and fields", _say(lambda kind: [_unknown(kind), *_all(kind)]), "ok x1"),
+]
+
+
+def _unknown(kind: str) -> bytes:
+    if kind == "messages":
+        return anthropic_event("message_thought", thought="?") + anthropic_event("ping")
+    return openai_chunk({"mood": "good"}, novelty=1) + USAGE
+
+
+ROWS = [
+    *((fault, kind) for fault in [*SILENCE, *STATUSES, *BODIES] for kind in KINDS),
+    *((fault, kind) for fault in SHAPES for kind in KINDS[:4]),
+    *((fault, kind) for fault in NOT_FOR_STREAMS for kind in KINDS if "stream" not in kind),
+    *((fault, kind) for fault in STREAMS for kind in KINDS if "stream" in kind),
+]

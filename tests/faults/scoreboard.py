@@ -1,0 +1,165 @@
+"""Put the same 20 faults of a reply to ours and to the peers: `python -m tests.faults.scoreboard`.
+
+Prints a Markdown table. A fault is handled when the client gives the right answer in spite of it, or raises
+an error of its own tree, and sends at most three POSTs for the one call: all have `max_retries` of 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from tests.benchmarks.__main__ import ROOT, environment
+from tests.faults.replies import EVENTS, TEXT, event
+from tests.faults.server import CLOSE, HANG, RESET, Answer, FaultServer, chunk, reply, stream, stream_head
+
+GROUPS = {
+    "piccc": None,
+    "piccc, Anthropic dialect": None,
+    "langchain-piccc": None,
+    "llama-index-llms-piccc": None,
+    "langchain-openai": "langchain",
+    "langchain-anthropic": "langchain",
+    "llama-index-llms-openai-like": "llama-index",
+}
+ANTHROPIC = ("piccc, Anthropic dialect", "langchain-anthropic")
+MOST_POSTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: how the server answers in a dialect, and the right answers (none where an error is due)."""
+
+    name: str
+    answer: Callable[[dict[str, bytes]], Answer]
+    right: tuple[str, ...] = ()
+    is_stream: bool = True
+
+
+def begun(events: dict[str, bytes], *more: bytes, then: Sequence[Any] = (chunk(b""),)) -> Answer:
+    """Stream the first event, then these bytes, then end in this way."""
+    pieces = [events["start"], events["one"], *more]
+    return [stream_head(), *(chunk(piece) for piece in pieces), *then]
+
+
+def framed(events: dict[str, bytes], *before: bytes) -> Answer:
+    """Stream these bytes and then the whole answer."""
+    return stream(*before, *events.values())
+
+
+def nonsense(events: dict[str, bytes]) -> bytes:
+    """Write an event as the dialect frames it, whose data is no JSON."""
+    name = b"event: content_block_delta\n" if events is EVENTS["messages"] else b""
+    return name + b"data: {nonsense}\n\n"
+
+
+def complaint(events: dict[str, bytes]) -> bytes:
+    """Write an error as the dialect says it."""
+    error = {"error": {"type": "overloaded_error", "message": "no"}}
+    return event({"type": "error", **error}, "error") if events is EVENTS["messages"] else event(error)
+
+
+def garbled(events: dict[str, bytes]) -> Answer:
+    """Stream the whole answer with one byte in it that is no UTF-8."""
+    return stream(*(each.replace(b"world", b"w\xffrld") for each in events.values()))
+
+
+PAGE = [reply(200, b"<!doctype html><h1>Moved</h1>", type="text/html")]
+FAULTS = [
+    Fault("stream without a proof of its end", lambda events: begun(events)),
+    Fault("stream cut inside an event", lambda events: begun(events, b'data: {"cho')),
+    Fault("connection closed in the stream", lambda events: begun(events, then=[CLOSE])),
+    Fault("connection reset in the stream", lambda events: begun(events, then=[RESET])),
+    Fault("silence in the stream", lambda events: begun(events, then=[HANG])),
+    Fault("web page where a stream is due", lambda events: PAGE),
+    Fault("JSON error where a stream is due", lambda events: [reply(200, b'{"error":{"message":"no"}}')]),
+    Fault("nothing where a stream is due", lambda events: stream()),
+    Fault("event that is not JSON", lambda events: begun(events, nonsense(events), events["done"])),
+    Fault("error object in the stream", lambda events: begun(events, complaint(events))),
+    Fault("error event without its key", lambda events: begun(events, event({"message": "no"}, "error"))),
+    Fault("invalid UTF-8 in the stream", garbled, right=("Hello, w\ufffdrld",)),
+    Fault("byte order mark", lambda events: framed(events, b"\xef\xbb\xbf"), right=(TEXT,)),
+    Fault("keep-alive after an id", lambda events: framed(events, b"id: 1\n\n: ping\n\n"), right=(TEXT,)),
+    Fault("block of retry alone", lambda events: framed(events, b"retry: 3000\n\n"), right=(TEXT,)),
+    Fault("web page with 200", lambda events: PAGE, is_stream=False),
+    Fault("other JSON with 200", lambda events: [reply(200, b'{"message":"hello"}')], is_stream=False),
+    Fault("empty body with 200", lambda events: [reply(200, b"")], is_stream=False),
+    Fault("half the JSON with 200", lambda events: [reply(200, b'{"id":"1","cho')], is_stream=False),
+    Fault("reset after the request", lambda events: [RESET], is_stream=False),
+]
+
+
+@contextmanager
+def running(name: str) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Run a subject in the environment that has it; yield a way to put a fault to it."""
+    python = environment(GROUPS[name])
+    command = [str(python), "-m", "tests.faults.subject", name]
+    with subprocess.Popen(  # noqa: S603  an interpreter of ours
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        yield lambda task: _put(process.stdin, process.stdout, task)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _put(into: IO[str] | None, out: IO[str] | None, task: dict[str, Any]) -> dict[str, Any]:
+    assert into is not None
+    assert out is not None
+    into.write(json.dumps(task) + "\n")
+    into.flush()
+    line: dict[str, Any] = json.loads(out.readline())
+    return line
+
+
+def is_handled(fault: Fault, came: dict[str, Any], posts: int) -> bool:
+    """Tell whether the right thing came of a fault."""
+    right = came["text"] in fault.right if "text" in came else came["is_typed"]
+    return right and posts <= MOST_POSTS
+
+
+def play(name: str) -> Iterator[tuple[Fault, bool, int, dict[str, Any]]]:
+    """Put every fault to a subject; yield whether it was handled, the POSTs that it sent, and what came."""
+    events = EVENTS["messages" if name in ANTHROPIC else "chat"]
+    with FaultServer() as server, running(name) as put:
+        for fault in FAULTS:
+            case = server.case(fault.answer(events))
+            came = put({"base_url": case.base_url, "is_stream": fault.is_stream})
+            posts = case.methods["POST"]
+            yield fault, is_handled(fault, came, posts), posts, came
+
+
+def table(names: Sequence[str], *, explain: bool = False) -> Iterator[str]:
+    """Yield the lines of the table; `explain` adds what came of each fault that was not handled."""
+    scores = {name: list(play(name)) for name in names}
+    yield "| fault | " + " | ".join(names) + " |"
+    yield "|---|" + "---|" * len(names)
+    for number, fault in enumerate(FAULTS):
+        cells = [scores[name][number] for name in names]
+        marks = [f"{'yes' if handled else '**no**'}, {posts}" for _, handled, posts, _ in cells]
+        yield f"| {fault.name} | " + " | ".join(marks) + " |"
+    handled = [sum(row[1] for row in scores[name]) for name in names]
+    yield "| **handled** | " + " | ".join(f"**{count} of {len(FAULTS)}**" for count in handled) + " |"
+    most = [max(row[2] for row in scores[name]) for name in names]
+    yield "| most POSTs for one call | " + " | ".join(map(str, most)) + " |"
+    if explain:
+        for name in names:
+            yield from (f"{name}: {row[0].name}: {row[3]}" for row in scores[name] if not row[1])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(GROUPS), help="the subjects; all if none is named")
+    parser.add_argument("--explain", action="store_true", help="say what came of each fault not handled")
+    arguments = parser.parse_args()
+    for line in table(arguments.names, explain=arguments.explain):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""A planted key is looked for wherever a program shows, logs, stores or reports what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from piccc import AsyncClient, Client, PicccError, Timeout
+from tests.faults.replies import EVENTS, event, whole
+from tests.faults.server import CLOSE, RESET, Answer, FaultServer, chunk, head, reply, stream_head
+
+KEY = "canary-0f5a9c3e7b1d"
+PASSWORD = "canary-password-77"
+TOKEN = "canary-token-31415"
+BASIC = "bWU6Y2FuYXJ5LXBhc3N3b3JkLTc3"
+SECRETS = (KEY, PASSWORD, TOKEN, BASIC)
+ECHO = json.dumps({"error": {"message": f"Bad key {KEY}: {TOKEN}, Basic {BASIC}", "code": KEY}}).encode()
+BEGUN = (stream_head(), chunk(EVENTS["chat"]["one"]))
+
+FAULTS: dict[str, Answer] = {
+    "an answer": [reply(200, whole("chat"))],
+    "an echo with 401": [reply(401, ECHO)],
+    "an echo with 400": [reply(400, f"your key {KEY} and {TOKEN}".encode(), type="text/plain")],
+    "an echo with 500": [reply(500, f"<html>{KEY} {BASIC}</html>".encode(), type="text/html")],
+    "an echo with 200": [reply(200, ECHO)],
+    "a page with 200": [reply(200, f"<html>{KEY}</html>".encode(), type="text/html")],
+    "half an echo": [reply(200, ECHO[:60])],
+    "an echo that is cut": [head(200, "content-length: 999"), ECHO, CLOSE],
+    "an echo in a stream": [*BEGUN, chunk(event(json.loads(ECHO))), chunk(b"")],
+    "nonsense in a stream": [*BEGUN, chunk(f"data: {{{KEY}\n\n".encode()), chunk(b"")],
+    "a redirect": [reply(307, b"", "location: http://elsewhere.test/")],
+    "a reset": [RESET],
+    "a broken stream": [*BEGUN, RESET],
+}
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Collect what every logger says at DEBUG, with its arguments."""
+    lines: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(f"{record.getMessage()} {record.args!r} {record.__dict__!r}")
+
+    handler = Collector(logging.DEBUG)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield lines
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def blocking(server: FaultServer, answer: Answer, library: Any, **options: Any) -> list[Any]:
+    base_url = server.case(answer).base_url.replace("//", f"//me:{PASSWORD}@")
+    with library.Client() as http_client:
+        client = Client(base_url=base_url, http_client=http_client, **options)
+        return [client, attempt(client.chat.create), attempt(lambda text: list(client.chat.stream(text)))]
+
+
+def asynchronous(server: FaultServer, answer: Answer, library: Any, **options: Any) -> list[Any]:
+    base_url = server.case(answer).base_url.replace("//", f"//me:{PASSWORD}@")
+
+    async def ask() -> list[Any]:
+        async with library.AsyncClient() as http_client:
+            client = AsyncClient(base_url=base_url, http_client=http_client, **options)
+
+            async def read(text: str) -> list[Any]:
+                return [delta async for delta in await client.chat.stream(text)]
+
+            return [client, await attempt_async(client.chat.create), await attempt_async(read)]
+
+    return asyncio.run(ask())
+
+
+def attempt(make: Callable[[str], Any]) -> Any:
+    try:
+        return make("hi")
+    except PicccError as error:
+        return error
+
+
+async def attempt_async(make: Callable[[str], Any]) -> Any:
+    try:
+        return await make("hi")
+    except PicccError as error:
+        return error
+
+
+def shown(thing: Any) -> str:
+    """Return all that a program may show, store or report of a thing."""
+    texts = [
+        repr(thing),
+        str(thing),
+        repr(copy.copy(thing)),
+        repr(copy.deepcopy(thing)),
+    ]
+    texts.append(pickle.dumps(thing).decode("latin-1"))
+    if isinstance(thing, PicccError):
+        assert thing.record is not None
+        texts += [json.dumps(thing.record.to_dict()), repr(getattr(thing, "headers", "")), *reports(thing)]
+        texts.append(
+            "".join(traceback.TracebackException.from_exception(thing, capture_locals=True).format())
+        )
+    return "\n".join(texts)
+
+
+def reports(error: BaseException | None) -> Iterator[str]:
+    """Report an error and all that led to it as an error tracker does: each frame with its locals."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        waiting += [each.__cause__, each.__context__]
+        yield repr(each) + repr(each.args) + repr(vars(each))
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if "piccc" in frame.f_globals.get("__name__", ""):
+                yield repr(list(frame.f_locals.items()))
+
+
+@pytest.mark.parametrize("source", [KEY, SecretStr(KEY), lambda: KEY], ids=["string", "secret", "function"])
+@pytest.mark.parametrize("auth", ["bearer", "x-api-key"])
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+@pytest.mark.parametrize("way", [blocking, asynchronous])
+@pytest.mark.parametrize("answer", FAULTS.values(), ids=FAULTS)
+def test_no_secret_is_shown_stored_logged_or_reported(
+    server: FaultServer,
+    logs: list[str],
+    answer: Answer,
+    way: Callable[..., list[Any]],
+    library: Any,
+    auth: str,
+    source: Any,
+) -> None:
+    things = way(
+        server,
+        answer,
+        library,
+        api_key=source,
+        auth=auth,
+        max_retries=1,
+        timeout=Timeout(total=30.0, connect=1.0),
+        default_headers={"X-Gateway-Token": TOKEN},
+    )
+    found = [*(shown(thing) for thing in things), *logs]
+    assert any("piccc" in line for line in logs)
+    for secret in SECRETS:
+        assert not [around(text, secret) for text in found if secret in text]
+
+
+def around(text: str, secret: str) -> str:
+    place = text.index(secret)
+    return text[max(0, place - 200) : place + 100]
+
+
+def test_the_search_would_find_a_secret() -> None:
+    error = PicccError(f"The key {KEY} is wrong.")
+    assert any(KEY in text for text in reports(error))

@@ -1,0 +1,476 @@
+"""Clients in real programs: left early, cancelled, shared, forked, pickled, and used on many event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+
+from piccc import AsyncClient, Client, PicccError
+from piccc.errors import APIConnectionError, ConfigurationError, StreamError
+from piccc.transport import pools
+from piccc.transport import stream as streams
+from tests.faults.replies import EVENTS, TEXT, whole
+from tests.faults.server import CLOSE, HANG, Case, FaultServer, Step, chunk, reply, stream, stream_head
+
+KEY = "pcc_live_for_clients"
+LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+ANSWER: list[Step] = [reply(200, whole("chat"))]
+STREAM: list[Step] = [b"".join(step for step in stream(*EVENTS["chat"].values()) if isinstance(step, bytes))]
+BEGUN: list[Step] = [stream_head(), chunk(EVENTS["chat"]["one"])]
+
+
+@pytest.fixture(autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for the library that a test is about."""
+    if "library" in request.fixturenames:
+        monkeypatch.setenv(pools.BACKEND_VARIABLE, request.getfixturevalue("library").__name__)
+
+
+@pytest.fixture
+def server() -> Any:
+    """Run a raw server for one test, so that its connections can be counted."""
+    with FaultServer() as running:
+        yield running
+
+
+def blocking(case: Case, **options: Any) -> Client:
+    return Client(api_key=KEY, base_url=case.base_url, **options)
+
+
+def asynchronous(case: Case, **options: Any) -> AsyncClient:
+    return AsyncClient(api_key=KEY, base_url=case.base_url, **options)
+
+
+@LIBRARIES
+def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
+    client = blocking(server.case([*BEGUN, HANG]))
+    for delta in client.chat.stream("hi"):
+        assert delta
+        break
+    server.wait_until_all_closed()
+    for batch in client.chat.stream("hi").batches():
+        assert batch
+        break
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
+    server: FaultServer, library: Any
+) -> None:
+    client = asynchronous(server.case([*BEGUN, HANG]))
+    async for delta in await client.chat.stream("hi"):
+        assert delta
+        break
+    await asyncio.to_thread(server.wait_until_all_closed)
+    stream = await client.chat.stream("hi")
+    async for batch in stream.batches():
+        assert batch
+        break
+    await asyncio.to_thread(server.wait_until_all_closed)
+
+
+@LIBRARIES
+def test_an_exception_inside_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
+    client = blocking(server.case([*BEGUN, HANG]))
+
+    def read() -> None:
+        with client.chat.stream("hi") as stream:
+            for delta in stream:
+                raise KeyError(delta)
+
+    with pytest.raises(KeyError):
+        read()
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+async def test_cancelling_a_call_closes_its_connection_and_sends_nothing_more(
+    server: FaultServer, library: Any
+) -> None:
+    loop = asyncio.get_running_loop()
+    calls: list[asyncio.Task[Any]] = []
+    cancel: Step = lambda: loop.call_soon_threadsafe(calls[-1].cancel)  # noqa: E731  a step of an answer
+    case = server.case([cancel, HANG], [*BEGUN, cancel, HANG])
+    client = asynchronous(case)
+
+    async def read() -> None:
+        async for _ in await client.chat.stream("hi"):
+            pass
+
+    for make in (lambda: client.chat.create("hi"), read):
+        calls.append(asyncio.create_task(make()))
+        with pytest.raises(asyncio.CancelledError):
+            await calls[-1]
+        await asyncio.to_thread(server.wait_until_all_closed)
+    assert len(case.requests) == 2
+
+
+@LIBRARIES
+def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: FaultServer, library: Any) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt: Step = lambda: signal.pthread_kill(main, signal.SIGINT)  # noqa: E731  a step of an answer
+    case = server.case([interrupt, HANG], [*BEGUN, interrupt, HANG])
+    client = blocking(case)
+    with pytest.raises(KeyboardInterrupt):
+        client.chat.create("hi")
+    server.wait_until_all_closed()
+    with pytest.raises(KeyboardInterrupt):
+        list(client.chat.stream("hi"))
+    server.wait_until_all_closed()
+    assert len(case.requests) == 2
+
+
+@LIBRARIES
+def test_another_thread_can_close_a_stream(server: FaultServer, library: Any) -> None:
+    client = blocking(server.case([*BEGUN, HANG]))
+    stream = client.chat.stream("hi")
+    batches = iter(stream.batches())
+    next(batches)
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    with pytest.raises(StreamError) as caught:
+        next(batches)
+    closer.join()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "Hello, "
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+def test_a_stream_that_was_closed_early_says_so(server: FaultServer, library: Any) -> None:
+    client = blocking(server.case([*BEGUN, HANG]))
+    with client.chat.stream("hi") as stream:
+        pass
+    with pytest.raises(StreamError, match="closed before its end"):
+        list(stream)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("ending", [HANG, CLOSE], ids=lambda ending: ending.name)
+def test_a_whole_answer_needs_no_done_and_does_not_wait_for_one(
+    server: FaultServer, library: Any, ending: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LINGER_SECONDS", 0.05)
+    said = [chunk(EVENTS["chat"][name]) for name in ("one", "two", "finish")]
+    stream = blocking(server.case([stream_head(), *said, 0.01, ending])).chat.stream("hi")
+    assert "".join(delta.text for delta in stream) == TEXT
+    assert stream.reply.finish_reason == "stop"
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+def test_a_stream_can_be_asked_again_after_its_end(server: FaultServer, library: Any) -> None:
+    stream = blocking(server.case(STREAM)).chat.stream("hi")
+    assert len(list(stream)) == 2
+    assert list(stream) == []
+    assert stream.reply.text == TEXT
+
+
+@LIBRARIES
+def test_a_forgotten_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
+    forgotten = [blocking(server.case([*BEGUN, HANG])).chat.stream("hi")]
+    with pytest.warns(ResourceWarning, match="neither read nor closed"):
+        forgotten.clear()
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+async def test_a_forgotten_asynchronous_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
+    forgotten = [await asynchronous(server.case([*BEGUN, HANG])).chat.stream("hi")]
+    with pytest.warns(ResourceWarning, match="neither read nor closed"):
+        forgotten.clear()
+    await asyncio.to_thread(server.wait_until_all_closed)
+
+
+@LIBRARIES
+def test_calls_and_whole_streams_share_a_connection(
+    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An environment of its own gives this client a pool that no other test's client holds open.
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nowhere/alone/{library.__name__}")
+    client = blocking(server.case(ANSWER, STREAM, STREAM, ANSWER))
+    assert client.chat.create("hi").text == TEXT
+    assert len(list(client.chat.stream("hi"))) == len(list(client.chat.stream("hi"))) == 2
+    assert client.chat.create("hi").text == TEXT
+    assert server.connections == 1
+    client.close()
+    server.wait_until_all_closed()
+    assert client.chat.create("hi").text == TEXT
+    client.close()
+
+
+@LIBRARIES
+def test_three_event_loops_in_a_row_are_three_answers(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    client = asynchronous(case, max_retries=0)
+
+    async def ask() -> str:
+        return (await client.chat.create("hi")).text
+
+    assert [asyncio.run(ask()) for _ in range(3)] == [TEXT] * 3
+    assert len(case.requests) == 3
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+def test_three_streams_on_three_event_loops_in_a_row(server: FaultServer, library: Any) -> None:
+    case = server.case(STREAM)
+    client = asynchronous(case, max_retries=0)
+
+    async def ask() -> str:
+        async with await client.chat.stream("hi") as stream:
+            return "".join([delta.text async for delta in stream])
+
+    assert [asyncio.run(ask()) for _ in range(3)] == [TEXT] * 3
+    assert len(case.requests) == 3
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+def test_eight_threads_with_a_loop_each_send_what_they_are_asked(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    client = asynchronous(case, max_retries=0)
+
+    async def ask() -> list[str]:
+        return [reply.text for reply in await asyncio.gather(*[client.chat.create("hi") for _ in range(5)])]
+
+    with ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(lambda _: asyncio.run(ask()), range(8)))
+    assert texts == [[TEXT] * 5] * 8
+    assert len(case.requests) == 40
+    server.wait_until_all_closed()
+
+
+@LIBRARIES
+def test_eight_threads_share_a_blocking_client(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    with blocking(case, max_retries=0) as client, ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(lambda _: client.chat.create("hi").text, range(40)))
+    assert texts == [TEXT] * 40
+    assert len(case.requests) == 40
+    assert server.connections <= 8
+
+
+@LIBRARIES
+def test_loops_that_were_closed_are_forgotten(server: FaultServer, library: Any) -> None:
+    client = asynchronous(server.case(ANSWER))
+
+    async def ask() -> None:
+        await client.chat.create("hi")
+
+    for _ in range(3):
+        asyncio.run(ask())
+    assert pools.shared_pool(library)._running == {}
+
+
+@LIBRARIES
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
+def test_a_copy_made_after_use_works(
+    server: FaultServer, library: Any, copied: Callable[[Client], Client]
+) -> None:
+    case = server.case(ANSWER)
+    client = blocking(case)
+    client.chat.create("hi")
+    assert copied(client).chat.create("hi").text == TEXT
+    assert case.requests[0].headers["authorization"] == case.requests[1].headers["authorization"]
+
+
+def test_a_copy_keeps_the_http_client_that_was_given(server: FaultServer) -> None:
+    case = server.case(ANSWER)
+    with httpx.Client(headers={"x-mine": "yes"}) as mine:
+        client = copy.deepcopy(blocking(case, http_client=mine))
+        assert client.chat.create("hi").text == TEXT
+    assert case.requests[0].headers["x-mine"] == "yes"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_is_pickled_after_use_without_its_key(
+    server: FaultServer, kind: type[Client | AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = server.case(ANSWER)
+    client = kind(api_key=KEY, base_url=case.base_url)
+
+    def ask(client: Client | AsyncClient) -> str:
+        if isinstance(client, Client):
+            return client.chat.create("hi").text
+        return asyncio.run(client.chat.create("hi")).text  # type: ignore[arg-type]  # a coroutine
+
+    ask(client)
+    loaded = pickle.loads(pickle.dumps(client))  # noqa: S301  our own bytes
+    with pytest.raises(ConfigurationError, match="No API key"):
+        ask(loaded)
+    monkeypatch.setenv("PICCC_API_KEY", "pcc_live_of_the_other_process")
+    assert ask(loaded) == TEXT
+    assert case.requests[-1].headers["authorization"] == "Bearer pcc_live_of_the_other_process"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@LIBRARIES
+def test_a_fork_after_use_has_connections_of_its_own(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    client = blocking(case)
+    client.chat.create("hi")
+    with warnings.catch_warnings():
+        # Newer Pythons warn of any fork beside threads: the test's server is one, and forking is the point.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            asked = [client.chat.create("hi").text, asyncio.run(_ask_once(case))]
+            os._exit(0 if asked == [TEXT, TEXT] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.chat.create("hi").text == TEXT
+    assert len(case.requests) == 4
+    assert server.connections == 3
+
+
+async def _ask_once(case: Case) -> str:
+    return (await asynchronous(case).chat.create("hi")).text
+
+
+@LIBRARIES
+def test_a_given_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    with library.Client(headers={"x-mine": "yes"}, follow_redirects=True) as mine:
+        with blocking(case, http_client=mine) as client:
+            reply = client.chat.create("hi")
+        assert not mine.is_closed
+    assert reply.record.backend.split()[0] == library.__name__
+    assert case.requests[0].headers["x-mine"] == "yes"
+    assert case.requests[0].headers["user-agent"].startswith("piccc/")
+
+
+@LIBRARIES
+async def test_a_given_asynchronous_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
+    case = server.case(ANSWER)
+    async with library.AsyncClient(headers={"x-mine": "yes"}) as mine:
+        async with asynchronous(case, http_client=mine) as client:
+            reply = await client.chat.create("hi")
+        assert not mine.is_closed
+    assert reply.record.backend.split()[0] == library.__name__
+    assert case.requests[0].headers["x-mine"] == "yes"
+
+
+@LIBRARIES
+def test_a_given_client_that_follows_redirects_does_not_take_the_key_along(
+    server: FaultServer, library: Any
+) -> None:
+    with FaultServer() as elsewhere:
+        trap = elsewhere.case(ANSWER)
+        case = server.case([reply(307, b"", f"location: {trap.base_url}")])
+        with library.Client(follow_redirects=True) as mine, pytest.raises(PicccError, match="redirects"):
+            blocking(case, http_client=mine, auth="x-api-key").chat.create("hi")
+    assert trap.requests == []
+
+
+@LIBRARIES
+def test_a_given_client_is_bound_by_the_deadline_too(server: FaultServer, library: Any) -> None:
+    dripping = [b"HTTP/1.1 200 OK\r\nx: ", *[step for _ in range(40) for step in (b"x", 0.01)], HANG]
+    case = server.case(dripping)
+    with library.Client() as mine, pytest.raises(APIConnectionError) as caught:
+        blocking(case, http_client=mine, timeout=0.1).chat.create("hi")
+    assert caught.value.elapsed < 0.3
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(Client, httpx.AsyncClient), (AsyncClient, httpx2.Client), (Client, dict), (AsyncClient, object)],
+)
+def test_a_client_of_the_wrong_kind_is_refused_with_both_names(kind: Any, given: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        kind(api_key=KEY, http_client=given())
+    assert given.__name__ in str(caught.value)
+    assert "httpx." in caught.value.hint
+    assert "httpx2." in caught.value.hint
+
+
+@LIBRARIES
+def test_a_pool_that_is_full_counts_as_not_sent(server: FaultServer, library: Any) -> None:
+    case = server.case([*BEGUN, HANG])
+    with library.Client(limits=library.Limits(max_connections=1)) as mine:
+        client = blocking(case, http_client=mine)
+        with client.chat.stream("hi"), pytest.raises(APIConnectionError) as caught:
+            client.chat.create("hi", timeout=0.05)
+    assert not caught.value.may_have_been_billed
+    assert len(case.requests) == 1
+
+
+@LIBRARIES
+def test_a_stream_that_was_left_gives_its_place_in_the_pool_back(server: FaultServer, library: Any) -> None:
+    case = server.case([*BEGUN, HANG], ANSWER)
+    with library.Client(limits=library.Limits(max_connections=1)) as mine:
+        client = blocking(case, http_client=mine, timeout=5.0)
+        for _ in client.chat.stream("hi"):
+            break
+        assert client.chat.create("hi").text == TEXT
+
+
+@LIBRARIES
+def test_the_environments_proxy_is_used(
+    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = server.case(ANSWER)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    client = Client(api_key=KEY, base_url=f"http://behind.test/{case.name}")
+    assert client.chat.create("hi").text == TEXT
+    assert case.requests[0].path.startswith("http://behind.test/")
+
+
+@LIBRARIES
+def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
+    server: FaultServer, library: Any
+) -> None:
+    case = server.case([*ANSWER, CLOSE])
+    client = blocking(case, max_retries=0)
+    for _ in range(3):
+        assert client.chat.create("hi").text == TEXT
+        server.wait_until_all_closed()
+    assert len(case.requests) == 3
+
+
+@LIBRARIES
+def test_all_clients_share_one_certificate_store(
+    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    create = library.create_ssl_context
+    monkeypatch.setattr(library, "create_ssl_context", lambda: made.append(None) or create())
+    monkeypatch.setenv("SSL_CERT_DIR", f"/nowhere/{library.__name__}")
+    case = server.case(ANSWER)
+    for _ in range(2):
+        blocking(case).chat.create("hi")
+        asyncio.run(_ask_once(case))
+    assert len(made) == 1
+
+
+def test_making_a_client_imports_no_http_library() -> None:
+    code = "import sys, piccc; piccc.Client(api_key='x'); piccc.AsyncClient(api_key='x'); print(*sys.modules)"
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"httpx", "httpx2", "httpcore"} & set(done.stdout.split())
+
+
+def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
+    monkeypatch.setenv(pools.BACKEND_VARIABLE, "urllib9")
+    with pytest.raises(ConfigurationError, match="PICCC_HTTP_BACKEND"):
+        blocking(server.case(ANSWER)).chat.create("hi")

@@ -1,0 +1,188 @@
+"""The key: asked for at each attempt, rotated once, and sent to the origin of base_url and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from piccc.config import resolve
+from piccc.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidArgumentError,
+    PicccError,
+    RateLimitError,
+)
+from piccc.session import Session
+from piccc.transport.http import BlockingIO
+from piccc.transport.port import finish
+from tests.faults.calls import KINDS, MODES, Mode, call
+from tests.faults.matrix import healthy
+from tests.faults.server import Case, FaultServer, reply
+from tests.faults.virtual import VirtualIO
+
+ALL_MODES = pytest.mark.parametrize("mode", MODES, ids=str)
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[FaultServer]:
+    """Run a server of another origin."""
+    with FaultServer() as running:
+        yield running
+
+
+def sent_keys(case: Case) -> list[str]:
+    return [request.headers["authorization"].removeprefix("Bearer ") for request in case.requests]
+
+
+@ALL_MODES
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_401_asks_for_the_key_once_more(server: FaultServer, kind: str, mode: Mode) -> None:
+    keys = iter(["pcc_live_old_key", "pcc_live_new_key"])
+    case = server.case([reply(401)], healthy(kind))
+    io = VirtualIO(mode.port())
+    call(mode, kind, resolve(api_key=lambda: next(keys), base_url=case.base_url), io)
+    assert sent_keys(case) == ["pcc_live_old_key", "pcc_live_new_key"]
+    assert io.skipped == 0
+
+
+@ALL_MODES
+def test_a_401_is_answered_with_another_key_only_once(server: FaultServer, mode: Mode) -> None:
+    case = server.case([reply(401)])
+    config = resolve(api_key=lambda: f"pcc_live_key{len(case.requests)}", base_url=case.base_url)
+    with pytest.raises(AuthenticationError):
+        call(mode, "chat", config, VirtualIO(mode.port()))
+    assert sent_keys(case) == ["pcc_live_key0", "pcc_live_key1"]
+
+
+@ALL_MODES
+def test_with_retries_off_a_401_is_raised_at_once(server: FaultServer, mode: Mode) -> None:
+    case = server.case([reply(401)])
+    config = resolve(api_key=lambda: "pcc_live_rotating", base_url=case.base_url, max_retries=0)
+    with pytest.raises(AuthenticationError):
+        call(mode, "chat", config, VirtualIO(mode.port()))
+    assert len(case.requests) == 1
+
+
+@ALL_MODES
+def test_each_attempt_asks_for_the_key(server: FaultServer, mode: Mode) -> None:
+    case = server.case([reply(429)])
+    config = resolve(api_key=lambda: f"pcc_live_key{len(case.requests)}", base_url=case.base_url)
+    with pytest.raises(RateLimitError):
+        call(mode, "chat", config, VirtualIO(mode.port()))
+    assert sent_keys(case) == ["pcc_live_key0", "pcc_live_key1", "pcc_live_key2"]
+
+
+@ALL_MODES
+@pytest.mark.parametrize("auth", ["bearer", "x-api-key"])
+@pytest.mark.parametrize(
+    "target", ["{elsewhere}/v1/tasks/1", "//{elsewhere_host}/x", "{with_password}/x", "http://[/"]
+)
+def test_no_key_follows_a_redirect_to_another_origin(
+    server: FaultServer, elsewhere: FaultServer, mode: Mode, auth: Any, target: str
+) -> None:
+    other, case = elsewhere.case([reply(200, b"{}")]), server.case()
+    address = target.format(
+        elsewhere=other.base_url,
+        elsewhere_host=other.base_url.removeprefix("http://"),
+        with_password=case.base_url.replace("//", "//me:pw@"),
+    )
+    case.answers = [[reply(302, b"", f"location: {address}")]]
+    config = resolve(api_key="pcc_live_pinned", base_url=case.base_url, auth=auth)
+    with pytest.raises(PicccError, match="redirects"):
+        call(mode, "poll", config, VirtualIO(mode.port()))
+    assert other.requests == []
+    assert len(case.requests) == 1
+
+
+@pytest.mark.parametrize("path", ["{elsewhere}/v1/tasks/1", "@{host}/x", ".evil.test/x", "{with_password}/x"])
+def test_no_key_goes_to_an_address_of_another_origin(
+    server: FaultServer, elsewhere: FaultServer, path: str
+) -> None:
+    other, case = elsewhere.case([reply(200, b"{}")]), server.case([reply(200, b"{}")])
+    address = path.format(
+        elsewhere=other.base_url,
+        host=other.base_url.removeprefix("http://"),
+        with_password=case.base_url.replace("//", "//me:pw@"),
+    )
+    session = Session(resolve(api_key="pcc_live_pinned", base_url=case.base_url), BlockingIO())
+    with pytest.raises(InvalidArgumentError, match="leads away"):
+        finish(session.read(address))
+    assert other.requests == case.requests == []
+
+
+@ALL_MODES
+def test_redirects_on_the_same_origin_end_somewhere(server: FaultServer, mode: Mode) -> None:
+    case = server.case()
+    case.answers = [[reply(302, b"", f"location: {case.base_url}/v1/again")]]
+    config = resolve(api_key="pcc_live_pinned", base_url=case.base_url)
+    with pytest.raises(PicccError, match="redirects"):
+        call(mode, "poll", config, VirtualIO(mode.port()))
+    assert len(case.requests) == 4
+
+
+@ALL_MODES
+def test_a_callers_header_goes_before_ours_and_none_is_sent_twice(server: FaultServer, mode: Mode) -> None:
+    case = server.case(healthy("chat"))
+    config = resolve(
+        api_key="pcc_live_beside",
+        base_url=case.base_url,
+        default_headers={"User-Agent": "mine/1", "X-Trace": "7", "Accept": "application/json;q=1"},
+    )
+    call(mode, "chat", config, VirtualIO(mode.port()))
+    headers = case.requests[0].headers
+    assert headers["user-agent"] == "mine/1"
+    assert headers["x-trace"] == "7"
+    assert headers["accept"] == "application/json;q=1"
+    assert headers["authorization"] == "Bearer pcc_live_beside"
+
+
+@ALL_MODES
+def test_a_submission_has_one_idempotency_key_for_all_its_attempts(server: FaultServer, mode: Mode) -> None:
+    case = server.case([reply(503)], [reply(429)], healthy("submit"))
+    call(mode, "submit", resolve(api_key="pcc_live_paid", base_url=case.base_url), VirtualIO(mode.port()))
+    assert [request.headers["idempotency-key"] for request in case.requests] == ["the-submission-key"] * 3
+
+
+@ALL_MODES
+def test_an_asynchronous_key_serves_asynchronous_calls_alone(server: FaultServer, mode: Mode) -> None:
+    async def vault() -> str:
+        import asyncio
+
+        await asyncio.sleep(0)
+        return "pcc_live_from_the_vault"
+
+    case = server.case(healthy("chat"))
+    config = resolve(api_key=vault, base_url=case.base_url)
+    if mode.is_async:
+        call(mode, "chat", config, VirtualIO(mode.port()))
+        assert sent_keys(case) == ["pcc_live_from_the_vault"]
+    else:
+        with pytest.raises(ConfigurationError, match="asynchronous"):
+            call(mode, "chat", config, VirtualIO(mode.port()))
+        assert case.requests == []
+
+
+@ALL_MODES
+def test_an_older_server_is_asked_without_the_option_it_refuses(server: FaultServer, mode: Mode) -> None:
+    refusal = reply(400, b'{"error":{"message":"Unknown parameter: stream_options"}}')
+    case = server.case([refusal], [reply(503)], healthy("chat-stream"))
+    io = VirtualIO(mode.port())
+    answer = call(mode, "chat-stream", resolve(api_key="pcc_live_old", base_url=case.base_url), io)
+    assert answer.text == "Hello, world"
+    assert [b"stream_options" in request.body for request in case.requests] == [True, False, False]
+
+
+@ALL_MODES
+def test_asking_without_the_option_counts_as_an_attempt(server: FaultServer, mode: Mode) -> None:
+    case = server.case([reply(400, b'{"error":"stream_options?"}')], [reply(503)])
+    with pytest.raises(PicccError) as caught:
+        call(
+            mode,
+            "chat-stream",
+            resolve(api_key="pcc_live_old", base_url=case.base_url),
+            VirtualIO(mode.port()),
+        )
+    assert len(case.requests) == caught.value.attempts == 3

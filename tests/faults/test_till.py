@@ -1,0 +1,148 @@
+"""Whatever befalls a program's calls, in whatever order: nothing is charged twice, and nothing stays open.
+
+A machine plays a program against a server that charges. Before each call it draws what the server does with
+the attempts of that call: charge and answer, charge and be silent, refuse, break, close. After each step the
+charges are counted against the calls, and the sleeps against the deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from piccc.config import Config, Timeout, resolve
+from piccc.errors import PicccError, SubmissionUnknown
+from piccc.transport import budget, pools
+from tests.faults.calls import MODES, Mode, call
+from tests.faults.matrix import healthy
+from tests.faults.server import CLOSE, HANG, RESET, Answer, FaultServer, Step, head, reply
+from tests.faults.virtual import VirtualIO
+
+DEADLINE = 30.0
+PAID = ("chat", "chat-stream", "messages", "messages-stream", "submit")
+FREE = ("poll", "list")
+
+# What a server does with an attempt; each is given the charging and the healthy answer.
+ACTS: dict[str, Callable[[Step, Answer], Answer]] = {
+    "answer": lambda charge, answer: [charge, *answer],
+    "charge and reset": lambda charge, answer: [charge, RESET],
+    "charge and close": lambda charge, answer: [charge, CLOSE],
+    "charge and cut": lambda charge, answer: [charge, head(200, "content-length: 9"), b"{", CLOSE],
+    "charge and page": lambda charge, answer: [charge, reply(200, b"<html>", type="text/html")],
+    "reset": lambda charge, answer: [RESET],
+    "close": lambda charge, answer: [CLOSE],
+    "429": lambda charge, answer: [reply(429)],
+    "429 for a while": lambda charge, answer: [reply(429, b"", "retry-after: 7")],
+    "429 for long": lambda charge, answer: [reply(429, b"", "retry-after: 3600")],
+    "503": lambda charge, answer: [reply(503)],
+    "503 and close": lambda charge, answer: [reply(503, b"", "connection: close"), CLOSE],
+    "400": lambda charge, answer: [reply(400)],
+}
+
+
+class Till(RuleBasedStateMachine):
+    """Calls, faults and charges in one mode."""
+
+    mode: Mode
+
+    @initialize()
+    def open(self) -> None:
+        budget._budgets.clear()
+        self.server = FaultServer().__enter__()
+        self.case = self.server.case()
+        self.charges: list[str] = []
+        self.keys = ["pcc_live_first_key"]
+        self.accepted = self.keys[0]
+        self.config = self._configure()
+
+    def _configure(self) -> Config:
+        return resolve(
+            api_key=lambda: self.keys[-1], base_url=self.case.base_url, timeout=Timeout(total=DEADLINE)
+        )
+
+    def _ask(self, kind: str, acts: list[str]) -> None:
+        """Make a call whose attempts meet these acts, and check it by itself."""
+        charged, asked = len(self.charges), len(self.case.requests)
+        answers = [ACTS[act](lambda: self.charges.append(kind), healthy(kind)) for act in acts]
+        if self.keys[-1] != self.accepted:
+            answers.insert(0, [lambda: self.keys.append(self.accepted), reply(401)])
+        self.case.answers = [[]] * asked + answers
+        io = VirtualIO(self.mode.port())
+        try:
+            call(self.mode, kind, self.config, io)
+            failure = None
+        except PicccError as error:
+            failure = error
+        cost = len(self.charges) - charged
+        assert cost <= 1
+        assert io.skipped < DEADLINE
+        assert len(self.case.requests) - asked <= 3
+        if failure is not None and cost:
+            assert failure.may_have_been_billed
+            assert kind != "submit" or isinstance(failure, SubmissionUnknown)
+        if failure is None:
+            assert cost == 1
+
+    @rule(kind=st.sampled_from(PAID), acts=st.lists(st.sampled_from(sorted(ACTS)), min_size=1, max_size=4))
+    def pay(self, kind: str, acts: list[str]) -> None:
+        self._ask(kind, acts)
+
+    @rule(kind=st.sampled_from(FREE))
+    def read(self, kind: str) -> None:
+        self.case.answers = [[]] * len(self.case.requests) + [healthy(kind)]
+        config = resolve(api_key=self.accepted, base_url=self.case.base_url)
+        call(self.mode, kind, config, VirtualIO(self.mode.port()))
+
+    @rule(kind=st.sampled_from(PAID))
+    def lose_patience(self, kind: str) -> None:
+        charged = len(self.charges)
+        self.case.answers = [[]] * len(self.case.requests) + [[lambda: self.charges.append(kind), HANG]]
+        config = resolve(api_key=self.accepted, base_url=self.case.base_url, timeout=Timeout(total=0.05))
+        with pytest.raises(PicccError) as caught:
+            call(self.mode, kind, config, VirtualIO(self.mode.port()))
+        self.restart()  # after which nothing can be charged for this call
+        assert len(self.charges) - charged <= caught.value.may_have_been_billed
+
+    @rule()
+    def restart(self) -> None:
+        cases = self.server._cases
+        self.server.__exit__()
+        self.server = FaultServer().__enter__()
+        self.server._cases.update(cases)
+        self.case.base_url = f"http://127.0.0.1:{self.server.port}/{self.case.name}"
+        self.config = self._configure()
+
+    @rule()
+    def rotate_the_key(self) -> None:
+        self.accepted = f"pcc_live_key_number_{len(self.keys)}"
+
+    @invariant()
+    def no_more_is_charged_than_was_asked(self) -> None:
+        if hasattr(self, "case"):
+            assert len(self.charges) <= len(self.case.requests)
+
+    def teardown(self) -> None:
+        if hasattr(self, "server"):
+            pools.shared_pool(self.mode.library).close_blocking()
+            self.server.wait_until_all_closed()
+            self.server.__exit__()
+
+
+def machine(mode: Mode) -> Any:
+    """Return the test case of a machine that runs in a mode."""
+    case = type("Till", (Till,), {"mode": mode}).TestCase
+    case.settings = settings(
+        max_examples=20,
+        stateful_step_count=12,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    return case
+
+
+TestBlockingHttpx, TestBlockingHttpx2, TestAsyncHttpx, TestAsyncHttpx2 = map(machine, MODES)

@@ -1,0 +1,161 @@
+"""A request that cannot have left is sent again, a paid one too, and the error says that nothing was sent."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from piccc.config import Timeout, resolve
+from piccc.errors import APIConnectionError
+from tests.faults.calls import KINDS, MODES, Mode, call
+from tests.faults.matrix import SOON
+from tests.faults.server import CLOSE, FaultServer, head, reply
+from tests.faults.virtual import VirtualIO
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Make a certificate authority that nobody trusts yet."""
+    return trustme.CA()
+
+
+class Place:
+    """What a fault is made of: the environment, certificates, servers, and what is closed afterwards."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, authority: trustme.CA, folder: Path, stack: ExitStack
+    ) -> None:
+        self.patch = patch
+        self.authority = authority
+        self.folder = folder
+        self.stack = stack
+
+    def serve(self, name: str | None = None) -> FaultServer:
+        """Run a server, with a certificate for this name."""
+        context = None
+        if name is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.authority.issue_cert(name).configure_cert(context)
+        return self.stack.enter_context(FaultServer(tls=context))
+
+    def trust(self) -> None:
+        """Trust the authority from here on."""
+        bundle = self.folder / "authority.pem"
+        self.authority.cert_pem.write_to_path(bundle)
+        self.patch.setenv("SSL_CERT_FILE", str(bundle))
+
+
+class Closing(socketserver.BaseRequestHandler):
+    """Read the greeting and hang up."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+
+
+def unknown_host(place: Place) -> str:
+    known = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host in ("nowhere.test", b"nowhere.test"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(host, *arguments, **options)
+
+    place.patch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return "http://nowhere.test"
+
+
+def _closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def refused(place: Place) -> str:
+    return f"http://127.0.0.1:{_closed_port()}"
+
+
+def never_accepted(place: Place) -> str:
+    listener = place.stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    for _ in range(2):  # which fill the queue of connections that wait to be accepted
+        filler = place.stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def untrusted(place: Place) -> str:
+    return place.serve("127.0.0.1").case([reply(200)]).base_url
+
+
+def misnamed(place: Place) -> str:
+    place.trust()
+    return place.serve("another.test").case([reply(200)]).base_url
+
+
+def handshake_cut(place: Place) -> str:
+    listener = place.stack.enter_context(socketserver.TCPServer(("127.0.0.1", 0), Closing))
+    threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
+    place.stack.callback(listener.shutdown)
+    return f"https://127.0.0.1:{listener.server_address[1]}"
+
+
+def proxy_wants_a_password(place: Place) -> str:
+    proxy = place.serve().tunnel("behind.test:443", [head(407, "content-length: 0"), CLOSE])
+    place.patch.setenv("HTTPS_PROXY", proxy.base_url)
+    place.patch.setenv("NO_PROXY", "")
+    return "https://behind.test"
+
+
+def proxy_is_down(place: Place) -> str:
+    place.patch.setenv("HTTP_PROXY", f"http://127.0.0.1:{_closed_port()}")
+    place.patch.setenv("NO_PROXY", "")
+    return "http://behind.test"
+
+
+AGAIN, NEVER = 3, 1
+FAULTS: dict[Callable[[Place], str], int] = {
+    unknown_host: AGAIN,
+    refused: AGAIN,
+    never_accepted: AGAIN,
+    untrusted: NEVER,
+    misnamed: NEVER,
+    handshake_cut: AGAIN,
+    proxy_wants_a_password: NEVER,
+    proxy_is_down: AGAIN,
+}
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path) -> Iterator[Place]:
+    """Make a place, and clear it away afterwards."""
+    with ExitStack() as stack:
+        yield Place(monkeypatch, authority, tmp_path, stack)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
+    place: Place, fault: Callable[[Place], str], kind: str, mode: Mode
+) -> None:
+    patience = Timeout(connect=SOON if fault is never_accepted else 5.0)
+    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), timeout=patience)
+    io = VirtualIO(mode.port())
+    with pytest.raises(APIConnectionError) as caught:
+        call(mode, kind, config, io)
+    error = caught.value
+    assert error.attempts == FAULTS[fault]
+    assert not error.may_have_been_billed
+    assert "Nothing was sent" in error.hint
+    assert io.skipped == (1.5 if FAULTS[fault] == AGAIN else 0)

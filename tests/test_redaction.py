@@ -1,0 +1,58 @@
+"""Secrets are taken out of text by their value, by their shape, and by the name of their header."""
+
+from __future__ import annotations
+
+import pytest
+
+from piccc.redaction import HIDDEN, is_secret_header, redact, redact_headers, secrets_in
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the key pcc_live_0123456789 is bad", f"the key {HIDDEN} is bad"),
+        ("pcc_test_abcd-ef_gh.", f"{HIDDEN}."),
+        ("Authorization: Bearer abc.def-123456", f"Authorization: Bearer {HIDDEN}"),
+        ("basic YWJjOmRlZmdoaQ==", f"basic {HIDDEN}"),
+        ("https://me:secret@api.test/v1", f"https://{HIDDEN}@api.test/v1"),
+        ("http://proxy:3128 and a@b.test", "http://proxy:3128 and a@b.test"),
+        ("nothing of the kind", "nothing of the kind"),
+    ],
+)
+def test_what_is_shaped_like_a_secret_is_hidden(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_known_secrets_are_hidden_by_their_value() -> None:
+    assert redact("a sesame-open b sesame", ["sesame-open", "sesame"]) == f"a {HIDDEN} b {HIDDEN}"
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("Authorization", True),
+        ("X-API-Key", True),
+        ("x-gateway-token", True),
+        ("Set-Cookie", True),
+        ("proxy-authorization", True),
+        ("content-type", False),
+        ("x-request-id", False),
+        ("x-ratelimit-remaining-tokens", False),
+        ("idempotency-key", False),
+    ],
+)
+def test_a_header_is_secret_by_its_name(name: str, secret: bool) -> None:
+    assert is_secret_header(name) is secret
+
+
+def test_the_secrets_of_a_request_are_its_secret_headers_and_what_follows_their_scheme() -> None:
+    headers = [("authorization", "Bearer 0123456789"), ("x-token", "abc"), ("accept", "application/json")]
+    assert secrets_in(headers) == ["Bearer 0123456789", "0123456789"]
+
+
+def test_headers_are_copied_without_their_secrets() -> None:
+    assert redact_headers({"X-Token": "abc", "X-Via": "http://a:b@c.test", "X-Trace": "7"}) == {
+        "X-Token": HIDDEN,
+        "X-Via": f"http://{HIDDEN}@c.test",
+        "X-Trace": "7",
+    }

@@ -1,0 +1,63 @@
+"""Leaving a stream: which way the connection is closed, and that no lock is taken where none may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from piccc.config import Timeout
+from piccc.dialects import dialect
+from piccc.record import Record
+from piccc.transport.answer import Answer
+from piccc.transport.http import BlockingIO
+from piccc.transport.stream import ChatStream, Pipe
+from tests.faults.replies import EVENTS
+
+
+class Response:
+    """A reply that notes how it is ended."""
+
+    status = 200
+    headers: dict[str, str] = {}  # noqa: RUF012  never changed
+
+    def __init__(self) -> None:
+        self.pieces: Iterator[bytes] = iter(EVENTS["chat"].values())
+        self.ended: list[str] = []
+
+    async def receive(self, by: float | None = None) -> bytes:
+        return next(self.pieces, b"")
+
+    async def close(self) -> None:
+        self.ended.append("closed")
+
+    def abandon(self) -> None:
+        self.ended.append("abandoned")
+
+
+def opened() -> tuple[ChatStream, Response]:
+    response = Response()
+    answer = Answer(response, Record(), [], 0.0, 0.0, None)
+    return ChatStream(answer, Pipe(BlockingIO(), answer, dialect("openai").reader(), Timeout())), response
+
+
+def test_a_stream_that_is_read_to_its_end_gives_its_connection_back() -> None:
+    stream, response = opened()
+    assert "".join(delta.text for delta in stream) == "Hello, world"  # type: ignore[union-attr]  # all is text
+    assert response.ended == ["closed"]
+
+
+def test_a_stream_that_is_dropped_half_read_is_abandoned() -> None:
+    # The garbage collector may do it amid another call, whose lock closing would wait for.
+    stream, response = opened()
+    batches = iter(stream.batches())
+    next(batches)
+    del batches, stream
+    assert response.ended == ["abandoned"]
+
+
+def test_a_stream_is_ended_once() -> None:
+    stream, response = opened()
+    with stream:
+        for _ in stream:
+            break
+        stream.close()
+    assert response.ended == ["abandoned"]
