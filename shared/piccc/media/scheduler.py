@@ -211,11 +211,11 @@ class Scheduler:
 
     def _begin_sweep(self, now: float) -> None:
         self._sweep_at = now + self._pause() if self._watches else math.inf
-        covered = {id for id, watch in self._watches.items() if not watch.is_alone}
+        covered = [id for id, watch in self._watches.items() if not watch.is_alone]
         may_list = self._polling.use_list and now >= self._listless_until
         self._uses_list = may_list and len(covered) > self._sweep_cost
         if self._uses_list:
-            self._sweep = self._first_pages(covered)
+            self._sweep = self._first_pages(set(covered))
         for id in covered:
             watch = self._watches[id]
             is_to_be_confirmed = watch.absences > 0 and watch.due <= now
@@ -267,7 +267,7 @@ class Scheduler:
             self._look_up_cost = sweep.count
         else:
             self._sweep_cost = max(sweep.count, len(RUNNING))
-        for id in () if sweep.is_partial else sweep.missing & self._watches.keys():
+        for id in () if sweep.is_partial else sorted(sweep.missing & self._watches.keys()):
             self._watches[id].absences += 1
             self._schedule(self._watches[id], now)
         self._sweep = None

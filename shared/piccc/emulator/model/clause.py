@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from piccc.emulator.model.words import WIDE, bag, is_wide, stem, stems
 
+_QUOTED = re.compile(r"[\"“]([^\"“”]*)[\"”]", re.DOTALL)
 _POLITE = re.compile(
     r"^(?:please|pls|kindly|hey|hi|hello|ok|okay|now|then|also|and|next|finally|first(?:ly)?|second(?:ly)?"
     r"|after that"
@@ -82,7 +83,9 @@ def without(text: str, spans: Iterable[tuple[int, int]]) -> str:
 
 def request_of(text: str) -> str:
     """Drop the politeness at both ends of a request."""
-    text = text.strip(' \t\n"“”')
+    text = text.strip()
+    if (whole := _QUOTED.fullmatch(text)) is not None:
+        text = whole[1]
     while (shorter := _POLITE.sub("", text, count=1)) != text and shorter:
         text = shorter
     return tidy(text)

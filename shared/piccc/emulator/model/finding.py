@@ -97,6 +97,10 @@ class Words:
         if wanted & hints.SCENE:
             timed = [one for one in reading.numbers if stem(one.unit) in hints.SECONDS]
             spans |= {(one.start, one.end) for one in (*reading.ratios, *reading.resolutions, *timed)}
+        if len(reading.quoted) == 1 and wanted & hints.SCENE:
+            [quote] = reading.quoted
+            if not subject_of(without(reading.text, {*spans, (quote.start, quote.end)}), self._tool):
+                return str(quote.value)
         rest = without(reading.text, spans)
         subject = subject_of(rest, self._tool)
         if self._about and re.match(r"(?:it|them|this|that)\b", subject, re.IGNORECASE):
