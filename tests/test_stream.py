@@ -54,10 +54,10 @@ def test_a_stream_that_is_dropped_half_read_is_abandoned() -> None:
     assert response.ended == ["abandoned"]
 
 
-def test_a_stream_is_ended_once() -> None:
+def test_a_stream_that_is_left_is_closed_once_by_who_closes_it() -> None:
     stream, response = opened()
     with stream:
         for _ in stream:
             break
         stream.close()
-    assert response.ended == ["abandoned"]
+    assert response.ended == ["abandoned", "closed"]

@@ -75,6 +75,20 @@ async def test_an_agent_calls_a_tool_and_answers_from_its_result(llm: Piccc, str
         assert "".join(deltas) == str(answer)
 
 
+async def test_an_agent_finishes_a_task_of_three_steps(llm: Piccc) -> None:
+    def send_email(to: str, body: str) -> str:
+        """Send an e-mail to an address."""
+        return "sent"
+
+    agent = FunctionAgent(tools=[weather, send_email], llm=llm)
+    asked = "Tell me the weather in Oslo, then send an e-mail with the result to ada@example.com."
+    answer, events = await run(agent, asked)
+    first, second = results(events)
+    assert first[:2] == ("weather", {"city": "Oslo"})
+    assert (second[0], second[1]["to"], second[2]) == ("send_email", "ada@example.com", "sent")
+    assert str(answer)
+
+
 async def test_parallel_calls_all_run_and_their_results_pair_up(llm: Piccc, emulator: Emulator) -> None:
     calls = [("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})]
     emulator.script([Scripted(calls=calls), "Sunny in both."])

@@ -145,6 +145,8 @@ class ChatStream(_Stream):
     Use it as a context manager, or iterate over it directly: leaving early closes the connection.
     """
 
+    _is_released = False
+
     def batches(self) -> Iterator[list[Delta]]:
         """Iterate over lists of deltas: each holds what came together."""
         return self._batches()
@@ -173,8 +175,9 @@ class ChatStream(_Stream):
 
     def close(self) -> None:
         """Close the connection, or give it back when the stream was read to its end."""
-        self._is_closed = True
-        finish(self._response.close())
+        if not self._is_released:
+            self._is_closed = self._is_released = True
+            finish(self._response.close())
 
     def __enter__(self) -> ChatStream:
         return self
