@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import trustme
 
 from piccc.transport import budget
 from tests.faults.server import FaultServer
@@ -21,3 +22,9 @@ def server() -> Iterator[FaultServer]:
 def fresh_budget() -> None:
     """Forget what earlier tests' failures cost."""
     budget._budgets.clear()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Make a certificate authority that nobody trusts yet."""
+    return trustme.CA()

@@ -152,6 +152,8 @@ class FaultServer:
         self._server.close()
         for _ in range(TURNS):  # so that what was accepted last has begun, and can be ended
             await asyncio.sleep(0)
+        for writer in self._writers:
+            writer.transport.abort()  # for under TLS, closing waits for the client
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)

@@ -23,12 +23,6 @@ from tests.faults.server import CLOSE, FaultServer, head, reply
 from tests.faults.virtual import VirtualIO
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Make a certificate authority that nobody trusts yet."""
-    return trustme.CA()
-
-
 class Place:
     """What a fault is made of: the environment, certificates, servers, and what is closed afterwards."""
 
@@ -144,8 +138,6 @@ def place(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
         yield Place(monkeypatch, authority, tmp_path, stack)
 
 
-# Now and then asyncio leaves the transport of a handshake that was cut to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -10,16 +10,18 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Generator, Hashable, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from piccc._version import __version__
 from piccc.errors import ConfigurationError
+from piccc.transport.blocking_sockets import BlockingStream, guard, moment
 from piccc.transport.compression import decoder_for
-from piccc.transport.deadline import guard, moment
+from piccc.transport.framing import LAST_CHUNK, Chunks
 from piccc.transport.pools import Pool, abandoned, close_abandoned, library_named, shared_pool
 from piccc.transport.port import Failure, HTTPRequest, Outcome
+from piccc.transport.running_sockets import RunningStream
 from piccc.transport.signals import AsyncSignal, BlockingSignal
 
 if TYPE_CHECKING:
@@ -113,11 +115,6 @@ class BlockingIO(_Port):
         """Wait."""
         time.sleep(seconds)  # noqa: ASYNC251  this port blocks, by its purpose
 
-    @property
-    def scope(self) -> Hashable:
-        """Where this port runs: all blocking code, unless it was given a client of its own."""
-        return "blocking" if self.client is None else self.client
-
     def signal(self) -> BlockingSignal:
         """Make a signal for a waiting thread."""
         return BlockingSignal()
@@ -163,12 +160,6 @@ class AsyncIO(_Port):
         """Wait."""
         await asyncio.sleep(seconds)
 
-    @property
-    def scope(self) -> Hashable:
-        """Where this port runs: the running event loop, unless it was given a client of its own."""
-        loop = asyncio.get_running_loop()
-        return loop if self.client is None else (loop, self.client)
-
     def signal(self) -> AsyncSignal:
         """Make a signal for a coroutine that waits on the running loop."""
         return AsyncSignal()
@@ -205,6 +196,17 @@ class _Response:
         self._response = response
         self._idle = request.idle
         self._decoder = decoder_for(response.headers.get("content-encoding"))
+        self._stream = response.extensions.get("network_stream")
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether the body can be read past the HTTP library, which then sees its last chunk alone."""
+        return (
+            self._port.client is None
+            and isinstance(self._stream, BlockingStream | RunningStream)
+            and self._stream.gate.is_at_body
+            and self.headers.get("transfer-encoding", "").lower() == "chunked"
+        )
 
 
 class BlockingResponse(_Response):
@@ -214,7 +216,9 @@ class BlockingResponse(_Response):
         super().__init__(port, response, request)
         self._process = os.getpid()
         self._is_over = False
-        self._chunks: Generator[bytes] = iter(response.stream)  # type: ignore[arg-type]  # of a sync client
+        self._pieces: Iterator[bytes] = (
+            self._direct(response) if self._is_direct else iter(response.stream)  # type: ignore[arg-type]  # of a sync client
+        )
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
@@ -222,8 +226,8 @@ class BlockingResponse(_Response):
         try:
             if self._decoder is not None and (data := self._decoder.more()):
                 return data
-            for chunk in self._chunks:
-                if data := chunk if self._decoder is None else self._decoder.feed(chunk):
+            for piece in self._pieces:
+                if data := piece if self._decoder is None else self._decoder.feed(piece):
                     return data
         except Failure:
             raise
@@ -233,6 +237,17 @@ class BlockingResponse(_Response):
             moment.by = None
         self._is_over = True
         return b""
+
+    def _direct(self, response: httpx.Response) -> Iterator[bytes]:
+        stream, chunks = self._stream, Chunks()
+        while not chunks.is_over:
+            data = stream.receive(self._idle)
+            if content := chunks.feed(data):
+                yield content
+            if chunks.damage or not data:
+                raise broken_off(chunks)
+        stream.gate.held = LAST_CHUNK + chunks.rest
+        yield from response.iter_raw()
 
     async def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
@@ -248,8 +263,7 @@ class BlockingResponse(_Response):
 
     def _hang_up(self) -> None:
         self._is_over = True
-        stream = self._response.extensions.get("network_stream")
-        connection = stream.get_extra_info("socket") if stream is not None else None
+        connection = self._stream.get_extra_info("socket") if self._stream is not None else None
         if connection is not None and self._process == os.getpid():  # a fork leaves it to its parent
             try:
                 connection.shutdown(socket.SHUT_RDWR)
@@ -263,7 +277,9 @@ class AsyncResponse(_Response):
     def __init__(self, port: AsyncIO, response: httpx.Response, request: HTTPRequest) -> None:
         super().__init__(port, response, request)
         self._loop = asyncio.get_running_loop()
-        self._chunks: AsyncGenerator[bytes] = aiter(response.stream)  # type: ignore[arg-type]  # of an async client
+        self._pieces: AsyncIterator[bytes] = (
+            self._direct(response) if self._is_direct else aiter(response.stream)  # type: ignore[arg-type]  # of an async client
+        )
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
@@ -281,10 +297,22 @@ class AsyncResponse(_Response):
             raise self._port._failure(error, late=near) from scrub(error)
 
     async def _next(self) -> bytes:
-        async for chunk in self._chunks:
-            if data := chunk if self._decoder is None else self._decoder.feed(chunk):
+        async for piece in self._pieces:
+            if data := piece if self._decoder is None else self._decoder.feed(piece):
                 return data
         return b""
+
+    async def _direct(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        stream, chunks = self._stream, Chunks()
+        while not chunks.is_over:
+            data = await stream.receive(self._idle)
+            if content := chunks.feed(data):
+                yield content
+            if chunks.damage or not data:
+                raise broken_off(chunks)
+        stream.gate.held = LAST_CHUNK + chunks.rest
+        async for piece in response.aiter_raw():
+            yield piece
 
     async def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
@@ -294,6 +322,12 @@ class AsyncResponse(_Response):
         """Close the connection at once, from wherever the garbage collector comes upon it."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+def broken_off(chunks: Chunks) -> Failure:
+    """Return the failure for chunks that are damaged, or after which no more come."""
+    why = f"is damaged: {chunks.damage}" if chunks.damage else "was cut: the connection was closed amid it"
+    return Failure(Outcome.UNKNOWN, f"the body {why}")
 
 
 def is_past(by: float | None, now: float) -> bool:

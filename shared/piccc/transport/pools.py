@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
 from piccc.errors import ConfigurationError, MissingExtraError
-from piccc.transport.deadline import guard
+from piccc.transport.blocking_sockets import guard
+from piccc.transport.running_sockets import equip
 
 if TYPE_CHECKING:
     import httpx
@@ -91,6 +92,7 @@ class Pool:
         held = self._running.get(loop)
         if held is None or held[0].is_closed:
             client = self.library.AsyncClient(**_settings(self.library))
+            equip(client)
             keeper = self._keep(loop, client)
             with self._lock:
                 self._forget_closed_loops()

@@ -1,0 +1,139 @@
+"""Streams read past the HTTP library: over TLS, through proxies, and what becomes of their connections."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+import trustme
+
+from piccc.config import resolve
+from piccc.errors import StreamError
+from piccc.transport import running_sockets
+from tests.faults.calls import MODES, Mode, call
+from tests.faults.replies import EVENTS, TEXT, openai_chunk, whole
+from tests.faults.server import CLOSE, FaultServer, chunk, reply, stream, stream_head
+from tests.faults.tunnels import Tunnel
+from tests.faults.virtual import VirtualIO
+
+MODE = pytest.mark.parametrize("mode", MODES, ids=str)
+EVENT_LIST = list(EVENTS["chat"].values())
+
+
+def ask(mode: Mode, base_url: str, kind: str = "chat-stream", io: VirtualIO | None = None) -> Any:
+    config = resolve(api_key="pcc_live_for_sockets", base_url=base_url, timeout=5.0, max_retries=0)
+    return call(mode, kind, config, io or VirtualIO(mode.port()))
+
+
+@pytest.fixture
+def secure(
+    monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
+) -> Iterator[tuple[FaultServer, ssl.SSLContext]]:
+    """Run a server with a certificate that is trusted from here on."""
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(bundle)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    with FaultServer(tls=context) as server:
+        yield server, context
+
+
+@MODE
+@pytest.mark.parametrize("way", ["direct", "tunnel", "tls tunnel"])
+def test_a_stream_is_read_under_tls(
+    secure: tuple[FaultServer, ssl.SSLContext], mode: Mode, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, context = secure
+    case = server.case(stream(*EVENT_LIST), stream(b"".join(EVENT_LIST)))
+    with ExitStack() as stack:
+        if way != "direct":
+            tunnel = stack.enter_context(Tunnel(tls=context if way == "tls tunnel" else None))
+            monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
+            monkeypatch.setenv("NO_PROXY", "")
+        for _ in range(2):
+            assert ask(mode, case.base_url).text == TEXT
+        assert way == "direct" or tunnel.asked == {f"127.0.0.1:{server.port}"}
+
+
+@pytest.mark.parametrize("ending", [chunk(b""), b"0\r\nx-checksum: 1\r\n\r\n"], ids=["plain", "trailer"])
+def test_a_connection_serves_the_next_call_after_a_stream(ending: bytes) -> None:
+    with FaultServer() as server:
+        answer = [stream_head(), chunk(b"".join(EVENT_LIST)) + ending]
+        case = server.case(answer, answer, [reply(200, whole("chat"))])
+        mode, io = MODES[0], VirtualIO(MODES[0].port())
+        for kind in ("chat-stream", "chat-stream", "chat"):
+            assert ask(mode, case.base_url, kind, io).text == TEXT
+        assert server.connections == 1
+
+
+@MODE
+@pytest.mark.parametrize("head", ["\r\n", "\n"])
+def test_a_head_with_any_line_ends_is_read(server: FaultServer, mode: Mode, head: str) -> None:
+    lines = ["HTTP/1.1 200 OK", "content-type: text/event-stream", "transfer-encoding: chunked", "", ""]
+    case = server.case([head.join(lines).encode() + b"".join(chunk(each) for each in (*EVENT_LIST, b""))])
+    assert ask(mode, case.base_url).text == TEXT
+
+
+@MODE
+def test_a_body_without_chunks_is_left_to_the_library(server: FaultServer, mode: Mode) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    case = server.case([head + b"".join(EVENT_LIST), CLOSE])
+    assert ask(mode, case.base_url).text == TEXT
+
+
+@MODE
+@pytest.mark.parametrize("damage", [b"xyz\r\n", b"1\r\nab\r\n"])
+def test_damaged_chunks_are_a_stream_error(server: FaultServer, mode: Mode, damage: bytes) -> None:
+    case = server.case([stream_head(), chunk(EVENT_LIST[0]) + chunk(EVENT_LIST[1]) + damage, CLOSE])
+    with pytest.raises(StreamError, match="damaged") as caught:
+        ask(mode, case.base_url)
+    assert caught.value.partial.text == "Hello, "
+
+
+@MODE
+def test_the_library_parses_as_much_for_a_long_stream_as_for_a_short_one(
+    server: FaultServer, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = 0
+    parse = h11.Connection.next_event
+
+    def next_event(connection: h11.Connection) -> Any:
+        nonlocal counted
+        counted += 1
+        return parse(connection)
+
+    monkeypatch.setattr(h11.Connection, "next_event", next_event)
+    costs = []
+    for length in (1, 200):
+        counted = 0
+        middle = [openai_chunk({"content": "word "})] * length
+        case = server.case(stream(EVENT_LIST[0], *middle, *EVENT_LIST[3:]))
+        assert ask(mode, case.base_url).text == "word " * length
+        costs.append(counted)
+    assert costs[0] == costs[1] > 0
+
+
+def test_a_fast_server_is_slowed_down_to_its_reader(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[int] = []
+    received = running_sockets.RunningStream.data_received
+
+    def data_received(stream: running_sockets.RunningStream, data: bytes) -> None:
+        received(stream, data)
+        paused.append(stream._size)
+
+    monkeypatch.setattr(running_sockets, "MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr(running_sockets.RunningStream, "data_received", data_received)
+    word = "word " * 1000
+    case = server.case(
+        stream(EVENT_LIST[0], *[openai_chunk({"content": word})] * 50, *EVENT_LIST[3:]),
+    )
+    assert ask(MODES[2], case.base_url).text == word * 50
+    assert max(paused) > 1000
