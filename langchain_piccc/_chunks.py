@@ -26,9 +26,13 @@ from piccc.chat import (
 
 
 class ChunkWriter:
-    """Write one reply's chunks: plain ones for as long as the reply is plain, then lists of blocks."""
+    """Write one reply's chunks: plain ones for as long as the reply is plain, then lists of blocks.
 
-    def __init__(self) -> None:
+    `id` is the message's; without one, LangChain gives it.
+    """
+
+    def __init__(self, id: str = "") -> None:
+        self._id = id or None
         self._ranks: dict[int, int] = {}
         self._calls: list[ToolCallDelta] = []
         self._plain = True
@@ -53,6 +57,7 @@ class ChunkWriter:
             usage_metadata=to_usage(reply.usage),
             response_metadata=to_metadata(reply),
             chunk_position="last",
+            id=self._id,
         )
         return [ChatGenerationChunk(message=message)]
 
@@ -67,6 +72,8 @@ class ChunkWriter:
         return ends
 
     def _plain_chunk(self, deltas: Sequence[Delta]) -> ChatGenerationChunk:
+        if len(deltas) == 1 and isinstance(delta := deltas[0], TextDelta):
+            return _text_chunk(delta.text, self._id)
         text, calls = "", list[ToolCallChunk]()
         aside: dict[str, str] = {}
         for delta in deltas:
@@ -81,26 +88,46 @@ class ChunkWriter:
                         aside["reasoning_signature"] = aside.get("reasoning_signature", "") + delta.signature
                 case RefusalDelta():
                     aside["refusal"] = aside.get("refusal", "") + delta.text
-        return _chunk(text, calls, aside)
+        return self._chunk(text, calls, aside)
 
     def _block_chunk(
         self, deltas: Sequence[Delta], opened: Sequence[ToolCallDelta] = ()
     ) -> ChatGenerationChunk:
         blocks = [_delta_block(delta) for delta in (*opened, *deltas)]
         calls = [_call_chunk(delta) for delta in deltas if isinstance(delta, ToolCallDelta)]
-        return _chunk([block for block in blocks if block], calls, {})
+        return self._chunk([block for block in blocks if block], calls, {})
+
+    def _chunk(
+        self, content: str | list[dict[str, Any]], calls: list[ToolCallChunk], aside: dict[str, Any]
+    ) -> ChatGenerationChunk:
+        message = AIMessageChunk(
+            content=content,
+            id=self._id,
+            tool_call_chunks=calls,
+            additional_kwargs=aside,
+            response_metadata={"model_provider": PROVIDER},
+        )
+        return ChatGenerationChunk(message=message)
 
 
-def _chunk(
-    content: str | list[dict[str, Any]], calls: list[ToolCallChunk], aside: dict[str, Any]
-) -> ChatGenerationChunk:
-    message = AIMessageChunk(
-        content=content,
-        tool_call_chunks=calls,
-        additional_kwargs=aside,
-        response_metadata={"model_provider": PROVIDER},
+_MESSAGE = AIMessageChunk(content="")
+_CHUNK = ChatGenerationChunk(message=_MESSAGE)
+
+
+def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
+    """Return what nearly every chunk is, by copying: validating it would cost more than all else we do."""
+    message = _MESSAGE.model_copy(
+        update={
+            "content": text,
+            "id": id,
+            "additional_kwargs": {},
+            "response_metadata": {"model_provider": PROVIDER},
+            "tool_calls": [],
+            "invalid_tool_calls": [],
+            "tool_call_chunks": [],
+        }
     )
-    return ChatGenerationChunk(message=message)
+    return _CHUNK.model_copy(update={"text": text, "message": message})
 
 
 def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:

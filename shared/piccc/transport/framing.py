@@ -87,6 +87,9 @@ class Chunks:
                 self._left -= len(piece)
                 self._at_line_end = not self._left
                 pieces.append(piece)
+                if self._at_line_end and data[at : at + 2] == b"\r\n":  # as nearly always, all at once
+                    self._at_line_end = False
+                    at += 2
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:

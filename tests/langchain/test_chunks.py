@@ -1,0 +1,42 @@
+"""Chunks are LangChain's own: copies equal what is constructed, and share nothing that can change."""
+
+from __future__ import annotations
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from langchain_piccc._chunks import ChunkWriter
+from piccc.chat import TextDelta
+
+
+def one(text: str) -> ChatGenerationChunk:
+    (chunk,) = ChunkWriter("lc_run--1").write([TextDelta(text)])
+    return chunk
+
+
+def test_a_copied_chunk_equals_a_constructed_one() -> None:
+    message = AIMessageChunk(
+        content="word", id="lc_run--1", response_metadata={"model_provider": "piccc"}, tool_call_chunks=[]
+    )
+    constructed = ChatGenerationChunk(message=message)
+    copied = one("word")
+    assert copied == constructed
+    assert copied.model_dump() == constructed.model_dump()
+    assert copied.message.model_fields_set >= message.model_fields_set
+    assert (copied + one(" more")).message.text == "word more"
+
+
+def test_a_chunk_that_is_changed_changes_no_other() -> None:
+    fields = (
+        "additional_kwargs",
+        "response_metadata",
+        "tool_calls",
+        "invalid_tool_calls",
+        "tool_call_chunks",
+    )
+    first, second = one("a").message, one("b").message
+    for name in fields:
+        assert getattr(first, name) is not getattr(second, name)
+    assert set(fields) == {
+        name for name, value in AIMessageChunk(content="").__dict__.items() if isinstance(value, dict | list)
+    }
