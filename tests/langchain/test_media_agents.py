@@ -213,6 +213,16 @@ def test_an_agent_that_is_about_to_end_waits_for_what_is_running(own_emulator: E
     assert made(own_emulator) == ["image"]
 
 
+def test_an_agent_without_a_script_ends_with_what_was_asked_for(own_emulator: Emulator, way: Way) -> None:
+    own_emulator.fault("hidden:1", route="POST /v1/images/tasks")
+    middleware = [PicccTasksMiddleware(Client(**settings(own_emulator)), wait_s=30)]
+    graph = agent(own_emulator, mode="background", middleware=middleware)
+    state = way.run(graph, "invoke", asked("Paint a red mug on a table."), {**THREAD, "recursion_limit": 20})
+    assert state["messages"][-1].type == "ai"
+    assert [task.status for task in media_from(state["messages"])] == ["completed"]
+    assert made(own_emulator) == ["image"]
+
+
 def test_an_agent_is_told_of_a_failure_too(still: Emulator, way: Way) -> None:
     still.fault("moderated", route="POST /v1/images/tasks")
     both = clients(still)

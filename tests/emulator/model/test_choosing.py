@@ -322,3 +322,19 @@ def test_call_ids_are_unique_within_a_conversation() -> None:
         ids += [call.id for call in answer.calls]
         turns += [Turn("assistant", calls=answer.calls), Turn("tool", "sunny", call_id=answer.calls[0].id)]
     assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "The image is finished: http://127.0.0.1/files/1.png",
+        "Your picture is ready.",
+        "The video was refused: another prompt may help.",
+    ],
+)
+def test_a_report_of_what_was_made_asks_for_nothing(report: str) -> None:
+    assert calls(report) == []
+
+
+def test_a_request_after_a_report_is_heard() -> None:
+    assert [name for name, _ in calls("The picture is ready. Make a video of a waving fox.")] == [VIDEO]

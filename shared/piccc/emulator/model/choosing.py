@@ -43,6 +43,13 @@ _FOLLOW_UP = re.compile(
 _ASKING = re.compile(
     r"^(?:what|who|when|where|why|how|which|is|are|do|does|did|can|tell me)\b|[?？]\s*$", re.IGNORECASE
 )
+_STATED = re.compile(
+    r"^\s*(?:the|your|our|this|that|these|those)\s[^.,;:!?]{0,60}?\b(?:is|are|was|were|has been|have been)\s+"
+    r"(?:already |now |still )?(?:finished|done|ready|completed?|made|running|queued|failed|refused|cancelled"
+    r"|expired)\b",
+    re.IGNORECASE,
+)
+"""What reports on something asks for nothing: `the image is finished` is no wish for an image."""
 _LOOKING_UP = stemmed(
     "search retrieve retriever lookup query knowledge docs ask answer questions rag documents"
 )
@@ -105,7 +112,8 @@ def requests(tools: Sequence[Tool], text: str, before: str | None = None) -> lis
         return []
     found: list[Request] = []
     loose = ""
-    for part, sequential in _parts(tools, text):
+    for whole, sequential in _parts(tools, text):
+        part = _STATED.sub("", whole)
         tool = best(tools, part)
         if tool is not None:
             waits = bool(found) and (sequential or _BACK.search(part) is not None)
