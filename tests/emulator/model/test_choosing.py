@@ -327,7 +327,7 @@ def test_call_ids_are_unique_within_a_conversation() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        "The image is finished: http://127.0.0.1/files/1.png",
+        "The image is finished: a red mug on a table.",
         "Your picture is ready.",
         "The video was refused: another prompt may help.",
     ],
