@@ -1,5 +1,9 @@
 """Piccc AI for LangChain: a chat model, and tools that make images and videos.
 
+- `ChatPiccc` is the chat model.
+- `PicccMediaToolkit` has all media tools; `PicccTasksMiddleware` tells an agent what was finished meanwhile.
+- `media_from` reads from messages what the tools made; `resume_when_done` goes on with interrupted runs.
+
 Importing it makes LangChain read our messages rightly; each of its names is loaded at its first use.
 """
 

@@ -26,6 +26,7 @@ class StructuredOutputError(PicccError, OutputParserException):
         raw: the model's last message.
         llm_output: its text, or the arguments of its call.
         finish_reason: why it ended, such as `stop` or `length`.
+        observation, send_to_llm: what OutputParserException has besides; not used here.
     """
 
     raw: AIMessage

@@ -63,6 +63,12 @@ class ChatPiccc(Connection, BaseChatModel):
 
     A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
     `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
+
+    Example:
+        >>> from langchain_piccc import ChatPiccc
+        >>> model = ChatPiccc(model="piccc-pro")
+        >>> print(model.invoke("Write a launch caption for a ceramic mug.").text)
+        Meet the ceramic mug: made with care, ready for every day.
     """
 
     model_config = STRICT
@@ -156,6 +162,14 @@ class ChatPiccc(Connection, BaseChatModel):
         Tools are functions, LangChain tools, pydantic or TypedDict classes, JSON Schemas, or in OpenAI's or
         Anthropic's form. `tool_choice` is `auto`, `none`, `any`, a tool's name, or a choice in either form.
         `response_format` is a schema in any of these forms that the final answer must satisfy.
+
+        Example:
+            >>> from langchain_piccc import ChatPiccc
+            >>> def weather(city: str) -> str:
+            ...     "Return the weather of a city."
+            >>> [call] = ChatPiccc().bind_tools([weather]).invoke("What is the weather in Oslo?").tool_calls
+            >>> call["name"], call["args"]
+            ('weather', {'city': 'Oslo'})
         """
         bound = bound_tools(tools, strict=strict)
         choice = bound_choice(tool_choice, bound) if bound else None
@@ -191,6 +205,15 @@ class ChatPiccc(Connection, BaseChatModel):
 
         An answer that does not fit is sent back once. Then it is a StructuredOutputError, which is an
         OutputParserException too; a refusal is LangChain's ModelRefusalError where it knows one.
+
+        Example:
+            >>> from langchain_piccc import ChatPiccc
+            >>> from pydantic import BaseModel
+            >>> class Person(BaseModel):
+            ...     name: str
+            ...     age: int
+            >>> ChatPiccc().with_structured_output(Person).invoke("Anna is 31 years old.")
+            Person(name='Anna', age=31)
         """
         rungs = ladder(self, schema, method, strict)
         return StructuredOutput(
@@ -249,7 +272,7 @@ class ChatPiccc(Connection, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        return self._flow(ChunkWriter(), messages, stop, kwargs)
+        return self._flow(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
 
     def _astream(
         self,
@@ -258,7 +281,7 @@ class ChatPiccc(Connection, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        return self._aflow(ChunkWriter(), messages, stop, kwargs)
+        return self._aflow(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
 
     def _stream_chat_model_events(
         self,

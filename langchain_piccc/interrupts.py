@@ -33,6 +33,18 @@ def resume_when_done(
     """Wait for the tasks that a run stopped for and resume it, until it stops for no more; return its state.
 
     `timeout` bounds each wait in seconds; raise TaskWaitTimeout where it runs out, and call again to go on.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from langchain_piccc import ChatPiccc, PicccImageTool, resume_when_done
+        >>> from langgraph.checkpoint.memory import InMemorySaver
+        >>> from piccc import Client
+        >>> tool = PicccImageTool(model="piccc-image", mode="interrupt")
+        >>> agent = create_agent(ChatPiccc(), [tool], checkpointer=InMemorySaver())
+        >>> config = {"configurable": {"thread_id": "mugs"}}
+        >>> stopped = agent.invoke({"messages": [("user", 'Make a picture "a red mug".')]}, config)
+        >>> print(resume_when_done(agent, config, Client())["messages"][-2].content)
+        The image is finished (task task_...): http...
     """
     from langgraph.types import Command
 

@@ -49,7 +49,7 @@ class PicccMediaTool(Connection, BaseTool):
     wait_s: float | None = Field(default=600.0, ge=0)
     """How many seconds to wait for one task; then the model is told that it is still running."""
     show: Show = "none"
-    """Whether a finished image goes to the model too: as it is, or at most 512 pixels wide and high."""
+    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
     handle_validation_error: Any = Field(default_factory=lambda: _unfit, exclude=True, repr=False)
@@ -134,8 +134,15 @@ class _MakingTool(PicccMediaTool):
 class PicccImageTool(_MakingTool):
     """Make images.
 
+    The model reads a short text; the artifact is JSON for the program, which `media_from` reads. Every
+    failure is an error message that says whether to call again. With a `client` that has its ledger in a
+    file, no restart of the process makes anybody pay twice.
+
     Example:
-        >>> create_agent(ChatPiccc(), [PicccImageTool(client=Client(ledger="tasks.db"))])
+        >>> from langchain_piccc import PicccImageTool
+        >>> tool = PicccImageTool(model="piccc-image")
+        >>> print(tool.invoke({"prompt": "A ceramic mug.", "aspect_ratio": "1:1"}))
+        The image is finished (task task_...): http...
     """
 
     name: str = asked.GENERATE_IMAGE
@@ -145,10 +152,13 @@ class PicccImageTool(_MakingTool):
 
 
 class PicccVideoTool(_MakingTool):
-    """Make videos.
+    """Make videos; all else is as with `PicccImageTool`.
 
     Example:
-        >>> create_agent(ChatPiccc(), [PicccVideoTool(client=Client(ledger="tasks.db"))])
+        >>> from langchain_piccc import PicccVideoTool
+        >>> tool = PicccVideoTool(model="piccc-video", mode="submit")
+        >>> print(tool.invoke({"prompt": "A mug that turns.", "duration_seconds": 2}))
+        The video is ... task task_... later with get_media_task.
     """
 
     name: str = asked.GENERATE_VIDEO
@@ -158,7 +168,15 @@ class PicccVideoTool(_MakingTool):
 
 
 class PicccTaskTool(PicccMediaTool):
-    """Look at a task, and wait for it: as long as the model says, else for `wait_s` seconds."""
+    """Look at a task, and wait for it: as long as the model says, else for `wait_s` seconds.
+
+    Example:
+        >>> from langchain_piccc import PicccTaskTool
+        >>> from piccc import Client
+        >>> task = Client().images.submit("A ceramic mug", model="piccc-image")
+        >>> print(PicccTaskTool().invoke({"task_id": task.id}))
+        The image is finished (task task_...): http...
+    """
 
     name: str = asked.GET_TASK
     description: str = asked.DESCRIPTIONS[asked.GET_TASK]
@@ -173,7 +191,15 @@ class PicccTaskTool(PicccMediaTool):
 
 
 class PicccTaskListTool(PicccMediaTool):
-    """List the latest tasks of the account."""
+    """List the latest tasks of the account.
+
+    Example:
+        >>> from langchain_piccc import PicccTaskListTool
+        >>> from piccc import Client
+        >>> task = Client().images.submit("A ceramic mug", model="piccc-image")
+        >>> print(PicccTaskListTool().invoke({"type": "image", "limit": 1}))
+        image task_... completed: A ceramic mug
+    """
 
     name: str = asked.LIST_TASKS
     description: str = asked.DESCRIPTIONS[asked.LIST_TASKS]

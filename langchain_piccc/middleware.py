@@ -38,10 +38,13 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         client: the `piccc.Client` of the tools; by default one from the environment.
         async_client: the `piccc.AsyncClient` for asynchronous runs; by default made from `client`.
         wait_s: seconds to wait at the end of a run; 0 does not wait.
-        show: whether a finished image goes to the model too.
+        show: whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels.
 
     Example:
-        >>> create_agent(model, toolkit.get_tools(), middleware=[PicccTasksMiddleware(client, wait_s=300)])
+        >>> from langchain.agents import create_agent
+        >>> from langchain_piccc import ChatPiccc, PicccImageTool, PicccTasksMiddleware
+        >>> tool = PicccImageTool(model="piccc-image", mode="background")
+        >>> agent = create_agent(ChatPiccc(), [tool], middleware=[PicccTasksMiddleware(wait_s=300)])
     """
 
     def __init__(

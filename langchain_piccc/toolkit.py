@@ -25,7 +25,13 @@ class PicccMediaToolkit(BaseToolkit):
     have a human agree before anything is paid for, add LangChain's HumanInTheLoopMiddleware to the agent.
 
     Example:
-        >>> tools = PicccMediaToolkit(client=Client(ledger="tasks.db")).get_tools()
+        >>> from langchain.agents import create_agent
+        >>> from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from
+        >>> toolkit = PicccMediaToolkit(image_model="piccc-image", video_model="piccc-video")
+        >>> agent = create_agent(ChatPiccc(), toolkit.get_tools())
+        >>> result = agent.invoke({"messages": [("user", 'Make a square picture "a red ceramic mug".')]})
+        >>> [(task.status, task.prompt) for task in media_from(result["messages"])]
+        [('completed', 'a red ceramic mug')]
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -41,11 +47,11 @@ class PicccMediaToolkit(BaseToolkit):
     video_model: str | None = None
     """The model that makes videos. Default: `PICCC_VIDEO_MODEL`."""
     mode: Mode = "wait"
-    """What the image and the video tool do once a task is submitted."""
+    """What the image and the video tool do once a task is submitted: see `PicccImageTool.mode`."""
     wait_s: float | None = Field(default=60.0, ge=0)
-    """How many seconds a call waits at most."""
+    """How many seconds a call waits at most; then the model is told that the task is still running."""
     show: Show = "none"
-    """Whether a finished image goes to the model too."""
+    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
 
     def get_tools(self) -> list[BaseTool]:
         """Return the tools."""

@@ -1,4 +1,9 @@
-"""Piccc AI for LlamaIndex: `Piccc`, the chat models as a LlamaIndex LLM."""
+"""Piccc AI for LlamaIndex: the chat models as an LLM, and tools that make images and videos.
+
+- `Piccc` is the LLM; `llama_index.llms.piccc` has it too.
+- `PicccMediaToolSpec` has the media tools; `media_from` reads what they made.
+- `PicccTaskReader` makes documents of finished tasks, `PicccQuestionGenerator` splits questions.
+"""
 
 from importlib.util import find_spec
 

@@ -97,7 +97,17 @@ class PredictingLLM(FunctionCallingLLM):
         return (value async for value, _ in prediction.astream())
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> PicccStructuredLLM:
-        """Return a model whose every answer is an object of the class."""
+        """Return a model whose every answer is an object of the class.
+
+        Example:
+            >>> from llama_index_piccc import Piccc
+            >>> from pydantic import BaseModel
+            >>> class Person(BaseModel):
+            ...     name: str
+            ...     age: int
+            >>> Piccc().as_structured_llm(Person).complete("Anna is 31 years old.").raw
+            Person(name='Anna', age=31)
+        """
         kwargs.setdefault("callback_manager", self.callback_manager)
         return PicccStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 

@@ -12,10 +12,7 @@ _SHOWN = 200
 
 
 class _AnswerError(ResponseError, ValueError):
-    """An answer that came whole, but not as it was asked for.
-
-    `text` has the model's words, `finish_reason` why it stopped.
-    """
+    """An answer that came whole, but not as it was asked for."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -34,7 +31,12 @@ class _AnswerError(ResponseError, ValueError):
 
 
 class NoToolCallError(_AnswerError):
-    """A tool call was expected, and the model answered without one."""
+    """A tool call was expected, and the model answered without one.
+
+    Attributes:
+        text: the model's words.
+        finish_reason: why it stopped, such as `stop` or `length`.
+    """
 
     def __init__(self, message: str, *, response: ChatResponse | None = None, **details: Any) -> None:
         hint = "Pass tool_required=True, or error_on_no_tool_call=False where an answer in words will do."
@@ -42,7 +44,12 @@ class NoToolCallError(_AnswerError):
 
 
 class StructuredOutputError(_AnswerError):
-    """The answer is no object of the class that was asked for, and was none after one repair either."""
+    """The answer is no object of the class that was asked for, and was none after one repair either.
+
+    Attributes:
+        text: the model's words.
+        finish_reason: why it stopped, such as `stop` or `length`.
+    """
 
 
 def shown(text: str) -> str:

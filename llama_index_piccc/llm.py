@@ -60,8 +60,10 @@ class Piccc(PredictingLLM):
             the first call, not here.
 
     Example:
-        >>> from llama_index.core import Settings
-        >>> Settings.llm = Piccc(model="piccc-flash")
+        >>> from llama_index_piccc import Piccc
+        >>> llm = Piccc(model="piccc-pro")
+        >>> llm.complete("Write a launch caption for a ceramic mug.").text
+        'Meet the ceramic mug: made with care, ready for every day.'
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -73,17 +75,23 @@ class Piccc(PredictingLLM):
         description="The key, or a function that gives it; kept out of every copy that leaves the process.",
     )
     base_url: str | None = Field(default=None, description="The server's address, with or without /v1.")
-    dialect: DialectName = Field(default="openai", description="Which of the two chat routes to speak.")
-    temperature: float | None = None
-    top_p: float | None = None
+    dialect: DialectName = Field(
+        default="openai", description="Which of the two chat routes to speak: `openai` or `anthropic`."
+    )
+    temperature: float | None = Field(default=None, description="How freely to choose words.")
+    top_p: float | None = Field(default=None, description="How much of the likely words to choose from.")
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens that one answer may have.")
     stop: str | list[str] | None = Field(default=None, description="Texts at which the answer ends.")
-    seed: int | None = None
+    seed: int | None = Field(
+        default=None, description="A number that makes answers repeatable, where the server can."
+    )
     timeout: float | Timeout | None = Field(
         default=None, description="Seconds for a whole call, with its retries and its stream; or a Timeout."
     )
     max_retries: int = Field(default=2, description="How many times more than once a request may be sent.")
-    reasoning_effort: str | None = None
+    reasoning_effort: str | None = Field(
+        default=None, description="How much to think first, such as `low` or `high`."
+    )
     replay_reasoning: bool | None = Field(
         default=None,
         description="Send earlier reasoning back; None sends only what is signed, to the dialect that signs.",

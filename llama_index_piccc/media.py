@@ -50,8 +50,14 @@ class PicccMediaToolSpec(BaseToolSpec):
         on_update: called with a task at each change of its status or progress.
 
     Example:
-        >>> spec = PicccMediaToolSpec(Client(ledger="tasks.db"))
-        >>> agent = FunctionAgent(tools=spec.to_tool_list(), llm=Piccc())
+        >>> import asyncio
+        >>> from llama_index.core.agent.workflow import FunctionAgent
+        >>> from llama_index_piccc import Piccc, PicccMediaToolSpec
+        >>> tools = PicccMediaToolSpec(image_model="piccc-image").to_tool_list()
+        >>> async def main():
+        ...     return await FunctionAgent(tools=tools, llm=Piccc()).run('Make a picture "a red mug".')
+        >>> print(asyncio.run(main()))
+        generate_image (a red mug): The image is finished (task task_...): http...
     """
 
     spec_functions: list[SPEC_FUNCTION_TYPE] = [  # noqa: RUF012  as the base class declares it
@@ -60,6 +66,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         (asked.GET_TASK, f"a{asked.GET_TASK}"),
         (asked.LIST_TASKS, f"a{asked.LIST_TASKS}"),
     ]
+    """The tools' functions, blocking and asynchronous."""
 
     def __init__(
         self,

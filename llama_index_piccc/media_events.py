@@ -10,7 +10,14 @@ from piccc.tasks import Task
 
 
 class PicccTaskProgress(Event):
-    """Tells of a task at each change of its status or progress (0 to 100, or None)."""
+    """Tells of a task at each change of its status or progress.
+
+    Attributes:
+        task_id: the task.
+        type: `image` or `video`.
+        status: as of `piccc.Task`.
+        progress: 0 to 100, or None.
+    """
 
     task_id: str
     type: str
@@ -24,13 +31,18 @@ class PicccTaskProgress(Event):
 
 
 class PicccTaskSubmitted(InputRequiredEvent):
-    """Says that a tool waits for a task: answer with `PicccTaskFinished` when it has ended."""
+    """Says that a tool waits for a task: answer with `PicccTaskFinished` when it has ended.
+
+    Attributes:
+        task_id: the task.
+        type: `image` or `video`.
+    """
 
     task_id: str
     type: str
 
 
 class PicccTaskFinished(HumanResponseEvent):
-    """Wakes the tool that waits for a task; it asks for the task itself, so an early one is harmless."""
+    """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless."""
 
     task_id: str

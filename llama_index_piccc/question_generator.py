@@ -30,6 +30,15 @@ class PicccQuestionGenerator(BaseQuestionGenerator):
     """Split a question into sub-questions for tools; give it to `SubQuestionQueryEngine.from_defaults`.
 
     A sub-question can only name a tool that is there: the names are part of the schema.
+
+    Example:
+        >>> from llama_index.core.schema import QueryBundle
+        >>> from llama_index.core.tools import ToolMetadata
+        >>> from llama_index_piccc import Piccc, PicccQuestionGenerator
+        >>> generator = PicccQuestionGenerator.from_defaults(llm=Piccc())
+        >>> tools = [ToolMetadata("Sizes of mugs", name="sizes")]
+        >>> [each.tool_name for each in generator.generate(tools, QueryBundle("How large is a mug?"))]
+        ['sizes']
     """
 
     def __init__(self, llm: LLM, prompt: BasePromptTemplate) -> None:

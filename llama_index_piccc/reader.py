@@ -30,7 +30,12 @@ class PicccTaskReader(BaseReader):
         fetch: whether to fetch each image into its document; otherwise it has the image's address.
 
     Example:
-        >>> VectorStoreIndex.from_documents(PicccTaskReader(Client()).load_data(type="image"))
+        >>> from llama_index_piccc import PicccTaskReader
+        >>> from piccc import Client
+        >>> task = Client().images.generate("A ceramic mug", model="piccc-image", aspect_ratio="1:1")
+        >>> [document] = PicccTaskReader().load_data(type="image", limit=1)
+        >>> document.text, document.metadata["aspect_ratio"]
+        ('A ceramic mug', '1:1')
     """
 
     def __init__(

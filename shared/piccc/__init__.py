@@ -1,5 +1,10 @@
 """Piccc AI for Python: chat, images and videos over one transport, for notebooks and for both frameworks.
 
+- Start with `Client`, or with `AsyncClient`, which has the same words, awaited.
+- Chat (`Chat`): prompts or `Message`s go in, a `ChatReply` or a `ChatStream` comes out.
+- Images and videos (`Media`, `Tasks`): each is a task, a `TaskHandle` whose `OutputHandle`s can be saved.
+- What goes wrong is a `PicccError`: `piccc.errors` draws the tree.
+
 Nothing heavy is imported until it is used.
 """
 
@@ -21,67 +26,108 @@ if TYPE_CHECKING:
         Message,
         NamedTool,
         Reasoning,
+        ReasoningDelta,
         Refusal,
+        RefusalDelta,
         Source,
         Text,
+        TextDelta,
         Tool,
         ToolCall,
+        ToolCallDelta,
         Usage,
     )
-    from piccc.client import AsyncClient, Client
+    from piccc.client import AsyncChat, AsyncClient, Chat, ChatOptions, Client
     from piccc.config import Timeout
     from piccc.errors import PicccError
     from piccc.media.allowance import Allowance
-    from piccc.media.handle import AsyncTaskHandle, TaskHandle
+    from piccc.media.batch import Batch
+    from piccc.media.handle import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
+    from piccc.media.ledger import Entry, Ledger
     from piccc.media.polling import Polling
+    from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
+    from piccc.media.serving import WebhookServer
+    from piccc.media.webhooks import Webhooks
     from piccc.models import MODELS, ModelInfo, model_info
+    from piccc.record import Attempt, Record
     from piccc.tasks import Output, Task
+    from piccc.transport.stream import AsyncChatStream, ChatStream
 
 _HOMES = {
     "piccc.chat": (
         "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "JSONSchema", "Message",
-        "NamedTool", "Reasoning", "Refusal", "Source", "Text", "Tool", "ToolCall", "Usage",
+        "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta", "Source", "Text",
+        "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
     ),
-    "piccc.client": ("AsyncClient", "Client"),
+    "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
     "piccc.errors": ("PicccError",),
     "piccc.media.allowance": ("Allowance",),
-    "piccc.media.handle": ("AsyncTaskHandle", "TaskHandle"),
+    "piccc.media.batch": ("Batch",),
+    "piccc.media.handle": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
+    "piccc.media.ledger": ("Entry", "Ledger"),
     "piccc.media.polling": ("Polling",),
+    "piccc.media.resources": ("AsyncMedia", "AsyncTasks", "Media", "Tasks"),
+    "piccc.media.serving": ("WebhookServer",),
+    "piccc.media.webhooks": ("Webhooks",),
     "piccc.models": ("MODELS", "ModelInfo", "model_info"),
+    "piccc.record": ("Attempt", "Record"),
     "piccc.tasks": ("Output", "Task"),
+    "piccc.transport.stream": ("AsyncChatStream", "ChatStream"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MODELS",
     "Allowance",
+    "AsyncChat",
+    "AsyncChatStream",
     "AsyncClient",
+    "AsyncMedia",
+    "AsyncOutputHandle",
     "AsyncTaskHandle",
+    "AsyncTasks",
+    "Attempt",
     "Audio",
+    "Batch",
     "CachePoint",
+    "Chat",
+    "ChatOptions",
     "ChatReply",
     "ChatRequest",
+    "ChatStream",
     "Client",
+    "Entry",
     "File",
     "Image",
     "JSONSchema",
+    "Ledger",
+    "Media",
     "Message",
     "ModelInfo",
     "NamedTool",
     "Output",
+    "OutputHandle",
     "PicccError",
     "Polling",
     "Reasoning",
+    "ReasoningDelta",
+    "Record",
     "Refusal",
+    "RefusalDelta",
     "Source",
     "Task",
     "TaskHandle",
+    "Tasks",
     "Text",
+    "TextDelta",
     "Timeout",
     "Tool",
     "ToolCall",
+    "ToolCallDelta",
     "Usage",
+    "WebhookServer",
+    "Webhooks",
     "__version__",
     "model_info",
 ]

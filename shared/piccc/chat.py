@@ -20,14 +20,14 @@ JSON = dict[str, Any]
 
 @dataclass(slots=True)
 class Text:
-    """Plain text."""
+    """Plain `text`."""
 
     text: str
 
 
 @dataclass(slots=True)
 class Image:
-    """An image: by `url`, or as base64 `data` with its `media_type`."""
+    """An image: by `url`, or as base64 `data` with its `media_type`; `detail` is `low`, `high` or `auto`."""
 
     url: str | None = None
     data: str | None = None
@@ -37,7 +37,7 @@ class Image:
 
 @dataclass(slots=True)
 class File:
-    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`."""
+    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`; `name` is its file's."""
 
     data: str | None = None
     media_type: str | None = None
@@ -56,7 +56,7 @@ class Audio:
 
 @dataclass(slots=True)
 class Source:
-    """A passage that the model may cite: its title, where it is from, and its text."""
+    """A passage that the model may cite: its `title`, the `url` where it is from, and its `text`."""
 
     text: str
     title: str = ""
@@ -65,14 +65,17 @@ class Source:
 
 @dataclass(slots=True)
 class CachePoint:
-    """A mark: what stands before it may be cached by the server. Dialects without caching leave it out."""
+    """A mark: what stands before it may be cached by the server, for as long as `ttl` says, such as `5m`.
+
+    Dialects without caching leave it out.
+    """
 
     ttl: str | None = None
 
 
 @dataclass(slots=True)
 class Reasoning:
-    """What the model thought. `signature` and `redacted` must go back unchanged where they came from."""
+    """What the model thought, as `text`. `signature` and `redacted` go back unchanged whence they came."""
 
     text: str = ""
     signature: str | None = None
@@ -81,14 +84,20 @@ class Reasoning:
 
 @dataclass(slots=True)
 class Refusal:
-    """The model's words where it declined to answer."""
+    """The model's words where it declined to answer, as `text`."""
 
     text: str
 
 
 @dataclass(slots=True)
 class ToolCall:
-    """The model's wish to call a tool; `arguments` is its JSON text, as it came."""
+    """The model's wish to call a tool.
+
+    Attributes:
+        id: names the call; the message with its result has it as `tool_call_id`.
+        name: the tool's name.
+        arguments: their JSON text, as it came; `parse` reads it.
+    """
 
     id: str
     name: str
@@ -117,7 +126,22 @@ Part = Text | Image | File | Audio | Source | CachePoint | Reasoning | Refusal |
 
 @dataclass(slots=True)
 class Message:
-    """One message. With the role `tool` it is the result of the call `tool_call_id`."""
+    """One message of a conversation.
+
+    Attributes:
+        role: `system`, `user`, `assistant` or `tool`.
+        parts: what it says: text, images, files, sound, reasoning, tool calls.
+        name: who speaks, where several have one role; or None.
+        tool_call_id: with the role `tool`, the call whose result this is.
+        is_error: with the role `tool`, whether the call failed.
+
+    Example:
+        >>> from piccc import Client, Message, Text
+        >>> asked = Message("user", [Text("Say hello.")])
+        >>> reply = Client().chat.create([asked])
+        >>> [message.text for message in (asked, reply.message)]
+        ['Say hello.', 'hello.']
+    """
 
     role: Role
     parts: list[Part] = field(default_factory=list)
@@ -133,7 +157,23 @@ class Message:
 
 @dataclass(slots=True)
 class Tool:
-    """A tool on offer; `parameters` is a JSON Schema. `extra` is passed on unread (such as cache marks)."""
+    """A tool on offer.
+
+    Attributes:
+        name: by which the model calls it.
+        description: what it does, for the model to read.
+        parameters: the JSON Schema of its arguments, an object's.
+        strict: whether the server must keep to the schema exactly; None leaves it to the server.
+        extra: fields that are passed on unread, such as cache marks.
+
+    Example:
+        >>> from piccc import Client, Tool
+        >>> schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+        >>> weather = Tool("weather", "Return the weather of a city.", schema)
+        >>> [call] = Client().chat.create("What is the weather in Oslo?", tools=[weather]).tool_calls
+        >>> call.name, call.parse()
+        ('weather', {'city': 'Oslo'})
+    """
 
     name: str
     description: str = ""
@@ -144,7 +184,7 @@ class Tool:
 
 @dataclass(slots=True, frozen=True)
 class NamedTool:
-    """The choice of one tool by its name."""
+    """The choice of one tool by its `name`."""
 
     name: str
 
@@ -154,7 +194,20 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool
 
 @dataclass(slots=True)
 class JSONSchema:
-    """An answer that must satisfy a JSON Schema."""
+    """An answer that must satisfy a JSON Schema.
+
+    Attributes:
+        schema: the JSON Schema.
+        name: what the answer is called on the wire.
+        strict: whether the server must keep to the schema exactly; None leaves it to the server.
+        description: what the answer is, for the model to read.
+
+    Example:
+        >>> from piccc import Client, JSONSchema
+        >>> schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+        >>> print(Client().chat.create("Anna is 31 years old.", response_format=JSONSchema(schema)).text)
+        {"age": 31}
+    """
 
     schema: JSON
     name: str = "answer"
@@ -166,8 +219,25 @@ class JSONSchema:
 class ChatRequest:
     """All that one call asks for. What is None is left out of the body, so that the server decides.
 
-    `replay_reasoning` sends earlier reasoning back (None: only signed reasoning, to the dialect that signs).
-    `extra_body` is merged over the body last; `extra_headers` go with this call alone.
+    Documented are `model`, `messages`, and Anthropic's `max_tokens`; the rest is as either dialect's own API
+    has it (assumed).
+
+    Attributes:
+        model: the model's name.
+        messages: the conversation so far.
+        tools: the tools on offer.
+        tool_choice: `auto`, `none`, `required`, or a `NamedTool`.
+        parallel_tool_calls: whether one reply may call several tools.
+        response_format: a `JSONSchema` that the answer must satisfy, or `json` for any JSON.
+        temperature: how freely to choose words.
+        top_p: how much of the likely words to choose from, 0 to 1.
+        max_tokens: how many tokens the answer may have.
+        stop: texts at which the answer ends.
+        seed: a number that makes answers repeatable, where the server can.
+        reasoning_effort: how much to think first, such as `low` or `high`.
+        replay_reasoning: send earlier reasoning back; None only what is signed, to the dialect that signs.
+        extra_body: fields that are merged over the body last.
+        extra_headers: headers of this call alone.
     """
 
     model: str
@@ -189,7 +259,16 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` counts the whole prompt, cached parts included."""
+    """Tokens of one call, as the server counts them.
+
+    Attributes:
+        input_tokens: of the whole prompt, cached parts included.
+        output_tokens: of the whole answer, reasoning included.
+        cache_read_tokens: of the prompt, those read from the server's cache.
+        cache_creation_tokens: of the prompt, those written to it.
+        reasoning_tokens: of the answer, those thought.
+        audio_input_tokens, audio_output_tokens: of prompt and answer, those of sound.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -257,7 +336,7 @@ class ChatReply:
 
 @dataclass(slots=True)
 class TextDelta:
-    """More of the text; `block` tells one run of text from another."""
+    """More of the `text`; `block` tells one run of text from another."""
 
     text: str
     block: int = 0
@@ -265,7 +344,10 @@ class TextDelta:
 
 @dataclass(slots=True)
 class ReasoningDelta:
-    """More of the reasoning, its signature, or a redacted piece of it."""
+    """More of the reasoning: of its `text` or its `signature`, or a `redacted` piece of it.
+
+    `block` tells where in the reply it stands.
+    """
 
     text: str = ""
     block: int = 0
@@ -275,7 +357,7 @@ class ReasoningDelta:
 
 @dataclass(slots=True)
 class RefusalDelta:
-    """More of the refusal."""
+    """More of the refusal's `text`; `block` tells where in the reply it stands."""
 
     text: str
     block: int = 0
@@ -283,7 +365,10 @@ class RefusalDelta:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """A call's beginning (`id` and `name` set) or more of its arguments. `index` counts calls from 0."""
+    """A call's beginning (`id` and `name` set) or more of its `arguments`.
+
+    `index` counts calls from 0; `block` tells where in the reply the call stands.
+    """
 
     index: int
     arguments: str = ""

@@ -29,7 +29,28 @@ Messages = str | Message | Iterable[Message | Mapping[str, Any]]
 
 
 class ChatOptions(TypedDict, total=False):
-    """What a chat call may ask for; what is left out is left to the server."""
+    """What a chat call may ask for; what is left out is left to the server.
+
+    Documented are `model`, the messages, and Anthropic's `max_tokens`; the rest is as either dialect's own
+    API has it (assumed).
+
+    Attributes:
+        model: the model's name; `piccc-pro` by default.
+        system: instructions that go before the messages.
+        tools: the tools on offer.
+        tool_choice: `auto`, `none`, `required`, or a `NamedTool`.
+        parallel_tool_calls: whether one reply may call several tools.
+        response_format: a `JSONSchema` that the answer must satisfy, or `json` for any JSON.
+        temperature: how freely to choose words.
+        top_p: how much of the likely words to choose from, 0 to 1.
+        max_tokens: how many tokens the answer may have.
+        stop: a text, or texts, at which the answer ends.
+        seed: a number that makes answers repeatable, where the server can.
+        reasoning_effort: how much to think first, such as `low` or `high`.
+        replay_reasoning: send earlier reasoning back; None only what is signed, to the dialect that signs.
+        extra_body: fields that are merged over the body last.
+        extra_headers: headers of this call alone.
+    """
 
     model: str
     system: str | None
@@ -48,9 +69,7 @@ class ChatOptions(TypedDict, total=False):
     extra_headers: Mapping[str, str]
 
 
-class ClientOptions(TypedDict, total=False):
-    """How a client is set up; `piccc.config.Config` says what each means."""
-
+class _Settings(TypedDict, total=False):
     api_key: ApiKey | None
     base_url: str | None
     timeout: float | Timeout | None
@@ -58,6 +77,17 @@ class ClientOptions(TypedDict, total=False):
     default_headers: Mapping[str, str] | None
     auth: Literal["bearer", "x-api-key"]
     retry_unknown: bool
+
+
+class ClientOptions(_Settings, total=False):
+    """How a client is set up; `Client` says what each option means."""
+
+    config: Config | None
+    dialect: DialectName
+    polling: Polling | None
+    ledger: str | os.PathLike[str] | Ledger | None
+    allowance: Allowance | None
+    private_outputs: bool
 
 
 def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
@@ -102,7 +132,7 @@ class _Resource:
 
 
 class Chat(_Resource):
-    """Chat completions, whole and streamed."""
+    """Chat completions, whole and streamed: `client.chat`."""
 
     def __init__(self, session: Session, dialect: DialectName) -> None:
         super().__init__(session)
@@ -111,13 +141,39 @@ class Chat(_Resource):
     def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
-        """Return the whole reply. `timeout` bounds the call in seconds."""
+        """Return the whole reply.
+
+        Args:
+            messages: a prompt, a `Message`, or a list of messages or of role/content mappings.
+            timeout: seconds for the whole call, or a `Timeout`; by default the client's.
+            options: what to ask for, as `ChatOptions` says.
+
+        Raises:
+            InvalidArgumentError: an unknown option, or messages that are none; nothing was sent.
+            UnsupportedContentError: content that the dialect cannot carry; nothing was sent.
+            PicccError: any other of `piccc.errors`.
+
+        Example:
+            >>> from piccc import Client
+            >>> reply = Client().chat.create("Write a launch caption for a ceramic mug.", max_tokens=5)
+            >>> reply.text, reply.finish_reason
+            ('Meet the ceramic mug:', 'length')
+        """
         return self.send(chat_request(messages, options), timeout)
 
     def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatStream:
-        """Return the reply as it is written; use it as a context manager or iterate over it."""
+        """Return the reply as it is written; arguments and errors as of `create`, and StreamError.
+
+        Use it as a context manager, or iterate over it.
+
+        Example:
+            >>> from piccc import Client
+            >>> with Client().chat.stream("Say hello.") as stream:
+            ...     print("".join(delta.text for delta in stream), stream.reply.finish_reason)
+            hello. stop
+        """
         return self.open(chat_request(messages, options), timeout)
 
     def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
@@ -130,7 +186,7 @@ class Chat(_Resource):
 
 
 class AsyncChat(_Resource):
-    """Chat completions, whole and streamed."""
+    """Chat completions, whole and streamed: `client.chat` of an `AsyncClient`."""
 
     def __init__(self, session: Session, dialect: DialectName) -> None:
         super().__init__(session)
@@ -139,13 +195,16 @@ class AsyncChat(_Resource):
     async def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
-        """Return the whole reply. `timeout` bounds the call in seconds."""
+        """Return the whole reply; arguments and errors as of `Chat.create`."""
         return await self.send(chat_request(messages, options), timeout)
 
     async def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> AsyncChatStream:
-        """Return the reply as it is written; use it as a context manager or iterate over it."""
+        """Return the reply as it is written; arguments and errors as of `Chat.stream`.
+
+        Use it as an asynchronous context manager, or iterate over it.
+        """
         return await self.open(chat_request(messages, options), timeout)
 
     async def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
@@ -170,7 +229,7 @@ class _Client:
         ledger: str | os.PathLike[str] | Ledger | None = None,
         allowance: Allowance | None = None,
         private_outputs: bool = False,
-        **options: Unpack[ClientOptions],
+        **options: Unpack[_Settings],
     ) -> None:
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
@@ -199,6 +258,18 @@ class _Client:
             signing_secret: `whsec_…`, where deliveries are signed as Standard Webhooks does (assumed).
             on_task: is called once for each task that has ended.
             forward_to: an address of your own that gets a delivery for each task that has ended.
+
+        Raises:
+            ConfigurationError: the secret is shorter than 16 characters.
+
+        Example:
+            >>> from piccc import Client
+            >>> client = Client()
+            >>> receiver = client.webhooks(secret="sixteen random characters or more")
+            >>> with receiver.serve():
+            ...     task = client.images.generate("A mug", model="piccc-image", webhook=receiver)
+            >>> task.status
+            'completed'
         """
         from piccc.media.webhooks import Webhooks
 
@@ -245,9 +316,40 @@ class Client(_Client):
 
     Making one does no I/O. Connections are made when needed and shared by all clients of the process; it is
     safe to share between threads, to fork, to copy and to pickle (without its key).
+
+    Args:
+        api_key: the key, or a function that is asked for it at each attempt; by default `PICCC_API_KEY`.
+        base_url: the server's address, with or without `/v1`; by default `PICCC_BASE_URL`.
+        timeout: seconds for a whole call with its retries and its stream, or a `Timeout`; 600 by default.
+        max_retries: how many times more than once a request may be sent; 2 by default.
+        default_headers: headers of every request to the server.
+        auth: which documented header carries the key: `bearer` (recommended) or `x-api-key`.
+        retry_unknown: send again even what the server may have acted on; it may be billed twice.
+        dialect: which of the two documented chat routes to speak: `openai` or `anthropic`.
+        polling: how often to ask about tasks, a `Polling`.
+        ledger: where submissions are remembered: a file's path, or a `Ledger`; by default in memory.
+        allowance: how much may be ordered, an `Allowance`.
+        private_outputs: whether outputs may be fetched from addresses within private networks.
+        http_client: an `httpx.Client` (or httpx2's) of yours.
+
+    Attributes:
+        chat: chat completions, a `Chat`.
+        images, videos: image and video tasks, a `Media` each.
+        tasks: the account's tasks, a `Tasks`.
+        config: the settings, with the key hidden.
+        ledger: where submissions are remembered, a `Ledger`.
+
+    Raises:
+        ConfigurationError: a malformed setting. A missing key is an error at the first call, not here.
+
+    Example:
+        >>> from piccc import Client
+        >>> with Client() as client:
+        ...     print(client.chat.create("Write a launch caption for a ceramic mug.").text)
+        Meet the ceramic mug: made with care, ready for every day.
     """
 
-    def __init__(self, *, http_client: Any = None, **options: Any) -> None:
+    def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
         session = Session(self.config, BlockingIO(http_client))
@@ -277,10 +379,27 @@ class AsyncClient(_Client):
     """Chat, images, videos and tasks of one Piccc server, for asynchronous code.
 
     Making one does no I/O. Connections belong to the event loop that uses them, so one client serves any
-    number of loops, one after the other or in several threads.
+    number of loops, one after the other or in several threads. It takes and raises what `Client` does; an
+    `api_key` may be a coroutine function here, and `http_client` is an `httpx.AsyncClient` (or httpx2's).
+
+    Attributes:
+        chat: chat completions, an `AsyncChat`.
+        images, videos: image and video tasks, an `AsyncMedia` each.
+        tasks: the account's tasks, an `AsyncTasks`.
+        config: the settings, with the key hidden.
+        ledger: where submissions are remembered, a `Ledger`.
+
+    Example:
+        >>> import asyncio
+        >>> from piccc import AsyncClient
+        >>> async def main():
+        ...     async with AsyncClient() as client:
+        ...         return await client.chat.create("Say hello.")
+        >>> asyncio.run(main()).text
+        'hello.'
     """
 
-    def __init__(self, *, http_client: Any = None, **options: Any) -> None:
+    def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
         session = Session(self.config, AsyncIO(http_client))

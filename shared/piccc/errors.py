@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from piccc.tasks import Task
 
 SNIPPET_BYTES = 1024
+"""How much of a reply's text an error keeps at most."""
 
 
 class PicccError(Exception):
@@ -69,6 +70,14 @@ class PicccError(Exception):
         body: at most 1 KB of the reply's text, or None.
         record: the diagnostic record of the call, or None.
         task_id: the task it is about, or None.
+
+    Example:
+        >>> from piccc import Client, PicccError
+        >>> try:
+        ...     reply = Client(max_retries=0).chat.create("Hello")
+        ... except PicccError as error:
+        ...     print(error.status, error.retry_after, error.may_have_been_billed)
+        429 2.0 False
     """
 
     task_id: str | None = None
@@ -149,7 +158,8 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 class APIStatusError(PicccError):
     """The server answered with an error status.
 
-    `headers` has the reply's headers that hold no secret.
+    Attributes:
+        headers: the reply's headers that hold no secret.
     """
 
     headers: Mapping[str, str] = {}
@@ -202,7 +212,18 @@ class ResponseError(PicccError):
 class StreamError(PicccError):
     """A stream ended wrongly: cut, stalled, malformed, or with an error of the server's.
 
-    `partial` is the reply as far as it had arrived.
+    Attributes:
+        partial: the reply as far as it had arrived.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.errors import StreamError
+        >>> try:
+        ...     for delta in Client().chat.stream("Write a launch caption for a ceramic mug."):
+        ...         pass
+        ... except StreamError as error:
+        ...     print(error.partial.text)
+        Meet
     """
 
     partial: ChatReply | None = None
@@ -219,7 +240,20 @@ class BudgetExceeded(PicccError):
 class SubmissionUnknown(PicccError):
     """A task was submitted and no answer came: it may exist, and it may be billed.
 
-    `submission_key` names the submission; `request` is its body, to compare with the tasks of the account.
+    Attributes:
+        submission_key: names the submission.
+        request: its body, to compare with the tasks of the account.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.errors import SubmissionUnknown
+        >>> client = Client(ledger="tasks.db")
+        >>> try:
+        ...     task = client.images.submit("A ceramic mug", model="piccc-image")
+        ... except SubmissionUnknown as lost:
+        ...     task = client.tasks.resume(lost.submission_key)
+        >>> task.prompt
+        'A ceramic mug'
     """
 
     submission_key: str | None = None
@@ -227,7 +261,7 @@ class SubmissionUnknown(PicccError):
 
 
 class TaskError(PicccError):
-    """A task did not give its output; `task_id` says which, `task` is its last known state or None."""
+    """A task did not give its output; `task_id` says which, `task` is its last known state, or None."""
 
     task: Task | None = None
 
@@ -249,7 +283,19 @@ class TaskExpired(TaskError):
 
 
 class TaskWaitTimeout(TaskError, TimeoutError):
-    """The wait ran out while the task is still running: wait again, do not submit again."""
+    """The wait ran out while the task is still running: wait again, do not submit again.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.errors import TaskWaitTimeout
+        >>> client = Client()
+        >>> try:
+        ...     film = client.videos.generate("A mug that turns", model="piccc-video", timeout=0.1)
+        ... except TaskWaitTimeout as error:
+        ...     film = client.tasks.get(error.task_id)
+        >>> film.is_terminal
+        False
+    """
 
 
 class BatchStopped(PicccError):

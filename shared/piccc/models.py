@@ -29,6 +29,7 @@ class ModelInfo:
 
 
 MODELS = {name: ModelInfo(name) for name in ("piccc-flash", "piccc-pro", "piccc-ultra")}
+"""The documented chat models by their names; what is said of them is assumed."""
 DEFAULT_MODEL = "piccc-pro"
 
 

@@ -27,7 +27,14 @@ class Attempt:
 class Record:
     """What one call did; it is on every reply and on every error.
 
-    Times are seconds. `rate_limit` has the reply's `x-ratelimit-*` headers (assumed, may be empty).
+    Attributes:
+        method, path: of the request.
+        backend: the HTTP library that sent it, `httpx` or `httpx2`.
+        attempts: each sending of it, in order.
+        bytes_received: of the reply's body.
+        time_to_first_event: seconds from the call's beginning to a stream's first event, or None.
+        elapsed: seconds of the whole call.
+        rate_limit: the reply's `x-ratelimit-*` headers (assumed, may be empty).
     """
 
     method: str = ""

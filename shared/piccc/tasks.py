@@ -70,10 +70,15 @@ class Output:
 class Task:
     """A task as it was when last read.
 
+    Documented are its id, its status and `polling_url`; the words for a status and all else are assumed, and
+    many variants of them are read.
+
     Attributes:
         id: the task's id.
         status: `queued`, `processing`, `completed`, `failed`, `cancelled`, `expired`, or another word.
         type: `image`, `video`, or empty where the server did not say.
+        model: the model that it was ordered from, or empty.
+        prompt: what was to be made, or empty.
         progress: 0 to 100, or None.
         polling_url: where the server says it can be asked about.
         outputs: what it made; empty until it is completed.

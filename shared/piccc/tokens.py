@@ -32,8 +32,9 @@ TOKENS_PER_MESSAGE = 4
 TOKENS_PER_IMAGE = {"low": 85, "high": 765}
 """What an image costs, by its `detail`; another or no detail counts as high (assumed)."""
 TOKENS_PER_PAGE = 1500
+"""What a page of a document costs (assumed)."""
 BYTES_PER_PAGE = 50_000
-"""What a document costs: so many tokens for every so many bytes begun (assumed)."""
+"""How many bytes of a document, begun, count as a page (assumed)."""
 AUDIO_BYTES_PER_TOKEN = 1600
 """How many bytes of sound make a token (assumed)."""
 

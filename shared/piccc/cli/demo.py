@@ -95,9 +95,9 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
     try:
         from piccc.emulator import Emulator
     except ImportError as error:
-        raise _incomplete(error) from error
+        raise _incomplete() from error
     with Emulator(speed=EMULATOR_SPEED) as emulator:
-        settings = {"base_url": emulator.base_url, "api_key": emulator.api_key}
+        settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key}
         polling = Polling(
             min=0.2, max=0.5
         )  # the emulator is ours to ask more often than the provider advises
@@ -107,8 +107,8 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
             yield Show(console, client, folder, models, settings)
 
 
-def _incomplete(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(f"The demo needs more: {error}", hint='pip install "piccc[all]"')
+def _incomplete() -> MissingExtraError:
+    return MissingExtraError("The demo needs every extra.", hint='pip install "piccc[all]"')
 
 
 def _stream_a_caption(show: Show) -> None:
@@ -126,7 +126,7 @@ def _let_an_agent_work(show: Show) -> None:
     try:
         from langchain.agents import create_agent
     except ImportError as error:
-        raise _incomplete(error) from error
+        raise _incomplete() from error
     from langchain_piccc import ChatPiccc, PicccImageTool, PicccVideoTool
 
     _heading(show, "An agent with an image tool and a video tool (LangChain)", ORDER)
@@ -162,9 +162,10 @@ def _ask_the_readme(show: Show) -> None:
         from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
         from llama_index.core.node_parser import MarkdownNodeParser
     except ImportError as error:
-        raise _incomplete(error) from error
-    from llama_index_piccc import Piccc
+        raise _incomplete() from error
+    from llama_index_piccc import Piccc, ensure_nltk_data
 
+    ensure_nltk_data()
     _heading(show, "A question to our own README (LlamaIndex)", QUESTION)
     readme = Document(text=str(metadata.metadata("piccc").json["description"]))
     counter = TokenCountingHandler()

@@ -75,7 +75,7 @@ def tell(error: PicccError) -> int:
 def in_shell_words(hint: str) -> str:
     """Say in commands and variables what a hint says in Python."""
     said = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "above stands")
-    return said[:1].upper() + said[1:]
+    return said if said.startswith("pip ") else said[:1].upper() + said[1:]
 
 
 def _command(call: re.Match[str]) -> str:

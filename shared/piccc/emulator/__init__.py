@@ -1,4 +1,8 @@
-"""The whole Piccc API on your own machine, for tests, notebooks and a first look; needs `piccc[emulator]`."""
+"""The whole Piccc API on your own machine, for tests, notebooks and a first look; needs `piccc[emulator]`.
+
+`Emulator` serves it. Its model follows rules, which `Scripted` replies can replace; a `Fault` makes things go
+wrong; `RequestRecord`, `Charge` and `Delivery` say what was asked, charged for and reported.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     from piccc.emulator.conversation import Ask
     from piccc.emulator.faults import Fault, FaultRule
     from piccc.emulator.journal import Charge, RequestRecord
+    from piccc.emulator.quirks import Quirks
     from piccc.emulator.script import Scripted
     from piccc.emulator.server import Emulator
     from piccc.emulator.webhooks import Delivery
@@ -23,6 +28,7 @@ _HOMES = {
     "Fault": "faults",
     "FaultRule": "faults",
     "ManualClock": "clock",
+    "Quirks": "quirks",
     "RequestRecord": "journal",
     "Scripted": "script",
 }
@@ -35,6 +41,7 @@ __all__ = [
     "Fault",
     "FaultRule",
     "ManualClock",
+    "Quirks",
     "RequestRecord",
     "Scripted",
 ]

@@ -40,6 +40,16 @@ class ManualClock:
     Whatever the emulator waits for (a token, a webhook's next attempt, a stall) waits on this clock; tasks
     progress and URLs expire by it. Advance it through `Emulator.advance`, which wakes each waiter at its own
     moment and in order. `start` is in seconds since 1970.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.emulator import Emulator, ManualClock
+        >>> with Emulator(clock=ManualClock()) as emulator:
+        ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+        ...     film = client.videos.submit("A mug that turns", model="piccc-video")
+        ...     emulator.advance(3600)
+        ...     print(film.status, film.refresh().status)
+        queued completed
     """
 
     def __init__(self, start: float = 1_790_000_000.0) -> None:

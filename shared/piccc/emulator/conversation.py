@@ -54,7 +54,20 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request for a reply, with both routes' words translated into one set."""
+    """One request for a reply, with both routes' words translated into one set.
+
+    Attributes:
+        model: the model that was asked.
+        turns: the conversation: each turn has `role`, `text`, `media`, `calls`, `call_id` and `is_error`.
+        tools: the tools on offer: each has `name`, `description` and `parameters`, a JSON Schema.
+        named_tool: the tool that must be called, where one was named; else None.
+        parallel_tool_calls: whether one reply may call several tools.
+        json_mode: whether JSON was asked for, without a schema.
+        stop: texts at which the reply ends.
+        max_tokens: how many tokens the reply may have, or None.
+        seed: the seed that was given, or None.
+        reasoning: whether reasoning was asked for.
+    """
 
     model: str
     turns: tuple[Turn, ...]

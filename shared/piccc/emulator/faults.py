@@ -52,6 +52,11 @@ class Fault:
       `expired-url`.
     - On a submission, its webhook: `webhook:late;seconds=60`, `webhook:twice`, `:never`, `:forged`,
       `:unsigned`, `:early`, `:held` (until another was sent), `:failing;times=2`.
+
+    Attributes:
+        kind: what goes wrong, or the status.
+        value: what stood after the colon, or None.
+        options: what stood after each semicolon.
     """
 
     kind: str
@@ -116,8 +121,15 @@ class Fault:
 class FaultRule:
     """Which requests a fault befalls.
 
-    `route` is a pattern such as `POST /v1/*`, and `when` looks at the request's record. Of the requests that
-    fit, the first `after` are spared, then at most `times` are hit, each with the probability `rate`.
+    Attributes:
+        fault: what goes wrong.
+        route: a pattern such as `POST /v1/*`.
+        times: how many requests are hit at most, or None for no bound.
+        after: how many that fit are spared first.
+        rate: the probability with which each of the others is hit, 0 to 1.
+        when: looks at a request's record and says whether it fits, or None.
+        seen: how many have fitted.
+        hit: how many were hit.
     """
 
     fault: Fault

@@ -18,10 +18,21 @@ _REDACTED = "[redacted]"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request as it was received and answered.
+    """One request as it was received and answered; keys are redacted wherever they stood.
 
-    `started_at` is in seconds since 1970 on the emulator's clock, `seconds` how long the whole reply took,
-    `fault` what was provoked. Keys are redacted wherever they stood.
+    Attributes:
+        method, path, query, headers: of the request; the headers' names are in lower case.
+        started_at: when it came, in seconds since 1970 on the emulator's clock.
+        request_id: the id that the reply had.
+        number: counts requests from 1.
+        raw: the body, or its length alone where that is above 16 KiB.
+        status: the reply's status, or None where there is none.
+        model: the model that was asked, or None.
+        prompt_tokens, completion_tokens: what a chat reply counted, or None.
+        task_id: the task that was submitted, or None.
+        fault: what was provoked, or None.
+        seconds: how long the whole reply took, or None.
+        done: whether the reply has ended.
     """
 
     method: str
@@ -56,7 +67,16 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One billable act: a chat reply, or an accepted task, whether or not its answer arrived."""
+    """One billable act: a chat reply, or an accepted task, whether or not its answer arrived.
+
+    Attributes:
+        kind: `chat`, `image` or `video`.
+        model: the model that was asked.
+        request_id: of the request that it was for.
+        at: when, in seconds since 1970 on the emulator's clock.
+        task_id: the task, or None for chat.
+        prompt_tokens, completion_tokens: of chat.
+    """
 
     kind: Literal["chat", "image", "video"]
     model: str

@@ -218,6 +218,9 @@ class Quirks:
     - Streams: `no-index`, `text-index`, `zero-index`, `no-call-ids`, `null-content`, `empty-first`,
       `calls-at-once`, `split-emoji`, `no-done`.
     - Profiles: `evolink`, `kie`, `kling`, `ark`, `openrouter`.
+
+    Attributes:
+        names: the quirks, profiles dissolved.
     """
 
     def __init__(self, names: str | Iterable[str] = ()) -> None:

@@ -14,9 +14,23 @@ from piccc.emulator.model.tokens import measured
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """A reply word for word: text, or calls as pairs of a tool's name and its arguments, or both.
+    """A reply word for word; `max_tokens` and `stop` cut it like any other.
 
-    `finish_reason` follows from these when it is not given. `max_tokens` and `stop` cut it like any other.
+    Attributes:
+        text: what the model says.
+        calls: the tools it calls, as pairs of a name and arguments.
+        reasoning: what it thinks first.
+        refusal: its words where it declines.
+        finish_reason: why it ends; by default `tool_calls` with calls, else `stop`.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.emulator import Emulator, Scripted
+        >>> with Emulator() as emulator:
+        ...     emulator.script(["Good morning.", Scripted(calls=[("weather", {"city": "Oslo"})])])
+        ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+        ...     [client.chat.create("Hello").parts[0] for _ in range(2)]
+        [Text(text='Good morning.'), ToolCall(id='call_...', name='weather', arguments='{"city":"Oslo"}')]
     """
 
     text: str = ""

@@ -44,10 +44,27 @@ class Emulator:
       `advance`.
     - `seed` decides what pictures look like and which requests a fault schedule hits.
     - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
-    - `quirks` are names of variants of the wire, or of profiles of them; see `piccc.emulator.quirks.Quirks`.
+    - `quirks` are names of variants of the wire, or of profiles of them; see `Quirks`.
     - `state` is a directory in which tasks and charges outlive the emulator.
     - `requests_per_minute` is enforced with 429; `url_lifetime` is how many seconds an output's URL is valid.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False lifts both.
+
+    Attributes:
+        api_key: the key that it takes.
+        webhook_secret: with which it signs webhooks, `whsec_…`.
+        app: the ASGI app.
+
+    Raises:
+        ValueError: `host` is not on this machine, or there is no such fault or quirk.
+
+    Example:
+        >>> from piccc import Client
+        >>> from piccc.emulator import Emulator
+        >>> with Emulator() as emulator:
+        ...     rule = emulator.fault("429;retry-after=0", times=1)
+        ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+        ...     print(client.chat.create("Say hello.").text, rule.hit, len(emulator.charges))
+        hello. 1 1
     """
 
     def __init__(

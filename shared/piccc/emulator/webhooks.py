@@ -37,7 +37,16 @@ class Attempt:
 
 @dataclass(slots=True)
 class Delivery:
-    """One event for one receiver, and every try to deliver it; done when a try was answered with a 2xx."""
+    """One event for one receiver, and every try to deliver it; done when a try was answered with a 2xx.
+
+    Attributes:
+        event_id: the event's id, the same in every try.
+        type: such as `task.completed`.
+        task_id: the task that ended.
+        url: where it goes.
+        body: what is sent.
+        attempts: the tries, each with `at` (a time in seconds), `status` and `error`.
+    """
 
     event_id: str
     type: str

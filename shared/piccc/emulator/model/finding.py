@@ -38,13 +38,16 @@ class Words:
         self._used: set[tuple[int, int, int]] = set()
 
     def phrase(self, name: str, schema: Schema) -> str:
+        """Make up a short text for a name."""
         return self._phrase(name, schema)
 
     def claim(self, value: Any) -> None:
+        """Note that a value was used."""
         if (offer := self._offered.pop(repr(value), None)) is not None:
             self._used.add((id(offer[0]), offer[1].start, offer[1].end))
 
     def bound(self, name: str, schema: Schema) -> Iterator[Any]:
+        """Give the values that the words tie to this name, best first."""
         wanted = _meant(name)
         yield from _stated(self._reading.objects, name, wanted)
         yield from self._tied(self._reading, name, schema)
@@ -54,6 +57,7 @@ class Words:
                 yield from (link for known in self._known for link in _links(known))
 
     def free(self, name: str, schema: Schema) -> Iterator[Any]:
+        """Give values of the right kind that nothing else has used."""
         wanted = _meant(name)
         yield from _stated(self._known, name, wanted)
         for reading in self._around:
@@ -75,11 +79,13 @@ class Words:
                 yield subject
 
     def items(self, name: str, schema: Schema) -> Iterator[list[Any]]:
+        """Give lists that the words tie to this name."""
         for found in self._lists(self._reading, name, _meant(name), schema):
             if found:
                 yield list(dict.fromkeys(found))
 
     def parts(self) -> Iterator[list[Finder]]:
+        """Give ways to part the words, each as one finder for each part."""
         for pattern in (r"\n+|;|；|。", r"(?<=[.!?])\s+", r",?\s+and\s+|[；;、]|，", r",\s*"):
             parts = [part for part in re.split(pattern, self._reading.text) if part.strip()]
             yield [Words(part, tool=self._tool, phrase=self._phrase) for part in parts]

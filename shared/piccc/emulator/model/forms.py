@@ -24,6 +24,7 @@ class Voice:
     seed: int | None = None
 
     def pick(self, options: Sequence[str], text: str) -> str:
+        """Return one of the options, always the same for a text."""
         return options[crc32(f"{self.model}|{self.seed or 0}|{text}".encode()) % len(options)]
 
 

@@ -116,6 +116,7 @@ class Reading:
 
     @cached_property
     def quoted(self) -> list[Found]:
+        """What stands between quotation marks."""
         found = []
         for match in _QUOTED.finditer(self.text):
             value = next(group for group in match.groups() if group)
@@ -124,10 +125,12 @@ class Reading:
 
     @cached_property
     def urls(self) -> list[Found]:
+        """Addresses on the web."""
         return self._all(_URL)
 
     @cached_property
     def emails(self) -> list[Found]:
+        """Addresses of mail."""
         return self._all(_EMAIL)
 
     @cached_property
@@ -147,10 +150,12 @@ class Reading:
 
     @cached_property
     def moments(self) -> list[Found]:
+        """Dates with a time of the day."""
         return self._all(_MOMENT)
 
     @cached_property
     def ratios(self) -> list[Found]:
+        """Aspect ratios, as `16:9`."""
         times = {
             (found.start, found.end)
             for found in self.times
@@ -161,15 +166,18 @@ class Reading:
 
     @cached_property
     def resolutions(self) -> list[Found]:
+        """Sizes of pictures and films, as `2K` or `720p`."""
         return self._all(_RESOLUTION, lambda match: re.sub(r"\s", "", match[0]).replace("k", "K"))
 
     @cached_property
     def ids(self) -> list[Found]:
+        """Names that only a program would give."""
         uuids = self._all(_UUID)
         return uuids + [found for found in self._all(_ID) if not _inside(found, uuids + self.urls)]
 
     @cached_property
     def files(self) -> list[Found]:
+        """Names of files."""
         return [found for found in self._all(_FILE) if not _inside(found, self.urls + self.emails)]
 
     @cached_property
@@ -181,6 +189,7 @@ class Reading:
 
     @cached_property
     def code(self) -> list[Found]:
+        """What stands between fences."""
         return self._all(_CODE, lambda match: match[1].strip())
 
     @cached_property

@@ -110,10 +110,12 @@ def _kind_of(value: Any) -> str:
 
 
 def is_text(schema: Any) -> bool:
+    """Tell whether a schema lets any text through."""
     return isinstance(schema, Mapping) and schema.get("type") == "string" and "enum" not in schema
 
 
 def properties(shape: Schema) -> Mapping[str, Any]:
+    """Return the schemas of an object's properties."""
     found = shape.get("properties", {})
     return found if isinstance(found, Mapping) else {}
 
