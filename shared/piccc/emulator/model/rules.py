@@ -237,15 +237,16 @@ class _Talk:
     def reasoning(self, calls: tuple[Call, ...]) -> str:
         """Say in a sentence or two what was seen, and what follows from it."""
         asked = " ".join(self.prompt.split())[:120] or "nothing in words"
+        asked += "" if asked[-1] in ".!?…。！？" else "."
         media = f" There are {len(self.user.media)} attachments." if self.user.media else ""
         if calls:
             names = ", ".join(
                 f"{call.name} with {json.dumps(call.arguments, ensure_ascii=False)}" for call in calls
             )
-            return f"The user says: {asked}.{media} The tools fit: I call {names}."
+            return f"The user says: {asked}{media} The tools fit: I call {names}."
         if self.results:
-            return f"The user says: {asked}.{media} The tools gave {len(self.results)} results, which I tell."
-        return f"The user says: {asked}.{media} No tool is needed; I answer in words."
+            return f"The user says: {asked}{media} The tools gave {len(self.results)} results, which I tell."
+        return f"The user says: {asked}{media} No tool is needed; I answer in words."
 
     def _id(self, name: str, at: int) -> str:
         seen = f"{len(self.ask.turns)}|{at}|{name}|{self.prompt}|{self.ask.seed}|{self.ask.model}"
