@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from piccc.media.ledger import Entry, Ledger, MemoryLedger
+from piccc.media.ledger import Entry, Ledger, MemoryLedger, Noticeboard
 from piccc.media.sqlite_ledger import SQLiteLedger
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -92,3 +92,37 @@ def test_of_four_processes_one_gets_each_key(tmp_path: Path) -> None:
 def _claim_all(path: str) -> list[str]:
     ledger = SQLiteLedger(path)
     return [f"k{number}" for number in range(25) if ledger.claim(entry(f"k{number}")) is None]
+
+
+def test_what_one_process_is_told_the_others_see_once(tmp_path: Path) -> None:
+    one, two, three = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(3))
+    assert one.posted() == two.posted() == []
+    one.post("task_1")
+    assert [each.posted() for each in (one, two, two)] == [[], ["task_1"], []]
+    two.post("task_2")
+    one.post("task_3")
+    assert one.posted() == ["task_2", "task_3"]
+    assert two.posted() == ["task_3"]
+    assert three.posted() == ["task_1", "task_2", "task_3"]
+
+
+def test_only_the_latest_notices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc.media.sqlite_ledger.MOST_NOTICES", 3)
+    one, two = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(2))
+    for number in range(5):
+        one.post(f"task_{number}")
+    assert two.posted() == ["task_2", "task_3", "task_4"]
+
+
+def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = SQLiteLedger(tmp_path / "tasks.db")
+    ledger.claim(entry())
+    assert ledger.posted() == []
+    monkeypatch.setattr("sqlite3.connect", None)
+    assert ledger.posted() == []
+    assert SQLiteLedger(tmp_path / "none.db").posted() == []
+
+
+def test_only_the_ledger_in_a_file_is_a_noticeboard(tmp_path: Path) -> None:
+    assert isinstance(SQLiteLedger(tmp_path / "tasks.db"), Noticeboard)
+    assert not isinstance(MemoryLedger(), Noticeboard)

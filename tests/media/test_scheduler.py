@@ -103,6 +103,15 @@ def test_a_webhook_hint_is_asked_about_at_once() -> None:
     assert first_watch(waiting, 0.1).task.id == "t"
 
 
+def test_a_hint_that_comes_while_its_task_is_read_is_not_lost() -> None:
+    waiting = scheduler()
+    waiting.add(running(), 0.0, at_once=True)
+    watch = first_watch(waiting, 0.0)
+    waiting.hint("t")
+    assert waiting.read(watch, running(), None, 0.1) is None
+    assert first_watch(waiting, 0.2) is watch
+
+
 def test_a_429_freezes_everything_for_as_long_as_it_says() -> None:
     waiting = scheduler()
     for number in range(2):
@@ -205,7 +214,7 @@ def _due(waiting: Scheduler) -> float:
         now = waiting.wake()
         step = waiting.next(now)
         if isinstance(step, Watch):
-            waiting.undone(step, now)
+            waiting.undone(step)
             return max(now, waiting.wake())
 
 

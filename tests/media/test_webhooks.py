@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from piccc import AsyncClient, Client, Polling
-from piccc.emulator import Emulator
+from piccc.emulator import Emulator, ManualClock
 from piccc.errors import ConfigurationError, SubmissionUnknown
 from piccc.media.signing import sign, verify
 from piccc.media.webhooks import Webhooks
@@ -25,6 +27,7 @@ from tests.media.file_host import FileHost, serving
 SECRET = "a secret of enough letters"
 IMAGE = {"model": "piccc-image"}
 SUBMISSIONS = "POST /v1/images/tasks"
+SPAWN = multiprocessing.get_context("spawn")
 SLOW = Polling(min=30.0, max=30.0)
 PATIENCE = 10.0
 
@@ -75,6 +78,30 @@ def test_a_delivery_ends_a_wait_that_would_poll_only_later(emulator: Emulator, f
         task = client.images.submit("a fox", **IMAGE, webhook=receiver)
         assert task.wait(timeout=25).status == "completed"
     assert gets(emulator) == 1
+
+
+def deliver_in_another_process(base_url: str, ledger: Path) -> None:
+    client = Client(base_url=base_url, api_key="unused", ledger=ledger)
+    deliver(client.webhooks(secret=SECRET, public_url="https://app.example.com"), "fox", {})
+
+
+def test_a_delivery_to_another_process_wakes_waits_where_both_share_a_ledger(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with Emulator(clock=clock) as emulator:
+        client = blocking(emulator, SLOW, ledger=tmp_path / "tasks.db")
+        task = client.images.submit("a fox", **IMAGE, key="fox")
+        emulator.advance(60)
+        ended: list[str] = []
+        waiting = threading.Thread(target=lambda: ended.append(task.wait(timeout=25).status))
+        waiting.start()
+        other = SPAWN.Process(
+            target=deliver_in_another_process, args=(emulator.base_url, tmp_path / "tasks.db")
+        )
+        other.start()
+        other.join()
+        waiting.join()
+        assert ended == ["completed"]
+        assert gets(emulator) == 1
 
 
 async def test_a_delivery_to_another_thread_wakes_an_event_loop(emulator: Emulator) -> None:

@@ -12,11 +12,12 @@ from urllib.parse import quote, urljoin
 from piccc.config import origin_of
 from piccc.errors import InvalidArgumentError, PicccError, ResponseError, SubmissionUnknown
 from piccc.media.allowance import Allowance
-from piccc.media.ledger import Entry, Ledger, MemoryLedger
+from piccc.media.ledger import Entry, Ledger, MemoryLedger, Noticeboard
 from piccc.media.order import Order, is_recent, nearest
-from piccc.media.paging import Pages
+from piccc.media.paging import Page, Pages
 from piccc.media.polling import Polling
-from piccc.media.waiter import Watching, waiter_for
+from piccc.media.waiter import READ_SECONDS, hint
+from piccc.media.watching import Watching
 from piccc.tasks import Task, read_task, read_task_list
 from piccc.transport.port import IO
 from piccc.transport.retry_after import retry_after
@@ -164,9 +165,9 @@ class Account:
                 break
         return [task for task in nearest(found, entry) if self.ledger.key_of(task.id) is None]
 
-    async def get(self, task: Task | str) -> Task:
-        """Read a task."""
-        payload, _ = await self.session.read(self._path(task))
+    async def get(self, task: Task | str, *, seconds: float = READ_SECONDS) -> Task:
+        """Read a task, within so many seconds but no more than usual."""
+        payload, _ = await self.session.read(self._path(task), seconds=min(seconds, READ_SECONDS))
         return read_task(payload)
 
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
@@ -174,22 +175,27 @@ class Account:
         payload, headers = await self.session.read(self._path(task), seconds=seconds, retries=0)
         return replace(read_task(payload), id=task.id), retry_after(headers)
 
-    async def poll_page(self, pages: Pages, seconds: float) -> list[Task]:
-        """Read the next page of a list once, within so many seconds."""
-        payload, _ = await self.session.read(pages.path, seconds=seconds, retries=0)
-        return pages.take(*read_task_list(payload))
+    async def poll_page(self, path: str, seconds: float) -> Page:
+        """Read a page of a list once, within so many seconds."""
+        payload, _ = await self.session.read(path, seconds=seconds, retries=0)
+        return read_task_list(payload)
 
     async def next_page(self, pages: Pages) -> list[Task]:
         """Read the next page of a list; return the tasks that no earlier page had."""
         payload, _ = await self.session.read(pages.path)
         return pages.take(*read_task_list(payload))
 
+    def hint(self, task_id: str) -> None:
+        """Have a task asked for next by whoever waits for it, here and in processes that share the ledger."""
+        hint(task_id)
+        if isinstance(self.ledger, Noticeboard):
+            self.ledger.post(task_id)
+
     def watch(
         self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False
     ) -> Watching:
         """Begin to wait for tasks; `every_change` reports progress too."""
-        waiter = waiter_for(self)
-        watching = Watching(waiter, self, timeout=timeout, every_change=every_change)
+        watching = Watching(self, timeout=timeout, every_change=every_change)
         for task in tasks:
             watching.add(task)
         return watching

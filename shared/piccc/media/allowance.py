@@ -12,6 +12,19 @@ class Allowance:
     """Bound what is submitted: `max_tasks` tasks, `max_video_seconds` of film; None sets no bound.
 
     One allowance may be shared by clients, threads and runs. What the server refused is given back.
+
+    Attributes:
+        max_tasks: how many tasks may be submitted.
+        max_video_seconds: how many seconds of film.
+        tasks: how many have been.
+        video_seconds: how many seconds have been.
+
+    Example:
+        >>> from piccc import Allowance, Client
+        >>> allowance = Allowance(max_tasks=10)
+        >>> task = Client(allowance=allowance).images.submit("A ceramic mug", model="piccc-image")
+        >>> allowance
+        Allowance(1 of 10 tasks, 0.0 of None s of film)
     """
 
     def __init__(self, *, max_tasks: int | None = None, max_video_seconds: float | None = None) -> None:

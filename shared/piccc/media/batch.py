@@ -28,7 +28,7 @@ from piccc.media.allowance import Allowance
 from piccc.media.display import gallery
 from piccc.media.handle import AsyncTaskHandle, TaskHandle
 from piccc.media.order import Order, order
-from piccc.media.waiter import Watching
+from piccc.media.watching import Watching
 from piccc.tasks import Task, TaskType
 from piccc.transport.port import finish
 

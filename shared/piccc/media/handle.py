@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from piccc.errors import MissingExtraError, OutputError
 from piccc.media.display import Card, mimebundle
 from piccc.media.download import MAX_OUTPUT_BYTES, Terms
-from piccc.media.saving import FilePath, load, save
+from piccc.media.preview import Preview
+from piccc.media.saving import FilePath, load, place_of, save
 from piccc.media.sniffing import mime_type_of
 from piccc.tasks import Output, Task, read_task
 from piccc.transport.port import finish
@@ -29,12 +30,13 @@ OnUpdate = Callable[[Task], object]
 
 
 class _BoundOutput(Output):
-    __slots__ = ("_account", "_task")
+    __slots__ = ("_account", "_task", "preview")
 
     def __init__(self, output: Output, task: Task, account: Account) -> None:
         super().__init__(**{each.name: getattr(output, each.name) for each in fields(output)})
         self._task = task
         self._account = account
+        self.preview = Preview(account, task, self)
 
 
 class OutputHandle(_BoundOutput):
@@ -42,6 +44,9 @@ class OutputHandle(_BoundOutput):
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+
+    Attributes:
+        preview: what a notebook can show of it without its address.
     """
 
     __slots__ = ()
@@ -56,18 +61,25 @@ class OutputHandle(_BoundOutput):
     ) -> Path:
         """Write it to a file, or into a directory under a name of its own; return the file's path.
 
-        The file appears when it is whole. `provenance` writes a JSON note beside it; `any_type` takes content
-        that is neither picture nor film.
+        Args:
+            path: a file, or a directory: one that exists, or a path that ends with a separator.
+            max_bytes: how large it may be; 2 GiB by default.
+            any_type: whether content that is neither picture nor film is taken too.
+            provenance: whether a JSON note is written beside it.
+
+        The file appears when it is whole.
         """
         terms = Terms(max_bytes=max_bytes, any_type=any_type)
-        return finish(save(self._account, self._task, self, path, terms, provenance=provenance))
+        saved = finish(save(self._account, self._task, self, path, terms, provenance=provenance))
+        self.preview.saved(saved)
+        return saved
 
     def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
-        """Return its content."""
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
         return finish(load(self._account, self._task, self, Terms(max_bytes=max_bytes)))
 
     def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
-        """Return it as a Pillow image."""
+        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
         return picture(self.bytes(max_bytes=max_bytes), self.task_id)
 
     def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
@@ -80,6 +92,9 @@ class AsyncOutputHandle(_BoundOutput):
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+
+    Attributes:
+        preview: what a notebook can show of it without its address.
     """
 
     __slots__ = ()
@@ -94,18 +109,25 @@ class AsyncOutputHandle(_BoundOutput):
     ) -> Path:
         """Write it to a file, or into a directory under a name of its own; return the file's path.
 
-        The file appears when it is whole. `provenance` writes a JSON note beside it; `any_type` takes content
-        that is neither picture nor film.
+        Args:
+            path: a file, or a directory: one that exists, or a path that ends with a separator.
+            max_bytes: how large it may be; 2 GiB by default.
+            any_type: whether content that is neither picture nor film is taken too.
+            provenance: whether a JSON note is written beside it.
+
+        The file appears when it is whole.
         """
         terms = Terms(max_bytes=max_bytes, any_type=any_type)
-        return await save(self._account, self._task, self, path, terms, provenance=provenance)
+        saved = await save(self._account, self._task, self, path, terms, provenance=provenance)
+        self.preview.saved(saved)
+        return saved
 
     async def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
-        """Return its content."""
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
         return await load(self._account, self._task, self, Terms(max_bytes=max_bytes))
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
-        """Return it as a Pillow image."""
+        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
         return picture(await self.bytes(max_bytes=max_bytes), self.task_id)
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
@@ -116,17 +138,22 @@ class AsyncOutputHandle(_BoundOutput):
 class _BoundTask(Task):
     __slots__ = ("_account", "_display_id")
     _bound_output: type[_BoundOutput]
+    outputs: list[_BoundOutput]  # type: ignore[assignment]  # of Task's, those that know their client
 
     def __init__(self, task: Task, account: Account) -> None:
         self._account = account
         self._display_id: str | None = None
+        self.outputs = []
         self.take(task)
 
     def take(self, task: Task) -> Self:
         """Become what a task is now; a card of it that a notebook shows changes too."""
+        previews = {place_of(output): output.preview for output in self.outputs}
         for each in fields(Task):
             setattr(self, each.name, getattr(task, each.name))
         self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
+        for output in self.outputs:
+            output.preview = previews.get(place_of(output), output.preview)
         if self._display_id is not None:
             Card(self).update(self._display_id)
         return self
@@ -152,7 +179,11 @@ class _BoundTask(Task):
 
 
 class TaskHandle(_BoundTask):
-    """A task that can be asked for more: it always shows what was last read of it. It can be pickled."""
+    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+
+    Attributes:
+        outputs: what it made, each of which can be saved; empty until it is completed.
+    """
 
     __slots__ = ()
     _bound_output = OutputHandle
@@ -183,12 +214,16 @@ class TaskHandle(_BoundTask):
                 yield task
 
     def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
-        """Write all outputs into a directory; return the files' paths."""
+        """Write all outputs into a directory, made if need be; return the files' paths."""
         return [output.save(_folder(folder), provenance=provenance) for output in self.outputs]
 
 
 class AsyncTaskHandle(_BoundTask):
-    """A task that can be asked for more: it always shows what was last read of it. It can be pickled."""
+    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+
+    Attributes:
+        outputs: what it made, each of which can be saved; empty until it is completed.
+    """
 
     __slots__ = ()
     _bound_output = AsyncOutputHandle
@@ -219,7 +254,7 @@ class AsyncTaskHandle(_BoundTask):
                 yield task
 
     async def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
-        """Write all outputs into a directory; return the files' paths."""
+        """Write all outputs into a directory, made if need be; return the files' paths."""
         return [await output.save(_folder(folder), provenance=provenance) for output in self.outputs]
 
 

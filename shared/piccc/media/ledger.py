@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 MOST_REMEMBERED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One submission.
+    """One submission, as a `Ledger` remembers it.
 
     Attributes:
         key: names it; the caller's own or a random one.
@@ -64,6 +64,22 @@ class Ledger(Protocol):
 
     def unsettled(self) -> list[Entry]:
         """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        ...
+
+
+@runtime_checkable
+class Noticeboard(Protocol):
+    """A ledger by which processes tell one another that a task is said to have ended.
+
+    It only shortens waits, so neither losing nor repeating a notice does harm.
+    """
+
+    def post(self, task_id: str) -> None:
+        """Tell the other processes of a task."""
+        ...
+
+    def posted(self) -> list[str]:
+        """Return the tasks of which others told since this was last asked; it is asked every second."""
         ...
 
 

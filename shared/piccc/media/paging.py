@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 from piccc.tasks import Task
 
 PAGE_SIZE = 100
+Page = tuple[list[Task], Mapping[str, str] | None]
+"""A page's tasks, and what names the next one."""
 
 
 class Pages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from piccc.errors import ConfigurationError
@@ -29,3 +30,15 @@ class Polling:
             raise ConfigurationError(
                 f"{self!r} makes no sense.", hint="min is at most max, and the others are above 0."
             )
+
+
+def joint(pollings: Iterable[Polling]) -> Polling:
+    """Return the quickest pace and the smallest budget of several, for waits that ask as one."""
+    several = list(pollings)
+    return Polling(
+        min=min(each.min for each in several),
+        max=min(each.max for each in several),
+        requests_per_second=min(each.requests_per_second for each in several),
+        use_list=all(each.use_list for each in several),
+        timeout=max(each.timeout for each in several),
+    )

@@ -29,7 +29,7 @@ class _Media(_Resource):
 
 
 class Media(_Media):
-    """Image or video tasks."""
+    """Image or video tasks: `client.images`, `client.videos`."""
 
     def submit(
         self,
@@ -59,6 +59,14 @@ class Media(_Media):
             InvalidArgumentError: an argument makes no sense; nothing was sent.
             BudgetExceeded: the client's allowance is used up; nothing was sent.
             SubmissionUnknown: no answer came; it says how to find the task.
+
+        Example:
+            >>> from piccc import Client
+            >>> client = Client()
+            >>> task = client.images.submit("A ceramic mug", model="piccc-image", key="mug-1")
+            >>> again = client.images.submit("A ceramic mug", model="piccc-image", key="mug-1")
+            >>> again.id == task.id
+            True
         """
         ordered = order(
             self._type,
@@ -81,7 +89,24 @@ class Media(_Media):
         on_update: OnUpdate | None = None,
         **options: Any,
     ) -> TaskHandle:
-        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs."""
+        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs.
+
+        Args:
+            prompt: what to make.
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_update: is called with the task at each change of its status or progress.
+            options: `submit`'s arguments.
+
+        Raises:
+            TaskWaitTimeout: it is still running; wait again, do not submit again.
+            TaskError: it ended without an output; the kinds of it say why.
+
+        Example:
+            >>> from piccc import Client
+            >>> task = Client().images.generate("A ceramic mug", model="piccc-image", aspect_ratio="1:1")
+            >>> task.outputs[0].save("mug.png").name
+            'mug.png'
+        """
         return self.submit(prompt, **options).wait(timeout=timeout, on_update=on_update)
 
     def map(
@@ -102,6 +127,7 @@ class Media(_Media):
         Args:
             prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
             run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
+            concurrency: how many tasks may run at a time.
             on_result: is called with each task that has ended, in the order of their ending; once per run.
             progress: show a line of progress on the terminal.
             max_tasks, max_video_seconds: an allowance for this batch.
@@ -110,6 +136,12 @@ class Media(_Media):
 
         Raises:
             BatchStopped: a row failed in a way that all others would; `batch` has what was made.
+
+        Example:
+            >>> from piccc import Client
+            >>> batch = Client().images.map(["A red mug", "A blue mug"], model="piccc-image", max_tasks=10)
+            >>> [(task.prompt, task.status) for task in batch]
+            [('A red mug', 'completed'), ('A blue mug', 'completed')]
         """
         allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
         batch = BatchRun(self._account, self._type, prompts, options, run, allowance, timeout)
@@ -117,7 +149,7 @@ class Media(_Media):
 
 
 class AsyncMedia(_Media):
-    """Image or video tasks."""
+    """Image or video tasks: `client.images`, `client.videos` of an `AsyncClient`."""
 
     async def submit(
         self,
@@ -169,7 +201,7 @@ class AsyncMedia(_Media):
         on_update: OnUpdate | None = None,
         **options: Any,
     ) -> AsyncTaskHandle:
-        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs."""
+        """Submit a task as `submit` does and wait for it; arguments and errors as of `Media.generate`."""
         task = await self.submit(prompt, **options)
         return await task.wait(timeout=timeout, on_update=on_update)
 
@@ -191,6 +223,7 @@ class AsyncMedia(_Media):
         Args:
             prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
             run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
+            concurrency: how many tasks may run at a time.
             on_result: is called with each task that has ended, in the order of their ending, once per run;
                 what it returns is awaited if it can be.
             progress: show a line of progress on the terminal.
@@ -207,14 +240,17 @@ class AsyncMedia(_Media):
 
 
 class Tasks(_Resource):
-    """Tasks of the account: read, list, waited for, found again."""
+    """Tasks of the account, read, listed, waited for, found again: `client.tasks`."""
 
     def get(self, task: Task | str) -> TaskHandle:
-        """Read a task."""
+        """Read a task, given by its id or as it was; raise NotFoundError where the server knows none."""
         return self._handle(finish(self._account.get(task)))
 
     def list(self, *, type: TaskType | None = None, status: str | None = None) -> Iterator[TaskHandle]:
-        """Iterate over the account's tasks, newest first, page by page."""
+        """Iterate over the account's tasks, newest first, page by page.
+
+        `type` and `status` choose which ones (documented); the words for a status are assumed, see `Task`.
+        """
         pages = Pages(type=type, status=status)
         while not pages.is_done:
             yield from map(self._handle, finish(self._account.next_page(pages)))
@@ -222,7 +258,24 @@ class Tasks(_Resource):
     def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
     ) -> TaskHandle:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
+        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none.
+
+        Args:
+            task: a task, or its id.
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_update: is called with the task at each change of its status or progress.
+
+        Raises:
+            TaskWaitTimeout: it is still running; wait again, do not submit again.
+            TaskError: it ended without an output; the kinds of it say why.
+
+        Example:
+            >>> from piccc import Client
+            >>> client = Client()
+            >>> film = client.videos.submit("A mug that turns", model="piccc-video", duration_seconds=2)
+            >>> client.tasks.wait(film.id, timeout=60).outputs[0].mime_type
+            'video/mp4'
+        """
         return self._handle(task).wait(timeout=timeout, on_update=on_update)
 
     def wait_all(
@@ -262,6 +315,13 @@ class Tasks(_Resource):
         """Return the task of a submission: from the ledger, else found among the account's tasks.
 
         Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
+        Raise InvalidArgumentError where the ledger has no submission of that key.
+
+        Example:
+            >>> from piccc import Client
+            >>> made = Client(ledger="tasks.db").images.submit("A mug", model="piccc-image", key="mug-2")
+            >>> Client(ledger="tasks.db").tasks.resume("mug-2").id == made.id
+            True
         """
         return self._handle(finish(self._account.resume(key, resubmit=resubmit)))
 
@@ -276,16 +336,19 @@ class Tasks(_Resource):
 
 
 class AsyncTasks(_Resource):
-    """Tasks of the account: read, list, waited for, found again."""
+    """Tasks of the account, read, listed, waited for, found again: `client.tasks` of an `AsyncClient`."""
 
     async def get(self, task: Task | str) -> AsyncTaskHandle:
-        """Read a task."""
+        """Read a task, given by its id or as it was; raise NotFoundError where the server knows none."""
         return self._handle(await self._account.get(task))
 
     async def list(
         self, *, type: TaskType | None = None, status: str | None = None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        """Iterate over the account's tasks, newest first, page by page."""
+        """Iterate over the account's tasks, newest first, page by page.
+
+        `type` and `status` choose which ones (documented); the words for a status are assumed, see `Task`.
+        """
         pages = Pages(type=type, status=status)
         while not pages.is_done:
             for task in await self._account.next_page(pages):
@@ -294,7 +357,10 @@ class AsyncTasks(_Resource):
     async def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
     ) -> AsyncTaskHandle:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none."""
+        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none.
+
+        Arguments and errors are as of `Tasks.wait`.
+        """
         return await self._handle(task).wait(timeout=timeout, on_update=on_update)
 
     async def wait_all(
@@ -334,6 +400,7 @@ class AsyncTasks(_Resource):
         """Return the task of a submission: from the ledger, else found among the account's tasks.
 
         Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
+        Raise InvalidArgumentError where the ledger has no submission of that key.
         """
         return self._handle(await self._account.resume(key, resubmit=resubmit))
 

@@ -57,7 +57,7 @@ async def load(account: Account, task: Task, output: Output, terms: Terms) -> by
 
 async def _fetch(account: Account, task: Task, output: Output, file: BinaryIO, terms: Terms) -> Content:
     async def renew() -> str | None:
-        return _same_output(await account.get(task), output)
+        return _same_output(await account.get(task, seconds=terms.timeout), output)
 
     terms = replace(terms, private=account.private_outputs)
     session = account.session
@@ -72,10 +72,15 @@ async def _fetch(account: Account, task: Task, output: Output, file: BinaryIO, t
     return content
 
 
+def place_of(output: Output) -> tuple[str, str]:
+    """Return what stays the same when an output's address is renewed: host and path."""
+    parts = urlsplit(output.url)
+    return parts.netloc, parts.path
+
+
 def _same_output(task: Task, output: Output) -> str | None:
     """Return the present address of an output: the one with its path, else its task's only one."""
-    place = urlsplit(output.url)[1:3]
-    same = [each.url for each in task.outputs if urlsplit(each.url)[1:3] == place]
+    same = [each.url for each in task.outputs if place_of(each) == place_of(output)]
     found = same or [each.url for each in task.outputs]
     return found[0] if len(found) == 1 else None
 

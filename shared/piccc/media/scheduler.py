@@ -87,10 +87,13 @@ Step = Watch | Sweep
 
 
 class Scheduler:
-    """Decide what to ask next. `random` gives numbers from 0 to 1; all else is told."""
+    """Decide what to ask next. `random` gives numbers from 0 to 1; all else is told.
+
+    `polling` may change on the way, when waits of another pace come and go.
+    """
 
     def __init__(self, polling: Polling, random: Callable[[], float]) -> None:
-        self._polling = polling
+        self.polling = polling
         self._random = random
         self._watches: dict[str, Watch] = {}
         self._due: list[tuple[float, int, str]] = []
@@ -116,7 +119,7 @@ class Scheduler:
             self._cover(watch, now)
         else:
             self._schedule(watch, now if at_once else now + self._pause())
-        self._sweep_at = min(self._sweep_at, now if at_once else now + self._polling.min)
+        self._sweep_at = min(self._sweep_at, now if at_once else now + self.polling.min)
 
     def drop(self, id: str) -> None:
         """Wait for a task no longer."""
@@ -137,7 +140,7 @@ class Scheduler:
         step: Step | None = self._take_due(now) or self._sweep
         if step is not None:
             earliest = max(self._budget_from, now - BURST_SECONDS)
-            self._budget_from = earliest + 1 / self._polling.requests_per_second
+            self._budget_from = earliest + 1 / self.polling.requests_per_second
         return step
 
     def wake(self) -> float:
@@ -155,6 +158,8 @@ class Scheduler:
         watch.is_reread = task.status == "completed"
         watch.is_alone = watch.is_alone or watch.absences > 1
         self._warn(task)
+        if watch.due == -math.inf:
+            return None  # it was hinted at while it was read
         if watch.is_alone or watch.is_reread or not self._uses_list:
             self._schedule(watch, now + max(self._pause(), hint or 0.0))
         else:
@@ -178,10 +183,10 @@ class Scheduler:
         self._schedule(watch, now + max(pause, error.retry_after or 0.0))
         return None
 
-    def undone(self, step: Step, now: float) -> None:
-        """Take a step back that was begun and given up."""
+    def undone(self, step: Step) -> None:
+        """Take a step back that was begun and given up: it is the next one again."""
         if isinstance(step, Watch):
-            self._schedule(step, now)
+            self._schedule(step, -math.inf)
 
     def listed(self, sweep: Sweep, tasks: list[Task], now: float) -> list[Task | Ended]:
         """Take a page of a list; return those of its tasks that are waited for."""
@@ -212,7 +217,7 @@ class Scheduler:
     def _begin_sweep(self, now: float) -> None:
         self._sweep_at = now + self._pause() if self._watches else math.inf
         covered = [id for id, watch in self._watches.items() if not watch.is_alone]
-        may_list = self._polling.use_list and now >= self._listless_until
+        may_list = self.polling.use_list and now >= self._listless_until
         self._uses_list = may_list and len(covered) > self._sweep_cost
         if self._uses_list:
             self._sweep = self._first_pages(set(covered))
@@ -222,7 +227,7 @@ class Scheduler:
             if self._uses_list and not watch.is_covered and not is_to_be_confirmed:
                 self._cover(watch, now)
             elif watch.is_covered and not self._uses_list:
-                self._schedule(watch, now + self._random() * self._polling.max)
+                self._schedule(watch, now + self._random() * self.polling.max)
 
     def _first_pages(self, covered: set[str]) -> Sweep:
         is_shorter = 2 * self._look_up_cost < self._sweep_cost
@@ -318,7 +323,7 @@ class Scheduler:
         self._blocked_until = max(self._blocked_until, now + pause)
 
     def _pause(self) -> float:
-        return self._polling.min + self._random() * (self._polling.max - self._polling.min)
+        return self.polling.min + self._random() * (self.polling.max - self.polling.min)
 
     def _warn(self, task: Task) -> None:
         if not task.is_known_status and task.status not in self._warned:

@@ -51,7 +51,7 @@ async def _body(receive: Any) -> bytes:
 
 
 class WebhookServer:
-    """A receiver that runs in threads until it is closed; `url` is where it listens."""
+    """A receiver of webhooks that runs in threads until it is closed; `Webhooks.serve` makes it."""
 
     def __init__(self, webhooks: Webhooks, account: Account, host: str, port: int) -> None:
         self._confirming = ThreadPoolExecutor(CONFIRMING_THREADS, "piccc-webhooks")

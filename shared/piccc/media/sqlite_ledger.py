@@ -6,18 +6,21 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from piccc.media.ledger import Entry
 
 LOCK_SECONDS = 30.0
 
-_TABLE = """
+MOST_NOTICES = 1000
+
+_TABLES = """
 CREATE TABLE IF NOT EXISTS submissions (
     key TEXT PRIMARY KEY, type TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL,
     task_id TEXT UNIQUE, is_handled INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notices (number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL)
 """
 _COLUMNS = "key, type, digest, request, at, task_id, is_handled"
 
@@ -31,6 +34,8 @@ class SQLiteLedger:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._is_made = False
+        self._last_notice = 0
+        self._state: object = None
 
     def claim(self, entry: Entry) -> Entry | None:
         """Write an entry down unless its key is taken; return the entry that took it, or None."""
@@ -83,6 +88,36 @@ class SQLiteLedger:
         with self._open() as database:
             return list(_entries(database, "task_id IS NULL ORDER BY at"))
 
+    def post(self, task_id: str) -> None:
+        """Tell the other processes that a task is said to have ended."""
+        with self._open() as database:
+            number = database.execute("INSERT INTO notices (task_id) VALUES (?)", (task_id,)).lastrowid or 0
+            database.execute("DELETE FROM notices WHERE number <= ?", (number - MOST_NOTICES,))
+        if self._last_notice == number - 1:
+            self._last_notice = number
+
+    def posted(self) -> list[str]:
+        """Return the tasks of which others told since this was last asked."""
+        state = self._state_of_file()
+        if state == self._state:
+            return []
+        with self._open() as database:
+            select = "SELECT number, task_id FROM notices WHERE number > ? ORDER BY number"
+            notices = database.execute(select, (self._last_notice,)).fetchall()
+        self._last_notice = max([self._last_notice, *(number for number, _ in notices)])
+        # Two writes may lie within one tick of the file system's clock: so look again after a find.
+        self._state = None if notices else state
+        return [task_id for _, task_id in notices]
+
+    def _state_of_file(self) -> object:
+        """Return what changes when somebody writes, which costs less than to look into the file."""
+        states = []
+        for path in (self.path, Path(f"{self.path}-wal")):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                states.append((path, found.st_mtime_ns, found.st_size))
+        return states or None
+
     def __repr__(self) -> str:
         return f"SQLiteLedger({str(self.path)!r})"
 
@@ -91,7 +126,7 @@ class SQLiteLedger:
         with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
             if not self._is_made:
                 database.execute("PRAGMA journal_mode = WAL")
-                database.execute(_TABLE)
+                database.executescript(_TABLES)
                 self._is_made = True
             # A submission must be on the disk before it is sent, whatever happens to the machine.
             database.execute("PRAGMA synchronous = FULL")

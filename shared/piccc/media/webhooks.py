@@ -30,7 +30,6 @@ from piccc.media.order import can_be
 from piccc.media.paging import Pages
 from piccc.media.serving import WebhookServer, serve_asgi
 from piccc.media.signing import sign, verify
-from piccc.media.waiter import hint
 from piccc.tasks import Task
 from piccc.transport.http import AsyncIO, BlockingIO
 from piccc.transport.port import Failure, HTTPRequest, finish
@@ -60,9 +59,10 @@ OnTask = Callable[[TaskHandle | AsyncTaskHandle], object]
 class Webhooks:
     """Receive deliveries as an ASGI app or on a threaded server, or make them by polling.
 
-    Make it with `client.webhooks(…)` and pass it as `webhook=` to submissions. It wakes every wait of this
-    process for the task; `on_task` is called once for each task that has ended, awaited if it can be, and
-    `forward_to` gets such deliveries as the provider makes (assumed).
+    Make it with `client.webhooks(…)` and pass it as `webhook=` to submissions. It wakes every wait for the
+    task, in this process and in those that share its ledger's file; `on_task` is called once for each task
+    that has ended, awaited if it can be, and `forward_to` gets such deliveries as the provider makes
+    (assumed).
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Webhooks:
             return
         try:
             if delivery.entry.task_id is not None:
-                hint(task_id)
+                account.hint(task_id)
                 if self._on_task is None and self._forward_to is None:
                     return
             await self._confirm(delivery, account)
@@ -152,7 +152,7 @@ class Webhooks:
         if delivery.entry.task_id is None:
             if not can_be(task, delivery.entry) or not account.ledger.settle(delivery.entry.key, task.id):
                 return
-            hint(task.id)
+            account.hint(task.id)
         for pause in _PAUSES:
             if task.is_terminal:
                 break
@@ -166,7 +166,7 @@ class Webhooks:
         with self._lock:
             if not _is_new(self._reported, task.id):
                 return
-        hint(task.id)
+        account.hint(task.id)
         if self._on_task is not None:
             is_async = isinstance(account.session.io, AsyncIO)
             handle = AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)

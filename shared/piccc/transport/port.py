@@ -6,7 +6,7 @@ loop; a blocking one never suspends, and `finish` drives such a coroutine to its
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Hashable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -74,7 +74,7 @@ class Signal(Protocol):
     """A wait that can be ended early."""
 
     def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread."""
+        """Wake who waits, or who waits next; from any thread, and from a finalizer."""
         ...
 
     async def wait(self, seconds: float) -> None:
@@ -83,7 +83,7 @@ class Signal(Protocol):
 
 
 class IO(Protocol):
-    """The world as behaviour sees it. Times are seconds on one monotonic clock."""
+    """The world as behaviour sees it. Times are seconds on the monotonic clock that all ports share."""
 
     @property
     def backend(self) -> str:
@@ -102,13 +102,8 @@ class IO(Protocol):
         """Wait."""
         ...
 
-    @property
-    def scope(self) -> Hashable:
-        """Where this port runs: ports of one scope have one clock and one way to send."""
-        ...
-
     def signal(self) -> Signal:
-        """Make a signal for a wait in this scope."""
+        """Make a signal for a wait in this thread or event loop."""
         ...
 
     async def resolve(self, host: str) -> list[str]:

@@ -1,25 +1,29 @@
-"""Waits that another thread or coroutine can end early."""
+"""Waits that another thread or coroutine can end early, and a finalizer wherever it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 
 class BlockingSignal:
     """Wake a thread that waits."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # Of all the standard library's means to wake a thread, this one alone may be used in a finalizer.
+        self._queue: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
         """Wake who waits, or who waits next; from any thread."""
-        self._event.set()
+        if self._queue.empty():
+            self._queue.put(None)
 
     async def wait(self, seconds: float) -> None:
         """Return when it was set or when `seconds` have passed, and forget that it was set."""
-        self._event.wait(seconds)
-        self._event.clear()
+        with suppress(Empty):
+            self._queue.get(timeout=min(seconds, threading.TIMEOUT_MAX))
 
 
 class AsyncSignal:
@@ -31,7 +35,7 @@ class AsyncSignal:
 
     def set(self) -> None:
         """Wake who waits, or who waits next; from any thread."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> None:

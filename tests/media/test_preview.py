@@ -1,0 +1,214 @@
+"""Cards have a small copy of a picture in them and outlive its address; showing one never fails or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import random
+import re
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from piccc import AsyncClient, Client
+from piccc.emulator import Emulator
+from piccc.media import preview
+from piccc.media.display import gallery
+from piccc.media.handle import TaskHandle
+from tests.media.driven import QUICK
+from tests.media.file_host import FileHost, serving
+
+KEY = "pcc_live_canary_1234567890"
+
+
+@cache
+def picture(width: int = 900, height: int = 600, mode: str = "RGB", format: str = "PNG") -> bytes:
+    """Return a picture of noise, which no format makes small."""
+    noise = random.Random(1).randbytes(width * height * len(Image.new(mode, (1, 1)).getbands()))
+    buffer = io.BytesIO()
+    Image.frombytes(mode, (width, height), noise).save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preview, "SECONDS", 60.0)
+
+
+@pytest.fixture
+def host() -> Iterator[FileHost]:
+    with serving(FileHost(content=picture())) as running:
+        yield running
+
+
+def body(*urls: str, type: str = "image") -> str:
+    outputs = [{"url": url, "type": type} for url in urls]
+    return json.dumps(
+        {"task_id": "task_1", "status": "completed", "type": type, "result": {"outputs": outputs}}
+    )
+
+
+def finished(host: FileHost, url: str = "", type: str = "image", **settings: Any) -> TaskHandle:
+    """Return a finished task of a client of that host."""
+    client = Client(base_url=host.url, api_key=KEY, **settings)
+    return client.tasks.load(body(url or f"{host.url}/file/a.png", type=type))
+
+
+def shown(task: Any) -> str:
+    """Return the HTML that a notebook shows."""
+    return str(task._repr_mimebundle_()["text/html"])
+
+
+def copy_in(html: str) -> Image.Image:
+    """Return the one picture that some HTML has in it."""
+    [data] = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
+    assert len(data) * 3 // 4 <= preview.MAX_COPY_BYTES
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"), [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("I;16", "PNG")]
+)
+def test_a_card_has_a_small_copy_of_its_picture_in_it(host: FileHost, mode: str, format: str) -> None:
+    if mode in ("P", "I;16"):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(picture())).convert("L").convert(mode).save(buffer, format)
+        host.content = buffer.getvalue()
+    else:
+        host.content = picture(mode=mode, format=format)
+    html = shown(finished(host))
+    width, height = copy_in(html).size
+    assert width <= 512
+    assert width * 2 == pytest.approx(height * 3, rel=0.02)
+    assert host.url not in html
+
+
+def test_it_is_fetched_once_however_often_it_is_shown_and_read_anew(host: FileHost) -> None:
+    host.task = json.loads(body(f"{host.url}/file/a.png?signature=fresh"))
+    task = finished(host)
+    html = shown(task)
+    assert shown(task) == shown(task.refresh()) == html
+    assert len(host.downloads) == 1
+
+
+def test_neither_the_card_nor_the_fetch_has_the_key(host: FileHost) -> None:
+    assert KEY not in shown(finished(host)) + repr(host.downloads)
+
+
+def test_an_expired_address_is_renewed_for_it(host: FileHost) -> None:
+    host.statuses = [403]
+    host.task = json.loads(body(f"{host.url}/file/a.png?signature=fresh"))
+    assert copy_in(shown(finished(host)))
+
+
+@pytest.mark.parametrize(
+    "trouble", ["gone", "huge", "no picture", "many pixels", "no address", "private", "no Pillow", "cut"]
+)
+def test_what_cannot_be_copied_is_shown_by_its_address(
+    host: FileHost, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{host.url}/file/a.png"
+    match trouble:
+        case "gone":
+            host.statuses, host.task = [404] * 9, json.loads(body(url))
+        case "huge":
+            host.announced = preview.MAX_BYTES + 1
+        case "no picture":
+            host.content = b"\x89PNG\r\n\x1a\n" + bytes(500)
+        case "many pixels":
+            monkeypatch.setattr(preview, "MAX_PIXELS", 900 * 600 - 1)
+        case "no address":
+            url = "https://files.invalid/a.png"
+        case "private":
+            url = "https://169.254.169.254/a.png"
+        case "no Pillow":
+            monkeypatch.setitem(sys.modules, "PIL", None)
+        case "cut":
+            host.content, host.announced = picture()[:1000], 1000
+    monkeypatch.setattr("piccc.media.download.FIRST_BACKOFF", 0.001)
+    assert f'src="{url}"' in shown(finished(host, url))
+    assert not (trouble == "no Pillow" and host.asked)
+
+
+def test_a_host_that_hangs_holds_nobody_up_and_is_not_asked_again(
+    host: FileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "SECONDS", 0.05)
+    is_released, has_answered = threading.Event(), threading.Event()
+    host.on_ask = lambda: has_answered.set() if is_released.wait(20) else None
+    task = finished(host)
+    assert "data:" not in shown(task)
+    assert not has_answered.is_set()
+    is_released.set()
+    assert "data:" not in shown(task)
+    assert len(host.downloads) <= 1
+
+
+def test_a_saved_picture_is_copied_from_its_file(host: FileHost, tmp_path: Path) -> None:
+    task = finished(host)
+    task.save(tmp_path)
+    host.statuses = [404] * 9
+    assert copy_in(shown(task))
+    assert len(host.downloads) == 1
+
+
+def test_a_film_plays_from_its_file_once_it_is_saved_where_a_notebook_can_load_it(
+    host: FileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    host.content = b"\x00\x00\x00\x18ftypisom" + bytes(500)
+    task = finished(host, type="video")
+    assert f'src="{host.url}/file/a.png#' in shown(task)
+    task.outputs[0].save(tmp_path / "films" / "a 狐 #1.mp4")
+    assert 'src="films/a%20%E7%8B%90%20%231.mp4#' in shown(task)
+    monkeypatch.chdir("/")
+    (tmp_path / "films" / "a 狐 #1.mp4").unlink()
+    assert f'src="{host.url}/file/a.png#' in shown(task)
+
+
+def test_a_gallery_fetches_a_bounded_number_of_pictures(
+    host: FileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "MOST_PREVIEWS", 5)
+    tasks = [finished(host, f"{host.url}/file/{number}") for number in range(7)]
+    html = gallery(tasks)
+    assert html.count('src="data:') == 5
+    assert html.count(f'src="{host.url}') == 2
+    assert gallery(tasks) == html
+    assert len(host.downloads) == 5
+
+
+async def test_a_card_of_an_asynchronous_client_has_its_copy_too(emulator: Emulator) -> None:
+    async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK) as client:
+        task = await client.images.generate("a fox", model="piccc-image")
+        assert max(copy_in(shown(task)).size) <= 512
+
+
+def test_what_is_awaited_for_by_a_client_of_the_callers_own_is_not_fetched_past_it(host: FileHost) -> None:
+    import httpx
+
+    async def show() -> str:
+        async with httpx.AsyncClient() as http:
+            client = AsyncClient(base_url=host.url, api_key=KEY, http_client=http)
+            return shown(client.tasks.load(body(f"{host.url}/file/a.png")))
+
+    assert "data:" not in asyncio.run(show())
+    assert host.asked == []
+
+
+def test_a_terminal_fetches_nothing(host: FileHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = types.ModuleType("IPython")
+    shell = types.SimpleNamespace(display_formatter=types.SimpleNamespace(active_types=["text/plain"]))
+    terminal.get_ipython = lambda: shell  # type: ignore[attr-defined]  # the one function that is used of it
+    monkeypatch.setitem(sys.modules, "IPython", terminal)
+    assert finished(host)._repr_mimebundle_()["text/plain"] == "image task_1: completed"
+    assert host.asked == []

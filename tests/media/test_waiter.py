@@ -1,0 +1,305 @@
+"""All waits of an account in a process ask as one, whoever of them comes, goes, breaks down or dies."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from piccc import AsyncClient, Client, Polling
+from piccc.emulator import Emulator
+from piccc.emulator.journal import RequestRecord
+from piccc.errors import ConfigurationError, NotFoundError, TaskWaitTimeout
+from piccc.media import waiter
+from piccc.media.account import Account
+from piccc.media.polling import joint
+from piccc.media.watching import Watching
+from piccc.transport.signals import AsyncSignal
+from tests.media.driven import QUICK
+from tests.media.fleet import Fleet, all_at_once
+from tests.media.world import FOREVER, World
+
+KEY = "pcc_live_world"
+TAKEN_OVER = waiter.READ_SECONDS + waiter.GRACE_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """See that a test leaves no wait behind."""
+    before = set(waiter._waiters.keys())
+    yield
+    gc.collect()
+    assert set(waiter._waiters.keys()) <= before
+
+
+def one_task(end: float = 20.0, count: int = 1) -> World:
+    return World(Fleet([0.0] * count, [end] * count))
+
+
+def wait(account: Account, *ids: str, timeout: float = 600.0) -> Watching:
+    return account.watch(ids, timeout=timeout)
+
+
+async def told(watching: Watching, into: list[str]) -> None:
+    """Wait to the end, and note what is told."""
+    with watching:
+        while (task := await watching.next()) is not None:
+            into.append(f"{task.id} {task.status}")
+
+
+def begun(watching: Watching) -> Any:
+    """Let a wait begin, to the point where it sends or sleeps; return what goes on with it."""
+    going = told(watching, [])
+    going.send(None)
+    return going
+
+
+def dealt_out(accounts: list[Account], world: World, ids: list[str]) -> Counter[str]:
+    """Wait for the tasks, dealt out to accounts; return how often each was told."""
+    seen: list[str] = []
+    waits = [wait(accounts[place % len(accounts)], id) for place, id in enumerate(ids)]
+    world.run(*(told(each, seen) for each in waits))
+    return Counter(seen)
+
+
+def test_waits_of_many_loops_and_threads_cost_what_one_wait_for_all_costs() -> None:
+    ids = [f"t{number}" for number in range(300)]
+    alone, seen = World(all_at_once(300, median=60)), list[str]()
+    alone.run(told(wait(alone.account(), *ids), seen))
+    together = World(all_at_once(300, median=60))
+    counts = dealt_out([together.account() for _ in range(5)], together, ids)
+    assert set(seen) == set(counts) == {f"{id} completed" for id in ids}
+    assert set(counts.values()) == {1}
+    assert together.asked == alone.asked
+
+
+def test_all_waits_of_a_process_share_one_budget() -> None:
+    world = World(all_at_once(100, median=60))
+    polling = Polling(requests_per_second=4, use_list=False)
+    ids = [f"t{number}" for number in range(100)]
+    counts = dealt_out([world.account(polling=polling) for _ in range(5)], world, ids)
+    assert len(counts) == 100
+    moments = [moment for moment, _ in world.asked]
+    assert all(later - sooner >= 1.0 for sooner, later in zip(moments, moments[9:], strict=False))
+
+
+def test_a_429_holds_back_the_waits_of_all() -> None:
+    world = one_task(count=3)
+    world.refusals = 1
+    counts = dealt_out([world.account() for _ in range(3)], world, ["t0", "t1", "t2"])
+    assert len(counts) == 3
+    assert world.asked[1][0] - world.asked[0][0] >= 60
+
+
+def test_of_several_pollings_the_quickest_pace_and_the_smallest_budget_hold() -> None:
+    mine = Polling(min=1, max=9, requests_per_second=4, timeout=60)
+    yours = Polling(min=2, max=5, requests_per_second=50, use_list=False, timeout=90)
+    assert joint([mine, yours]) == Polling(min=1, max=5, requests_per_second=4, use_list=False, timeout=90)
+
+
+def test_the_pace_of_a_quick_wait_holds_for_all_only_while_it_waits() -> None:
+    world, seen = one_task(end=100.0, count=2), list[str]()
+    slow = wait(world.account(polling=Polling(min=30, max=30)), "t0")
+    quick = wait(world.account(polling=Polling(min=1, max=1)), "t1", timeout=20)
+
+    async def gives_up() -> None:
+        with pytest.raises(TaskWaitTimeout):
+            await told(quick, seen)
+
+    world.run(told(slow, seen), gives_up())
+    moments = [moment for moment, _ in world.asked]
+    assert seen == ["t0 completed"]
+    assert sum(moment < 20 for moment in moments) >= 15
+    assert sum(20 < moment < 100 for moment in moments) <= 3
+
+
+def test_a_leader_whose_loop_was_stopped_amid_a_request_is_replaced_when_it_should_be_back() -> None:
+    world, seen = one_task(), list[str]()
+    stopped = begun(wait(world.account(latency=FOREVER), "t0"))
+    follower = told(wait(world.account(), "t0"), seen)
+    world.run(follower)
+    assert seen == ["t0 completed"]
+    assert world.asked[1][0] - world.asked[0][0] == pytest.approx(TAKEN_OVER)
+    assert len(world.asked) == 2
+    stopped.close()
+
+
+def test_a_leader_whose_loop_was_stopped_in_its_sleep_is_replaced_when_it_should_be_back() -> None:
+    world, seen = one_task(), list[str]()
+    stopped = begun(wait(world.account(), "t0"))
+    world.run(told(wait(world.account(), "t0"), seen))
+    assert seen == ["t0 completed"]
+    stopped.close()
+
+
+@pytest.mark.parametrize("latency", [TAKEN_OVER + 0.01, TAKEN_OVER + 0.03])
+def test_an_answer_that_comes_after_another_leads_changes_nothing(latency: float) -> None:
+    ids = [f"t{number}" for number in range(150)]
+    never, late = World(all_at_once(150, median=100)), World(all_at_once(150, median=100))
+    lost = begun(wait(never.account(latency=FOREVER), *ids))
+    never.run(told(wait(never.account(), *ids), []))
+    seen: list[str] = []
+    waits = [wait(late.account(latency=latency), *ids), wait(late.account(), *ids)]
+    late.run(*(told(each, seen) for each in waits))
+    assert late.asked == never.asked
+    assert set(Counter(seen).values()) == {2}
+    lost.close()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted", "collected"])
+def test_a_leader_that_is_broken_off_amid_a_request_hands_over_at_once(how: str) -> None:
+    world, seen = one_task(), list[str]()
+    leader = begun(wait(world.account(latency=FOREVER), "t0"))
+    follower = wait(world.account(), "t0")
+    if how == "collected":
+        del leader
+    else:
+        error = asyncio.CancelledError() if how == "cancelled" else KeyboardInterrupt()
+        with pytest.raises(type(error)) as raised:
+            leader.throw(error)
+        assert "client.tasks.wait('t0')" in "".join(raised.value.__notes__)
+    world.run(told(follower, seen))
+    assert seen == ["t0 completed"]
+    assert world.asked[1][0] < waiter.GRACE_SECONDS
+
+
+def test_a_leader_whose_time_is_up_hands_over() -> None:
+    world, seen = one_task(), list[str]()
+    leader = wait(world.account(), "t0", timeout=3)
+
+    async def gives_up() -> None:
+        with pytest.raises(TaskWaitTimeout):
+            await told(leader, seen)
+
+    world.run(gives_up(), told(wait(world.account(), "t0"), seen))
+    assert seen == ["t0 completed"]
+    assert world.now < 30
+
+
+def test_a_leader_with_a_broken_connection_costs_the_others_nothing() -> None:
+    world, seen = one_task(), list[str]()
+    world.run(told(wait(world.account(fails=True), "t0"), seen), told(wait(world.account(), "t0"), seen))
+    assert seen == ["t0 completed"] * 2
+    assert world.now < 30
+
+
+def test_each_wait_raises_an_error_of_its_own_for_a_task_that_cannot_be_read() -> None:
+    world, raised = one_task(), list[NotFoundError]()
+
+    async def fails(watching: Watching) -> None:
+        with pytest.raises(NotFoundError, match="t9") as caught:
+            await told(watching, [])
+        raised.append(caught.value)
+
+    waits = [wait(world.account(), "t9") for _ in range(2)]
+    world.run(*map(fails, waits))
+    assert raised[0] is not raised[1]
+    assert str(raised[0]) == str(raised[1])
+    assert len(world.asked) == 1
+
+
+def test_a_wait_that_is_collected_amid_another_call_does_not_lock_it_out() -> None:
+    world, seen = one_task(), list[str]()
+    leaver, stayer = begun(wait(world.account(), "t0")), wait(world.account(), "t0")
+    shared = waiter.waiter_for(world.account())
+    with shared._held():
+        leaver.close()
+    world.run(told(stayer, seen))
+    assert seen == ["t0 completed"]
+    del shared
+
+
+def test_a_child_process_starts_afresh_with_the_waits_that_it_took_over() -> None:
+    world, seen = one_task(), list[str]()
+    leader = begun(wait(world.account(latency=FOREVER), "t0"))
+    inherited = wait(world.account(), "t0")
+    lock = waiter.waiter_for(world.account())._lock
+    lock.acquire()
+    waiter._after_fork()
+    world.run(told(inherited, seen))
+    assert seen == ["t0 completed"]
+    assert world.now < 30
+    leader.close()
+    lock.release()
+
+
+def test_accounts_are_told_apart_by_server_and_key_however_the_key_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = one_task()
+    monkeypatch.setenv("PICCC_API_KEY", KEY)
+    mine = [world.account(key=key) for key in (KEY, SecretStr(KEY), None)]
+    shared = [waiter.waiter_for(account) for account in mine]
+    assert len(set(map(id, shared))) == 1
+    assert waiter.waiter_for(world.account(key="pcc_live_other")) is not shared[0]
+    assert KEY not in repr(list(waiter._waiters.keys()))
+
+
+def test_a_wait_without_a_key_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PICCC_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="No API key"):
+        wait(one_task().account(key=None), "t0")
+
+
+def test_two_loops_and_three_threads_wait_as_one_on_real_connections(emulator: Emulator) -> None:
+    polling = Polling(min=0.05, max=0.05)
+    settings: dict[str, Any] = {"base_url": emulator.base_url, "polling": polling}
+    blocking = Client(api_key=emulator.api_key, **settings)
+    running = AsyncClient(api_key=SecretStr(emulator.api_key), **settings)
+    ids = [blocking.videos.submit(f"fox {n}", model="piccc-video", duration_seconds=1).id for n in range(100)]
+    before, ended = len(emulator.requests), list[str]()
+
+    async def in_loop(mine: list[str]) -> None:
+        for task in await asyncio.gather(*(running.tasks.wait(id) for id in mine)):
+            ended.append(task.id)
+
+    def in_thread(mine: list[str]) -> None:
+        for task in blocking.tasks.as_completed(mine):
+            ended.append(task.id)
+
+    threads = [threading.Thread(target=asyncio.run, args=(in_loop(ids[start::5]),)) for start in range(2)]
+    threads += [threading.Thread(target=in_thread, args=(ids[start::5],)) for start in range(2, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    asked = [each.path for each in emulator.requests[before:]]
+    assert sorted(ended) == sorted(ids)
+    assert len(asked) < len(ids)
+
+
+def test_a_loop_that_ends_amid_a_request_leaves_the_lead_to_a_thread(emulator: Emulator) -> None:
+    settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
+    task = Client(**settings).images.submit("a fox", model="piccc-image")
+    ended: list[str] = []
+    follower = threading.Thread(target=lambda: ended.append(task.wait().status))
+
+    async def lead_until_asked() -> None:
+        is_asked = threading.Event()
+
+        def notice(record: RequestRecord) -> bool:
+            is_asked.set()
+            return True
+
+        emulator.fault("stall;seconds=3600", route="GET /v1/tasks*", when=notice, times=1)
+        leader = asyncio.create_task(AsyncClient(**settings).tasks.wait(task.id))
+        assert await asyncio.to_thread(is_asked.wait, 30)
+        assert not leader.done()
+        follower.start()
+
+    asyncio.run(lead_until_asked())
+    follower.join(30)
+    assert ended == ["completed"]
+
+
+def test_waking_who_waited_on_a_loop_that_is_closed_does_no_harm() -> None:
+    async def made() -> AsyncSignal:
+        return AsyncSignal()
+
+    asyncio.run(made()).set()

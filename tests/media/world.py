@@ -1,0 +1,152 @@
+"""A world on a virtual clock: a server with tasks, and waits in threads and event loops of its own.
+
+Ports of this world suspend where real ones would wait. `run` goes on with whoever is due next, so that any
+number of loops and threads run in one thread, the same way each time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Coroutine, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from piccc.config import resolve
+from piccc.media.account import Account
+from piccc.media.polling import Polling
+from piccc.session import Session
+from piccc.tasks import Task
+from piccc.transport.port import Failure, HTTPRequest, Outcome
+from tests.media.fleet import LATENCY, Fleet
+
+FOREVER = float("inf")
+
+
+class Pause:
+    """What a coroutine awaits in this world: a moment, or a signal before it."""
+
+    def __init__(self, until: float, signal: WorldSignal | None = None) -> None:
+        self.until = until
+        self.signal = signal
+
+    def __await__(self) -> Generator[Pause]:
+        yield self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its signal was given."""
+        return self.signal is not None and self.signal.is_set
+
+
+class WorldSignal:
+    """A signal of this world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.is_set = False
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next."""
+        self.is_set = True
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        await Pause(self._world.now + seconds, self)
+        self.is_set = False
+
+
+@dataclass
+class World:
+    """A server with a fleet of tasks `t0` to `tN`, and its clock; `asked` is when it was asked for what."""
+
+    fleet: Fleet
+    now: float = 0.0
+    asked: list[tuple[float, str]] = field(default_factory=list)
+    refusals: int = 0
+
+    def account(self, *, key: Any = "pcc_live_world", polling: Polling | None = None, **port: Any) -> Account:
+        """Return an account over a port of its own."""
+        config = resolve(api_key=key, base_url=f"http://world-{id(self)}.test")
+        return Account(Session(config, WorldIO(self, **port)), polling=polling)
+
+    def answer(self, request: HTTPRequest) -> WorldResponse:
+        """Answer a request."""
+        path = request.url.partition(".test")[2]
+        self.asked.append((self.now, path))
+        if self.refusals:
+            self.refusals -= 1
+            return WorldResponse(429, {"error": {"message": "Slow down"}}, {"retry-after": "60"})
+        if path.startswith("/v1/tasks?"):
+            tasks, following = self.fleet.page(path, self.now)
+            page = {"data": [_body(task) for task in tasks], "has_more": bool(following)}
+            return WorldResponse(200, {**page, "next_cursor": (following or {}).get("cursor")})
+        number = int(urlsplit(path).path.rpartition("t")[2])
+        if number >= len(self.fleet.ends):
+            return WorldResponse(404, {"error": {"message": "No such task"}})
+        return WorldResponse(200, _body(self.fleet.read(number, self.now)))
+
+    def run(self, *coroutines: Coroutine[Any, Any, Any]) -> None:
+        """Run coroutines until all have ended, each going on when its pause is over."""
+        pauses: dict[Coroutine[Any, Any, Any], Pause] = {each: Pause(self.now) for each in coroutines}
+        while pauses:
+            next_one = min(pauses, key=lambda each: self.now if pauses[each].is_over else pauses[each].until)
+            if not pauses[next_one].is_over:
+                assert pauses[next_one].until < FOREVER, "all wait for ever"
+                self.now = max(self.now, pauses[next_one].until)
+            try:
+                pauses[next_one] = next_one.send(None)
+            except StopIteration:
+                del pauses[next_one]
+
+
+class WorldIO:
+    """A port of this world. What it sends is answered after `latency` seconds, or fails to be sent."""
+
+    backend = "world"
+
+    def __init__(self, world: World, *, latency: float = LATENCY, fails: bool = False) -> None:
+        self._world = world
+        self._latency = latency
+        self._fails = fails
+
+    def now(self) -> float:
+        """Return the time."""
+        return self._world.now
+
+    def random(self) -> float:
+        """Return a middling number."""
+        return 0.5
+
+    def signal(self) -> WorldSignal:
+        """Make a signal."""
+        return WorldSignal(self._world)
+
+    async def send(self, request: HTTPRequest) -> WorldResponse:
+        """Send."""
+        if self._fails:
+            raise Failure(Outcome.NOT_SENT, "no route")
+        response = self._world.answer(request)
+        await Pause(self._world.now + self._latency)
+        return response
+
+
+class WorldResponse:
+    """A reply that is there at once."""
+
+    def __init__(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.headers = headers or {}
+        self._body = json.dumps(body).encode()
+
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the body, then nothing."""
+        body, self._body = self._body, b""
+        return body
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def _body(task: Task) -> dict[str, Any]:
+    return {"task_id": task.id, "status": task.status, "images": [output.url for output in task.outputs]}
