@@ -3,9 +3,15 @@
 - `Piccc` is the LLM; `llama_index.llms.piccc` has it too.
 - `PicccMediaToolSpec` has the media tools; `media_from` reads what they made.
 - `PicccTaskReader` makes documents of finished tasks, `PicccQuestionGenerator` splits questions.
+
+Each of its names is loaded at its first use.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from piccc.errors import MissingExtraError
 
@@ -22,20 +28,31 @@ if not _has_core():
         "llama_index_piccc needs llama-index-core.", hint='pip install "piccc[llama-index]"'
     )
 
-# Only after the check can these be imported.
-from llama_index_piccc.artifacts import media_from  # noqa: E402  see above
-from llama_index_piccc.errors import NoToolCallError, StructuredOutputError  # noqa: E402  see above
-from llama_index_piccc.llm import Piccc  # noqa: E402  see above
-from llama_index_piccc.media import PicccMediaToolSpec  # noqa: E402  see above
-from llama_index_piccc.media_events import (  # noqa: E402  see above
-    PicccTaskFinished,
-    PicccTaskProgress,
-    PicccTaskSubmitted,
-)
-from llama_index_piccc.offline import ensure_nltk_data  # noqa: E402  see above
-from llama_index_piccc.question_generator import PicccQuestionGenerator  # noqa: E402  see above
-from llama_index_piccc.reader import PicccTaskReader  # noqa: E402  see above
-from llama_index_piccc.structured_llm import PicccStructuredLLM  # noqa: E402  see above
+if TYPE_CHECKING:
+    from llama_index_piccc.artifacts import media_from
+    from llama_index_piccc.errors import NoToolCallError, StructuredOutputError
+    from llama_index_piccc.llm import Piccc
+    from llama_index_piccc.media import PicccMediaToolSpec
+    from llama_index_piccc.media_events import PicccTaskFinished, PicccTaskProgress, PicccTaskSubmitted
+    from llama_index_piccc.offline import ensure_nltk_data
+    from llama_index_piccc.question_generator import PicccQuestionGenerator
+    from llama_index_piccc.reader import PicccTaskReader
+    from llama_index_piccc.structured_llm import PicccStructuredLLM
+
+_HOMES = {
+    "NoToolCallError": "errors",
+    "Piccc": "llm",
+    "PicccMediaToolSpec": "media",
+    "PicccQuestionGenerator": "question_generator",
+    "PicccStructuredLLM": "structured_llm",
+    "PicccTaskFinished": "media_events",
+    "PicccTaskProgress": "media_events",
+    "PicccTaskReader": "reader",
+    "PicccTaskSubmitted": "media_events",
+    "StructuredOutputError": "errors",
+    "ensure_nltk_data": "offline",
+    "media_from": "artifacts",
+}
 
 __all__ = [
     "NoToolCallError",
@@ -51,3 +68,13 @@ __all__ = [
     "ensure_nltk_data",
     "media_from",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -35,7 +35,7 @@ from llama_index_piccc._request import chat_request
 from llama_index_piccc._secrets import public
 from llama_index_piccc._tools import as_tool, extended, offered, only_first_call, selections
 from llama_index_piccc.errors import NoToolCallError, shown
-from piccc.chat import ChatRequest, Message
+from piccc.chat import ChatRequest, Delta, Message
 from piccc.client import AsyncClient, Client
 from piccc.config import Config, Timeout, resolve
 from piccc.models import model_info
@@ -106,6 +106,10 @@ class Piccc(PredictingLLM):
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keywords of every call.")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="Merged over every request's body.")
     default_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request.")
+    coalesce: bool = Field(
+        default=True,
+        description="Whether what arrived in one read becomes one response; False gives one for each event.",
+    )
     auth: Literal["bearer", "x-api-key"] = Field(default="bearer", description="The header that has the key.")
     retry_unknown: bool = Field(
         default=False, description="Send again what may have been acted on already; it may be billed twice."
@@ -291,7 +295,8 @@ class Piccc(PredictingLLM):
         with self._client().chat.open(request, timeout) as stream:
             growing = GrowingReply()
             for batch in stream.batches():
-                yield growing.add(batch)
+                for deltas in self._groups(batch):
+                    yield growing.add(deltas)
             yield last(stream.reply)
 
     async def _astream(
@@ -300,8 +305,12 @@ class Piccc(PredictingLLM):
         async with await self._async_client().chat.open(request, timeout) as stream:
             growing = GrowingReply()
             async for batch in stream.batches():
-                yield growing.add(batch)
+                for deltas in self._groups(batch):
+                    yield growing.add(deltas)
             yield last(stream.reply)
+
+    def _groups(self, batch: list[Delta]) -> Sequence[Sequence[Delta]]:
+        return [batch] if self.coalesce else [[delta] for delta in batch]
 
     def _config(self) -> Config:
         return resolve(

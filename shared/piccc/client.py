@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from piccc.chat import ChatReply, ChatRequest, JSONSchema, Message, Part, Text, Tool, ToolChoice, as_messages
@@ -11,11 +12,6 @@ from piccc.config import ApiKey, Config, Timeout, resolve
 from piccc.dialects import dialect as dialect_named
 from piccc.dialects.names import DialectName
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from piccc.media.account import Account
-from piccc.media.allowance import Allowance
-from piccc.media.ledger import Ledger, MemoryLedger
-from piccc.media.polling import Polling
-from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
 from piccc.models import DEFAULT_MODEL
 from piccc.session import Session
 from piccc.transport.http import AsyncIO, BlockingIO
@@ -23,6 +19,11 @@ from piccc.transport.port import finish
 from piccc.transport.stream import AsyncChatStream, ChatStream
 
 if TYPE_CHECKING:
+    from piccc.media.account import Account
+    from piccc.media.allowance import Allowance
+    from piccc.media.ledger import Ledger
+    from piccc.media.polling import Polling
+    from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.webhooks import OnTask, Webhooks
 
 Messages = str | Message | Iterable[Message | Mapping[str, Any]]
@@ -217,7 +218,7 @@ class AsyncChat(_Resource):
 
 
 class _Client:
-    _account: Account
+    _session: Session
     _http_client: Any
 
     def __init__(
@@ -240,6 +241,15 @@ class _Client:
             "allowance": allowance,
             "private_outputs": private_outputs,
         }
+
+    @cached_property
+    def _account(self) -> Account:
+        # Imported when somebody makes pictures: who only chats need not wait for it.
+        from piccc.media.account import Account
+
+        made = Account(self._session, **self._media)
+        account: Account = self.__dict__.setdefault("_account", made)  # another thread may have been first
+        return account
 
     def webhooks(
         self,
@@ -299,6 +309,8 @@ class _Client:
 
 def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
     if place is None:
+        from piccc.media.ledger import MemoryLedger
+
         return MemoryLedger()
     if not isinstance(place, str | os.PathLike):
         return place
@@ -352,13 +364,29 @@ class Client(_Client):
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
-        session = Session(self.config, BlockingIO(http_client))
-        self._session = session
-        self.chat = Chat(session, self._dialect)
-        account = self._account = Account(session, **self._media)
-        self.images = Media(account, "image")
-        self.videos = Media(account, "video")
-        self.tasks = Tasks(account)
+        self._session = Session(self.config, BlockingIO(http_client))
+        self.chat = Chat(self._session, self._dialect)
+
+    @cached_property
+    def images(self) -> Media:
+        """Image tasks."""
+        from piccc.media.resources import Media
+
+        return Media(self._account, "image")
+
+    @cached_property
+    def videos(self) -> Media:
+        """Video tasks."""
+        from piccc.media.resources import Media
+
+        return Media(self._account, "video")
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The account's tasks."""
+        from piccc.media.resources import Tasks
+
+        return Tasks(self._account)
 
     def as_async(self, *, http_client: Any = None) -> AsyncClient:
         """Return the asynchronous client with the same settings, ledger and allowance."""
@@ -402,13 +430,29 @@ class AsyncClient(_Client):
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
-        session = Session(self.config, AsyncIO(http_client))
-        self._session = session
-        self.chat = AsyncChat(session, self._dialect)
-        account = self._account = Account(session, **self._media)
-        self.images = AsyncMedia(account, "image")
-        self.videos = AsyncMedia(account, "video")
-        self.tasks = AsyncTasks(account)
+        self._session = Session(self.config, AsyncIO(http_client))
+        self.chat = AsyncChat(self._session, self._dialect)
+
+    @cached_property
+    def images(self) -> AsyncMedia:
+        """Image tasks."""
+        from piccc.media.resources import AsyncMedia
+
+        return AsyncMedia(self._account, "image")
+
+    @cached_property
+    def videos(self) -> AsyncMedia:
+        """Video tasks."""
+        from piccc.media.resources import AsyncMedia
+
+        return AsyncMedia(self._account, "video")
+
+    @cached_property
+    def tasks(self) -> AsyncTasks:
+        """The account's tasks."""
+        from piccc.media.resources import AsyncTasks
+
+        return AsyncTasks(self._account)
 
     def as_blocking(self, *, http_client: Any = None) -> Client:
         """Return the blocking client with the same settings, ledger and allowance."""

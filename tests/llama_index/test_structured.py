@@ -79,6 +79,7 @@ def calling(arguments: str) -> dict[str, Any]:
 
 
 def test_an_object_is_predicted_on_all_four_paths(way: Way, llm: Piccc) -> None:
+    llm.coalesce = False
     assert predict(way, llm) == WHOLE
     seen = predict_stream(way, llm)
     assert seen[-1] == WHOLE
@@ -106,6 +107,7 @@ def test_the_program_mode_says_how_to_ask(
 
 def test_objects_grow_in_a_stream_of_tool_arguments(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
+    llm.coalesce = False
     emulator.script([Scripted(calls=[("Kiln", WHOLE.model_dump())])])
     names = [each.name for each in predict_stream(way, llm)]
     assert names[0] != "Blue Oven"
