@@ -98,6 +98,7 @@ def test_the_shell_completes_commands(nowhere: Shell) -> None:
         ("Pass api_key=, or set PICCC_API_KEY.", "Set PICCC_API_KEY."),
         ("Check the key: pass api_key= or set PICCC_API_KEY.", "Check the key: set PICCC_API_KEY."),
         ("Set PICCC_BASE_URL (or pass base_url=) to it.", "Set PICCC_BASE_URL to it."),
+        ('pip install "piccc[all]"', 'pip install "piccc[all]"'),
     ],
 )
 def test_hints_speak_of_commands_and_variables_instead_of_python(python: str, shell: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,25 @@ def test_the_wheel_holds_the_three_packages_the_alias_and_nothing_else(wheel: Pa
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"langchain_piccc", "llama_index", "llama_index_piccc", "piccc"}
-    assert [name for name in names if name.startswith("llama_index/")] == [
-        "llama_index/llms/piccc/__init__.py"
-    ]
+    alias = {f"llama_index/llms/piccc/{name}" for name in ("__init__.py", "py.typed")}
+    assert {name for name in names if name.startswith("llama_index/")} == alias
     assert {f"{top}/py.typed" for top in tops - {"llama_index"}} <= set(names)
+
+
+def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
+    [piccc] = metadata.distributions(path=[str(unpacked)])
+    about = piccc.metadata.json
+    assert (about["name"], about["license_expression"]) == ("piccc", "MIT")
+    assert about["requires_python"] == ">=3.11"
+    assert about["provides_extra"] == ["all", "cli", "emulator", "langchain", "llama-index"]
+    assert about["description_content_type"] == "text/markdown"
+    assert str(about["description"]).strip() == (ROOT / "README.md").read_text().strip()
+    assert piccc.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
+    starts = {(each.group, each.name, each.value) for each in piccc.entry_points}
+    assert starts == {
+        ("console_scripts", "piccc", "piccc.__main__:main"),
+        ("pytest11", "piccc", "piccc.pytest_plugin"),
+    }
 
 
 def test_nobody_can_import_shared_after_an_install(unpacked: Path) -> None:

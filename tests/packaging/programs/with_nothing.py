@@ -1,0 +1,44 @@
+"""Use what every install gives: words, whole and streamed, and a picture, over both dialects."""
+
+from __future__ import annotations
+
+import asyncio
+
+from piccc import AsyncClient, Client, Polling, TextDelta
+
+QUICK = Polling(min=0.01, max=0.05)
+
+
+def talk(client: Client) -> None:
+    """Ask once for a whole reply and once for a stream of the same words."""
+    question = "Name a colour."
+    reply = client.chat.create(question, model="piccc-pro")
+    with client.chat.stream(question, model="piccc-pro") as stream:
+        words = [delta.text for delta in stream if isinstance(delta, TextDelta)]
+    assert "".join(words) == stream.reply.text
+    assert reply.text
+    assert stream.reply.usage
+    assert (reply.finish_reason, stream.reply.finish_reason) == ("stop", "stop")
+
+
+async def talk_meanwhile(client: AsyncClient) -> None:
+    """Do the same as a coroutine."""
+    async with client, await client.chat.stream("Name a colour.", model="piccc-pro") as stream:
+        words = [delta.text async for delta in stream if isinstance(delta, TextDelta)]
+    assert "".join(words)
+
+
+def make_a_picture(client: Client) -> None:
+    """Submit, wait, save and list."""
+    handle = client.images.submit("a mug", model="piccc-image", aspect_ratio="1:1", resolution="1K")
+    [output] = handle.wait().outputs
+    saved = output.save("mug.png")
+    assert saved.read_bytes().startswith(b"\x89PNG")
+    assert handle.id in [each.id for each in client.tasks.list(type="image")]
+
+
+for dialect in ("openai", "anthropic"):
+    with Client(dialect=dialect, polling=QUICK, ledger="tasks.db") as client:
+        talk(client)
+        asyncio.run(talk_meanwhile(client.as_async()))
+        make_a_picture(client)
