@@ -20,46 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks.chart import chart
-from tests.benchmarks.subjects import PEERS
+from tests.benchmarks.client import WORKS
+from tests.benchmarks.goals import verdicts
+from tests.benchmarks.subjects import EVERYONE, FAMILIES, PEERS
+from tests.benchmarks.table import Figures, table, written
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = {
-    "LangChain": (
-        "langchain-piccc",
-        "langchain-openai",
-        "langchain-anthropic",
-        "langchain-mistralai",
-        "langchain-deepseek",
-        "langchain-floor",
-    ),
-    "LlamaIndex": ("llama-index-piccc", "llama-index-openai-like", "llama-index-anthropic"),
-}
-NOT_FOR = {
-    "import, s": ("langchain-floor",),
-    "10 models, ms": ("langchain-floor",),
-    "fragment of 8 KB tool arguments, µs": (
-        "langchain-floor",
-        "langchain-anthropic",
-        "llama-index-anthropic",
-    ),
-}
-"""Works that say nothing of a subject: the floor imports nothing; arguments come in OpenAI's dialect."""
-WORKS = (
-    "import, s",
-    "10 models, ms",
-    "memory, MB",
-    "call, µs",
-    "call of 400 at once, µs",
-    "token, one per read, sync, µs",
-    "token, one per read, async, µs",
-    "token, eight per write, sync, µs",
-    "token, eight per write, async, µs",
-    "token, 100 streams at once, µs",
-    "token of 20,000, µs",
-    "fragment of 8 KB tool arguments, µs",
-)
-
-Figures = dict[str, dict[str, float]]
 
 
 def environment(group: str | None) -> Path:
@@ -88,35 +54,28 @@ def measure(rounds: int, works: list[str], subjects: list[str]) -> Figures:
     pythons = {group: environment(group) for group in {PEERS.get(subject) for subject in subjects}}
     taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with server(next(iter(pythons.values()))) as address:
-        for round_ in range(rounds):
-            for work in works:
-                for subject in subjects:
-                    if subject in NOT_FOR.get(work, ()):
-                        continue
-                    figure = _figure(pythons[PEERS.get(subject)], subject, work, address)
-                    taken[work][subject].append(figure)
-                    print(f"{round_ + 1}/{rounds} {work}: {subject} {figure:.3g}", file=sys.stderr)
+        for round_, work, subject in _schedule(rounds, works, subjects):
+            for row, figure in _measured(pythons[PEERS.get(subject)], subject, work, address).items():
+                taken[row][subject].append(figure)
+                print(f"{round_ + 1}/{rounds} {row}: {subject} {written(figure)}", file=sys.stderr)
     return {
-        work: {subject: statistics.median(each) for subject, each in row.items()}
-        for work, row in taken.items()
+        row: {subject: statistics.median(each) for subject, each in found.items()}
+        for row, found in taken.items()
     }
 
 
-def table(figures: Figures, subjects: tuple[str, ...]) -> str:
-    """Return a Markdown table: ours in figures, the others as multiples of ours."""
-    ours, *others = [each for each in subjects if any(each in row for row in figures.values())]
-    lines = [f"| work | {ours} | {' | '.join(others)} |", "|---" * (len(others) + 2) + "|"]
-    for work, row in figures.items():
-        if ours in row:
-            cells = [f"{row[each] / row[ours]:.2f} ×" if each in row else "–" for each in others]
-            lines.append(f"| {work} | {row[ours]:.3g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _schedule(rounds: int, works: list[str], subjects: list[str]) -> Iterator[tuple[int, str, str]]:
+    for round_ in range(rounds):
+        for work in works:
+            if not (WORKS[work].once and round_):
+                yield from ((round_, work, each) for each in subjects if each in WORKS[work].subjects)
 
 
-def _figure(python: Path, subject: str, work: str, address: str) -> float:
+def _measured(python: Path, subject: str, work: str, address: str) -> dict[str, float]:
     command = [str(python), "-m", "tests.benchmarks.client", subject, work, address]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found if isinstance(found, dict) else {work: found}
 
 
 def main() -> None:
@@ -124,19 +83,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="measure works whose name has this in it")
-    parser.add_argument("--subjects", nargs="*", help="measure these alone")
+    parser.add_argument("--subjects", nargs="*", choices=EVERYONE, help="measure these alone")
     parser.add_argument("--to", type=Path, default=ROOT / "build" / "benchmarks")
     options = parser.parse_args()
     works = [each for each in WORKS if options.only in each]
-    subjects = options.subjects or [each for family in FAMILIES.values() for each in family]
+    subjects = options.subjects or list(EVERYONE)
     figures = measure(options.rounds, works, subjects)
     about = {"python": platform.python_version(), "piccc": version("piccc"), "rounds": options.rounds}
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "benchmarks.json").write_text(json.dumps({"about": about, "figures": figures}, indent=2))
     (options.to / "benchmarks.svg").write_text(chart(figures, FAMILIES))
     for family, members in FAMILIES.items():
-        if any(each in subjects for each in members):
-            print(f"\n{family}\n\n{table(figures, members)}")
+        if any(members[0] in row for row in figures.values()):
+            print(f"\n{family}\n\n{table(figures, members)}\n")
+            print("\n".join(f"- {line}" for line in verdicts(figures, members[0])))
 
 
 if __name__ == "__main__":

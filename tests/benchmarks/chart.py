@@ -1,51 +1,141 @@
-"""One SVG chart of ratios to ours, on a logarithmic scale, readable on light and on dark pages."""
+"""One SVG chart of ratios to ours, on logarithmic scales, readable on light and on dark pages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from html import escape
 
-LEFT, WIDTH, ROW, TOP = 250, 520, 22, 46
-COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#64748b")
+from tests.benchmarks.subjects import FLOORS
+from tests.benchmarks.table import Figures, written
+
+EDGE, LABEL, VALUE, PLOT, ROW = 24, 240, 80, 550, 24
+ZERO = LABEL + VALUE + 2 * EDGE
+WIDTH = ZERO + PLOT + EDGE
+LETTER = 7.2
+"""Pixels that a letter takes in a wide font."""
+TICK = 52
+"""Pixels that the label of a tick takes, and a little more."""
+END, PLACE = 16.0, 76
+"""The largest ratio on the scale, and the pixels that a larger one takes after its end."""
+PEERS = ("openai", "anthropic", "mistral", "deepseek")
+STYLE = """<style>
+svg{--page:#fff;--ink:#1e293b;--faint:#64748b;--line:#e2e8f0;--ours:#2563eb;
+--openai:#d97706;--anthropic:#059669;--mistral:#dc2626;--deepseek:#9333ea}
+@media(prefers-color-scheme:dark){svg{--page:#0f172a;--ink:#e2e8f0;--faint:#94a3b8;--line:#334155;
+--ours:#60a5fa;--openai:#fbbf24;--anthropic:#34d399;--mistral:#f87171;--deepseek:#c084fc}}
+text{fill:var(--ink)}.head{font-size:15px;font-weight:600}.end{text-anchor:end}
+.tick{fill:var(--faint);font-size:11px;text-anchor:middle}line{stroke:var(--line)}circle{stroke:var(--page)}
+</style>"""
+
+Row = dict[str, float]
 
 
-def chart(figures: dict[str, dict[str, float]], families: dict[str, tuple[str, ...]]) -> str:
-    """Return the chart: a row for each work, a dot for each subject, ours at 1."""
-    rows = [
-        (f"{family}: {work}", [(each, row[each] / row[members[0]]) for each in members if each in row])
-        for family, members in families.items()
-        for work, row in figures.items()
-        if row.get(members[0])
-    ]
-    subjects = list(dict.fromkeys(subject for _, dots in rows for subject, _ in dots))
-    colours = {subject: COLOURS[number % len(COLOURS)] for number, subject in enumerate(subjects)}
-    most = max((ratio for _, dots in rows for _, ratio in dots), default=2.0)
-    least = min((ratio for _, dots in rows for _, ratio in dots), default=0.5)
-    height = TOP + ROW * (len(rows) + len(subjects)) + 40
+class Scale:
+    """Ratios → pixels from the left, such that all and 1 fit; those beyond the end have places after it."""
 
-    def x(ratio: float) -> float:
-        span = math.log(most * 1.1) - math.log(least * 0.9)
-        return LEFT + WIDTH * (math.log(ratio) - math.log(least * 0.9)) / span
+    def __init__(self, rows: Collection[Row]) -> None:
+        beyond = [sum(ratio > END for ratio in row.values()) for row in rows]
+        inside = [1.0, *(ratio for row in rows for ratio in row.values() if ratio <= END)]
+        self._least, self._most = min(inside) * 0.85, max(inside) * 1.2
+        self.width = PLOT - PLACE * max(beyond)
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 30} {height}" '
-        'font-family="system-ui, sans-serif" font-size="12">',
-        "<style>text{fill:#334155}@media(prefers-color-scheme:dark){text{fill:#e2e8f0}}</style>",
-        '<text x="10" y="20" font-size="15" font-weight="600">',
-        "Client CPU, as a multiple of ours (less is better)</text>",
-        f'<line x1="{x(1):.1f}" x2="{x(1):.1f}" y1="{TOP - 12}" y2="{TOP + ROW * len(rows)}" ',
-        'stroke="#94a3b8"/>',
-    ]
-    for number, (name, dots) in enumerate(rows):
-        y = TOP + ROW * number
-        parts.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        parts += [
-            f'<circle cx="{x(ratio):.1f}" cy="{y}" r="5" fill="{colours[subject]}">'
-            f"<title>{escape(subject)}: {ratio:.2f} ×</title></circle>"
-            for subject, ratio in dots
+    def __call__(self, ratio: float) -> float:
+        """Return where a ratio stands."""
+        return ZERO + self.width * math.log(ratio / self._least) / math.log(self._most / self._least)
+
+    def ticks(self) -> list[float]:
+        """Return powers of two, as many as there is room for with their labels."""
+        step = max(1, math.ceil(TICK / (self(2.0) - self(1.0))))
+        first, last = math.ceil(math.log2(self._least) / step), math.floor(math.log2(self._most) / step)
+        return [2.0 ** (step * power) for power in range(first, last + 1)]
+
+
+def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
+    """Return the chart: a row for each work of each family, a mark for each subject, ours at 1."""
+    y, parts = 60.0, list[str]()
+    for family, members in families.items():
+        ours = members[0]
+        rows = {work: row for work, row in figures.items() if row.get(ours) and row.keys() & members[1:]}
+        if rows:
+            parts.append(_text(EDGE, y, family, "head"))
+            legend, y = _legend([each for each in members if any(each in row for row in rows.values())], y)
+            drawn, y = _rows(rows, members, y + 30)
+            parts += [*legend, *drawn]
+            y += 36
+    size = f'width="{WIDTH}" height="{y - 20:.0f}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {y - 20:.0f}" '
+    title = "As multiples of ours; less is better, a bar is a floor. The figures are ours."
+    return "\n".join(
+        [
+            f'{head}font-family="system-ui, sans-serif" font-size="12">',
+            f'{STYLE}<rect {size} rx="8" style="fill:var(--page)"/>',
+            _text(EDGE, 30, title),
+            *parts,
+            "</svg>",
         ]
-    for number, subject in enumerate(subjects):
-        y = TOP + ROW * (len(rows) + number) + 16
-        parts.append(f'<circle cx="{LEFT}" cy="{y}" r="5" fill="{colours[subject]}"/>')
-        parts.append(f'<text x="{LEFT + 12}" y="{y + 4}">{escape(subject)}</text>')
-    return "\n".join([*parts, "</svg>"])
+    )
+
+
+def _legend(subjects: list[str], y: float) -> tuple[list[str], float]:
+    """Return the marks with their names, in as many lines as it takes, and where the last line is."""
+    x, y, parts = float(EDGE), y + 24, list[str]()
+    for subject in subjects:
+        width = 16 + LETTER * len(subject) + 12
+        if x + width > WIDTH:
+            x, y = float(EDGE), y + 20
+        parts += [_mark(subject, x + 5, y - 4), _text(x + 16, y, subject)]
+        x += width
+    return parts, y
+
+
+def _rows(rows: Figures, members: tuple[str, ...], top: float) -> tuple[list[str], float]:
+    """Return an axis and the rows below it, and where they end."""
+    ratios = {
+        work: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each)}
+        for work, row in rows.items()
+    }
+    scale = Scale(ratios.values())
+    bottom = top + 8 + ROW * len(rows)
+    parts = [_tick(tick, scale(tick), top, bottom) for tick in scale.ticks()]
+    for number, (work, row) in enumerate(ratios.items()):
+        y = top + 8 + ROW * (number + 0.5)
+        parts += [*_names(work, rows[work][members[0]], y + 4), *_marks(row, scale, y)]
+    return parts, bottom
+
+
+def _marks(row: Row, scale: Scale, y: float) -> list[str]:
+    """Return a mark for each ratio; those beyond the end have their figures beside them."""
+    parts = [_mark(each, scale(ratio), y, f"{ratio:.2f} ×") for each, ratio in row.items() if ratio <= END]
+    beyond = sorted((ratio, each) for each, ratio in row.items() if ratio > END)
+    for place, (ratio, each) in enumerate(beyond):
+        x = ZERO + scale.width + PLACE * place + 14
+        parts += [_mark(each, x, y, f"{ratio:.2f} ×"), _text(x + 10, y + 4, f"{ratio:.0f} ×")]
+    return parts
+
+
+def _names(work: str, ours: float, y: float) -> list[str]:
+    """Return a work's name, and beside it our figure with its unit."""
+    name, _, unit = work.rpartition(", ")
+    value = f"{written(ours)} {unit}" if name else written(ours)
+    return [_text(EDGE, y, name or work), _text(EDGE + LABEL + VALUE, y, value, "end")]
+
+
+def _tick(ratio: float, x: float, top: float, bottom: float) -> str:
+    line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"'
+    style = ' style="stroke:var(--ours)"/>' if ratio == 1 else "/>"
+    return f"{line}{style}{_text(x, top - 6, f'{ratio:g} ×', 'tick')}"
+
+
+def _mark(subject: str, x: float, y: float, ratio: str = "") -> str:
+    if subject in FLOORS:
+        kind, place, colour = "rect", f'x="{x - 2:.1f}" y="{y - 7:.1f}" width="4" height="14"', "faint"
+    else:
+        kind, place = "circle", f'cx="{x:.1f}" cy="{y:.1f}" r="5.5"'
+        colour = next((each for each in PEERS if each in subject), "ours")
+    title = f"<title>{escape(f'{subject} {ratio}'.strip())}</title>"
+    return f'<{kind} {place} style="fill:var(--{colour})">{title}</{kind}>'
+
+
+def _text(x: float, y: float, text: str, kind: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(text)}</text>'

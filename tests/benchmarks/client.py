@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from tests.benchmarks.subjects import MODULES, make
+from tests.benchmarks import events
+from tests.benchmarks.cpu import cpu, settle
+from tests.benchmarks.subjects import EVERYONE, FAMILIES, FLOORS, IMPORTS, Subject, make
+from tests.benchmarks.waiting import waiting
 
 TOKENS = 500
+Figures = float | dict[str, float]
 
 
-def cpu(work: Callable[[], object], units: int) -> float:
-    """Return CPU microseconds per unit of a work."""
-    began = time.process_time()
-    work()
-    return (time.process_time() - began) / units * 1e6
+@dataclass(frozen=True)
+class Work:
+    """What is measured, and of whom; `once`: it runs in real time and is measured in the first round only."""
+
+    measure: Callable[[str, str], Figures]
+    subjects: tuple[str, ...] = EVERYONE
+    once: bool = False
 
 
 def imports(subject: str, server: str) -> float:
-    """Return CPU seconds of importing the package in a fresh process."""
-    return cpu(lambda: exec(f"import {MODULES[subject]}"), 1) / 1e6  # noqa: S102  a constant of ours
+    """Return CPU seconds of importing what a user imports, in a fresh process."""
+    return cpu(lambda: exec(IMPORTS[subject]), 1) / 1e6  # noqa: S102  a constant of ours
 
 
 def construct(subject: str, server: str) -> float:
@@ -37,29 +43,33 @@ def construct(subject: str, server: str) -> float:
 
 
 def memory(subject: str, server: str) -> float:
-    """Return the largest resident size in MB, after one call."""
-    _call(subject, server)()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the largest resident size in MB, after one call; on Linux alone.
+
+    The system's `ru_maxrss` would count what the process that started this one had.
+    """
+    make(subject, f"{server}/call").call()
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def call(subject: str, server: str) -> float:
     """Return CPU microseconds of one blocking call."""
-    one = _call(subject, server)
+    model = make(subject, f"{server}/call")
     for _ in range(20):
-        one()
-    return cpu(lambda: [one() for _ in range(200)], 200)
+        model.call()
+    return cpu(lambda: [model.call() for _ in range(200)], 200)
 
 
 def calls_400(subject: str, server: str) -> float:
     """Return CPU microseconds per call of 400 calls at once."""
     model = make(subject, f"{server}/call")
-    ask = model.ainvoke if hasattr(model, "ainvoke") else model.achat
 
     async def many(count: int) -> None:
-        await asyncio.gather(*[ask(_prompt(model)) for _ in range(count)])
+        await asyncio.gather(*[model.acall() for _ in range(count)])
 
     async def measured() -> float:
         await many(20)
+        settle()
         began = time.process_time()
         await many(400)
         return (time.process_time() - began) / 400 * 1e6
@@ -71,10 +81,10 @@ def stream_sync(scenario: str) -> Callable[[str, str], float]:
     """Return the work of streaming in blocking code."""
 
     def work(subject: str, server: str) -> float:
-        count = int(scenario.partition("-")[2] or 2000)
-        warm, model = make(subject, f"{server}/eight-50"), make(subject, f"{server}/{scenario}")
-        _read(warm)
-        return cpu(lambda: _read(model), count)
+        warm, model, count = _streaming(subject, server, scenario)
+        warm.read()
+        model.call()
+        return cpu(model.read, count)
 
     return work
 
@@ -83,13 +93,13 @@ def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]
     """Return the work of streaming in asynchronous code, so many streams at once."""
 
     def work(subject: str, server: str) -> float:
-        count = int(scenario.partition("-")[2] or 2000)
-
         async def measured() -> float:
-            warm, model = make(subject, f"{server}/eight-50"), make(subject, f"{server}/{scenario}")
-            await _aread(warm)
+            warm, model, count = _streaming(subject, server, scenario)
+            await warm.aread()
+            await model.acall()
+            settle()
             began = time.process_time()
-            await asyncio.gather(*[_aread(model) for _ in range(streams)])
+            await asyncio.gather(*[model.aread() for _ in range(streams)])
             return (time.process_time() - began) / count / streams * 1e6
 
         return asyncio.run(measured())
@@ -97,55 +107,41 @@ def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]
     return work
 
 
-WORKS: dict[str, Callable[[str, str], float]] = {
-    "import, s": imports,
-    "10 models, ms": construct,
-    "memory, MB": memory,
-    "call, µs": call,
-    "call of 400 at once, µs": calls_400,
-    "token, one per read, sync, µs": stream_sync(f"one-{TOKENS}"),
-    "token, one per read, async, µs": stream_async(f"one-{TOKENS}"),
-    "token, eight per write, sync, µs": stream_sync(f"eight-{TOKENS}"),
-    "token, eight per write, async, µs": stream_async(f"eight-{TOKENS}"),
-    "token, 100 streams at once, µs": stream_async("slow-100", streams=100),
-    "token of 20,000, µs": stream_sync("eight-20000"),
-    "fragment of 8 KB tool arguments, µs": stream_sync("args"),
+def _streaming(subject: str, server: str, scenario: str) -> tuple[Subject, Subject, int]:
+    """Return a subject to warm the code up, one to measure once it is connected, and how many tokens come."""
+    count = int(scenario.partition("-")[2] or 2000)
+    return make(subject, f"{server}/eight-50"), make(subject, f"{server}/{scenario}"), count
+
+
+def _but(*left_out: str) -> tuple[str, ...]:
+    return tuple(subject for subject in EVERYONE if subject not in left_out)
+
+
+WORKS = {
+    "import, s": Work(imports),
+    "10 models, ms": Work(construct, _but(*FLOORS)),
+    "memory, MB": Work(memory),
+    "call, µs": Work(call),
+    "call of 400 at once, µs": Work(calls_400),
+    "token, one per read, sync, µs": Work(stream_sync(f"one-{TOKENS}")),
+    "token, one per read, async, µs": Work(stream_async(f"one-{TOKENS}")),
+    "token, eight per write, sync, µs": Work(stream_sync(f"eight-{TOKENS}")),
+    "token, eight per write, async, µs": Work(stream_async(f"eight-{TOKENS}")),
+    "token, 100 streams at once, µs": Work(stream_async("slow-100", streams=100)),
+    "token of 20,000, µs": Work(stream_sync("eight-20000")),
+    # The server writes tool arguments in OpenAI's dialect, and the floors do not read them.
+    "fragment of 8 KB tool arguments, µs": Work(
+        stream_sync("args"), _but(*FLOORS, "langchain-anthropic", "llama-index-anthropic", "anthropic")
+    ),
+    "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:-1]),  # a floor would do nothing
+    "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"]),
+    "waiting for 1,000 tasks": Work(waiting, ("piccc", "openai", "httpx"), once=True),
 }
 
 
-def _prompt(model: Any) -> Any:
-    if hasattr(model, "invoke"):
-        return "hi"
-    from llama_index.core.llms import ChatMessage
-
-    return [ChatMessage(role="user", content="hi")]
-
-
-def _call(subject: str, server: str) -> Callable[[], object]:
-    model = make(subject, f"{server}/call")
-    ask = model.invoke if hasattr(model, "invoke") else model.chat
-    prompt = _prompt(model)
-    return lambda: ask(prompt)
-
-
-def _read(model: Any) -> None:
-    stream = model.stream_chat if hasattr(model, "stream_chat") else model.stream
-    for _ in stream(_prompt(model)):
-        pass
-
-
-async def _aread(model: Any) -> None:
-    if hasattr(model, "astream_chat"):
-        async for _ in await model.astream_chat(_prompt(model)):
-            pass
-        return
-    async for _ in model.astream("hi"):
-        pass
-
-
 def main(subject: str, work: str, server: str) -> None:
-    """Measure and print."""
-    print(json.dumps(WORKS[work](subject, server)))
+    """Measure and print: a figure, or figures by name where a work has several."""
+    print(json.dumps(WORKS[work].measure(subject, server)))
 
 
 if __name__ == "__main__":

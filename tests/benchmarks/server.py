@@ -1,15 +1,19 @@
 """A server that answers both dialects from memory, as cheaply as asyncio can: the clients are measured.
 
-The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write.
+The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write;
+or `wait-7`: the tasks of the client that calls itself 7.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
+
+from tests.benchmarks.served_tasks import Tasks
 
 TOKEN = " token"
 PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "args": 0.0004}
@@ -58,7 +62,7 @@ def _openai_stream(kind: str, count: int) -> Iterator[bytes]:
 
 
 def _anthropic_stream(kind: str, count: int) -> Iterator[bytes]:
-    message = {
+    message: dict[str, object] = {
         **_ANTHROPIC,
         "content": [],
         "stop_reason": None,
@@ -99,6 +103,10 @@ def _whole(anthropic: bool) -> bytes:
         message = {"role": "assistant", "content": "Hello there"}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         body = {**_OPENAI, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+    return _json(body)
+
+
+def _json(body: object) -> bytes:
     text = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
         len(text),
@@ -107,6 +115,8 @@ def _whole(anthropic: bool) -> bytes:
 
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+_tasks: defaultdict[str, Tasks] = defaultdict(Tasks)
 
 
 class Answers(asyncio.Protocol):
@@ -142,11 +152,14 @@ class Answers(asyncio.Protocol):
 
     def _answer(self, path: str, body: bytes) -> None:
         anthropic = path.endswith("/messages")
+        scenario = path.split("/")[1]
         assert self._transport is not None
+        if scenario.startswith("wait-"):
+            self._transport.write(_json(_tasks[scenario].answer(path)))
+            return
         if b'"stream": true' not in body and b'"stream":true' not in body:
             self._transport.write(_whole(anthropic))
             return
-        scenario = path.split("/")[1]
         self._transport.write(_STREAM_HEAD)
         self._write_next(iter(_writes(scenario, anthropic)), PAUSE[scenario.partition("-")[0]])
 

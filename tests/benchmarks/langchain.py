@@ -1,0 +1,96 @@
+"""LangChain's chat models: ours, the peers, and a floor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from tests.benchmarks.raw import HTTPX, KEY
+
+
+class LangChain:
+    """One chat model, asked as users ask it."""
+
+    def __init__(self, subject: str, base: str) -> None:
+        self.model = model(subject, base)
+
+    def call(self) -> object:
+        """Return a whole answer."""
+        return self.model.invoke("hi")
+
+    async def acall(self) -> object:
+        """Return a whole answer."""
+        return await self.model.ainvoke("hi")
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self.model.stream("hi"):
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in self.model.astream("hi"):
+            pass
+
+
+def model(subject: str, base: str) -> Any:
+    """Return the chat model of this name, which talks to `base`."""
+    match subject:
+        case "langchain-floor":
+            return _floor(base)
+        case "langchain-piccc" | "langchain-piccc-uncoalesced":
+            from langchain_piccc import ChatPiccc
+
+            coalesce = subject == "langchain-piccc"
+            return ChatPiccc(model="piccc-pro", api_key=KEY, base_url=base, coalesce=coalesce)
+        case "langchain-openai":
+            from langchain_openai import ChatOpenAI
+
+            return ChatOpenAI(model="piccc-pro", api_key=KEY, base_url=f"{base}/v1", stream_usage=True)
+        case "langchain-anthropic":
+            from langchain_anthropic import ChatAnthropic
+
+            return ChatAnthropic(model="piccc-pro", api_key=KEY, base_url=base, max_tokens=1024)
+        case "langchain-mistralai":
+            from langchain_mistralai import ChatMistralAI
+
+            return ChatMistralAI(model="piccc-pro", api_key=KEY, base_url=f"{base}/v1")
+        case "langchain-deepseek":
+            from langchain_deepseek import ChatDeepSeek
+
+            return ChatDeepSeek(model="piccc-pro", api_key=KEY, base_url=f"{base}/v1")
+    raise ValueError(subject)
+
+
+def _floor(base: str) -> Any:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage, AIMessageChunk
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+    wire = HTTPX(base)
+
+    def result(text: str) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=text))])
+
+    def chunk(text: str) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+    class Floor(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "floor"
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            return result(wire.call())
+
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            return result(await wire.acall())
+
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            return map(chunk, wire.texts())
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            async for text in wire.atexts():
+                yield chunk(text)
+
+    return Floor()

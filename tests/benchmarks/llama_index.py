@@ -1,0 +1,114 @@
+"""LlamaIndex's LLMs: ours, the peers, and a floor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+from tests.benchmarks.raw import HTTPX, KEY
+
+
+class LlamaIndex:
+    """One LLM, asked as users ask it."""
+
+    def __init__(self, subject: str, base: str) -> None:
+        from llama_index.core.llms import ChatMessage
+
+        self.model = model(subject, base)
+        self._prompt = [ChatMessage(role="user", content="hi")]
+
+    def call(self) -> object:
+        """Return a whole answer."""
+        return self.model.chat(self._prompt)
+
+    async def acall(self) -> object:
+        """Return a whole answer."""
+        return await self.model.achat(self._prompt)
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self.model.stream_chat(self._prompt):
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in await self.model.astream_chat(self._prompt):
+            pass
+
+
+def model(subject: str, base: str) -> Any:
+    """Return the LLM of this name, which talks to `base`."""
+    match subject:
+        case "llama-index-floor":
+            return _floor(base)
+        case "llama-index-piccc":
+            from llama_index_piccc import Piccc
+
+            return Piccc(model="piccc-pro", api_key=KEY, base_url=base)
+        case "llama-index-openai-like":
+            from llama_index.llms.openai_like import OpenAILike
+
+            return OpenAILike(
+                model="piccc-pro",
+                api_key=KEY,
+                api_base=f"{base}/v1",
+                is_chat_model=True,
+                is_function_calling_model=True,
+            )
+        case "llama-index-anthropic":
+            from llama_index.llms.anthropic import Anthropic
+
+            # It looks the window of a model up by its name, and knows only Anthropic's.
+            return Anthropic(model="claude-sonnet-4-5", api_key=KEY, base_url=base)
+    raise ValueError(subject)
+
+
+def _floor(base: str) -> Any:
+    from llama_index.core.llms import LLM, ChatMessage, ChatResponse, LLMMetadata, MessageRole, TextBlock
+    from llama_index.core.llms.callbacks import llm_chat_callback
+
+    wire = HTTPX(base)
+
+    def response(text: str, delta: str | None = None) -> ChatResponse:
+        message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=text)])
+        return ChatResponse(message=message, delta=delta)
+
+    def not_asked(self: object, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    class Floor(LLM):
+        @property
+        def metadata(self) -> LLMMetadata:
+            return LLMMetadata(is_chat_model=True)
+
+        @llm_chat_callback()
+        def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            return response(wire.call())
+
+        @llm_chat_callback()
+        async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:
+            return response(await wire.acall())
+
+        @llm_chat_callback()
+        def stream_chat(self, messages: Any, **kwargs: Any) -> Generator[ChatResponse]:
+            def grow() -> Generator[ChatResponse]:
+                whole = ""
+                for text in wire.texts():
+                    whole += text
+                    yield response(whole, text)
+
+            return grow()
+
+        @llm_chat_callback()
+        async def astream_chat(self, messages: Any, **kwargs: Any) -> AsyncGenerator[ChatResponse]:
+            async def grow() -> AsyncGenerator[ChatResponse]:
+                whole = ""
+                async for text in wire.atexts():
+                    whole += text
+                    yield response(whole, text)
+
+            return grow()
+
+        complete = acomplete = stream_complete = astream_complete = not_asked
+
+    return Floor()

@@ -1,0 +1,188 @@
+"""Clients without a framework: ours, the official SDKs, and httpx with the cheapest honest parse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+from tests.benchmarks.subjects import Subject
+
+KEY = "pcc_test_benchmark"
+ASK: dict[str, Any] = {"model": "piccc-pro", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Piccc:
+    """Our client."""
+
+    def __init__(self, base: str) -> None:
+        from piccc import Client
+
+        self._client = Client(api_key=KEY, base_url=base)
+
+    @cached_property
+    def _running(self) -> Any:
+        return self._client.as_async()
+
+    def call(self) -> object:
+        """Return a whole answer."""
+        return self._client.chat.create("hi")
+
+    async def acall(self) -> object:
+        """Return a whole answer."""
+        return await self._running.chat.create("hi")
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self._client.chat.stream("hi"):
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in await self._running.chat.stream("hi"):
+            pass
+
+
+class OpenAI:
+    """OpenAI's official SDK."""
+
+    def __init__(self, base: str) -> None:
+        import openai
+
+        self._options: dict[str, Any] = {"api_key": KEY, "base_url": f"{base}/v1"}
+        self._client: Any = openai.OpenAI(**self._options)
+        self._stream: dict[str, Any] = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+
+    @cached_property
+    def _running(self) -> Any:
+        import openai
+
+        return openai.AsyncOpenAI(**self._options)
+
+    def call(self) -> object:
+        """Return a whole answer."""
+        return self._client.chat.completions.create(**ASK)
+
+    async def acall(self) -> object:
+        """Return a whole answer."""
+        return await self._running.chat.completions.create(**ASK)
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self._client.chat.completions.create(**self._stream):
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in await self._running.chat.completions.create(**self._stream):
+            pass
+
+
+class Anthropic:
+    """Anthropic's official SDK; its plain stream, which adds nothing up, is its cheapest."""
+
+    def __init__(self, base: str) -> None:
+        import anthropic
+
+        self._options: dict[str, Any] = {"api_key": KEY, "base_url": base}
+        self._client: Any = anthropic.Anthropic(**self._options)
+        self._ask: dict[str, Any] = {**ASK, "max_tokens": 1024}
+
+    @cached_property
+    def _running(self) -> Any:
+        import anthropic
+
+        return anthropic.AsyncAnthropic(**self._options)
+
+    def call(self) -> object:
+        """Return a whole answer."""
+        return self._client.messages.create(**self._ask)
+
+    async def acall(self) -> object:
+        """Return a whole answer."""
+        return await self._running.messages.create(**self._ask)
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self._client.messages.create(**self._ask, stream=True):
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in await self._running.messages.create(**self._ask, stream=True):
+            pass
+
+
+class HTTPX:
+    """The floor: one request, and of each event no more than its text."""
+
+    def __init__(self, base: str) -> None:
+        import httpx
+
+        self._url = f"{base}/v1/chat/completions"
+        self._client = httpx.Client()
+
+    @cached_property
+    def _running(self) -> Any:
+        import httpx
+
+        return httpx.AsyncClient(timeout=60)
+
+    def call(self) -> str:
+        """Return the answer's text."""
+        return _text(self._client.post(self._url, json=ASK).content)
+
+    async def acall(self) -> str:
+        """Return the answer's text."""
+        return _text((await self._running.post(self._url, json=ASK)).content)
+
+    def texts(self) -> Iterator[str]:
+        """Yield the text of each event."""
+        events = _Events()
+        with self._client.stream("POST", self._url, json={**ASK, "stream": True}) as response:
+            for block in response.iter_raw():
+                yield from events.feed(block)
+
+    async def atexts(self) -> AsyncIterator[str]:
+        """Yield the text of each event."""
+        events = _Events()
+        async with self._running.stream("POST", self._url, json={**ASK, "stream": True}) as response:
+            async for block in response.aiter_raw():
+                for text in events.feed(block):
+                    yield text
+
+    def read(self) -> None:
+        """Read a streamed answer to its end."""
+        for _ in self.texts():
+            pass
+
+    async def aread(self) -> None:
+        """Read a streamed answer to its end."""
+        async for _ in self.atexts():
+            pass
+
+
+class _Events:
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, block: bytes) -> list[str]:
+        from pydantic_core import from_json
+
+        *events, self._rest = (self._rest + block).split(b"\n\n")
+        bodies = [from_json(event[6:])["choices"] for event in events if event.startswith(b"data: {")]
+        return [choices[0]["delta"].get("content") or "" for choices in bodies if choices]
+
+
+def _text(body: bytes) -> str:
+    from pydantic_core import from_json
+
+    return str(from_json(body)["choices"][0]["message"]["content"])
+
+
+CLIENTS: dict[str, Callable[[str], Subject]] = {
+    "piccc": Piccc,
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "httpx": HTTPX,
+}
