@@ -43,6 +43,10 @@ class PicccTaskSubmitted(InputRequiredEvent):
 
 
 class PicccTaskFinished(HumanResponseEvent):
-    """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless."""
+    """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless.
+
+    A run that goes on from a saved context first goes back to its waits; send it this after that, not in the
+    same breath, or LlamaIndex runs the tool twice (nothing is submitted twice).
+    """
 
     task_id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from llama_index_piccc import (
     PicccTaskFinished,
     PicccTaskProgress,
     PicccTaskSubmitted,
+    media,
     media_from,
 )
 from piccc.emulator import Emulator, ManualClock, Scripted
@@ -119,9 +121,23 @@ async def test_an_event_that_comes_too_early_only_makes_the_step_wait_again(stil
     assert made(still) == ["image"]
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[str]:
+    """Give the tasks that tools begin to wait for."""
+    begun: asyncio.Queue[str] = asyncio.Queue()
+    wait = media._wait_for_event
+
+    async def noted(ctx: Any, call: Any, task_id: str, *rest: Any) -> None:
+        begun.put_nowait(task_id)
+        await wait(ctx, call, task_id, *rest)
+
+    monkeypatch.setattr(media, "_wait_for_event", noted)
+    return begun
+
+
 @pytest.mark.parametrize("is_ledger_kept", [True, False])
 async def test_a_wait_goes_on_from_a_saved_context_without_paying_again(
-    still: Emulator, is_ledger_kept: bool
+    still: Emulator, waits: asyncio.Queue[str], is_ledger_kept: bool
 ) -> None:
     still.script([BOTH, "Both are done."])
     own = client(still)
@@ -137,7 +153,9 @@ async def test_a_wait_goes_on_from_a_saved_context_without_paying_again(
 
     await still.aadvance(60)
     again = agent(still, mode="event", client=own if is_ledger_kept else client(still))
+    assert {await waits.get() for _ in waiting} == waiting
     resumed = again.run(ctx=Context.from_dict(again, json.loads(saved), PICKLING))
+    assert {await waits.get() for _ in waiting} == waiting
     for task_id in waiting:
         await own.as_async().tasks.wait(task_id)
         resumed.ctx.send_event(PicccTaskFinished(task_id=task_id))
