@@ -110,24 +110,31 @@ class ChunkWriter:
         return ChatGenerationChunk(message=message)
 
 
-_MESSAGE = AIMessageChunk(content="")
-_CHUNK = ChatGenerationChunk(message=_MESSAGE)
+_MESSAGE = AIMessageChunk(content="").__getstate__()
+_CHUNK = ChatGenerationChunk(message=AIMessageChunk(content="")).__getstate__()
 
 
 def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
-    """Return what nearly every chunk is, by copying: validating it would cost more than all else we do."""
-    message = _MESSAGE.model_copy(
-        update={
-            "content": text,
-            "id": id,
-            "additional_kwargs": {},
-            "response_metadata": {"model_provider": PROVIDER},
-            "tool_calls": [],
-            "invalid_tool_calls": [],
-            "tool_call_chunks": [],
-        }
+    """Return what nearly every chunk is, made as unpickling does: to validate it would cost more."""
+    message = AIMessageChunk.__new__(AIMessageChunk)
+    fields = {
+        **_MESSAGE["__dict__"],
+        "content": text,
+        "id": id,
+        "additional_kwargs": {},
+        "response_metadata": {"model_provider": PROVIDER},
+        "tool_calls": [],
+        "invalid_tool_calls": [],
+        "tool_call_chunks": [],
+    }
+    given = {"content", "id", "response_metadata", "tool_call_chunks"}
+    message.__setstate__(
+        {**_MESSAGE, "__dict__": fields, "__pydantic_fields_set__": given, "__pydantic_extra__": {}}
     )
-    return _CHUNK.model_copy(update={"text": text, "message": message})
+    chunk = ChatGenerationChunk.__new__(ChatGenerationChunk)
+    fields = {**_CHUNK["__dict__"], "text": text, "message": message}
+    chunk.__setstate__({**_CHUNK, "__dict__": fields, "__pydantic_fields_set__": {"text", "message"}})
+    return chunk
 
 
 def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:

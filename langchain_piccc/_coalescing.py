@@ -14,7 +14,10 @@ def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
         return deltas
     blocks: dict[int, list[Delta]] = {}
     for delta in deltas:
-        blocks.setdefault(delta.block, []).append(delta)
+        if (group := blocks.get(delta.block)) is None:
+            blocks[delta.block] = [delta]
+        else:
+            group.append(delta)
     return [_join(group) if len(group) > 1 else group[0] for group in blocks.values()]
 
 

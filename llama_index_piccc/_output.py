@@ -64,7 +64,7 @@ class GrowingReply:
                     self._call(delta)
         self._text += text
         extra = {"thinking_delta": thinking} if thinking else {}
-        calls = [_growing_call(each) for each in self._calls.values()]
+        calls = [_growing_call(each) for each in self._calls.values()] if self._calls else []
         message = _message(self._text, self._thoughts.values(), calls)
         return ChatResponse(message=message, delta=text, raw={}, additional_kwargs=extra)
 
@@ -109,8 +109,11 @@ def completion(response: ChatResponse) -> CompletionResponse:
 def _message(
     text: str, thoughts: Iterable[Reasoning], calls: list[tuple[ToolCallBlock, JSON]]
 ) -> ChatMessage:
-    blocks = [*map(_thinking, thoughts), TextBlock(text=text), *(block for block, _ in calls)]
-    extra = {"tool_calls": [listed for _, listed in calls]} if calls else {}
+    blocks = [*map(_thinking, thoughts), TextBlock(text=text)]
+    if not calls:
+        return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+    blocks += [block for block, _ in calls]
+    extra = {"tool_calls": [listed for _, listed in calls]}
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
 
 

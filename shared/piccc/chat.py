@@ -402,13 +402,14 @@ class ReplyBuilder:
     def add(self, delta: Delta) -> None:
         """Take one more delta."""
         block = delta.block
-        if block not in self._starts:
+        pieces = self._pieces.get(block)
+        if pieces is None:
             self._starts[block] = delta
-            self._pieces[block] = []
+            pieces = self._pieces[block] = []
         if isinstance(delta, ToolCallDelta):
-            self._pieces[block].append(delta.arguments)
+            pieces.append(delta.arguments)
         elif not isinstance(delta, RawDelta):
-            self._pieces[block].append(delta.text)
+            pieces.append(delta.text)
             if isinstance(delta, ReasoningDelta) and delta.signature:
                 self._signatures[block] = self._signatures.get(block, "") + delta.signature
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -53,4 +53,13 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON data."""
-        return asdict(self)
+        return {
+            **_fields(self),
+            "attempts": [_fields(each) for each in self.attempts],
+            "rate_limit": dict(self.rate_limit),
+        }
+
+
+def _fields(value: Attempt | Record) -> dict[str, Any]:
+    # `asdict` copies each leaf with care, which every reply would pay for.
+    return {name: getattr(value, name) for name in value.__slots__}

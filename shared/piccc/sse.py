@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from piccc.errors import StreamError
 
@@ -68,16 +68,19 @@ class EventDecoder:
             lines[0] = lines[0].removeprefix(BOM)
         events = []
         for line in lines:
-            if not line:
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                self._size += len(line)
+            elif not line:
                 if self._data:
                     events.append(self._finish())
                 self._type = b""
-            elif line.startswith(b"data:"):
-                self._add(line[6:] if line[5:6] == b" " else line[5:])
             elif line[0] == 0x3A:
                 self.comments += 1
             else:
                 self._read_field(line)
+        if self._size > self._max:
+            self._refuse()
         return events
 
     def _read_field(self, line: bytes) -> None:
@@ -85,25 +88,25 @@ class EventDecoder:
         if name == b"event":
             self._type = value.removeprefix(b" ")
         elif name == b"data":
-            self._add(b"")
+            self._data.append(b"")
+            self._size += len(line)
 
     def _finish(self) -> Event:
+        if self._size > self._max:
+            self._refuse()
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data = []
         self._size = 0
-        return Event(self._type.decode(errors="replace") or "message", data.decode(errors="replace"))
-
-    def _add(self, data: bytes) -> None:
-        self._data.append(data)
-        self._grow(len(data) + 1)
+        type = self._type.decode(errors="replace") if self._type else "message"
+        return Event(type, data.decode(errors="replace"))
 
     def _hold(self, tail: bytes) -> None:
         self._pending += tail
-        self._grow(len(tail))
-
-    def _grow(self, count: int) -> None:
-        self._size += count
+        self._size += len(tail)
         if self._size > self._max:
-            raise StreamError(
-                f"One event of the stream is larger than {self._max} bytes.", may_have_been_billed=True
-            )
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise StreamError(
+            f"One event of the stream is larger than {self._max} bytes.", may_have_been_billed=True
+        )

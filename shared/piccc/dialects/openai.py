@@ -173,6 +173,8 @@ class OpenAIReader:
 
     def _deltas(self, delta: JSON) -> list[Delta]:
         deltas: list[Delta] = []
+        if len(delta) == 1 and isinstance(content := delta.get("content"), str):
+            return [TextDelta(content, _TEXT)] if content else deltas  # as nearly every event has it
         if reasoning := _reasoning_text(delta):
             deltas.append(ReasoningDelta(reasoning, _REASONING))
         if content := text_of(delta.get("content")):
@@ -338,10 +340,11 @@ def _response_format(wanted: JSONSchema | str | None) -> JSON | None:
 
 
 def _first_choice(payload: object) -> JSON | None:
-    choices = mapping(payload).get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and not choice.get("index"):
-            return choice
+    choices = payload.get("choices") if isinstance(payload, dict) else None
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and not choice.get("index"):
+                return choice
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from piccc.media.ledger import Entry
 
 LOCK_SECONDS = 30.0
+LOOK_SECONDS = 0.01
 
 MOST_NOTICES = 1000
 
@@ -125,12 +127,25 @@ class SQLiteLedger:
     def _open(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None)) as database:
             if not self._is_made:
-                database.execute("PRAGMA journal_mode = WAL")
+                _share(database)
                 database.executescript(_TABLES)
                 self._is_made = True
             # A submission must be on the disk before it is sent, whatever happens to the machine.
             database.execute("PRAGMA synchronous = FULL")
             yield database
+
+
+def _share(database: sqlite3.Connection) -> None:
+    """Let readers and a writer use the file at once."""
+    patience = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:  # for this alone, SQLite does not wait until others are done
+            if time.monotonic() > patience:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def _first(database: sqlite3.Connection, condition: str, *values: object) -> Entry | None:

@@ -216,9 +216,7 @@ class BlockingResponse(_Response):
         super().__init__(port, response, request)
         self._process = os.getpid()
         self._is_over = False
-        self._pieces: Iterator[bytes] = (
-            self._direct(response) if self._is_direct else iter(response.stream)  # type: ignore[arg-type]  # of a sync client
-        )
+        self._pieces: Iterator[bytes] = self._direct() if self._is_direct else self._whole()
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
@@ -238,7 +236,11 @@ class BlockingResponse(_Response):
         self._is_over = True
         return b""
 
-    def _direct(self, response: httpx.Response) -> Iterator[bytes]:
+    def _whole(self) -> Iterator[bytes]:
+        pieces: Iterator[bytes] = iter(self._response.stream)
+        return pieces
+
+    def _direct(self) -> Iterator[bytes]:
         stream, chunks = self._stream, Chunks()
         while not chunks.is_over:
             data = stream.receive(self._idle)
@@ -247,7 +249,7 @@ class BlockingResponse(_Response):
             if chunks.damage or not data:
                 raise broken_off(chunks)
         stream.gate.held = LAST_CHUNK + chunks.rest
-        yield from response.iter_raw()
+        yield from self._whole()
 
     async def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it."""
@@ -277,9 +279,7 @@ class AsyncResponse(_Response):
     def __init__(self, port: AsyncIO, response: httpx.Response, request: HTTPRequest) -> None:
         super().__init__(port, response, request)
         self._loop = asyncio.get_running_loop()
-        self._pieces: AsyncIterator[bytes] = (
-            self._direct(response) if self._is_direct else aiter(response.stream)  # type: ignore[arg-type]  # of an async client
-        )
+        self._pieces: AsyncIterator[bytes] = self._direct() if self._is_direct else self._whole()
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
@@ -302,7 +302,11 @@ class AsyncResponse(_Response):
                 return data
         return b""
 
-    async def _direct(self, response: httpx.Response) -> AsyncIterator[bytes]:
+    def _whole(self) -> AsyncIterator[bytes]:
+        pieces: AsyncIterator[bytes] = aiter(self._response.stream)
+        return pieces
+
+    async def _direct(self) -> AsyncIterator[bytes]:
         stream, chunks = self._stream, Chunks()
         while not chunks.is_over:
             data = await stream.receive(self._idle)
@@ -311,7 +315,7 @@ class AsyncResponse(_Response):
             if chunks.damage or not data:
                 raise broken_off(chunks)
         stream.gate.held = LAST_CHUNK + chunks.rest
-        async for piece in response.aiter_raw():
+        async for piece in self._whole():
             yield piece
 
     async def close(self) -> None:

@@ -88,6 +88,8 @@ class RunningStream(asyncio.Protocol):
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
+        self._due: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.gate = Gate()
 
     # What asyncio calls.
@@ -114,6 +116,7 @@ class RunningStream(asyncio.Protocol):
         self._is_over = True
         self._error = self._error or exception
         _wake(self._reader)
+        self._silence()
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -141,8 +144,7 @@ class RunningStream(asyncio.Protocol):
         if held := self.gate.take():
             return held
         if not self._pieces and not self._is_over:
-            self._reader = self._loop.create_future()
-            await _bounded(self._reader, timeout)
+            await self._arrival(timeout)
         if self._pieces:
             return self._take()
         if self._error is not None:
@@ -196,6 +198,32 @@ class RunningStream(asyncio.Protocol):
             return bool(self._pieces) or self._is_over or _is_readable(self._transport)
         names = {"client_addr": "sockname", "server_addr": "peername"}
         return self._transport.get_extra_info(names.get(info, info))
+
+    async def _arrival(self, seconds: float | None) -> None:
+        # A timer for each of a stream's tokens would cost more than reading them: so one stays, and looks again.
+        self._reader = self._loop.create_future()
+        self._due = None if seconds is None else self._loop.time() + seconds
+        if self._due is not None and (self._alarm is None or self._alarm.when() > self._due):
+            self._silence()
+            self._alarm = self._loop.call_at(self._due, self._look)
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _look(self) -> None:
+        self._alarm = None
+        if self._reader is None or self._reader.done() or self._due is None:
+            return
+        if self._loop.time() < self._due:
+            self._alarm = self._loop.call_at(self._due, self._look)
+        else:
+            self._reader.set_exception(TimeoutError())
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _take(self) -> bytes:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
