@@ -200,7 +200,7 @@ class RunningStream(asyncio.Protocol):
         return self._transport.get_extra_info(names.get(info, info))
 
     async def _arrival(self, seconds: float | None) -> None:
-        # A timer for each of a stream's tokens would cost more than reading them: so one stays, and looks again.
+        # A timer for each token would cost more than reading it: so one stays, and looks again.
         self._reader = self._loop.create_future()
         self._due = None if seconds is None else self._loop.time() + seconds
         if self._due is not None and (self._alarm is None or self._alarm.when() > self._due):
