@@ -33,6 +33,7 @@ from piccc.chat import (
 )
 from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
+from piccc.dialects.template import Template
 from piccc.dialects.wire import (
     arguments_of,
     count,
@@ -57,6 +58,7 @@ _FINISH = {
     "refusal": "content_filter",
 }
 _THINKING_TOKENS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
+_TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
 
@@ -115,15 +117,21 @@ class AnthropicReader:
     _calls: dict[int, int] = field(default_factory=dict)
     _usage: JSON = field(default_factory=dict)
     _characters: Characters = field(default_factory=Characters)
+    _template: Template = field(default_factory=Template)
 
     def feed(self, event: Event) -> list[Delta]:
         """Return what the event says; raise StreamError for an error or a malformed event."""
         if self.is_done or not event.data:
             return []
+        if not self._characters.is_waiting and (known := self._template.read(event)):
+            return self._keep([known])
         body, has_halves = read_event(event)
         kind = body.get("type") or event.type
         if kind == "content_block_delta":
-            deltas = self._delta(count(body.get("index")), mapping(body.get("delta")))
+            delta = mapping(body.get("delta"))
+            deltas = self._delta(count(body.get("index")), delta)
+            if len(deltas) == 1 and (key := _TEXT_OF.get(str(delta.get("type")))):
+                self._template.learn(event, body, delta, key, deltas[0])
         elif kind == "content_block_start":
             deltas = self._start(count(body.get("index")), mapping(body.get("content_block")))
         else:

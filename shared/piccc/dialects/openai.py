@@ -35,6 +35,7 @@ from piccc.chat import (
 )
 from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
+from piccc.dialects.template import Template
 from piccc.dialects.wire import (
     arguments_of,
     count,
@@ -127,18 +128,19 @@ class OpenAIReader:
     _by_index: dict[int, _Call] = field(default_factory=dict)
     _by_id: dict[str, _Call] = field(default_factory=dict)
     _characters: Characters = field(default_factory=Characters)
+    _template: Template = field(default_factory=Template)
 
     def feed(self, event: Event) -> list[Delta]:
         """Return what the chunk says; raise StreamError for an error or a malformed chunk."""
         if event.data == "[DONE]":
             self.is_complete = self.is_done = True
             return []
-        if self.is_done:
+        if self.is_done or not event.data:
             return []
-        if not event.data:
-            return []
+        if not self._characters.is_waiting and (known := self._template.read(event)):
+            return self._keep([known])
         chunk, has_halves = read_event(event)
-        deltas = self._read(chunk)
+        deltas = self._read(event, chunk)
         if has_halves or self._characters.is_waiting:
             deltas = self._characters.join(deltas)
         return self._keep(deltas)
@@ -152,24 +154,29 @@ class OpenAIReader:
         """Return the reply as far as it has come."""
         return self._builder.build()
 
-    def _read(self, chunk: JSON) -> list[Delta]:
+    def _read(self, event: Event, chunk: JSON) -> list[Delta]:
         choice = _first_choice(chunk)
         reply = self._builder.reply
-        if (
+        says_more = (
             not reply.id
             or choice is None
             or choice.get("finish_reason")
             or chunk.get("usage")
             or choice.get("logprobs")
-        ):
+        )
+        if says_more:
             _read_envelope(reply, chunk, choice or {})
         if choice is None:
             return []
         if reason := choice.get("finish_reason"):
             reply.finish_reason = _finish_reason(reason)
             self.is_complete = True
-        delta = choice.get("delta")
-        return self._deltas(delta) if isinstance(delta, dict) else []
+        delta = mapping(choice.get("delta"))
+        deltas = self._deltas(delta)
+        said = [key for key, value in delta.items() if value and key != "role"]
+        if not says_more and len(said) == len(deltas) == 1:
+            self._template.learn(event, chunk, delta, said[0], deltas[0])
+        return deltas
 
     def _deltas(self, delta: JSON) -> list[Delta]:
         deltas: list[Delta] = []
