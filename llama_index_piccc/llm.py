@@ -23,11 +23,11 @@ from llama_index.core.llms import (
     CompletionResponseGen,
     LLMMetadata,
 )
-from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from pydantic import FieldSerializationInfo
 
+from llama_index_piccc._callbacks import chat_callback, completion_callback
 from llama_index_piccc._input import DialectName, OnUnsupported, conversation
 from llama_index_piccc._output import GrowingReply, completion, last, whole
 from llama_index_piccc._predicting import PredictingLLM
@@ -179,45 +179,45 @@ class Piccc(PredictingLLM):
         shown = {name: getattr(self, name) for name in ("model", "temperature", "max_tokens", "dialect")}
         return {**super().to_payload(), **shown}
 
-    @llm_chat_callback()
+    @chat_callback
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation."""
         return whole(self._client().chat.send(*self._ask(messages, kwargs)))
 
-    @llm_chat_callback()
+    @chat_callback
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation."""
         return whole(await self._async_client().chat.send(*self._ask(messages, kwargs)))
 
-    @llm_chat_callback()
+    @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Return the answer as it is written; every response holds all that has come."""
         return self._stream(*self._ask(messages, kwargs))
 
-    @llm_chat_callback()
+    @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Return the answer as it is written; every response holds all that has come."""
         return self._astream(*self._ask(messages, kwargs))
 
-    @llm_completion_callback()
+    @completion_callback
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the answer to a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         return completion(whole(self._client().chat.send(*ask)))
 
-    @llm_completion_callback()
+    @completion_callback
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the answer to a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         return completion(whole(await self._async_client().chat.send(*ask)))
 
-    @llm_completion_callback()
+    @completion_callback
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Return the answer to a prompt as it is written."""
         stream = self._stream(*self._ask(self._prompt(prompt, formatted), kwargs))
         return (completion(each) for each in stream)
 
-    @llm_completion_callback()
+    @completion_callback
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:

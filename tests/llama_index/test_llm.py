@@ -13,6 +13,8 @@ from llama_index.core.base.llms.types import ThinkingBlock, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.rate_limiter import BaseRateLimiter
 
@@ -104,6 +106,16 @@ def heard() -> Any:
     dispatcher.event_handlers = before
 
 
+class Spans(NullSpanHandler):
+    """Keep the arguments of what was called."""
+
+    seen: list[Any] = []  # noqa: RUF012  pydantic copies it
+
+    def span_enter(self, id_: str, bound_args: Any, **kwargs: Any) -> None:
+        """Keep one call's arguments."""
+        self.seen.append(bound_args.arguments)
+
+
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
 def test_each_call_is_told_once(way: Way, llm: Piccc, heard: Heard, endpoint: str, question: Any) -> None:
     ask(way, llm, endpoint, question)
@@ -111,6 +123,27 @@ def test_each_call_is_told_once(way: Way, llm: Piccc, heard: Heard, endpoint: st
     kind = "Chat" if endpoint.endswith("chat") else "Completion"
     assert names.count(f"LLM{kind}StartEvent") == names.count(f"LLM{kind}EndEvent") == 1
     assert sum(name.endswith("StartEvent") for name in names) == 1
+
+
+@pytest.mark.parametrize(("endpoint", "question"), EIGHT)
+def test_events_that_nobody_hears_are_not_made(
+    way: Way, llm: Piccc, monkeypatch: pytest.MonkeyPatch, endpoint: str, question: Any
+) -> None:
+    made: list[str] = []
+
+    def count(self: Any, *given: Any) -> None:
+        made.append(type(self).__name__)
+
+    monkeypatch.setattr(BaseEvent, "__init__", count)
+    ask(way, llm, endpoint, question)
+    assert made == []
+
+
+def test_spans_name_the_arguments(llm: Piccc, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = Spans()
+    monkeypatch.setattr(get_dispatcher(), "span_handlers", [spans])
+    llm.chat(QUESTION, seed=3)
+    assert spans.seen[0] == {"messages": QUESTION, "kwargs": {"seed": 3}}
 
 
 def test_events_say_model_and_temperature(llm: Piccc, heard: Heard) -> None:
