@@ -12,6 +12,8 @@ def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
     """Join the deltas of each block into one, in the order in which the blocks first occur."""
     if len(deltas) == 1:
         return deltas
+    if len({delta.block for delta in deltas}) == 1:
+        return [_join(deltas)]
     blocks: dict[int, list[Delta]] = {}
     for delta in deltas:
         if (group := blocks.get(delta.block)) is None:
@@ -21,7 +23,7 @@ def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
     return [_join(group) if len(group) > 1 else group[0] for group in blocks.values()]
 
 
-def _join(group: list[Delta]) -> Delta:
+def _join(group: Sequence[Delta]) -> Delta:
     first = group[0]
     match first:
         case TextDelta():

@@ -399,19 +399,20 @@ class ReplyBuilder:
         self._pieces: dict[int, list[str]] = {}
         self._signatures: dict[int, str] = {}
 
-    def add(self, delta: Delta) -> None:
-        """Take one more delta."""
-        block = delta.block
-        pieces = self._pieces.get(block)
-        if pieces is None:
-            self._starts[block] = delta
-            pieces = self._pieces[block] = []
-        if isinstance(delta, ToolCallDelta):
-            pieces.append(delta.arguments)
-        elif not isinstance(delta, RawDelta):
-            pieces.append(delta.text)
-            if isinstance(delta, ReasoningDelta) and delta.signature:
-                self._signatures[block] = self._signatures.get(block, "") + delta.signature
+    def add(self, deltas: Iterable[Delta]) -> None:
+        """Take more of them."""
+        for delta in deltas:
+            block = delta.block
+            pieces = self._pieces.get(block)
+            if pieces is None:
+                self._starts[block] = delta
+                pieces = self._pieces[block] = []
+            if isinstance(delta, ToolCallDelta):
+                pieces.append(delta.arguments)
+            elif not isinstance(delta, RawDelta):
+                pieces.append(delta.text)
+                if isinstance(delta, ReasoningDelta) and delta.signature:
+                    self._signatures[block] = self._signatures.get(block, "") + delta.signature
 
     def build(self) -> ChatReply:
         """Return the reply as far as it has come; its parts stand in the order of their blocks."""

@@ -51,6 +51,8 @@ class EventDecoder:
             self._size -= len(self._pending)
             chunk = bytes(self._pending + chunk)
             self._pending.clear()
+        if chunk.startswith(b"data: ") and (events := self._plain(chunk)):
+            return events
         lines = chunk.splitlines()
         self._skip_lf = chunk[-1] == _CR
         if chunk[-1] not in (_LF, _CR):
@@ -61,6 +63,15 @@ class EventDecoder:
     def is_inside_event(self) -> bool:
         """Whether bytes of an event have come whose end has not."""
         return bool(self._data or self._pending)
+
+    def _plain(self, chunk: bytes) -> list[Event]:
+        """Return the events of a chunk that is nothing but lines of data, each an event, as most are."""
+        texts = chunk[6:-2].split(b"\n\ndata: ")
+        is_plain = chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2 * len(texts) and b"\r" not in chunk
+        if not is_plain or self._data or self._type or len(chunk) > self._max:
+            return []
+        self._started = True
+        return [Event("message", text.decode(errors="replace")) for text in texts]
 
     def _dispatch(self, lines: list[bytes]) -> list[Event]:
         if not self._started and lines:

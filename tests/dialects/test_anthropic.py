@@ -49,7 +49,7 @@ def read(*events: Any) -> tuple[list[Any], ChatReply]:
     deltas: list[Any] = []
     for event in events:
         data = event if isinstance(event, str) else json.dumps(event)
-        deltas += reader.feed(Event("message", data))
+        deltas += reader.feed([Event("message", data)])
     deltas += reader.finish()
     return deltas, reader.reply()
 
@@ -360,10 +360,9 @@ def test_nonsense_and_errors_are_typed_errors(data: str) -> None:
 
 def test_message_stop_alone_proves_that_the_answer_is_whole() -> None:
     reader = DIALECT.reader()
-    reader.feed(
-        Event("message_delta", json.dumps({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}))
-    )
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    reader.feed([Event("message_delta", json.dumps(end))])
     assert not reader.is_complete
-    reader.feed(Event("message_stop", "{}"))
+    reader.feed([Event("message_stop", "{}")])
     assert reader.is_complete
     assert reader.is_done

@@ -56,7 +56,7 @@ def read(*chunks: Any) -> tuple[list[Any], ChatReply]:
     deltas: list[Any] = []
     for chunk in chunks:
         data = chunk if isinstance(chunk, str) else json.dumps(chunk)
-        deltas += reader.feed(Event("message", data))
+        deltas += reader.feed([Event("message", data)])
     deltas += reader.finish()
     return deltas, reader.reply()
 
@@ -437,9 +437,9 @@ def test_nonsense_is_a_typed_error(data: str) -> None:
 def test_a_finish_reason_or_done_proves_that_the_answer_is_whole() -> None:
     for proof in (json.dumps(chunk("stop")), "[DONE]"):
         reader = DIALECT.reader()
-        reader.feed(Event("message", json.dumps(chunk(content="a"))))
+        reader.feed([Event("message", json.dumps(chunk(content="a")))])
         assert not reader.is_complete
-        reader.feed(Event("message", proof))
+        reader.feed([Event("message", proof)])
         assert reader.is_complete
         assert reader.is_done is (proof == "[DONE]")
 

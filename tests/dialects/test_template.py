@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piccc.chat import ChatReply, Delta
-from piccc.dialects import anthropic, dialect, openai, template
+from piccc.dialects import dialect, reader, template
 from piccc.dialects.template import Template
 from piccc.errors import StreamError
 from piccc.sse import Event
@@ -25,18 +25,18 @@ class Never(Template):
 
 
 def read(name: str, events: list[Event], known: Template | None = None) -> tuple[list[Any], ChatReply]:
-    reader: Any = dialect(name).reader()
+    reading: Any = dialect(name).reader()
     if known is not None:
-        reader._template = known
+        reading._template = known
     deltas: list[list[Delta] | str] = []
     for event in events:
         try:
-            deltas.append(reader.feed(event))
+            deltas.append(reading.feed([event]))
         except StreamError as error:
             deltas.append(str(error))
             break
-    deltas.append(reader.finish())
-    return deltas, reader.reply()
+    deltas.append(reading.finish())
+    return deltas, reading.reply()
 
 
 WORDS = st.one_of(
@@ -171,7 +171,7 @@ def test_the_same_words_elsewhere_are_not_taken_for_the_text() -> None:
 
 
 def test_events_that_are_alike_are_not_parsed(count: Count) -> None:
-    parsed = count(openai, "read_event")
+    parsed = count(reader, "read_event")
     deltas, reply = read("openai", [said(f" word{number}") for number in range(1000)])
     assert len(parsed) == 2  # the one that names the reply, and the one to learn from
     assert reply.text == "".join(f" word{number}" for number in range(1000))
@@ -179,7 +179,7 @@ def test_events_that_are_alike_are_not_parsed(count: Count) -> None:
 
 
 def test_anthropic_events_that_are_alike_are_not_parsed(count: Count) -> None:
-    parsed = count(anthropic, "read_event")
+    parsed = count(reader, "read_event")
     deltas = [{"type": "thinking_delta", "thinking": f" thought{number}"} for number in range(500)]
     deltas += [{"type": "text_delta", "text": f" word{number}"} for number in range(500)]
     bodies = [{"type": "content_block_delta", "index": 0, "delta": each} for each in deltas]
@@ -195,6 +195,6 @@ def test_a_stream_whose_events_all_differ_is_learnt_from_once(count: Count) -> N
 
 
 def test_what_changes_now_and_then_is_learnt_anew(count: Count) -> None:
-    parsed = count(openai, "read_event")
+    parsed = count(reader, "read_event")
     read("openai", [said(" word", created=number // 100) for number in range(1000)])
     assert len(parsed) == 11

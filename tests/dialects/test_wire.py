@@ -78,7 +78,7 @@ def test_any_events_are_deltas_or_a_typed_error(name: str, payloads: list[Any], 
     reader = dialect(name).reader()
     try:
         for payload in payloads:
-            reader.feed(Event(kind, json.dumps(payload)))
+            reader.feed([Event(kind, json.dumps(payload))])
     except PicccError:
         pass
     reader.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from piccc.dialects.names import DialectName
@@ -21,8 +22,8 @@ class StreamReader(Protocol):
     is_complete: bool
     is_done: bool
 
-    def feed(self, event: Event) -> list[Delta]:
-        """Return what the event says; raise StreamError for an error event or a malformed one."""
+    def feed(self, events: Iterable[Event]) -> list[Delta]:
+        """Return what the events say; raise StreamError at an error event or a malformed one."""
         ...
 
     def finish(self) -> list[Delta]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from dataclasses import dataclass, field
 
 from piccc.chat import (
     JSON,
@@ -22,7 +21,6 @@ from piccc.chat import (
     Reasoning,
     ReasoningDelta,
     Refusal,
-    ReplyBuilder,
     Source,
     Text,
     TextDelta,
@@ -31,9 +29,8 @@ from piccc.chat import (
     ToolCallDelta,
     Usage,
 )
-from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
-from piccc.dialects.template import Template
+from piccc.dialects.reader import Reader
 from piccc.dialects.wire import (
     arguments_of,
     count,
@@ -42,7 +39,6 @@ from piccc.dialects.wire import (
     mapping,
     mappings,
     not_a_reply,
-    read_event,
     text_of,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
@@ -107,51 +103,26 @@ class AnthropicDialect:
         return AnthropicReader()
 
 
-@dataclass(slots=True)
-class AnthropicReader:
+class AnthropicReader(Reader):
     """Read the events of one stream."""
 
-    is_complete: bool = False
-    is_done: bool = False
-    _builder: ReplyBuilder = field(default_factory=ReplyBuilder)
-    _calls: dict[int, int] = field(default_factory=dict)
-    _usage: JSON = field(default_factory=dict)
-    _characters: Characters = field(default_factory=Characters)
-    _template: Template = field(default_factory=Template)
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[int, int] = {}
+        self._usage: JSON = {}
 
-    def feed(self, event: Event) -> list[Delta]:
-        """Return what the event says; raise StreamError for an error or a malformed event."""
-        if self.is_done or not event.data:
-            return []
-        if not self._characters.is_waiting and (known := self._template.read(event)):
-            return self._keep([known])
-        body, has_halves = read_event(event)
+    def _read(self, event: Event, body: JSON) -> list[Delta]:
         kind = body.get("type") or event.type
-        if kind == "content_block_delta":
-            delta = mapping(body.get("delta"))
-            deltas = self._delta(count(body.get("index")), delta)
-            if len(deltas) == 1 and (key := _TEXT_OF.get(str(delta.get("type")))):
-                self._template.learn(event, body, delta, key, deltas[0])
-        elif kind == "content_block_start":
-            deltas = self._start(count(body.get("index")), mapping(body.get("content_block")))
-        else:
+        index = count(body.get("index"))
+        if kind == "content_block_start":
+            return self._start(index, mapping(body.get("content_block")))
+        if kind != "content_block_delta":
             self._frame(str(kind), body)
             return []
-        if has_halves or self._characters.is_waiting:
-            deltas = self._characters.join(deltas)
-        return self._keep(deltas)
-
-    def finish(self) -> list[Delta]:
-        """Return halves of characters that no later event completed."""
-        return self._keep(self._characters.finish())
-
-    def reply(self) -> ChatReply:
-        """Return the reply as far as it has come."""
-        return self._builder.build()
-
-    def _keep(self, deltas: list[Delta]) -> list[Delta]:
-        for delta in deltas:
-            self._builder.add(delta)
+        delta = mapping(body.get("delta"))
+        deltas = self._delta(index, delta)
+        if len(deltas) == 1 and (key := _TEXT_OF.get(str(delta.get("type")))):
+            self._template.learn(event, body, delta, key, deltas[0])
         return deltas
 
     def _frame(self, kind: str, body: JSON) -> None:

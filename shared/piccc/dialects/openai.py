@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from piccc.chat import (
@@ -24,7 +24,6 @@ from piccc.chat import (
     ReasoningDelta,
     Refusal,
     RefusalDelta,
-    ReplyBuilder,
     Source,
     Text,
     TextDelta,
@@ -33,9 +32,8 @@ from piccc.chat import (
     ToolCallDelta,
     Usage,
 )
-from piccc.dialects.characters import Characters
 from piccc.dialects.names import DialectName
-from piccc.dialects.template import Template
+from piccc.dialects.reader import Reader
 from piccc.dialects.wire import (
     arguments_of,
     count,
@@ -45,7 +43,6 @@ from piccc.dialects.wire import (
     mapping,
     mappings,
     not_a_reply,
-    read_event,
     text_of,
 )
 from piccc.errors import UnsupportedContentError
@@ -117,55 +114,36 @@ class _Call:
     is_open: bool = False
 
 
-@dataclass(slots=True)
-class OpenAIReader:
+class OpenAIReader(Reader):
     """Read the chunks of one stream, repairing what WIRE-compatible servers get wrong in tool calls."""
 
-    is_complete: bool = False
-    is_done: bool = False
-    _builder: ReplyBuilder = field(default_factory=ReplyBuilder)
-    _calls: list[_Call] = field(default_factory=list)
-    _by_index: dict[int, _Call] = field(default_factory=dict)
-    _by_id: dict[str, _Call] = field(default_factory=dict)
-    _characters: Characters = field(default_factory=Characters)
-    _template: Template = field(default_factory=Template)
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
 
-    def feed(self, event: Event) -> list[Delta]:
-        """Return what the chunk says; raise StreamError for an error or a malformed chunk."""
+    def _take(self, event: Event) -> list[Delta]:
         if event.data == "[DONE]":
             self.is_complete = self.is_done = True
             return []
-        if self.is_done or not event.data:
-            return []
-        if not self._characters.is_waiting and (known := self._template.read(event)):
-            return self._keep([known])
-        chunk, has_halves = read_event(event)
-        deltas = self._read(event, chunk)
-        if has_halves or self._characters.is_waiting:
-            deltas = self._characters.join(deltas)
-        return self._keep(deltas)
+        return super()._take(event)
 
-    def finish(self) -> list[Delta]:
-        """Return halves of characters and calls without a name, which no later chunk completed."""
-        unnamed = [self._open(call) for call in self._calls if not call.is_open]
-        return self._keep([*self._characters.finish(), *unnamed])
+    def _rest(self) -> list[Delta]:
+        return [self._open(call) for call in self._calls if not call.is_open]  # those without a name
 
-    def reply(self) -> ChatReply:
-        """Return the reply as far as it has come."""
-        return self._builder.build()
-
-    def _read(self, event: Event, chunk: JSON) -> list[Delta]:
-        choice = _first_choice(chunk)
+    def _read(self, event: Event, body: JSON) -> list[Delta]:
+        choice = _first_choice(body)
         reply = self._builder.reply
         says_more = (
             not reply.id
             or choice is None
             or choice.get("finish_reason")
-            or chunk.get("usage")
+            or body.get("usage")
             or choice.get("logprobs")
         )
         if says_more:
-            _read_envelope(reply, chunk, choice or {})
+            _read_envelope(reply, body, choice or {})
         if choice is None:
             return []
         if reason := choice.get("finish_reason"):
@@ -175,7 +153,7 @@ class OpenAIReader:
         deltas = self._deltas(delta)
         said = [key for key, value in delta.items() if value and key != "role"]
         if not says_more and len(said) == len(deltas) == 1:
-            self._template.learn(event, chunk, delta, said[0], deltas[0])
+            self._template.learn(event, body, delta, said[0], deltas[0])
         return deltas
 
     def _deltas(self, delta: JSON) -> list[Delta]:
@@ -191,11 +169,6 @@ class OpenAIReader:
         if fragments := delta.get("tool_calls"):
             for fragment in mappings(fragments):
                 deltas.extend(self._fragment(fragment))
-        return deltas
-
-    def _keep(self, deltas: list[Delta]) -> list[Delta]:
-        for delta in deltas:
-            self._builder.add(delta)
         return deltas
 
     def _fragment(self, fragment: JSON) -> list[Delta]:

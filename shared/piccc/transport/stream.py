@@ -59,9 +59,7 @@ class Pipe:
         if record.time_to_first_event is None:
             record.time_to_first_event = self._io.now() - self._answer.started
             self._by = self._answer.deadline
-        deltas: list[Delta] = []
-        for event in events:
-            deltas += self._reader.feed(event)
+        deltas = self._reader.feed(events)
         if self._reader.is_complete and not self._lingers:
             self._lingers = True
             self._come_by(self._io.now() + LINGER_SECONDS)

@@ -1,0 +1,63 @@
+"""What the readers of both dialects' streams do alike. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from piccc.chat import JSON, ChatReply, Delta, ReplyBuilder
+from piccc.dialects.characters import Characters
+from piccc.dialects.template import Template
+from piccc.dialects.wire import read_event
+from piccc.sse import Event
+
+
+class Reader:
+    """Turn one stream's events into deltas, and add them up; what an event means the dialect says."""
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self.is_done = False
+        self._builder = ReplyBuilder()
+        self._characters = Characters()
+        self._template = Template()
+
+    def feed(self, events: Iterable[Event]) -> list[Delta]:
+        """Return what the events say; raise StreamError at an error or a malformed one."""
+        deltas: list[Delta] = []
+        try:
+            for event in events:
+                if self.is_done:
+                    break
+                if (known := self._template.read(event)) is not None:
+                    deltas.append(known)
+                elif event.data:
+                    deltas += self._take(event)
+        finally:
+            self._builder.add(deltas)
+        return deltas
+
+    def finish(self) -> list[Delta]:
+        """Return what was held back for a continuation that never came."""
+        deltas = [*self._characters.finish(), *self._rest()]
+        self._builder.add(deltas)
+        return deltas
+
+    def reply(self) -> ChatReply:
+        """Return the reply as far as it has come."""
+        return self._builder.build()
+
+    def _take(self, event: Event) -> list[Delta]:
+        body, has_halves = read_event(event)
+        deltas = self._read(event, body)
+        if has_halves or self._characters.is_waiting:
+            deltas = self._characters.join(deltas)
+            self._template = Template()  # what comes next may have to be joined too
+        return deltas
+
+    def _read(self, event: Event, body: JSON) -> list[Delta]:
+        """Return what an event says."""
+        raise NotImplementedError
+
+    def _rest(self) -> Iterable[Delta]:
+        """Return what the dialect held back."""
+        return ()
