@@ -7,6 +7,7 @@ import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
@@ -305,6 +306,7 @@ def split_url(url: str) -> tuple[str, Key | None]:
     return urlunsplit((parts.scheme, netloc, path, "", "")), basic
 
 
+@lru_cache(maxsize=256)
 def origin_of(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port of a URL; one with credentials or nonsense in it is foreign to all."""
     try:

@@ -39,7 +39,7 @@ _budgets: dict[tuple[str, str, int], Budget] = {}
 
 def budget_of(origin: tuple[str, str, int]) -> Budget:
     """Return the one budget that all clients of this process share for a server."""
-    return _budgets.setdefault(origin, Budget())
+    return _budgets.get(origin) or _budgets.setdefault(origin, Budget())
 
 
 if hasattr(os, "register_at_fork"):

@@ -86,10 +86,6 @@ class _Port:
             extensions=extensions,
         )
 
-    def _options(self) -> dict[str, Any]:
-        redirects: dict[str, Any] = {"stream": True, "follow_redirects": False}
-        return redirects if self.client is not None else {**redirects, "auth": None}
-
     def _failure(self, error: Exception, *, late: bool) -> Failure:
         failure = classify(error, self.library)
         if failure.timed_out and late:
@@ -134,7 +130,11 @@ class BlockingIO(_Port):
             close_abandoned()
         moment.by = request.by
         try:
-            response = client.send(self._build(client, request, self.now()), **self._options())
+            built = self._build(client, request, self.now())
+            if self.client is None:
+                response = _way(client, built).handle_request(built)
+            else:
+                response = client.send(built, stream=True, follow_redirects=False)
         except Exception as error:
             raise self._failure(error, late=is_past(request.by, self.now())) from scrub(error)
         finally:
@@ -177,7 +177,11 @@ class AsyncIO(_Port):
         client = self.client or await self._pool.running(self)
         try:
             async with asyncio.timeout_at(None if request.by is None else request.by + GRACE):
-                response = await client.send(self._build(client, request, self.now()), **self._options())
+                built = self._build(client, request, self.now())
+                if self.client is None:
+                    response = await _way(client, built).handle_async_request(built)
+                else:
+                    response = await client.send(built, stream=True, follow_redirects=False)
         except Exception as error:
             raise self._failure(error, late=is_past(request.by, self.now())) from scrub(error)
         return AsyncResponse(self, response, request)
@@ -382,6 +386,11 @@ def _family(client: Any, kind: str) -> Any:
         f"{parameter} is a {type(client).__module__}.{type(client).__qualname__}.",
         hint=f"Give an httpx.{kind} or an httpx2.{kind}.",
     )
+
+
+def _way(client: Any, request: Any) -> Any:
+    """Return the transport, by a proxy or direct: our own clients have no hooks, cookies or redirects."""
+    return client._transport_for_url(request.url)
 
 
 def _least(*seconds: float | None) -> float | None:
