@@ -24,18 +24,18 @@ class Never(Template):
         """Know nothing."""
 
 
-def read(name: str, events: list[Event], known: Template | None = None) -> tuple[list[Any], ChatReply]:
+def read(name: str, *reads: list[Event], known: Template | None = None) -> tuple[list[Any], ChatReply]:
     reading: Any = dialect(name).reader()
     if known is not None:
         reading._template = known
-    deltas: list[list[Delta] | str] = []
-    for event in events:
+    deltas: list[Delta | str] = []
+    for events in reads:
         try:
-            deltas.append(reading.feed([event]))
+            deltas += reading.feed(events)
         except StreamError as error:
             deltas.append(str(error))
             break
-    deltas.append(reading.finish())
+    deltas += reading.finish()
     return deltas, reading.reply()
 
 
@@ -138,8 +138,11 @@ def test_it_reads_what_the_parser_reads(name: str, events: st.SearchStrategy[str
         st.lists(st.tuples(st.sampled_from(["message", "message", "delta", "error"]), events), max_size=12)
     )
     def check(given_: list[tuple[str, str]]) -> None:
-        stream = [Event(kind, data) for kind, data in given_]
-        assert read(name, stream) == read(name, stream, Never())
+        events = [Event(kind, data) for kind, data in given_]
+        one_by_one = [[event] for event in events]
+        said = read(name, *one_by_one, known=Never())
+        assert read(name, *one_by_one) == said
+        assert read(name, events)[1] == said[1]
 
     check()
 
@@ -175,7 +178,7 @@ def test_events_that_are_alike_are_not_parsed(count: Count) -> None:
     deltas, reply = read("openai", [said(f" word{number}") for number in range(1000)])
     assert len(parsed) == 2  # the one that names the reply, and the one to learn from
     assert reply.text == "".join(f" word{number}" for number in range(1000))
-    assert len([delta for each in deltas for delta in each]) == 1000
+    assert len(deltas) == 1000
 
 
 def test_anthropic_events_that_are_alike_are_not_parsed(count: Count) -> None:
