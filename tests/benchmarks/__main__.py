@@ -1,4 +1,4 @@
-"""Measure ours beside the peers: `python -m tests.benchmarks`. Prints tables; writes JSON and a chart.
+"""Measure ours beside the peers: `python -m tests.benchmarks`. Prints tables; writes them, JSON and a chart.
 
 Each figure is the median over rounds of one client process each; a round goes through all subjects in turn,
 so that a slow minute falls on all of them. The tables show multiples of ours: compare nothing else.
@@ -93,10 +93,18 @@ def main() -> None:
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "benchmarks.json").write_text(json.dumps({"about": about, "figures": figures}, indent=2))
     (options.to / "benchmarks.svg").write_text(chart(figures, FAMILIES))
+    report = "\n\n".join(_report(figures))
+    (options.to / "benchmarks.md").write_text(f"{report}\n")
+    print(f"\n{report}")
+
+
+def _report(figures: Figures) -> Iterator[str]:
     for family, members in FAMILIES.items():
         if any(members[0] in row for row in figures.values()):
-            print(f"\n{family}\n\n{table(figures, members)}\n")
-            print("\n".join(f"- {line}" for line in verdicts(figures, members[0])))
+            yield f"**{family}**"
+            yield table(figures, members)
+            if lines := verdicts(figures, members[0]):
+                yield "\n".join(f"- {line}" for line in lines)
 
 
 if __name__ == "__main__":
