@@ -41,7 +41,7 @@ def opened() -> tuple[ChatStream, Response]:
 
 def test_a_stream_that_is_read_to_its_end_gives_its_connection_back() -> None:
     stream, response = opened()
-    assert "".join(delta.text for delta in stream) == "Hello, world"  # type: ignore[union-attr]  # all is text
+    assert "".join(stream.texts()) == "Hello, world"
     assert response.ended == ["closed"]
 
 

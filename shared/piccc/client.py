@@ -167,12 +167,12 @@ class Chat(_Resource):
     ) -> ChatStream:
         """Return the reply as it is written; arguments and errors as of `create`, and StreamError.
 
-        Use it as a context manager, or iterate over it.
+        Use it as a context manager; iterate over its `texts()`, or over it for reasoning and tool calls too.
 
         Example:
             >>> from piccc import Client
             >>> with Client().chat.stream("Say hello.") as stream:
-            ...     print("".join(delta.text for delta in stream), stream.reply.finish_reason)
+            ...     print("".join(stream.texts()), stream.reply.finish_reason)
             hello. stop
         """
         return self.open(chat_request(messages, options), timeout)
@@ -204,7 +204,7 @@ class AsyncChat(_Resource):
     ) -> AsyncChatStream:
         """Return the reply as it is written; arguments and errors as of `Chat.stream`.
 
-        Use it as an asynchronous context manager, or iterate over it.
+        Use it as an asynchronous context manager; iterate over its `texts()`, or over it.
         """
         return await self.open(chat_request(messages, options), timeout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,7 +10,19 @@ from typing import Any, get_args
 
 import pytest
 
-from piccc import Client, Image, JSONSchema, Message, NamedTool, PicccError, Reasoning, Text, Tool, ToolCall
+from piccc import (
+    AsyncClient,
+    Client,
+    Image,
+    JSONSchema,
+    Message,
+    NamedTool,
+    PicccError,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+)
 from piccc.chat import ChatReply, Part
 from piccc.dialects.names import DialectName
 from piccc.emulator import Emulator, Scripted
@@ -123,6 +136,26 @@ def test_an_error_is_the_same_over_either_dialect(status: int, way: str) -> None
         errors.append((type(error), error.status, error.message, error.may_have_been_billed))
         assert error.request_id is not None
     assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_texts_are_the_answer_alone(dialect: DialectName) -> None:
+    script = Scripted("Sunny, warm.", reasoning="Look.", calls=[("weather", {"city": "Oslo"})])
+    asking: Asking = {"messages": "Weather?", "tools": [WEATHER], "reasoning_effort": "low"}
+
+    async def heard(**settings: Any) -> list[str]:
+        async with AsyncClient(**settings) as client, await client.chat.stream(**asking) as stream:
+            return [text async for text in stream.texts()]
+
+    with Emulator(speed=math.inf) as emulator:
+        emulator.script([script, script])
+        settings: Asking = {"base_url": emulator.base_url, "api_key": emulator.api_key, "dialect": dialect}
+        with Client(**settings) as client, client.chat.stream(**asking) as stream:
+            texts = list(stream.texts())
+        assert "".join(asyncio.run(heard(**settings))) == "".join(texts) == "Sunny, warm."
+    assert len(texts) > 1
+    assert stream.reply.reasoning == "Look."
+    assert stream.reply.tool_calls
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

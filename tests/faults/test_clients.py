@@ -66,6 +66,10 @@ def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, lib
         assert batch
         break
     server.wait_until_all_closed()
+    for text in client.chat.stream("hi").texts():
+        assert text
+        break
+    server.wait_until_all_closed()
 
 
 @LIBRARIES
@@ -80,6 +84,11 @@ async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
     stream = await client.chat.stream("hi")
     async for batch in stream.batches():
         assert batch
+        break
+    await asyncio.to_thread(server.wait_until_all_closed)
+    stream = await client.chat.stream("hi")
+    async for text in stream.texts():
+        assert text
         break
     await asyncio.to_thread(server.wait_until_all_closed)
 

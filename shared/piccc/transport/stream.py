@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING
 
+from piccc.chat import TextDelta
 from piccc.errors import PicccError, StreamError, StreamTimeoutError
 from piccc.sse import EventDecoder
 from piccc.transport.port import IO, Failure, finish
@@ -138,7 +139,7 @@ class _Stream:
 
 
 class ChatStream(_Stream):
-    """A reply as it is written: iterate over its deltas; `reply` is what they have added up to.
+    """A reply as it is written: iterate over `texts()`, or over its deltas; `reply` is what they add up to.
 
     Use it as a context manager, or iterate over it directly: leaving early closes the connection.
     """
@@ -148,6 +149,12 @@ class ChatStream(_Stream):
     def batches(self) -> Iterator[list[Delta]]:
         """Iterate over lists of deltas: each holds what came together."""
         return self._batches()
+
+    def texts(self) -> Iterator[str]:
+        """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                yield from [delta.text for delta in batch if isinstance(delta, TextDelta)]
 
     def __iter__(self) -> Iterator[Delta]:
         with closing(self._batches()) as batches:
@@ -185,7 +192,7 @@ class ChatStream(_Stream):
 
 
 class AsyncChatStream(_Stream):
-    """A reply as it is written: iterate over its deltas; `reply` is what they have added up to.
+    """A reply as it is written: iterate over `texts()`, or over its deltas; `reply` is what they add up to.
 
     Use it as a context manager, or iterate over it directly: leaving early closes the connection.
     """
@@ -193,6 +200,14 @@ class AsyncChatStream(_Stream):
     def batches(self) -> AsyncIterator[list[Delta]]:
         """Iterate over lists of deltas: each holds what came together."""
         return self._batches()
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    if isinstance(delta, TextDelta):
+                        yield delta.text
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         async with aclosing(self._batches()) as batches:

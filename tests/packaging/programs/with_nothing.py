@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from piccc import AsyncClient, Client, Polling, TextDelta
+from piccc import AsyncClient, Client, Polling
 
 QUICK = Polling(min=0.01, max=0.05)
 
@@ -14,7 +14,7 @@ def talk(client: Client) -> None:
     question = "Name a colour."
     reply = client.chat.create(question, model="piccc-pro")
     with client.chat.stream(question, model="piccc-pro") as stream:
-        words = [delta.text for delta in stream if isinstance(delta, TextDelta)]
+        words = list(stream.texts())
     assert "".join(words) == stream.reply.text
     assert reply.text
     assert stream.reply.usage
@@ -24,7 +24,7 @@ def talk(client: Client) -> None:
 async def talk_meanwhile(client: AsyncClient) -> None:
     """Do the same as a coroutine."""
     async with client, await client.chat.stream("Name a colour.", model="piccc-pro") as stream:
-        words = [delta.text async for delta in stream if isinstance(delta, TextDelta)]
+        words = [text async for text in stream.texts()]
     assert "".join(words)
 
 
