@@ -1,8 +1,10 @@
-"""The seven kinds of call, blocking and asynchronous, over either HTTP library."""
+"""The seven kinds of call, blocking and asynchronous, over either HTTP library and either event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +32,11 @@ class Mode:
 
     is_async: bool
     library: Any
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 
     def __str__(self) -> str:
-        return f"{'async' if self.is_async else 'blocking'}-{self.library.__name__}"
+        kind = "uvloop" if self.new_loop else "async" if self.is_async else "blocking"
+        return f"{kind}-{self.library.__name__}"
 
     def port(self) -> BlockingIO | AsyncIO:
         """Return a port of this mode."""
@@ -40,13 +44,18 @@ class Mode:
 
 
 MODES = [Mode(is_async, library) for is_async in (False, True) for library in (httpx, httpx2)]
+if sys.platform != "win32":
+    import uvloop
+
+    MODES.append(Mode(True, httpx2, uvloop.new_event_loop))
 
 
 def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
     """Make one call of a kind and return what it gave: a reply, or the JSON of the task routes."""
     session = Session(config, io)
     if mode.is_async:
-        return asyncio.run(_async_stream(kind, session) if "stream" in kind else _call(kind, session))
+        with asyncio.Runner(loop_factory=mode.new_loop) as runner:
+            return runner.run(_async_stream(kind, session) if "stream" in kind else _call(kind, session))
     return _blocking_stream(kind, session) if "stream" in kind else finish(_call(kind, session))
 
 
