@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -84,6 +86,22 @@ def test_one_request_too_many_in_a_minute_is_a_429_that_says_how_long_to_wait(cl
         assert client.get("/v1/models").status_code == 200
 
 
+NO_SCHEMAS: list[dict[str, Any]] = [
+    {"properties": {"a": {"type": "any"}}},
+    {"properties": {"a": "string"}},
+    {"properties": None},
+    {"required": None},
+    {"required": True},
+    {"multipleOf": 0},
+    {"minLength": "x"},
+    {"pattern": 5},
+    {"allOf": None},
+    {"$schema": 5},
+    {"$schema": "http://["},
+    {"enum": "red"},
+]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "field"),
     [
@@ -130,6 +148,29 @@ def test_one_request_too_many_in_a_minute_is_a_429_that_says_how_long_to_wait(cl
             400,
             "response_format.json_schema",
         ),
+        *(
+            (
+                "/v1/chat/completions",
+                chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}),
+                400,
+                "response_format.json_schema.schema",
+            )
+            for schema in NO_SCHEMAS
+        ),
+        *(
+            (
+                "/v1/chat/completions",
+                chat(
+                    tools=[
+                        {"type": "function", "function": {"name": "fine", "parameters": {}}},
+                        {"type": "function", "function": {"name": "x", "parameters": schema}},
+                    ]
+                ),
+                400,
+                "tools.1.function.parameters",
+            )
+            for schema in NO_SCHEMAS
+        ),
         ("/v1/images/tasks", {"prompt": "x"}, 422, "model"),
         ("/v1/images/tasks", image(aspect_ratio="7:1"), 422, "aspect_ratio"),
         ("/v1/images/tasks", image(resolution="720p"), 422, "resolution"),
@@ -163,6 +204,15 @@ def test_a_wrong_field_is_named(
         ),
         (message(tools=[{"name": "x"}]), "tools.0.input_schema"),
         (message(tool_choice={"type": "tool", "name": "x"}), "tool_choice.name"),
+        *(
+            (message(tools=[{"name": "x", "input_schema": schema}]), "tools.0.input_schema")
+            for schema in NO_SCHEMAS
+        ),
+        (message(output_format={"type": "json_schema", "schema": {"type": "any"}}), "output_format.schema"),
+        (
+            message(output_config={"format": {"type": "json_schema", "schema": {"required": None}}}),
+            "output_config.format.schema",
+        ),
     ],
 )
 def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object, field: str) -> None:
@@ -170,6 +220,32 @@ def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object,
     assert reply.status_code == 400
     assert reply.json()["error"]["type"] == "invalid_request_error"
     assert reply.json()["error"]["message"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": {"a": True}, "required": ["a"]},
+        {"properties": {"a": {"pattern": "^\\p{L}+$"}}},
+        {"properties": {"a": {"type": "string", "nullable": True, "x-order": 1, "format": "money"}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"a": {"items": [{}]}}},
+        {"$schema": "https://example.com/unknown", "properties": {"a": {}}},
+        {"properties": {"a": {"$ref": "#/nowhere"}}, "required": ["a"]},
+        {"properties": {"a": {"$ref": "http://["}}, "required": ["a"]},
+        {"anyOf": [{"$ref": "#"}, {"type": "object"}]},
+        {"properties": {"a": {"anyOf": []}}},
+        {"properties": {"a": {"maxLength": 3.0, "minLength": 1.0}}, "required": ["a"]},
+    ],
+)
+def test_an_odd_schema_that_is_one_is_taken(client: httpx.Client, schema: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "note", "parameters": schema}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for fields in ({"tools": [tool], "tool_choice": "required"}, {"response_format": wanted}):
+        assert client.post("/v1/chat/completions", json=chat(**fields)).status_code == 200
+    offer = {"name": "note", "input_schema": schema}
+    body = message(tools=[offer], tool_choice={"type": "any"})
+    assert client.post("/v1/messages", json=body).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a": NaN}', b"\xff", b"[" * 100_000])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from piccc.emulator.conversation import Ask, Call, Turn
-from tests.emulator.model.talk import MODEL, TEXT, TEXTS, TOOLS, WHOLE, ask, calls, carry_on, tool
+from piccc.emulator.conversation import Ask, Call, Tool, Turn
+from piccc.emulator.model.choosing import requests
+from tests.emulator.model.talk import MODEL, TEXT, TEXTS, TOOLS, WHOLE, ask, calls, carry_on, one_of, tool
 
 IMAGE, VIDEO, WEATHER = "create_image", "create_video", "get_weather"
 
@@ -128,6 +129,32 @@ ONE_CALL: list[tuple[str, str, dict[str, Any]]] = [
         {"amount": 100, "from_currency": "USD", "to_currency": "EUR"},
     ),
     ("Read the file notes/todo.md", "read_file", {"path": "notes/todo.md"}),
+    ("Draw a sunset after the rain", IMAGE, {"prompt": "a sunset after the rain"}),
+    ("Draw a dog, then a cat", IMAGE, {"prompt": "a dog, then a cat"}),
+    ("画一个人挥手再见", IMAGE, {"prompt": "人挥手再见"}),
+    (
+        "Draw a cat, a dog and a bird in one picture",
+        IMAGE,
+        {"prompt": "a cat, a dog and a bird in one picture"},
+    ),
+    ("Draw cats and dogs in one picture", IMAGE, {"prompt": "cats and dogs in one picture"}),
+    (
+        "an image of a hill, take inspiration from Monet",
+        IMAGE,
+        {"prompt": "a hill, take inspiration from Monet"},
+    ),
+    (
+        "Translate good morning to German",
+        "translate",
+        {"text": "good morning", "target_language": "German"},
+    ),
+    ("What is 9-4?", "subtract", {"a": 9, "b": 4}),
+    (
+        "an image of a red fox, but don't use blue",
+        IMAGE,
+        {"prompt": "a red fox, but don't use blue"},
+    ),
+    ("Draw a horse that does not run", IMAGE, {"prompt": "a horse that does not run"}),
 ]
 
 
@@ -165,6 +192,15 @@ SEVERAL: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
         "Make a square picture of a teapot. Also set a timer for 3 minutes.",
         [(IMAGE, {"prompt": "a teapot", "aspect_ratio": "1:1"}), ("set_timer", {"minutes": 3})],
     ),
+    (
+        "weather in Isle of Man and Oslo",
+        [(WEATHER, {"city": "Isle of Man"}), (WEATHER, {"city": "Oslo"})],
+    ),
+    ("weather in Paris & Rome", [(WEATHER, {"city": "Paris"}), (WEATHER, {"city": "Rome"})]),
+    (
+        "Draw a fox and check on the weather in Oslo",
+        [(IMAGE, {"prompt": "a fox"}), (WEATHER, {"city": "Oslo"})],
+    ),
 ]
 
 
@@ -191,6 +227,13 @@ def test_without_parallel_calls_they_come_one_after_another(
         "Write a poem about rain",
         "Thanks, that's all!",
         "Tell me about images without calling tools",
+        "An image of a fox, but do not use any tools",
+        "Draw a fox. Don't call create_image!",
+        "Tell me about images, but functions: do not use.",
+        "画一只猫，但不要使用工具",
+        "Write 3-5 bullet points",
+        "What happened in 1914-1918?",
+        "My number is 555-1234",
         "你好",
         "Who are you?",
         "Tell me a story about a dragon",
@@ -338,3 +381,43 @@ def test_a_report_of_what_was_made_asks_for_nothing(report: str) -> None:
 
 def test_a_request_after_a_report_is_heard() -> None:
     assert [name for name, _ in calls("The picture is ready. Make a video of a waving fox.")] == [VIDEO]
+
+
+def test_a_tool_that_is_not_to_be_used_leaves_the_others() -> None:
+    assert [name for name, _ in calls("Don't use create_image: make a film of a picture of a fox")] == [VIDEO]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"properties": None, "required": None},
+        {"properties": {"city": True}, "required": ["city"]},
+        {"properties": {"city": None}, "required": ["city", 1]},
+        {"properties": {"city": "string"}, "required": "city"},
+        {"properties": ["city"], "required": {"city": True}},
+    ],
+)
+def test_a_tool_with_a_sloppy_schema_is_chosen_all_the_same(parameters: dict[str, Any]) -> None:
+    sloppy = Tool("get_weather", "Get the weather in a city.", parameters)
+    assert [one.tool for one in requests([sloppy], "the weather in Paris, please")] == [sloppy]
+
+
+def test_the_users_words_are_never_a_pattern() -> None:
+    rounds, _ = carry_on(r"Make an image of C:\dir, then make a video of it dancing", _media)
+    assert rounds[1][0][1]["prompt"] == r"C:\dir dancing"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "expected"),
+    [
+        ("Save a note, now!", ["", "high"], None),
+        ("Save a note, now!", [" ", "high"], None),
+        ("Save a note (now - or later)", ["_", "high"], None),
+        ("Save a note with priority high", ["", "high"], "high"),
+        ("Save a note with priority -", ["-", "high"], "-"),
+    ],
+)
+def test_an_empty_choice_is_found_in_no_words(text: str, values: list[str], expected: str | None) -> None:
+    save = tool("save_note", "Save a note.", priority=one_of(*values))
+    assert calls(text, (save,))[0][1].get("priority") == expected

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import sys
+import tracemalloc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -17,6 +21,8 @@ from pydantic import AnyUrl, BaseModel, Field, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from piccc.emulator.conversation import Ask, Tool, Turn
+from piccc.emulator.model.scalars import texts
+from piccc.emulator.model.schema import flaw
 from tests.emulator.model.talk import MODEL, ask
 
 WORDS = (
@@ -68,6 +74,11 @@ def test_values_for_the_schemas_of_public_packages_are_valid() -> None:
     assert len(schemas) >= 500
     wrong = {name: errors(schema, made(schema)) for name, schema in sorted(schemas.items())}
     assert {name: found for name, found in wrong.items() if found} == {}
+
+
+def test_the_schemas_of_public_packages_are_taken_for_schemas() -> None:
+    found = {name: flaw(schema) for name, schema in installed_schemas().items()}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 def test_arguments_for_the_schemas_of_public_packages_are_valid() -> None:
@@ -218,7 +229,32 @@ KEYWORDS: list[Any] = [
             "duration",
         )
     ),
-    True,
+    {"properties": {"x": True}, "required": ["x"]},
+    {"anyOf": [{"properties": {"a": False}, "required": ["a"]}, {"type": "integer"}]},
+    {"anyOf": [{"type": "object", "properties": {"a": False}, "required": ["a"]}, {"type": "integer"}]},
+    {"anyOf": [{"type": "array", "items": False, "minItems": 1}, {"const": 4}]},
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "a": {"anyOf": [{"required": ["b"]}, {"type": "null"}]}},
+        "required": ["name", "a"],
+    },
+    {"type": "object", "required": ["a"], "dependentRequired": {"a": ["b"], "b": ["c"], "c": ["a", "d"]}},
+    {"type": "array", "items": {"type": "string"}, "minItems": 1.0, "maxItems": 2.0},
+    {"type": "object", "minProperties": 2.0, "propertyNames": {"minLength": 2.0, "maxLength": 3.0}},
+    {"type": "string", "minLength": 1.0, "maxLength": 2.0},
+    {"type": "string", "pattern": "^[a-z]*$", "minLength": 20_000},
+    {"type": "string", "pattern": "^(ab)*$", "minLength": 500, "maxLength": 500},
+    {"type": "string", "pattern": "^(?:a{3}-)+$", "minLength": 99, "maxLength": 100},
+    {"type": "string", "minLength": 50_000},
+    {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": [{"const": 1}], "minItems": 1, "prefixItems": 5}},
+        "required": ["a"],
+        "$dynamicRef": 5,
+        "dependentRequired": 5,
+        "dependentSchemas": 5,
+    },
     {},
 ]
 
@@ -228,8 +264,131 @@ def test_each_keyword_is_kept(schema: Any) -> None:
     assert errors(schema, made(schema)) == []
 
 
-def test_a_schema_that_nothing_satisfies_still_gets_an_answer() -> None:
-    assert made({"type": "integer", "minimum": 3, "maximum": 2}) == {}
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 3, "maximum": 2},
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}, {"$ref": "#"}, {"$ref": "#"}, {"type": "integer"}]},
+        {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        {"type": "object", "properties": {key: {"$ref": "#"} for key in "abcd"}, "required": list("abcd")},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 3},
+        {"type": "array", "minItems": 10**9},
+        {"type": "array", "minItems": 900, "items": {"type": "array", "minItems": 900}},
+        {"type": "array", "contains": {"const": 1}, "minContains": 10**9},
+        {"type": "object", "minProperties": 10**9},
+        {"type": "object", "minProperties": 1, "propertyNames": {"minLength": 10**9}},
+        {"type": "string", "minLength": 10**9},
+        {"type": "object", "properties": {"a": {"anyOf": []}}, "required": ["a"]},
+        {"type": "string", "pattern": "^a{1000000000}$"},
+        {"type": "string", "pattern": "^((a{999}){999}){999}$"},
+    ],
+    ids=lambda schema: json.dumps(schema)[:60],
+)
+def test_a_schema_that_nothing_satisfies_still_gets_an_answer(schema: Any) -> None:
+    assert made(schema) == {}
+
+
+def test_a_pattern_that_is_none_here_still_gets_an_answer() -> None:
+    for pattern in (r"(?<=a+)b", r"^\p{L}+$", "("):
+        value = made({"properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]})
+        assert isinstance(value["a"], str)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:9/x", "https://example.com/x.json", "file:///etc/hostname", "ftp://x/y", "//x"],
+)
+def test_a_schema_that_lies_elsewhere_is_never_fetched(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", fetched.append)
+    schema = {"type": "object", "properties": {"a": {"$ref": address}}, "required": ["a"]}
+    assert "a" in made(schema)
+    assert fetched == []
+
+
+def test_a_branch_is_as_likely_after_the_same_one_was_taken() -> None:
+    node = {"type": "object", "properties": {"k": {"type": "integer"}}, "required": ["k"]}
+    either = {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "boolean"}]}
+    parts = {"first": {"$ref": "#/$defs/node"}, "second": either}
+    schema = {"$defs": {"node": node}, "properties": parts, "required": ["first", "second"]}
+    assert made(schema, "Hello") == {"first": {"k": 1}, "second": {"k": 1}}
+
+
+def test_rows_that_cannot_be_made_leave_the_words_whole() -> None:
+    row = {
+        "type": "object",
+        "properties": {"age": {"type": "integer"}},
+        "required": ["age", "unknown"],
+        "additionalProperties": False,
+    }
+    schema = {
+        "type": "object",
+        "properties": {"rows": {"type": "array", "items": row}, "city": {"type": "string"}},
+        "required": ["rows", "city"],
+    }
+    assert made(schema, "Anna is 25 years old.\nShe lives in Berlin.") == {"rows": [], "city": "Berlin"}
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1e400 dollars", "1" + ",000" * 2000, "9" * 5000])
+def test_a_number_beyond_all_bounds_is_no_value(number: str) -> None:
+    schema = {"type": "object", "properties": {"price": {"type": "number"}}, "required": ["price"]}
+    said = ask(f"The price is {number}.", schema=schema).text
+    assert abs(json.loads(said, parse_constant=_no_json)["price"]) < 10**16
+
+
+def _no_json(word: str) -> float:
+    raise AssertionError(f"{word} is no JSON")
+
+
+@pytest.mark.parametrize("degrees", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_result_that_is_no_json_does_not_reach_the_wire(degrees: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"degrees": {"type": "number"}, "all": {"type": "object"}},
+        "required": ["degrees", "all"],
+    }
+    turns = (
+        Turn("user", "The weather?"),
+        Turn("tool", f'{{"degrees": {degrees}, "all": {{"low": {degrees}}}}}', call_id="1"),
+    )
+    said = MODEL.answer(Ask("m", turns, schema=schema)).text
+    assert isinstance(json.loads(said, parse_constant=_no_json)["degrees"], int | float)
+
+
+def test_the_prompt_is_read_once_for_all_texts_of_an_object() -> None:
+    parts = {f"{name}_{at}": {"type": "string"} for at in range(20) for name in ("summary", "colour")}
+    schema = {"type": "object", "properties": parts, "required": list(parts)}
+    text = f"Describe a mug.\nFollow this JSON schema:\n{json.dumps(schema)}"
+    few = {**schema, "properties": dict(list(parts.items())[:2]), "required": list(parts)[:2]}
+    readings = [
+        _calls_of({"schema_in", "formatted"}, partial(ask, text, schema=one)) for one in (few, schema)
+    ]
+    assert readings[0] == readings[1] > 0
+
+
+def _calls_of(functions: set[str], work: Callable[[], Any]) -> int:
+    seen = 0
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal seen
+        seen += event == "call" and frame.f_code.co_name in functions
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+def test_a_long_text_takes_no_more_room_than_its_length() -> None:
+    tracemalloc.start()
+    try:
+        assert max(len(one) for one in texts({"minLength": 90_000}, "tea " * 500, 0)) == 90_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 class Person(BaseModel):
@@ -319,6 +478,10 @@ def test_structured_output_takes_values_from_results() -> None:
         ('Give me JSON with "title" and "body".', {"title", "body"}),
         ("Describe a mug as JSON with the keys colour, size and use", {"colour", "size", "use"}),
         ("Return JSON", {"answer"}),
+        ("Return JSON with keys for each city", {"answer"}),
+        ("Answer as JSON, with fields that describe the mug", {"answer"}),
+        ("Answer as JSON with the keys: from, to", {"from", "to"}),
+        ("Answer as JSON with fields named of and colour", {"of", "colour"}),
     ],
 )
 def test_json_mode_gives_an_object_with_the_keys_that_the_prompt_names(words: str, keys: set[str]) -> None:

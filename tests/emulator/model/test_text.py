@@ -85,6 +85,21 @@ def test_a_context_in_the_system_words_answers_the_users_question() -> None:
     )
 
 
+RETRIEVED = (
+    "Use the context documents to answer.\n\nMars has two moons. Jupiter has 95 known moons.\nVenus has none."
+)
+
+
+@pytest.mark.parametrize("text", ["How many moons has Mars?", "Explain the moons of Mars", "Mars有几颗卫星"])
+def test_a_context_in_the_system_words_answers_what_is_asked(text: str) -> None:
+    assert say(Turn("system", RETRIEVED), Turn("user", text)) == "Mars has two moons."
+
+
+@pytest.mark.parametrize("text", ["Hello!", "Thanks a lot!", "Write a haiku about rain", "I am tired."])
+def test_a_context_in_the_system_words_leaves_other_words_alone(text: str) -> None:
+    assert say(Turn("system", RETRIEVED), Turn("user", text)) == say(Turn("user", text))
+
+
 def test_a_chinese_context_answers_a_chinese_question() -> None:
     told = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
     text = f"上下文：\n{told}\n\n问题：视频任务需要多久？\n回答："
@@ -117,6 +132,33 @@ def test_a_summary_keeps_sentences_of_the_text() -> None:
     said = say(Turn("user", prompts.DEFAULT_SUMMARY_PROMPT_TMPL.format(context_str=CONTEXT)))
     assert said
     assert all(part.strip() in CONTEXT for part in said.split(". ") if part)
+
+
+SLEEP = (
+    "Cats sleep a lot. They sleep sixteen hours a day, mostly by daylight. Dogs sleep less, and bark more."
+)
+
+
+@pytest.mark.parametrize("lead", ["Summarize: ", "Give me an overview of this text:\n", "TL;DR: ", "概括："])
+def test_a_summary_is_of_the_text_and_not_of_the_request(lead: str) -> None:
+    assert ask(f"{lead}{SLEEP}").text == SLEEP
+
+
+def test_a_summary_without_a_text_is_not_the_request_again() -> None:
+    asked = "Give me an overview of the history of Rome, of its republic, its empire, its laws and its fall."
+    assert ask(asked).text != asked
+
+
+def test_a_quoted_sentence_comes_back_as_it_stands() -> None:
+    told = 'The note says: "Links live for a day." It was written by Ada. Bananas are yellow.'
+    text = f"Context:\n{told}\n\nQuestion: Who is it written by, and what says the note of links?"
+    assert say(Turn("user", text)).startswith('The note says: "Links live for a day."')
+
+
+def test_a_question_with_odd_gaps_is_no_part_of_its_context() -> None:
+    told = f"{CONTEXT}\n\nDr. No wrote the part on links, late at night, in a tower by the sea."
+    text = f"{told}\n\nWhich part was written by Dr.  No?"
+    assert say(Turn("user", text)) == "Dr. No wrote the part on links, late at night, in a tower by the sea."
 
 
 CHOICES = (
@@ -359,7 +401,13 @@ def test_reasoning_is_there_when_asked_for_and_names_the_tool() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "?", "a" * 50_000, "1" * 50_000, "(" * 20_000, "'a " * 10_000, '{"a":' * 500]
+    "text",
+    [
+        *("", " ", "?", "a" * 50_000, "1" * 50_000, "(" * 20_000, "'a " * 10_000, '{"a":' * 500),
+        "Question: cite [1]?\ncontext:" + "\n" * 200_000 + "[1] x",
+        "Make a film" + "\n" * 3_000 + "of a cat",
+    ],
+    ids=range(10),
 )
 def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
     assert ask(text).text

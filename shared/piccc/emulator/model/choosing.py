@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from piccc.emulator.conversation import Tool
 from piccc.emulator.model.clause import request_of, subject_of
 from piccc.emulator.model.reading import NAME, Reading
-from piccc.emulator.model.words import GENERIC, STOPWORDS, rarity, stemmed, stems
+from piccc.emulator.model.shapes import is_text, properties
+from piccc.emulator.model.words import ASKING, GENERIC, STOPWORDS, rarity, stemmed, stems
 
 _THRESHOLD = 2.0
 _HARD = re.compile(
     r"(?<=[.!?])\s+|(?<=[。！？；;])\s*|\n+"
-    r"|[,，]?\s*\b(?:and )?(?:then|after(?:wards| that| which)?|finally)\b[,:]?\s*"
+    r"|[,，]?\s*\b(?:and )?(?:then|after(?:wards| that| which)|finally)\b[,:]?\s*"
     r"|[,，]?\s*(?:然后|接着|之后|最后|随后|再)",
     re.IGNORECASE,
 )
@@ -24,7 +25,11 @@ _SOFT = re.compile(
     r"|以及|并且|还有|并(?=[\u4e00-\u9fff])|和",
     re.IGNORECASE,
 )
-_AFTER = re.compile(r"\b(?:then|after|afterwards|finally)\b|然后|接着|之后|最后|随后|再", re.IGNORECASE)
+_HEAD = re.compile(r"\S+(?:\s+(?:for|on)\b)?(?:\s+(?!(?:in|on|with|of|for)\b)\S+){0,4}", re.IGNORECASE)
+"""What a piece is of: `a bird in one picture` is a bird, no picture; a verb keeps its `for` or `on`."""
+_AFTER = re.compile(
+    r"\b(?:then|after (?:that|which)|afterwards|finally)\b|然后|接着|之后|最后|随后|再", re.IGNORECASE
+)
 _BACK = re.compile(
     r"\b(?:it|that|this|them|those|(?:the|that|this|its|their) (?:\w+ )?(?:result|output|answer|sum|product"
     r"|picture|image|photo|video|film|clip"
@@ -37,11 +42,13 @@ _NEGATED = re.compile(
     r"|run|running)\b|不要?(?:调用|使用)|不用",
     re.IGNORECASE,
 )
+_NEAR = r"[^.,;!?。，！？\n]{0,30}?"
+_ANY_TOOL = re.compile(
+    rf"{_NEAR}\b(?:tools?|functions?)\b|.{{0,6}}(?:工具|函数)|(?<!run)(?<!running)\W*$", re.IGNORECASE
+)
+"""What is not to be used: `don't use blue` speaks of no tool, nor does a horse that does not run."""
 _FOLLOW_UP = re.compile(
     r"^(?:and|what about|how about|now|also|same for|那|还有)\b|^那|呢[？?]?$", re.IGNORECASE
-)
-_ASKING = re.compile(
-    r"^(?:what|who|when|where|why|how|which|is|are|do|does|did|can|tell me)\b|[?？]\s*$", re.IGNORECASE
 )
 _STATED = re.compile(
     r"^\s*(?:the|your|our|this|that|these|those)\s[^.,;:!?]{0,60}?\b(?:is|are|was|were|has been|have been)\s+"
@@ -55,9 +62,12 @@ _LOOKING_UP = stemmed(
 )
 _ITEM = re.compile(r"^\s*(?:[-*•]|\(?\d+[.)])\s+")
 _ENTITY = rf"(?:{NAME}|\"[^\"]+\"|'[^']+'|“[^”]+”|「[^」]+」)"
+_PLACING = "in|at|for|of|near|from|to|on"
 _COORDINATION = re.compile(
-    rf"(?P<prep>\b(?:in|at|for|of|near|from|to|on)\s+)?(?P<items>{_ENTITY}(?:(?:\s*[,，、]\s*|\s*[,，]?\s*\b(?:and"
-    rf"|&|or)\s+|[和与])(?:also\s+)?(?:in|at|for|of|near|from|to|on|)\s*\b{_ENTITY})+)"
+    rf"{_ENTITY}(?:(?:\s*[,，、]\s*|\s*[,，]?\s*(?:\b(?:and|or)|&)\s+|[和与])(?:also\s+)?(?:{_PLACING}|)\s*\b{_ENTITY})+"
+)
+_BETWEEN = re.compile(
+    rf"(?:\b(?:and|or|also)\b|&|[和与])(?:\s+(?:also\s+)?(?:{_PLACING})\b)?|(?<=[,，、])\s*(?:{_PLACING})\b"
 )
 _WIDE_COORDINATION = re.compile(
     r"((?:(?!查询?一?下?|请问?|告诉我|帮我)[\u4e00-\u9fff]){2,5}?(?:[和与、，跟][\u4e00-\u9fff]{2,5}?)+)(?=的|今天|明天|现在|天气|气温)"
@@ -88,7 +98,7 @@ def score(tool: Tool, text: str) -> float:
     if own and named * 2 < len(own) and len(own) > 1:
         total *= 0.6
     total += min(len(told & words), 4) + 0.5 * len(name & GENERIC & words)
-    if name & _LOOKING_UP and _ASKING.search(text) and told & words:
+    if name & _LOOKING_UP and ASKING.search(text) and told & words:
         total += 1.5
     return total
 
@@ -100,7 +110,7 @@ def best(tools: Sequence[Tool], text: str, threshold: float = _THRESHOLD) -> Too
 
     def rank(tool: Tool) -> tuple[float, float]:
         shared = words & set(stems(f"{tool.name} {tool.description}"))
-        return score(tool, text), sum(weights[word] for word in shared)
+        return score(tool, text), math.fsum(weights[word] for word in shared)
 
     top = max(tools, key=rank, default=None)
     return top if top is not None and score(top, text) >= threshold else None
@@ -108,18 +118,17 @@ def best(tools: Sequence[Tool], text: str, threshold: float = _THRESHOLD) -> Too
 
 def requests(tools: Sequence[Tool], text: str, before: str | None = None) -> list[Request]:
     """Read the requests out of a user's words, in order; `before` is the tool last called."""
-    if _NEGATED.search(text):
-        return []
+    tools = _allowed(tools, text)
     found: list[Request] = []
     loose = ""
-    for whole, sequential in _parts(tools, text):
+    for joint, whole, sequential in _parts(tools, text):
         part = _STATED.sub("", whole)
         tool = best(tools, part)
         if tool is not None:
             waits = bool(found) and (sequential or _BACK.search(part) is not None)
             found.append(Request(tool, part, waits, _about(found) or loose))
         elif found:
-            found[-1] = replace(found[-1], text=f"{found[-1].text} {part}")
+            found[-1] = replace(found[-1], text=f"{found[-1].text}{joint}{part}")
         else:
             loose = request_of(part)
     last = next((tool for tool in tools if tool.name == before), None)
@@ -128,42 +137,61 @@ def requests(tools: Sequence[Tool], text: str, before: str | None = None) -> lis
     return [one for request in found for one in _spread(request)]
 
 
+def _allowed(tools: Sequence[Tool], text: str) -> list[Tool]:
+    """Leave out what the words say not to use: the tools that they name there, or all."""
+    allowed = list(tools)
+    for found in _NEGATED.finditer(text):
+        named = [
+            tool
+            for tool in tools
+            if re.match(rf"{_NEAR}(?<![\w-]){re.escape(tool.name)}(?![\w-])", text[found.end() :])
+        ]
+        if not named and _ANY_TOOL.match(text, found.end()):
+            return []
+        allowed = [tool for tool in allowed if tool not in named]
+    return allowed
+
+
 def _about(found: list[Request]) -> str:
     if not found:
         return ""
     return subject_of(found[-1].text, stems(found[-1].tool.name)) or found[-1].about
 
 
-def _parts(tools: Sequence[Tool], text: str) -> Iterator[tuple[str, bool]]:
-    """Split the words where another request begins: each part, and whether it comes after the one before."""
-    heading, sequential = "", False
+def _parts(tools: Sequence[Tool], text: str) -> Iterator[tuple[str, str, bool]]:
+    """Split the words where another request begins.
+
+    Gives each part with what joins it to the one before, and whether it comes after that one.
+    """
+    heading, joint, sequential = "", "", False
     pieces = list(_cut(_HARD, text))
     for at, (piece, marker) in enumerate(pieces):
         bullet = _ITEM.match(piece)
         listed = at + 1 < len(pieces) and _ITEM.match(pieces[at + 1][0]) is not None
         if bullet and heading:
-            yield f"{heading}: {piece[bullet.end() :].strip()}", False
+            yield " ", f"{heading}: {piece[bullet.end() :].strip()}", False
         elif listed and not bullet and best(tools, piece):
             heading = piece.strip().rstrip(":：").strip()
         elif piece.strip():
             heading = ""
-            yield from _softly(tools, piece[bullet.end() :] if bullet else piece, sequential)
+            softly = _softly(tools, piece[bullet.end() :] if bullet else piece, sequential)
+            yield from ((gap or joint, part, later) for gap, part, later in softly)
+        joint = ("" if piece.strip() else joint) + (" " if "\n" in marker else marker)
         sequential = (sequential and not piece.strip()) or _AFTER.search(marker) is not None
 
 
-def _softly(tools: Sequence[Tool], text: str, sequential: bool) -> Iterator[tuple[str, bool]]:
+def _softly(tools: Sequence[Tool], text: str, sequential: bool) -> Iterator[tuple[str, str, bool]]:
     """Split at `and` and commas, but only where the right side asks for something by itself."""
-    current = ""
-    gap = ""
+    current = joint = gap = ""
     for piece, marker in _cut(_SOFT, text):
         if current and best(tools, current) and _begins(tools, piece):
-            yield current.strip(), sequential
-            current, sequential = piece, False
+            yield joint, current.strip(), sequential
+            current, joint, sequential = piece, gap, False
         else:
             current += gap + piece
         gap = marker
     if current.strip():
-        yield current.strip(), sequential
+        yield joint, current.strip(), sequential
 
 
 def _cut(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
@@ -180,7 +208,8 @@ def _cut(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
 
 def _begins(tools: Sequence[Tool], piece: str) -> bool:
     """Tell whether a piece begins a request of its own: its first words name a tool."""
-    head = set(stems(" ".join(request_of(piece).split()[:5]) if " " in piece else piece[:8]))
+    first = _HEAD.match(request_of(piece)) if " " in piece else None
+    head = set(stems(first[0] if first else piece[:8]))
     names = [(set(stems(tool.name)) - GENERIC) for tool in tools]
     return any(head & name for name in names) and best(tools, piece) is not None
 
@@ -201,7 +230,7 @@ def _colon_items(request: Request) -> list[str]:
     )
     items = [
         one.strip()
-        for one, _ in _cut(re.compile(r"\s*[,，、;；]\s*(?:and\s+)?|\s+and\s+|和"), tail)
+        for one, _ in _cut(re.compile(r"\s*[,，、;；]\s*(?:and\s+)?(?:then\s+)?|\s+and\s+|和"), tail)
         if one.strip(" .。")
     ]
     if not colon or not plural or len(items) < 2 or _takes_list(request.tool) or re.match(r"\s*//|\d", tail):
@@ -216,43 +245,37 @@ def _colon_items(request: Request) -> list[str]:
 def _side_by_side(request: Request) -> list[str]:
     if _takes_list(request.tool) or not _takes_one_name(request.tool):
         return []
-    for match in _WIDE_COORDINATION.finditer(request.text):
+    if match := _WIDE_COORDINATION.search(request.text):
         items = [one for one in re.split("[和与、，跟]", match[1]) if one]
         return [f"{request.text[: match.start(1)]}{item}{request.text[match.end(1) :]}" for item in items]
     for match in _COORDINATION.finditer(request.text):
         if re.search(r"\bbetween\s*$", request.text[: match.start()]):
             continue
-        items = re.findall(
-            _ENTITY, re.sub(r"\b(?:and|or|also|in|at|for|of|near|from|to|on)\b|[和与]", ",", match["items"])
-        )
-        start = match.start("items")
-        if len(items) > 1 and not set(match["items"].lower().split()) & {"or"}:
-            return [f"{request.text[:start]}{item}{request.text[match.end() :]}" for item in items]
+        items = re.findall(_ENTITY, _BETWEEN.sub(",", match[0]))
+        if len(items) > 1 and "or" not in match[0].lower().split():
+            return [f"{request.text[: match.start()]}{item}{request.text[match.end() :]}" for item in items]
     return []
 
 
 def _takes_list(tool: Tool) -> bool:
-    properties = tool.parameters.get("properties", {})
-    return any(
-        properties.get(name, {}).get("type") == "array" for name in tool.parameters.get("required", ())
-    )
+    known = properties(tool.parameters)
+    parts = [known.get(name) for name in _required(tool)]
+    return any(isinstance(part, Mapping) and part.get("type") == "array" for part in parts)
 
 
 def _takes_one_name(tool: Tool) -> bool:
     """Tell whether a tool wants exactly one name: no free text, which may hold several, nor a pair."""
-    properties = tool.parameters.get("properties", {})
-    required = [
-        name for name in tool.parameters.get("required", ()) if _is_plain_text(properties.get(name, {}))
-    ]
-    return len(required) == 1 and not set(stems(required[0])) & _WHOLE_TEXTS
+    texts = [name for name in _required(tool) if is_text(properties(tool.parameters).get(name))]
+    return len(texts) == 1 and not set(stems(texts[0])) & _WHOLE_TEXTS
 
 
 _WHOLE_TEXTS = stemmed("prompt query question q input description instruction task content body expression")
 
 
-def _is_plain_text(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string" and "enum" not in schema
+def _required(tool: Tool) -> list[str]:
+    names = tool.parameters.get("required")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _arguments(tool: Tool) -> list[str]:
-    return [name for name in tool.parameters.get("properties", {}) if name not in STOPWORDS]
+    return [name for name in properties(tool.parameters) if name not in STOPWORDS]

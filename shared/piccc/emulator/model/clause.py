@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from piccc.emulator.model.words import WIDE, bag, is_wide, stem, stems
+from piccc.emulator.model.words import WIDE, bag, is_wide, stem, stemmed, stems
 
 _QUOTED = re.compile(r"[\"“]([^\"“”]*)[\"”]", re.DOTALL)
 _POLITE = re.compile(
     r"^(?:please|pls|kindly|hey|hi|hello|ok|okay|now|then|also|and|next|finally|first(?:ly)?|second(?:ly)?"
     r"|after that"
     r"|(?:can|could|would|will) (?:you|i|we)|i(?:'d| would)? (?:want|like|need|love)(?: you)?(?: to)?"
-    r"|i'd like(?: you)?(?: to)?"
     r"|we need(?: to)?|help me(?: to)?|let's|let us|go ahead and|try to|(?:use|using|call|run|invoke) "
     r"(?:the )?[\w ]*tool (?:to|and|for|with)"
     r"|请问?|帮我|给我|麻烦你?|能不能|可以|我想要?|然后|接着|再)(?![\w-])[\s,:，：]*|^(?:请|帮我|给我|麻烦|我想要|我想|然后|接着|再|(?:用|根据|基于"
@@ -62,6 +61,17 @@ _LIGHT = frozenset(
         "turn convert make use base result animate bring life do go image video picture work previous output"
     )
 )
+_NOUNS = stemmed("image video weather email time price status document event audio")
+"""What names a tool without being its verb: `video games` are not `games`."""
+_FOLLOWING = re.compile(
+    r"^(?:(?:the|this|these)\s+)?(?:following\b\s*)?(?:text|sentence|phrase|words?|message|paragraph)?\s*[:：]\s*",
+    re.IGNORECASE,
+)
+_NUMBER = r"(?:-?\d\S*|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b)"
+_TAKEN = re.compile(
+    rf"\b(subtract|deduct|take(?=\s+{_NUMBER}\s+from\s+(?:{_NUMBER}|it\b|that\b)))\s+(\S+)\s+from\s+([^\s,]+)",
+    re.IGNORECASE,
+)
 _BLANK = "\x00"
 
 
@@ -69,7 +79,7 @@ def without(text: str, spans: Iterable[tuple[int, int]]) -> str:
     """Cut spans out of a text, together with the words that only introduce them."""
     for start, end in spans:
         text = text[:start] + _BLANK * (end - start) + text[end:]
-    text = re.sub(r"[ \t]{2,}", " ", text)
+    text = re.sub(r"\s{2,}", " ", text)
     text = re.sub(
         rf"[(\[（]?\s{{0,3}}{_AROUND}{_BLANK}+{_AFTER}\s*[)\]）]?(?:\s*[,，、;](?=\s*{_BLANK}))?",
         _BLANK,
@@ -111,12 +121,7 @@ def subject_of(text: str, tool: Collection[str] = ()) -> str:
 
 def ordered(text: str) -> str:
     """Put numbers in the order that a tool takes them: `subtract 2 from 9` starts with the nine."""
-    return re.sub(
-        r"\b(subtract|take|deduct)\s+(\S+)\s+from\s+([^\s,]+)",
-        r"\1 from \3 the number \2",
-        text,
-        flags=re.IGNORECASE,
-    )
+    return _TAKEN.sub(r"\1 from \3 the number \2", text)
 
 
 def _wide_subject(text: str) -> str:
@@ -134,4 +139,10 @@ def _subject(text: str, tool: Collection[str]) -> str:
     free = _FREE_VERB.sub("", text, count=1)
     if free != text:
         return free
-    return made if made != text and any(one in tool for one in stems(text[: len(text) - len(made)])) else text
+    if made != text:
+        return made if any(one in tool for one in stems(text[: len(text) - len(made)])) else text
+    verb, _, rest = text.partition(" ")
+    names_tool = stem(verb) in tool and stem(verb) not in _NOUNS
+    if not names_tool or re.match(_LINK, f" {rest}", re.IGNORECASE):
+        return text
+    return _FOLLOWING.sub("", rest) or text

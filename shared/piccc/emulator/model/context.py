@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from piccc.emulator.model.words import is_wide, rarity, sentences, stems
+from piccc.emulator.model.words import ASKING, is_wide, rarity, sentences, stems
 
 _QUESTION = re.compile(
     r"^[ \t]*[#*<\[]*(?:the )?(?:original |user(?:'s)? |input |follow[ -]?up |new )?(?:query|question"
-    r"|human|用户问题|问题|提问|查询)(?: is)?(?: as follows)?[\]>*]*\s*[:：\n]\s*(.+?)\s*$",
+    r"|human|用户问题|问题|提问|查询)(?: is)?(?: as follows)?[\]>*]*[ \t]*[:：\n]\s*(\S.*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _QUOTED_QUESTION = re.compile(
@@ -27,13 +28,20 @@ _LABEL = re.compile(
     r"[^\n:：]{0,120}[:：.。]?[ \t]*(?:\n|(?<=[:：])\s)",
     re.IGNORECASE,
 )
-_EXISTING = re.compile(r"(?:existing|original|previous) answer\s*[:：]\s*(.+?)\s*(?=\n|$)", re.IGNORECASE)
-_SOURCE = re.compile(r"^\s*(?:source|document|\[)\s*(\d+)\]?\s*[:：.\n]", re.IGNORECASE | re.MULTILINE)
+_EXISTING = re.compile(r"(?:existing|original|previous) answer\s*[:：]\s*(\S.*)", re.IGNORECASE)
+_SOURCE = re.compile(r"^[ \t]*(?:source|document|\[)\s*(\d+)\]?\s*[:：.\n]", re.IGNORECASE | re.MULTILINE)
 _SUMMARY = re.compile(
     r"\b(?:summar\w+|overview|what is (?:this|it|the (?:text|document)) about"
     r"|key (?:points|details)|tl;?dr)\b|总结|概括|摘要",
     re.IGNORECASE,
 )
+_TELLING = re.compile(
+    r"^(?:please\s+|(?:can|could) you\s+)*(?:explain|describe|list|compare|define|outline|find|look up)\b"
+    r"|什么|怎么|如何|为何|哪|谁|多少|多久|几|吗|解释|说明|介绍|列出|比较",
+    re.IGNORECASE,
+)
+_HEADED = re.compile(r"\n|：|:\s")
+_MOST = 3
 _METADATA = re.compile(
     r"^(?:file_path|file_name|file_type|page_label|source|creation_date|last_modified_date|file_size)\s*:.*$",
     re.MULTILINE,
@@ -59,19 +67,24 @@ def passage(text: str, system: str = "") -> Passage | None:
         existing = _EXISTING.search(text)
         cites = re.search(r"\bcit(?:e|ation|ing)\b|引用|\[1\]", f"{system} {text}", re.IGNORECASE) is not None
         return Passage(
-            block, question, existing[1] if existing else "", cites and bool(_SOURCE.search(block))
+            block, question, existing[1].strip() if existing else "", cites and bool(_SOURCE.search(block))
         )
     told = (
         _block(system, len(system), len(system))
         if re.search(r"context|上下文|资料|documents", system, re.IGNORECASE)
         else ""
     )
-    if len(stems(told)) > 4 and text.strip():
+    if len(stems(told)) > 4 and _asks(text.strip()):
         return Passage(told, text.strip(), cites="[1]" in system and bool(_SOURCE.search(told)))
-    if _SUMMARY.search(text[:200]) and len(stems(text)) > 12:
-        head, _, tail = text.strip().partition("\n")
-        return Passage(tail or head, head)
+    asked = _SUMMARY.search(text[:200])
+    headed = _HEADED.search(text, asked.end()) if asked else None
+    if headed and len(stems(text[headed.end() :])) > 8:
+        return Passage(text[headed.end() :].strip(), text[: headed.start()].strip())
     return None
+
+
+def _asks(text: str) -> bool:
+    return any(pattern.search(text) for pattern in (ASKING, _TELLING, _SUMMARY))
 
 
 def answered(found: Passage) -> str:
@@ -86,7 +99,7 @@ def answered(found: Passage) -> str:
     return "给出的内容没有提到这一点。" if is_wide(found.question) else "The context does not say."
 
 
-def answer(question: str, context: str, *, cites: bool = False, most: int = 3) -> str:
+def answer(question: str, context: str, *, cites: bool = False) -> str:
     """Give the sentences of a text that answer a question best, in their order; "" when none does."""
     units = _units(context)
     weights = rarity([stems(f"{heading} {text}") for text, heading, _ in units])
@@ -98,7 +111,7 @@ def answer(question: str, context: str, *, cites: bool = False, most: int = 3) -
     if top <= 0.0:
         return ""
     floor = top * (0.3 if _SUMMARY.search(question) else 0.7)
-    ranked = sorted(range(len(units)), key=lambda at: -scores[at])[:most]
+    ranked = sorted(range(len(units)), key=lambda at: -scores[at])[:_MOST]
     chosen = sorted(at for at in ranked if scores[at] >= floor)
     said = [
         f"{units[at][0].rstrip()}{f' [{units[at][2]}]' if cites and units[at][2] else ''}" for at in chosen
@@ -108,7 +121,7 @@ def answer(question: str, context: str, *, cites: bool = False, most: int = 3) -
 
 def _weigh(text: str, heading: str, wanted: set[str], weights: dict[str, float], question: str) -> float:
     words, above = set(stems(text)), set(stems(heading))
-    total = sum(weights.get(word, 0.0) for word in wanted & words) + sum(
+    total = math.fsum(weights.get(word, 0.0) for word in wanted & words) + math.fsum(
         0.5 * weights.get(word, 0.0) for word in (wanted & above) - words
     )
     if total and re.search(
@@ -173,6 +186,7 @@ def _question(text: str) -> tuple[str, int, int]:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     for line in (lines[-1:] + lines[:1]) if len(lines) > 1 else []:
         last = sentences(line)[-1]
+        last = last if last in line else line.strip()
         if re.search(r"[?？]\s*$", last) or _SUMMARY.search(last):
             return last, text.rfind(last), text.rfind(last) + len(last)
     return "", len(text), len(text)

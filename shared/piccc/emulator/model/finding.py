@@ -27,7 +27,7 @@ class Words:
         about: str = "",
         given: str = "",
         known: Iterable[dict[str, Any]] = (),
-        phrase: Callable[[str, Schema], str] = lambda name, schema: name.replace("_", " "),
+        phrase: Callable[[str, Schema], str],
     ) -> None:
         self._reading = Reading(text)
         self._around = [Reading(one) for one in dict.fromkeys(around) if one.strip() and one != text]
@@ -110,7 +110,7 @@ class Words:
         rest = without(reading.text, spans)
         subject = subject_of(rest, self._tool)
         if self._about and re.match(r"(?:it|them|this|that)\b", subject, re.IGNORECASE):
-            return re.sub(r"^\w+", self._about, subject)
+            return re.sub(r"^\w+", lambda _: self._about, subject)
         back = self._given if wanted & hints.QUOTABLE else self._about
         return subject or back or self._about or request_of(rest) or tidy(reading.text)
 
@@ -236,21 +236,20 @@ def _matches(reading: Reading, pattern: str) -> Iterator[Found]:
         yield Found(match[1].strip().removesuffix("'s"), match.start(1), match.end(1))
 
 
+_LINK = r"\s*(?:is|are|of|as|to|set to|should be|为|是|用)?\s*[:：=]?\s*"
+
+
 def _explicit(reading: Reading, name: str) -> Iterator[Found]:
     """Give what is said to be the argument: `title "Dawn"`, `seed=7`, `style: noir`."""
     word = r"[\s_-]+".join(re.escape(part) for part in re.findall(r"[^\W_]+", name))
     if not word:
         return
-    for match in re.finditer(rf"(?<![\w'\"“]){word}(?![\w'\"”])", reading.text, re.IGNORECASE):
-        after = match.end()
-        link = re.compile(r"\s*(?:is|are|of|as|to|set to|should be|为|是|用)?\s*[:：=]?\s*").match(
-            reading.text, after
-        )
-        at = link.end() if link else after
-        yield from (replace(one, start=match.start()) for one in reading.quoted if one.start == at)
+    named = rf"(?<![\w'\"“]){word}(?![\w'\"”])(?P<link>{_LINK})"
+    for match in re.finditer(named, reading.text, re.IGNORECASE):
+        yield from (replace(one, start=match.start()) for one in reading.quoted if one.start == match.end())
         sign = re.compile(
             r"\s*[:：=]\s*([^\s,;，；)}][^,;，；)}\n]*?)(?=\s*(?:[,;，；)}\n]|$|\.\s|\.$|\s\w+\s*=))"
-        ).match(reading.text, after)
+        ).match(reading.text, match.start("link"))
         if sign and not sign[1].startswith(('"', "'", "“", "「", "{", "[")):
             yield Found(sign[1], match.start(), sign.end(1))
 
@@ -258,7 +257,7 @@ def _explicit(reading: Reading, name: str) -> Iterator[Found]:
 def _choices(reading: Reading, wanted: frozenset[str], values: list[Any]) -> Iterator[tuple[float, Found]]:
     """Give the values of an enumeration that the text names, the longest first."""
     for value in values:
-        if isinstance(value, bool) or value is None:
+        if isinstance(value, bool) or value is None or not str(value).strip():
             continue
         for rank, word in enumerate((str(value), *hints.WORDS_FOR.get(str(value).lower(), "").split())):
             for match in _saying(word).finditer(reading.text):
@@ -274,6 +273,7 @@ def _saying(word: str) -> re.Pattern[str]:
     if re.search(WIDE, word):
         return re.compile(re.escape(word))
     parts = r"[\s_-]*".join(re.escape(part) for part in re.split(r"[\s_-]+", word) if part)
+    parts = parts or re.escape(word)
     return re.compile(rf"(?<![\w:]){parts}(?:s|es)?(?![\w:])", re.IGNORECASE | re.ASCII)
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from piccc.emulator.model.reading import json_objects
+from piccc.emulator.model.schema import flaw
 from piccc.emulator.model.words import STOPWORDS, rarity, stems
 
-_CHOICE = re.compile(r"^\s*\((\d{1,9})\)\s*(.+?)(?=\n\s*\(\d+\)|\n-{3,}|\n\n\n|\Z)", re.MULTILINE | re.DOTALL)
-_ABOUT = re.compile(r"\b(?:question|query)\s*[:：]?\s*['\"“](.+?)['\"”]\s*$", re.IGNORECASE | re.MULTILINE)
+_CHOICE = re.compile(
+    r"^[ \t]*\((\d{1,9})\)\s*(.+?)(?=\n[ \t]*\(\d+\)|\n-{3,}|\n\n\n|\Z)", re.MULTILINE | re.DOTALL
+)
+_ABOUT = re.compile(
+    r"\b(?:question|query)\s*(?:[:：]\s*)?['\"“](.+?)['\"”]\s*$", re.IGNORECASE | re.MULTILINE
+)
 _MOST = re.compile(r"no more than (\d{1,9})|up to (\d{1,9})|top (\d{1,9})", re.IGNORECASE)
 _LABELLED = re.compile(r"format:?\s*['\"“](\w+):\s*<(\w+)>['\"”]", re.IGNORECASE)
 _QUERIES = re.compile(r"\bgenerate (\d{1,9}) (?:search )?(?:queries|questions)\b", re.IGNORECASE)
+# `keys for each city` names none; what is introduced may be any word: `keys: from, to`.
+_KEYS = re.compile(
+    r"\b(?:keys?|fields?|properties)\b"
+    rf"(?:\s*(?:\b(?:named|called|are)\b|[:：])\s*|\s+(?!(?:{'|'.join(sorted(STOPWORDS))})\b))"
+    r"((?:\w+(?:,\s*(?:and\s+)?|\s+and\s+)?)+)",
+    re.IGNORECASE,
+)
 _STANDALONE = re.compile(
     r"<?(?:follow[ -]?up|new) (?:input|message|question)>?(?:\s*:[ \t]*|[ \t]*\n)(\S.*?)\s*$",
     re.IGNORECASE | re.MULTILINE,
@@ -34,7 +48,7 @@ def schema_in(text: str) -> dict[str, Any] | None:
     """Give the last JSON Schema of an object that is written out in a text."""
     if not re.search(r"\bjson\b", text, re.IGNORECASE):
         return None
-    shaped = [one for one in json_objects(text) if isinstance(one.get("properties"), dict)]
+    shaped = [one for one in json_objects(text) if isinstance(one.get("properties"), dict) and not flaw(one)]
     return shaped[-1] if shaped else None
 
 
@@ -42,11 +56,13 @@ def ranked(text: str) -> list[tuple[int, str]]:
     """Give the numbered choices of a prompt with their words, the one that fits its question best first."""
     choices = [(int(match[1]), match[2].strip()) for match in _CHOICE.finditer(text)]
     question = _ABOUT.search(text)
-    if len(choices) < 1 or question is None:
+    if not choices or question is None:
         return []
     weights = rarity([stems(words) for _, words in choices])
     wanted = set(stems(question[1]))
-    scores = {number: sum(weights[word] for word in wanted & set(stems(words))) for number, words in choices}
+    scores = {
+        number: math.fsum(weights[word] for word in wanted & set(stems(words))) for number, words in choices
+    }
     most = next((int(one) for match in _MOST.finditer(text) for one in match.groups() if one), 1)
     order = sorted(choices, key=lambda choice: (-scores[choice[0]], choice[0]))
     return [order[0], *(one for one in order[1:most] if scores[one[0]] > 0.5 * scores[order[0][0]])]
@@ -57,12 +73,7 @@ def keys_in(text: str) -> list[str]:
     quoted = re.findall(r"[\"'`“]([A-Za-z_]\w{0,40})[\"'`”]", text)
     if quoted:
         return list(dict.fromkeys(quoted))[:50]
-    named = re.search(
-        r"\b(?:keys?|fields?|properties)\b(?: named| called| are|:)?"
-        r"\s*((?:\w+(?:,\s*(?:and\s+)?|\s+and\s+)?)+)",
-        text,
-        re.IGNORECASE,
-    )
+    named = _KEYS.search(text)
     words = re.split(r",\s*(?:and\s+)?|\s+and\s+|\s+", named[1]) if named else []
     return [word for word in dict.fromkeys(words) if word]
 
@@ -107,7 +118,7 @@ def _shared_out(tools: dict[str, str], question: str) -> Iterator[tuple[str, str
     weights = rarity([stems(f"{name} {told}") for name, told in tools.items()])
     wanted = set(stems(question))
     scores = {
-        name: sum(weights[word] for word in wanted & set(stems(f"{name} {told}")))
+        name: math.fsum(weights[word] for word in wanted & set(stems(f"{name} {told}")))
         for name, told in tools.items()
     }
     top = max(scores.values())
@@ -119,7 +130,7 @@ def _shared_out(tools: dict[str, str], question: str) -> Iterator[tuple[str, str
 
 
 def _last_question(text: str) -> str:
-    labelled = re.findall(r"<?(?:user )?question>?\s*[:：]?\s*\n?\s*(\S.*)", text, re.IGNORECASE)
+    labelled = re.findall(r"<?(?:user )?question>?\s*(?:[:：]\s*)?(\S.*)", text, re.IGNORECASE)
     return labelled[-1].strip() if labelled else ""
 
 
@@ -129,12 +140,14 @@ def _verdict(text: str) -> str:
         return ""
     told = re.findall(
         r"(?:^|\n)(?:information|statement|response|answer|claim|query and response)"
-        r"\s*:\s*(.+?)(?=\n\s*\w+\s*:|\Z)",
+        r"\s*:\s*(.+?)(?=\n[ \t]*\w+[ \t]*:|\Z)",
         text,
         re.IGNORECASE | re.DOTALL,
     )
     given = re.findall(
-        r"(?:^|\n)context\s*:\s*(.+?)(?=\n\s*(?:answer|information)\s*:|\Z)", text, re.IGNORECASE | re.DOTALL
+        r"(?:^|\n)context\s*:\s*(.+?)(?=\n[ \t]*(?:answer|information)[ \t]*:|\Z)",
+        text,
+        re.IGNORECASE | re.DOTALL,
     )
     if not told or not given:
         return ""
@@ -150,8 +163,7 @@ def _labelled(text: str) -> str:
     body = blocks[1] if len(blocks) > 1 else text
     most = next((int(one) for found in _MOST.finditer(text) for one in found.groups() if one), 10)
     words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", body) if word.lower() not in STOPWORDS]
-    common = sorted(dict.fromkeys(words), key=lambda word: -words.count(word))
-    return f"{match[1]}: {', '.join(common[:most])}"
+    return f"{match[1]}: {', '.join(word for word, _ in Counter(words).most_common(most))}"
 
 
 def _queries(text: str) -> str:

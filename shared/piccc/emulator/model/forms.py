@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from piccc.emulator.model.clause import request_of, tidy
-from piccc.emulator.model.words import is_wide, stem, stems
+from piccc.emulator.model.words import is_wide, sentences, stem, stems
 
 _TOPIC = re.compile(
     r"\b(?:about|for|on|of|regarding|celebrating|announcing|to (?:promote|announce|sell))\s+(.+)$",
     re.IGNORECASE | re.DOTALL,
 )
+_OBJECT = re.compile(r"(?:explain|describe|define|discuss|outline)\b", re.IGNORECASE)
+_MANNER = re.compile(
+    r"(?<!\s)\s*\b(?:in|as|with|using)\s+(?:(?:a )?json(?: object)?|markdown"
+    r"|(?:about |around |at most |under |exactly )?(?:an?|one|two|three|four|five|ten|a few|\d+)[ -]"
+    r"(?:short |simple )?"
+    r"(?:words?|sentences?|lines?|paragraphs?|steps?|(?:bullet )?points?|bullets?)(?: or (?:less|fewer))?"
+    r"|the style\b.*$)(?![\w-])[,:]?",
+    re.IGNORECASE,
+)
+"""How something is to be told, which is no part of what is to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +40,30 @@ class Voice:
 
 def topic_of(text: str) -> str:
     """Give what a text wants to hear about, as a noun phrase."""
-    plain = re.sub(
-        r"\b(?:in|as|with|using)\s+(?:json|a json|\d+ \w+|one sentence|a few words|markdown|the style)\b.*$",
-        "",
-        request_of(text),
-        flags=re.IGNORECASE,
-    )
+    plain = _MANNER.sub("", request_of(text))
     if is_wide(plain):
-        about = re.search(r"(?:关于|为|给)(.+?)(?:写|的(?:文案|诗|故事|标题|笑话)|[，。？]|$)", plain)
-        return tidy(about[1] if about else re.sub(r"^(?:写|讲|说|来)(?:一?[个首段条篇])?", "", plain)).rstrip(
-            "的"
-        )[:40]
-    about = _TOPIC.search(plain)
+        about = re.search(
+            r"(?:关于|为(?!什么|何)|给)(.+?)(?:写|的(?:文案|诗|故事|标题|笑话)|[，。？]|$)", plain
+        )
+        return tidy(
+            about[1]
+            if about
+            else re.sub(r"^(?:(?:解释|说明|介绍)(?:一下)?|(?:写|讲|说|来)(?:一?[个首段条篇])?)", "", plain)
+        ).rstrip("的")[:40]
+    about = None if _OBJECT.match(plain) else _TOPIC.search(plain)
     words = (
         about[1]
         if about
         else re.sub(
-            r"^(?:(?:what|who|how|why|when|where|which|is|are|do|does|did|tell|give|write|explain|describe"
+            r"^(?:(?:what|who|how|why|when|where|which|is|are|do|does|did|tell|give|write|explain|describe|define|discuss|outline"
             r"|make|create|me|us|a|an|the|to|please|make up|invent)\b['’]?s?\s*)+",
             "",
             plain,
             flags=re.IGNORECASE,
         )
     )
-    return (
-        tidy(re.split(r"[.!?;\n]", words)[0])[:80].rsplit(" ", 1 if len(words) > 80 else 0)[0] or plain[:80]
-    )
+    first = next(iter(sentences(words)), "").partition(";")[0]
+    return tidy(first)[:80].rsplit(" ", 1 if len(first) > 80 else 0)[0] or plain[:80]
 
 
 def written(text: str, voice: Voice) -> str:
@@ -101,8 +109,8 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "What do you call {topic} with good timing? A joke that tells itself.",
     ),
     "poem": (
-        "Of {bare} I would sing today,\nin simple words, a simple way;\nthe light is kind, the hour is "
-        "long,\nand {bare} lends its name to song.",
+        "Of {topic} I would sing today,\nin simple words, a simple way;\nthe light is kind, the hour is "
+        "long,\nand {topic} lends its name to song.",
     ),
     "story": (
         "Once there was {topic}. Nobody thought much of it, until one morning everything changed. By "

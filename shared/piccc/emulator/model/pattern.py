@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from re import (  # type: ignore[attr-defined]  # typeshed leaves out the parser that `re` itself uses
     _constants as op,
@@ -11,6 +12,8 @@ from re import (  # type: ignore[attr-defined]  # the same
 )
 from typing import Any
 
+_FEW = 32
+_MOST = 100_000
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -_./:@,+#中"
 _CLASSES = {
     op.CATEGORY_DIGIT: "0123456789",
@@ -30,24 +33,32 @@ def sample(
     Returns None when none was found: look-arounds are passed over, and the result is checked with `re`.
     """
     try:
-        tree = parser.parse(pattern)
+        rule, tree = re.compile(pattern), parser.parse(pattern)
+        shortest, longer = (len(_Writer(extra, variant).write(tree)) for extra in (0, 1))
+        short = max(min_length - shortest, 0)
+        # A text that lacks signs has them after as many repeats, or fewer where a repeat adds several.
+        enough = math.ceil(short / max(longer - shortest, 1))
+        for extra in dict.fromkeys((*range(min(min_length, _FEW) + 2), enough, short)):
+            text = _Writer(extra, variant).write(tree)
+            text += "a" * (min_length - len(text)) if extra >= short else ""
+            fits = min_length <= len(text) and (max_length is None or len(text) <= max_length)
+            if fits and rule.search(text):
+                return text
     except (re.error, RecursionError, OverflowError):
         return None
-    for extra in range(max(min_length, 1) + 1):
-        text = _Writer(extra, variant).write(tree)
-        text += "a" * (min_length - len(text)) if extra == min_length else ""
-        fits = min_length <= len(text) and (max_length is None or len(text) <= max_length)
-        if fits and re.search(pattern, text):
-            return text
     return None
 
 
 class _Writer:
-    """Writes one text for a parsed pattern, and repeats where it may, `extra` times in all."""
+    """Writes one text for a parsed pattern, and repeats where it may, `extra` times in all.
+
+    A text that would grow beyond all use is an OverflowError.
+    """
 
     def __init__(self, extra: int, variant: int) -> None:
         self._extra, self._variant = extra, variant
         self._groups: dict[int, str] = {}
+        self._left = _MOST
 
     def write(self, tree: Any) -> str:  # `re` publishes no type for its parse tree
         return "".join(self._node(kind, value) for kind, value in tree)
@@ -78,7 +89,14 @@ class _Writer:
     def _repeat(self, low: int, high: int, item: Any) -> str:
         more = min(self._extra, int(high) - low)
         self._extra -= more
-        return "".join(self.write(item) for _ in range(low + more))
+        return "".join(self._repeated(item) for _ in range(low + more))
+
+    def _repeated(self, item: Any) -> str:
+        text = self.write(item)
+        self._left -= 1 + len(text)
+        if self._left < 0:
+            raise OverflowError
+        return text
 
     def _member(self, parts: list[Any]) -> str:
         """Choose a member of a character class, another for each variant; plain ones first."""

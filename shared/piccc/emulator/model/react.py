@@ -9,14 +9,17 @@ from typing import Any
 
 from piccc.emulator.conversation import Answer, Ask, Call, Tool, Turn
 from piccc.emulator.model.reading import json_objects
+from piccc.emulator.model.schema import flaw
 
-_FORM = re.compile(r"^\s*Action:\s*(.*)\n+\s*Action Input:\s*(.*)$", re.MULTILINE)
+_FORM = re.compile(r"^[ \t]*Action:[ \t]*(.*)\n\s*Action Input:[ \t]*(.*)$", re.MULTILINE)
 _STEP = re.compile(
-    r"Action:[ \t]*(?P<name>[^\n]+?)\s*\n\s*Action Input:[ \t]*(?P<input>.*?)"
-    r"\s*\n+\s*Observation:[ \t]*(?P<seen>.*?)(?=\n\s*(?:Thought|Action|Question)\s*:|\Z)",
+    r"Action:[ \t]*(?P<name>[^\n]+)\n\s*Action Input:[ \t]*(?P<input>.*?)"
+    r"\n[ \t]*Observation:[ \t]*(?P<seen>.*?)(?=\n[ \t]*(?:Thought|Action|Question)[ \t]*:|\Z)",
     re.DOTALL,
 )
-_NAMES = re.compile(r"one of:?\s*[\[(]?\s*([\w, .'\"-]+)")
+_NAMES = re.compile(
+    r"one of(?: (?:the|these|following|available|tools?|actions?)\b)*:?\s*([\[(]?)\s*([\w, .'\"`-]+)"
+)
 
 
 def offered(ask: Ask) -> tuple[Ask, str] | None:
@@ -58,20 +61,20 @@ def _wants_json(told: str) -> bool:
 
 
 def _tools(told: str, form: re.Match[str]) -> tuple[Tool, ...]:
-    listed = _NAMES.search(form[1])
-    names = re.findall(r"[\w.-]+", listed[1].split(" if ")[0]) if listed else []
     found = []
-    for name in dict.fromkeys(names):
+    for name, sure in _listed(form[1]):
         at = re.search(
-            rf"(?:Tool Name:\s*|^[>\s*-]*){re.escape(name)}\b"
-            r"(.*?)(?=\n\s*>?\s*Tool Name:|\n\s*\n|\n[\w.-]+\s*[:(]|\Z)",
+            rf"(?:Tool Name:\s*|^[>\t *-]*){re.escape(name)}\b"
+            r"(.*?)(?=\n[ \t]*>?[ \t]*Tool Name:|\n[ \t]*\n|\n[\w.-]+[ \t]*[:(]|\Z)",
             told,
             re.MULTILINE | re.DOTALL,
         )
+        if at is None and not sure:
+            continue
         words = at[1] if at else ""
-        parameters = next((one for one in json_objects(words) if "properties" in one), None) or _signature(
-            words
-        )
+        parameters = next(
+            (one for one in json_objects(words) if "properties" in one and not flaw(one)), None
+        ) or _signature(words)
         found.append(
             Tool(
                 name,
@@ -80,6 +83,16 @@ def _tools(told: str, form: re.Match[str]) -> tuple[Tool, ...]:
             )
         )
     return tuple(found)
+
+
+def _listed(told: str) -> list[tuple[str, bool]]:
+    """Give the names of `one of [weather, search]`: sure in brackets, else perhaps words of a sentence."""
+    listed = _NAMES.search(told)
+    if listed is None:
+        return []
+    parts = re.split(r",|\bor\b|\band\b", listed[2].split(" if ")[0])
+    names = dict.fromkeys(part.strip(" .'\"`") for part in parts)
+    return [(name, bool(listed[1]) and " " not in name) for name in names if name]
 
 
 def _signature(words: str) -> dict[str, Any]:
@@ -118,7 +131,7 @@ def _turns(ask: Ask, told: str) -> tuple[Turn, ...]:
         call = Call(
             f"step_{number}",
             step["name"].strip(),
-            next(iter(json_objects(step["input"])), {"input": step["input"]}),
+            next(iter(json_objects(step["input"])), {"input": step["input"].strip()}),
         )
         turns += [Turn("assistant", calls=(call,)), Turn("tool", step["seen"].strip(), call_id=call.id)]
     return tuple(turns)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -33,7 +34,7 @@ _URL = re.compile(
 )
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII)
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTH = rf"({'|'.join(_MONTHS)})[a-z]*\.?"
+_MONTH = rf"(?a:({'|'.join(_MONTHS)})[a-z]*)\.?"
 _DATE = re.compile(
     rf"\b(\d{{4}})-(\d\d?)-(\d\d?)\b|(\d{{4}})\s*年\s*(\d\d?)\s*月\s*(\d\d?)\s*[日号]"
     rf"|\b{_MONTH}\s+(\d\d?)(?:st|nd|rd|th)?,?\s+(\d{{4}})\b"
@@ -46,7 +47,7 @@ _DAY = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(
-    r"\b([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?\s*([ap]\.?m\b)?|\b(1[0-2]|[1-9])\s*([ap]\.?m\b)",
+    r"\b([01]?\d|2[0-3]):([0-5]\d)(?::[0-5]\d)?\s*([ap]\.?m\b)?|\b(1[0-2]|[1-9])\s*([ap]\.?m\b)",
     re.IGNORECASE | re.ASCII,
 )
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?")
@@ -64,6 +65,7 @@ _NUMBER = re.compile(
     r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?(?:e[+-]?\d+)?(?![\d:])",
     re.IGNORECASE | re.ASCII,
 )
+_HIGHEST = 1e300
 _UNIT = re.compile(
     r"[\s-]*(%|°\s?[CF]|[€£¥$]|秒钟?|分钟|小时|公[里斤]|[天周岁元块人位张个段条份次度米克]|[A-Za-z]+)?"
 )
@@ -89,7 +91,7 @@ _NUMBER_WORDS = (
     | {word: at + 1 for at, word in enumerate("一二三四五六七八九十")}
 )
 _NUMBER_WORD = re.compile(
-    rf"\b(?:{'|'.join(w for w in _NUMBER_WORDS if w.isascii())})\b"
+    rf"\b(?a:{'|'.join(w for w in _NUMBER_WORDS if w.isascii())})\b"
     r"|[一二两三四五六七八九十](?=[秒分个张段条名人次小天])",
     re.IGNORECASE,
 )
@@ -245,21 +247,55 @@ class Reading:
             return None
         return Found(self.text[start : match.end()].removesuffix("'s"), start, match.end())
 
-    def _numbers(self, pattern: re.Pattern[str], value: Callable[[str], float | int]) -> Iterator[Found]:
+    def _numbers(
+        self, pattern: re.Pattern[str], value: Callable[[str], float | int | None]
+    ) -> Iterator[Found]:
         for match in pattern.finditer(self.text):
+            if (number := value(match[0])) is None:
+                continue
             unit = _UNIT.match(self.text, match.end())
             sign = _CURRENCY.search(self.text[: match.start()])
             word = (sign[1] if sign else "") or (unit and unit[1]) or ""
             counted = unit is not None and unit[1] and not sign and not re.fullmatch("[A-Z]{3}", unit[1])
             end = unit.end() if unit is not None and counted else match.end()
             before = re.findall(r"[^\W_]+", self.text[max(0, match.start() - 60) : match.start()])[-4:]
-            yield Found(value(match[0]), match.start(), end, word, tuple(stem(one) for one in before))
+            yield Found(number, match.start(), end, word, tuple(stem(one) for one in before))
 
     def _all(
         self, pattern: re.Pattern[str], value: Callable[[re.Match[str]], Any] = lambda match: match[0]
     ) -> list[Found]:
         matches = ((match, value(match)) for match in pattern.finditer(self.text))
         return [Found(one, match.start(), match.end()) for match, one in matches if one is not None]
+
+
+def decoded(text: str, at: int = 0) -> tuple[Any, int]:
+    """Decode the JSON value that begins at a place, and tell where it ends; a ValueError where none does.
+
+    A number that JSON cannot write again becomes null. What nests deeper than anyone reads is no value.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level for inner in _within(one)]
+    if level:
+        raise ValueError(_TOO_DEEP)
+    return value, end
+
+
+def _within(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _finite(figure: str) -> float | None:
+    return value if math.isfinite(value := float(figure)) else None
+
+
+_DEEPEST = 50
+_TOO_DEEP = "The JSON nests too deep."
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
 
 
 def json_objects(text: str) -> Iterator[dict[str, Any]]:
@@ -275,11 +311,11 @@ def without_json(text: str) -> str:
 
 
 def _json_spans(text: str) -> Iterator[tuple[dict[str, Any], int, int]]:
-    decoder, at = json.JSONDecoder(), text.find("{")
+    at = text.find("{")
     while at >= 0:
         try:
-            value, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError):
+            value, end = decoded(text, at)
+        except ValueError:
             end = at + 1
         else:
             yield value, at, end
@@ -292,9 +328,13 @@ def _inside(found: Found, others: list[Found]) -> bool:
     )
 
 
-def _figure(text: str) -> float | int:
+def _figure(text: str) -> float | int | None:
+    """Read figures; None when they are beyond what can be reckoned with."""
     plain = text.replace(",", "")
-    return int(plain) if re.fullmatch(r"-?\d+", plain) else float(plain)
+    value = float(plain)
+    if abs(value) > _HIGHEST:
+        return None
+    return int(plain) if re.fullmatch(r"-?\d+", plain) else value
 
 
 def _spelled(text: str) -> int:
@@ -319,7 +359,7 @@ def _iso_date(match: re.Match[str]) -> str | None:
 
 
 def _clock_time(match: re.Match[str]) -> str:
-    hour, minute = (int(match[1]), match[2]) if match[1] else (int(match[5]), "00")
-    half = (match[4] or match[6] or "").lower().replace(".", "")
+    hour, minute = (int(match[1]), match[2]) if match[1] else (int(match[4]), "00")
+    half = (match[3] or match[5] or "").lower().replace(".", "")
     hour = hour % 12 + (12 if half == "pm" else 0) if half else hour
     return f"{hour:02}:{minute}"

@@ -9,17 +9,25 @@ from typing import Any
 
 from piccc.emulator.conversation import Call, Turn
 from piccc.emulator.model.context import answer
+from piccc.emulator.model.reading import decoded
 from piccc.emulator.model.words import is_wide, sentences
 
 _LONG = 400
+_FAILURE = re.compile(
+    r"(?:error|exception)\b(?:[^.\n]{0,40}[:：]| (?:calling|executing|invoking|running)\b)|traceback\b",
+    re.IGNORECASE,
+)
 
 
 def parsed(text: str) -> Any:
     """Give the JSON value of a result, or the text itself when it is none."""
+    plain = text.strip()
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return text.strip()
+        value, end = decoded(plain)
+    except ValueError:
+        return plain
+    spoken = value is None and plain != "null"  # `NaN` is a word that only looks like JSON
+    return plain if spoken or end < len(plain) else value
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -55,7 +63,7 @@ def _told_one(call: Call | None, turn: Turn, question: str, wide: bool) -> str:
     asked = _asked(call)
     if not words:
         return (
-            f"{name}{asked} 已完成。"
+            f"{name or '工具'}{asked} 已完成。"
             if wide
             else f"{name or 'The tool'}{asked} is done; it gave nothing back."
         )
@@ -82,10 +90,7 @@ def _is_error(value: Any) -> bool:
             "failed",
             "failure",
         )
-    return (
-        isinstance(value, str)
-        and re.match(r"(?:error|exception|traceback)\b", value, re.IGNORECASE) is not None
-    )
+    return isinstance(value, str) and _FAILURE.match(value) is not None
 
 
 def _words(value: Any, question: str = "") -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn
@@ -16,7 +17,7 @@ from piccc.emulator.model.context import answered, passage
 from piccc.emulator.model.finding import Words
 from piccc.emulator.model.formats import formatted, keys_in, ranked, schema_in
 from piccc.emulator.model.forms import Voice, named, topic_of
-from piccc.emulator.model.reading import without_json
+from piccc.emulator.model.reading import Reading, without_json
 from piccc.emulator.model.results import failed, objects, parsed, told
 from piccc.emulator.model.schema import Filler, Unsatisfiable
 from piccc.emulator.model.shapes import Schema
@@ -38,12 +39,13 @@ class RuleModel:
         """Say what a model would plausibly say: calls of the tools that the words speak of, or a text.
 
         The same ask gives the same answer in every process. `stop` and `max_tokens` cut it, and its usage
-        counts what was said before the cut.
+        counts only what is left.
         """
         asked = react.offered(ask)
         if asked is not None:
             inner, instructions = asked
-            said = Answer(text=react.written(self._said(inner), instructions))
+            within = self._said(inner)
+            said = Answer(text=react.written(within, instructions), reasoning=within.reasoning)
         else:
             said = self._said(ask)
         return measured(ask, said)
@@ -155,10 +157,11 @@ class _Talk:
         """Give the JSON objects of the results, the newest first; a text stands for the links in it."""
         values = [parsed(turn.text) for turn in reversed(self.results)]
         links = [
-            {"url": link}
+            {"url": link.value}
             for value in values
             if isinstance(value, str)
-            for link in re.findall(r"https?://[^\s)\"'>]+", value)
+            for link in Reading(value).urls
+            if link.value.startswith("http")
         ]
         return [one for value in values for one in objects(value)] + links
 
@@ -184,8 +187,9 @@ class _Talk:
                 "required": keys,
             }
             return self._json(shape, hidden=keys)
-        return self._plain()
+        return self._plain
 
+    @cached_property
     def _plain(self) -> str:
         if self.results:
             return told([call for turn in self.since for call in turn.calls], self.results, self.prompt)
@@ -198,7 +202,7 @@ class _Talk:
         return " ".join(part for part in (seen, said) if part)
 
     def _json(self, schema: Schema, hidden: Sequence[str] = ()) -> str:
-        source = self._source()
+        source = self._source
         for key in hidden:
             source = re.sub(rf"[\"'`“]{re.escape(key)}[\"'`”]", " ", source)
         words = Words(
@@ -213,6 +217,7 @@ class _Talk:
             value = {}
         return json.dumps(value, ensure_ascii=False)
 
+    @cached_property
     def _source(self) -> str:
         """Give the user's words without the schema that they quote and the talk around it."""
         if schema_in(self.prompt) is None:
@@ -231,21 +236,23 @@ class _Talk:
     def _phrase(self, name: str, schema: Schema) -> str:
         """Make up the text of a field: a whole reply where it is one, else a few words on the topic."""
         if set(stems(name)) & _REPLIES:
-            return self._plain()
-        return named(name, topic_of(self._source()), self.words, self.voice)
+            return self._plain
+        return named(name, topic_of(self._source), self.words, self.voice)
 
     def reasoning(self, calls: tuple[Call, ...]) -> str:
         """Say in a sentence or two what was seen, and what follows from it."""
         asked = " ".join(self.prompt.split())[:120] or "nothing in words"
         asked += "" if asked[-1] in ".!?…。！？" else "."
-        media = f" There are {len(self.user.media)} attachments." if self.user.media else ""
+        seen = len(self.user.media)
+        media = f" There {'is' if seen == 1 else 'are'} {_counted(seen, 'attachment')}." if seen else ""
         if calls:
             names = ", ".join(
                 f"{call.name} with {json.dumps(call.arguments, ensure_ascii=False)}" for call in calls
             )
             return f"The user says: {asked}{media} The tools fit: I call {names}."
         if self.results:
-            return f"The user says: {asked}{media} The tools gave {len(self.results)} results, which I tell."
+            given = _counted(len(self.results), "result")
+            return f"The user says: {asked}{media} The tools gave {given}, which I tell."
         return f"The user says: {asked}{media} No tool is needed; I answer in words."
 
     def _id(self, name: str, at: int) -> str:
@@ -257,18 +264,28 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 2 * _END else f"{text[:_END]}\n{text[-_END:]}"
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _seen(media: Sequence[Medium], wide: bool) -> str:
-    parts = [_described(medium) for medium in media]
+    parts = [_described(medium, wide) for medium in media]
     if not parts:
         return ""
     listed = "；".join(parts) if wide else "; ".join(parts)
     return f"我看到了{len(parts)}个附件：{listed}。" if wide else f"I see {listed}."
 
 
-def _described(medium: Medium) -> str:
-    side = f"{medium.width}×{medium.height} pixels" if medium.width and medium.height else ""
-    size = f"{medium.size:,} bytes" if medium.size is not None else ""
-    facts = ", ".join(part for part in (medium.mime_type, side, size) if part)
+_WIDE_KINDS = {"image": "图片", "file": "文件", "audio": "音频"}
+
+
+def _described(medium: Medium, wide: bool) -> str:
+    pixels, octets = ("像素", "字节") if wide else ("pixels", "bytes")
+    side = f"{medium.width}×{medium.height} {pixels}" if medium.width and medium.height else ""
+    size = f"{medium.size:,} {octets}" if medium.size is not None else ""
+    facts = ("，" if wide else ", ").join(part for part in (medium.mime_type, side, size) if part)
+    if wide:
+        return f"{_WIDE_KINDS[medium.kind]}{f'“{medium.name}”' if medium.name else ''}（{facts}）"
     article = "an" if medium.kind[0] in "aeiou" else "a"
     return f"{article} {medium.kind}{f' “{medium.name}”' if medium.name else ''} ({facts})"
 

@@ -8,8 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from piccc.emulator.model.pattern import sample
-from piccc.emulator.model.shapes import Schema
+from piccc.emulator.model.shapes import Schema, whole
 
+LONGEST = 100_000
+"""The most signs of a text that is made up."""
 _FORMATS = {
     "date-time": "2026-01-01T12:00:00Z",
     "date": "2026-01-01",
@@ -37,7 +39,9 @@ _FORMATS = {
 
 def texts(shape: Schema, phrase: str, variant: int) -> Iterator[str]:
     """Give texts for a shape: its format, the phrase, its pattern, then whatever has the length."""
-    low, high = int(shape.get("minLength", 0)), shape.get("maxLength")
+    low, high = whole(shape, "minLength", 0), shape.get("maxLength")
+    if low > LONGEST:
+        return
     if shape.get("format") in _FORMATS:
         yield _FORMATS[shape["format"]]
     phrase += f" {variant + 1}" if variant else ""
@@ -51,7 +55,8 @@ def texts(shape: Schema, phrase: str, variant: int) -> Iterator[str]:
         yield from (made for made in samples if made is not None)
     number = str(variant) if variant else ""
     yield number
-    yield ((phrase or "a") * (low + 1))[: max(low, 1) - len(number)] + number
+    phrase = phrase or "a"
+    yield (phrase * (low // len(phrase) + 1))[: max(low, 1) - len(number)] + number
 
 
 def numbers(shape: Schema, variant: int) -> Iterator[float | int]:

@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol
 
 from jsonschema.validators import Draft202012Validator, validator_for
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 from referencing.exceptions import Unresolvable
 
 from piccc.emulator.model.pattern import sample
-from piccc.emulator.model.scalars import numbers, texts
-from piccc.emulator.model.shapes import REFS, Schema, Shapes, is_text, kinds, properties, same
+from piccc.emulator.model.scalars import LONGEST, numbers, texts
+from piccc.emulator.model.shapes import REFS, Schema, Shapes, is_text, kinds, properties, same, whole
 
 _DEPTH = 12
+_TRIES = 10_000
+_LARGEST = 1000
 _MISSING: Any = object()
+
+
+def flaw(schema: Any) -> str:
+    """Say what makes a schema none by the rules of its draft; "" when it is one.
+
+    Its patterns are not judged, for other engines know classes of characters that `re` does not; nor are
+    empty lists, which pydantic writes for a union without members.
+    """
+    try:
+        return _flaw(json.dumps(schema, allow_nan=False))
+    except RecursionError:
+        return "It nests too deep."
+    except ValueError:
+        return "It holds a number or an address that is none."
+
+
+@lru_cache(maxsize=256)  # the same tools come with every turn of a conversation
+def _flaw(written: str) -> str:
+    schema = json.loads(written)
+    if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
+        return "It is no object, or its $schema is no text."
+    rules = validator_for(schema, default=Draft202012Validator)
+    errors = rules(rules.META_SCHEMA, registry=REGISTRY).iter_errors(schema)
+    error = next((one for one in errors if one.validator != "minItems"), None)
+    if error is None:
+        return ""
+    where = ".".join(str(part) for part in error.absolute_path)
+    return f"{where}: {error.message[:200]}" if where else error.message[:200]
 
 
 class Finder(Protocol):
@@ -48,30 +81,39 @@ class Unsatisfiable(ValueError):
 class Filler:
     """Fills one schema; every value is checked against the schema before it is taken."""
 
-    def __init__(self, schema: Schema | bool, finder: Finder) -> None:
-        root = schema if isinstance(schema, Mapping) else {}
-        kind = validator_for(root, default=Draft202012Validator)
-        self._checker = kind(schema, format_checker=kind.FORMAT_CHECKER)
+    def __init__(self, schema: Schema, finder: Finder) -> None:
+        kind = validator_for(schema, default=Draft202012Validator)
+        # The registry holds the drafts alone: the default one fetches every other address.
+        self._checker = kind(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
         self._schema, self._finder = schema, finder
-        self._shapes = Shapes(root)
+        self._shapes = Shapes(schema)
         self._depth = 0
         self._variant = 0
+        self._tries = _TRIES
 
-    def fill(self, name: str = "") -> Any:
+    def fill(self) -> Any:
         """Give a value for the schema, or raise `Unsatisfiable`."""
-        return self._value(self._schema, name)
+        if self._shapes.circular():
+            raise Unsatisfiable("")
+        return self._value(self._schema, "")
 
     def _valid(self, value: Any, schema: Schema | bool) -> bool:
+        if isinstance(value, float) and not math.isfinite(value):
+            return False
         try:
             return self._checker.evolve(schema=schema).is_valid(value)
-        except (Unresolvable, re.error):
+        except (Unresolvable, re.error, ValueError):
             return True
+        except RecursionError:
+            return False
 
     def _value(self, schema: Any, name: str) -> Any:
         """Give the first valid candidate for a value that is required."""
-        if self._depth > _DEPTH or schema is False:
+        self._tries -= 1
+        if self._depth > _DEPTH or schema is False or self._tries < 0:
             raise Unsatisfiable(name)
         self._depth += 1
+        opened = len(self._shapes.open)
         try:
             for value in self._candidates(schema, name):
                 if self._valid(value, schema):
@@ -79,6 +121,7 @@ class Filler:
                     return value
         finally:
             self._depth -= 1
+            del self._shapes.open[opened:]
         raise Unsatisfiable(name)
 
     def _found(self, schema: Any, name: str, *, free: bool = False) -> Any:
@@ -88,7 +131,9 @@ class Filler:
         self._depth += 1
         try:
             for shape in self._shapes.of(schema):
-                for value in chain(self._spoken(shape, name), self._unnamed(shape, name) if free else ()):
+                for value in _while_possible(
+                    chain(self._spoken(shape, name), self._unnamed(shape, name) if free else ())
+                ):
                     if self._valid(value, schema):
                         self._finder.claim(value)
                         return value
@@ -109,8 +154,10 @@ class Filler:
                 yield from shape["examples"]
         if any(kinds(shape) == ["null"] for shape in shapes) and self._depth > 1:
             yield None
+        if self._depth > 4:  # the plainest first, or a tree doubles at every level
+            shapes = sorted(shapes, key=lambda one: bool(one.get("required")))
         for shape in shapes:
-            yield from self._made(shape, name)
+            yield from _while_possible(self._made(shape, name))
 
     def _spoken(self, shape: Schema, name: str) -> Iterator[Any]:
         for kind in kinds(shape):
@@ -140,25 +187,27 @@ class Filler:
     def _spoken_list(self, shape: Schema, name: str) -> Iterator[Any]:
         item = shape.get("items", {})
         for found in self._finder.items(name, item if isinstance(item, Mapping) else {}):
-            yield found[: shape.get("maxItems")]
+            yield found[: whole(shape, "maxItems", len(found))]
         if any(kinds(one) == ["object"] for one in self._shapes.of(item)) and "prefixItems" not in shape:
             yield from self._spoken_rows(item)
 
     def _spoken_rows(self, item: Any) -> Iterator[list[Any]]:
         """Give one object for each part of the words that holds a value for all its required scalars."""
-        whole, best = self._finder, list[Any]()
-        for shape in self._shapes.of(item)[:1]:
-            for parts in whole.parts():
-                rows = [row for part in parts for row in self._row(shape, part) if self._valid(row, item)]
-                best = max(best, rows, key=len)
-        self._finder = whole
+        every, best = self._finder, list[Any]()
+        try:
+            for shape in self._shapes.of(item)[:1]:
+                for parts in every.parts():
+                    rows = [row for part in parts for row in self._row(shape, part) if self._valid(row, item)]
+                    best = max(best, rows, key=len)
+        finally:
+            self._finder = every
         if best:
             yield best
 
     def _row(self, shape: Schema, part: Finder) -> list[Any]:
         self._finder = part
         known = properties(shape)
-        needed = [name for name in shape.get("required", ()) if name in known]
+        needed = [name for name in _required_by(shape) if name in known]
         found = {name: self._found(known[name], name, free=True) for name in needed}
         return [] if not found or _MISSING in found.values() else [next(self._objects(shape, found))]
 
@@ -177,7 +226,6 @@ class Filler:
         if kind in ("object", "array"):
             self._shapes.open.append(shape.get(REFS, ()))
             yield from self._objects(shape) if kind == "object" else self._lists(shape, name)
-            self._shapes.open.pop()
         elif kind == "string":
             if not self._variant:
                 yield from self._finder.free(name, {**shape, "type": "string"})
@@ -200,7 +248,7 @@ class Filler:
         yield self._required(shape, {})
         for extra in (
             {},
-            *(one for one in shape.get("dependentSchemas", {}).values() if isinstance(one, Mapping)),
+            *(one for one in _mapping(shape, "dependentSchemas").values() if isinstance(one, Mapping)),
         ):
             yield self._fuller(ordered, {**properties(shape), **properties(extra)})
 
@@ -216,14 +264,11 @@ class Filler:
 
     def _required(self, shape: Schema, known: Mapping[str, Any]) -> dict[str, Any]:
         """Add to the known properties the required ones, texts last: they take the words that remain."""
-        needed = list(shape["required"]) if isinstance(shape.get("required"), list) else []
-        rules = {**shape.get("dependencies", {}), **shape.get("dependentRequired", {})}
-        for name in (*known, *needed):
-            needed += (
-                [one for one in rules.get(name, ()) if one not in needed]
-                if isinstance(rules.get(name), list)
-                else []
-            )
+        needed = _required_by(shape)
+        rules = {**_mapping(shape, "dependencies"), **_mapping(shape, "dependentRequired")}
+        for name in chain(known, needed):  # the list grows while it is read
+            more = rules.get(name)
+            needed += [one for one in more if one not in needed] if isinstance(more, list) else []
         made = dict(known)
         for name in sorted(needed, key=lambda name: is_text(properties(shape).get(name))):
             if name not in made:
@@ -234,17 +279,17 @@ class Filler:
         if name in properties(shape):
             return self._value(properties(shape)[name], name)
         matching = [
-            one for pattern, one in shape.get("patternProperties", {}).items() if _matches(pattern, name)
+            one for pattern, one in _mapping(shape, "patternProperties").items() if _matches(pattern, name)
         ]
         parts = matching or [shape.get("additionalProperties", {})]
         return self._value({"allOf": parts} if len(parts) > 1 else parts[0], name)
 
     def _grow(self, shape: Schema, made: dict[str, Any]) -> None:
         """Add properties until there are as many as the schema wants."""
-        rule = shape.get("propertyNames", True)
-        names = [*properties(shape), *self._new_names(shape)] if shape.get("minProperties") else []
+        low, rule = whole(shape, "minProperties", 0), shape.get("propertyNames", True)
+        names = [*properties(shape), *self._new_names(shape, low)] if 0 < low <= _LARGEST else []
         for name in names:
-            if len(made) >= shape["minProperties"]:
+            if len(made) >= low:
                 return
             if name not in made and self._valid(name, rule):
                 try:
@@ -252,37 +297,40 @@ class Filler:
                 except Unsatisfiable:
                     continue
 
-    def _new_names(self, shape: Schema) -> Iterator[str]:
+    def _new_names(self, shape: Schema, most: int) -> Iterator[str]:
         """Give names that a property without one of its own may have."""
-        rule = shape.get("propertyNames", {})
-        rule = rule if isinstance(rule, Mapping) else {}
-        patterns = [*shape.get("patternProperties", ()), *([rule["pattern"]] if "pattern" in rule else [])]
-        low = int(rule.get("minLength", 1))
+        rule = _mapping(shape, "propertyNames")
+        patterns = [*_mapping(shape, "patternProperties"), *([rule["pattern"]] if "pattern" in rule else [])]
+        low = min(whole(rule, "minLength", 1), LONGEST)
         yield from rule.get("enum", ())
-        for number in range(int(shape["minProperties"]) + len(properties(shape)) + 2):
+        for number in range(most + len(properties(shape)) + 2):
             made = (sample(one, min_length=low, variant=number) for one in patterns)
             longer = (sample(one, min_length=low + number) for one in patterns)
             yield from (one for one in (*made, *longer) if one is not None)
             yield f"item_{number + 1}".rjust(low, "_")
-            yield str(number + 1).rjust(low, "0")[: rule.get("maxLength")]
+            yield str(number + 1).rjust(low, "0")[: whole(rule, "maxLength", LONGEST)]
 
     def _lists(self, shape: Schema, name: str) -> Iterator[list[Any]]:
-        low, high = int(shape.get("minItems", 0)), shape.get("maxItems", math.inf)
-        inner = shape.get("contains")
-        wanted = max(low, int(shape.get("minContains", 1)) if inner is not None else 0)
+        low, inner = whole(shape, "minItems", 0), shape.get("contains")
+        wanted = max(low, whole(shape, "minContains", 1) if inner is not None else 0)
+        high = whole(shape, "maxItems", wanted + 1)
         generous = min(max(wanted, 1), high) if self._depth < 6 and not self._variant else wanted
         for length in dict.fromkeys((generous, wanted, low)):
             try:
-                yield self._list(shape, name, int(length), inner)
+                yield self._list(shape, name, length, inner)
             except Unsatisfiable:
                 continue
 
     def _list(self, shape: Schema, name: str, length: int, inner: Any) -> list[Any]:
+        if length > _LARGEST:
+            raise Unsatisfiable(name)
         items: list[Any] = []
         before = self._variant
-        heads = shape.get("prefixItems") or (shape["items"] if isinstance(shape.get("items"), list) else [])
+        heads: list[Any] = next(
+            (shape[key] for key in ("prefixItems", "items") if isinstance(shape.get(key), list)), []
+        )
         rest = shape.get("additionalItems" if isinstance(shape.get("items"), list) else "items", {})
-        contained = int(shape.get("minContains", 1)) if inner is not None else 0
+        contained = whole(shape, "minContains", 1) if inner is not None else 0
         try:
             for turn in range(4 * length + 4):
                 if len(items) >= length:
@@ -298,6 +346,24 @@ class Filler:
         finally:
             self._variant = before
         return items
+
+
+def _while_possible(values: Iterator[Any]) -> Iterator[Any]:
+    """Give values until a part of one has none: what comes from elsewhere is tried then."""
+    try:
+        yield from values
+    except Unsatisfiable:
+        return
+
+
+def _required_by(shape: Schema) -> list[str]:
+    found = shape.get("required")
+    return list(found) if isinstance(found, list) else []
+
+
+def _mapping(shape: Schema, key: str) -> Mapping[str, Any]:
+    found = shape.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _turned(values: list[Any], by: int) -> list[Any]:

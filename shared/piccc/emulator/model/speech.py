@@ -30,11 +30,19 @@ _SPOKEN = (
     ("乘以?", "*"),
     ("除以", "/"),
 )
+_SUM_ASKED = re.compile(
+    r"(?:\b(?:what(?:'s|’s| is| does| are)|how much (?:is|are)|calculate|compute|evaluate|solve|work out"
+    r"|(?:result|value|sum|product) of)|请问|计算|算一下|算算|求)\s*[:：]?\s*$",
+    re.IGNORECASE,
+)
+_SUM_ALONE = re.compile(r"\s*(?:[=?？.!。]|等于|是多少|equals\b|is what\b|please\b|$)", re.IGNORECASE)
+"""A sum is worked out where it is asked for or stands alone: elsewhere `3-5` is a range."""
 _SAY = re.compile(
-    r"^(?:(?:please|just|only|simply|can you|could you)\s+)*(?:say|repeat(?: after me)?|echo|(?:reply"
+    r"^(?:(?:please|just|only|simply|can you|could you)\s+)*(?:(?:say|repeat(?: after me)?|echo|(?:reply"
     r"|respond|answer)(?: only| just)? with(?: only| just)?"
-    r"(?: the (?:word|words|text|phrase|single word))?|output|print"
-    r"|请?(?:重复|说|复述|回复|回答))(?:一[遍下句])?"
+    r"(?: the (?:word|words|text|phrase|single word))?|output|print)\b"
+    r"|请?(?:(?:重复|复述)(?:一[遍下])?|说(?:一遍|(?:一句)?\s*(?=[:：“「]))|(?:回复|回答)\s*(?=[:：“「])"
+    r"|只(?:需|要)?(?:回复|输出))|请(?:说(?![明说出服话一])|回复(?=\s*\w+[.。]?$)))"
     r"\s*(?:only|exactly|the following|以下(?:内容|的话)?)?\s*[:：]?\s*(.+)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -45,8 +53,9 @@ _GREETING = re.compile(
 )
 _THANKS = re.compile(r"^(?:many )?(?:thanks|thank you|thx|cheers)\b|^(?:谢谢|多谢|感谢)", re.IGNORECASE)
 _WHO = re.compile(
-    r"\b(?:who|what) are you\b|\bwhat(?:'s| is) your name\b|\bwhich model\b|\bwhat model\b"
-    r"|你是谁|你叫什么|什么模型|介绍一下?你自己",
+    r"\b(?:who|what) are you(?=\s*(?:[?.!,;:]|$|and\b|exactly\b|really\b))|\bwhat(?:'s| is) your name\b"
+    r"|\b(?:which|what) (?:(?:language|ai|kind of|type of) )*model (?:are you|is this|do you|am i)\b"
+    r"|你是谁|你叫什么|[你这](?:是|用的是?)(?:什么|哪个|哪种)\w{0,4}模型|介绍一下?你自己",
     re.IGNORECASE,
 )
 _FACTS = (
@@ -59,15 +68,17 @@ _FACTS = (
 )
 _NAMES = (
     re.compile(r"\b(?:[Cc]all me|[Ii] am(?: called)?|[Ii]'m|[Tt]his is) ([A-Z][\w'-]+(?: [A-Z][\w'-]+)?)"),
-    re.compile(r"我(?:叫|是)([^，。！？\s]{1,8})"),
+    re.compile(r"我(?:叫|是)(?!什么|谁)([^，。！？\s]{1,8})"),
 )
 _HOME = re.compile(r"\bi (?:live|am based|work) in ([A-Z][\w' -]+?)(?=[.,!?\n]|$| and\b)", re.IGNORECASE)
+_WHO_AM_I = re.compile(r"\bwho am i\b|我(?:是谁|叫什么)", re.IGNORECASE)
+_WHERE_AM_I = re.compile(r"\bwhere do i (?:live|work)\b", re.IGNORECASE)
 _ASKED = re.compile(
     r"\b(?:what(?:'s| is| was| are)|do you (?:know|remember)|tell me|remember|recall)\b.{0,12}\bmy "
     r"([a-z][\w '’]{1,30}?)\s*(?:\?|$|again\b|was\b|is\b)",
     re.IGNORECASE,
 )
-_ASKED_WIDE = re.compile(r"我的([^\s，。是]{1,8}?)(?:是什么|是啥|叫什么|是多少|呢|是谁|吗)|我(叫)什么")
+_ASKED_WIDE = re.compile(r"我的([^\s，。是]{1,8}?)(?:是什么|是啥|叫什么|是多少|呢|是谁|吗)")
 _AMOUNT = re.compile(
     r"\b(\d{1,9})[- ](?:word|sentence|line|paragraph|item|bullet)s?\b|(?<!\d)(\d{1,9})\s*字", re.IGNORECASE
 )
@@ -128,25 +139,24 @@ def _repeated(text: str, earlier: Sequence[str], voice: Voice) -> str:
 def _remembered(text: str, earlier: Sequence[str], voice: Voice) -> str:
     if re.search(r"\bwhat did i (?:just )?(?:say|ask|tell)", text, re.IGNORECASE) and earlier:
         return f"You said: {earlier[-1]}"
-    match = _ASKED.search(text) or _ASKED_WIDE.search(text)
-    key = (
-        "name"
-        if re.search(r"\bwho am i\b|我(?:是谁|叫什么)", text, re.IGNORECASE)
-        else match[1].strip()
-        if match
-        else ""
-    )
-    if re.search(r"\bwhere do i (?:live|work)\b", text, re.IGNORECASE):
-        key = "home"
+    key, at = _wanted(text)
     if not key:
         return ""
-    known = _facts(earlier)
-    value = known.get(key.lower())
+    told = [one for one in sentences(text[at:]) if not one.endswith(("?", "？"))]
+    value = _facts([*earlier, text[:at], *told]).get(key.lower())
     if is_wide(text):
         return f"你的{'名字' if key == 'name' else key}是{value}。" if value else "你还没有告诉我。"
     if not value:
         return f"You have not told me your {key} yet."
     return f"You live in {value}." if key == "home" else f"Your {key} is {value}."
+
+
+def _wanted(text: str) -> tuple[str, int]:
+    """Give the fact that a text asks back for, and where it does; "" when it asks for none."""
+    for key, pattern in (("home", _WHERE_AM_I), ("name", _WHO_AM_I), ("", _ASKED), ("", _ASKED_WIDE)):
+        if match := pattern.search(text):
+            return key or match[1].strip(), match.start()
+    return "", 0
 
 
 def _facts(texts: Sequence[str]) -> dict[str, str]:
@@ -168,7 +178,9 @@ def _reckoned(text: str, earlier: Sequence[str], voice: Voice) -> str:
     for word, sign in _SPOKEN:
         spoken = re.sub(rf"(?<=[\d)\s]){word}(?=[\s\d(])", sign, spoken, flags=re.IGNORECASE)
     for found in Reading(spoken).expressions:
-        value = reckon(found.value)
+        before = spoken[: found.start]
+        alone = not re.search(r"\w", before) and _SUM_ALONE.match(spoken, found.end)
+        value = reckon(found.value) if alone or _SUM_ASKED.search(before[-40:]) else None
         if value is not None:
             return f"{found.value.strip()} = {value}"
     return ""
@@ -235,13 +247,13 @@ def _plainly(text: str, voice: Voice) -> str:
     amount = _AMOUNT.search(text)
     wanted = int(amount[1] or amount[2]) if amount else 200 if _LONG.search(text) else 0
     listed = next((one for one in Reading(text).numbers if stem(one.unit) in _LISTED), None)
-    if listed is not None and not amount:
+    if listed is not None and not amount and 1 <= listed.value < 1e6:
         return _lengthened("", topic, int(listed.value), "item", wide)
     if not text:
         return "I am listening: tell me what you would like to do."
     asked = re.search(r"[?？]\s*$", text) is not None and not wide
     leads = _WIDE_LEADS if wide else _ASKED_LEADS if asked else _LEADS
-    lead = voice.pick(leads, text).format(topic=first_sentence(text) if asked else topic)
+    lead = voice.pick(leads, text).format(topic=sentences(text)[0] if asked else topic)
     if not wanted:
         return lead
     unit = (amount[0] if amount else "word").lower()
@@ -249,10 +261,10 @@ def _plainly(text: str, voice: Voice) -> str:
 
 
 _LEADS = (
-    "You asked about {topic}. The emulator answers by rules, so take this as a placeholder for a model's "
+    "You asked about “{topic}”. The emulator answers by rules, so take this as a placeholder for a model's "
     "own words.",
-    "On {topic}: this reply is made by the emulator's rules; the real model would say more.",
-    "Here is a short answer about {topic}. It comes from the emulator's rules, not from knowledge.",
+    "On “{topic}”: this reply is made by the emulator's rules; the real model would say more.",
+    "Here is a short answer about “{topic}”. It comes from the emulator's rules, not from knowledge.",
 )
 _ASKED_LEADS = (
     "“{topic}” is a good question. The emulator answers by rules, not from knowledge: the real model "
@@ -290,8 +302,3 @@ def _lengthened(lead: str, topic: str, wanted: int, unit: str, wide: bool) -> st
         said.append(more[(len(said) - 1) % len(more)])
         size += len(said[-1]) if wide else len(said[-1].split())
     return ("" if wide else " ").join(said)
-
-
-def first_sentence(text: str) -> str:
-    """Give a text's first sentence."""
-    return next(iter(sentences(text)), "")

@@ -83,7 +83,7 @@ def _limited(text: str, left: int) -> tuple[str, int]:
 
 
 def _kept(call: Call, left: int) -> tuple[Call | None, int]:
-    """Give what is left of a call: all of it, its JSON text as far as it came, or nothing of its name."""
+    """Give what is left of a call: all, its JSON as far as it came, or None when not even its name fits."""
     cost = _cost(call)
     if cost <= left:
         return call, left - cost

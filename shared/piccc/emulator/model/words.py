@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from functools import lru_cache
+from threading import Lock
 
-from snowballstemmer import stemmer  # type: ignore[import-untyped]  # it ships no types
+# Named by its module: the package's own factory hands over to another engine where it finds one.
+from snowballstemmer.english_stemmer import EnglishStemmer  # type: ignore[import-untyped]  # it ships no types
 
 WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _WORD = re.compile(rf"{WIDE}+|(?:(?!{WIDE})[^\W_])+(?:['’][a-z]+)?")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_STEM = stemmer("english")
+_STEMMER, _ONE_AT_A_TIME = EnglishStemmer(), Lock()
+_KEPT = 5_000
+"""What is longer than a request is not remembered: it would only hold memory."""
+ASKING = re.compile(
+    r"^(?:what|who|when|where|why|how|which|is|are|do|does|did|can|tell me)\b|[?？]\s*$", re.IGNORECASE
+)
 
 
 def bag(text: str) -> frozenset[str]:
@@ -62,11 +70,15 @@ _PHRASES = tuple(
         (r"\bhow (?:warm|hot|cold)\b|\b(?:is|will) it (?:be )?(?:rain|snow|sunny|warm|cold|hot)", "weather"),
         (r"\blook(?:ing)? (?:it |this |that )?up\b", "search"),
         (r"\btimes (?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b", "multipli"),
-        (r"\d\s*[-+*×÷/]\s*[\d(]|\d\s*%\s+of\s+\d", "calcul"),
+        (r"\d\s*[+*×÷]\s*\(|\d\s*%\s+of\s+\d", "calcul"),
     )
 )
 _OPERATORS = {"+": "add", "*": "multiply", "×": "multiply", "÷": "divide", "/": "divide", "-": "subtract"}
-_ARITHMETIC = re.compile(r"(?<=\d)\s*([+*×÷/-])\s*(?=\d)")
+_ARITHMETIC = re.compile(
+    r"(?<=\d)(?:\s*([+*×÷])\s*|\s+([-/])\s+"
+    r"|(?<!\d{4})(?<![-/]\d)(?<![-/]\d\d)([-/])(?=\d{1,3}\s*(?:[=?？]|$)))(?=\d)"
+)
+"""The sign of a sum; a bare `-` or `/` may as well make a range, a date or a number to call."""
 
 
 @lru_cache(maxsize=8192)
@@ -77,7 +89,8 @@ def stem(word: str) -> str:
 
 
 def _plain(word: str) -> str:
-    return str(_STEM.stemWord(word.lower().replace("’s", "").replace("'s", "")))
+    with _ONE_AT_A_TIME:  # the stemmer holds the word that it works on
+        return str(_STEMMER.stemWord(word.lower().replace("’s", "").replace("'s", "")))
 
 
 _SYNONYMS: dict[str, str] = {}
@@ -93,9 +106,12 @@ def stemmed(words: str) -> frozenset[str]:
     return frozenset(stem(word) for word in words.split())
 
 
-@lru_cache(maxsize=2048)
 def stems(text: str) -> tuple[str, ...]:
     """Give the stems of a text's telling words in order; Chinese and Japanese come as pairs of characters."""
+    return _remembered_stems(text) if len(text) <= _KEPT else _stems(text)
+
+
+def _stems(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for word in _WORD.findall(_CAMEL.sub(" ", text)):
         if re.match(WIDE, word):
@@ -104,8 +120,12 @@ def stems(text: str) -> tuple[str, ...]:
         elif word.lower() not in STOPWORDS:
             found.append(stem(word))
     found += [meaning for phrase, meaning in _PHRASES if phrase.search(text)]
-    found += [_OPERATORS[sign] for sign in _ARITHMETIC.findall(text)]
-    return tuple(found)
+    signs = [match[1] or match[2] or match[3] for match in _ARITHMETIC.finditer(text)]
+    found += [_OPERATORS[sign] for sign in signs]
+    return (*found, "calcul") if signs else tuple(found)
+
+
+_remembered_stems = lru_cache(maxsize=2048)(_stems)
 
 
 def is_wide(text: str) -> bool:
@@ -115,12 +135,15 @@ def is_wide(text: str) -> bool:
 
 def rarity(groups: list[tuple[str, ...]]) -> dict[str, float]:
     """Weigh each stem by how few of the groups hold it."""
-    sets = [set(group) for group in groups]
-    every = set().union(*sets) if sets else set()
-    return {word: math.log(1 + len(sets) / sum(word in group for group in sets)) for word in every}
+    counts = Counter(word for group in groups for word in set(group))
+    return {word: math.log(1 + len(groups) / count) for word, count in counts.items()}
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“(\[]?[^\sa-z])|(?<=[。！？；])\s*|\n+")
+_CLOSING, _WIDE_CLOSING = r"[\"'”’)\]]", "[”’」』）]"
+_SENTENCE_END = re.compile(
+    rf"(?:(?<=[.!?])|(?<=[.!?]{_CLOSING})|(?<=[.!?]{_CLOSING}{_CLOSING}))\s+(?=[\"'“(\[]?[^\sa-z])"
+    rf"|(?:(?<=[。！？；])|(?<=[。！？；]{_WIDE_CLOSING}))(?!{_WIDE_CLOSING})\s*|\n+"
+)
 _ABBREVIATION = re.compile(r"\b(?:[A-Z]|e\.g|i\.e|etc|vs|Dr|Mr|Mrs|Ms|St|No|Fig|approx)\.$")
 
 

@@ -14,7 +14,7 @@ from piccc.emulator.model import pieces
 from piccc.emulator.problems import Problem
 from piccc.emulator.wire.attachments import from_base64, from_url
 from piccc.emulator.wire.calls import written
-from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share
+from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share, drawn
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -203,11 +203,8 @@ class CountRequest(Form):
 
     def ask(self) -> Ask:
         """Translate the request; a 400 Problem when its parts contradict one another."""
-        tools = tuple(
-            Tool(offer.name, offer.description or "", offer.input_schema) for offer in self.tools or ()
-        )
+        tools = tuple(_tool(offer, at) for at, offer in enumerate(self.tools or ()))
         choice, named = self._choice({tool.name for tool in tools})
-        wanted = (self.output_config and self.output_config.format) or self.output_format
         return Ask(
             model=self.model,
             turns=tuple(self._turns()),
@@ -215,9 +212,14 @@ class CountRequest(Form):
             tool_choice=choice,
             named_tool=named,
             parallel_tool_calls=not (self.tool_choice and self.tool_choice.disable_parallel_tool_use),
-            schema=wanted.schema_ if wanted else None,
+            schema=self._schema(),
             reasoning=self.thinking is not None and self.thinking.type != "disabled",
         )
+
+    def _schema(self) -> dict[str, Any] | None:
+        if self.output_config and self.output_config.format:
+            return drawn(self.output_config.format.schema_, param="output_config.format.schema")
+        return drawn(self.output_format.schema_, param="output_format.schema") if self.output_format else None
 
     def _choice(self, offered: set[str]) -> tuple[str, str | None]:
         choice = self.tool_choice
@@ -262,6 +264,11 @@ class MessageRequest(CountRequest):
     def ask(self) -> Ask:
         """Translate the request, its limits included."""
         return replace(super().ask(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens)
+
+
+def _tool(offer: ToolOffer, at: int) -> Tool:
+    schema = drawn(offer.input_schema, param=f"tools.{at}.input_schema")
+    return Tool(offer.name, offer.description or "", schema)
 
 
 def _results(blocks: list[Any], called: set[str], where: str) -> Iterator[Turn]:

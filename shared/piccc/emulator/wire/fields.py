@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from piccc.emulator.model.schema import flaw
 from piccc.emulator.problems import Problem
 
 
@@ -39,6 +40,13 @@ def read(form: type[AnyForm], body: Any, *, status: int) -> AnyForm:
         return form.model_validate(body)
     except ValidationError as error:
         raise _refusal(error, body, status) from None
+
+
+def drawn(schema: dict[str, Any], *, param: str) -> dict[str, Any]:
+    """Return a JSON Schema as it came; a 400 Problem naming the field when it is none."""
+    if wrong := flaw(schema):
+        raise Problem(400, f"{param}: is not a JSON Schema: {wrong}", code="invalid_value", param=param)
+    return schema
 
 
 def _refusal(error: ValidationError, body: Any, status: int) -> Problem:

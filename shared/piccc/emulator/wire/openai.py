@@ -13,7 +13,7 @@ from piccc.emulator.model import pieces
 from piccc.emulator.problems import Problem
 from piccc.emulator.wire.attachments import from_base64, from_url
 from piccc.emulator.wire.calls import written
-from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share
+from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share, drawn
 
 
 class Text(Form):
@@ -207,7 +207,7 @@ class ChatRequest(Form):
 
     def ask(self) -> Ask:
         """Translate the request; a 400 Problem when its parts contradict one another."""
-        tools = tuple(_tool(offer.function) for offer in self.tools or ())
+        tools = tuple(_tool(offer.function, at) for at, offer in enumerate(self.tools or ()))
         choice, named = _choice(self.tool_choice, {tool.name for tool in tools})
         wanted = self.response_format
         return Ask(
@@ -217,7 +217,7 @@ class ChatRequest(Form):
             tool_choice=choice,
             named_tool=named,
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            schema=(wanted.json_schema.schema_ or {}) if isinstance(wanted, SchemaFormat) else None,
+            schema=_schema(wanted) if isinstance(wanted, SchemaFormat) else None,
             json_mode=wanted is not None and wanted.type == "json_object",
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,
@@ -226,8 +226,13 @@ class ChatRequest(Form):
         )
 
 
-def _tool(function: FunctionOffer) -> Tool:
-    return Tool(function.name, function.description or "", function.parameters or {"type": "object"})
+def _tool(function: FunctionOffer, at: int) -> Tool:
+    parameters = drawn(function.parameters or {"type": "object"}, param=f"tools.{at}.function.parameters")
+    return Tool(function.name, function.description or "", parameters)
+
+
+def _schema(wanted: SchemaFormat) -> dict[str, Any]:
+    return drawn(wanted.json_schema.schema_ or {}, param="response_format.json_schema.schema")
 
 
 def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
@@ -292,7 +297,7 @@ def _medium(part: Image | Audio | File, where: str) -> Medium:
 def _call(call: ToolCall, where: str) -> Call:
     try:
         arguments = json.loads(call.function.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         param = f"{where}.tool_calls.function.arguments"
