@@ -29,6 +29,13 @@ Question: What is the weather in Oslo?
 Thought:"""
 
 
+def test_a_prompt_with_a_scratchpad_is_worked_off() -> None:
+    first = ask(REACT, stop=("\nObservation",)).text
+    assert first.endswith("Action: weather\nAction Input: Oslo")
+    said = ask(f"{REACT}{first}\nObservation: snow\nThought:").text
+    assert said.endswith("Final Answer: weather (Oslo): snow")
+
+
 @pytest.mark.parametrize(
     ("listed", "names"),
     [

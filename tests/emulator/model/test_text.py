@@ -226,34 +226,6 @@ def test_a_react_prompt_is_worked_off_in_its_form() -> None:
     assert "sunny" in steps[2].response
 
 
-REACT = """Answer the questions. You have access to the following tools:
-
-weather(city: str) -> str - Weather in a city
-search(query: str) -> str - Search the web
-
-Use the following format:
-
-Question: the input question
-Thought: think
-Action: the action to take, should be one of [weather, search]
-Action Input: the input to the action
-Observation: the result
-Final Answer: the answer
-
-Begin!
-
-Question: What is the weather in Oslo?
-Thought:"""
-
-
-def test_a_react_prompt_with_a_scratchpad_is_worked_off_too() -> None:
-    first = say(Turn("user", REACT), stop=("\nObservation",))
-    assert first.endswith("Action: weather\nAction Input: Oslo")
-    assert say(Turn("user", f"{REACT}{first}\nObservation: snow\nThought:")).endswith(
-        "Final Answer: weather (Oslo): snow"
-    )
-
-
 def test_a_schema_written_in_the_prompt_is_followed() -> None:
     schema = {
         "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
