@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from tests.benchmarks.raw import HTTPX, KEY
+from tests.benchmarks.raw import HTTPX, KEY, Delta, fragment
 
 
 class LangChain:
@@ -65,6 +65,7 @@ def model(subject: str, base: str) -> Any:
 def _floor(base: str) -> Any:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage, AIMessageChunk
+    from langchain_core.messages.tool import tool_call_chunk
     from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
     wire = HTTPX(base)
@@ -72,8 +73,11 @@ def _floor(base: str) -> Any:
     def result(text: str) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=AIMessage(content=text))])
 
-    def chunk(text: str) -> ChatGenerationChunk:
-        return ChatGenerationChunk(message=AIMessageChunk(content=text))
+    def chunk(delta: Delta) -> ChatGenerationChunk:
+        if "tool_calls" in delta:
+            called = tool_call_chunk(args=fragment(delta), index=0)
+            return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[called]))
+        return ChatGenerationChunk(message=AIMessageChunk(content=delta.get("content") or ""))
 
     class Floor(BaseChatModel):
         @property
@@ -87,10 +91,10 @@ def _floor(base: str) -> Any:
             return result(await wire.acall())
 
         def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-            return map(chunk, wire.texts())
+            return map(chunk, wire.deltas())
 
         async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-            async for text in wire.atexts():
-                yield chunk(text)
+            async for delta in wire.adeltas():
+                yield chunk(delta)
 
     return Floor()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
-from tests.benchmarks.raw import HTTPX, KEY
+from tests.benchmarks.raw import HTTPX, KEY, Delta, fragment
 
 
 class LlamaIndex:
@@ -64,6 +64,7 @@ def model(subject: str, base: str) -> Any:
 
 
 def _floor(base: str) -> Any:
+    from llama_index.core.base.llms.types import ToolCallBlock
     from llama_index.core.llms import LLM, ChatMessage, ChatResponse, LLMMetadata, MessageRole, TextBlock
     from llama_index.core.llms.callbacks import llm_chat_callback
 
@@ -72,6 +73,22 @@ def _floor(base: str) -> Any:
     def response(text: str, delta: str | None = None) -> ChatResponse:
         message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=text)])
         return ChatResponse(message=message, delta=delta)
+
+    def called(arguments: str) -> ChatResponse:
+        block = ToolCallBlock(tool_name="note", tool_kwargs=arguments)
+        return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, blocks=[block]), delta="")
+
+    class Growing:
+        def __init__(self) -> None:
+            self.text = self.arguments = ""
+
+        def add(self, delta: Delta) -> ChatResponse:
+            if "tool_calls" in delta:
+                self.arguments += fragment(delta)
+                return called(self.arguments)
+            text = delta.get("content") or ""
+            self.text += text
+            return response(self.text, text)
 
     def not_asked(self: object, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -91,23 +108,13 @@ def _floor(base: str) -> Any:
 
         @llm_chat_callback()
         def stream_chat(self, messages: Any, **kwargs: Any) -> Generator[ChatResponse]:
-            def grow() -> Generator[ChatResponse]:
-                whole = ""
-                for text in wire.texts():
-                    whole += text
-                    yield response(whole, text)
-
-            return grow()
+            growing = Growing()
+            return (growing.add(delta) for delta in wire.deltas())
 
         @llm_chat_callback()
         async def astream_chat(self, messages: Any, **kwargs: Any) -> AsyncGenerator[ChatResponse]:
-            async def grow() -> AsyncGenerator[ChatResponse]:
-                whole = ""
-                async for text in wire.atexts():
-                    whole += text
-                    yield response(whole, text)
-
-            return grow()
+            growing = Growing()
+            return (growing.add(delta) async for delta in wire.adeltas())
 
         complete = acomplete = stream_complete = astream_complete = not_asked
 

@@ -9,6 +9,7 @@ from typing import Any
 from tests.benchmarks.subjects import Subject
 
 KEY = "pcc_test_benchmark"
+Delta = dict[str, Any]
 ASK: dict[str, Any] = {"model": "piccc-pro", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -114,7 +115,7 @@ class Anthropic:
 
 
 class HTTPX:
-    """The floor: one request, and of each event no more than its text."""
+    """The floor: one request, and of each event no more than its delta."""
 
     def __init__(self, base: str) -> None:
         import httpx
@@ -136,29 +137,29 @@ class HTTPX:
         """Return the answer's text."""
         return _text((await self._running.post(self._url, json=ASK)).content)
 
-    def texts(self) -> Iterator[str]:
-        """Yield the text of each event."""
+    def deltas(self) -> Iterator[Delta]:
+        """Yield the delta of each event."""
         events = _Events()
         with self._client.stream("POST", self._url, json={**ASK, "stream": True}) as response:
             for block in response.iter_raw():
                 yield from events.feed(block)
 
-    async def atexts(self) -> AsyncIterator[str]:
-        """Yield the text of each event."""
+    async def adeltas(self) -> AsyncIterator[Delta]:
+        """Yield the delta of each event."""
         events = _Events()
         async with self._running.stream("POST", self._url, json={**ASK, "stream": True}) as response:
             async for block in response.aiter_raw():
-                for text in events.feed(block):
-                    yield text
+                for delta in events.feed(block):
+                    yield delta
 
     def read(self) -> None:
         """Read a streamed answer to its end."""
-        for _ in self.texts():
+        for _ in self.deltas():
             pass
 
     async def aread(self) -> None:
         """Read a streamed answer to its end."""
-        async for _ in self.atexts():
+        async for _ in self.adeltas():
             pass
 
 
@@ -166,12 +167,17 @@ class _Events:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, block: bytes) -> list[str]:
+    def feed(self, block: bytes) -> list[Delta]:
         from pydantic_core import from_json
 
         *events, self._rest = (self._rest + block).split(b"\n\n")
         bodies = [from_json(event[6:])["choices"] for event in events if event.startswith(b"data: {")]
-        return [choices[0]["delta"].get("content") or "" for choices in bodies if choices]
+        return [choices[0]["delta"] for choices in bodies if choices]
+
+
+def fragment(delta: Delta) -> str:
+    """Return what a delta adds to the arguments of the one tool that is called."""
+    return str(delta["tool_calls"][0]["function"]["arguments"])
 
 
 def _text(body: bytes) -> str:
