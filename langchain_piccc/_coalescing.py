@@ -16,10 +16,7 @@ def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
         return [_join(deltas)]
     blocks: dict[int, list[Delta]] = {}
     for delta in deltas:
-        if (group := blocks.get(delta.block)) is None:
-            blocks[delta.block] = [delta]
-        else:
-            group.append(delta)
+        blocks.setdefault(delta.block, []).append(delta)
     return [_join(group) if len(group) > 1 else group[0] for group in blocks.values()]
 
 

@@ -10,6 +10,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import dispatcher, llm_chat_callback, llm_completion_callback
+from llama_index_instrumentation.dispatcher import Dispatcher
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -43,9 +44,10 @@ def _is_heard(llm: LLM) -> bool:
     manager = llm.callback_manager
     if llm.rate_limiter is not None or type(manager) is not CallbackManager or manager.handlers:
         return True  # core's callback is what asks the rate limiter
-    source: Any = dispatcher
-    while not any(type(handler) is not NullEventHandler for handler in source.event_handlers):
-        if not source.propagate:
-            return False
-        source = source.parent
-    return True
+    return _has_listeners(dispatcher)
+
+
+def _has_listeners(source: Dispatcher) -> bool:
+    if any(type(handler) is not NullEventHandler for handler in source.event_handlers):
+        return True
+    return source.propagate and _has_listeners(source.parent)

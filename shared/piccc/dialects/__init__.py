@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from piccc.dialects.names import DialectName
 from piccc.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from piccc.chat import JSON, ChatReply, ChatRequest, Delta
-    from piccc.sse import Event
-
-
-class StreamReader(Protocol):
-    """Turn the events of one stream into deltas.
-
-    `is_complete` says whether the proof of a whole answer has come, `is_done` that nothing more will.
-    """
-
-    is_complete: bool
-    is_done: bool
-
-    def feed(self, events: Iterable[Event]) -> list[Delta]:
-        """Return what the events say; raise StreamError at an error event or a malformed one."""
-        ...
-
-    def finish(self) -> list[Delta]:
-        """Return what was held back for a continuation that never came."""
-        ...
-
-    def reply(self) -> ChatReply:
-        """Return the reply as far as it has come."""
-        ...
+    from piccc.chat import JSON, ChatReply, ChatRequest
+    from piccc.dialects.reader import Reader
 
 
 class Dialect(Protocol):
@@ -50,7 +27,7 @@ class Dialect(Protocol):
         """Read a whole reply; raise ResponseError if it is none."""
         ...
 
-    def reader(self) -> StreamReader:
+    def reader(self) -> Reader:
         """Return a reader for one stream."""
         ...
 

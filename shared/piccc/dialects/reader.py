@@ -12,7 +12,10 @@ from piccc.sse import Event
 
 
 class Reader:
-    """Turn one stream's events into deltas, and add them up; what an event means the dialect says."""
+    """Turn one stream's events into deltas, and add them up; what an event means the dialect says.
+
+    `is_complete` tells whether the proof of a whole answer has come, `is_done` that nothing more will.
+    """
 
     def __init__(self) -> None:
         self.is_complete = False

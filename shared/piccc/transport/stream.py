@@ -15,7 +15,7 @@ from piccc.transport.port import IO, Failure, finish
 if TYPE_CHECKING:
     from piccc.chat import ChatReply, Delta
     from piccc.config import Timeout
-    from piccc.dialects import StreamReader
+    from piccc.dialects.reader import Reader
     from piccc.transport.answer import Answer
 
 LINGER_SECONDS = 5.0
@@ -26,7 +26,7 @@ DRAIN_SECONDS = 0.1
 class Pipe:
     """Bytes in, deltas out; knows by when the next bytes must come (the idle bound is the port's)."""
 
-    def __init__(self, io: IO, answer: Answer, reader: StreamReader, timeout: Timeout) -> None:
+    def __init__(self, io: IO, answer: Answer, reader: Reader, timeout: Timeout) -> None:
         self._io = io
         self._answer = answer
         self._reader = reader
