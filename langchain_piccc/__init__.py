@@ -19,38 +19,38 @@ from piccc.errors import MissingExtraError
 if find_spec("langchain_core") is None:
     raise MissingExtraError('langchain_piccc needs langchain-core: pip install "piccc[langchain]"')
 
-from langchain_piccc import _blocks
+from langchain_piccc import _replies
 from langchain_piccc.registry import admit, register
 
 if TYPE_CHECKING:
-    from langchain_piccc._structured import StructuredOutputError
-    from langchain_piccc.artifacts import media_from
     from langchain_piccc.chat_models import ChatPiccc
     from langchain_piccc.interrupts import aresume_when_done, interrupted_tasks, resume_when_done
     from langchain_piccc.media_tools import (
         PicccImageTool,
+        PicccMediaToolkit,
         PicccTaskListTool,
         PicccTaskTool,
         PicccVideoTool,
+        media_from,
     )
     from langchain_piccc.middleware import PicccTasksMiddleware
-    from langchain_piccc.toolkit import PicccMediaToolkit
+    from langchain_piccc.structured import StructuredOutputError
 
-_blocks.register()
+_replies.register()
 admit()
 
 _HOMES = {
     "ChatPiccc": "chat_models",
     "PicccImageTool": "media_tools",
-    "PicccMediaToolkit": "toolkit",
+    "PicccMediaToolkit": "media_tools",
     "PicccTaskListTool": "media_tools",
     "PicccTaskTool": "media_tools",
     "PicccTasksMiddleware": "middleware",
     "PicccVideoTool": "media_tools",
-    "StructuredOutputError": "_structured",
+    "StructuredOutputError": "structured",
     "aresume_when_done": "interrupts",
     "interrupted_tasks": "interrupts",
-    "media_from": "artifacts",
+    "media_from": "media_tools",
     "resume_when_done": "interrupts",
 }
 

@@ -1,4 +1,4 @@
-"""`ChatPiccc`: Piccc's chat models for LangChain."""
+"""What LangChain may expect of a model, from our table of assumptions."""
 
 from __future__ import annotations
 
@@ -15,25 +15,50 @@ from langchain_core.runnables import Runnable
 from langchain_core.utils.utils import LC_ID_PREFIX
 from pydantic import Field
 
-from langchain_piccc._chunks import ChunkWriter
-from langchain_piccc._coalescing import coalesce
-from langchain_piccc._connection import STRICT, Connection, Dialect
-from langchain_piccc._errors import as_model_errors
-from langchain_piccc._events import EventWriter
-from langchain_piccc._input import to_messages
-from langchain_piccc._ladder import Method, Shape, ladder
-from langchain_piccc._output import PROVIDER, to_message
-from langchain_piccc._profiles import profile_of
-from langchain_piccc._request import SETTINGS, as_list, hidden, to_dialect, to_request
-from langchain_piccc._structured import StructuredOutput
-from langchain_piccc._tools import ToolLike, bound_choice, bound_format, bound_tools, to_tools
-from piccc.models import DEFAULT_MODEL
+from langchain_piccc._replies import PROVIDER, to_message
+from langchain_piccc._requests import (
+    SETTINGS,
+    ToolLike,
+    as_list,
+    bound_choice,
+    bound_format,
+    bound_tools,
+    hidden,
+    to_dialect,
+    to_messages,
+    to_request,
+    to_tools,
+)
+from langchain_piccc._settings import STRICT, ClientSettings, Dialect
+from langchain_piccc._streaming import ChunkWriter, EventWriter, coalesce
+from langchain_piccc.errors import as_model_errors
+from langchain_piccc.structured import Method, OutputSchema, StructuredOutput, strategies
+from piccc.models import DEFAULT_MODEL, model_info
 
 if TYPE_CHECKING:
     from langchain_protocol.protocol import MessagesData
 
-    from piccc.chat import ChatReply, ChatRequest, Delta
     from piccc.client import AsyncChat, Chat
+    from piccc.conversation import ChatReply, ChatRequest, Delta
+
+
+def profile_of(model: str) -> ModelProfile:
+    """Return the profile of a model; every limit and ability in it is assumed, not documented."""
+    info = model_info(model)
+    return ModelProfile(
+        name=info.name,
+        max_input_tokens=info.context_window,
+        max_output_tokens=info.max_output_tokens,
+        text_inputs=True,
+        text_outputs=True,
+        image_inputs=info.image_input,
+        image_url_inputs=info.image_input,
+        image_tool_message=info.image_input,
+        tool_calling=info.tools,
+        tool_choice=info.tools,
+        structured_output=info.json_schema,
+    )
+
 
 T = TypeVar("T", covariant=True)
 
@@ -54,7 +79,7 @@ class Writer(Protocol[T]):
         ...
 
 
-class ChatPiccc(Connection, BaseChatModel):
+class ChatPiccc(ClientSettings, BaseChatModel):
     """Talk with Piccc's chat models.
 
     The key comes from `api_key=` or `PICCC_API_KEY`, the server from `base_url=` or `PICCC_BASE_URL`. Making
@@ -215,10 +240,10 @@ class ChatPiccc(Connection, BaseChatModel):
             >>> ChatPiccc().with_structured_output(Person).invoke("Anna is 31 years old.")
             Person(name='Anna', age=31)
         """
-        rungs = ladder(self, schema, method, strict)
+        rungs = strategies(self, schema, method, strict)
         return StructuredOutput(
             rungs,
-            Shape(schema),
+            OutputSchema(schema),
             lambda given: self._convert_input(given).to_messages(),
             include_raw=include_raw,
         )

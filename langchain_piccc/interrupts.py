@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_piccc._progress import EVENT
+from langchain_piccc.media_tools import EVENT
 
 if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client

@@ -1,33 +1,176 @@
-"""Tools with which an agent makes images and videos, looks at tasks and lists them."""
+"""Which call of a tool is being run: of which conversation, under which id."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.tools import BaseTool, ToolException
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForToolRun,
+    CallbackManagerForToolRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from langchain_piccc._calls import calling, current
-from langchain_piccc._connection import STRICT, Connection
-from langchain_piccc._progress import EVENT, AsyncProgress, OnUpdate, Progress
+from langchain_piccc._settings import STRICT, ClientSettings
 from piccc.errors import InvalidArgumentError, MissingExtraError
-from piccc.media import arguments as asked
-from piccc.media.errand import Errand, Show, blocking
-from piccc.media.report import Report, failed, progress
+from piccc.media import agent_tools as asked
+from piccc.media.agent_tools import (
+    MediaToolRun,
+    Show,
+    ToolResult,
+    failed,
+    progress,
+    run_sync_tool,
+    submission_key,
+    tasks_in,
+)
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
 
+
+@dataclass(slots=True)
+class Call:
+    """A call of a tool; `failure` is what its program gets of an error."""
+
+    tool_call_id: str | None = None
+    thread_id: str | None = None
+    failure: dict[str, Any] | None = None
+
+    def key(self, type: str, arguments: Mapping[str, Any]) -> str | None:
+        """Return the key of the submission, the same when the tool is run again; None without an id.
+
+        The arguments count too, for some servers number the calls of each reply anew.
+        """
+        if self.tool_call_id is None:
+            return None
+        return submission_key("langchain", self.thread_id, self.tool_call_id, type, dict(arguments))
+
+    def completed(self, output: Any) -> Any:
+        """Return what the tool gives out, with the failure as its artifact."""
+        if isinstance(output, ToolMessage) and output.artifact is None:
+            output.artifact = self.failure
+        return output
+
+
+_current: ContextVar[Call | None] = ContextVar("piccc_call", default=None)
+
+
+@contextmanager
+def calling(options: Mapping[str, Any]) -> Iterator[Call]:
+    """Remember the call that `BaseTool.run` was given these options for, for as long as it runs."""
+    config = options.get("config") or {}
+    thread_id = (config.get("configurable") or {}).get("thread_id")
+    call = Call(options.get("tool_call_id"), None if thread_id is None else str(thread_id))
+    token = _current.set(call)
+    try:
+        yield call
+    finally:
+        _current.reset(token)
+
+
+def current() -> Call:
+    """Return the call that is being run."""
+    return _current.get() or Call()
+
+
+EVENT = "piccc_task"
+"""The name of the custom event that reports a task's progress."""
+
+OnUpdate = Callable[[Task], object]
+RunManager = CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
+
+
+class Progress:
+    """Tell of a task's progress, from blocking code."""
+
+    def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
+        self._on_update = on_update
+        self._config = RunnableConfig(callbacks=run_manager.get_child()) if run_manager else None
+        self._write = _stream_writer()
+
+    def tell(self, task: Task) -> None:
+        """Tell of a task as it is now."""
+        if self._on_update is not None:
+            self._on_update(task)
+        if self._write is not None:
+            self._write({EVENT: progress(task)})
+        if self._config is not None:
+            self._dispatch(progress(task), self._config)
+
+    def _dispatch(self, data: dict[str, Any], config: RunnableConfig) -> None:
+        dispatch_custom_event(EVENT, data, config=config)
+
+
+class AsyncProgress(Progress):
+    """Tell of a task's progress, from a coroutine; `told` awaits what is still on its way."""
+
+    def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
+        super().__init__(on_update, run_manager)
+        self._events: list[asyncio.Task[None]] = []
+
+    async def told(self) -> None:
+        """Wait until all events are out."""
+        await asyncio.gather(*self._events, return_exceptions=True)
+
+    def _dispatch(self, data: dict[str, Any], config: RunnableConfig) -> None:
+        self._events.append(asyncio.ensure_future(adispatch_custom_event(EVENT, data, config=config)))
+
+
+def _stream_writer() -> Callable[[Any], None] | None:
+    if "langgraph" not in sys.modules:
+        return None
+    from langgraph.config import get_stream_writer
+
+    try:
+        return get_stream_writer()
+    except (KeyError, RuntimeError):  # the tool is not run by a graph
+        return None
+
+
+NEWS = "piccc_tasks"
+"""Where a message that tells of finished tasks keeps them, among its additional keywords."""
+
+
+def media_from(messages: BaseMessage | Iterable[BaseMessage]) -> list[Task]:
+    """Return the tasks that messages of the media tools tell of, each once, as it was last told.
+
+    It reads messages fresh from an agent and from a checkpoint alike; `client.tasks.get(task)` then gives the
+    task with outputs that can be saved.
+    """
+    found: dict[str, Task] = {}
+    for message in [messages] if isinstance(messages, BaseMessage) else messages:
+        for artifact in _artifacts(message):
+            found.update({task.id: task for task in tasks_in(artifact)})
+    return list(found.values())
+
+
+def _artifacts(message: BaseMessage) -> list[object]:
+    if isinstance(message, ToolMessage):
+        return [message.artifact]
+    if isinstance(message, HumanMessage):
+        return list(message.additional_kwargs.get(NEWS, []))
+    return []
+
+
 Content = str | list[str | dict[str, Any]]
 Mode = Literal["wait", "submit", "interrupt", "background"]
 
 
-class PicccMediaTool(Connection, BaseTool):
+class PicccMediaTool(ClientSettings, BaseTool):
     """What the media tools share.
 
     The model reads a short text; the artifact is JSON for the program, which `media_from` reads. Every
@@ -35,7 +178,7 @@ class PicccMediaTool(Connection, BaseTool):
     to `on_update`, out as the event `piccc_task`, and into LangGraph's `custom` stream.
 
     Give `client` a ledger in a file, and no restart of the process makes anybody pay twice; give it an
-    allowance, and no agent spends more.
+    spend_limit, and no agent spends more.
     """
 
     model_config = STRICT
@@ -72,23 +215,23 @@ class PicccMediaTool(Connection, BaseTool):
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         told = Progress(self.on_update, run_manager)
-        errand = Errand(self._blocking_client(), show=self.show, on_update=told.tell)
-        return _given(blocking(errand.reported(self._work(errand, arguments), _signals())))
+        errand = MediaToolRun(self._blocking_client(), show=self.show, on_update=told.tell)
+        return _given(run_sync_tool(errand.reported(self._work(errand, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         told = AsyncProgress(self.on_update, run_manager)
-        errand = Errand(self._running_client(), show=self.show, on_update=told.tell)
+        errand = MediaToolRun(self._running_client(), show=self.show, on_update=told.tell)
         try:
             return _given(await errand.reported(self._work(errand, arguments), _signals()))
         finally:
             await told.told()
 
-    async def _work(self, errand: Errand, arguments: dict[str, Any]) -> Report:
+    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         raise NotImplementedError
 
     def _blocking_client(self) -> Client:
         if self.client is None and self.async_client is not None:
-            given: Client = self.async_client.as_blocking(http_client=self.http_client)
+            given: Client = self.async_client.as_sync(http_client=self.http_client)
             return given
         return self.client or self._blocking()
 
@@ -114,7 +257,7 @@ class _MakingTool(PicccMediaTool):
     """
     _type: ClassVar[TaskType]
 
-    async def _work(self, errand: Errand, arguments: dict[str, Any]) -> Report:
+    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         call = current()
         if self.mode == "interrupt" and (call.tool_call_id is None or call.thread_id is None):
             raise InvalidArgumentError(
@@ -183,7 +326,7 @@ class PicccTaskTool(PicccMediaTool):
     args_schema: ArgsSchema | None = asked.TaskArguments
     wait_s: float | None = Field(default=60.0, ge=0)
 
-    async def _work(self, errand: Errand, arguments: dict[str, Any]) -> Report:
+    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         await errand.read(arguments["task_id"])
         seconds = arguments.get("wait_seconds")
         await errand.attend(self.wait_s if seconds is None else seconds)
@@ -205,7 +348,7 @@ class PicccTaskListTool(PicccMediaTool):
     description: str = asked.DESCRIPTIONS[asked.LIST_TASKS]
     args_schema: ArgsSchema | None = asked.TaskListArguments
 
-    async def _work(self, errand: Errand, arguments: dict[str, Any]) -> Report:
+    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         wanted = asked.TaskListArguments(**arguments)
         return await errand.list(wanted.type, wanted.status, wanted.limit)
 
@@ -216,7 +359,7 @@ def _unfit(error: ValidationError) -> str:
     return report.text
 
 
-def _given(report: Report) -> tuple[Content, dict[str, Any]]:
+def _given(report: ToolResult) -> tuple[Content, dict[str, Any]]:
     if report.error is not None:
         current().failure = report.artifact
         raise ToolException(report.text) from report.error
@@ -225,7 +368,7 @@ def _given(report: Report) -> tuple[Content, dict[str, Any]]:
     return [{"type": "text", "text": report.text}, *map(dict, report.pictures)], report.artifact
 
 
-async def _pause_until_done(errand: Errand, task: Task) -> None:
+async def _pause_until_done(errand: MediaToolRun, task: Task) -> None:
     from langgraph.types import interrupt
 
     while not task.is_terminal:
@@ -241,3 +384,55 @@ def _signals() -> tuple[type[Exception], ...]:
     from langgraph.errors import GraphBubbleUp
 
     return (GraphBubbleUp,)
+
+
+class PicccMediaToolkit(BaseToolkit):
+    """Make the four media tools: image, video, look at a task, list tasks.
+
+    What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
+    have a human agree before anything is paid for, add LangChain's HumanInTheLoopMiddleware to the agent.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from
+        >>> toolkit = PicccMediaToolkit(image_model="piccc-image", video_model="piccc-video")
+        >>> agent = create_agent(ChatPiccc(), toolkit.get_tools())
+        >>> result = agent.invoke({"messages": [("user", 'Make a square picture "a red ceramic mug".')]})
+        >>> [(task.status, task.prompt) for task in media_from(result["messages"])]
+        [('completed', 'a red ceramic mug')]
+    """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    client: Any = Field(default=None, exclude=True, repr=False)
+    """A `piccc.Client` for all tools; without one each makes its own from the environment."""
+    async_client: Any = Field(default=None, exclude=True, repr=False)
+    """A `piccc.AsyncClient` for all tools. Default: made from `client`."""
+    on_update: OnUpdate | None = Field(default=None, exclude=True, repr=False)
+    """Called with a task at each change of its status or progress."""
+    image_model: str | None = None
+    """The model that makes images. Default: `PICCC_IMAGE_MODEL`."""
+    video_model: str | None = None
+    """The model that makes videos. Default: `PICCC_VIDEO_MODEL`."""
+    mode: Mode = "wait"
+    """What the image and the video tool do once a task is submitted: see `PicccImageTool.mode`."""
+    wait_s: float | None = Field(default=60.0, ge=0)
+    """How many seconds a call waits at most; then the model is told that the task is still running."""
+    show: Show = "none"
+    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
+
+    def get_tools(self) -> list[BaseTool]:
+        """Return the tools."""
+        shared: dict[str, Any] = {
+            "client": self.client,
+            "async_client": self.async_client,
+            "on_update": self.on_update,
+            "wait_s": self.wait_s,
+            "show": self.show,
+        }
+        return [
+            PicccImageTool(model=self.image_model, mode=self.mode, **shared),
+            PicccVideoTool(model=self.video_model, mode=self.mode, **shared),
+            PicccTaskTool(**shared),
+            PicccTaskListTool(**shared),
+        ]

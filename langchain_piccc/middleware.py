@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
-from langchain_piccc.artifacts import NEWS, media_from
+from langchain_piccc.media_tools import NEWS, media_from
 from piccc.errors import MissingExtraError
-from piccc.media.errand import Show, blocking, ended
-from piccc.media.report import Report
+from piccc.media.agent_tools import Show, ToolResult, ended, run_sync_tool
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config
@@ -63,7 +62,7 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
 
     def before_model(self, state: State, runtime: Runtime[Any]) -> Update:
         """Add what has ended to the conversation."""
-        return blocking(self._news(self._blocking_client(), state["messages"], 0))
+        return run_sync_tool(self._news(self._blocking_client(), state["messages"], 0))
 
     async def abefore_model(self, state: State, runtime: Runtime[Any]) -> Update:
         """Add what has ended to the conversation."""
@@ -74,7 +73,9 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         """Wait for running tasks where the model has said its last word, and ask it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
-        return _asking_again(blocking(self._news(self._blocking_client(), state["messages"], self._wait_s)))
+        return _asking_again(
+            run_sync_tool(self._news(self._blocking_client(), state["messages"], self._wait_s))
+        )
 
     @hook_config(can_jump_to=["model"])
     async def aafter_model(self, state: State, runtime: Runtime[Any]) -> Update:
@@ -98,7 +99,7 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         if self._client is None:
             from piccc.client import Client
 
-            self._client = self._async_client.as_blocking() if self._async_client else Client()
+            self._client = self._async_client.as_sync() if self._async_client else Client()
         return self._client
 
     def _running_client(self) -> AsyncClient:
@@ -111,7 +112,7 @@ def _asking_again(update: Update) -> Update:
     return {**update, "jump_to": "model"} if update else None
 
 
-def _told(reports: Sequence[Report]) -> HumanMessage:
+def _told(reports: Sequence[ToolResult]) -> HumanMessage:
     text = "\n".join(["News of the media tasks:", *(report.text for report in reports)])
     pictures = [dict(picture) for report in reports for picture in report.pictures]
     return HumanMessage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from langchain_piccc._output import PROVIDER
+from langchain_piccc._replies import PROVIDER
 from piccc.errors import MissingExtraError, PicccError
 
 

@@ -29,29 +29,33 @@ if not _has_core():
     )
 
 if TYPE_CHECKING:
-    from llama_index_piccc.artifacts import media_from
     from llama_index_piccc.errors import NoToolCallError, StructuredOutputError
     from llama_index_piccc.llm import Piccc
-    from llama_index_piccc.media import PicccMediaToolSpec
-    from llama_index_piccc.media_events import PicccTaskFinished, PicccTaskProgress, PicccTaskSubmitted
+    from llama_index_piccc.media import (
+        PicccMediaToolSpec,
+        PicccTaskFinished,
+        PicccTaskProgress,
+        PicccTaskSubmitted,
+        media_from,
+    )
     from llama_index_piccc.offline import ensure_nltk_data
     from llama_index_piccc.question_generator import PicccQuestionGenerator
     from llama_index_piccc.reader import PicccTaskReader
-    from llama_index_piccc.structured_llm import PicccStructuredLLM
+    from llama_index_piccc.structured import PicccStructuredLLM
 
 _HOMES = {
     "NoToolCallError": "errors",
     "Piccc": "llm",
     "PicccMediaToolSpec": "media",
     "PicccQuestionGenerator": "question_generator",
-    "PicccStructuredLLM": "structured_llm",
-    "PicccTaskFinished": "media_events",
-    "PicccTaskProgress": "media_events",
+    "PicccStructuredLLM": "structured",
+    "PicccTaskFinished": "media",
+    "PicccTaskProgress": "media",
     "PicccTaskReader": "reader",
-    "PicccTaskSubmitted": "media_events",
+    "PicccTaskSubmitted": "media",
     "StructuredOutputError": "errors",
     "ensure_nltk_data": "offline",
-    "media_from": "artifacts",
+    "media_from": "media",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""`Piccc`: the chat models as a LlamaIndex LLM."""
+"""What of a setting may be saved, pickled and shown."""
 
 from __future__ import annotations
 
@@ -28,17 +28,42 @@ from llama_index.core.tools import BaseTool
 from pydantic import FieldSerializationInfo
 
 from llama_index_piccc._callbacks import chat_callback, completion_callback
-from llama_index_piccc._input import DialectName, OnUnsupported, conversation
-from llama_index_piccc._output import GrowingReply, completion, last, whole
-from llama_index_piccc._predicting import PredictingLLM
-from llama_index_piccc._request import chat_request
-from llama_index_piccc._secrets import public
-from llama_index_piccc._tools import as_tool, extended, offered, only_first_call, selections
+from llama_index_piccc._replies import GrowingReply, completion, last, whole
+from llama_index_piccc._requests import (
+    DialectName,
+    OnUnsupported,
+    as_tool,
+    chat_request,
+    conversation,
+    extended,
+    offered,
+    only_first_call,
+    selections,
+)
 from llama_index_piccc.errors import NoToolCallError, shown
-from piccc.chat import ChatRequest, Delta, Message
+from llama_index_piccc.structured import PredictingLLM
 from piccc.client import AsyncClient, Client
-from piccc.config import Config, Timeout, resolve
+from piccc.config import Config, Timeout, is_secret_header, redact_headers, resolve, split_url
+from piccc.conversation import ChatRequest, Delta, Message
 from piccc.models import model_info
+
+
+def public(name: str, value: Any) -> Any:
+    """Return a setting without the secrets that an address or headers may hold."""
+    if not value:
+        return value
+    match name:
+        case "base_url":
+            return split_url(value)[0]
+        case "default_headers":
+            return redact_headers(value)
+        case "additional_kwargs" if value.get("extra_headers"):
+            headers = {
+                name: each for name, each in value["extra_headers"].items() if not is_secret_header(name)
+            }
+            return {**value, "extra_headers": headers}
+    return value
+
 
 ApiKey = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
 

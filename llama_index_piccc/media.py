@@ -1,26 +1,153 @@
-"""Tools with which a LlamaIndex agent makes images and videos, looks at tasks and lists them."""
+"""Events by which the media tools speak with whoever runs a workflow."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from llama_index.core.base.llms.types import ContentBlock, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
 from llama_index.core.workflow import Context
+from workflows.events import Event, HumanResponseEvent, InputRequiredEvent
 
-from llama_index_piccc._media_call import Call, current_call, signals
-from llama_index_piccc.media_events import PicccTaskFinished, PicccTaskProgress, PicccTaskSubmitted
 from piccc.errors import InvalidArgumentError
-from piccc.media import arguments as asked
-from piccc.media.errand import Errand, OnUpdate, Show, blocking
-from piccc.media.report import Report
+from piccc.media import agent_tools as asked
+from piccc.media.agent_tools import (
+    MediaToolRun,
+    OnUpdate,
+    Show,
+    ToolResult,
+    run_sync_tool,
+    submission_key,
+    tasks_in,
+)
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
+    from workflows.runtime.types.results import StepWorkerContext
+
     from piccc.client import AsyncClient, Client
+
+
+class PicccTaskProgress(Event):
+    """Tells of a task at each change of its status or progress.
+
+    Attributes:
+        task_id: the task.
+        type: `image` or `video`.
+        status: as of `piccc.Task`.
+        progress: 0 to 100, or None.
+    """
+
+    task_id: str
+    type: str
+    status: str
+    progress: float | None = None
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """Make the event of a task as it is now."""
+        return cls(task_id=task.id, type=task.type, status=task.status, progress=task.progress)
+
+
+class PicccTaskSubmitted(InputRequiredEvent):
+    """Says that a tool waits for a task: answer with `PicccTaskFinished` when it has ended.
+
+    Attributes:
+        task_id: the task.
+        type: `image` or `video`.
+    """
+
+    task_id: str
+    type: str
+
+
+class PicccTaskFinished(HumanResponseEvent):
+    """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless.
+
+    A run that goes on from a saved context first goes back to its waits; send it this after that, not in the
+    same breath, or LlamaIndex runs the tool twice (nothing is submitted twice).
+    """
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool in a step.
+
+    Attributes:
+        key: names its submission, the same when the step is run again.
+        waits: names its waits in the workflow's context, also in one that was saved and goes on in a new run.
+    """
+
+    key: str
+    waits: str
+
+    def waiter_id(self, task_id: str, turn: int) -> str:
+        """Return the id under which it waits for its task, for the n-th time."""
+        return f"piccc/{self.waits}/{turn}/{task_id}"
+
+    def begun_waits(self) -> list[str]:
+        """Return the tasks for which it has begun to wait, in their order.
+
+        A saved context keeps them, so a call that waits finds its task even where no ledger does.
+        """
+        step = _current_step()
+        waiters = [each.waiter_id for each in step.state.collected_waiters] if step else []
+        ours = [each.split("/", 3) for each in waiters if each.startswith(f"piccc/{self.waits}/")]
+        return [task_id for _, _, _, task_id in sorted(ours, key=lambda parts: int(parts[2]))]
+
+
+def current_call(session: str, type: str, arguments: Mapping[str, Any]) -> Call | None:
+    """Return the call that is being run; None outside of a step.
+
+    A step of an agent is known by the id of the model's call. Another step is known by its place in the run,
+    and the run by `session`, else by an id of its own that a restart does not keep. The arguments count too,
+    for some servers number the calls of each reply anew.
+    """
+    step = _current_step()
+    if step is None:
+        return None
+    tool_id = getattr(step.event, "tool_id", None)
+    run = "" if tool_id or session else _run_id()
+    parts = (session, tool_id or step.state.work_item_id, type, dict(arguments))
+    return Call(submission_key("llama-index", run, *parts), submission_key("wait", *parts))
+
+
+def signals() -> tuple[type[Exception], ...]:
+    """Return the exception by which a workflow suspends a step until an event comes."""
+    try:
+        from workflows.runtime.types.results import WaitingForEvent
+    except ImportError:
+        return ()
+    return (WaitingForEvent,)
+
+
+def _run_id() -> str:
+    from llama_index_instrumentation.dispatcher import active_instrument_tags
+
+    return str(active_instrument_tags.get().get("llamaindex.run_id", ""))
+
+
+def _current_step() -> StepWorkerContext | None:
+    try:
+        from workflows.runtime.types.results import StepWorkerStateContextVar
+    except ImportError:
+        return None
+    return StepWorkerStateContextVar.get(None)
+
+
+def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
+    """Return the tasks that a media tool's output, or its `raw_output`, tells of; none for another tool's.
+
+    `client.tasks.get(task)` then gives a task with outputs that can be saved.
+    """
+    return tasks_in(output.raw_output if isinstance(output, ToolOutput) else output)
+
 
 Mode = Literal["wait", "submit", "event"]
 AnyContext = Context[Any] | None
@@ -183,8 +310,10 @@ class PicccMediaToolSpec(BaseToolSpec):
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:
         """Run the tool of that name with arguments as a model gives them."""
-        errand = Errand(self._blocking_client(), show=self._show, on_update=self._on_update)
-        return _output(name, arguments, blocking(errand.reported(self._work(name, errand, arguments, None))))
+        errand = MediaToolRun(self._blocking_client(), show=self._show, on_update=self._on_update)
+        return _output(
+            name, arguments, run_sync_tool(errand.reported(self._work(name, errand, arguments, None)))
+        )
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
         """Run the tool of that name with arguments as a model gives them; `ctx` is its step's."""
@@ -195,11 +324,13 @@ class PicccMediaToolSpec(BaseToolSpec):
             if ctx is not None:
                 ctx.write_event_to_stream(PicccTaskProgress.of(task))
 
-        errand = Errand(self._running_client(), show=self._show, on_update=tell)
+        errand = MediaToolRun(self._running_client(), show=self._show, on_update=tell)
         report = await errand.reported(self._work(name, errand, arguments, ctx), signals())
         return _output(name, arguments, report)
 
-    async def _work(self, name: str, errand: Errand, arguments: Mapping[str, Any], ctx: AnyContext) -> Report:
+    async def _work(
+        self, name: str, errand: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
+    ) -> ToolResult:
         match asked.ARGUMENTS[name](**arguments):
             case asked.ImageArguments() as wanted:
                 return await self._make("image", errand, wanted.model_dump(exclude_none=True), ctx)
@@ -214,8 +345,8 @@ class PicccMediaToolSpec(BaseToolSpec):
         raise NotImplementedError(name)
 
     async def _make(
-        self, type: TaskType, errand: Errand, arguments: Mapping[str, Any], ctx: AnyContext
-    ) -> Report:
+        self, type: TaskType, errand: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
+    ) -> ToolResult:
         call = current_call(self._session, type, arguments)
         order = {"model": self._models[type], **arguments}
         if self._mode == "event":
@@ -231,7 +362,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         return await errand.report()
 
     async def _suspend(
-        self, type: TaskType, errand: Errand, order: Mapping[str, Any], call: Call, ctx: Context[Any]
+        self, type: TaskType, errand: MediaToolRun, order: Mapping[str, Any], call: Call, ctx: Context[Any]
     ) -> None:
         # Each wait that was begun is gone through again, before anything else: the step then waits where it
         # did, and none is left behind to run it once more.
@@ -247,7 +378,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         if self._client is None:
             from piccc.client import Client
 
-            self._client = self._async_client.as_blocking() if self._async_client else Client()
+            self._client = self._async_client.as_sync() if self._async_client else Client()
         return self._client
 
     def _running_client(self) -> AsyncClient:
@@ -313,7 +444,7 @@ async def _wait_for_event(ctx: Context[Any], call: Call, task_id: str, task_type
     )
 
 
-def _output(name: str, arguments: Mapping[str, Any], report: Report) -> ToolOutput:
+def _output(name: str, arguments: Mapping[str, Any], report: ToolResult) -> ToolOutput:
     blocks = [TextBlock(text=report.text), *map(_image, report.pictures)]
     return ToolOutput(
         tool_name=name,

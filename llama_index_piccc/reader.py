@@ -13,7 +13,7 @@ from piccc.tasks import Output, Task, TaskType
 
 if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
-    from piccc.media.handle import AsyncTaskHandle, TaskHandle
+    from piccc.media.handles import AsyncTaskHandle, TaskHandle
 
 _FIELDS = ("aspect_ratio", "resolution", "seed", "usage", "cost")
 
@@ -109,7 +109,7 @@ class PicccTaskReader(BaseReader):
         if self._client is None:
             from piccc.client import Client
 
-            self._client = self._async_client.as_blocking() if self._async_client else Client()
+            self._client = self._async_client.as_sync() if self._async_client else Client()
         return self._client
 
     def _client_of_coroutines(self) -> AsyncClient:

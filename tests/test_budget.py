@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from piccc._http import retry as budget
+from piccc._http.retry import CAPACITY, COST, COST_WHEN_REFUSED, RetryBudget, budget_of
 from piccc.config import resolve
 from piccc.errors import OverloadedError
-from piccc.transport import budget
-from piccc.transport.budget import CAPACITY, COST, COST_WHEN_REFUSED, Budget, budget_of
 from tests.faults.calls import MODES, Mode, call
 from tests.faults.replies import whole
 from tests.faults.server import FaultServer, reply
@@ -21,14 +21,14 @@ def fresh_budget() -> None:
 
 
 def test_it_pays_until_it_is_empty() -> None:
-    tokens = Budget(30.0)
+    tokens = RetryBudget(30.0)
     assert [tokens.take(COST) for _ in range(3)] == [True, True, False]
     assert tokens.take(2.0)
     assert not tokens.take(0.5)
 
 
 def test_it_never_holds_more_than_it_began_with() -> None:
-    tokens = Budget(10.0)
+    tokens = RetryBudget(10.0)
     tokens.give(100.0)
     assert not tokens.take(10.5)
     assert tokens.take(10.0)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from piccc._http.backend import run_sync
 from piccc.config import PLACEHOLDER_URL, Config, Key, Timeout, as_timeout, check_headers, origin_of, resolve
 from piccc.errors import ConfigurationError
-from piccc.transport.port import finish
 
 KEY = "pcc_live_configured"
 
@@ -26,7 +26,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(config: Config) -> dict[str, str]:
-    return dict(finish(config.authorize()))
+    return dict(run_sync(config.authorize()))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_copy_keeps_the_secrets(copied: Callable[[Config], Config]) -> None:
     config = resolve(**SECRETS)
     assert ask(copied(config)) == ask(config)
     assert copied(config) == config
-    assert finish(copied(config.key).ask()) == KEY
+    assert run_sync(copied(config.key).ask()) == KEY
 
 
 def test_a_pickle_has_no_secret_and_says_so_where_one_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:

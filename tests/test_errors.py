@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from piccc import errors
-from piccc.chat import ChatReply, Text
+from piccc.conversation import ChatReply, Text
 from piccc.errors import APITimeoutError, PicccError, StreamTimeoutError
 from piccc.record import Attempt, Record
 

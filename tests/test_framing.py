@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.transport.framing import MAX_LINE_BYTES, MAX_TRAILER_BYTES, Chunks, Gate
+from piccc._http.chunked import MAX_LINE_BYTES, MAX_TRAILER_BYTES, ChunkedDecoder, HeaderSplitter
 
 REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\naccept: text/event-stream\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -41,11 +41,11 @@ def test_chunks_say_the_same_however_they_are_cut(
     body: tuple[bytes, bytes], cuts: list[int], after: bytes
 ) -> None:
     written, content = body
-    chunks, rest = Chunks(), b""
+    chunks, rest = ChunkedDecoder(), b""
     read = b"".join(b"" if chunks.is_over else chunks.feed(piece) for piece in cut(written, cuts))
     rest = chunks.rest
     assert (read, chunks.is_over, rest) == (content, True, b"")
-    whole = Chunks()
+    whole = ChunkedDecoder()
     assert whole.feed(written + after) == content
     assert whole.rest == after
 
@@ -58,7 +58,7 @@ def test_a_damaged_body_is_never_read_as_another_whole_one(
     place %= len(written)
     written = written[:place] + damage + written[place + len(damage) :]
     judged = _h11(cut(written, cuts))
-    chunks, read = Chunks(), b""
+    chunks, read = ChunkedDecoder(), b""
     for piece in cut(written, cuts):
         if not chunks.is_over and not chunks.damage:
             read += chunks.feed(piece)
@@ -101,14 +101,14 @@ def _h11(pieces: list[bytes]) -> tuple[bytes, bool] | None:
     ],
 )
 def test_what_is_no_chunk_is_refused(written: bytes, what: str) -> None:
-    chunks = Chunks()
+    chunks = ChunkedDecoder()
     assert chunks.feed(b"5\r\nhello\r\n" + written)[:5] == b"hello"
     assert what in chunks.damage
 
 
 @given(st.binary(max_size=60), cuts)
 def test_the_library_gets_the_head_alone(body: bytes, cuts: list[int]) -> None:
-    gate = Gate()
+    gate = HeaderSplitter()
     gate.notice(REQUEST)
     given_, held = b"", b""
     for piece in cut(HEAD + body, cuts):
@@ -122,7 +122,7 @@ def test_the_library_gets_the_head_alone(body: bytes, cuts: list[int]) -> None:
 
 
 def test_after_an_interim_reply_the_body_is_left_to_the_library() -> None:
-    gate = Gate()
+    gate = HeaderSplitter()
     gate.notice(REQUEST)
     assert gate.let_through(b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD) == b"HTTP/1.1 103 Early Hints\r\n\r\n"
     assert gate.let_through(gate.take()) == HEAD
@@ -130,7 +130,7 @@ def test_after_an_interim_reply_the_body_is_left_to_the_library() -> None:
 
 
 def test_what_answers_no_request_for_a_stream_passes_whole() -> None:
-    gate = Gate()
+    gate = HeaderSplitter()
     for sent in (b"\x05\x01\x00", b"GET /v1/tasks/1 HTTP/1.1\r\naccept: application/json\r\n\r\n"):
         gate.notice(sent)
         assert gate.let_through(b"\x05\x00\x00\x01\n\n\n\n") == b"\x05\x00\x00\x01\n\n\n\n"
@@ -138,7 +138,7 @@ def test_what_answers_no_request_for_a_stream_passes_whole() -> None:
 
 
 def test_the_next_request_shuts_the_gate_anew() -> None:
-    gate = Gate()
+    gate = HeaderSplitter()
     for _ in range(2):
         gate.notice(REQUEST)
         assert gate.let_through(HEAD + b"5\r\n") == HEAD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from piccc.redaction import HIDDEN, is_secret_header, redact, redact_headers, secrets_in
+from piccc.config import HIDDEN, is_secret_header, redact, redact_headers, secrets_in
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from piccc._dialects.sse import Event, EventDecoder
 from piccc.errors import StreamError
-from piccc.sse import Event, EventDecoder
 
 VECTORS: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
     "nothing": (b"", []),

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from piccc import Client, PicccError
+from piccc._http.responses import outcome_of, read_error, snippet, status_error
 from piccc.emulator import Emulator
 from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestError, ServerError
-from piccc.transport.statuses import outcome_of, read_error, snippet, status_error
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from piccc._dialects import dialect_named
+from piccc._http.chat_stream import ChatStream, StreamParser
+from piccc._http.httpx_backend import SyncBackend
+from piccc._http.responses import RawResponse
 from piccc.config import Timeout
-from piccc.dialects import dialect
 from piccc.record import Record
-from piccc.transport.answer import Answer
-from piccc.transport.http import BlockingIO
-from piccc.transport.stream import ChatStream, Pipe
 from tests.faults.replies import EVENTS
 
 
@@ -35,8 +35,10 @@ class Response:
 
 def opened() -> tuple[ChatStream, Response]:
     response = Response()
-    answer = Answer(response, Record(), [], 0.0, 0.0, None)
-    return ChatStream(answer, Pipe(BlockingIO(), answer, dialect("openai").reader(), Timeout())), response
+    answer = RawResponse(response, Record(), [], 0.0, 0.0, None)
+    return ChatStream(
+        answer, StreamParser(SyncBackend(), answer, dialect_named("openai").reader(), Timeout())
+    ), response
 
 
 def test_a_stream_that_is_read_to_its_end_gives_its_connection_back() -> None:

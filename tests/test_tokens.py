@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from piccc import tokens
-from piccc.chat import Audio, File, Image, Message, Reasoning, Source, Text, Tool, ToolCall
+from piccc.conversation import Audio, File, Image, Message, Reasoning, Source, Text, Tool, ToolCall
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it does so again. " * 20
 CHINESE = "今天天气很好，我们一起去公园散步吧。" * 20

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from piccc._version import __version__
 
 if TYPE_CHECKING:
-    from piccc.chat import (
+    from piccc._http.chat_stream import AsyncChatStream, ChatStream
+    from piccc.client import AsyncChat, AsyncClient, Chat, ChatOptions, Client
+    from piccc.config import Timeout
+    from piccc.conversation import (
         Audio,
         CachePoint,
         ChatReply,
@@ -37,24 +40,20 @@ if TYPE_CHECKING:
         ToolCallDelta,
         Usage,
     )
-    from piccc.client import AsyncChat, AsyncClient, Chat, ChatOptions, Client
-    from piccc.config import Timeout
     from piccc.errors import PicccError
-    from piccc.media.allowance import Allowance
     from piccc.media.batch import Batch
-    from piccc.media.handle import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
-    from piccc.media.ledger import Entry, Ledger
+    from piccc.media.handles import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
+    from piccc.media.ledgers import Ledger, Submission
+    from piccc.media.limits import SpendLimit
     from piccc.media.polling import Polling
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
-    from piccc.media.serving import WebhookServer
-    from piccc.media.webhooks import Webhooks
+    from piccc.media.webhooks import Webhooks, WebhookServer
     from piccc.models import MODELS, ModelInfo, model_info
     from piccc.record import Attempt, Record
     from piccc.tasks import Output, Task
-    from piccc.transport.stream import AsyncChatStream, ChatStream
 
 _HOMES = {
-    "piccc.chat": (
+    "piccc.conversation": (
         "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "JSONSchema", "Message",
         "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta", "Source", "Text",
         "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
@@ -62,24 +61,22 @@ _HOMES = {
     "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
     "piccc.errors": ("PicccError",),
-    "piccc.media.allowance": ("Allowance",),
+    "piccc.media.limits": ("SpendLimit",),
     "piccc.media.batch": ("Batch",),
-    "piccc.media.handle": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
-    "piccc.media.ledger": ("Entry", "Ledger"),
+    "piccc.media.handles": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
+    "piccc.media.ledgers": ("Ledger", "Submission"),
     "piccc.media.polling": ("Polling",),
     "piccc.media.resources": ("AsyncMedia", "AsyncTasks", "Media", "Tasks"),
-    "piccc.media.serving": ("WebhookServer",),
-    "piccc.media.webhooks": ("Webhooks",),
+    "piccc.media.webhooks": ("WebhookServer", "Webhooks"),
     "piccc.models": ("MODELS", "ModelInfo", "model_info"),
     "piccc.record": ("Attempt", "Record"),
     "piccc.tasks": ("Output", "Task"),
-    "piccc.transport.stream": ("AsyncChatStream", "ChatStream"),
+    "piccc._http.chat_stream": ("AsyncChatStream", "ChatStream"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "MODELS",
-    "Allowance",
     "AsyncChat",
     "AsyncChatStream",
     "AsyncClient",
@@ -97,7 +94,6 @@ __all__ = [
     "ChatRequest",
     "ChatStream",
     "Client",
-    "Entry",
     "File",
     "Image",
     "JSONSchema",
@@ -116,6 +112,8 @@ __all__ = [
     "Refusal",
     "RefusalDelta",
     "Source",
+    "SpendLimit",
+    "Submission",
     "Task",
     "TaskHandle",
     "Tasks",

@@ -7,21 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
-from piccc.chat import ChatReply, ChatRequest, JSONSchema, Message, Part, Text, Tool, ToolChoice, as_messages
+from piccc._dialects import DialectName, dialect_named
+from piccc._http.backend import run_sync
+from piccc._http.chat_stream import AsyncChatStream, ChatStream
+from piccc._http.httpx_backend import AsyncBackend, SyncBackend
 from piccc.config import ApiKey, Config, Timeout, resolve
-from piccc.dialects import dialect as dialect_named
-from piccc.dialects.names import DialectName
+from piccc.conversation import (
+    ChatReply,
+    ChatRequest,
+    JSONSchema,
+    Message,
+    Part,
+    Text,
+    Tool,
+    ToolChoice,
+    as_messages,
+)
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.models import DEFAULT_MODEL
 from piccc.session import Session
-from piccc.transport.http import AsyncIO, BlockingIO
-from piccc.transport.port import finish
-from piccc.transport.stream import AsyncChatStream, ChatStream
 
 if TYPE_CHECKING:
     from piccc.media.account import Account
-    from piccc.media.allowance import Allowance
-    from piccc.media.ledger import Ledger
+    from piccc.media.ledgers import Ledger
+    from piccc.media.limits import SpendLimit
     from piccc.media.polling import Polling
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.webhooks import OnTask, Webhooks
@@ -87,7 +96,7 @@ class ClientOptions(_Settings, total=False):
     dialect: DialectName
     polling: Polling | None
     ledger: str | os.PathLike[str] | Ledger | None
-    allowance: Allowance | None
+    spend_limit: SpendLimit | None
     private_outputs: bool
 
 
@@ -179,11 +188,11 @@ class Chat(_Resource):
 
     def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
         """Return the whole reply to a ready request."""
-        return finish(self._session.chat(self._dialect, request, timeout))
+        return run_sync(self._session.chat(self._dialect, request, timeout))
 
     def open(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatStream:
         """Return the stream for a ready request."""
-        return ChatStream(*finish(self._session.stream(self._dialect, request, timeout)))
+        return ChatStream(*run_sync(self._session.stream(self._dialect, request, timeout)))
 
 
 class AsyncChat(_Resource):
@@ -228,7 +237,7 @@ class _Client:
         dialect: DialectName = "openai",
         polling: Polling | None = None,
         ledger: str | os.PathLike[str] | Ledger | None = None,
-        allowance: Allowance | None = None,
+        spend_limit: SpendLimit | None = None,
         private_outputs: bool = False,
         **options: Unpack[_Settings],
     ) -> None:
@@ -238,7 +247,7 @@ class _Client:
         self._media: dict[str, Any] = {
             "ledger": self.ledger,
             "polling": polling,
-            "allowance": allowance,
+            "spend_limit": spend_limit,
             "private_outputs": private_outputs,
         }
 
@@ -309,12 +318,12 @@ class _Client:
 
 def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
     if place is None:
-        from piccc.media.ledger import MemoryLedger
+        from piccc.media.ledgers import MemoryLedger
 
         return MemoryLedger()
     if not isinstance(place, str | os.PathLike):
         return place
-    from piccc.media.sqlite_ledger import SQLiteLedger
+    from piccc.media.ledgers.sqlite import SQLiteLedger
 
     return SQLiteLedger(place)
 
@@ -340,7 +349,7 @@ class Client(_Client):
         dialect: which of the two documented chat routes to speak: `openai` or `anthropic`.
         polling: how often to ask about tasks, a `Polling`.
         ledger: where submissions are remembered: a file's path, or a `Ledger`; by default in memory.
-        allowance: how much may be ordered, an `Allowance`.
+        spend_limit: how much may be ordered, a `SpendLimit`.
         private_outputs: whether outputs may be fetched from addresses within private networks.
         http_client: an `httpx.Client` (or httpx2's) of yours.
 
@@ -364,7 +373,7 @@ class Client(_Client):
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
-        self._session = Session(self.config, BlockingIO(http_client))
+        self._session = Session(self.config, SyncBackend(http_client))
         self.chat = Chat(self._session, self._dialect)
 
     @cached_property
@@ -389,12 +398,12 @@ class Client(_Client):
         return Tasks(self._account)
 
     def as_async(self, *, http_client: Any = None) -> AsyncClient:
-        """Return the asynchronous client with the same settings, ledger and allowance."""
+        """Return the asynchronous client with the same settings, ledger and spend limit."""
         return _rebuild(AsyncClient, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     def close(self) -> None:
         """Close the connections."""
-        finish(self._session.close())
+        run_sync(self._session.close())
 
     def __enter__(self) -> Client:
         return self
@@ -430,7 +439,7 @@ class AsyncClient(_Client):
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
         super().__init__(**options)
         self._http_client = http_client
-        self._session = Session(self.config, AsyncIO(http_client))
+        self._session = Session(self.config, AsyncBackend(http_client))
         self.chat = AsyncChat(self._session, self._dialect)
 
     @cached_property
@@ -454,8 +463,8 @@ class AsyncClient(_Client):
 
         return AsyncTasks(self._account)
 
-    def as_blocking(self, *, http_client: Any = None) -> Client:
-        """Return the blocking client with the same settings, ledger and allowance."""
+    def as_sync(self, *, http_client: Any = None) -> Client:
+        """Return the blocking client with the same settings, ledger and spend limit."""
         return _rebuild(Client, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     async def aclose(self) -> None:

@@ -21,7 +21,7 @@
     ├── ResponseError               a reply that is not what the API speaks: HTML, cut JSON, too large
     ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
     │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
-    ├── BudgetExceeded              the allowance that was set is used up: nothing was sent
+    ├── SpendLimitExceeded              the spend limit that was set is used up: nothing was sent
     ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
     ├── TaskError                   a task did not give its output; `task_id` and `task` say which
     │   ├── TaskFailed
@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from piccc.chat import ChatReply
+    from piccc.conversation import ChatReply
     from piccc.media.batch import Batch
     from piccc.record import Record
     from piccc.tasks import Task
@@ -233,8 +233,8 @@ class StreamTimeoutError(StreamError, APITimeoutError):
     """A deadline passed before the stream was complete; `partial` has what had arrived."""
 
 
-class BudgetExceeded(PicccError):
-    """The allowance that the caller set is used up: nothing was sent."""
+class SpendLimitExceeded(PicccError):
+    """The spend_limit that the caller set is used up: nothing was sent."""
 
 
 class SubmissionUnknown(PicccError):

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from piccc.chat import ChatReply, ChatRequest
+from piccc._dialects import Dialect
+from piccc._dialects.json_text import parse, serialize
+from piccc._http.backend import Backend
+from piccc._http.chat_stream import StreamParser
+from piccc._http.responses import RawResponse
+from piccc._http.retry import APICall, Retryability, send_with_retries
 from piccc.config import Config, Timeout, as_timeout, check_headers
-from piccc.dialects import Dialect
-from piccc.dialects.wire import parse, serialize
+from piccc.conversation import ChatReply, ChatRequest
 from piccc.errors import PicccError, ResponseError, SubmissionUnknown
-from piccc.transport.answer import Answer
-from piccc.transport.exchange import Call, Kind, exchange
-from piccc.transport.port import IO
-from piccc.transport.stream import Pipe
 
 READ_SECONDS = 30.0
 
@@ -22,7 +22,7 @@ READ_SECONDS = 30.0
 class Session:
     """Ask the server; every method is a coroutine over the port."""
 
-    def __init__(self, config: Config, io: IO) -> None:
+    def __init__(self, config: Config, io: Backend) -> None:
         self.config = config
         self.io = io
 
@@ -35,7 +35,7 @@ class Session:
     ) -> ChatReply:
         """Ask for a whole reply."""
         call = self._chat_call(dialect, request, timeout, is_stream=False)
-        answer = await exchange(self.io, self.config, call)
+        answer = await send_with_retries(self.io, self.config, call)
         try:
             reply = dialect.decode(self._json(answer, call.kind))
         except PicccError as error:
@@ -47,27 +47,27 @@ class Session:
 
     async def stream(
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
-    ) -> tuple[Answer, Pipe]:
+    ) -> tuple[RawResponse, StreamParser]:
         """Ask for a stream; return it open, with the machine that reads it."""
         call = self._chat_call(dialect, request, timeout, is_stream=True)
         call.plainer = lambda refusal: _plainer(dialect, request, refusal)
-        answer = await exchange(self.io, self.config, call)
-        return answer, Pipe(self.io, answer, dialect.reader(), call.timeout)
+        answer = await send_with_retries(self.io, self.config, call)
+        return answer, StreamParser(self.io, answer, dialect.reader(), call.timeout)
 
     async def submit(self, path: str, body: Mapping[str, Any], key: str) -> object:
         """Submit a task and return what the server says of it; raise SubmissionUnknown where no answer came.
 
         The key goes along as `Idempotency-Key`; that a server heeds it is not relied on.
         """
-        call = Call(
-            kind=Kind.SUBMISSION,
+        call = APICall(
+            kind=Retryability.SUBMISSION,
             method="POST",
             path=path,
             body=serialize(body),
             headers=(("idempotency-key", key),),
             timeout=self.config.timeout,
         )
-        return self._json(await exchange(self.io, self.config, call), call.kind)
+        return self._json(await send_with_retries(self.io, self.config, call), call.kind)
 
     async def read(
         self, path: str, *, seconds: float = READ_SECONDS, retries: int | None = None
@@ -76,10 +76,10 @@ class Session:
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         total = config.timeout.total
         timeout = replace(config.timeout, total=seconds if total is None else min(total, seconds))
-        answer = await exchange(
-            self.io, config, Call(kind=Kind.READ, method="GET", path=path, timeout=timeout)
+        answer = await send_with_retries(
+            self.io, config, APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
         )
-        return self._json(answer, Kind.READ), answer.response.headers
+        return self._json(answer, Retryability.READ), answer.response.headers
 
     async def close(self) -> None:
         """Close the connections."""
@@ -87,10 +87,10 @@ class Session:
 
     def _chat_call(
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None, *, is_stream: bool
-    ) -> Call:
+    ) -> APICall:
         check_headers(request.extra_headers)
-        return Call(
-            kind=Kind.CHAT,
+        return APICall(
+            kind=Retryability.CHAT,
             method="POST",
             path=dialect.path,
             body=serialize(dialect.encode(request, stream=is_stream)),
@@ -99,7 +99,7 @@ class Session:
             is_stream=is_stream,
         )
 
-    def _json(self, answer: Answer, kind: Kind) -> object:
+    def _json(self, answer: RawResponse, kind: Retryability) -> object:
         try:
             return parse(answer.body)
         except ValueError:
@@ -107,19 +107,19 @@ class Session:
         raise wrong
 
 
-def _not_json(answer: Answer, kind: Kind) -> PicccError:
+def _not_json(answer: RawResponse, kind: Retryability) -> PicccError:
     text = answer.body.decode(errors="replace")
     what = "empty" if not text.strip() else "a web page" if text.lstrip()[:1] == "<" else "not JSON"
-    error = (SubmissionUnknown if kind is Kind.SUBMISSION else ResponseError)(
+    error = (SubmissionUnknown if kind is Retryability.SUBMISSION else ResponseError)(
         f"The server's reply is {what}.",
         hint="Check that base_url is the address of a Piccc API.",
-        may_have_been_billed=kind is not Kind.READ,
+        may_have_been_billed=kind is not Retryability.READ,
         body=text,
     )
     return answer.explain(error)
 
 
-def _rebuild(config: Config, port: type[IO]) -> Session:
+def _rebuild(config: Config, port: type[Backend]) -> Session:
     return Session(config, port())
 
 

@@ -20,7 +20,19 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from piccc.chat import Audio, File, Image, Message, Part, Reasoning, Refusal, Source, Text, Tool, ToolCall
+from piccc.conversation import (
+    Audio,
+    File,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Refusal,
+    Source,
+    Text,
+    Tool,
+    ToolCall,
+)
 
 if TYPE_CHECKING:
     from tiktoken import Encoding

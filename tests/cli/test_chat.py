@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from piccc.emulator import Ask, Emulator, Scripted
+from piccc.emulator import Emulator, ModelRequest, Scripted
 from tests.cli.shell import Shell
 
 SCHEMA = {
@@ -126,7 +126,7 @@ def test_a_refusal_is_told_on_stderr_and_is_an_error(shell: Shell, emulator: Emu
 def test_ctrl_c_ends_it_quietly_with_code_130(still_shell: Shell, still: Emulator) -> None:
     arrived = threading.Event()
 
-    def note(ask: Ask) -> str:
+    def note(ask: ModelRequest) -> str:
         arrived.set()
         return "It never comes: the clock stands still."
 

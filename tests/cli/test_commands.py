@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from piccc import Client
-from piccc.cli.failures import in_shell_words
+from piccc.cli.common import in_shell_words
 from piccc.emulator import Emulator
 from tests.cli.shell import Shell
 

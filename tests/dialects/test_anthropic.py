@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from piccc.chat import (
+from piccc._dialects.anthropic import AnthropicDialect
+from piccc._dialects.sse import Event
+from piccc.conversation import (
     Audio,
     CachePoint,
     ChatReply,
@@ -28,9 +30,7 @@ from piccc.chat import (
     ToolCall,
     Usage,
 )
-from piccc.dialects.anthropic import AnthropicDialect
 from piccc.errors import InvalidArgumentError, ResponseError, StreamError, UnsupportedContentError
-from piccc.sse import Event
 
 DIALECT = AnthropicDialect()
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}})

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from piccc.chat import (
+from piccc._dialects.openai import OpenAIDialect
+from piccc._dialects.sse import Event
+from piccc.conversation import (
     Audio,
     CachePoint,
     ChatReply,
@@ -29,9 +31,7 @@ from piccc.chat import (
     ToolCallDelta,
     Usage,
 )
-from piccc.dialects.openai import OpenAIDialect
 from piccc.errors import ResponseError, StreamError, UnsupportedContentError
-from piccc.sse import Event
 
 DIALECT = OpenAIDialect()
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}})

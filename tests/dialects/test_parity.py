@@ -23,8 +23,8 @@ from piccc import (
     Tool,
     ToolCall,
 )
-from piccc.chat import ChatReply, Part
-from piccc.dialects.names import DialectName
+from piccc._dialects import DialectName
+from piccc.conversation import ChatReply, Part
 from piccc.emulator import Emulator, Scripted
 
 DIALECTS: tuple[DialectName, ...] = get_args(DialectName)

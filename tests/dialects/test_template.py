@@ -10,22 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.chat import ChatReply, Delta
-from piccc.dialects import dialect, reader, template
-from piccc.dialects.template import Template
+from piccc._dialects import dialect_named, reader
+from piccc._dialects import event_template as template
+from piccc._dialects.event_template import EventTemplate
+from piccc._dialects.sse import Event
+from piccc.conversation import ChatReply, Delta
 from piccc.errors import StreamError
-from piccc.sse import Event
 
 
-class Never(Template):
+class Never(EventTemplate):
     """Leave every event to the parser."""
 
     def read(self, event: Event) -> None:
         """Know nothing."""
 
 
-def read(name: str, *reads: list[Event], known: Template | None = None) -> tuple[list[Any], ChatReply]:
-    reading: Any = dialect(name).reader()
+def read(name: str, *reads: list[Event], known: EventTemplate | None = None) -> tuple[list[Any], ChatReply]:
+    reading: Any = dialect_named(name).reader()
     if known is not None:
         reading._template = known
     deltas: list[Delta | str] = []

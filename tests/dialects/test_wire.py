@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.dialects import dialect
-from piccc.dialects.wire import parse, serialize
+from piccc._dialects import dialect_named
+from piccc._dialects.json_text import parse, serialize
+from piccc._dialects.sse import Event
 from piccc.errors import ConfigurationError, InvalidArgumentError, PicccError
-from piccc.sse import Event
 
 NAMES = st.sampled_from(
     [
@@ -66,7 +66,7 @@ VALUES = st.recursive(
 @given(payload=VALUES)
 def test_any_json_is_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
     try:
-        reply = dialect(name).decode(payload)
+        reply = dialect_named(name).decode(payload)
     except PicccError:
         return
     json.dumps(reply.text).encode()
@@ -75,7 +75,7 @@ def test_any_json_is_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
 @given(payloads=st.lists(VALUES, max_size=5), kind=NAMES)
 def test_any_events_are_deltas_or_a_typed_error(name: str, payloads: list[Any], kind: str) -> None:
-    reader = dialect(name).reader()
+    reader = dialect_named(name).reader()
     try:
         for payload in payloads:
             reader.feed([Event(kind, json.dumps(payload))])
@@ -153,4 +153,4 @@ def test_any_text_can_be_sent() -> None:
 
 def test_an_unknown_dialect_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="esperanto"):
-        dialect("esperanto")
+        dialect_named("esperanto")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from piccc.emulator import Emulator, Scripted
-from piccc.emulator.conversation import Ask
+from piccc.emulator.conversation import ModelRequest
 from tests.emulator.wire import chat, message
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -124,11 +124,11 @@ def test_a_stream_has_one_content_delta_for_each_token_of_text(
     assert len(said) == chunks[-1]["usage"]["completion_tokens"] > 3
 
 
-def heard(emulator: Emulator) -> list[Ask]:
+def heard(emulator: Emulator) -> list[ModelRequest]:
     """Let the emulator note every ask that it answers."""
-    asks: list[Ask] = []
+    asks: list[ModelRequest] = []
 
-    def note(ask: Ask) -> str:
+    def note(ask: ModelRequest) -> str:
         asks.append(ask)
         return "Noted."
 

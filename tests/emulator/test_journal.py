@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from piccc.emulator import Emulator, RequestRecord
-from piccc.emulator.journal import Journal
+from piccc.emulator.request_log import RequestLog
 from tests.emulator.wire import chat, connect, image
 
 CANARY = "pcc_live_CANARY0123456789"
@@ -53,7 +53,7 @@ def test_no_key_is_kept_anywhere(scheme: str) -> None:
 
 
 def test_the_journal_keeps_only_the_latest() -> None:
-    journal = Journal(length=3)
+    journal = RequestLog(length=3)
     for number in range(10):
         journal.keep(RequestRecord("GET", f"/{number}", "", {}, 0.0, ""))
     assert [record.path for record in journal.records()] == ["/7", "/8", "/9"]
@@ -88,7 +88,7 @@ def test_the_journal_can_be_read_while_requests_come_in(emulator: Emulator) -> N
 
 def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: httpx.Client) -> None:
     provider = emulator._provider
-    provider.journal = Journal(length=5)
+    provider.journal = RequestLog(length=5)
     provider.charges = deque(maxlen=5)
     for _ in range(20):
         client.post("/v1/chat/completions", json=chat())

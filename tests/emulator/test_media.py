@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from piccc.emulator import Emulator
-from piccc.emulator.lettering import caption, covered
+from piccc.emulator.render.image import caption, covered
 from piccc.emulator.tasks import ASPECT_RATIOS, pixels
 from tests.emulator.wire import connect, image, video
 

@@ -85,7 +85,7 @@ def test_a_failed_start_says_so_and_leaves_nothing_behind(
 
     emulator = Emulator()
     with monkeypatch.context() as patched:
-        patched.setattr("piccc.emulator.provider.Provider.resume", fail)
+        patched.setattr("piccc.emulator.api.Provider.resume", fail)
         with pytest.raises(RuntimeError, match="could not start"):
             emulator.start()
     assert "ZeroDivisionError" in caplog.text
@@ -135,7 +135,7 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(emulator: Emulator) 
 
 
 def test_a_body_that_is_too_large_is_a_413(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.emulator.gate._LARGEST_BODY", 1_000)
+    monkeypatch.setattr("piccc.emulator.middleware._LARGEST_BODY", 1_000)
     with connect(emulator) as client:
         reply = client.post("/v1/chat/completions", json=chat("x" * 1_000))
         assert (reply.status_code, reply.json()["error"]["type"]) == (413, "request_too_large")

@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import httpx2
 
-from piccc.chat import ChatReply, ChatRequest, Message, Text
+from piccc._dialects import dialect_named
+from piccc._http.backend import run_sync
+from piccc._http.chat_stream import AsyncChatStream, ChatStream
+from piccc._http.httpx_backend import AsyncBackend, SyncBackend
 from piccc.config import Config
-from piccc.dialects import dialect
+from piccc.conversation import ChatReply, ChatRequest, Message, Text
 from piccc.session import Session
-from piccc.transport.http import AsyncIO, BlockingIO
-from piccc.transport.port import finish
-from piccc.transport.stream import AsyncChatStream, ChatStream
 from tests.faults.virtual import VirtualIO
 
 KINDS = ("chat", "chat-stream", "messages", "messages-stream", "submit", "poll", "list")
@@ -38,9 +38,9 @@ class Mode:
         kind = "uvloop" if self.new_loop else "async" if self.is_async else "blocking"
         return f"{kind}-{self.library.__name__}"
 
-    def port(self) -> BlockingIO | AsyncIO:
+    def port(self) -> SyncBackend | AsyncBackend:
         """Return a port of this mode."""
-        return (AsyncIO if self.is_async else BlockingIO)(library=self.library)
+        return (AsyncBackend if self.is_async else SyncBackend)(library=self.library)
 
 
 MODES = [Mode(is_async, library) for is_async in (False, True) for library in (httpx, httpx2)]
@@ -56,12 +56,12 @@ def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
     if mode.is_async:
         with asyncio.Runner(loop_factory=mode.new_loop) as runner:
             return runner.run(_async_stream(kind, session) if "stream" in kind else _call(kind, session))
-    return _blocking_stream(kind, session) if "stream" in kind else finish(_call(kind, session))
+    return _blocking_stream(kind, session) if "stream" in kind else run_sync(_call(kind, session))
 
 
 async def _call(kind: str, session: Session) -> Any:
     if kind in DIALECTS:
-        return await session.chat(dialect(DIALECTS[kind]), ASK)
+        return await session.chat(dialect_named(DIALECTS[kind]), ASK)
     if kind == "submit":
         return await session.submit("/v1/images/tasks", ORDER, "the-submission-key")
     payload, _ = await session.read("/v1/tasks/task_1" if kind == "poll" else "/v1/tasks?limit=100")
@@ -69,15 +69,15 @@ async def _call(kind: str, session: Session) -> Any:
 
 
 def _blocking_stream(kind: str, session: Session) -> ChatReply:
-    wire = dialect(DIALECTS[kind.removesuffix("-stream")])
-    stream = ChatStream(*finish(session.stream(wire, ASK)))
+    wire = dialect_named(DIALECTS[kind.removesuffix("-stream")])
+    stream = ChatStream(*run_sync(session.stream(wire, ASK)))
     for _ in stream:
         pass
     return stream.reply
 
 
 async def _async_stream(kind: str, session: Session) -> ChatReply:
-    wire = dialect(DIALECTS[kind.removesuffix("-stream")])
+    wire = dialect_named(DIALECTS[kind.removesuffix("-stream")])
     stream = AsyncChatStream(*await session.stream(wire, ASK))
     async for _ in stream:
         pass

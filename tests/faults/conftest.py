@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from piccc.transport import budget
+from piccc._http import retry as budget
 from tests.faults.server import FaultServer
 
 

@@ -20,9 +20,9 @@ import httpx2
 import pytest
 
 from piccc import AsyncClient, Client, PicccError
+from piccc._http import chat_stream as streams
+from piccc._http import connections as pools
 from piccc.errors import APIConnectionError, ConfigurationError, StreamError
-from piccc.transport import pools
-from piccc.transport import stream as streams
 from tests.faults.replies import EVENTS, TEXT, whole
 from tests.faults.server import CLOSE, HANG, Case, FaultServer, Step, chunk, reply, stream, stream_head
 

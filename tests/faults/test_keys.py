@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from piccc._http.backend import run_sync
+from piccc._http.httpx_backend import SyncBackend
 from piccc.config import resolve
 from piccc.errors import (
     AuthenticationError,
@@ -16,8 +18,6 @@ from piccc.errors import (
     RateLimitError,
 )
 from piccc.session import Session
-from piccc.transport.http import BlockingIO
-from piccc.transport.port import finish
 from tests.faults.calls import KINDS, MODES, Mode, call
 from tests.faults.matrix import healthy
 from tests.faults.server import Case, FaultServer, reply
@@ -107,9 +107,9 @@ def test_no_key_goes_to_an_address_of_another_origin(
         host=other.base_url.removeprefix("http://"),
         with_password=case.base_url.replace("//", "//me:pw@"),
     )
-    session = Session(resolve(api_key="pcc_live_pinned", base_url=case.base_url), BlockingIO())
+    session = Session(resolve(api_key="pcc_live_pinned", base_url=case.base_url), SyncBackend())
     with pytest.raises(InvalidArgumentError, match="leads away"):
-        finish(session.read(address))
+        run_sync(session.read(address))
     assert other.requests == case.requests == []
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from piccc.chat import ChatReply
 from piccc.config import resolve
+from piccc.conversation import ChatReply
 from piccc.errors import PicccError, StreamError
 from tests.faults.calls import MODES, Mode, call
 from tests.faults.matrix import ROWS, Expected, Fault

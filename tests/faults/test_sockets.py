@@ -12,9 +12,9 @@ import h11
 import pytest
 import trustme
 
+from piccc._http import asyncio_stream as running_sockets
 from piccc.config import resolve
 from piccc.errors import StreamError
-from piccc.transport import running_sockets
 from tests.faults.calls import MODES, Mode, call
 from tests.faults.replies import EVENTS, TEXT, openai_chunk, whole
 from tests.faults.server import CLOSE, FaultServer, chunk, reply, stream, stream_head

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from piccc._http import connections as pools
+from piccc._http import retry as budget
 from piccc.config import Config, Timeout, resolve
 from piccc.errors import PicccError, SubmissionUnknown
-from piccc.transport import budget, pools
 from tests.faults.calls import MODES, Mode, call
 from tests.faults.matrix import healthy
 from tests.faults.server import CLOSE, HANG, RESET, Answer, FaultServer, Step, head, reply

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from piccc.transport.port import HTTPRequest, HTTPResponse
+from piccc._http.backend import HTTPRequest, HTTPResponse
 
 
 class VirtualIO:

@@ -16,8 +16,8 @@ from langchain_core.messages import AIMessage
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 
 from langchain_piccc import ChatPiccc
-from langchain_piccc._blocks import to_refusal
-from langchain_piccc._input import to_messages
+from langchain_piccc._replies import to_refusal
+from langchain_piccc._requests import to_messages
 from tests.langchain.replay import Replay, chunks, completion, fragment, stream, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # v3 is in beta

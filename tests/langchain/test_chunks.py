@@ -5,8 +5,8 @@ from __future__ import annotations
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from langchain_piccc._chunks import ChunkWriter
-from piccc.chat import TextDelta
+from langchain_piccc._streaming import ChunkWriter
+from piccc.conversation import TextDelta
 
 
 def one(text: str) -> ChatGenerationChunk:

@@ -27,7 +27,7 @@ from langchain_piccc import (
 )
 from piccc import AsyncClient, Client, Task
 from piccc.emulator import Emulator, ManualClock
-from piccc.media.allowance import Allowance
+from piccc.media.limits import SpendLimit
 from piccc.tokens import count_text
 from tests.langchain.media import Way, calling, clients, settings
 from tests.media.paid import made
@@ -241,11 +241,11 @@ def test_a_lost_answer_is_found_again_and_paid_once(own_emulator: Emulator, way:
 
 def test_an_allowance_that_is_used_up_is_an_error_and_costs_nothing(own_emulator: Emulator, way: Way) -> None:
     tool = PicccImageTool(
-        model="piccc-image", client=Client(**settings(own_emulator, allowance=Allowance(max_tasks=1)))
+        model="piccc-image", client=Client(**settings(own_emulator, spend_limit=SpendLimit(max_tasks=1)))
     )
     assert way.run(tool, "invoke", calling(id="1", prompt="A kite")).status == "success"
     message = way.run(tool, "invoke", calling(id="2", prompt="A kite"))
-    assert message.artifact["tool_error"]["kind"] == "BudgetExceeded"
+    assert message.artifact["tool_error"]["kind"] == "SpendLimitExceeded"
     assert made(own_emulator) == ["image"]
 
 

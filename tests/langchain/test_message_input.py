@@ -15,8 +15,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_piccc._input import to_messages, to_parts
-from piccc.chat import (
+from langchain_piccc._requests import to_messages, to_parts
+from piccc.conversation import (
     Audio,
     CachePoint,
     File,

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_piccc import ChatPiccc
-from langchain_piccc._errors import as_model_error
+from langchain_piccc.errors import as_model_error
 from piccc import errors
 from tests.langchain.replay import Replay, chunks, completion, stream, whole
 

@@ -17,7 +17,7 @@ from PIL import Image
 from llama_index_piccc import PicccMediaToolSpec, media_from
 from piccc import AsyncClient, Task
 from piccc.emulator import Emulator, ManualClock
-from piccc.media.allowance import Allowance
+from piccc.media.limits import SpendLimit
 from piccc.tokens import count_text
 from tests.llama_index.conftest import Async, Sync
 from tests.llama_index.media import client, spec, tools
@@ -101,7 +101,7 @@ def test_every_failure_is_an_error_that_says_whether_to_call_again(
 
 
 def test_an_allowance_that_is_used_up_is_an_error_and_costs_nothing(emulator: Emulator, way: Way) -> None:
-    own = tools(emulator, client=client(emulator, allowance=Allowance(max_tasks=1)))
+    own = tools(emulator, client=client(emulator, spend_limit=SpendLimit(max_tasks=1)))
     assert not way.call(own["generate_image"], "call", prompt="A kite").is_error
     assert way.call(own["generate_image"], "call", prompt="A tree").is_error
     assert made(emulator) == ["image"]

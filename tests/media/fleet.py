@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 from piccc.media.polling import Polling
-from piccc.media.scheduler import Ended, Scheduler, Sweep, Watch
+from piccc.media.scheduler import Ended, ListScan, Scheduler, Watch
 from piccc.tasks import Output, Task
 
 PAGE = 100
@@ -93,7 +93,7 @@ def wait_for(fleet: Fleet, polling: Polling, *, seed: int = 1) -> Waited:
     return waited
 
 
-def _answer(scheduler: Scheduler, fleet: Fleet, step: Watch | Sweep, now: float) -> list[Ended]:
+def _answer(scheduler: Scheduler, fleet: Fleet, step: Watch | ListScan, now: float) -> list[Ended]:
     if isinstance(step, Watch):
         ended = scheduler.read(step, fleet.read(int(step.task.id[1:]), now), None, now)
         return [ended] if ended else []

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from piccc.emulator import Emulator, ManualClock, Scripted
-from piccc.emulator.journal import RequestRecord
+from piccc.emulator.request_log import RequestRecord
 from tests.media.paid import made
 
 PATIENCE = 60

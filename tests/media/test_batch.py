@@ -11,9 +11,9 @@ from piccc.emulator import Emulator
 from piccc.errors import (
     AuthenticationError,
     BatchStopped,
-    BudgetExceeded,
     InvalidArgumentError,
     InvalidRequestError,
+    SpendLimitExceeded,
     SubmissionUnknown,
     TaskFailed,
 )
@@ -125,7 +125,7 @@ def test_a_failure_that_all_rows_share_stops_the_batch_and_keeps_what_was_made(
 def test_an_allowance_stops_a_batch_before_it_overspends(client: Any, emulator: Emulator) -> None:
     with pytest.raises(BatchStopped) as raised:
         client.images.map(FOXES, **IMAGE, max_tasks=5)
-    assert isinstance(raised.value.__cause__, BudgetExceeded)
+    assert isinstance(raised.value.__cause__, SpendLimitExceeded)
     assert len(emulator.charges) == 5
     with pytest.raises(BatchStopped):
         client.videos.map(FOXES, model="piccc-video", duration_seconds=4, max_video_seconds=10)

@@ -17,7 +17,7 @@ import pytest
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
 from piccc.media.display import card, gallery, line
-from piccc.media.handle import AsyncTaskHandle, TaskHandle
+from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.tasks import Output, Task
 from tests.media.driven import QUICK, Connect
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from piccc.media.ledger import Entry, Ledger, MemoryLedger, Noticeboard
-from piccc.media.sqlite_ledger import SQLiteLedger
+from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
+from piccc.media.ledgers.sqlite import SQLiteLedger
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -20,8 +20,8 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     return MemoryLedger() if request.param == "memory" else SQLiteLedger(tmp_path / "tasks.db")
 
 
-def entry(key: str = "k", at: float = 1.5) -> Entry:
-    return Entry(key, "image", "digest", {"prompt": "狐狸 🦊"}, at)
+def entry(key: str = "k", at: float = 1.5) -> Submission:
+    return Submission(key, "image", "digest", {"prompt": "狐狸 🦊"}, at)
 
 
 def test_a_key_is_claimed_once(ledger: Ledger) -> None:
@@ -74,7 +74,7 @@ def test_a_ledger_in_a_file_outlives_its_object_and_travels(tmp_path: Path) -> N
 
 
 def test_the_memory_forgets_the_oldest_settled_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.ledger.MOST_REMEMBERED", 2)
+    monkeypatch.setattr("piccc.media.ledgers.MOST_REMEMBERED", 2)
     ledger = MemoryLedger()
     for number in range(4):
         ledger.claim(entry(f"k{number}"))
@@ -107,7 +107,7 @@ def test_what_one_process_is_told_the_others_see_once(tmp_path: Path) -> None:
 
 
 def test_only_the_latest_notices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.sqlite_ledger.MOST_NOTICES", 3)
+    monkeypatch.setattr("piccc.media.ledgers.sqlite.MOST_NOTICES", 3)
     one, two = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(2))
     for number in range(5):
         one.post(f"task_{number}")
@@ -124,5 +124,5 @@ def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: 
 
 
 def test_only_the_ledger_in_a_file_is_a_noticeboard(tmp_path: Path) -> None:
-    assert isinstance(SQLiteLedger(tmp_path / "tasks.db"), Noticeboard)
-    assert not isinstance(MemoryLedger(), Noticeboard)
+    assert isinstance(SQLiteLedger(tmp_path / "tasks.db"), Notifier)
+    assert not isinstance(MemoryLedger(), Notifier)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from piccc.emulator import Emulator
 from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType, PicccError
-from piccc.media.sniffing import mime_type_of, suffix_of
+from piccc.media.downloads import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import PICTURE, FileHost, serving
 
@@ -28,7 +28,7 @@ Made = Callable[..., Any]
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.download.FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("piccc.media.downloads.FIRST_BACKOFF", 0.001)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from PIL import Image
 
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
-from piccc.media import preview
+from piccc.media import display as preview
 from piccc.media.display import gallery
-from piccc.media.handle import TaskHandle
+from piccc.media.handles import TaskHandle
 from tests.media.driven import QUICK
 from tests.media.file_host import FileHost, serving
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_copied_is_shown_by_its_address(
             monkeypatch.setitem(sys.modules, "PIL", None)
         case "cut":
             host.content, host.announced = picture()[:1000], 1000
-    monkeypatch.setattr("piccc.media.download.FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("piccc.media.downloads.FIRST_BACKOFF", 0.001)
     assert f'src="{url}"' in shown(finished(host, url))
     assert not (trouble == "no Pillow" and host.asked)
 

@@ -9,8 +9,7 @@ import pytest
 
 from piccc import errors
 from piccc.errors import PicccError
-from piccc.media.errand import submission_key
-from piccc.media.report import artifact_of, failed, listed, tasks_in, told
+from piccc.media.agent_tools import artifact_of, describe_for_model, failed, listed, submission_key, tasks_in
 from piccc.tasks import Task, read_task
 from piccc.tokens import count_text
 
@@ -27,15 +26,15 @@ def finished(url: str) -> Task:
 def test_a_short_address_is_told_and_a_long_one_left_to_the_program() -> None:
     long = f"https://files.test/{'x' * 300}"
     assert (
-        told(finished("https://files.test/a.png"))
+        describe_for_model(finished("https://files.test/a.png"))
         == "The image is finished (task t1): https://files.test/a.png"
     )
-    assert told(finished(long)) == "The image is finished (task t1)"
+    assert describe_for_model(finished(long)) == "The image is finished (task t1)"
     assert tasks_in(artifact_of(finished(long)))[0].outputs[0].url == long
 
 
 def test_a_running_task_is_told_with_its_progress_and_the_way_on() -> None:
-    text = told(RUNNING)
+    text = describe_for_model(RUNNING)
     assert "processing, 40 %" in text
     assert "Do not submit it again. Ask for it later with get_media_task." in text
 

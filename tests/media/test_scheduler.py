@@ -9,7 +9,7 @@ import pytest
 
 from piccc.errors import APIConnectionError, AuthenticationError, NotFoundError, RateLimitError
 from piccc.media.polling import Polling
-from piccc.media.scheduler import Ended, Scheduler, Step, Sweep, Watch
+from piccc.media.scheduler import Ended, ListScan, Scheduler, Step, Watch
 from piccc.tasks import Output, Task
 from tests.media.fleet import Fleet, all_at_once, through_slots, wait_for
 
@@ -202,7 +202,7 @@ def test_a_stale_list_strands_no_task() -> None:
         step = waiting.next(now)
         if isinstance(step, Watch):
             break
-        if isinstance(step, Sweep):
+        if isinstance(step, ListScan):
             step.pages.take(stale, None)
             waiting.listed(step, stale, now)
     assert isinstance(step, Watch)
@@ -218,9 +218,9 @@ def _due(waiting: Scheduler) -> float:
             return max(now, waiting.wake())
 
 
-def _begin_sweep(waiting: Scheduler, count: int) -> Sweep:
+def _begin_sweep(waiting: Scheduler, count: int) -> ListScan:
     for number in range(count):
         waiting.add(running(f"t{number}"), 0.0)
     step: Step | None = waiting.next(2.0)
-    assert isinstance(step, Sweep)
+    assert isinstance(step, ListScan)
     return step

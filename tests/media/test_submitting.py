@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from piccc import AsyncClient, Client
+from piccc._http.backend import HTTPRequest
+from piccc._http.httpx_backend import SyncBackend
 from piccc.emulator import Emulator
 from piccc.errors import (
-    BudgetExceeded,
     InvalidArgumentError,
     InvalidRequestError,
     RateLimitError,
+    SpendLimitExceeded,
     SubmissionUnknown,
 )
-from piccc.media.allowance import Allowance
-from piccc.transport.http import BlockingIO
-from piccc.transport.port import HTTPRequest
+from piccc.media.limits import SpendLimit
 from tests.media.driven import QUICK, Connect
 
 IMAGE = {"model": "piccc-image"}
@@ -216,18 +216,18 @@ async def test_a_cancelled_submission_says_how_to_find_it(emulator: Emulator) ->
 def test_an_allowance_bounds_tasks_and_film_and_takes_back_what_was_refused(
     connect: Connect, emulator: Emulator
 ) -> None:
-    allowance = Allowance(max_tasks=3, max_video_seconds=10)
-    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, allowance=allowance)
+    spend_limit = SpendLimit(max_tasks=3, max_video_seconds=10)
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, spend_limit=spend_limit)
     client.videos.submit("a fox", model="piccc-video", duration_seconds=6)
-    with pytest.raises(BudgetExceeded, match="max_video_seconds"):
+    with pytest.raises(SpendLimitExceeded, match="max_video_seconds"):
         client.videos.submit("a fox", model="piccc-video", duration_seconds=6)
-    with pytest.raises(BudgetExceeded, match="duration_seconds"):
+    with pytest.raises(SpendLimitExceeded, match="duration_seconds"):
         client.videos.submit("a fox", model="piccc-video")
     with pytest.raises(InvalidRequestError):
         client.images.submit("a fox", **IMAGE, aspect_ratio="5:4")
     for _ in range(2):
         client.images.submit("a fox", **IMAGE)
-    with pytest.raises(BudgetExceeded, match="max_tasks"):
+    with pytest.raises(SpendLimitExceeded, match="max_tasks"):
         client.images.submit("a fox", **IMAGE)
     assert len(emulator.charges) == 3
 
@@ -259,7 +259,7 @@ def _resume(client: Client, number: int) -> Any:
         return client.tasks.resume(f"run/{number}", resubmit=True)
 
 
-class _Deadly(BlockingIO):
+class _Deadly(SyncBackend):
     """A port that kills its process at one of five moments around a submission."""
 
     moment = 0

@@ -13,14 +13,14 @@ import pytest
 from pydantic import SecretStr
 
 from piccc import AsyncClient, Client, Polling
+from piccc._http.backend import AsyncSignal
 from piccc.emulator import Emulator
-from piccc.emulator.journal import RequestRecord
+from piccc.emulator.request_log import RequestRecord
 from piccc.errors import ConfigurationError, NotFoundError, TaskWaitTimeout
 from piccc.media import waiter
 from piccc.media.account import Account
 from piccc.media.polling import joint
-from piccc.media.watching import Watching
-from piccc.transport.signals import AsyncSignal
+from piccc.media.watching import Subscription
 from tests.media.driven import QUICK
 from tests.media.fleet import Fleet, all_at_once
 from tests.media.world import FOREVER, World
@@ -42,18 +42,18 @@ def one_task(end: float = 20.0, count: int = 1) -> World:
     return World(Fleet([0.0] * count, [end] * count))
 
 
-def wait(account: Account, *ids: str, timeout: float = 600.0) -> Watching:
+def wait(account: Account, *ids: str, timeout: float = 600.0) -> Subscription:
     return account.watch(ids, timeout=timeout)
 
 
-async def told(watching: Watching, into: list[str]) -> None:
+async def told(watching: Subscription, into: list[str]) -> None:
     """Wait to the end, and note what is told."""
     with watching:
         while (task := await watching.next()) is not None:
             into.append(f"{task.id} {task.status}")
 
 
-def begun(watching: Watching) -> Any:
+def begun(watching: Subscription) -> Any:
     """Let a wait begin, to the point where it sends or sleeps; return what goes on with it."""
     going = told(watching, [])
     going.send(None)
@@ -192,7 +192,7 @@ def test_a_leader_with_a_broken_connection_costs_the_others_nothing() -> None:
 def test_each_wait_raises_an_error_of_its_own_for_a_task_that_cannot_be_read() -> None:
     world, raised = one_task(), list[NotFoundError]()
 
-    async def fails(watching: Watching) -> None:
+    async def fails(watching: Subscription) -> None:
         with pytest.raises(NotFoundError, match="t9") as caught:
             await told(watching, [])
         raised.append(caught.value)

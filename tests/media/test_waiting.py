@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from piccc import AsyncClient, Client, Polling
+from piccc._http.backend import run_sync
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import (
     NotFoundError,
@@ -19,7 +20,6 @@ from piccc.errors import (
     TaskRejected,
     TaskWaitTimeout,
 )
-from piccc.transport.port import finish
 from tests.media.driven import QUICK, Connect
 
 IMAGE = {"model": "piccc-image"}
@@ -259,7 +259,7 @@ def test_ctrl_c_leaves_the_way_to_go_on(emulator: Emulator) -> None:
     waiting = client._account.watch([task])
     waiting.signal.wait = interrupt  # type: ignore[method-assign]  # as Ctrl-C does while it waits
     with waiting, pytest.raises(KeyboardInterrupt) as raised:
-        finish(waiting.next())
+        run_sync(waiting.next())
     assert task.id in "".join(raised.value.__notes__)
 
 

@@ -19,8 +19,7 @@ import pytest
 from piccc import AsyncClient, Client, Polling
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import ConfigurationError, SubmissionUnknown
-from piccc.media.signing import sign, verify
-from piccc.media.webhooks import Webhooks
+from piccc.media.webhooks import Webhooks, sign, verify
 from tests.media.driven import QUICK
 from tests.media.file_host import FileHost, serving
 
@@ -163,12 +162,12 @@ def test_a_lost_submission_takes_no_foreign_task(emulator: Emulator) -> None:
 
 def deliver(receiver: Webhooks, key: str, body: object, url: str | None = None, **headers: str) -> int:
     """Deliver to a receiver as its server does; return the status."""
-    from piccc.transport.port import finish
+    from piccc._http.backend import run_sync
 
     path = receiver.url_for(key) if url is None else url
     status, delivery = receiver.receive("POST", path, headers, json.dumps(body).encode())
     if delivery is not None:
-        finish(receiver.confirm(delivery))
+        run_sync(receiver.confirm(delivery))
     return status
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from piccc._http.backend import Failure, HTTPRequest, Outcome
 from piccc.config import resolve
 from piccc.media.account import Account
 from piccc.media.polling import Polling
 from piccc.session import Session
 from piccc.tasks import Task
-from piccc.transport.port import Failure, HTTPRequest, Outcome
 from tests.media.fleet import LATENCY, Fleet
 
 FOREVER = float("inf")

@@ -8,11 +8,11 @@ import typer
 
 from piccc._version import __version__
 from piccc.cli.chat import chat
+from piccc.cli.common import CODES, Commands
 from piccc.cli.demo import demo
 from piccc.cli.doctor import doctor
 from piccc.cli.emulator import emulator
-from piccc.cli.failures import CODES, Commands
-from piccc.cli.make import image, video
+from piccc.cli.media import image, video
 from piccc.cli.tasks import tasks
 from piccc.cli.webhooks import webhooks
 

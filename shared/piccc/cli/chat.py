@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.options import AsJSON, Prompt, option, prompt_of
-from piccc.cli.screen import document, notes, printable, say, write
-from piccc.dialects.names import DialectName
+from piccc._dialects import DialectName
+from piccc.cli.common import AsJSON, Prompt, document, notes, option, printable, prompt_of, say, write
 from piccc.errors import ResponseError
 from piccc.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from piccc.chat import ChatReply, Delta, JSONSchema
+    from piccc.conversation import ChatReply, Delta, JSONSchema
 
 
 def chat(
@@ -82,7 +81,7 @@ def chat(
 
 
 def _schema(text: str) -> JSONSchema:
-    from piccc.chat import JSONSchema
+    from piccc.conversation import JSONSchema
 
     try:
         schema = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
@@ -103,7 +102,7 @@ class _Page:
 
     def show(self, delta: Delta) -> None:
         """Show one more piece."""
-        from piccc.chat import ReasoningDelta, TextDelta
+        from piccc.conversation import ReasoningDelta, TextDelta
 
         if isinstance(delta, ReasoningDelta) and delta.text and self._notes.is_terminal:
             self._notes.out(printable(delta.text), style="dim", end="", highlight=False)

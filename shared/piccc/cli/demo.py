@@ -15,15 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from piccc.cli.bars import Bars
-from piccc.cli.options import AsJSON
-from piccc.cli.screen import document
+from piccc.cli.common import AsJSON, document
+from piccc.cli.media import Bars
 from piccc.config import KEY_VARIABLE, URL_VARIABLE
 from piccc.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from piccc.client import Client
-    from piccc.media.handle import TaskHandle
+    from piccc.media.handles import TaskHandle
 
 CAPTION = "Write a launch caption for a handmade ceramic mug."
 ORDER = (

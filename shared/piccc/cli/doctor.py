@@ -17,13 +17,9 @@ from urllib.request import getproxies, proxy_bypass
 import typer
 
 from piccc._version import __version__
-from piccc.cli.connection import ledger_of
-from piccc.cli.failures import in_shell_words
-from piccc.cli.options import AsJSON, Ledger
-from piccc.cli.screen import document, printable, results
-from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, resolve
+from piccc.cli.common import AsJSON, LedgerPath, document, in_shell_words, ledger_of, printable, results
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, redact, resolve
 from piccc.errors import APIStatusError, AuthenticationError, ConfigurationError, PicccError
-from piccc.redaction import redact
 
 PATIENCE = 10.0
 CLOCK_TOLERANCE = 60.0
@@ -41,7 +37,7 @@ class Finding:
     to_do: str = ""
 
 
-def doctor(ledger: Ledger = None, as_json: AsJSON = False) -> None:
+def doctor(ledger: LedgerPath = None, as_json: AsJSON = False) -> None:
     """Look at key, server, clock, proxies and what is installed; say what to fix.
 
     It reads one page of the task list, which costs nothing.
@@ -91,10 +87,10 @@ def _findings(ledger: Path | None) -> Iterator[Finding]:
 
 
 def _http() -> Finding:
-    from piccc.transport.http import BlockingIO
+    from piccc._http.httpx_backend import SyncBackend
 
     try:
-        return Finding("http", "ok", BlockingIO().backend)
+        return Finding("http", "ok", SyncBackend().backend)
     except PicccError as error:
         return Finding("http", "fix", error.message, error.hint)
 
@@ -140,10 +136,10 @@ def _models() -> Finding:
 
 
 def _key() -> Finding:
-    from piccc.transport.port import finish
+    from piccc._http.backend import run_sync
 
     try:
-        key = finish(Key().ask())
+        key = run_sync(Key().ask())
     except ConfigurationError as error:
         return Finding(
             "key", "fix", error.message, f"Set {KEY_VARIABLE}, or start the emulator: piccc emulator"
@@ -191,17 +187,17 @@ def _server(config: Config) -> Iterator[Finding]:
 
 
 def _read(config: Config) -> Mapping[str, str]:
+    from piccc._http.backend import run_sync
+    from piccc._http.httpx_backend import SyncBackend
     from piccc.session import Session
-    from piccc.transport.http import BlockingIO
-    from piccc.transport.port import finish
 
     # Without a key the server's refusal still tells that it is there.
     asked = config if os.environ.get(KEY_VARIABLE) else replace(config, key=Key("none"))
-    session = Session(asked, BlockingIO())
+    session = Session(asked, SyncBackend())
     try:
-        return finish(session.read("/v1/tasks?limit=1", seconds=PATIENCE, retries=0))[1]
+        return run_sync(session.read("/v1/tasks?limit=1", seconds=PATIENCE, retries=0))[1]
     finally:
-        finish(session.close())
+        run_sync(session.close())
 
 
 def _refusal(config: Config, error: APIStatusError) -> Finding:
@@ -221,7 +217,7 @@ def _clock(ahead: float) -> Finding:
 def _submissions(path: Path) -> Finding:
     import sqlite3
 
-    from piccc.media.sqlite_ledger import SQLiteLedger
+    from piccc.media.ledgers.sqlite import SQLiteLedger
 
     try:
         lost = SQLiteLedger(path).unsettled() if path.exists() else []

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.options import AsJSON, option
-from piccc.cli.screen import document, printable, results, say
+from piccc.cli.common import AsJSON, document, option, printable, results, say
 from piccc.config import KEY_VARIABLE, URL_VARIABLE
 from piccc.errors import InvalidArgumentError, MissingExtraError
 

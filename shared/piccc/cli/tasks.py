@@ -12,16 +12,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from piccc.cli.connection import connect, open_ledger
-from piccc.cli.failures import Commands
-from piccc.cli.job import Job
-from piccc.cli.options import AsJSON, Ledger, Open, Poll, Seconds, To, option
-from piccc.cli.screen import document, printable, results, say, write
+from piccc.cli.common import (
+    AsJSON,
+    Commands,
+    LedgerPath,
+    Open,
+    Poll,
+    Seconds,
+    To,
+    connect,
+    document,
+    open_ledger,
+    option,
+    printable,
+    results,
+    say,
+    write,
+)
+from piccc.cli.media import Job
 from piccc.tasks import TaskType
 
 if TYPE_CHECKING:
     from piccc.client import Client
-    from piccc.media.handle import TaskHandle
+    from piccc.media.handles import TaskHandle
     from piccc.tasks import Task
 
 tasks = typer.Typer(cls=Commands, no_args_is_help=True, help="Pictures and films that are or were made.")
@@ -102,7 +115,7 @@ def resume(
     opens: Open = False,
     timeout: Seconds = None,
     poll: Poll = None,
-    ledger: Ledger = None,
+    ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
     """Go on where a command broke off: find the task, wait for it, save what it made.

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from piccc.cli.connection import connect, open_ledger
-from piccc.cli.failures import Commands
-from piccc.cli.options import SECRET_VARIABLE, AsJSON, Ledger, Poll, option
-from piccc.cli.screen import document, say, write
+from piccc.cli.common import (
+    SECRET_VARIABLE,
+    AsJSON,
+    Commands,
+    LedgerPath,
+    Poll,
+    connect,
+    document,
+    open_ledger,
+    option,
+    say,
+    write,
+)
 from piccc.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ def listen(
     host: Annotated[str, typer.Option(help="With --receive: the address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --receive: the port; 0 takes a free one.")] = 8766,
     poll: Poll = None,
-    ledger: Ledger = None,
+    ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
     """Tell of each of the account's tasks when it has ended, until Ctrl-C.

@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from piccc.emulator.clock import ManualClock
-    from piccc.emulator.conversation import Ask
+    from piccc.emulator.conversation import ModelRequest
     from piccc.emulator.faults import Fault, FaultRule
-    from piccc.emulator.journal import Charge, RequestRecord
     from piccc.emulator.quirks import Quirks
+    from piccc.emulator.request_log import Charge, RequestRecord
     from piccc.emulator.script import Scripted
     from piccc.emulator.server import Emulator
     from piccc.emulator.webhooks import Delivery
 
 _HOMES = {
-    "Ask": "conversation",
-    "Charge": "journal",
+    "Charge": "request_log",
     "Delivery": "webhooks",
     "Emulator": "server",
     "Fault": "faults",
     "FaultRule": "faults",
     "ManualClock": "clock",
+    "ModelRequest": "conversation",
     "Quirks": "quirks",
-    "RequestRecord": "journal",
+    "RequestRecord": "request_log",
     "Scripted": "script",
 }
 
 __all__ = [
-    "Ask",
     "Charge",
     "Delivery",
     "Emulator",
     "Fault",
     "FaultRule",
     "ManualClock",
+    "ModelRequest",
     "Quirks",
     "RequestRecord",
     "Scripted",

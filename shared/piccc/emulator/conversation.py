@@ -21,7 +21,7 @@ class Medium:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ModelCall:
     """One call of a tool; `arguments` is the parsed object."""
 
     id: str
@@ -32,13 +32,13 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ModelMessage:
     """One message. A tool's result has the role `tool` and the `call_id` that it answers."""
 
     role: Literal["system", "user", "assistant", "tool"]
     text: str = ""
     media: tuple[Medium, ...] = ()
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ModelCall, ...] = ()
     call_id: str | None = None
     is_error: bool = False
 
@@ -53,7 +53,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ModelRequest:
     """One request for a reply, with both routes' words translated into one set.
 
     Attributes:
@@ -70,7 +70,7 @@ class Ask:
     """
 
     model: str
-    turns: tuple[Turn, ...]
+    turns: tuple[ModelMessage, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """`auto`, `none`, `required`, or `named` (then `named_tool` says which)."""
@@ -95,12 +95,12 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """What the model says: reasoning first, then text, then calls."""
 
     text: str = ""
     reasoning: str = ""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ModelCall, ...] = ()
     refusal: str = ""
     finish_reason: FinishReason = "stop"
     stop_sequence: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from piccc.emulator.conversation import Answer, Ask, Call, FinishReason
+from piccc.emulator.conversation import Completion, FinishReason, ModelCall, ModelRequest
 from piccc.emulator.model.tokens import measured
 
 
@@ -40,7 +40,7 @@ class Scripted:
     finish_reason: FinishReason | None = None
 
 
-Line = str | Scripted | Callable[[Ask], "str | Scripted"]
+Line = str | Scripted | Callable[[ModelRequest], "str | Scripted"]
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class Script:
     """The lines that are still to be said, each once, and the rules that hold until they are withdrawn."""
 
     lines: deque[Line] = field(default_factory=deque)
-    rules: list[tuple[Callable[[Ask], bool], Line]] = field(default_factory=list)
+    rules: list[tuple[Callable[[ModelRequest], bool], Line]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
-    def answer(self, ask: Ask) -> Answer | None:
+    def answer(self, ask: ModelRequest) -> Completion | None:
         """Return the answer to give instead of the model's, if there is one: a rule's, else the next line."""
         line = next((then for when, then in self.rules if when(ask)), None)
         if line is None:
@@ -61,12 +61,12 @@ class Script:
         said = line(ask) if callable(line) else line
         return measured(ask, self._answer(Scripted(said) if isinstance(said, str) else said))
 
-    def _answer(self, said: Scripted) -> Answer:
-        return Answer(
+    def _answer(self, said: Scripted) -> Completion:
+        return Completion(
             text=said.text,
             reasoning=said.reasoning,
             calls=tuple(
-                Call(f"call_{next(self._numbers):024d}", name, dict(given)) for name, given in said.calls
+                ModelCall(f"call_{next(self._numbers):024d}", name, dict(given)) for name, given in said.calls
             ),
             refusal=said.refusal,
             finish_reason=said.finish_reason or ("tool_calls" if said.calls else "stop"),

@@ -16,18 +16,16 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from piccc.emulator.app import Routes
+from piccc.emulator.api import EmulatedAPI, State
 from piccc.emulator.clock import Clock, ManualClock, WallClock
-from piccc.emulator.conversation import Ask
+from piccc.emulator.conversation import ModelRequest
 from piccc.emulator.faults import Fault, FaultRule, Faults, FaultSource
-from piccc.emulator.gate import Gate
-from piccc.emulator.journal import Charge, RequestRecord
-from piccc.emulator.limits import RateLimit
-from piccc.emulator.pace import Pace
-from piccc.emulator.provider import Provider
+from piccc.emulator.latency import Latency, RateLimit
+from piccc.emulator.middleware import APIMiddleware
 from piccc.emulator.quirks import Quirks
+from piccc.emulator.request_log import Charge, RequestRecord
+from piccc.emulator.routes import Routes
 from piccc.emulator.script import Line
-from piccc.emulator.state import State
 from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
 
 _KEY = "pcc_test_emulator"
@@ -93,8 +91,8 @@ class Emulator:
         self._host = host
         self._port = port
         self._clock = clock or WallClock()
-        pace = Pace(speed)
-        self._provider = Provider(
+        pace = Latency(speed)
+        self._provider = EmulatedAPI(
             api_key=api_key,
             clock=self._clock,
             pace=pace,
@@ -110,7 +108,7 @@ class Emulator:
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self.app: ASGIApp = Gate(self._provider, Routes(self._provider).app())
+        self.app: ASGIApp = APIMiddleware(self._provider, Routes(self._provider).app())
 
     @property
     def base_url(self) -> str:
@@ -136,7 +134,7 @@ class Emulator:
         """Give these as the next chat replies, one each: texts, `Scripted`, or functions of the ask."""
         self._provider.script.lines.extend(lines)
 
-    def rule(self, when: Callable[[Ask], bool], then: Line) -> None:
+    def rule(self, when: Callable[[ModelRequest], bool], then: Line) -> None:
         """Answer every chat request for which `when` holds; the first such rule wins, before the script."""
         self._provider.script.rules.append((when, then))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from piccc.emulator.problems import Problem
+from piccc.emulator.errors import APIError
 
 Kind = Literal["image", "video"]
 
@@ -146,9 +146,9 @@ def view(
     return shown
 
 
-def missing(task_id: str) -> Problem:
+def missing(task_id: str) -> APIError:
     """Return the refusal of a task that does not exist."""
-    return Problem(404, f"No task {task_id!r} exists.", code="task_not_found", param="task_id")
+    return APIError(404, f"No task {task_id!r} exists.", code="task_not_found", param="task_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Tasks:
         key, fingerprint = idempotency
         task = self._by_idempotency.get(key)
         if task and task.idempotency and task.idempotency[1] != fingerprint:
-            raise Problem(
+            raise APIError(
                 409,
                 "This Idempotency-Key was used for a different request. Use a new key for a new submission.",
                 code="idempotency_key_reused",
@@ -232,7 +232,7 @@ class Tasks:
             return self._places[base64.urlsafe_b64decode(cursor.encode()).decode()]
         except (binascii.Error, KeyError, ValueError):
             message = "The cursor is not one that this list gave out."
-            raise Problem(404, message, code="cursor_not_found", param="cursor") from None
+            raise APIError(404, message, code="cursor_not_found", param="cursor") from None
 
 
 def _cursor(task: Task) -> str:

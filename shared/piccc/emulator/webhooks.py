@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from piccc.emulator.clock import Clock, turns
-from piccc.emulator.encoding import encoded
+from piccc.emulator.event_stream import encoded
 from piccc.emulator.faults import Fault
-from piccc.emulator.pace import Pace
+from piccc.emulator.latency import Latency
 from piccc.emulator.tasks import Task
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 3_600.0)
@@ -64,7 +64,7 @@ class Delivery:
 class Webhooks:
     """Report tasks that end: a 2xx within 10 seconds settles it, else there are five more tries (assumed)."""
 
-    def __init__(self, *, clock: Clock, pace: Pace, secret: str, loopback_only: bool) -> None:
+    def __init__(self, *, clock: Clock, pace: Latency, secret: str, loopback_only: bool) -> None:
         self.secret = secret
         self.deliveries: deque[Delivery] = deque(maxlen=_LENGTH)
         self._clock = clock

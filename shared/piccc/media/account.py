@@ -9,18 +9,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin
 
+from piccc._http.backend import Backend
+from piccc._http.responses import retry_after
 from piccc.config import origin_of
 from piccc.errors import InvalidArgumentError, PicccError, ResponseError, SubmissionUnknown
-from piccc.media.allowance import Allowance
-from piccc.media.ledger import Entry, Ledger, MemoryLedger, Noticeboard
-from piccc.media.order import Order, is_recent, nearest
+from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
+from piccc.media.limits import SpendLimit
 from piccc.media.paging import Page, Pages
 from piccc.media.polling import Polling
-from piccc.media.waiter import READ_SECONDS, hint
-from piccc.media.watching import Watching
+from piccc.media.requests import TaskRequest, is_recent, nearest
+from piccc.media.waiter import READ_SECONDS, wake
+from piccc.media.watching import Subscription
 from piccc.tasks import Task, read_task, read_task_list
-from piccc.transport.port import IO
-from piccc.transport.retry_after import retry_after
 
 if TYPE_CHECKING:
     from piccc.session import Session
@@ -39,30 +39,30 @@ class Account:
         *,
         ledger: Ledger | None = None,
         polling: Polling | None = None,
-        allowance: Allowance | None = None,
+        spend_limit: SpendLimit | None = None,
         private_outputs: bool = False,
     ) -> None:
         self.session = session
         self.ledger = ledger or MemoryLedger()
         self.polling = polling or Polling()
-        self.allowance = allowance
+        self.spend_limit = spend_limit
         self.private_outputs = private_outputs
         self._in_flight: set[str] = set()
 
-    def over(self, io: IO) -> Account:
+    def over(self, io: Backend) -> Account:
         """Return the same account over another port."""
         session = type(self.session)(self.session.config, io)
-        settings = (self.ledger, self.polling, self.allowance, self.private_outputs)
+        settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         return _rebuild(session, *settings)
 
     def __deepcopy__(self, memo: object) -> Account:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = (self.ledger, self.polling, self.allowance, self.private_outputs)
+        settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         return (_rebuild, (self.session, *settings))
 
-    async def submit(self, order: Order, *allowances: Allowance) -> Task:
+    async def submit(self, order: TaskRequest, *allowances: SpendLimit) -> Task:
         """Submit an order, or return the task that its key has already become.
 
         It is written into the ledger before it is sent. Raise SubmissionUnknown where no answer came, now or
@@ -73,7 +73,7 @@ class Account:
             return await self._earlier(order, earlier)
         self._in_flight.add(order.key)
         try:
-            with _spent(order, self.allowance, *allowances):
+            with _spent(order, self.spend_limit, *allowances):
                 return await self._send(order)
         except SubmissionUnknown:
             raise
@@ -86,7 +86,7 @@ class Account:
         finally:
             self._in_flight.discard(order.key)
 
-    async def _send(self, order: Order) -> Task:
+    async def _send(self, order: TaskRequest) -> Task:
         try:
             payload = await self.session.submit(f"/v1/{order.type}s/tasks", order.body, order.key)
         except PicccError as error:
@@ -104,7 +104,7 @@ class Account:
             raise
         return _filled(task, order)
 
-    async def _earlier(self, order: Order, earlier: Entry) -> Task:
+    async def _earlier(self, order: TaskRequest, earlier: Submission) -> Task:
         if earlier.digest != order.digest:
             raise InvalidArgumentError(
                 f"The key {order.key!r} stands for another order already.",
@@ -144,7 +144,7 @@ class Account:
             return await self.get(settled.task_id)
         if not resubmit:
             raise _unknown(key, entry.request, None)
-        order = Order("video" if entry.type == "video" else "image", key, entry.request)
+        order = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
         return await self._send(order)
 
     async def find(self, key: str) -> list[Task]:
@@ -187,15 +187,15 @@ class Account:
 
     def hint(self, task_id: str) -> None:
         """Have a task asked for next by whoever waits for it, here and in processes that share the ledger."""
-        hint(task_id)
-        if isinstance(self.ledger, Noticeboard):
+        wake(task_id)
+        if isinstance(self.ledger, Notifier):
             self.ledger.post(task_id)
 
     def watch(
         self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False
-    ) -> Watching:
+    ) -> Subscription:
         """Begin to wait for tasks; `every_change` reports progress too."""
-        watching = Watching(self, timeout=timeout, every_change=every_change)
+        watching = Subscription(self, timeout=timeout, every_change=every_change)
         for task in tasks:
             watching.add(task)
         return watching
@@ -229,24 +229,24 @@ class Account:
 
 
 @contextmanager
-def _spent(order: Order, *allowances: Allowance | None) -> Iterator[None]:
+def _spent(order: TaskRequest, *allowances: SpendLimit | None) -> Iterator[None]:
     """Count an order against allowances, unless it is refused."""
-    counted: list[Allowance] = []
+    counted: list[SpendLimit] = []
     try:
-        for allowance in allowances:
-            if allowance is not None:
-                allowance.spend(order)
-                counted.append(allowance)
+        for spend_limit in allowances:
+            if spend_limit is not None:
+                spend_limit.spend(order)
+                counted.append(spend_limit)
         yield
     except SubmissionUnknown:
         raise
     except PicccError:
-        for allowance in counted:
-            allowance.give_back(order)
+        for spend_limit in counted:
+            spend_limit.give_back(order)
         raise
 
 
-def _filled(task: Task, order: Order) -> Task:
+def _filled(task: Task, order: TaskRequest) -> Task:
     """Give a task what its order knows and the server left out."""
     return replace(
         task,
@@ -281,8 +281,8 @@ def _way_on(key: str) -> str:
 
 
 def _rebuild(
-    session: Session, ledger: Ledger, polling: Polling, allowance: Allowance | None, private_outputs: bool
+    session: Session, ledger: Ledger, polling: Polling, spend_limit: SpendLimit | None, private_outputs: bool
 ) -> Account:
     return Account(
-        session, ledger=ledger, polling=polling, allowance=allowance, private_outputs=private_outputs
+        session, ledger=ledger, polling=polling, spend_limit=spend_limit, private_outputs=private_outputs
     )

@@ -10,27 +10,27 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+from piccc._http.backend import run_sync
 from piccc.errors import (
     APIConnectionError,
     AuthenticationError,
     BatchStopped,
-    BudgetExceeded,
     ConfigurationError,
     OverloadedError,
     PaymentRequiredError,
     PermissionDeniedError,
     PicccError,
     RateLimitError,
+    SpendLimitExceeded,
     TaskWaitTimeout,
 )
 from piccc.media.account import Account
-from piccc.media.allowance import Allowance
 from piccc.media.display import gallery
-from piccc.media.handle import AsyncTaskHandle, TaskHandle
-from piccc.media.order import Order, order
-from piccc.media.watching import Watching
+from piccc.media.handles import AsyncTaskHandle, TaskHandle
+from piccc.media.limits import SpendLimit
+from piccc.media.requests import TaskRequest, build_task_request
+from piccc.media.watching import Subscription
 from piccc.tasks import Task, TaskType
-from piccc.transport.port import finish
 
 LONGEST_BATCH = 86_400.0
 REFUSALS = 20
@@ -39,7 +39,7 @@ REFUSED_PAUSE = 5.0
 _FOR_ALL = (
     APIConnectionError,
     AuthenticationError,
-    BudgetExceeded,
+    SpendLimitExceeded,
     ConfigurationError,
     PaymentRequiredError,
     PermissionDeniedError,
@@ -87,12 +87,12 @@ class _Run(Generic[H]):
         prompts: Rows,
         options: Mapping[str, Any],
         run: str | None,
-        allowance: Allowance,
+        spend_limit: SpendLimit,
         timeout: float | None,
     ) -> None:
         self._account = account
         self._orders = list(_orders(type, prompts, options, run or str(uuid.uuid4())))
-        self._allowance = allowance
+        self._allowance = spend_limit
         self._timeout = LONGEST_BATCH if timeout is None else timeout
         self._waiting = deque(range(len(self._orders)))
         self._rows: dict[str, list[int]] = {}
@@ -102,10 +102,10 @@ class _Run(Generic[H]):
         self._stopped: PicccError | None = None
         self.batch: Batch[H] = Batch(len(self._orders))
 
-    def _watch(self) -> Watching:
+    def _watch(self) -> Subscription:
         return self._account.watch(timeout=self._timeout)
 
-    async def _next(self, watching: Watching, concurrency: int) -> tuple[H, bool] | None:
+    async def _next(self, watching: Subscription, concurrency: int) -> tuple[H, bool] | None:
         """Return the next task that has ended, and whether it is to be handed over; None when all have."""
         while not self._ended:
             await self._submit_some(watching, concurrency)
@@ -117,7 +117,7 @@ class _Run(Generic[H]):
         entry = self._account.ledger.get(self._orders[row].key)
         return handle, entry is None or not entry.is_handled
 
-    async def _submit_some(self, watching: Watching, concurrency: int) -> None:
+    async def _submit_some(self, watching: Subscription, concurrency: int) -> None:
         while self._waiting and len(self._rows) < concurrency and watching.now() >= self._held_until:
             row = self._waiting.popleft()
             try:
@@ -140,7 +140,7 @@ class _Run(Generic[H]):
         else:
             self.batch.errors[row] = error
 
-    async def _wait(self, watching: Watching, concurrency: int) -> None:
+    async def _wait(self, watching: Subscription, concurrency: int) -> None:
         has_room = self._waiting and len(self._rows) < concurrency
         if has_room and not self._rows:
             await self._account.session.io.sleep(max(0.0, self._held_until - watching.now()))
@@ -185,7 +185,7 @@ class BatchRun(_Run[TaskHandle]):
         report = _Progress(self.batch) if progress else None
         try:
             with self._watch() as watching:
-                while (ended := finish(self._next(watching, concurrency))) is not None:
+                while (ended := run_sync(self._next(watching, concurrency))) is not None:
                     handle, is_new = ended
                     if on_result is not None and is_new:
                         on_result(handle)
@@ -238,7 +238,7 @@ class _Progress:
         sys.stderr.flush()
 
 
-def _orders(type: TaskType, prompts: Rows, options: Mapping[str, Any], run: str) -> Iterator[Order]:
+def _orders(type: TaskType, prompts: Rows, options: Mapping[str, Any], run: str) -> Iterator[TaskRequest]:
     """Make an order of each row, under a key that the run and the row's content give again and again."""
     seen: Counter[str] = Counter()
     for row in prompts:
@@ -246,7 +246,7 @@ def _orders(type: TaskType, prompts: Rows, options: Mapping[str, Any], run: str)
         settings = {**options, **mine}
         key, webhook = settings.pop("key", None), settings.pop("webhook", None)
         known = {name: settings.pop(name) for name in _NAMED if name in settings}
-        ordered = order(type, known.pop("prompt", ""), key=key, **known, extra=settings)
+        ordered = build_task_request(type, known.pop("prompt", ""), key=key, **known, extra=settings)
         if key is None:
             digest = ordered.digest[:24]
             key = f"{run}/{digest}/{seen[digest]}"
@@ -254,7 +254,9 @@ def _orders(type: TaskType, prompts: Rows, options: Mapping[str, Any], run: str)
         if webhook is None:
             yield replace(ordered, key=key)
         else:
-            yield order(type, str(ordered.body["prompt"]), key=key, webhook=webhook, **known, extra=settings)
+            yield build_task_request(
+                type, str(ordered.body["prompt"]), key=key, webhook=webhook, **known, extra=settings
+            )
 
 
 _NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds")

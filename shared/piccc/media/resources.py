@@ -7,14 +7,14 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+from piccc._http.backend import run_sync
 from piccc.media.account import Account
-from piccc.media.allowance import Allowance
 from piccc.media.batch import AsyncBatchRun, AsyncOnResult, Batch, BatchRun, OnResult, Rows
-from piccc.media.handle import AsyncTaskHandle, OnUpdate, TaskHandle
-from piccc.media.order import Receiver, order
+from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
+from piccc.media.limits import SpendLimit
 from piccc.media.paging import Pages
+from piccc.media.requests import Receiver, build_task_request
 from piccc.tasks import Task, TaskType, read_task
-from piccc.transport.port import finish
 
 
 class _Resource:
@@ -57,7 +57,7 @@ class Media(_Media):
 
         Raises:
             InvalidArgumentError: an argument makes no sense; nothing was sent.
-            BudgetExceeded: the client's allowance is used up; nothing was sent.
+            SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
             SubmissionUnknown: no answer came; it says how to find the task.
 
         Example:
@@ -68,7 +68,7 @@ class Media(_Media):
             >>> again.id == task.id
             True
         """
-        ordered = order(
+        ordered = build_task_request(
             self._type,
             prompt,
             model=model,
@@ -79,7 +79,7 @@ class Media(_Media):
             key=key,
             extra=extra,
         )
-        return TaskHandle(finish(self._account.submit(ordered)), self._account)
+        return TaskHandle(run_sync(self._account.submit(ordered)), self._account)
 
     def generate(
         self,
@@ -130,7 +130,7 @@ class Media(_Media):
             concurrency: how many tasks may run at a time.
             on_result: is called with each task that has ended, in the order of their ending; once per run.
             progress: show a line of progress on the terminal.
-            max_tasks, max_video_seconds: an allowance for this batch.
+            max_tasks, max_video_seconds: a spend limit for this batch.
             timeout: seconds for the whole batch.
             options: `submit`'s arguments for all.
 
@@ -143,8 +143,8 @@ class Media(_Media):
             >>> [(task.prompt, task.status) for task in batch]
             [('A red mug', 'completed'), ('A blue mug', 'completed')]
         """
-        allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
-        batch = BatchRun(self._account, self._type, prompts, options, run, allowance, timeout)
+        spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+        batch = BatchRun(self._account, self._type, prompts, options, run, spend_limit, timeout)
         return batch.finish(concurrency, on_result, progress=progress)
 
 
@@ -177,10 +177,10 @@ class AsyncMedia(_Media):
 
         Raises:
             InvalidArgumentError: an argument makes no sense; nothing was sent.
-            BudgetExceeded: the client's allowance is used up; nothing was sent.
+            SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
             SubmissionUnknown: no answer came; it says how to find the task.
         """
-        ordered = order(
+        ordered = build_task_request(
             self._type,
             prompt,
             model=model,
@@ -227,15 +227,15 @@ class AsyncMedia(_Media):
             on_result: is called with each task that has ended, in the order of their ending, once per run;
                 what it returns is awaited if it can be.
             progress: show a line of progress on the terminal.
-            max_tasks, max_video_seconds: an allowance for this batch.
+            max_tasks, max_video_seconds: a spend limit for this batch.
             timeout: seconds for the whole batch.
             options: `submit`'s arguments for all.
 
         Raises:
             BatchStopped: a row failed in a way that all others would; `batch` has what was made.
         """
-        allowance = Allowance(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
-        batch = AsyncBatchRun(self._account, self._type, prompts, options, run, allowance, timeout)
+        spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+        batch = AsyncBatchRun(self._account, self._type, prompts, options, run, spend_limit, timeout)
         return await batch.finish(concurrency, on_result, progress=progress)
 
 
@@ -244,7 +244,7 @@ class Tasks(_Resource):
 
     def get(self, task: Task | str) -> TaskHandle:
         """Read a task, given by its id or as it was; raise NotFoundError where the server knows none."""
-        return self._handle(finish(self._account.get(task)))
+        return self._handle(run_sync(self._account.get(task)))
 
     def list(self, *, type: TaskType | None = None, status: str | None = None) -> Iterator[TaskHandle]:
         """Iterate over the account's tasks, newest first, page by page.
@@ -253,7 +253,7 @@ class Tasks(_Resource):
         """
         pages = Pages(type=type, status=status)
         while not pages.is_done:
-            yield from map(self._handle, finish(self._account.next_page(pages)))
+            yield from map(self._handle, run_sync(self._account.next_page(pages)))
 
     def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
@@ -298,18 +298,18 @@ class Tasks(_Resource):
         """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
         with self._account.watch(handles.values(), timeout=timeout) as watching:
-            while (task := finish(watching.next())) is not None:
+            while (task := run_sync(watching.next())) is not None:
                 yield handles[task.id].take(task)
 
     def events(self, *tasks: Task | str, timeout: float | None = None) -> Iterator[Task]:
         """Yield tasks as they were at each change of status or progress, until all have ended."""
         with self._account.watch(tasks, timeout=timeout, every_change=True) as watching:
-            while (task := finish(watching.next())) is not None:
+            while (task := run_sync(watching.next())) is not None:
                 yield task
 
     def find(self, key: str) -> builtins.list[TaskHandle]:
         """Return the tasks that the submission of this key may have become, the likeliest first."""
-        return [self._handle(task) for task in finish(self._account.find(key))]
+        return [self._handle(task) for task in run_sync(self._account.find(key))]
 
     def resume(self, key: str, *, resubmit: bool = False) -> TaskHandle:
         """Return the task of a submission: from the ledger, else found among the account's tasks.
@@ -323,7 +323,7 @@ class Tasks(_Resource):
             >>> Client(ledger="tasks.db").tasks.resume("mug-2").id == made.id
             True
         """
-        return self._handle(finish(self._account.resume(key, resubmit=resubmit)))
+        return self._handle(run_sync(self._account.resume(key, resubmit=resubmit)))
 
     def load(self, text: str) -> TaskHandle:
         """Return the handle that `to_json` wrote."""

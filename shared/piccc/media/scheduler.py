@@ -67,7 +67,7 @@ class Ended:
 
 
 @dataclass(slots=True)
-class Sweep:
+class ListScan:
     """One walk through the lists: those of running tasks, then perhaps that of completed ones.
 
     `missing` are the tasks that no page has shown yet; more than `allowed` pages would not pay. A partial
@@ -83,7 +83,7 @@ class Sweep:
     is_partial: bool = False
 
 
-Step = Watch | Sweep
+Step = Watch | ListScan
 
 
 class Scheduler:
@@ -100,7 +100,7 @@ class Scheduler:
         self._numbers = itertools.count()
         self._blocked_until = -math.inf
         self._budget_from = -math.inf
-        self._sweep: Sweep | None = None
+        self._sweep: ListScan | None = None
         self._sweep_at = math.inf
         self._sweep_cost = len(RUNNING)
         self._look_up_cost = 1
@@ -188,7 +188,7 @@ class Scheduler:
         if isinstance(step, Watch):
             self._schedule(step, -math.inf)
 
-    def listed(self, sweep: Sweep, tasks: list[Task], now: float) -> list[Task | Ended]:
+    def listed(self, sweep: ListScan, tasks: list[Task], now: float) -> list[Task | Ended]:
         """Take a page of a list; return those of its tasks that are waited for."""
         found = [seen for task in tasks if (seen := self._listed(sweep, task, now)) is not None]
         sweep.count += 1
@@ -229,17 +229,17 @@ class Scheduler:
             elif watch.is_covered and not self._uses_list:
                 self._schedule(watch, now + self._random() * self.polling.max)
 
-    def _first_pages(self, covered: set[str]) -> Sweep:
+    def _first_pages(self, covered: set[str]) -> ListScan:
         is_shorter = 2 * self._look_up_cost < self._sweep_cost
         self._was_partial = is_shorter and not self._was_partial
         if self._was_partial:
             allowed = 2 * self._look_up_cost + 1
             pages = Pages(status="completed")
-            return Sweep(covered, allowed, [], pages, is_looking_up=True, is_partial=True)
+            return ListScan(covered, allowed, [], pages, is_looking_up=True, is_partial=True)
         first, *rest = RUNNING
-        return Sweep(covered, len(covered), rest, Pages(status=first))
+        return ListScan(covered, len(covered), rest, Pages(status=first))
 
-    def _listed(self, sweep: Sweep, task: Task, now: float) -> Task | Ended | None:
+    def _listed(self, sweep: ListScan, task: Task, now: float) -> Task | Ended | None:
         watch = self._watches.get(task.id)
         if watch is None:
             return None
@@ -256,7 +256,7 @@ class Scheduler:
             self._cover(watch, now)
         return task
 
-    def _turn(self, sweep: Sweep, now: float) -> None:
+    def _turn(self, sweep: ListScan, now: float) -> None:
         sweep.missing &= self._watches.keys()
         if sweep.statuses:
             sweep.pages = Pages(status=sweep.statuses.pop(0))
@@ -267,7 +267,7 @@ class Scheduler:
         else:
             self._end_sweep(sweep, now)
 
-    def _end_sweep(self, sweep: Sweep, now: float) -> None:
+    def _end_sweep(self, sweep: ListScan, now: float) -> None:
         if sweep.is_looking_up:
             self._look_up_cost = sweep.count
         else:
@@ -277,7 +277,7 @@ class Scheduler:
             self._schedule(self._watches[id], now)
         self._sweep = None
 
-    def _give_up(self, sweep: Sweep, now: float) -> None:
+    def _give_up(self, sweep: ListScan, now: float) -> None:
         if sweep.is_looking_up:
             self._end_sweep(sweep, now)
         else:
@@ -286,7 +286,7 @@ class Scheduler:
     def _leave_list(self, now: float) -> None:
         self._sweep, self._sweep_at, self._listless_until = None, now, now + LISTLESS_SECONDS
 
-    def _is_too_old(self, sweep: Sweep, tasks: list[Task]) -> bool:
+    def _is_too_old(self, sweep: ListScan, tasks: list[Task]) -> bool:
         missing = [self._watches[id].task for id in sweep.missing if id in self._watches]
         oldest = min((task.created_at or -math.inf for task in missing), default=math.inf)
         return all(task.created_at is not None and task.created_at < oldest for task in tasks)

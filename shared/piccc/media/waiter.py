@@ -18,17 +18,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from piccc._http.backend import run_sync
 from piccc.config import Config
 from piccc.errors import PicccError
 from piccc.media.paging import Page
 from piccc.media.polling import Polling, joint
-from piccc.media.scheduler import Ended, Scheduler, Step, Sweep, Watch
+from piccc.media.scheduler import Ended, ListScan, Scheduler, Step, Watch
 from piccc.tasks import Task
-from piccc.transport.port import finish
 
 if TYPE_CHECKING:
     from piccc.media.account import Account
-    from piccc.media.watching import Watching
+    from piccc.media.watching import Subscription
 
 READ_SECONDS = 30.0
 GRACE_SECONDS = 5.0
@@ -44,19 +44,19 @@ class Waiter:
         self._lock = threading.Lock()
         self._leaving: deque[Callable[[], None]] = deque()
         self._pollings: Counter[Polling] = Counter()
-        self._watchings: dict[str, set[Watching]] = {}
-        self._ready: dict[Watching, None] = {}
-        self._leader: Watching | None = None
+        self._watchings: dict[str, set[Subscription]] = {}
+        self._ready: dict[Subscription, None] = {}
+        self._leader: Subscription | None = None
         self._step: Step | None = None
         self._back_by = math.inf
 
-    def enter(self, watching: Watching) -> None:
+    def enter(self, watching: Subscription) -> None:
         """Let somebody wait, at its pace."""
         with self._held():
             self._pollings[watching.polling] += 1
             self._scheduler.polling = joint(self._pollings)
 
-    def join(self, watching: Watching, task: Task, now: float) -> None:
+    def join(self, watching: Subscription, task: Task, now: float) -> None:
         """Let somebody wait for a task; one of which only the id is known is asked for at once."""
         with self._held():
             self._watchings.setdefault(task.id, set()).add(watching)
@@ -69,7 +69,7 @@ class Waiter:
             self._scheduler.hint(id)
             self._wake_leader()
 
-    def begin(self, watching: Watching, now: float, until: float) -> tuple[Step | None, float]:
+    def begin(self, watching: Subscription, now: float, until: float) -> tuple[Step | None, float]:
         """Return what somebody is to ask now, and if that is nothing, until when it may sleep.
 
         It leads if nobody does, or if who does should have been back.
@@ -86,39 +86,39 @@ class Waiter:
             self._back_by = GRACE_SECONDS + (wake if self._step is None else now + READ_SECONDS)
             return self._step, wake
 
-    def is_led_by(self, watching: Watching) -> bool:
+    def is_led_by(self, watching: Subscription) -> bool:
         """Tell whether somebody leads."""
         return self._leader is watching
 
-    def saw(self, watching: Watching, watch: Watch, task: Task, hint: float | None, now: float) -> None:
+    def saw(self, watching: Subscription, watch: Watch, task: Task, wake: float | None, now: float) -> None:
         """Take a task as the leader read it, and tell those whom it concerns."""
         with self._held():
             if self._is_due(watching):
-                self._tell(self._scheduler.read(watch, task, hint, now) or task)
+                self._tell(self._scheduler.read(watch, task, wake, now) or task)
 
-    def listed(self, watching: Watching, sweep: Sweep, page: Page, now: float) -> None:
+    def listed(self, watching: Subscription, sweep: ListScan, page: Page, now: float) -> None:
         """Take a page of a list as the leader read it, and tell those whom it concerns."""
         with self._held():
             if self._is_due(watching):
                 for news in self._scheduler.listed(sweep, sweep.pages.take(*page), now):
                     self._tell(news)
 
-    def missed(self, watching: Watching, step: Step, error: PicccError, now: float) -> None:
+    def missed(self, watching: Subscription, step: Step, error: PicccError, now: float) -> None:
         """Take the leader's failure to read, and let another one lead: the fault may be its connection's."""
         with self._held():
             if not self._is_due(watching):
                 return
-            if isinstance(step, Sweep):
+            if isinstance(step, ListScan):
                 self._scheduler.unlisted(error, now)
             elif ended := self._scheduler.unread(step, error, now):
                 self._tell(ended)
             self._exit(watching)
 
-    def exit(self, watching: Watching) -> None:
+    def exit(self, watching: Subscription) -> None:
         """Let somebody be woken no more; if it led, another one does. From anywhere, a finalizer too."""
         self._later(partial(self._exit, watching))
 
-    def leave(self, watching: Watching) -> None:
+    def leave(self, watching: Subscription) -> None:
         """Let somebody wait no more. From anywhere, a finalizer too."""
         self._later(partial(self._leave, watching))
 
@@ -145,13 +145,13 @@ class Waiter:
         while self._leaving:
             self._leaving.popleft()()
 
-    def _exit(self, watching: Watching) -> None:
+    def _exit(self, watching: Subscription) -> None:
         self._ready.pop(watching, None)
         if self._leader is watching:
             self._lead(next(iter(self._ready), None))
             self._wake_leader()
 
-    def _leave(self, watching: Watching) -> None:
+    def _leave(self, watching: Subscription) -> None:
         self._exit(watching)
         self._pollings[watching.polling] -= 1
         self._pollings = +self._pollings
@@ -164,12 +164,12 @@ class Waiter:
                 self._watchings.pop(id, None)
                 self._scheduler.drop(id)
 
-    def _lead(self, watching: Watching | None) -> None:
+    def _lead(self, watching: Subscription | None) -> None:
         if self._step is not None:
             self._scheduler.undone(self._step)
         self._leader, self._step = watching, None
 
-    def _is_due(self, watching: Watching) -> bool:
+    def _is_due(self, watching: Subscription) -> bool:
         """Take an answer's step off; return False where it comes too late, for another one leads by now."""
         if self._leader is not watching:
             return False
@@ -203,7 +203,7 @@ def waiter_for(account: Account) -> Waiter:
         return waiter
 
 
-def hint(task_id: str) -> None:
+def wake(task_id: str) -> None:
     """Have a task asked for next by whoever waits for it in this process; from any thread."""
     with _lock:
         waiters = list(_waiters.values())
@@ -215,7 +215,7 @@ def _name(config: Config) -> Hashable:
     """Return what tells one account from another: a key by its hash, one that a function gives by that."""
     key: Hashable = config.key
     if config.key.is_fixed:
-        key = hashlib.sha256(finish(config.key.ask()).encode()).digest()
+        key = hashlib.sha256(run_sync(config.key.ask()).encode()).digest()
     return config.base_url, key, config.basic, tuple(sorted(config.headers.items()))
 
 

@@ -8,9 +8,9 @@ from copy import copy
 from typing import TYPE_CHECKING, Self
 
 from piccc.errors import PicccError, TaskWaitTimeout
-from piccc.media.ledger import Noticeboard
+from piccc.media.ledgers import Notifier
 from piccc.media.scheduler import Ended, Step, Watch
-from piccc.media.waiter import READ_SECONDS, Waiter, hint, waiter_for
+from piccc.media.waiter import READ_SECONDS, Waiter, waiter_for, wake
 from piccc.tasks import Task
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ LOOK_SECONDS = 1.0
 """How often to look for what other processes tell."""
 
 
-class Watching:
+class Subscription:
     """One wait for some tasks: `next` tells of each that ended, and with `every_change` of progress too."""
 
     def __init__(self, account: Account, *, timeout: float | None = None, every_change: bool = False) -> None:
@@ -31,7 +31,7 @@ class Watching:
         self._every_change = every_change
         self.started = self._io.now()
         self._deadline = self.started + (account.polling.timeout if timeout is None else timeout)
-        self._board = account.ledger if isinstance(account.ledger, Noticeboard) else None
+        self._board = account.ledger if isinstance(account.ledger, Notifier) else None
         self._waiter: Waiter | None = None
         self.open: dict[str, Task] = {}
         self._news: deque[Task] = deque()
@@ -120,10 +120,10 @@ class Watching:
         else:
             await self._work(waiter, step, min(READ_SECONDS, self._deadline - now))
 
-    def _heed(self, board: Noticeboard) -> None:
+    def _heed(self, board: Notifier) -> None:
         with suppress(Exception):  # it is anybody's code, and a wait does not depend on it
             for id in board.posted():
-                hint(id)
+                wake(id)
 
     async def _work(self, waiter: Waiter, step: Step, seconds: float) -> None:
         try:

@@ -1,8 +1,6 @@
-"""Receive webhooks and trust none: a delivery is a hint that a task we know has ended, the truth is a GET.
+"""Sign and verify deliveries as Standard Webhooks does: HMAC-SHA256 over id, timestamp and body.
 
-How the provider delivers is assumed, and no signature is documented. So each submission has an address that
-nobody can guess, a delivery's body is believed in nothing but which task to ask for, and whoever waits for
-tasks finds out in time even if no delivery ever comes.
+That the provider signs like this is assumed: so a signature is checked only where a secret was set for it.
 """
 
 from __future__ import annotations
@@ -19,20 +17,147 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
+from piccc._http.backend import Failure, HTTPRequest, run_sync
+from piccc._http.httpx_backend import AsyncBackend, SyncBackend
 from piccc.errors import ConfigurationError, PicccError
 from piccc.media.account import Account
-from piccc.media.handle import AsyncTaskHandle, TaskHandle
-from piccc.media.ledger import Entry
-from piccc.media.order import can_be
+from piccc.media.handles import AsyncTaskHandle, TaskHandle
+from piccc.media.ledgers import Submission
 from piccc.media.paging import Pages
-from piccc.media.serving import WebhookServer, serve_asgi
-from piccc.media.signing import sign, verify
+from piccc.media.requests import can_be
 from piccc.tasks import Task
-from piccc.transport.http import AsyncIO, BlockingIO
-from piccc.transport.port import Failure, HTTPRequest, finish
+
+TOLERANCE_SECONDS = 300.0
+
+
+def sign(secret: str, id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers of a delivery."""
+    signature = base64.b64encode(_digest(secret, id, str(timestamp), body)).decode()
+    return {"webhook-id": id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+    """Tell whether a delivery was signed with the secret within five minutes. Header names are lower case."""
+    id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not id or not timestamp.isdecimal() or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
+        return False
+    expected = _digest(secret, id, timestamp, body)
+    given = headers.get("webhook-signature", "").split()
+    return any(hmac.compare_digest(_decoded(each), expected) for each in given)
+
+
+def _digest(secret: str, id: str, timestamp: str, body: bytes) -> bytes:
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    return hmac.new(key, f"{id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+
+
+def _decoded(signature: str) -> bytes:
+    version, _, value = signature.partition(",")
+    try:
+        return base64.b64decode(value, validate=True) if version == "v1" else b""
+    except (binascii.Error, ValueError):
+        return b""
+
+
+READ_LIMIT = 65 * 1024
+SOCKET_SECONDS = 10.0
+CONFIRMING_THREADS = 4
+
+
+async def serve_asgi(webhooks: Webhooks, account: Account, scope: Any, receive: Any, send: Any) -> None:
+    """Serve one ASGI scope."""
+    if scope["type"] == "lifespan":
+        await _live(receive, send)
+        return
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    body = await _body(receive)
+    status, delivery = webhooks.receive(scope["method"], scope["path"], headers, body)
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+    if delivery is not None:
+        await webhooks.confirm(delivery, account)
+
+
+async def _live(receive: Any, send: Any) -> None:
+    while True:
+        phase = (await receive())["type"]
+        await send({"type": f"{phase}.complete"})
+        if phase == "lifespan.shutdown":
+            return
+
+
+async def _body(receive: Any) -> bytes:
+    body = b""
+    while len(body) < READ_LIMIT:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return body
+
+
+class WebhookServer:
+    """A receiver of webhooks that runs in threads until it is closed; `Webhooks.serve` makes it."""
+
+    def __init__(self, webhooks: Webhooks, account: Account, host: str, port: int) -> None:
+        self._confirming = ThreadPoolExecutor(CONFIRMING_THREADS, "piccc-webhooks")
+        confirming = self._confirming
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = SOCKET_SECONDS
+            protocol_version = "HTTP/1.1"
+
+            def handle_one_delivery(self) -> None:
+                length = self.headers.get("content-length", "0")
+                body = self.rfile.read(min(int(length) if length.isdecimal() else 0, READ_LIMIT))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                status, delivery = webhooks.receive(self.command, self.path, headers, body)
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.send_header("connection", "close")
+                self.end_headers()
+                if delivery is not None:
+                    confirming.submit(lambda: run_sync(webhooks.confirm(delivery, account)))
+
+            do_POST = do_GET = do_PUT = do_HEAD = handle_one_delivery  # noqa: N815  as http.server names them
+
+            def log_message(self, format: str, *args: object) -> None:
+                return  # the path holds the address's secret
+
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.05},
+            name="piccc-webhooks",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a path."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def close(self) -> None:
+        """Take no more deliveries and finish what is being confirmed."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._confirming.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
 
 logger = logging.getLogger("piccc")
 
@@ -49,7 +174,7 @@ _PAUSES = (1.0, 2.0, 4.0)
 class Delivery:
     """A delivery that has passed: the submission's entry, and the task it is said to be about."""
 
-    entry: Entry
+    entry: Submission
     task_id: str
 
 
@@ -168,7 +293,7 @@ class Webhooks:
                 return
         account.hint(task.id)
         if self._on_task is not None:
-            is_async = isinstance(account.session.io, AsyncIO)
+            is_async = isinstance(account.session.io, AsyncBackend)
             handle = AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)
             done = self._on_task(handle)
             if is_async and inspect.isawaitable(done):
@@ -203,11 +328,11 @@ class Webhooks:
 
         So no tunnel is needed where the provider cannot reach this machine.
         """
-        account = self._account.over(BlockingIO())
+        account = self._account.over(SyncBackend())
         with _Endings(account) as endings:
             while True:
-                task = finish(endings.next())
-                finish(self._report(task, account))
+                task = run_sync(endings.next())
+                run_sync(self._report(task, account))
                 yield TaskHandle(task, account)
 
     async def apoll(self) -> AsyncIterator[AsyncTaskHandle]:
@@ -215,7 +340,7 @@ class Webhooks:
 
         So no tunnel is needed where the provider cannot reach this machine.
         """
-        account = self._account.over(AsyncIO())
+        account = self._account.over(AsyncBackend())
         with _Endings(account) as endings:
             while True:
                 task = await endings.next()
@@ -224,11 +349,11 @@ class Webhooks:
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve as an ASGI app: mount it at `public_url`'s path."""
-        await serve_asgi(self, self._account.over(AsyncIO()), scope, receive, send)
+        await serve_asgi(self, self._account.over(AsyncBackend()), scope, receive, send)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> WebhookServer:
         """Serve in threads until the server is closed; where no `public_url` was given, its own is that."""
-        server = WebhookServer(self, self._account.over(BlockingIO()), host, port)
+        server = WebhookServer(self, self._account.over(SyncBackend()), host, port)
         self._public_url = self._public_url or server.url
         return server
 

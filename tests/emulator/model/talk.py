@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from piccc.emulator.conversation import Answer, Ask, Call, Tool, Turn
+from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.model import RuleModel
 
 MODEL = RuleModel()
@@ -97,8 +97,8 @@ TOOLS = (
 )
 
 
-def ask(text: str, **more: Any) -> Answer:
-    return MODEL.answer(Ask("piccc-pro", (Turn("user", text),), **more))
+def ask(text: str, **more: Any) -> Completion:
+    return MODEL.answer(ModelRequest("piccc-pro", (ModelMessage("user", text),), **more))
 
 
 def calls(text: str, tools: tuple[Tool, ...] = TOOLS, **more: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -106,16 +106,16 @@ def calls(text: str, tools: tuple[Tool, ...] = TOOLS, **more: Any) -> list[tuple
 
 
 def carry_on(
-    text: str, result: Callable[[Call], str], tools: tuple[Tool, ...] = TOOLS, **more: Any
+    text: str, result: Callable[[ModelCall], str], tools: tuple[Tool, ...] = TOOLS, **more: Any
 ) -> tuple[list[list[tuple[str, dict[str, Any]]]], str]:
     """Answer every call with its result until the model says something: the rounds of calls, and the text."""
-    turns = [Turn("user", text)]
+    turns = [ModelMessage("user", text)]
     rounds: list[list[tuple[str, dict[str, Any]]]] = []
     for _ in range(10):
-        answer = MODEL.answer(Ask("piccc-pro", tuple(turns), tools=tools, **more))
+        answer = MODEL.answer(ModelRequest("piccc-pro", tuple(turns), tools=tools, **more))
         if not answer.calls:
             return rounds, answer.text
         rounds.append([(call.name, call.arguments) for call in answer.calls])
-        turns.append(Turn("assistant", calls=answer.calls))
-        turns += [Turn("tool", result(call), call_id=call.id) for call in answer.calls]
+        turns.append(ModelMessage("assistant", calls=answer.calls))
+        turns += [ModelMessage("tool", result(call), call_id=call.id) for call in answer.calls]
     raise AssertionError(f"no end after {len(rounds)} rounds")

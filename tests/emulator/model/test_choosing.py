@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from piccc.emulator.conversation import Ask, Call, Tool, Turn
+from piccc.emulator.conversation import ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.model.choosing import requests
 from tests.emulator.model.talk import MODEL, TEXT, TEXTS, TOOLS, WHOLE, ask, calls, carry_on, one_of, tool
 
@@ -245,7 +245,7 @@ def test_words_that_speak_of_no_tool_get_words(text: str) -> None:
     assert answer.text
 
 
-def _media(call: Call) -> str:
+def _media(call: ModelCall) -> str:
     return json.dumps(
         {"task_id": f"task_{call.name}", "status": "completed", "url": f"https://cdn.example/{call.name}"}
     )
@@ -292,11 +292,11 @@ def test_a_text_from_a_result_goes_into_the_next_call() -> None:
 def test_a_failed_step_ends_the_task_and_is_told() -> None:
     first = ask("make an image of a cat, then a video from it", tools=TOOLS)
     turns = (
-        Turn("user", "make an image of a cat, then a video from it"),
-        Turn("assistant", calls=first.calls),
-        Turn("tool", "quota exceeded", call_id=first.calls[0].id, is_error=True),
+        ModelMessage("user", "make an image of a cat, then a video from it"),
+        ModelMessage("assistant", calls=first.calls),
+        ModelMessage("tool", "quota exceeded", call_id=first.calls[0].id, is_error=True),
     )
-    answer = MODEL.answer(Ask("piccc-pro", turns, tools=TOOLS))
+    answer = MODEL.answer(ModelRequest("piccc-pro", turns, tools=TOOLS))
     assert not answer.calls
     assert "create_image failed: quota exceeded" in answer.text
 
@@ -323,11 +323,13 @@ def test_none_calls_nothing() -> None:
 
 def test_a_required_choice_ends_with_the_tool_that_takes_the_results() -> None:
     report = tool("WeatherReport", "", "city degrees", city=TEXT, degrees=WHOLE)
-    turns: list[Turn] = [Turn("user", "What's the weather in Paris?")]
+    turns: list[ModelMessage] = [ModelMessage("user", "What's the weather in Paris?")]
     for _ in range(2):
-        answer = MODEL.answer(Ask("piccc-pro", tuple(turns), tools=(*TOOLS, report), tool_choice="required"))
-        turns.append(Turn("assistant", calls=answer.calls))
-        turns.append(Turn("tool", '{"city": "Paris", "degrees": 21}', call_id=answer.calls[0].id))
+        answer = MODEL.answer(
+            ModelRequest("piccc-pro", tuple(turns), tools=(*TOOLS, report), tool_choice="required")
+        )
+        turns.append(ModelMessage("assistant", calls=answer.calls))
+        turns.append(ModelMessage("tool", '{"city": "Paris", "degrees": 21}', call_id=answer.calls[0].id))
     assert [(call.name, call.arguments) for call in answer.calls] == [
         ("WeatherReport", {"city": "Paris", "degrees": 21})
     ]
@@ -335,13 +337,13 @@ def test_a_required_choice_ends_with_the_tool_that_takes_the_results() -> None:
 
 def test_a_short_follow_up_uses_the_tool_of_the_turn_before() -> None:
     turns = (
-        Turn("user", "What is the weather in Paris?"),
-        Turn("assistant", calls=(Call("c1", WEATHER, {"city": "Paris"}),)),
-        Turn("tool", "sunny", call_id="c1"),
-        Turn("assistant", "It is sunny."),
-        Turn("user", "And in Rome?"),
+        ModelMessage("user", "What is the weather in Paris?"),
+        ModelMessage("assistant", calls=(ModelCall("c1", WEATHER, {"city": "Paris"}),)),
+        ModelMessage("tool", "sunny", call_id="c1"),
+        ModelMessage("assistant", "It is sunny."),
+        ModelMessage("user", "And in Rome?"),
     )
-    answer = MODEL.answer(Ask("piccc-pro", turns, tools=TOOLS))
+    answer = MODEL.answer(ModelRequest("piccc-pro", turns, tools=TOOLS))
     assert [(call.name, call.arguments) for call in answer.calls] == [(WEATHER, {"city": "Rome"})]
 
 
@@ -359,11 +361,14 @@ def test_a_list_argument_takes_the_whole_list() -> None:
 
 def test_call_ids_are_unique_within_a_conversation() -> None:
     ids = []
-    turns = [Turn("user", "weather in Paris, Rome and Oslo")]
+    turns = [ModelMessage("user", "weather in Paris, Rome and Oslo")]
     for _ in range(3):
-        answer = MODEL.answer(Ask("piccc-pro", tuple(turns), tools=TOOLS, parallel_tool_calls=False))
+        answer = MODEL.answer(ModelRequest("piccc-pro", tuple(turns), tools=TOOLS, parallel_tool_calls=False))
         ids += [call.id for call in answer.calls]
-        turns += [Turn("assistant", calls=answer.calls), Turn("tool", "sunny", call_id=answer.calls[0].id)]
+        turns += [
+            ModelMessage("assistant", calls=answer.calls),
+            ModelMessage("tool", "sunny", call_id=answer.calls[0].id),
+        ]
     assert len(set(ids)) == 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from piccc.emulator.conversation import Ask, Turn
+from piccc.emulator.conversation import ModelMessage, ModelRequest
 from piccc.emulator.model.formats import formatted, schema_in
 from piccc.emulator.model.react import offered
 from tests.emulator.model.talk import MODEL, ask
@@ -53,7 +53,7 @@ def test_a_prompt_offers_the_tools_that_it_lists_and_no_words_of_its_prose(
     listed: str, names: list[str]
 ) -> None:
     prompt = REACT.replace("one of [weather, search]", listed)
-    found = offered(Ask("m", (Turn("user", prompt),)))
+    found = offered(ModelRequest("m", (ModelMessage("user", prompt),)))
     assert [tool.name for tool in (found[0].tools if found else ())] == names
 
 
@@ -101,11 +101,11 @@ _MANY_WORDS = " ".join("".join("abcdefghij"[int(one)] for one in str(at)) for at
 )
 def test_a_long_prompt_is_read_in_passing(text: str) -> None:
     formatted(text)
-    assert offered(Ask("m", (Turn("user", text),))) is None
+    assert offered(ModelRequest("m", (ModelMessage("user", text),))) is None
 
 
 def test_a_prompt_is_answered_the_same_with_a_tab_before_its_form() -> None:
     assert (
         ask(REACT.replace("\nAction", "\n\tAction")).text
-        == MODEL.answer(Ask("piccc-pro", (Turn("user", REACT),))).text
+        == MODEL.answer(ModelRequest("piccc-pro", (ModelMessage("user", REACT),))).text
     )

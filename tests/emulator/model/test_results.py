@@ -6,15 +6,19 @@ import json
 
 import pytest
 
-from piccc.emulator.conversation import Ask, Call, Medium, Turn
+from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
 from tests.emulator.model.talk import MODEL, TOOLS, ask, carry_on
 
-CALL = Call("c1", "get_weather", {"city": "Paris"})
+CALL = ModelCall("c1", "get_weather", {"city": "Paris"})
 
 
 def told(text: str, prompt: str = "the weather in Paris") -> str:
-    turns = (Turn("user", prompt), Turn("assistant", calls=(CALL,)), Turn("tool", text, call_id="c1"))
-    return MODEL.answer(Ask("piccc-pro", turns, tools=TOOLS)).text
+    turns = (
+        ModelMessage("user", prompt),
+        ModelMessage("assistant", calls=(CALL,)),
+        ModelMessage("tool", text, call_id="c1"),
+    )
+    return MODEL.answer(ModelRequest("piccc-pro", turns, tools=TOOLS)).text
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,9 @@ def test_words_about_failures_are_none(text: str) -> None:
 
 def test_a_result_of_no_known_call_is_told_too() -> None:
     def said(prompt: str) -> str:
-        return MODEL.answer(Ask("m", (Turn("user", prompt), Turn("tool", "", call_id="?")))).text
+        return MODEL.answer(
+            ModelRequest("m", (ModelMessage("user", prompt), ModelMessage("tool", "", call_id="?")))
+        ).text
 
     assert said("今天天气怎么样？") == "工具 已完成。"
     assert said("How is the weather?").startswith("The tool is done")
@@ -54,12 +60,12 @@ def test_a_result_of_no_known_call_is_told_too() -> None:
 def test_no_result_is_too_odd_to_be_told(text: str) -> None:
     assert told(text)
     calls = MODEL.answer(
-        Ask(
+        ModelRequest(
             "m",
             (
-                Turn("user", "the weather in Paris, then send it to ada@example.org by email"),
-                Turn("assistant", calls=(CALL,)),
-                Turn("tool", text, call_id="c1"),
+                ModelMessage("user", "the weather in Paris, then send it to ada@example.org by email"),
+                ModelMessage("assistant", calls=(CALL,)),
+                ModelMessage("tool", text, call_id="c1"),
             ),
             tools=TOOLS,
         )
@@ -110,7 +116,7 @@ def test_a_link_of_a_result_goes_on_without_the_signs_around_it(result: str, lin
 
 def test_media_are_noticed_in_the_users_language() -> None:
     media = (Medium("image", "image/png", 1234, "猫.png", 640, 480), Medium("audio", "audio/wav"))
-    said = MODEL.answer(Ask("m", (Turn("user", "这是什么？", media=media),))).text
+    said = MODEL.answer(ModelRequest("m", (ModelMessage("user", "这是什么？", media=media),))).text
     assert said == "我看到了2个附件：图片“猫.png”（image/png，640×480 像素，1,234 字节）；音频（audio/wav）。"
 
 
@@ -119,9 +125,9 @@ def test_media_are_noticed_in_the_users_language() -> None:
     [(1, "There is 1 attachment.", " 1 result,"), (2, "There are 2 attachments.", " 2 results,")],
 )
 def test_reasoning_counts_in_good_english(number: int, seen: str, given: str) -> None:
-    user = Turn("user", "What is this?", media=(Medium("image", "image/png"),) * number)
-    calls = tuple(Call(str(at), "look", {}) for at in range(number))
-    results = [Turn("tool", "a fox", call_id=call.id) for call in calls]
-    asked = Ask("m", (user, Turn("assistant", calls=calls), *results), reasoning=True)
+    user = ModelMessage("user", "What is this?", media=(Medium("image", "image/png"),) * number)
+    calls = tuple(ModelCall(str(at), "look", {}) for at in range(number))
+    results = [ModelMessage("tool", "a fox", call_id=call.id) for call in calls]
+    asked = ModelRequest("m", (user, ModelMessage("assistant", calls=calls), *results), reasoning=True)
     assert seen in MODEL.answer(asked).reasoning
     assert given in MODEL.answer(asked).reasoning

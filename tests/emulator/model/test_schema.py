@@ -20,7 +20,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from pydantic import AnyUrl, BaseModel, Field, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
-from piccc.emulator.conversation import Ask, Tool, Turn
+from piccc.emulator.conversation import ModelMessage, ModelRequest, Tool
 from piccc.emulator.model.scalars import texts
 from piccc.emulator.model.schema import flaw
 from tests.emulator.model.talk import MODEL, ask
@@ -84,7 +84,9 @@ def test_the_schemas_of_public_packages_are_taken_for_schemas() -> None:
 def test_arguments_for_the_schemas_of_public_packages_are_valid() -> None:
     for name, schema in sorted(installed_schemas().items()):
         tool = Tool("record", "Record something.", schema)
-        asked = Ask("m", (Turn("user", WORDS),), tools=(tool,), tool_choice="named", named_tool="record")
+        asked = ModelRequest(
+            "m", (ModelMessage("user", WORDS),), tools=(tool,), tool_choice="named", named_tool="record"
+        )
         (call,) = MODEL.answer(asked).calls
         assert errors(schema, call.arguments) == [], name
 
@@ -349,10 +351,10 @@ def test_a_result_that_is_no_json_does_not_reach_the_wire(degrees: str) -> None:
         "required": ["degrees", "all"],
     }
     turns = (
-        Turn("user", "The weather?"),
-        Turn("tool", f'{{"degrees": {degrees}, "all": {{"low": {degrees}}}}}', call_id="1"),
+        ModelMessage("user", "The weather?"),
+        ModelMessage("tool", f'{{"degrees": {degrees}, "all": {{"low": {degrees}}}}}', call_id="1"),
     )
-    said = MODEL.answer(Ask("m", turns, schema=schema)).text
+    said = MODEL.answer(ModelRequest("m", turns, schema=schema)).text
     assert isinstance(json.loads(said, parse_constant=_no_json)["degrees"], int | float)
 
 
@@ -461,10 +463,10 @@ def test_structured_output_takes_values_from_results() -> None:
         "required": ["city", "degrees"],
     }
     turns = (
-        Turn("user", "What is the weather in Paris?"),
-        Turn("tool", '{"place": "Paris", "degrees": 21.5}', call_id="1"),
+        ModelMessage("user", "What is the weather in Paris?"),
+        ModelMessage("tool", '{"place": "Paris", "degrees": 21.5}', call_id="1"),
     )
-    answer = MODEL.answer(Ask("m", turns, schema=schema))
+    answer = MODEL.answer(ModelRequest("m", turns, schema=schema))
     assert json.loads(answer.text) == {"city": "Paris", "degrees": 21.5}
 
 

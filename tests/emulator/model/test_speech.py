@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from piccc.emulator.conversation import Ask, Turn
+from piccc.emulator.conversation import ModelMessage, ModelRequest
 from piccc.emulator.model.forms import topic_of
 from tests.emulator.model.talk import MODEL, ask
 
@@ -90,8 +90,12 @@ def test_what_the_same_message_tells_is_known(text: str, expected: str) -> None:
 
 
 def test_a_question_for_a_name_tells_none() -> None:
-    turns = (Turn("user", "我叫什么？"), Turn("assistant", "你还没有告诉我。"), Turn("user", "我叫什么？"))
-    assert MODEL.answer(Ask("piccc-pro", turns)).text == "你还没有告诉我。"
+    turns = (
+        ModelMessage("user", "我叫什么？"),
+        ModelMessage("assistant", "你还没有告诉我。"),
+        ModelMessage("user", "我叫什么？"),
+    )
+    assert MODEL.answer(ModelRequest("piccc-pro", turns)).text == "你还没有告诉我。"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from llama_index.core.selectors.prompts import (
 )
 from llama_index.core.tools import FunctionTool, ToolMetadata
 
-from piccc.emulator.conversation import Ask, Call, Medium, Turn
+from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
 from tests.emulator.model.talk import MODEL, TOOLS, ask, carry_on
 
 CONTEXT = """file_path: docs/tasks.md
@@ -41,8 +41,8 @@ Webhooks are signed with HMAC-SHA256. A delivery is retried for a day.
 | 4K   | 8 credits |"""
 
 
-def say(*turns: Turn, **more: Any) -> str:
-    return MODEL.answer(Ask("piccc-pro", turns, **more)).text
+def say(*turns: ModelMessage, **more: Any) -> str:
+    return MODEL.answer(ModelRequest("piccc-pro", turns, **more)).text
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def say(*turns: Turn, **more: Any) -> str:
 def test_a_question_is_answered_by_the_sentence_of_the_context(
     template: str, question: str, expected: str
 ) -> None:
-    assert say(Turn("user", template.format(context_str=CONTEXT, query_str=question))) == expected
+    assert say(ModelMessage("user", template.format(context_str=CONTEXT, query_str=question))) == expected
 
 
 def test_a_context_in_the_system_words_answers_the_users_question() -> None:
@@ -80,7 +80,7 @@ def test_a_context_in_the_system_words_answers_the_users_question() -> None:
         "Jupiter has 95 known moons.\n\nVenus has none."
     )
     assert (
-        say(Turn("system", system), Turn("user", "How many moons does Jupiter have?"))
+        say(ModelMessage("system", system), ModelMessage("user", "How many moons does Jupiter have?"))
         == "Jupiter has 95 known moons."
     )
 
@@ -92,18 +92,20 @@ RETRIEVED = (
 
 @pytest.mark.parametrize("text", ["How many moons has Mars?", "Explain the moons of Mars", "Mars有几颗卫星"])
 def test_a_context_in_the_system_words_answers_what_is_asked(text: str) -> None:
-    assert say(Turn("system", RETRIEVED), Turn("user", text)) == "Mars has two moons."
+    assert say(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == "Mars has two moons."
 
 
 @pytest.mark.parametrize("text", ["Hello!", "Thanks a lot!", "Write a haiku about rain", "I am tired."])
 def test_a_context_in_the_system_words_leaves_other_words_alone(text: str) -> None:
-    assert say(Turn("system", RETRIEVED), Turn("user", text)) == say(Turn("user", text))
+    assert say(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == say(
+        ModelMessage("user", text)
+    )
 
 
 def test_a_chinese_context_answers_a_chinese_question() -> None:
     told = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
     text = f"上下文：\n{told}\n\n问题：视频任务需要多久？\n回答："
-    assert say(Turn("user", text)) == "视频任务需要一到三分钟。"
+    assert say(ModelMessage("user", text)) == "视频任务需要一到三分钟。"
 
 
 @pytest.mark.parametrize(
@@ -119,17 +121,17 @@ def test_refining_takes_the_better_answer(context: str, expected: str) -> None:
         existing_answer="Links live for a day.",
         context_msg=context,
     )
-    assert say(Turn("user", text)) == expected
+    assert say(ModelMessage("user", text)) == expected
 
 
 def test_citations_name_the_source() -> None:
     sources = "Source 1:\nThe emulator starts on loopback.\n\nSource 2:\nVideo tasks take two minutes.\n"
     text = CITATION_QA_TEMPLATE.format(context_str=sources, query_str="How long do video tasks take?")
-    assert say(Turn("user", text)) == "Video tasks take two minutes. [2]"
+    assert say(ModelMessage("user", text)) == "Video tasks take two minutes. [2]"
 
 
 def test_a_summary_keeps_sentences_of_the_text() -> None:
-    said = say(Turn("user", prompts.DEFAULT_SUMMARY_PROMPT_TMPL.format(context_str=CONTEXT)))
+    said = say(ModelMessage("user", prompts.DEFAULT_SUMMARY_PROMPT_TMPL.format(context_str=CONTEXT)))
     assert said
     assert all(part.strip() in CONTEXT for part in said.split(". ") if part)
 
@@ -152,13 +154,16 @@ def test_a_summary_without_a_text_is_not_the_request_again() -> None:
 def test_a_quoted_sentence_comes_back_as_it_stands() -> None:
     told = 'The note says: "Links live for a day." It was written by Ada. Bananas are yellow.'
     text = f"Context:\n{told}\n\nQuestion: Who is it written by, and what says the note of links?"
-    assert say(Turn("user", text)).startswith('The note says: "Links live for a day."')
+    assert say(ModelMessage("user", text)).startswith('The note says: "Links live for a day."')
 
 
 def test_a_question_with_odd_gaps_is_no_part_of_its_context() -> None:
     told = f"{CONTEXT}\n\nDr. No wrote the part on links, late at night, in a tower by the sea."
     text = f"{told}\n\nWhich part was written by Dr.  No?"
-    assert say(Turn("user", text)) == "Dr. No wrote the part on links, late at night, in a tower by the sea."
+    assert (
+        say(ModelMessage("user", text))
+        == "Dr. No wrote the part on links, late at night, in a tower by the sea."
+    )
 
 
 CHOICES = (
@@ -176,13 +181,14 @@ def test_a_selector_prompt_gets_the_choice_in_its_form() -> None:
         num_choices=3, max_outputs=2, context_list=CHOICES, query_str="What do films and images share?"
     )
     chosen = [
-        parser.parse(say(Turn("user", parser.format(text)))).parsed_output for text in (single, several)
+        parser.parse(say(ModelMessage("user", parser.format(text)))).parsed_output
+        for text in (single, several)
     ]
     assert [[one.choice for one in found] for found in chosen] == [[2], [1, 2]]
     numbered = prompts.DEFAULT_QUERY_PROMPT_TMPL.format(
         num_chunks=3, context_list=CHOICES, query_str="How long is a film?"
     )
-    assert say(Turn("user", numbered)).startswith("ANSWER: 2\n")
+    assert say(ModelMessage("user", numbered)).startswith("ANSWER: 2\n")
 
 
 def test_a_question_generator_prompt_asks_each_tool_that_fits() -> None:
@@ -194,7 +200,7 @@ def test_a_question_generator_prompt_asks_each_tool_that_fits() -> None:
     text = PromptTemplate(DEFAULT_SUB_QUESTION_PROMPT_TMPL).format(
         tools_str=build_tools_text(tools), query_str="Compare the sales in March and April"
     )
-    parsed = SubQuestionOutputParser().parse(say(Turn("user", text))).parsed_output
+    parsed = SubQuestionOutputParser().parse(say(ModelMessage("user", text))).parsed_output
     assert [one.tool_name for one in parsed] == ["march", "april"]
 
 
@@ -210,14 +216,14 @@ def test_a_react_prompt_is_worked_off_in_its_form() -> None:
     tools = [FunctionTool.from_defaults(add), FunctionTool.from_defaults(weather)]
     question = ChatMessage(role="user", content="What is 3 plus 4, and then the weather in Paris?")
     turns = [
-        Turn("system" if one.role == "system" else "user", one.content or "")
+        ModelMessage("system" if one.role == "system" else "user", one.content or "")
         for one in ReActChatFormatter.from_defaults().format(tools, [question])
     ]
     steps: list[Any] = []
     for seen in ("7", "sunny", ""):
         said = say(*turns)
         steps.append(ReActOutputParser().parse(said))
-        turns += [Turn("assistant", said), Turn("user", f"Observation: {seen}")]
+        turns += [ModelMessage("assistant", said), ModelMessage("user", f"Observation: {seen}")]
     assert [(step.action, step.action_input) for step in steps[:2]] == [
         ("add", {"a": 3, "b": 4}),
         ("weather", {"city": "Paris"}),
@@ -235,15 +241,15 @@ def test_a_schema_written_in_the_prompt_is_followed() -> None:
         f"Anna is 25 years old.\n\nHere's a JSON schema to follow:\n{json.dumps(schema)}\n\nOutput "
         f"a valid JSON object."
     )
-    assert json.loads(say(Turn("user", text))) == {"name": "Anna", "age": 25}
+    assert json.loads(say(ModelMessage("user", text))) == {"name": "Anna", "age": 25}
 
 
 def _result(text: str, *, is_error: bool = False) -> str:
-    call = Call("c1", "get_weather", {"city": "Paris"})
+    call = ModelCall("c1", "get_weather", {"city": "Paris"})
     turns = (
-        Turn("user", "the weather in Paris"),
-        Turn("assistant", calls=(call,)),
-        Turn("tool", text, call_id="c1", is_error=is_error),
+        ModelMessage("user", "the weather in Paris"),
+        ModelMessage("assistant", calls=(call,)),
+        ModelMessage("tool", text, call_id="c1", is_error=is_error),
     )
     return say(*turns, tools=TOOLS)
 
@@ -272,9 +278,11 @@ def test_several_results_are_all_told() -> None:
 def test_a_long_result_is_read_for_the_question() -> None:
     filler = "The museum opens late on weekdays and serves tea in the garden. " * 12
     turns = (
-        Turn("user", "Search the docs: how are webhooks signed?"),
-        Turn("assistant", calls=(Call("c1", "search_docs", {"query": "how are webhooks signed"}),)),
-        Turn("tool", f"{filler}Webhooks are signed with HMAC-SHA256. {filler}", call_id="c1"),
+        ModelMessage("user", "Search the docs: how are webhooks signed?"),
+        ModelMessage(
+            "assistant", calls=(ModelCall("c1", "search_docs", {"query": "how are webhooks signed"}),)
+        ),
+        ModelMessage("tool", f"{filler}Webhooks are signed with HMAC-SHA256. {filler}", call_id="c1"),
     )
     assert "HMAC-SHA256" in say(*turns, tools=TOOLS)
     assert "museum" not in say(*turns, tools=TOOLS)
@@ -344,12 +352,19 @@ FACTS = "Hi, I'm Ada. My favourite colour is teal and I live in Oslo."
     ],
 )
 def test_what_was_told_is_remembered(question: str, expected: str) -> None:
-    assert say(Turn("user", FACTS), Turn("assistant", "Nice!"), Turn("user", question)) == expected
+    assert (
+        say(ModelMessage("user", FACTS), ModelMessage("assistant", "Nice!"), ModelMessage("user", question))
+        == expected
+    )
 
 
 def test_a_chinese_name_is_remembered() -> None:
     assert (
-        say(Turn("user", "我叫小明。"), Turn("assistant", "你好"), Turn("user", "我叫什么名字？"))
+        say(
+            ModelMessage("user", "我叫小明。"),
+            ModelMessage("assistant", "你好"),
+            ModelMessage("user", "我叫什么名字？"),
+        )
         == "你的名字是小明。"
     )
 
@@ -359,7 +374,7 @@ def test_media_are_noticed_with_their_kind_and_size() -> None:
         Medium("image", "image/png", 1234, None, 640, 480),
         Medium("file", "application/pdf", 99, "plan.pdf"),
     )
-    said = say(Turn("user", "What is this?", media=media))
+    said = say(ModelMessage("user", "What is this?", media=media))
     assert (
         said
         == "I see an image (image/png, 640×480 pixels, 1,234 bytes); a file “plan.pdf” (application/pdf, "

@@ -10,7 +10,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.emulator.conversation import Ask, Call, Medium, Turn
+from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
 from piccc.emulator.model import pieces
 from tests.emulator.model.talk import MODEL, TOOLS, ask
 
@@ -35,10 +35,20 @@ def test_completion_tokens_are_the_pieces_of_what_was_said() -> None:
 
 def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
     plain = ask("Hello").usage.prompt_tokens
-    longer = MODEL.answer(Ask("m", (Turn("system", "Be kind."), Turn("user", "Hello")))).usage.prompt_tokens
-    seen = MODEL.answer(Ask("m", (Turn("user", "Hello", media=(Medium("image", "image/png"),)),)))
+    longer = MODEL.answer(
+        ModelRequest("m", (ModelMessage("system", "Be kind."), ModelMessage("user", "Hello")))
+    ).usage.prompt_tokens
+    seen = MODEL.answer(
+        ModelRequest("m", (ModelMessage("user", "Hello", media=(Medium("image", "image/png"),)),))
+    )
     called = MODEL.answer(
-        Ask("m", (Turn("user", "Hello"), Turn("assistant", calls=(Call("1", "f", {"a": 1}),))))
+        ModelRequest(
+            "m",
+            (
+                ModelMessage("user", "Hello"),
+                ModelMessage("assistant", calls=(ModelCall("1", "f", {"a": 1}),)),
+            ),
+        )
     )
     counts = [
         longer,
@@ -108,6 +118,9 @@ def test_every_process_gives_the_same_answers() -> None:
 
 def test_seed_and_model_vary_a_plain_reply() -> None:
     said = {ask("Hello!", seed=seed).text for seed in range(20)}
-    models = {MODEL.answer(Ask(f"piccc-{name}", (Turn("user", "Hello!"),))).text for name in range(20)}
+    models = {
+        MODEL.answer(ModelRequest(f"piccc-{name}", (ModelMessage("user", "Hello!"),))).text
+        for name in range(20)
+    }
     assert len(said) > 1
     assert len(models) > 1

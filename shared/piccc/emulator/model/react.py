@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from piccc.emulator.conversation import Answer, Ask, Call, Tool, Turn
+from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.model.reading import json_objects
 from piccc.emulator.model.schema import flaw
 
@@ -22,7 +22,7 @@ _NAMES = re.compile(
 )
 
 
-def offered(ask: Ask) -> tuple[Ask, str] | None:
+def offered(ask: ModelRequest) -> tuple[ModelRequest, str] | None:
     """Read a ReAct prompt as the ask with tools that it stands for, and the text of its instructions."""
     told = next(
         (turn.text for turn in ask.turns if turn.role in ("system", "user") and _FORM.search(turn.text)), None
@@ -39,7 +39,7 @@ def offered(ask: Ask) -> tuple[Ask, str] | None:
     )
 
 
-def written(answer: Answer, told: str) -> str:
+def written(answer: Completion, told: str) -> str:
     """Write an answer in the form that the instructions ask for."""
     if not answer.calls:
         label = "Final Answer" if "Final Answer:" in told else "Answer"
@@ -112,7 +112,7 @@ _SINGLE: dict[str, Any] = {
 }
 
 
-def _turns(ask: Ask, told: str) -> tuple[Turn, ...]:
+def _turns(ask: ModelRequest, told: str) -> tuple[ModelMessage, ...]:
     """Give the question with the steps taken so far as calls and results."""
     texts = [(turn.role, turn.text) for turn in ask.turns if turn.role != "system" and turn.text != told]
     asking = [
@@ -126,12 +126,15 @@ def _turns(ask: Ask, told: str) -> tuple[Turn, ...]:
         begun = re.split(r"\bBegin!", told)[-1]
         last = re.findall(r"(?:Question|Query|Input|Human)\s*:[ \t]*(.+)", begun)
         question, since = (last[-1] if last else ""), begun
-    turns = [Turn("user", question)] if question else []
+    turns = [ModelMessage("user", question)] if question else []
     for number, step in enumerate(_STEP.finditer(since)):
-        call = Call(
+        call = ModelCall(
             f"step_{number}",
             step["name"].strip(),
             next(iter(json_objects(step["input"])), {"input": step["input"].strip()}),
         )
-        turns += [Turn("assistant", calls=(call,)), Turn("tool", step["seen"].strip(), call_id=call.id)]
+        turns += [
+            ModelMessage("assistant", calls=(call,)),
+            ModelMessage("tool", step["seen"].strip(), call_id=call.id),
+        ]
     return tuple(turns)

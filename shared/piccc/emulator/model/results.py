@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from piccc.emulator.conversation import Call, Turn
+from piccc.emulator.conversation import ModelCall, ModelMessage
 from piccc.emulator.model.context import answer
 from piccc.emulator.model.reading import decoded
 from piccc.emulator.model.words import is_wide, sentences
@@ -39,7 +39,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(one)
 
 
-def told(calls: Sequence[Call], results: Sequence[Turn], question: str) -> str:
+def told(calls: Sequence[ModelCall], results: Sequence[ModelMessage], question: str) -> str:
     """Tell what the results say, in the user's language: every result, and errors as errors."""
     names = {call.id: call for call in calls}
     wide = is_wide(question)
@@ -47,12 +47,12 @@ def told(calls: Sequence[Call], results: Sequence[Turn], question: str) -> str:
     return ("\n" if len(parts) > 1 else "").join(f"- {part}" if len(parts) > 1 else part for part in parts)
 
 
-def failed(turn: Turn) -> bool:
+def failed(turn: ModelMessage) -> bool:
     """Tell whether a result is an error, by its mark or by its words."""
     return turn.is_error or _is_error(parsed(turn.text))
 
 
-def _told_one(call: Call | None, turn: Turn, question: str, wide: bool) -> str:
+def _told_one(call: ModelCall | None, turn: ModelMessage, question: str, wide: bool) -> str:
     name = call.name if call else ""
     value = parsed(turn.text)
     if failed(turn):
@@ -73,7 +73,7 @@ def _told_one(call: Call | None, turn: Turn, question: str, wide: bool) -> str:
     return f"{lead}：{words}" if wide else f"{lead}: {words}"
 
 
-def _asked(call: Call | None) -> str:
+def _asked(call: ModelCall | None) -> str:
     values = [
         str(value)
         for value in (call.arguments if call else {}).values()

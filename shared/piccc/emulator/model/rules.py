@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn
+from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.model import react
 from piccc.emulator.model.choosing import Request, best, requests
 from piccc.emulator.model.clause import ordered
@@ -33,9 +33,9 @@ _BACK = re.compile(
 
 
 class RuleModel:
-    """Answer an `Ask` by rules alone: no network, no clock, no chance."""
+    """Answer a `ModelRequest` by rules alone: no network, no clock, no chance."""
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, ask: ModelRequest) -> Completion:
         """Say what a model would plausibly say: calls of the tools that the words speak of, or a text.
 
         The same ask gives the same answer in every process. `stop` and `max_tokens` cut it, and its usage
@@ -45,17 +45,17 @@ class RuleModel:
         if asked is not None:
             inner, instructions = asked
             within = self._said(inner)
-            said = Answer(text=react.written(within, instructions), reasoning=within.reasoning)
+            said = Completion(text=react.written(within, instructions), reasoning=within.reasoning)
         else:
             said = self._said(ask)
         return measured(ask, said)
 
-    def _said(self, ask: Ask) -> Answer:
+    def _said(self, ask: ModelRequest) -> Completion:
         talk = _Talk(ask)
         calls = talk.calls()
         text = "" if calls else talk.text()
         reasoning = talk.reasoning(calls) if ask.reasoning else ""
-        return Answer(
+        return Completion(
             text=text, reasoning=reasoning, calls=calls, finish_reason="tool_calls" if calls else "stop"
         )
 
@@ -63,11 +63,11 @@ class RuleModel:
 class _Talk:
     """One conversation, read from its last user turn on."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: ModelRequest) -> None:
         users = [at for at, turn in enumerate(ask.turns) if turn.role == "user"]
         last = users[-1] if users else len(ask.turns) - 1
         self.ask = ask
-        self.user = ask.turns[last] if users else Turn("user")
+        self.user = ask.turns[last] if users else ModelMessage("user")
         self.prompt = self.user.text.strip()
         self.words = _shortened(self.prompt)
         """What is read closely: a request is short, and what is longer is a text that it speaks of."""
@@ -81,11 +81,11 @@ class _Talk:
         self.before = before[-1] if before else None
         self.voice = Voice(ask.model, ask.seed)
 
-    def calls(self) -> tuple[Call, ...]:
+    def calls(self) -> tuple[ModelCall, ...]:
         """Give the calls to make now: what is still open and does not wait for something else."""
         if not self.ask.tools or self.ask.tool_choice == "none":
             return ()
-        found: list[Call] = []
+        found: list[ModelCall] = []
         for request in self._due():
             arguments = self._arguments(request)
             same = [
@@ -94,7 +94,7 @@ class _Talk:
                 if call.name == request.tool.name and call.arguments == arguments
             ]
             if not same:
-                found.append(Call(self._id(request.tool.name, len(found)), request.tool.name, arguments))
+                found.append(ModelCall(self._id(request.tool.name, len(found)), request.tool.name, arguments))
         return tuple(found)
 
     def _due(self) -> list[Request]:
@@ -239,7 +239,7 @@ class _Talk:
             return self._plain
         return named(name, topic_of(self._source), self.words, self.voice)
 
-    def reasoning(self, calls: tuple[Call, ...]) -> str:
+    def reasoning(self, calls: tuple[ModelCall, ...]) -> str:
         """Say in a sentence or two what was seen, and what follows from it."""
         asked = " ".join(self.prompt.split())[:120] or "nothing in words"
         asked += "" if asked[-1] in ".!?…。！？" else "."

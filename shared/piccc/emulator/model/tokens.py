@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from piccc.emulator.conversation import Answer, Ask, Call, FinishReason, Turn, Usage
+from piccc.emulator.conversation import Completion, FinishReason, ModelCall, ModelMessage, ModelRequest, Usage
 
 _PER_TURN = 4
 _MEDIA = {"image": 256, "file": 512, "audio": 128}
@@ -27,7 +27,7 @@ def pieces(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
-def measured(ask: Ask, said: Answer) -> Answer:
+def measured(ask: ModelRequest, said: Completion) -> Completion:
     """Cut an answer where `stop` and `max_tokens` say, and count what is left.
 
     Reasoning is spent first, then text, then calls. A call that is cut keeps the JSON text made so far in
@@ -37,7 +37,7 @@ def measured(ask: Ask, said: Answer) -> Answer:
     left = ask.max_tokens if ask.max_tokens is not None else _UNLIMITED
     reasoning, left = _limited(said.reasoning, left)
     text, left = _limited(said.text, left)
-    calls: list[Call] = []
+    calls: list[ModelCall] = []
     for call in said.calls:
         kept, left = _kept(call, left)
         calls += [kept] if kept else []
@@ -57,19 +57,19 @@ def measured(ask: Ask, said: Answer) -> Answer:
     )
 
 
-def prompt_tokens(ask: Ask) -> int:
+def prompt_tokens(ask: ModelRequest) -> int:
     """Count what the model reads: every turn with its calls and media, the tools and the schema."""
     told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in ask.tools]
     told += [_json(ask.schema)] if ask.schema is not None else []
     return sum(len(pieces(one)) for one in told) + sum(_turn_tokens(turn) for turn in ask.turns)
 
 
-def _turn_tokens(turn: Turn) -> int:
+def _turn_tokens(turn: ModelMessage) -> int:
     media = sum(_MEDIA[medium.kind] for medium in turn.media)
     return _PER_TURN + len(pieces(turn.text)) + media + sum(_cost(call) for call in turn.calls)
 
 
-def _stopped(ask: Ask, said: Answer) -> Answer:
+def _stopped(ask: ModelRequest, said: Completion) -> Completion:
     found = [(at, -len(stop), stop) for stop in ask.stop if stop and (at := said.text.find(stop)) >= 0]
     if not found:
         return said
@@ -82,7 +82,7 @@ def _limited(text: str, left: int) -> tuple[str, int]:
     return "".join(parts[: max(left, 0)]), left - len(parts)
 
 
-def _kept(call: Call, left: int) -> tuple[Call | None, int]:
+def _kept(call: ModelCall, left: int) -> tuple[ModelCall | None, int]:
     """Give what is left of a call: all, its JSON as far as it came, or None when not even its name fits."""
     cost = _cost(call)
     if cost <= left:
@@ -91,7 +91,7 @@ def _kept(call: Call, left: int) -> tuple[Call | None, int]:
     return (replace(call, partial="".join(pieces(_json(call.arguments))[:room])) if room >= 0 else None), 0
 
 
-def _cost(call: Call) -> int:
+def _cost(call: ModelCall) -> int:
     return len(pieces(call.name)) + len(
         pieces(_json(call.arguments) if call.partial is None else call.partial)
     )

@@ -9,12 +9,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn
+from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool
+from piccc.emulator.errors import APIError
 from piccc.emulator.model import pieces
-from piccc.emulator.problems import Problem
-from piccc.emulator.wire.attachments import from_base64, from_url
-from piccc.emulator.wire.calls import written
-from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share, drawn
+from piccc.emulator.wire.fields import (
+    INTEGRAL,
+    Address,
+    Form,
+    Name,
+    Positive,
+    Share,
+    drawn,
+    from_base64,
+    from_url,
+    written,
+)
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -201,11 +210,11 @@ class CountRequest(Form):
     output_config: OutputConfig | None = None
     output_format: Format | None = None
 
-    def ask(self) -> Ask:
+    def ask(self) -> ModelRequest:
         """Translate the request; a 400 Problem when its parts contradict one another."""
         tools = tuple(_tool(offer, at) for at, offer in enumerate(self.tools or ()))
         choice, named = self._choice({tool.name for tool in tools})
-        return Ask(
+        return ModelRequest(
             model=self.model,
             turns=tuple(self._turns()),
             tools=tools,
@@ -226,22 +235,22 @@ class CountRequest(Form):
         if isinstance(choice, NamedChoice):
             if choice.name not in offered:
                 message = f"tool_choice.name: no tool named {choice.name!r} was offered."
-                raise Problem(400, message, param="tool_choice.name")
+                raise APIError(400, message, param="tool_choice.name")
             return "named", choice.name
         if choice and choice.type == "any" and not offered:
-            raise Problem(400, "tool_choice: needs tools.", param="tool_choice")
+            raise APIError(400, "tool_choice: needs tools.", param="tool_choice")
         return {"any": "required", "none": "none"}.get(choice.type if choice else "auto", "auto"), None
 
-    def _turns(self) -> Iterator[Turn]:
+    def _turns(self) -> Iterator[ModelMessage]:
         if self.system:
             texts = [self.system] if isinstance(self.system, str) else [block.text for block in self.system]
-            yield Turn("system", "\n".join(texts))
+            yield ModelMessage("system", "\n".join(texts))
         called: set[str] = set()
         for number, message in enumerate(self.messages):
             where = f"messages.{number}.content"
             blocks = message.content
             if isinstance(blocks, str):
-                yield Turn(message.role, blocks)
+                yield ModelMessage(message.role, blocks)
                 continue
             yield from _results(blocks, called, where)
             said = [block for block in blocks if not isinstance(block, ToolResult)]
@@ -261,7 +270,7 @@ class MessageRequest(CountRequest):
     top_p: Share | None = None
     top_k: Annotated[int, Field(ge=0), INTEGRAL] | None = None
 
-    def ask(self) -> Ask:
+    def ask(self) -> ModelRequest:
         """Translate the request, its limits included."""
         return replace(super().ask(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens)
 
@@ -271,39 +280,39 @@ def _tool(offer: ToolOffer, at: int) -> Tool:
     return Tool(offer.name, offer.description or "", schema)
 
 
-def _results(blocks: list[Any], called: set[str], where: str) -> Iterator[Turn]:
+def _results(blocks: list[Any], called: set[str], where: str) -> Iterator[ModelMessage]:
     for number, block in enumerate(blocks):
         if not isinstance(block, ToolResult):
             continue
         if block.tool_use_id not in called:
             param = f"{where}.{number}.tool_use_id"
-            raise Problem(
+            raise APIError(
                 400, f"{param}: no earlier message made the call {block.tool_use_id!r}.", param=param
             )
         content = block.content or ""
         if isinstance(content, str):
-            yield Turn("tool", content, call_id=block.tool_use_id, is_error=bool(block.is_error))
+            yield ModelMessage("tool", content, call_id=block.tool_use_id, is_error=bool(block.is_error))
         else:
             turn = _turn("user", content, f"{where}.{number}.content")
-            yield Turn(
+            yield ModelMessage(
                 "tool", turn.text, turn.media, call_id=block.tool_use_id, is_error=bool(block.is_error)
             )
 
 
-def _turn(role: Literal["user", "assistant"], blocks: list[Any], where: str) -> Turn:
+def _turn(role: Literal["user", "assistant"], blocks: list[Any], where: str) -> ModelMessage:
     texts: list[str] = []
     media: list[Medium] = []
-    calls: list[Call] = []
+    calls: list[ModelCall] = []
     for number, block in enumerate(blocks):
         if isinstance(block, Text | SearchResult):
             texts.append(block.text)
         elif isinstance(block, ToolUse):
-            calls.append(Call(block.id, block.name, block.input))
+            calls.append(ModelCall(block.id, block.name, block.input))
         elif isinstance(block, Document) and isinstance(block.source, TextSource):
             texts.append(block.source.data)
         elif isinstance(block, Image | Document):
             media.append(_medium(block, f"{where}.{number}.source"))
-    return Turn(role, "\n".join(texts), tuple(media), tuple(calls))
+    return ModelMessage(role, "\n".join(texts), tuple(media), tuple(calls))
 
 
 def _medium(block: Image | Document, where: str) -> Medium:
@@ -319,7 +328,7 @@ def _medium(block: Image | Document, where: str) -> Medium:
     return Medium(kind, source.media_type, size=len(source.data.encode()), name=name)
 
 
-def reply(request: MessageRequest, answer: Answer, *, reply_id: str) -> dict[str, Any]:
+def reply(request: MessageRequest, answer: Completion, *, reply_id: str) -> dict[str, Any]:
     """Return the whole message."""
     return {
         **_head(request, reply_id),
@@ -330,7 +339,9 @@ def reply(request: MessageRequest, answer: Answer, *, reply_id: str) -> dict[str
     }
 
 
-def events(request: MessageRequest, answer: Answer, *, reply_id: str) -> Iterator[tuple[dict[str, Any], int]]:
+def events(
+    request: MessageRequest, answer: Completion, *, reply_id: str
+) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the message's events, each with the number of tokens that it took to make."""
     opening = {
         **_head(request, reply_id),
@@ -353,7 +364,7 @@ def events(request: MessageRequest, answer: Answer, *, reply_id: str) -> Iterato
     yield {"type": "message_stop"}, 0
 
 
-def stop_reason(answer: Answer) -> str:
+def stop_reason(answer: Completion) -> str:
     """Say in this dialect's words why the answer ended."""
     return "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
 
@@ -372,7 +383,7 @@ def _head(request: MessageRequest, reply_id: str) -> dict[str, Any]:
     return {"id": reply_id, "type": "message", "role": "assistant", "model": request.model}
 
 
-def _blocks(answer: Answer) -> Iterator[dict[str, Any]]:
+def _blocks(answer: Completion) -> Iterator[dict[str, Any]]:
     if answer.reasoning:
         signature = blake2b(answer.reasoning.encode(), digest_size=32).hexdigest()
         yield {"type": "thinking", "thinking": answer.reasoning, "signature": signature}

@@ -8,12 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from piccc.emulator.conversation import Answer, Ask, Call, Medium, Tool, Turn, Usage
+from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool, Usage
+from piccc.emulator.errors import APIError
 from piccc.emulator.model import pieces
-from piccc.emulator.problems import Problem
-from piccc.emulator.wire.attachments import from_base64, from_url
-from piccc.emulator.wire.calls import written
-from piccc.emulator.wire.fields import INTEGRAL, Address, Form, Name, Positive, Share, drawn
+from piccc.emulator.wire.fields import (
+    INTEGRAL,
+    Address,
+    Form,
+    Name,
+    Positive,
+    Share,
+    drawn,
+    from_base64,
+    from_url,
+    written,
+)
 
 
 class Text(Form):
@@ -205,12 +214,12 @@ class ChatRequest(Form):
     top_logprobs: Annotated[int, Field(ge=0, le=20), INTEGRAL] | None = None
     reasoning_effort: str | None = None
 
-    def ask(self) -> Ask:
+    def ask(self) -> ModelRequest:
         """Translate the request; a 400 Problem when its parts contradict one another."""
         tools = tuple(_tool(offer.function, at) for at, offer in enumerate(self.tools or ()))
         choice, named = _choice(self.tool_choice, {tool.name for tool in tools})
         wanted = self.response_format
-        return Ask(
+        return ModelRequest(
             model=self.model,
             turns=tuple(_turns(self.messages)),
             tools=tools,
@@ -239,14 +248,14 @@ def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
     if isinstance(choice, NamedTool):
         if choice.function.name not in offered:
             message = f"tool_choice: no tool named {choice.function.name!r} was offered."
-            raise Problem(400, message, code="invalid_value", param="tool_choice.function.name")
+            raise APIError(400, message, code="invalid_value", param="tool_choice.function.name")
         return "named", choice.function.name
     if choice == "required" and not offered:
-        raise Problem(400, "tool_choice: needs tools.", code="invalid_value", param="tool_choice")
+        raise APIError(400, "tool_choice: needs tools.", code="invalid_value", param="tool_choice")
     return choice or "auto", None
 
 
-def _turns(messages: list[Any]) -> Iterator[Turn]:
+def _turns(messages: list[Any]) -> Iterator[ModelMessage]:
     called: set[str] = set()
     for number, message in enumerate(messages):
         where = f"messages.{number}"
@@ -254,14 +263,14 @@ def _turns(messages: list[Any]) -> Iterator[Turn]:
         if isinstance(message, Reply):
             calls = tuple(_call(call, where) for call in message.tool_calls or ())
             called.update(call.id for call in calls)
-            yield Turn("assistant", text, media, calls)
+            yield ModelMessage("assistant", text, media, calls)
         elif isinstance(message, Result):
             if message.tool_call_id not in called:
                 text = f"{where}.tool_call_id: no earlier message made the call {message.tool_call_id!r}."
-                raise Problem(400, text, code="invalid_value", param=f"{where}.tool_call_id")
-            yield Turn("tool", text, media, call_id=message.tool_call_id)
+                raise APIError(400, text, code="invalid_value", param=f"{where}.tool_call_id")
+            yield ModelMessage("tool", text, media, call_id=message.tool_call_id)
         else:
-            yield Turn("user" if isinstance(message, Question) else "system", text, media)
+            yield ModelMessage("user" if isinstance(message, Question) else "system", text, media)
 
 
 def _content(content: Any, where: str) -> tuple[str, tuple[Medium, ...]]:
@@ -286,7 +295,7 @@ def _medium(part: Image | Audio | File, where: str) -> Medium:
     file = part.file
     if file.file_data is None:
         if file.file_id is None:
-            raise Problem(400, f"{where}.file: needs file_data or file_id.", param=f"{where}.file")
+            raise APIError(400, f"{where}.file: needs file_data or file_id.", param=f"{where}.file")
         return Medium("file", "application/octet-stream", name=file.filename or file.file_id)
     param = f"{where}.file.file_data"
     if file.file_data.startswith("data:"):
@@ -294,18 +303,20 @@ def _medium(part: Image | Audio | File, where: str) -> Medium:
     return from_base64("file", "application/octet-stream", file.file_data, param=param, name=file.filename)
 
 
-def _call(call: ToolCall, where: str) -> Call:
+def _call(call: ToolCall, where: str) -> ModelCall:
     try:
         arguments = json.loads(call.function.arguments or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         param = f"{where}.tool_calls.function.arguments"
-        raise Problem(400, f"{param}: must be the JSON text of an object.", code="invalid_value", param=param)
-    return Call(call.id, call.function.name, arguments)
+        raise APIError(
+            400, f"{param}: must be the JSON text of an object.", code="invalid_value", param=param
+        )
+    return ModelCall(call.id, call.function.name, arguments)
 
 
-def reply(request: ChatRequest, answer: Answer, *, reply_id: str, created: int) -> dict[str, Any]:
+def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: int) -> dict[str, Any]:
     """Return the whole completion."""
     message: dict[str, Any] = {
         "role": "assistant",
@@ -327,7 +338,7 @@ def reply(request: ChatRequest, answer: Answer, *, reply_id: str, created: int) 
 
 
 def chunks(
-    request: ChatRequest, answer: Answer, *, reply_id: str, created: int
+    request: ChatRequest, answer: Completion, *, reply_id: str, created: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the completion's chunks, each with the number of tokens that it took to make."""
     head = _head(request, reply_id, created, "chat.completion.chunk")
@@ -368,11 +379,11 @@ def _head(request: ChatRequest, reply_id: str, created: int, kind: str) -> dict[
     return {"id": reply_id, "object": kind, "created": created, "model": request.model}
 
 
-def _call_shown(call: Call) -> dict[str, Any]:
+def _call_shown(call: ModelCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": written(call)}}
 
 
-def _call_deltas(calls: Iterable[Call]) -> Iterator[dict[str, Any]]:
+def _call_deltas(calls: Iterable[ModelCall]) -> Iterator[dict[str, Any]]:
     for index, call in enumerate(calls):
         shown = _call_shown(call)
         yield {"index": index, **shown, "function": {"name": call.name, "arguments": ""}}

@@ -1,0 +1,276 @@
+"""Neutral chat replies as LangChain messages and content blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.block_translators import register_translator
+from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock, InvalidToolCall
+from langchain_core.messages.tool import ToolCall as LangChainToolCall
+from langchain_core.messages.tool import invalid_tool_call, tool_call
+
+from piccc.conversation import (
+    ChatReply,
+    Delta,
+    Part,
+    Raw,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+PROVIDER = "piccc"
+_ORDER: dict[type[Part | Delta], int] = {
+    Reasoning: 0,
+    ReasoningDelta: 0,
+    Text: 1,
+    TextDelta: 1,
+    Refusal: 2,
+    RefusalDelta: 2,
+    ToolCall: 3,
+    ToolCallDelta: 3,
+}
+_CALL, _NEVER_PLAIN = 3, 4
+
+
+def to_message(reply: ChatReply) -> AIMessage:
+    """Return a whole reply as a message."""
+    plain = is_plain([rank(part) for part in reply.parts])
+    calls, invalid = read_calls(reply.tool_calls)
+    return AIMessage(
+        content=reply.text if plain else [to_block(part) for part in reply.parts],
+        additional_kwargs={**(_kept_aside(reply) if plain else {}), **late_refusal(reply)},
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        usage_metadata=to_usage(reply.usage),
+        response_metadata=to_metadata(reply),
+    )
+
+
+def read_calls(calls: Iterable[ToolCall]) -> tuple[list[LangChainToolCall], list[InvalidToolCall]]:
+    """Return the calls whose arguments are an object, and those whose arguments are not."""
+    valid, invalid = [], []
+    for call in calls:
+        arguments = call.parse()
+        if arguments is not None:
+            valid.append(tool_call(name=call.name, args=arguments, id=call.id))
+        else:
+            error = "The arguments are not the JSON text of an object."
+            invalid.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+    return valid, invalid
+
+
+def late_refusal(reply: ChatReply) -> dict[str, str]:
+    """Return what the end of a reply says of a refusal that no part of it was."""
+    details = reply.extra.get("stop_details")
+    if reply.refusal or not isinstance(details, dict):
+        return {}
+    text = details.get("explanation") or details.get("category")
+    return {"refusal": str(text)} if text else {}
+
+
+def _kept_aside(reply: ChatReply) -> dict[str, str]:
+    signature = "".join(
+        [part.signature or "" for part in reply.parts if isinstance(part, Reasoning) and part.signature]
+    )
+    aside = {
+        "reasoning_content": reply.reasoning,
+        "reasoning_signature": signature,
+        "refusal": reply.refusal,
+    }
+    return {name: text for name, text in aside.items() if text}
+
+
+def to_metadata(reply: ChatReply) -> dict[str, Any]:
+    """Return `response_metadata`: who answered, why it ended, and the diagnostic record."""
+    metadata = {
+        "model_provider": PROVIDER,
+        "model_name": reply.model,
+        "finish_reason": reply.finish_reason,
+        "id": reply.id,
+        "request_id": reply.record.request_id,
+        **reply.extra,
+        "record": reply.record.to_dict(),
+    }
+    return {name: value for name, value in metadata.items() if value not in (None, "")}
+
+
+def to_usage(usage: Usage | None) -> UsageMetadata | None:
+    """Return `usage_metadata`; details that are 0 are left out."""
+    if usage is None:
+        return None
+    counts = UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.total_tokens,
+    )
+    given = {
+        "audio": usage.audio_input_tokens,
+        "cache_creation": usage.cache_creation_tokens,
+        "cache_read": usage.cache_read_tokens,
+    }
+    made = {"audio": usage.audio_output_tokens, "reasoning": usage.reasoning_tokens}
+    if any(given.values()):
+        counts["input_token_details"] = cast("InputTokenDetails", _positive(given))
+    if any(made.values()):
+        counts["output_token_details"] = cast("OutputTokenDetails", _positive(made))
+    return counts
+
+
+def _positive(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
+
+
+def rank(piece: Part | Delta) -> int:
+    """Return where a piece stands in a plain reply."""
+    if isinstance(piece, Reasoning | ReasoningDelta) and piece.redacted is not None:
+        return _NEVER_PLAIN
+    return _ORDER.get(type(piece), _NEVER_PLAIN)
+
+
+def is_plain(ranks: Sequence[int]) -> bool:
+    """Tell whether pieces of these ranks, in this order, make a plain reply."""
+    return _NEVER_PLAIN not in ranks and all(
+        left < right or left == right == _CALL for left, right in pairwise(ranks)
+    )
+
+
+def to_block(part: Part) -> dict[str, Any]:
+    """Return a part as a block of a reply that is not plain."""
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Reasoning(redacted=str()):
+            return {"type": "redacted_thinking", "data": part.redacted}
+        case Reasoning():
+            signature = {"signature": part.signature} if part.signature else {}
+            return {"type": "thinking", "thinking": part.text, **signature}
+        case Refusal():
+            return {"type": "refusal", "refusal": part.text}
+        case ToolCall():
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.parse() or {}}
+        case Raw():
+            return part.data
+    raise TypeError(f"A reply does not hold {type(part).__name__}.")
+
+
+Block = dict[str, Any]
+Calls = dict[Any, Block]
+
+
+def translate(message: AIMessage) -> list[ContentBlock]:
+    """Return the blocks of a whole message."""
+    return _translate(message, _whole_calls(message), index=False)
+
+
+def translate_chunk(chunk: AIMessageChunk) -> list[ContentBlock]:
+    """Return the blocks of a chunk, or of a sum of chunks."""
+    calls = _whole_calls(chunk) if chunk.chunk_position == "last" else _partial_calls(chunk)
+    return _translate(chunk, calls, index=True)
+
+
+def register() -> None:
+    """Make LangChain read our messages with these functions."""
+    register_translator(PROVIDER, translate, translate_chunk)
+
+
+def _translate(message: AIMessage, calls: Calls, *, index: bool) -> list[ContentBlock]:
+    blocks: list[Block] = []
+    if thought := _thought_aside(message.additional_kwargs):
+        blocks.append(thought)
+    content = [message.content] if isinstance(message.content, str) else message.content
+    for item in content:
+        if isinstance(item, str):
+            blocks += [{"type": "text", "text": item, "index": "lc_txt_0"}] if item else []
+        elif item.get("type") in ("tool_use", "tool_call"):
+            blocks += _marked_call(item, calls, is_chunk=index)
+        else:
+            blocks.append(_block(item))
+    if refusal := message.additional_kwargs.get("refusal"):
+        blocks.append({**to_refusal(refusal), "index": "lc_rf_0"})
+    blocks += calls.values()
+    if not index:
+        blocks = [{name: block[name] for name in block if name != "index"} for block in blocks]
+    return cast("list[ContentBlock]", blocks)
+
+
+def _marked_call(item: Mapping[str, Any], calls: Calls, *, is_chunk: bool) -> list[Block]:
+    if (call := calls.pop(item.get("id"), None)) is not None:
+        return [call]
+    if is_chunk:
+        return []  # the call itself came with an earlier chunk
+    arguments = item.get("args") or item.get("input") or {}
+    return [to_call(str(item.get("id") or ""), str(item.get("name") or ""), arguments)]
+
+
+def _whole_calls(message: AIMessage) -> Calls:
+    calls: Calls = {
+        call["id"]: to_call(call["id"], call["name"], call["args"]) for call in message.tool_calls
+    }
+    for wrong in message.invalid_tool_calls:
+        calls[wrong["id"]] = {**wrong, "type": "invalid_tool_call"}
+    return calls
+
+
+def _partial_calls(chunk: AIMessageChunk) -> Calls:
+    return {
+        call.get("id") or ("fragment", position): {
+            "type": "tool_call_chunk",
+            "id": call.get("id"),
+            "name": call.get("name"),
+            "args": call.get("args"),
+            "index": f"lc_tc_{call.get('index') or 0}",
+        }
+        for position, call in enumerate(chunk.tool_call_chunks)
+    }
+
+
+def _thought_aside(aside: Mapping[str, Any]) -> Block | None:
+    text, signature = aside.get("reasoning_content"), aside.get("reasoning_signature")
+    if not (text or signature):
+        return None
+    return {**to_reasoning(text or "", signature), "index": "lc_rs_0"}
+
+
+def _block(item: Mapping[str, Any]) -> Block:
+    index = {"index": item["index"]} if "index" in item else {}
+    match item.get("type"):
+        case "thinking":
+            return {**to_reasoning(item.get("thinking", ""), item.get("signature")), **index}
+        case "refusal":
+            return {**to_refusal(item.get("refusal", "")), **index}
+        case kind if kind in KNOWN_BLOCK_TYPES:
+            return dict(item)
+    return {**to_non_standard({name: item[name] for name in item if name != "index"}), **index}
+
+
+def to_reasoning(text: str, signature: str | None) -> Block:
+    """Return a reasoning block; its signature must go back unchanged where it came from."""
+    extras = {"extras": {"signature": signature}} if signature else {}
+    return {"type": "reasoning", "reasoning": text, **extras}
+
+
+def to_refusal(text: str) -> Block:
+    """Return a refusal block, in LangChain's own form where the installed version knows it."""
+    refusal = {"type": "refusal", "refusal": text}
+    return refusal if "refusal" in KNOWN_BLOCK_TYPES else to_non_standard(refusal)
+
+
+def to_non_standard(value: Block) -> Block:
+    """Return a block for what LangChain has no word for."""
+    return {"type": "non_standard", "value": value}
+
+
+def to_call(id: str | None, name: str, arguments: Mapping[str, Any]) -> Block:
+    """Return a tool call block."""
+    return {"type": "tool_call", "id": id, "name": name, "args": arguments}

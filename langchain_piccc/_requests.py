@@ -1,0 +1,504 @@
+"""LangChain messages, tools and settings as neutral chat requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import SecretStr
+
+from langchain_piccc._settings import Dialect
+from piccc.conversation import (
+    Audio,
+    CachePoint,
+    ChatRequest,
+    File,
+    Image,
+    JSONSchema,
+    Message,
+    NamedTool,
+    Part,
+    Raw,
+    Reasoning,
+    Refusal,
+    Role,
+    Source,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from piccc.errors import InvalidArgumentError, UnsupportedContentError
+
+if TYPE_CHECKING:
+    from langchain_piccc.chat_models import ChatPiccc
+
+Block = Mapping[str, Any]
+
+_ROLES: dict[str, Role] = {
+    "ai": "assistant",
+    "assistant": "assistant",
+    "developer": "system",
+    "human": "user",
+    "system": "system",
+    "user": "user",
+}
+_CALLS = frozenset({"tool_call", "tool_use", "invalid_tool_call"})
+# Pieces of a call that `tool_calls` holds whole, and what another provider's own tools did.
+_NOT_REPLAYED = frozenset(
+    {
+        "function_call",
+        "input_json_delta",
+        "server_tool_call",
+        "server_tool_call_chunk",
+        "server_tool_result",
+        "tool_call_chunk",
+    }
+)
+
+
+def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
+    """Read LangChain messages; raise InvalidArgumentError or UnsupportedContentError for nonsense."""
+    return [_message(each) for each in messages]
+
+
+def _message(message: BaseMessage) -> Message:
+    if isinstance(message, AIMessage):
+        return Message("assistant", _assistant_parts(message), name=message.name)
+    if isinstance(message, ToolMessage):
+        return Message(
+            "tool",
+            to_parts(message.content),
+            tool_call_id=message.tool_call_id,
+            is_error=message.status == "error",
+        )
+    role = _role(message)
+    return Message(role, to_parts(message.content), name=message.name if role == "user" else None)
+
+
+def _role(message: BaseMessage) -> Role:
+    if isinstance(message, HumanMessage):
+        return "user"
+    if isinstance(message, SystemMessage):
+        return "system"
+    role = message.role if isinstance(message, ChatMessage) else message.type
+    if role not in _ROLES:
+        raise InvalidArgumentError(
+            f"A message of type {type(message).__name__} has the role {role!r}.",
+            hint=f"It is one of {', '.join(_ROLES)}; a tool's result is a ToolMessage.",
+        )
+    return _ROLES[role]
+
+
+def to_parts(content: str | Iterable[str | Block]) -> list[Part]:
+    """Read a message's content."""
+    if isinstance(content, str):
+        return [Text(content)] if content else []
+    parts: list[Part] = []
+    for item in content:
+        if isinstance(item, str):
+            parts.append(Text(item))
+        elif isinstance(item, Mapping):
+            parts.extend(_parts(item))
+        else:
+            parts.append(Text(json.dumps(item, ensure_ascii=False, default=str)))
+    return parts
+
+
+def _parts(block: Block) -> list[Part]:
+    kind = block.get("type", "text" if "text" in block else None)
+    read = _READERS.get(kind) if isinstance(kind, str) else None
+    part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
+    mark = block.get("cache_control") or _extras(block).get("cache_control")
+    if isinstance(mark, Mapping):
+        return [part, CachePoint(mark.get("ttl"))]
+    return [part]
+
+
+def _assistant_parts(message: AIMessage) -> list[Part]:
+    calls = _calls_of(message)
+    parts: list[Part] = []
+    content = [message.content] if isinstance(message.content, str) else message.content
+    for item in content:
+        kind = item.get("type") if isinstance(item, Mapping) else None
+        if kind in _CALLS and isinstance(item, Mapping):
+            id = str(item.get("id"))
+            parts.append(calls.pop(id) if id in calls else _call(item))
+        elif kind not in _NOT_REPLAYED and item:
+            parts.extend(to_parts([item]))
+    return [*_kept_aside(message, parts), *parts, *_refused_aside(message, parts), *calls.values()]
+
+
+def _calls_of(message: AIMessage) -> dict[str, ToolCall]:
+    calls = [_call(each) for each in (*message.tool_calls, *message.invalid_tool_calls)]
+    return {call.id or str(number): call for number, call in enumerate(calls)}
+
+
+def _call(call: Any) -> ToolCall:
+    arguments = call.get("args", call.get("input"))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    return ToolCall(call.get("id") or "", call.get("name") or "", arguments or "{}")
+
+
+def _kept_aside(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
+    # A streamed message keeps its first reasoning here even where its content is a list.
+    aside = message.additional_kwargs
+    text, signature = aside.get("reasoning_content"), aside.get("reasoning_signature")
+    if not (text or signature):
+        return []
+    thought = Reasoning(text or "", signature)
+    return [] if thought in parts else [thought]
+
+
+def _refused_aside(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
+    text = message.additional_kwargs.get("refusal")
+    if not text or any(isinstance(part, Refusal) for part in parts):
+        return []
+    return [Refusal(text)]
+
+
+def _extras(block: Block) -> Block:
+    extras = block.get("extras")
+    return extras if isinstance(extras, Mapping) else {}
+
+
+def _text(block: Block) -> Part:
+    return Text(str(block.get("text") or ""))
+
+
+def _image_url(block: Block) -> Part:
+    given = block.get("image_url")
+    if isinstance(given, Mapping):
+        return Image(url=given.get("url"), detail=given.get("detail"))
+    return Image(url=given, detail=block.get("detail"))
+
+
+def _image(block: Block) -> Part:
+    url, data, id, media_type = _source(block)
+    if id is not None:
+        return Raw({"type": "image", "source": {"type": "file", "file_id": id}})
+    if url is None and data is None:
+        raise _unreadable(block)
+    return Image(url, data, media_type, _extras(block).get("detail"))
+
+
+def _audio(block: Block) -> Part:
+    given = block.get("input_audio")
+    if isinstance(given, Mapping):
+        return Audio(given.get("data", ""), given.get("format", "wav"))
+    _, data, _, media_type = _source(block)
+    if data is None:
+        raise UnsupportedContentError(
+            "An audio block has no data.", hint="Send audio as base64 with its mime_type, not by URL or id."
+        )
+    return Audio(data, _AUDIO_FORMATS.get(media_type or "", (media_type or "audio/wav").rpartition("/")[2]))
+
+
+_AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
+
+
+def _file(block: Block) -> Part:
+    given = block.get("file")
+    if isinstance(given, Mapping):
+        data, media_type = _cut_data_url(given.get("file_data"))
+        return File(data, media_type, given.get("filename"), file_id=given.get("file_id"))
+    url, data, id, media_type = _source(block)
+    extras = _extras(block)
+    name = block.get("filename") or extras.get("filename") or block.get("title") or extras.get("name")
+    if url is None and data is None and id is None:
+        raise _unreadable(block)
+    return File(data, media_type, name, url, id)
+
+
+def _document(block: Block) -> Part:
+    source = block.get("source")
+    if isinstance(source, Mapping) and source.get("type") == "text":
+        return Text(str(source.get("data") or ""))
+    if isinstance(source, Mapping) and source.get("type") == "content":
+        return Raw(dict(block))
+    return _file(block)
+
+
+def _plain(block: Block) -> Part:
+    if isinstance(block.get("text"), str):
+        return Text(block["text"])
+    return _file(block)
+
+
+def _search_result(block: Block) -> Part:
+    content = block.get("content")
+    texts = [each.get("text", "") for each in content or () if isinstance(each, Mapping)]
+    return Source("\n".join(texts), str(block.get("title") or ""), str(block.get("source") or ""))
+
+
+def _source(block: Block) -> tuple[str | None, str | None, str | None, str | None]:
+    """Find URL, base64 data, file id and media type in a standard, older standard, or Anthropic block."""
+    nested = block.get("source")
+    source: Block = nested if isinstance(nested, Mapping) else block
+    media_type = source.get("mime_type") or source.get("media_type")
+    data = source.get("base64") or source.get("data")
+    id = source.get("file_id") or (source.get("id") if source.get("source_type") == "id" else None)
+    url = source.get("url")
+    if isinstance(url, str) and url.startswith("data:"):
+        data, media_type = _cut_data_url(url)
+        url = None
+    return url, data, id, media_type
+
+
+def _cut_data_url(value: Any) -> tuple[str | None, str | None]:
+    if not isinstance(value, str) or not value.startswith("data:"):
+        return value, None
+    head, _, data = value.partition(",")
+    return data, head.removeprefix("data:").partition(";")[0] or None
+
+
+def _thinking(block: Block) -> Part:
+    return Reasoning(str(block.get("thinking") or ""), block.get("signature"))
+
+
+def _redacted(block: Block) -> Part:
+    return Reasoning(redacted=str(block.get("data") or ""))
+
+
+def _reasoning(block: Block) -> Part:
+    text = block.get("reasoning")
+    if text is None:
+        summary = block.get("summary")
+        text = "".join(each.get("text", "") for each in summary or () if isinstance(each, Mapping))
+    return Reasoning(text, block.get("signature") or _extras(block).get("signature"))
+
+
+def _refusal(block: Block) -> Part:
+    return Refusal(str(block.get("refusal") or ""))
+
+
+def _non_standard(block: Block) -> Part:
+    value = block.get("value")
+    if not isinstance(value, Mapping):
+        raise _unreadable(block)
+    read = _READERS.get(value.get("type", ""))
+    return read(value) if read else Raw(dict(value))
+
+
+def _unreadable(block: Block) -> UnsupportedContentError:
+    return UnsupportedContentError(
+        f"A content block of type {block.get('type')!r} has only the fields {sorted(block)}.",
+        hint="Give url, base64 with mime_type, or file_id.",
+    )
+
+
+def _video(block: Block) -> Part:
+    raise UnsupportedContentError(
+        "The chat API has no video input.", hint="Send single frames of it as images."
+    )
+
+
+_READERS: dict[str, Callable[[Block], Part]] = {
+    "audio": _audio,
+    "document": _document,
+    "file": _file,
+    "image": _image,
+    "image_url": _image_url,
+    "input_audio": _audio,
+    "non_standard": _non_standard,
+    "reasoning": _reasoning,
+    "redacted_thinking": _redacted,
+    "refusal": _refusal,
+    "search_result": _search_result,
+    "text": _text,
+    "text-plain": _plain,
+    "thinking": _thinking,
+    "tool_call": _call,
+    "tool_use": _call,
+    "video": _video,
+}
+
+
+ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+JSON = dict[str, Any]
+_WORDS = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+
+
+def bound_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[JSON]:
+    """Return the tools as JSON in OpenAI's form, as tracers expect them.
+
+    A tool's own keys for a provider (`extras`, `cache_control`) stand beside its function.
+    """
+    return [_bound_tool(tool, strict=strict) for tool in tools]
+
+
+def _bound_tool(tool: ToolLike, *, strict: bool | None) -> JSON:
+    bound: JSON = convert_to_openai_tool(tool, strict=strict)
+    if isinstance(tool, BaseTool) and tool.extras:
+        bound = {**bound, **tool.extras}
+    if isinstance(tool, Mapping) and "input_schema" in tool and "cache_control" in tool:
+        bound = {**bound, "cache_control": tool["cache_control"]}
+    return bound
+
+
+def bound_choice(choice: Any, tools: Sequence[JSON]) -> str | JSON | None:
+    """Return a choice as it is bound; raise InvalidArgumentError for a tool that is not on offer."""
+    if choice is None or choice is False:
+        return None
+    if choice is True:
+        choice = "required"
+    if isinstance(choice, Mapping):
+        return dict(choice)
+    names = [tool["function"]["name"] for tool in tools if "function" in tool]
+    if choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    if choice in _WORDS:
+        return _WORDS[choice]
+    raise InvalidArgumentError(
+        f"tool_choice is {choice!r}.",
+        hint=f"It is 'auto', 'none', 'any' or one of the tools: {', '.join(names) or 'none is bound'}.",
+    )
+
+
+def to_tools(tools: Sequence[ToolLike] | None) -> list[Tool]:
+    """Read tools as they were bound, or as a caller gave them."""
+    return [_tool(tool) for tool in tools or ()]
+
+
+def _tool(tool: ToolLike) -> Tool:
+    bound = tool if isinstance(tool, dict) and "function" in tool else _bound_tool(tool, strict=None)
+    function = bound.get("function")
+    if not isinstance(function, Mapping):
+        raise InvalidArgumentError(
+            f"A tool of type {bound.get('type')!r} is not a function.",
+            hint="Piccc knows function tools only; send other ones with extra_body={'tools': [...]}.",
+        )
+    return Tool(
+        name=function["name"],
+        description=function.get("description", ""),
+        parameters=function.get("parameters") or {"type": "object", "properties": {}},
+        strict=function.get("strict"),
+        extra={name: bound[name] for name in bound if name not in ("type", "function")},
+    )
+
+
+def to_choice(choice: Any) -> ToolChoice | None:
+    """Read a choice in OpenAI's or Anthropic's form, bound or given."""
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+        if name:
+            return NamedTool(name)
+        choice = choice.get("type")
+    if choice is True:
+        return "required"
+    if choice in (None, False):
+        return None
+    if choice in ("any", "required"):
+        return "required"
+    if choice == "auto":
+        return "auto"
+    return "none" if choice == "none" else NamedTool(str(choice))
+
+
+def bound_format(schema: Any, *, strict: bool | None = None) -> JSON:
+    """Return a schema in any form as a `response_format` in OpenAI's form."""
+    if isinstance(schema, Mapping) and schema.get("type") in ("json_schema", "json_object"):
+        return dict(schema)
+    body = convert_to_json_schema(schema, strict=strict)
+    inner = {name: value for name, value in body.items() if name not in ("title", "description")}
+    described = {"description": body["description"]} if body.get("description") else {}
+    named: JSON = {"name": body["title"], **described, "schema": inner}
+    return {"type": "json_schema", "json_schema": named if strict is None else {**named, "strict": strict}}
+
+
+def to_format(wanted: Any, *, strict: bool | None = None) -> JSONSchema | Literal["json"] | None:
+    """Read a `response_format`; a schema in any form is one too."""
+    if wanted is None or wanted == {"type": "text"}:
+        return None
+    body = bound_format(wanted, strict=strict)
+    if body["type"] == "json_object":
+        return "json"
+    named = body.get("json_schema", body)
+    return JSONSchema(
+        named["schema"], named.get("name", "answer"), named.get("strict"), named.get("description")
+    )
+
+
+SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "reasoning_effort", "replay_reasoning")
+_OTHERS = (
+    "extra_body", "extra_headers", "parallel_tool_calls", "response_format", "strict", "timeout",
+    "tool_choice", "tools",
+)  # fmt: skip
+_IGNORED = ("stream",)
+
+
+def to_request(
+    model: ChatPiccc,
+    messages: Sequence[BaseMessage],
+    stop: Sequence[str] | str | None,
+    options: Mapping[str, Any],
+) -> ChatRequest:
+    """Return the request; raise InvalidArgumentError for an option that does not exist."""
+    if unknown := sorted(set(options) - {*SETTINGS, *_OTHERS, *_IGNORED}):
+        raise InvalidArgumentError(
+            f"Unknown options: {', '.join(unknown)}.",
+            hint=f"Known are {', '.join((*SETTINGS, *_OTHERS))}, stop. "
+            "What the server takes beyond these goes into extra_body={...}.",
+        )
+    stop = model.stop if stop is None else stop
+    settings = {name: options[name] if name in options else getattr(model, name) for name in SETTINGS}
+    return ChatRequest(
+        messages=to_messages(messages),
+        tools=to_tools(options.get("tools")),
+        tool_choice=to_choice(options.get("tool_choice")),
+        parallel_tool_calls=options.get("parallel_tool_calls"),
+        response_format=to_format(options.get("response_format"), strict=options.get("strict")),
+        stop=as_list(stop),
+        extra_body={**(model.extra_body or {}), **(options.get("extra_body") or {})},
+        extra_headers=in_clear(options.get("extra_headers")),
+        **settings,
+    )
+
+
+def to_dialect(preferred: Dialect, request: ChatRequest) -> Dialect:
+    """Return the preferred dialect, or the other one where only that has words for the content."""
+    parts = [part for message in request.messages for part in message.parts]
+    needs: set[Dialect] = set()
+    if any(isinstance(part, Audio) for part in parts):
+        needs.add("openai")
+    if any(
+        (isinstance(part, File) and part.url) or (isinstance(part, Raw) and "source" in part.data)
+        for part in parts
+    ):
+        needs.add("anthropic")
+    return needs.pop() if len(needs) == 1 else preferred
+
+
+def as_list(stop: Sequence[str] | str | None) -> list[str]:
+    """Return stop sequences as a list."""
+    return [stop] if isinstance(stop, str) else list(stop or ())
+
+
+def in_clear(headers: Mapping[str, str | SecretStr] | None) -> dict[str, str]:
+    """Return headers as they are sent."""
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in (headers or {}).items()
+    }
+
+
+def hidden(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call's options with its headers wrapped, so that no trace or cache key shows them."""
+    headers = options.get("extra_headers")
+    if not headers:
+        return dict(options)
+    wrapped = {name: SecretStr(value) for name, value in in_clear(headers).items()}
+    return {**options, "extra_headers": wrapped}

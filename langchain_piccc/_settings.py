@@ -1,0 +1,174 @@
+"""Where the server is, with which key, and the clients for it; models and tools share this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from langchain_core.utils import secret_from_env
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, Timeout, is_secret_header
+
+if TYPE_CHECKING:
+    from piccc.client import AsyncClient, Client
+    from piccc.config import Config
+
+Dialect = Literal["openai", "anthropic"]
+STRICT = ConfigDict(
+    arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=()
+)
+"""Refuse unknown arguments, and say so without showing what was given: it may be a key."""
+
+
+class ClientSettings(BaseModel):
+    """Hold the settings of a connection, and make its clients when they are first needed.
+
+    Keys, secret headers, logins in URLs and HTTP clients show in no repr, dump or trace. A copy keeps them; a
+    pickle does not: it reads `PICCC_API_KEY` again where it is loaded.
+    """
+
+    model_config = STRICT
+
+    api_key: SecretStr | Callable[[], Any] | None = Field(
+        default_factory=secret_from_env(KEY_VARIABLE, default=None)
+    )
+    """The key, or a function (plain or async) asked for it at each attempt. Default: `PICCC_API_KEY`."""
+    base_url: str | None = None
+    """The server's address, with or without `/v1`. Default: `PICCC_BASE_URL`."""
+    url_login: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """User and password for a gateway in front of the server, as `user:password`; taken out of `base_url`."""
+    timeout: float | Timeout | None = None
+    """Seconds for a whole call with its retries and stream (default: 600), or a `piccc.Timeout`."""
+    max_retries: int = Field(default=2, ge=0)
+    """How many times more than once a request may be sent."""
+    default_headers: Mapping[str, SecretStr] | None = Field(default=None, exclude=True, repr=False)
+    """Headers for every request to the server."""
+    auth: Literal["bearer", "x-api-key"] = "bearer"
+    """Which documented header carries the key."""
+    retry_unknown: bool = False
+    """Send again what the server may have acted on already; this may bill twice."""
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    """An `httpx.Client` (or httpx2's) to use for blocking calls."""
+    http_async_client: Any = Field(default=None, exclude=True, repr=False)
+    """An `httpx.AsyncClient` (or httpx2's) to use for asynchronous calls."""
+
+    _made: dict[tuple[type[Any], Dialect], tuple[Any, Any]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_login_out_of_url(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        url = values.get("base_url") or os.environ.get(URL_VARIABLE)
+        if not isinstance(url, str):
+            return values
+        address, login = _cut_login(url)
+        return {**values, "base_url": address, **({"url_login": login} if login else {})}
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """The fields that are secret, and the variables that they are read from."""
+        return {"api_key": KEY_VARIABLE}
+
+    def close(self) -> None:
+        """Close the connections for blocking calls; they open again when needed."""
+        for _, client in list(self._made.values()):
+            if hasattr(client, "close"):
+                client.close()
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections; they open again when needed."""
+        for _, client in list(self._made.values()):
+            if hasattr(client, "aclose"):
+                await client.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        headers = {
+            name: value for name, value in (self.default_headers or {}).items() if not is_secret_header(name)
+        }
+        open_fields = {
+            **state["__dict__"],
+            "api_key": None,
+            "url_login": None,
+            "default_headers": headers or None,
+            "http_client": None,
+            "http_async_client": None,
+        }
+        return {
+            **state,
+            "__dict__": open_fields,
+            "__pydantic_private__": {**state["__pydantic_private__"], "_made": {}},
+        }
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        shared = (self._made, self.http_client, self.http_async_client, self.api_key)
+        twin = super().__deepcopy__({**(memo or {}), **{id(each): each for each in shared}})
+        twin._made = {}
+        return twin
+
+    def _blocking(self, dialect: Dialect = "openai") -> Client:
+        from piccc.client import Client
+
+        client: Client = self._client(Client, dialect, self.http_client)
+        return client
+
+    def _running(self, dialect: Dialect = "openai") -> AsyncClient:
+        from piccc.client import AsyncClient
+
+        client: AsyncClient = self._client(AsyncClient, dialect, self.http_async_client)
+        return client
+
+    def _client(self, kind: type[Any], dialect: Dialect, http_client: Any) -> Any:
+        settings = (
+            self.api_key, self.base_url, self.url_login, self.timeout, self.max_retries,
+            self.default_headers, self.auth, self.retry_unknown, http_client,
+        )  # fmt: skip
+        made = self._made.get((kind, dialect))
+        if made is None or made[0] != settings:
+            client = kind(config=self._config(), dialect=dialect, http_client=http_client)
+            made = self._made[kind, dialect] = (settings, client)
+        return made[1]
+
+    def _config(self) -> Config:
+        from piccc.config import resolve
+
+        return resolve(
+            api_key=self.api_key,
+            base_url=_with_login(self.base_url, self.url_login),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            default_headers={
+                name: value.get_secret_value() for name, value in (self.default_headers or {}).items()
+            },
+            auth=self.auth,
+            retry_unknown=self.retry_unknown,
+        )
+
+
+def _cut_login(url: str) -> tuple[str, str | None]:
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    return (urlunsplit(parts._replace(netloc=host)), unquote(login)) if at else (url, None)
+
+
+def _with_login(url: str | None, login: SecretStr | None) -> str | None:
+    if not url or not login:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{login.get_secret_value()}@{parts.netloc}"))

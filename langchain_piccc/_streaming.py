@@ -1,0 +1,296 @@
+"""Stream deltas as LangChain chunks and v3 events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from langchain_piccc._replies import (
+    PROVIDER,
+    is_plain,
+    late_refusal,
+    rank,
+    read_calls,
+    to_block,
+    to_call,
+    to_metadata,
+    to_non_standard,
+    to_reasoning,
+    to_usage,
+)
+from piccc.conversation import (
+    ChatReply,
+    Delta,
+    Part,
+    Raw,
+    RawDelta,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Text,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
+
+if TYPE_CHECKING:
+    from langchain_protocol.protocol import MessagesData
+
+
+def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
+    """Join the deltas of each block into one, in the order in which the blocks first occur."""
+    if len(deltas) == 1:
+        return deltas
+    if len({delta.block for delta in deltas}) == 1:
+        return [_join(deltas)]
+    blocks: dict[int, list[Delta]] = {}
+    for delta in deltas:
+        blocks.setdefault(delta.block, []).append(delta)
+    return [_join(group) if len(group) > 1 else group[0] for group in blocks.values()]
+
+
+def _join(group: Sequence[Delta]) -> Delta:
+    first = group[0]
+    match first:
+        case TextDelta():
+            return TextDelta("".join([each.text for each in cast("list[TextDelta]", group)]), first.block)
+        case RefusalDelta():
+            return RefusalDelta(
+                "".join([each.text for each in cast("list[RefusalDelta]", group)]), first.block
+            )
+        case ReasoningDelta():
+            thoughts = cast("list[ReasoningDelta]", group)
+            signature = "".join([each.signature for each in thoughts if each.signature]) or None
+            text = "".join([each.text for each in thoughts])
+            return ReasoningDelta(text, first.block, signature, first.redacted)
+        case ToolCallDelta():
+            arguments = "".join([each.arguments for each in cast("list[ToolCallDelta]", group)])
+            return ToolCallDelta(first.index, arguments, first.id, first.name, first.block)
+        case RawDelta():
+            return first
+
+
+class ChunkWriter:
+    """Write one reply's chunks: plain ones for as long as the reply is plain, then lists of blocks.
+
+    `id` is the message's; without one, LangChain gives it.
+    """
+
+    def __init__(self, id: str = "") -> None:
+        self._id = id or None
+        self._ranks: dict[int, int] = {}
+        self._calls: list[ToolCallDelta] = []
+        self._plain = True
+
+    def start(self, model: str) -> Iterable[ChatGenerationChunk]:
+        """Return nothing: the first words open a message."""
+        return ()
+
+    def write(self, deltas: Sequence[Delta]) -> Iterable[ChatGenerationChunk]:
+        """Return the chunks for deltas that came together: one, or two where the reply stops being plain."""
+        for position, delta in enumerate(deltas):
+            if delta.block not in self._ranks and self._notice(delta):
+                before = [self._plain_chunk(deltas[:position])] if position else []
+                return [*before, self._block_chunk(deltas[position:], self._calls)]
+        return [self._plain_chunk(deltas) if self._plain else self._block_chunk(deltas)]
+
+    def finish(self, reply: ChatReply) -> Iterable[ChatGenerationChunk]:
+        """Return the chunk that ends the stream: the only one with usage, model name and finish reason."""
+        message = AIMessageChunk(
+            content="" if self._plain else [],
+            additional_kwargs=late_refusal(reply),
+            usage_metadata=to_usage(reply.usage),
+            response_metadata=to_metadata(reply),
+            chunk_position="last",
+            id=self._id,
+        )
+        return [ChatGenerationChunk(message=message)]
+
+    def _notice(self, delta: Delta) -> bool:
+        """Take note of a new block; tell whether the reply is plain no more from here."""
+        self._ranks[delta.block] = rank(delta)
+        ends = self._plain and not is_plain([self._ranks[block] for block in sorted(self._ranks)])
+        if ends:
+            self._plain = False
+        elif isinstance(delta, ToolCallDelta):
+            self._calls.append(delta)
+        return ends
+
+    def _plain_chunk(self, deltas: Sequence[Delta]) -> ChatGenerationChunk:
+        if len(deltas) == 1 and isinstance(delta := deltas[0], TextDelta):
+            return _text_chunk(delta.text, self._id)
+        text, calls = "", list[ToolCallChunk]()
+        aside: dict[str, str] = {}
+        for delta in deltas:
+            match delta:
+                case TextDelta():
+                    text += delta.text
+                case ToolCallDelta():
+                    calls.append(_call_chunk(delta))
+                case ReasoningDelta():
+                    aside["reasoning_content"] = aside.get("reasoning_content", "") + delta.text
+                    if delta.signature:
+                        aside["reasoning_signature"] = aside.get("reasoning_signature", "") + delta.signature
+                case RefusalDelta():
+                    aside["refusal"] = aside.get("refusal", "") + delta.text
+        return self._chunk(text, calls, aside)
+
+    def _block_chunk(
+        self, deltas: Sequence[Delta], opened: Sequence[ToolCallDelta] = ()
+    ) -> ChatGenerationChunk:
+        blocks = [_delta_block(delta) for delta in (*opened, *deltas)]
+        calls = [_call_chunk(delta) for delta in deltas if isinstance(delta, ToolCallDelta)]
+        return self._chunk([block for block in blocks if block], calls, {})
+
+    def _chunk(
+        self, content: str | list[dict[str, Any]], calls: list[ToolCallChunk], aside: dict[str, Any]
+    ) -> ChatGenerationChunk:
+        message = AIMessageChunk(
+            content=content,
+            id=self._id,
+            tool_call_chunks=calls,
+            additional_kwargs=aside,
+            response_metadata={"model_provider": PROVIDER},
+        )
+        return ChatGenerationChunk(message=message)
+
+
+_MESSAGE = AIMessageChunk(content="").__getstate__()
+_CHUNK = ChatGenerationChunk(message=AIMessageChunk(content="")).__getstate__()
+
+
+def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
+    """Return what nearly every chunk is, made as unpickling does: to validate it would cost more."""
+    message = AIMessageChunk.__new__(AIMessageChunk)
+    fields = {
+        **_MESSAGE["__dict__"],
+        "content": text,
+        "id": id,
+        "additional_kwargs": {},
+        "response_metadata": {"model_provider": PROVIDER},
+        "tool_calls": [],
+        "invalid_tool_calls": [],
+        "tool_call_chunks": [],
+    }
+    given = {"content", "id", "response_metadata", "tool_call_chunks"}
+    message.__setstate__(
+        {**_MESSAGE, "__dict__": fields, "__pydantic_fields_set__": given, "__pydantic_extra__": {}}
+    )
+    chunk = ChatGenerationChunk.__new__(ChatGenerationChunk)
+    fields = {**_CHUNK["__dict__"], "text": text, "message": message}
+    chunk.__setstate__({**_CHUNK, "__dict__": fields, "__pydantic_fields_set__": {"text", "message"}})
+    return chunk
+
+
+def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:
+    return tool_call_chunk(name=delta.name, args=delta.arguments, id=delta.id, index=delta.index)
+
+
+def _delta_block(delta: Delta) -> dict[str, Any] | None:
+    match delta:
+        case TextDelta():
+            return {**to_block(Text(delta.text)), "index": f"lc_txt_{delta.block + 1}"}
+        case ReasoningDelta():
+            thought = Reasoning(delta.text, delta.signature, delta.redacted)
+            return {**to_block(thought), "index": f"lc_rs_{delta.block + 1}"}
+        case RefusalDelta():
+            return {**to_block(Refusal(delta.text)), "index": f"lc_rf_{delta.block + 1}"}
+        case ToolCallDelta(id=str() as id):
+            # It marks where the call stands; the call itself is in `tool_call_chunks`.
+            return {**to_block(ToolCall(id, delta.name or "")), "index": f"lc_tc_{delta.index}"}
+        case RawDelta():
+            return {**delta.data, "index": f"lc_ns_{delta.block + 1}"}
+    return None
+
+
+_NOTHING: dict[str, Any] = {}
+
+
+class EventWriter:
+    """Write one reply's events; `id` is the message's."""
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+        self._wire: dict[int, int] = {}
+
+    def start(self, model: str) -> Iterable[MessagesData]:
+        """Return the event that opens the message."""
+        metadata = {"provider": PROVIDER, "model": model}
+        return [_event("message-start", role="ai", id=self._id, metadata=metadata)]
+
+    def write(self, deltas: Sequence[Delta]) -> Iterable[MessagesData]:
+        """Yield the events for deltas that came together."""
+        for delta in deltas:
+            index = self._wire.get(delta.block)
+            if index is None:
+                index = self._wire[delta.block] = len(self._wire)
+                yield _event("content-block-start", index=index, content=_opening(delta))
+            if growth := _growth(delta):
+                yield _event("content-block-delta", index=index, delta=growth)
+
+    def finish(self, reply: ChatReply) -> Iterable[MessagesData]:
+        """Yield the events that close the blocks and the message."""
+        parts = dict(zip(sorted(self._wire), reply.parts, strict=True))
+        for block, index in self._wire.items():
+            yield _event("content-block-finish", index=index, content=_whole(parts[block]))
+        if late := late_refusal(reply):
+            index = len(self._wire)
+            yield _event("content-block-start", index=index, content=to_non_standard({}))
+            yield _event("content-block-finish", index=index, content=_whole(Refusal(late["refusal"])))
+        extra: dict[str, Any] = {"metadata": to_metadata(reply)}
+        if usage := to_usage(reply.usage):
+            extra["usage"] = usage
+        if refusal := reply.refusal or late.get("refusal"):
+            extra["additional_kwargs"] = {"refusal": refusal}
+        yield _event("message-finish", **extra)
+
+
+def _event(name: str, **fields: Any) -> MessagesData:
+    return cast("MessagesData", {"event": name, **fields})
+
+
+def _opening(delta: Delta) -> dict[str, Any]:
+    match delta:
+        case TextDelta():
+            return {"type": "text", "text": ""}
+        case ReasoningDelta(redacted=None):
+            return {"type": "reasoning", "reasoning": ""}
+        case ToolCallDelta():
+            names = {"id": delta.id, "name": delta.name}
+            return {"type": "tool_call_chunk", **names, "args": "", "index": delta.index}
+    return to_non_standard({})
+
+
+def _growth(delta: Delta) -> dict[str, Any]:
+    match delta:
+        case TextDelta():
+            return {"type": "text-delta", "text": delta.text}
+        case ToolCallDelta() if delta.arguments:
+            return {"type": "tool-call-delta", "args": delta.arguments}
+        case ReasoningDelta() if delta.text:
+            return {"type": "reasoning-delta", "reasoning": delta.text}
+    return _NOTHING
+
+
+def _whole(part: Part) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": part.text}
+        case Reasoning(redacted=str()):
+            return to_non_standard({"type": "redacted_thinking", "data": part.redacted})
+        case Reasoning():
+            return to_reasoning(part.text, part.signature)
+        case ToolCall():
+            valid, invalid = read_calls([part])
+            return {**invalid[0]} if invalid else to_call(part.id, part.name, valid[0]["args"])
+        case Refusal():
+            # The stream that assembles these events drops a block of the type `refusal`.
+            return to_non_standard({"type": "refusal", "refusal": part.text})
+        case Raw():
+            return to_non_standard(part.data)
+    raise TypeError(f"A reply does not hold {type(part).__name__}.")

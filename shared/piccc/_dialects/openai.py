@@ -1,0 +1,384 @@
+"""The OpenAI-compatible route. Documented: path, model, messages, stream; the rest is assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from piccc._dialects import DialectName
+from piccc._dialects.json_text import (
+    arguments_of,
+    count,
+    data_url,
+    fresh_id,
+    id_of,
+    mapping,
+    mappings,
+    not_a_reply,
+    text_of,
+)
+from piccc._dialects.reader import Reader
+from piccc._dialects.sse import Event
+from piccc.conversation import (
+    JSON,
+    Audio,
+    CachePoint,
+    ChatReply,
+    ChatRequest,
+    Delta,
+    File,
+    Image,
+    JSONSchema,
+    Message,
+    NamedTool,
+    Part,
+    Raw,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Source,
+    Text,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from piccc.errors import UnsupportedContentError
+
+_REASONING, _TEXT, _REFUSAL, _CALLS = range(4)
+_FINISH = {"function_call": "tool_calls"}
+
+
+class OpenAIDialect:
+    """`POST /v1/chat/completions`."""
+
+    name: DialectName = "openai"
+    path = "/v1/chat/completions"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def encode(self, request: ChatRequest, *, stream: bool) -> JSON:
+        """Return the request's body."""
+        body: JSON = {"model": request.model, "messages": _messages(request), "stream": stream}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        options: JSON = {
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+            "stop": list(request.stop) or None,
+            "seed": request.seed,
+            "reasoning_effort": request.reasoning_effort,
+            "response_format": _response_format(request.response_format),
+        }
+        if request.tools:
+            body["tools"] = [_tool(tool) for tool in request.tools]
+            options["tool_choice"] = _tool_choice(request.tool_choice)
+            options["parallel_tool_calls"] = request.parallel_tool_calls
+        body.update({name: value for name, value in options.items() if value is not None})
+        body.update(request.extra_body)
+        return body
+
+    def decode(self, payload: object) -> ChatReply:
+        """Read a whole reply; raise ResponseError if it is none."""
+        choice = _first_choice(payload)
+        if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
+            raise not_a_reply(payload)
+        message = choice["message"]
+        calls = [_whole_call(each) for each in mappings(message.get("tool_calls"))]
+        parts: list[Part] = []
+        if reasoning := _reasoning_text(message):
+            parts.append(Reasoning(reasoning))
+        if text := text_of(message.get("content")):
+            parts.append(Text(text))
+        if refusal := text_of(message.get("refusal")):
+            parts.append(Refusal(refusal))
+        parts.extend(_with_own_ids(calls))
+        reply = ChatReply(parts, _finish_reason(choice.get("finish_reason")), raw=payload)
+        _read_envelope(reply, payload, choice)
+        return reply
+
+    def reader(self) -> OpenAIReader:
+        """Return a reader for one stream."""
+        return OpenAIReader()
+
+
+@dataclass(slots=True)
+class _Call:
+    index: int
+    id: str | None = None
+    name: str = ""
+    held: str = ""
+    is_open: bool = False
+
+
+class OpenAIReader(Reader):
+    """Read the chunks of one stream, repairing what WIRE-compatible servers get wrong in tool calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+
+    def _take(self, event: Event) -> list[Delta]:
+        if event.data == "[DONE]":
+            self.is_complete = self.is_done = True
+            return []
+        return super()._take(event)
+
+    def _rest(self) -> list[Delta]:
+        return [self._open(call) for call in self._calls if not call.is_open]  # those without a name
+
+    def _read(self, event: Event, body: JSON) -> list[Delta]:
+        choice = _first_choice(body)
+        reply = self._builder.reply
+        says_more = (
+            not reply.id
+            or choice is None
+            or choice.get("finish_reason")
+            or body.get("usage")
+            or choice.get("logprobs")
+        )
+        if says_more:
+            _read_envelope(reply, body, choice or {})
+        if choice is None:
+            return []
+        if reason := choice.get("finish_reason"):
+            reply.finish_reason = _finish_reason(reason)
+            self.is_complete = True
+        delta = mapping(choice.get("delta"))
+        deltas = self._deltas(delta)
+        said = [key for key, value in delta.items() if value and key != "role"]
+        if not says_more and len(said) == len(deltas) == 1:
+            self._template.learn(event, body, delta, said[0], deltas[0])
+        return deltas
+
+    def _deltas(self, delta: JSON) -> list[Delta]:
+        deltas: list[Delta] = []
+        if len(delta) == 1 and isinstance(content := delta.get("content"), str):
+            return [TextDelta(content, _TEXT)] if content else deltas  # as nearly every event has it
+        if reasoning := _reasoning_text(delta):
+            deltas.append(ReasoningDelta(reasoning, _REASONING))
+        if content := text_of(delta.get("content")):
+            deltas.append(TextDelta(content, _TEXT))
+        if refusal := text_of(delta.get("refusal")):
+            deltas.append(RefusalDelta(refusal, _REFUSAL))
+        if fragments := delta.get("tool_calls"):
+            for fragment in mappings(fragments):
+                deltas.extend(self._fragment(fragment))
+        return deltas
+
+    def _fragment(self, fragment: JSON) -> list[Delta]:
+        function = mapping(fragment.get("function"))
+        name = text_of(function.get("name"))
+        arguments = arguments_of(function.get("arguments"))
+        call = self._find(id_of(fragment.get("id")), _index(fragment.get("index")), name)
+        call.name = call.name or name
+        if call.is_open:
+            return [ToolCallDelta(call.index, arguments, block=_CALLS + call.index)] if arguments else []
+        call.held += arguments
+        return [self._open(call)] if call.name else []
+
+    def _find(self, id: str | None, index: int | None, name: str) -> _Call:
+        known = self._by_index.get(index) if index is not None else None
+        if id is not None and id in self._by_id:
+            return self._by_id[id]
+        if known is not None and (id is None or not name or known.id is None):
+            call = known
+        elif id is None and not name and self._calls:
+            return self._calls[-1]
+        else:
+            call = _Call(len(self._calls))
+            self._calls.append(call)
+        if id is not None:
+            call.id = call.id or id
+            self._by_id[id] = call
+        if index is not None:
+            self._by_index[index] = call
+        return call
+
+    def _open(self, call: _Call) -> Delta:
+        call.is_open = True
+        call.id = call.id or fresh_id()
+        return ToolCallDelta(call.index, call.held, call.id, call.name, _CALLS + call.index)
+
+
+def _messages(request: ChatRequest) -> list[JSON]:
+    messages: list[JSON] = []
+    pictures: list[JSON] = []
+    for message in request.messages:
+        if message.role != "tool" and pictures:
+            messages.append({"role": "user", "content": pictures})
+            pictures = []
+        messages.append(_message(message, replay=bool(request.replay_reasoning)))
+        if message.role == "tool":
+            pictures = pictures + [_part(each) for each in message.parts if not _is_text(each)]
+    if pictures:
+        messages.append({"role": "user", "content": pictures})
+    return messages
+
+
+def _is_text(part: Part) -> bool:
+    return isinstance(part, Text | Source | CachePoint)
+
+
+def _message(message: Message, *, replay: bool) -> JSON:
+    body: JSON = {"role": message.role}
+    if message.name:
+        body["name"] = message.name
+    if message.role == "tool":
+        body["tool_call_id"] = message.tool_call_id or ""
+        body["content"] = "\n".join(_flat(each) for each in message.parts if isinstance(each, Text | Source))
+    elif message.role == "assistant":
+        body.update(_assistant(message, replay=replay))
+    else:
+        body["content"] = _content(message.parts)
+    return body
+
+
+def _assistant(message: Message, *, replay: bool) -> JSON:
+    calls = [each for each in message.parts if isinstance(each, ToolCall)]
+    rest = [each for each in message.parts if not isinstance(each, ToolCall | Reasoning)]
+    body: JSON = {"content": _content(rest) if rest or not calls else None}
+    if calls:
+        body["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    reasoning = "".join([each.text for each in message.parts if isinstance(each, Reasoning)])
+    if replay and reasoning:
+        body["reasoning_content"] = reasoning
+    return body
+
+
+def _content(parts: Sequence[Part]) -> str | list[JSON]:
+    kept = [each for each in parts if not isinstance(each, CachePoint | Reasoning)]
+    if all(isinstance(each, Text) for each in kept) and len(kept) < 2:
+        return kept[0].text if kept and isinstance(kept[0], Text) else ""
+    return [_part(each) for each in kept]
+
+
+def _flat(part: Text | Source) -> str:
+    if isinstance(part, Text):
+        return part.text
+    return "\n".join(each for each in (part.title, part.url, part.text) if each)
+
+
+def _part(part: Part) -> JSON:
+    match part:
+        case Text() | Source():
+            return {"type": "text", "text": _flat(part)}
+        case Image():
+            url = part.url or data_url(part.data or "", part.media_type, "image/png")
+            detail = {"detail": part.detail} if part.detail else {}
+            return {"type": "image_url", "image_url": {"url": url, **detail}}
+        case File(url=None):
+            if part.file_id:
+                return {"type": "file", "file": {"file_id": part.file_id}}
+            data = data_url(part.data or "", part.media_type, "application/pdf")
+            return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}
+        case Audio():
+            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+        case Refusal():
+            return {"type": "refusal", "refusal": part.text}
+        case Raw():
+            return part.data
+    kind = "a file by URL" if isinstance(part, File) else f"{type(part).__name__} content here"
+    raise UnsupportedContentError(
+        f"The OpenAI dialect cannot carry {kind}.",
+        hint="Send files as base64 data or by file_id, or use dialect='anthropic'.",
+    )
+
+
+def _tool(tool: Tool) -> JSON:
+    function: JSON = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function, **tool.extra}
+
+
+def _tool_choice(choice: Any) -> Any:
+    return (
+        {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
+    )
+
+
+def _response_format(wanted: JSONSchema | str | None) -> JSON | None:
+    if wanted is None:
+        return None
+    if not isinstance(wanted, JSONSchema):
+        return {"type": "json_object"}
+    schema: JSON = {"name": wanted.name, "schema": wanted.schema}
+    if wanted.description:
+        schema["description"] = wanted.description
+    if wanted.strict is not None:
+        schema["strict"] = wanted.strict
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _first_choice(payload: object) -> JSON | None:
+    choices = payload.get("choices") if isinstance(payload, dict) else None
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and not choice.get("index"):
+                return choice
+    return None
+
+
+def _finish_reason(reason: Any) -> str | None:
+    return _FINISH.get(reason, reason) if isinstance(reason, str) else None
+
+
+def _reasoning_text(message: JSON) -> str:
+    return text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
+
+
+def _index(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _whole_call(call: JSON) -> ToolCall:
+    function = mapping(call.get("function"))
+    arguments = arguments_of(function.get("arguments")) or "{}"
+    return ToolCall(id_of(call.get("id")) or fresh_id(), text_of(function.get("name")), arguments)
+
+
+def _with_own_ids(calls: list[ToolCall]) -> list[ToolCall]:
+    seen: set[str] = set()
+    for call in calls:
+        if call.id in seen:
+            call.id = fresh_id()
+        seen.add(call.id)
+    return calls
+
+
+def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
+    reply.id = reply.id or text_of(payload.get("id"))
+    reply.model = text_of(payload.get("model")) or reply.model
+    if isinstance(usage := payload.get("usage"), dict):
+        reply.usage = _usage(usage)
+    for name in ("system_fingerprint", "service_tier", "created"):
+        if payload.get(name) is not None:
+            reply.extra[name] = payload[name]
+    if isinstance(logprobs := choice.get("logprobs"), dict):
+        known = reply.extra.setdefault("logprobs", {"content": []})
+        known["content"].extend(mappings(logprobs.get("content")))
+
+
+def _usage(usage: JSON) -> Usage:
+    prompt = mapping(usage.get("prompt_tokens_details"))
+    completion = mapping(usage.get("completion_tokens_details"))
+    return Usage(
+        input_tokens=count(usage.get("prompt_tokens")),
+        output_tokens=count(usage.get("completion_tokens")),
+        cache_read_tokens=count(prompt.get("cached_tokens")),
+        reasoning_tokens=count(completion.get("reasoning_tokens")),
+        audio_input_tokens=count(prompt.get("audio_tokens")),
+        audio_output_tokens=count(completion.get("audio_tokens")),
+    )

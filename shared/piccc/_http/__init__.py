@@ -1,0 +1,3 @@
+"""All network and clock access of the client."""
+
+from __future__ import annotations

@@ -1,0 +1,192 @@
+"""The port between behaviour and the world: send, sleep, now, random.
+
+Behaviour over time is written once, as coroutines over this port. An asynchronous port awaits its event
+loop; a blocking one never suspends, and `finish` drives such a coroutine to its end in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from piccc.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+class Outcome(Enum):
+    """What a failed attempt says about whether the server can have acted on it."""
+
+    NOT_SENT = "not sent"
+    HOPELESS = "not sent, and another attempt would end alike"
+    REFUSED = "refused: the server says that it did nothing"
+    FAILED = "failed: the server answered that it broke"
+    UNKNOWN = "sent, and no answer came"
+    UNTIMELY = "the server asks to come again"
+    REJECTED = "rejected: the request itself is wrong"
+
+
+class Failure(Exception):
+    """An attempt that brought no answer; the cause is the HTTP library's own error."""
+
+    def __init__(self, outcome: Outcome, reason: str, *, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+        self.timed_out = timed_out
+
+
+@dataclass(slots=True)
+class HTTPRequest:
+    """One attempt. `by` is the moment on the port's clock when all of it, up to the headers, must be done."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    connect: float | None = None
+    idle: float | None = None
+    by: float | None = None
+
+
+class HTTPResponse(Protocol):
+    """A reply whose headers have come and whose body may still be under way."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        ...
+
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        ...
+
+
+class Signal(Protocol):
+    """A wait that can be ended early."""
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread, and from a finalizer."""
+        ...
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        ...
+
+
+class Backend(Protocol):
+    """The world as behaviour sees it. Times are seconds on the monotonic clock that all ports share."""
+
+    @property
+    def backend(self) -> str:
+        """Name and version of the HTTP library."""
+        ...
+
+    def now(self) -> float:
+        """Return the time."""
+        ...
+
+    def random(self) -> float:
+        """Return a number from 0 up to, not including, 1."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+    def signal(self) -> Signal:
+        """Make a signal for a wait in this thread or event loop."""
+        ...
+
+    async def resolve(self, host: str) -> list[str]:
+        """Return the addresses of a host; none where it cannot be resolved from here."""
+        ...
+
+    async def send(self, request: HTTPRequest) -> HTTPResponse:
+        """Send and return when the headers have come; raise Failure if they do not."""
+        ...
+
+    async def close(self) -> None:
+        """Close what this port has opened."""
+        ...
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends; raise ConfigurationError if something of the caller's makes it."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    coroutine.close()
+    raise ConfigurationError(
+        "A blocking call came upon something asynchronous.",
+        hint="Give a plain function as api_key: an async one serves the asynchronous client only.",
+    )
+
+
+async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
+    """Return the whole body; raise OverflowError once it is larger than `limit` bytes."""
+    first = await response.receive(by)
+    if not first:
+        return first
+    pieces, size = [first], len(first)
+    while piece := await response.receive(by):
+        size += len(piece)
+        if size > limit:
+            raise OverflowError
+        pieces.append(piece)
+    return first if len(pieces) == 1 else b"".join(pieces)
+
+
+class SyncSignal:
+    """Wake a thread that waits."""
+
+    def __init__(self) -> None:
+        # Of all the standard library's means to wake a thread, this one alone may be used in a finalizer.
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread."""
+        if self._queue.empty():
+            self._queue.put(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        with suppress(Empty):
+            self._queue.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+
+class AsyncSignal:
+    """Wake a coroutine that waits on the event loop which made this."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread."""
+        with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()

@@ -1,0 +1,240 @@
+"""A chat stream: a push machine from bytes to deltas, and two short loops that drive it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing
+from typing import TYPE_CHECKING
+
+from piccc._dialects.sse import EventDecoder
+from piccc._http.backend import Backend, Failure, run_sync
+from piccc.conversation import TextDelta
+from piccc.errors import PicccError, StreamError, StreamTimeoutError
+
+if TYPE_CHECKING:
+    from piccc._dialects.reader import Reader
+    from piccc._http.responses import RawResponse
+    from piccc.config import Timeout
+    from piccc.conversation import ChatReply, Delta
+
+LINGER_SECONDS = 5.0
+"""How long a whole answer waits for what may follow it: the usage, and the word that it is done."""
+DRAIN_SECONDS = 0.1
+
+
+class StreamParser:
+    """Bytes in, deltas out; knows by when the next bytes must come (the idle bound is the port's)."""
+
+    def __init__(self, io: Backend, answer: RawResponse, reader: Reader, timeout: Timeout) -> None:
+        self._io = io
+        self._answer = answer
+        self._reader = reader
+        self._events = EventDecoder()
+        self._by = answer.deadline
+        if timeout.first_event is not None:
+            self._come_by(answer.sent + timeout.first_event)
+        self._lingers = False
+        self.is_over = False
+
+    async def advance(self) -> list[Delta] | None:
+        """Return the deltas that came next, None after the last; raise what broke the stream."""
+        if self.is_over:
+            return None
+        try:
+            return self._feed(b"" if self._reader.is_done else await self._answer.response.receive(self._by))
+        except (Failure, PicccError) as error:
+            if isinstance(error, Failure) and self._reader.is_complete:
+                return self._end()  # to break off after a whole answer is an end too
+            cause, broken = error.__cause__, self.broken(error)
+        raise broken from cause
+
+    def _feed(self, chunk: bytes) -> list[Delta]:
+        if not chunk:
+            return self._end()
+        record = self._answer.record
+        record.bytes_received += len(chunk)
+        events = self._events.feed(chunk)
+        if not events:
+            return []
+        if record.time_to_first_event is None:
+            record.time_to_first_event = self._io.now() - self._answer.started
+            self._by = self._answer.deadline
+        deltas = self._reader.feed(events)
+        if self._reader.is_complete and not self._lingers:
+            self._lingers = True
+            self._come_by(self._io.now() + LINGER_SECONDS)
+        return deltas
+
+    def _end(self) -> list[Delta]:
+        if not self._reader.is_complete:
+            arrived = self._answer.record.time_to_first_event is not None
+            inside = " in the middle of an event" if self._events.is_inside_event else ""
+            raise StreamError(f"The stream was cut{inside}." if arrived else "The stream was empty.")
+        self.is_over = True
+        return self._reader.finish()
+
+    async def drain(self) -> None:
+        """Read what follows the last event, so that the connection can serve the next call."""
+        by = self._io.now() + DRAIN_SECONDS
+        try:
+            while await self._answer.response.receive(by):
+                pass
+        except Failure:
+            return  # the answer is whole; only the connection is lost
+
+    def reply(self) -> ChatReply:
+        """Return the reply as far as it has come."""
+        reply = self._reader.reply()
+        self._answer.record.elapsed = self._io.now() - self._answer.started
+        reply.record = self._answer.record
+        return reply
+
+    def broken(self, error: Failure | PicccError) -> PicccError:
+        """Return the error to raise, with all that is known and what had arrived."""
+        if isinstance(error, Failure):
+            kind = StreamTimeoutError if error.timed_out else StreamError
+            error = kind(f"The stream broke: {error.reason}")
+        reply = self.reply()
+        error.may_have_been_billed = True
+        if isinstance(error, StreamError):
+            error.partial = reply
+            error.hint = error.hint or "The answer is incomplete; `partial` has what had arrived."
+        return self._answer.explain(error)
+
+    def _come_by(self, moment: float) -> None:
+        self._by = moment if self._by is None else min(self._by, moment)
+
+
+class _Stream:
+    _is_closed = True
+
+    def __init__(self, answer: RawResponse, pipe: StreamParser) -> None:
+        self._response = answer.response
+        self._pipe = pipe
+        self._is_closed = False
+
+    @property
+    def reply(self) -> ChatReply:
+        """The reply as far as it has come."""
+        return self._pipe.reply()
+
+    def _may_go_on(self) -> bool:
+        if self._is_closed and not self._pipe.is_over:
+            raise self._pipe.broken(StreamError("The stream was closed before its end."))
+        return not self._is_closed
+
+    def _abandon(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._response.abandon()
+
+    def __del__(self) -> None:
+        if not self._is_closed:
+            self._abandon()
+            name = type(self).__name__
+            warnings.warn(
+                f"A {name} was neither read nor closed.", ResourceWarning, stacklevel=2, source=self
+            )
+
+
+class ChatStream(_Stream):
+    """A reply as it is written: iterate over `texts()`, or over its deltas; `reply` is what they add up to.
+
+    Use it as a context manager, or iterate over it directly: leaving early closes the connection.
+    """
+
+    _is_released = False
+
+    def batches(self) -> Iterator[list[Delta]]:
+        """Iterate over lists of deltas: each holds what came together."""
+        return self._batches()
+
+    def texts(self) -> Iterator[str]:
+        """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                yield from [delta.text for delta in batch if isinstance(delta, TextDelta)]
+
+    def __iter__(self) -> Iterator[Delta]:
+        with closing(self._batches()) as batches:
+            for batch in batches:
+                yield from batch
+
+    def _batches(self) -> Generator[list[Delta]]:
+        pipe = self._pipe
+        if not self._may_go_on():
+            return
+        try:
+            while (deltas := run_sync(pipe.advance())) is not None:
+                if deltas:
+                    yield deltas
+            run_sync(pipe.drain())
+        except GeneratorExit:
+            self._abandon()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, or give it back when the stream was read to its end."""
+        if not self._is_released:
+            self._is_closed = self._is_released = True
+            run_sync(self._response.close())
+
+    def __enter__(self) -> ChatStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class AsyncChatStream(_Stream):
+    """A reply as it is written: iterate over `texts()`, or over its deltas; `reply` is what they add up to.
+
+    Use it as a context manager, or iterate over it directly: leaving early closes the connection.
+    """
+
+    def batches(self) -> AsyncIterator[list[Delta]]:
+        """Iterate over lists of deltas: each holds what came together."""
+        return self._batches()
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    if isinstance(delta, TextDelta):
+                        yield delta.text
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    yield delta
+
+    async def _batches(self) -> AsyncGenerator[list[Delta]]:
+        pipe = self._pipe
+        if not self._may_go_on():
+            return
+        try:
+            while (deltas := await pipe.advance()) is not None:
+                if deltas:
+                    yield deltas
+            await pipe.drain()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, or give it back when the stream was read to its end."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._response.close()
+
+    async def __aenter__(self) -> AsyncChatStream:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()

@@ -1,0 +1,194 @@
+"""What a status and an error body mean, and the reply before a dialect reads it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from piccc._dialects.json_text import id_of, parse, server_error, shorten
+from piccc._http.backend import HTTPResponse, Outcome
+from piccc.config import is_secret_header, redact, secrets_in
+from piccc.errors import (
+    SNIPPET_BYTES,
+    APIStatusError,
+    AuthenticationError,
+    ConflictError,
+    ContextOverflowError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PaymentRequiredError,
+    PermissionDeniedError,
+    PicccError,
+    RateLimitError,
+    ServerError,
+)
+from piccc.record import Record
+
+LONGEST = 366 * 86400.0
+_NUMBER = re.compile(r"[0-9]{1,300}(\.[0-9]*)?")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read `retry-after-ms`, or `retry-after` as seconds or HTTP date; None where there is no sense in it.
+
+    Negative, infinite and not-a-number values are no sense; a date that has passed means 0. A date counts
+    from the reply's own `date`, so that a clock which is wrong here or there does no harm.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    return seconds if seconds is not None else _until(value, headers.get("date"))
+
+
+def _number(value: str | None) -> float | None:
+    return min(float(value), LONGEST) if value and _NUMBER.fullmatch(value.strip()) else None
+
+
+def _until(value: str | None, since: str | None) -> float | None:
+    moment = _moment(value)
+    if moment is None:
+        return None
+    began = _moment(since)
+    return min(max(0.0, moment - (time.time() if began is None else began)), LONGEST)
+
+
+def _moment(value: str | None) -> float | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
+    400: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
+    401: (AuthenticationError, Outcome.REJECTED, "Check the key: pass api_key= or set PICCC_API_KEY."),
+    402: (PaymentRequiredError, Outcome.REJECTED, "Top up the account."),
+    403: (PermissionDeniedError, Outcome.REJECTED, "Use a key that may do this."),
+    404: (NotFoundError, Outcome.REJECTED, "Check the model's name, the task's id, and base_url."),
+    408: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
+    409: (ConflictError, Outcome.REJECTED, "Look at what the request conflicts with."),
+    413: (InvalidRequestError, Outcome.REJECTED, "Send less: the request is too large."),
+    422: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
+    425: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
+    429: (RateLimitError, Outcome.REFUSED, "Wait as long as retry_after says, or send less at once."),
+    503: (OverloadedError, Outcome.REFUSED, "Try again later."),
+    529: (OverloadedError, Outcome.REFUSED, "Try again later."),
+}
+_OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
+_5XX = (ServerError, Outcome.FAILED, "Try again later; the provider's status page may say more.")
+_OVERFLOW_WORDS = (
+    "context_length_exceeded",
+    "maximum context length",
+    "prompt is too long",
+    "context window",
+)
+
+
+def outcome_of(status: int) -> Outcome:
+    """Class an error status by what it says of the server's having acted."""
+    return _row(status)[1]
+
+
+def status_error(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Sequence[str] = ()
+) -> APIStatusError:
+    """Return the error for an answer with an error status."""
+    kind, _, hint = _row(status)
+    text = redact(body.decode(errors="replace"), secrets)
+    message, code = read_error(text)
+    if kind is InvalidRequestError and any(word in text.lower() for word in _OVERFLOW_WORDS):
+        kind, hint = ContextOverflowError, "Shorten the conversation, or trim its history."
+    return kind(
+        f"The server said: {message}" if message else "The server gave no reason.",
+        hint=hint,
+        status=status,
+        code=code,
+        request_id=request_id(headers),
+        retry_after=retry_after(headers),
+        body=snippet(text),
+        headers={
+            name: redact(value, secrets) for name, value in headers.items() if not is_secret_header(name)
+        },
+    )
+
+
+def read_error(text: str) -> tuple[str, str | None]:
+    """Read message and code of an error body: either envelope, `{code, msg}`, `{detail}`, text or HTML."""
+    try:
+        body = parse(text)
+    except ValueError:
+        return _plain(text), None
+    if not isinstance(body, dict):
+        return _plain(text), None
+    if error := body.get("error"):
+        return server_error(error)
+    message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
+    return shorten(message) if isinstance(message, str) else _plain(text), id_of(body.get("code"))
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the server's id of a request."""
+    return headers.get("x-request-id") or headers.get("request-id")
+
+
+def snippet(text: str) -> str:
+    """Return at most 1 KB of a text."""
+    return text.encode(errors="replace")[:SNIPPET_BYTES].decode(errors="ignore")
+
+
+def _row(status: int) -> tuple[type[APIStatusError], Outcome, str]:
+    if status in ERRORS:
+        return ERRORS[status]
+    return _5XX if status >= 500 else _OTHER_4XX
+
+
+def _plain(text: str) -> str:
+    if text.lstrip()[:1] == "<":
+        return "a web page instead of an API reply. Is base_url the API's address?"
+    return shorten(text, 200)
+
+
+E = TypeVar("E", bound=PicccError)
+
+
+@dataclass(slots=True)
+class RawResponse:
+    """A call's answer: its whole body, or for a stream the open response.
+
+    `started` (of the call), `sent` (of its last attempt) and `deadline` are on the port's clock.
+    """
+
+    response: HTTPResponse
+    record: Record
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    started: float
+    sent: float
+    deadline: float | None
+    body: bytes = field(default=b"", repr=False)
+
+    def explain(self, error: E) -> E:
+        """Write on an error all that is known of the call, and return it without a secret.
+
+        The frames it went through are let go of: they hold what the server said, which may echo the key.
+        """
+        error.__traceback__ = error.__context__ = None
+        secrets = secrets_in(self.headers)
+        error.message = redact(error.message, secrets)
+        error.args = (error.message,)
+        error.code = redact(error.code, secrets) if error.code else None
+        error.body = snippet(redact(error.body, secrets)) if error.body else None
+        error.status = self.response.status
+        error.request_id = error.request_id or request_id(self.response.headers) or self.record.request_id
+        error.attempts = len(self.record.attempts)
+        error.elapsed = self.record.elapsed
+        error.record = self.record
+        return error

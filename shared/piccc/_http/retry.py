@@ -1,0 +1,372 @@
+"""Send a request, with retries, under one deadline and a retry budget."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import urljoin
+
+from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome, read_all
+from piccc._http.responses import RawResponse, outcome_of, read_error, request_id, status_error
+from piccc.config import WAYS_OUT, Config, Timeout, origin_of, redact, secrets_in
+from piccc.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    InvalidArgumentError,
+    PicccError,
+    ResponseError,
+    SubmissionUnknown,
+)
+from piccc.record import Attempt, Record
+
+CAPACITY = 500.0
+COST = 14.0
+COST_WHEN_REFUSED = 5.0
+REFUND = 1.0
+
+
+class RetryBudget:
+    """A bucket of tokens: retries take from it, successes put back."""
+
+    def __init__(self, capacity: float = CAPACITY) -> None:
+        self._capacity = capacity
+        self._tokens = capacity
+        self._lock = threading.Lock()
+
+    def take(self, cost: float) -> bool:
+        """Pay for one retry; return False, taking nothing, where too little is left."""
+        with self._lock:
+            if self._tokens < cost:
+                return False
+            self._tokens -= cost
+            return True
+
+    def give(self, amount: float) -> None:
+        """Put back after a success, what its retries had cost or at least a little."""
+        if self._tokens < self._capacity:
+            with self._lock:
+                self._tokens = min(self._capacity, self._tokens + amount)
+
+
+_budgets: dict[tuple[str, str, int], RetryBudget] = {}
+
+
+def budget_of(origin: tuple[str, str, int]) -> RetryBudget:
+    """Return the one budget that all clients of this process share for a server."""
+    return _budgets.get(origin) or _budgets.setdefault(origin, RetryBudget())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_budgets.clear)
+
+
+logger = logging.getLogger("piccc")
+
+MAX_JSON_BYTES = 32 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+ERROR_BODY_SECONDS = 5.0
+FIRST_BACKOFF = 0.5
+LONGEST_BACKOFF = 20.0
+LONGEST_WAIT = 600.0
+"""Seconds beyond which a call without a deadline does not wait, whatever the server asks."""
+MAX_REDIRECTS = 3
+
+
+class Retryability(Enum):
+    """What a call does, and so what may be sent again after which outcome."""
+
+    READ = "read"
+    CHAT = "chat"
+    SUBMISSION = "submission"
+
+
+_AGAIN = {
+    Retryability.READ: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNTIMELY},
+    Retryability.CHAT: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED},
+    Retryability.SUBMISSION: {Outcome.NOT_SENT, Outcome.REFUSED},
+}
+_MAY_BILL = {Outcome.FAILED, Outcome.UNKNOWN}
+
+
+@dataclass(slots=True, kw_only=True)
+class APICall:
+    """What is to be sent, and how patiently. `path` begins with `/v1`, or is a URL on the server's origin.
+
+    `plainer` gets the text of a refusal and returns another body to send instead, or None.
+    """
+
+    kind: Retryability
+    method: str
+    path: str
+    body: bytes | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    timeout: Timeout
+    is_stream: bool = False
+    plainer: Callable[[str], bytes | None] | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class _Failed:
+    outcome: Outcome
+    error: PicccError
+    cause: BaseException | None = None
+
+
+async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawResponse:
+    """Send until there is an answer; raise the last attempt's error where no other attempt may follow.
+
+    Sends at most `max_retries + 1` times. What the server may have acted on is sent again only if it bills
+    nothing (a read), if the server itself said that it broke (chat), or if `retry_unknown` says so.
+    """
+    run = _RetryState(io, config, call)
+    while isinstance(result := await run.attempt(), _Failed):
+        wait = run.wait_after(result)
+        if wait is None:
+            raise run.completed(result.error) from result.cause
+        await io.sleep(wait)
+    return result
+
+
+class _RetryState:
+    def __init__(self, io: Backend, config: Config, call: APICall) -> None:
+        self.io = io
+        self.config = config
+        self.call = call
+        self.url = config.base_url + call.path if call.path.startswith("/") else call.path
+        if origin_of(self.url) != config.origin:
+            raise InvalidArgumentError(
+                f"An address leads away from {config.base_url}.", hint="Your key goes to that server alone."
+            )
+        self.body = call.body
+        self.headers: list[tuple[str, str]] = []
+        self.started = self.sent = io.now()
+        self.deadline = None if call.timeout.total is None else self.started + call.timeout.total
+        self.record = Record(call.method, call.path.partition("?")[0], io.backend)
+        self.budget = budget_of(config.origin)
+        self.spent = 0.0
+        self.may_bill = False
+        self.has_rotated = False
+
+    async def attempt(self) -> RawResponse | _Failed:
+        """Send once and read what comes."""
+        self.sent = self.io.now()
+        try:
+            response = await self._send()
+        except Failure as failure:
+            self._note(failure.reason, None)
+            return self._unanswered(failure)
+        result = None
+        try:
+            self._note(str(response.status), response)
+            result = await self._read(response)
+            return result
+        finally:
+            if not (self.call.is_stream and isinstance(result, RawResponse)):
+                await response.close()
+
+    def wait_after(self, failed: _Failed) -> float | None:
+        """Return the seconds to wait before the next attempt, None where there must be none."""
+        if failed.outcome in _MAY_BILL and self.call.kind is not Retryability.READ:
+            self.may_bill = True
+        if len(self.record.attempts) > self.config.max_retries:
+            return None
+        at_once = self._rotates(failed.error) or self._gets_plainer(failed.error)
+        wait = 0.0 if at_once else self._patience(failed)
+        if wait is None or (self.deadline is not None and self.io.now() + wait >= self.deadline):
+            return None
+        if not at_once and not self._pay(failed):
+            return None
+        self.record.attempts[-1].waited = wait
+        return wait
+
+    def completed(self, error: PicccError) -> PicccError:
+        """Write on the last attempt's error what all attempts came to."""
+        error.attempts = len(self.record.attempts)
+        error.elapsed = self.record.elapsed = self.io.now() - self.started
+        error.may_have_been_billed = error.may_have_been_billed or self.may_bill
+        error.request_id = error.request_id or self.record.request_id
+        error.record = self.record
+        return error
+
+    async def _send(self) -> HTTPResponse:
+        self.headers = await self._headers()
+        for _ in range(MAX_REDIRECTS):
+            response = await self.io.send(self._request())
+            target = self._redirect(response)
+            if target is None:
+                return response
+            await response.close()
+            self.url = target
+        return await self.io.send(self._request())
+
+    async def _headers(self) -> list[tuple[str, str]]:
+        headers = {
+            "accept": "text/event-stream" if self.call.is_stream else "application/json",
+            "accept-encoding": "identity",
+        }
+        if self.body is not None:
+            headers["content-type"] = "application/json"
+        headers.update(await self.config.authorize())
+        headers.update({name.lower(): value for name, value in self.config.headers.items()})
+        headers.update({name.lower(): value for name, value in self.call.headers})
+        return list(headers.items())
+
+    def _request(self) -> HTTPRequest:
+        timeout = self.call.timeout
+        idle = timeout.idle if self.call.is_stream else None
+        return HTTPRequest(
+            self.call.method, self.url, self.headers, self.body, timeout.connect, idle, self._answer_by()
+        )
+
+    def _answer_by(self) -> float | None:
+        """Return the moment by which the headers must have come."""
+        timeout, bound = self.call.timeout, None
+        if self.call.is_stream:
+            bound = timeout.first_event
+        elif self.call.kind is Retryability.READ and timeout.total is not None:
+            # A read may be repeated, so that one which hangs must leave time for the others.
+            bound = timeout.total / (self.config.max_retries + 1)
+        moments = [None if bound is None else self.sent + bound, self.deadline]
+        return min((each for each in moments if each is not None), default=None)
+
+    def _redirect(self, response: HTTPResponse) -> str | None:
+        location = response.headers.get("location")
+        if self.call.kind is not Retryability.READ or not 300 <= response.status < 400 or not location:
+            return None
+        try:
+            target = urljoin(self.url, location)
+        except ValueError:
+            return None
+        return target if origin_of(target) == self.config.origin else None
+
+    async def _read(self, response: HTTPResponse) -> RawResponse | _Failed:
+        answer = RawResponse(response, self.record, self.headers, self.started, self.sent, self.deadline)
+        if response.status >= 400:
+            body = await self._snippet(response)
+            error = status_error(response.status, response.headers, body, secrets_in(self.headers))
+            return _Failed(outcome_of(response.status), error)
+        if not 200 <= response.status < 300:
+            return self._rejected(answer, "The server redirects elsewhere, where your request must not go.")
+        if self.call.is_stream:
+            return await self._stream(answer)
+        try:
+            answer.body = await read_all(response, MAX_JSON_BYTES, self.deadline)
+        except Failure as failure:
+            return self._unanswered(failure)
+        except OverflowError:
+            return self._rejected(answer, f"The reply is larger than {MAX_JSON_BYTES} bytes.")
+        self.record.bytes_received += len(answer.body)
+        self.record.elapsed = self.io.now() - self.started
+        self.budget.give(max(self.spent, REFUND))
+        return answer
+
+    async def _stream(self, answer: RawResponse) -> RawResponse | _Failed:
+        if "text/event-stream" in answer.response.headers.get("content-type", "").lower():
+            self.budget.give(max(self.spent, REFUND))
+            return answer
+        body = (await self._snippet(answer.response)).decode(errors="replace")
+        said = read_error(body)[0] if body.strip() else "nothing"
+        return self._rejected(answer, f"The server answered with something else than a stream: {said}", body)
+
+    async def _snippet(self, response: HTTPResponse) -> bytes:
+        by = self.io.now() + ERROR_BODY_SECONDS
+        by = by if self.deadline is None else min(by, self.deadline)
+        body = b""
+        try:
+            while len(body) < MAX_ERROR_BYTES and (piece := await response.receive(by)):
+                body += piece
+        except Failure:
+            return body  # the status alone is an answer
+        return body[:MAX_ERROR_BYTES]
+
+    def _rejected(self, answer: RawResponse, message: str, body: str = "") -> _Failed:
+        may_have_acted = self.call.kind is not Retryability.READ and answer.response.status < 300
+        lost = may_have_acted and self.call.kind is Retryability.SUBMISSION
+        error = (SubmissionUnknown if lost else ResponseError)(
+            message,
+            hint="Check that base_url is the address of a Piccc API.",
+            may_have_been_billed=may_have_acted,
+            body=body,
+        )
+        return _Failed(Outcome.REJECTED, answer.explain(error))
+
+    def _unanswered(self, failure: Failure) -> _Failed:
+        call, sent = self.call, failure.outcome is Outcome.UNKNOWN
+        kind: type[PicccError] = APITimeoutError if failure.timed_out else APIConnectionError
+        if sent and call.kind is Retryability.SUBMISSION:
+            kind = SubmissionUnknown
+        error = kind(
+            f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
+            f"{redact(failure.reason, secrets_in(self.headers))}",
+            hint=self._advice(sent=sent),
+        )
+        return _Failed(failure.outcome, error, failure.__cause__)
+
+    def _advice(self, *, sent: bool) -> str:
+        if self.config.is_placeholder:
+            return f"No server was named: {self.config.base_url} is a placeholder. {WAYS_OUT}."
+        if not sent:
+            return f"Nothing was sent. Check the address, the network and the proxy. {WAYS_OUT}."
+        if self.call.kind is Retryability.READ:
+            return "Try again later."
+        acted = "The request was sent, so the server may have acted on it"
+        return f"{acted}." if self.config.retry_unknown else f"{acted}: it was not sent again."
+
+    def _rotates(self, error: PicccError) -> bool:
+        if error.status != 401 or self.has_rotated or self.config.key.is_fixed:
+            return False
+        self.has_rotated = True
+        return True
+
+    def _gets_plainer(self, error: PicccError) -> bool:
+        if self.call.plainer is None or error.status not in (400, 422):
+            return False
+        body = self.call.plainer(f"{error.message} {error.body}")
+        if body is None or body == self.body:
+            return False
+        self.body = body
+        return True
+
+    def _patience(self, failed: _Failed) -> float | None:
+        """Return how long to wait for another attempt, None where none may be made."""
+        error = failed.error
+        may = failed.outcome in _AGAIN[self.call.kind]
+        if self.config.retry_unknown:
+            may = may or failed.outcome in _MAY_BILL
+        if isinstance(error, APIStatusError) and error.headers.get("x-should-retry", "").lower() == "false":
+            may = False
+        asked = error.retry_after or 0.0
+        if not may or (self.deadline is None and asked > LONGEST_WAIT):
+            return None
+        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (len(self.record.attempts) - 1))
+        return max(self.io.random() * longest, asked)
+
+    def _pay(self, failed: _Failed) -> bool:
+        cost = COST_WHEN_REFUSED if failed.outcome is Outcome.REFUSED else COST
+        if not self.budget.take(cost):
+            failed.error.hint = (
+                "Too many calls to this server failed lately, so nothing more is sent. Try again later."
+            )
+            return False
+        self.spent += cost
+        return True
+
+    def _note(self, outcome: str, response: HTTPResponse | None) -> None:
+        elapsed = self.io.now() - self.sent
+        if response is None:
+            outcome = redact(outcome, secrets_in(self.headers))
+            self.record.attempts.append(Attempt(outcome, elapsed))
+        else:
+            self.record.attempts.append(Attempt(outcome, elapsed, request_id(response.headers)))
+            self.record.rate_limit = {
+                name.lower(): value
+                for name, value in response.headers.items()
+                if name.lower().startswith("x-ratelimit-")
+            }
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s %s: %s in %.3f s", self.call.method, self.record.path, outcome, elapsed)

@@ -1,0 +1,243 @@
+"""The emulated API behind the routes: chat, tasks, charges."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from piccc.emulator.clock import Clock
+from piccc.emulator.conversation import Completion, ModelRequest
+from piccc.emulator.errors import APIError
+from piccc.emulator.faults import Fault, Faults, RequestContext
+from piccc.emulator.latency import Latency, RateLimit
+from piccc.emulator.model import RuleModel
+from piccc.emulator.quirks import Quirks
+from piccc.emulator.render import Addresses, MediaCache
+from piccc.emulator.request_log import Charge, RequestLog
+from piccc.emulator.script import Script
+from piccc.emulator.tasks import OUTCOMES, Kind, Task, Tasks, missing, view
+from piccc.emulator.webhooks import Webhooks
+from piccc.emulator.wire.media import ImageTaskRequest, VideoTaskRequest
+
+StoredKind = Literal["tasks", "charges", "reported"]
+
+
+class State:
+    """Lines of JSON in a directory, only ever appended to.
+
+    Each begins with its newline, so that a line torn by a crash does not tear the next; it is skipped.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def append(self, kind: StoredKind, values: dict[str, Any]) -> None:
+        """Write one line."""
+        with self._path(kind).open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(values))
+
+    def read(self, kind: StoredKind) -> Iterator[dict[str, Any]]:
+        """Read all lines."""
+        path = self._path(kind)
+        if not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def _path(self, kind: StoredKind) -> Path:
+        return self._directory / f"{kind}.jsonl"
+
+
+_CHARGES = 10_000
+_LONGEST_KEY = 255
+_CHAT_MODELS = ("piccc-flash", "piccc-pro", "piccc-ultra")
+_MEDIA_MODELS = ("piccc-image", "piccc-video")
+
+
+class EmulatedAPI:
+    """All that the emulated provider knows; routes only translate to and from it."""
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        clock: Clock,
+        pace: Latency,
+        seed: int,
+        faults: Faults,
+        quirks: Quirks,
+        limit: RateLimit,
+        webhooks: Webhooks,
+        url_lifetime: float,
+        state: State | None,
+    ) -> None:
+        self.api_key = api_key
+        self.clock = clock
+        self.pace = pace
+        self.seed = seed
+        self.faults = faults
+        self.quirks = quirks
+        self.limit = limit
+        self.webhooks = webhooks
+        self.journal = RequestLog()
+        self.script = Script()
+        self.tasks = Tasks()
+        self.charges: deque[Charge] = deque(maxlen=_CHARGES)
+        self.darkroom = MediaCache()
+        self.addresses = Addresses(sha256(api_key.encode()).digest(), lifetime=url_lifetime)
+        self._model = RuleModel()
+        self._reads: Counter[str] = Counter()
+        self._state = state
+        if state:
+            self._restore(state)
+
+    def resume(self) -> None:
+        """Report what ended, or is still to end, of the tasks that outlived the last run."""
+        reported = {line["task_id"] for line in self._state.read("reported")} if self._state else set()
+        for task in self.tasks:
+            if task.id not in reported:
+                self._follow(task, None)
+
+    def admit(self, exchange: RequestContext) -> None:
+        """Check the key in either header; a 401 Problem when neither holds it."""
+        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+        offered = [
+            exchange.headers.get("x-api-key", ""),
+            bearer.strip() if scheme.lower() == "bearer" else "",
+        ]
+        if not any(offered):
+            message = "No API key was given. Send Authorization: Bearer KEY, or X-API-Key: KEY."
+            raise APIError(401, message, code="missing_api_key")
+        if not any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in offered):
+            raise APIError(401, "The API key is not valid.", code="invalid_api_key")
+
+    def answer(self, ask: ModelRequest, exchange: RequestContext) -> Completion:
+        """Answer a chat request and charge for it."""
+        answer = self.script.answer(ask) or self._model.answer(ask)
+        record = exchange.record
+        record.prompt_tokens = answer.usage.prompt_tokens
+        record.completion_tokens = answer.usage.completion_tokens
+        self._charge(
+            Charge(
+                kind="chat",
+                model=ask.model,
+                request_id=record.request_id,
+                at=self.clock.now(),
+                prompt_tokens=answer.usage.prompt_tokens,
+                completion_tokens=answer.usage.completion_tokens,
+            )
+        )
+        return answer
+
+    def submit(
+        self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, exchange: RequestContext
+    ) -> tuple[Task, bool]:
+        """Accept an order and charge for it; a known Idempotency-Key gives its earlier task, and True."""
+        idempotency = _idempotency(kind, exchange)
+        earlier = self.tasks.replayed(idempotency) if idempotency else None
+        if earlier:
+            exchange.record.task_id = earlier.id
+            return earlier, True
+        task = self._ordered(kind, form, exchange, idempotency)
+        self.tasks.add(task)
+        exchange.record.task_id = task.id
+        self._charge(
+            Charge(kind, task.model, exchange.record.request_id, at=task.created_at, task_id=task.id)
+        )
+        if self._state:
+            self._state.append("tasks", task.to_json())
+        self._follow(task, exchange.fault("webhook"))
+        return task, False
+
+    def read(self, task_id: str) -> Task:
+        """Find a task; a 404 Problem when there is none, or while a fault hides it."""
+        task = self.tasks.get(task_id)
+        if self._reads[task_id] < task.hidden_reads:
+            self._reads[task_id] += 1
+            raise missing(task_id)
+        return task
+
+    def show(self, task: Task, base: str, at: float | None = None) -> dict[str, Any]:
+        """Return the task as the wire shows it, now unless another moment is given."""
+        moment = self.clock.now() if at is None else at
+        shown = view(task, moment, base, self.addresses.result)
+        if "other-host" in self.quirks and shown["result"]:
+            for output in shown["result"]["outputs"]:
+                output["url"] = output["url"].replace("//127.0.0.1", "//localhost", 1)
+        return self.quirks.task(shown)
+
+    def fits(self, *, kind: str | None, status: str | None) -> Callable[[Task], bool]:
+        """Return the test whether a task is of a type and has a status now."""
+        now = self.clock.now()
+        return lambda task: kind in (None, task.kind) and status in (None, task.status(now))
+
+    def models(self) -> dict[str, Any]:
+        """Return the list of models (assumed)."""
+        made = {"object": "model", "created": 1_780_000_000, "owned_by": "piccc"}
+        return {"object": "list", "data": [{"id": name, **made} for name in (*_CHAT_MODELS, *_MEDIA_MODELS)]}
+
+    def _charge(self, charge: Charge) -> None:
+        self.charges.append(charge)
+        if self._state:
+            self._state.append("charges", charge.to_json())
+
+    def _restore(self, state: State) -> None:
+        for values in state.read("tasks"):
+            self.tasks.add(Task.from_json(values))
+        self.charges.extend(Charge(**values) for values in state.read("charges"))
+
+    def _follow(self, task: Task, fault: Fault | None) -> None:
+        def reported() -> None:
+            if self._state:
+                self._state.append("reported", {"task_id": task.id})
+
+        self.webhooks.follow(task, lambda at: self.show(task, task.base, at), fault, reported)
+
+    def _ordered(
+        self,
+        kind: Kind,
+        form: ImageTaskRequest | VideoTaskRequest,
+        exchange: RequestContext,
+        idempotency: tuple[str, str] | None,
+    ) -> Task:
+        outcome, odd, hidden = exchange.fault(*OUTCOMES), exchange.fault("status"), exchange.fault("hidden")
+        return Task(
+            id=f"task_{secrets.token_hex(12)}",
+            kind=kind,
+            model=form.model,
+            prompt=form.prompt,
+            aspect_ratio=form.aspect_ratio,
+            resolution=form.resolution,
+            created_at=self.clock.now(),
+            duration=self.pace.task(kind),
+            base=exchange.base,
+            duration_seconds=form.duration_seconds if isinstance(form, VideoTaskRequest) else None,
+            seed=self.seed if form.seed is None else form.seed,
+            mime_type="video/mp4" if isinstance(form, VideoTaskRequest) else f"image/{form.output_format}",
+            webhook_url=form.webhook.url if form.webhook else None,
+            outcome=outcome.kind if outcome else "completed",
+            odd_status=odd.value if odd else None,
+            hidden_reads=int(hidden.number(1)) if hidden else 0,
+            idempotency=idempotency,
+        )
+
+
+def _idempotency(kind: Kind, exchange: RequestContext) -> tuple[str, str] | None:
+    key = exchange.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= _LONGEST_KEY:
+        message = f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters."
+        raise APIError(400, message, code="invalid_value", param="Idempotency-Key")
+    canonical = json.dumps([kind, exchange.json()], sort_keys=True)
+    return key, sha256(canonical.encode()).hexdigest()

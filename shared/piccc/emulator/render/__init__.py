@@ -1,0 +1,135 @@
+"""Make the media of finished tasks, keep them, and serve them as files."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from piccc.emulator.errors import APIError
+from piccc.emulator.tasks import Task
+
+_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
+
+
+def served(request: Request, content: bytes, mime_type: str) -> Response:
+    """Return a file, or the range of it that was asked for; a 416 Problem when it has no such range."""
+    etag = f'"{sha256(content).hexdigest()[:32]}"'
+    headers = {"accept-ranges": "bytes", "etag": etag, "cache-control": "private, immutable"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    span = None if request.headers.get("if-range", etag) != etag else _span(request, len(content))
+    if span is None:
+        return Response(content, media_type=mime_type, headers=headers)
+    headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{len(content)}"
+    return Response(content[span.start : span.stop], status_code=206, media_type=mime_type, headers=headers)
+
+
+def _span(request: Request, length: int) -> range | None:
+    """Read a single range; what is not one is ignored, as HTTP says."""
+    match = _RANGE.fullmatch(request.headers.get("range", ""))
+    if match is None or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    if not first:
+        span = range(max(0, length - int(last)), length)
+    else:
+        span = range(int(first), min(length, int(last) + 1 if last else length))
+    if not span:
+        raise APIError(416, "The file has no such range.", headers={"content-range": f"bytes */{length}"})
+    return span
+
+
+_LONGEST_NUMBER = 16
+_SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "video/mp4": "mp4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Give out URLs that expire, and know them again; reading the task later gives a fresh one (assumed)."""
+
+    secret: bytes
+    lifetime: float
+
+    def result(self, task: Task, now: float, base: str) -> dict[str, Any]:
+        """Return the result of a completed task as the wire shows it."""
+        windows = math.floor((now - task.ends_at) / self.lifetime) + 1
+        expires = int(task.ends_at + windows * self.lifetime)
+        name = f"{task.id}.{_SUFFIXES[task.mime_type]}"
+        width, height = task.size
+        output = {
+            "type": task.kind,
+            "url": f"{base}/files/{name}?expires={expires}&signature={self._signature(name, expires)}",
+            "mime_type": task.mime_type,
+            "width": width,
+            "height": height,
+        }
+        if task.duration_seconds is not None:
+            output["duration_seconds"] = task.duration_seconds
+        return {"outputs": [output], "expires_at": expires}
+
+    def admits(self, name: str, expires: str, signature: str, now: float) -> bool:
+        """Tell whether an address was given out and has not expired."""
+        if not (expires.isdecimal() and len(expires) < _LONGEST_NUMBER):
+            return False
+        genuine = hmac.compare_digest(self._signature(name, int(expires)).encode(), signature.encode())
+        return genuine and now < int(expires)
+
+    def _signature(self, name: str, expires: int) -> str:
+        return blake2b(f"{name}?{expires}".encode(), key=self.secret, digest_size=16).hexdigest()
+
+
+class MediaCache:
+    """Make each picture or film once and keep the latest, up to `limit` bytes."""
+
+    def __init__(self, limit: int = 128 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._making: dict[Hashable, asyncio.Future[bytes]] = {}
+
+    async def develop(self, task: Task) -> bytes:
+        """Return a task's file; those who ask at the same time wait for the same work."""
+        key = (
+            task.kind,
+            task.model,
+            task.prompt,
+            task.seed,
+            task.size,
+            task.duration_seconds,
+            task.mime_type,
+        )
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        if key not in self._making:
+            self._making[key] = asyncio.ensure_future(self._make(key, task))
+        return await asyncio.shield(self._making[key])
+
+    async def _make(self, key: Hashable, task: Task) -> bytes:
+        try:
+            made = await asyncio.to_thread(_made, task)
+        finally:
+            del self._making[key]
+        self._kept[key] = made
+        while sum(map(len, self._kept.values())) > self._limit and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return made
+
+
+def _made(task: Task) -> bytes:
+    if task.kind == "video":
+        from piccc.emulator.render.video import render_video
+
+        return render_video(task)
+    from piccc.emulator.render.image import render_image
+
+    return render_image(task)

@@ -1,0 +1,338 @@
+"""Draw an image: its composition, and the text on it."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from importlib.resources import as_file, files
+from random import Random
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+
+from piccc.emulator.tasks import Task
+
+_FONT = "NotoSansCJK-VF.otf.ttc"
+_SIMPLIFIED_CHINESE = 2
+_UNCOVERED = "·"
+_NO_SUCH_CHARACTER = "\U0010ffff"
+
+Font = ImageFont.FreeTypeFont
+
+
+@lru_cache(maxsize=64)
+def font(size: int, weight: int) -> Font:
+    """Open the caption font at a size in pixels and a weight from 100 to 900."""
+    with as_file(files("manimgx_fonts_cjk") / _FONT) as path:
+        opened = ImageFont.truetype(path, size, index=_SIMPLIFIED_CHINESE)
+    opened.set_variation_by_axes([weight])
+    return opened
+
+
+def covered(text: str) -> str:
+    """Replace what the font cannot show, and drop what shows nothing."""
+    one_line = " ".join(text.split())
+    return "".join(
+        letter if _is_covered(letter) else _UNCOVERED
+        for letter in one_line
+        if unicodedata.category(letter) not in {"Cc", "Cf", "Mn", "Cs"}
+    )
+
+
+@lru_cache(maxsize=8192)
+def _is_covered(letter: str) -> bool:
+    return letter.isspace() or _mask(letter) != _mask(_NO_SUCH_CHARACTER)
+
+
+def _mask(letter: str) -> bytes:
+    return bytes(font(24, 400).getmask(letter))
+
+
+def caption(frame: Image.Image, text: str) -> None:
+    """Write the prompt over the foot of the picture, as large as it fits in a few lines."""
+    width, height = frame.size
+    unit = min(width, height)
+    margin = round(unit * 0.055)
+    letters, lines = _fitted(covered(text), width - 2 * margin, unit)
+    leading = round(letters.size * 1.34)
+    top = height - margin - leading * len(lines)
+    _shade(frame, round(top - unit * 0.1))
+    draw = ImageDraw.Draw(frame)
+    for number, line in enumerate(lines):
+        draw.text((margin, top + number * leading), line, font=letters, fill="white")
+
+
+def badge(frame: Image.Image, text: str) -> None:
+    """Put a small label into the upper left corner."""
+    unit = min(frame.size)
+    margin, padding = round(unit * 0.045), round(unit * 0.016)
+    letters = font(max(9, round(unit * 0.026)), 500)
+    text = covered(text)
+    left, top, right, bottom = letters.getbbox(text)
+    box = (margin, margin, margin + right - left + 2 * padding, margin + bottom - top + 2 * padding)
+    veil = Image.new("L", frame.size)
+    ImageDraw.Draw(veil).rounded_rectangle(box, radius=(box[3] - box[1]) // 2, fill=120)
+    frame.paste("#0b1020", mask=veil)
+    ImageDraw.Draw(frame).text(
+        (margin + padding - left, margin + padding - top), text, font=letters, fill="white"
+    )
+
+
+def _fitted(text: str, width: int, unit: int) -> tuple[Font, list[str]]:
+    for share, most in ((0.075, 2), (0.058, 3), (0.046, 4)):
+        letters = font(max(10, round(unit * share)), 600)
+        lines = _wrapped(text, letters, width)
+        if len(lines) <= most:
+            return letters, lines
+    kept = lines[:most]
+    while kept[-1] and letters.getlength(kept[-1] + "…") > width:
+        kept[-1] = kept[-1][:-1]
+    return letters, [*kept[:-1], kept[-1] + "…"]
+
+
+def _wrapped(text: str, letters: Font, width: int) -> list[str]:
+    lines = [""]
+    for word in _words(text):
+        if letters.getlength((lines[-1] + word).rstrip()) <= width:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return [line.strip() for line in lines if line.strip()] or [""]
+
+
+def _words(text: str) -> list[str]:
+    """Split where a line may break: after a space, and around every wide character."""
+    words = [""]
+    for letter in text:
+        wide = unicodedata.east_asian_width(letter) in "WF"
+        if wide or (words[-1] and (words[-1][-1] == " " or len(words[-1]) == 24)):
+            words.append(letter)
+        else:
+            words[-1] += letter
+        if wide:
+            words.append("")
+    return words
+
+
+def _shade(frame: Image.Image, top: int) -> None:
+    """Darken the foot of the picture, so that white letters can be read on anything."""
+    width, height = frame.size
+    depth = height - max(0, top)
+    veil = Image.linear_gradient("L").point(lambda level: round(min(1.0, level / 110) * 175))
+    frame.paste("#05070f", (0, height - depth), mask=veil.resize((width, depth)))
+
+
+Size = tuple[int, int]
+Colour = tuple[int, int, int]
+Place = Callable[[float], tuple[int, int]]
+
+_FINE = 2
+_LARGEST = 1280
+
+
+@dataclass(frozen=True, slots=True)
+class Sprite:
+    """One shape with a soft edge, and where its corner is at a moment from 0 to 1."""
+
+    mask: Image.Image
+    colour: Colour
+    place: Place
+
+
+@dataclass(slots=True)
+class Composition:
+    """A ground and the shapes that move before it."""
+
+    ground: Image.Image
+    sprites: list[Sprite] = field(default_factory=list)
+
+    def at(self, moment: float) -> Image.Image:
+        """Paint the scene at a moment from 0 to 1."""
+        frame = self.ground.copy()
+        for sprite in self.sprites:
+            frame.paste(sprite.colour, sprite.place(moment), sprite.mask)
+        return frame
+
+
+def composition(prompt: str, seed: int, size: Size) -> Composition:
+    """Compose what belongs to a prompt and a seed; the same for the same three, at most 1280 pixels long."""
+    chance = Random(blake2b(f"{seed}\n{prompt}".encode(), digest_size=16).digest())  # noqa: S311 - a painting
+    scale = min(1.0, _LARGEST / max(size))
+    canvas = (round(size[0] * scale), round(size[1] * scale))
+    compose = chance.choice([_hills, _planets, _lanterns])
+    return compose(chance, canvas)
+
+
+def _hills(chance: Random, size: Size) -> Composition:
+    width, height = size
+    hue = chance.random()
+    made = Composition(_gradient(size, _tone(hue + 0.08, 0.45, 0.98), _tone(hue - 0.04, 0.55, 0.86)))
+    radius = round(min(size) * chance.uniform(0.11, 0.17))
+    sun_left, sun_top = chance.uniform(0.15, 0.65), chance.uniform(0.12, 0.24)
+    sun = _glow(radius)
+    made.sprites.append(Sprite(sun, (255, 246, 224), _arc(size, sun.size, sun_left, sun_top)))
+    layers = 5
+    for layer in range(layers):
+        depth = layer / (layers - 1)
+        colour = _tone(hue + 0.02 - 0.1 * depth, 0.38 + 0.34 * depth, 0.82 - 0.66 * depth)
+        travel = round(width * (0.04 + 0.3 * depth))
+        crest = height * (0.42 + 0.13 * layer)
+        mask = _ridge(chance, (width + travel, height), crest, height * (0.16 - 0.015 * layer))
+        made.sprites.append(Sprite(mask, colour, _slide(-travel)))
+    return made
+
+
+def _planets(chance: Random, size: Size) -> Composition:
+    width, height = size
+    hue = chance.random()
+    ground = _gradient(size, _tone(hue, 0.75, 0.1), _tone(hue + 0.12, 0.6, 0.34))
+    _stars(chance, ground)
+    made = Composition(ground)
+    unit = min(size)
+    centre = (width * chance.uniform(0.4, 0.6), height * chance.uniform(0.36, 0.48))
+    for number in range(4):
+        reach = unit * (0.2 + 0.13 * number)
+        ring = _ring(round(reach), max(1, unit // 260))
+        spot = (round(centre[0] - ring.width / 2), round(centre[1] - ring.height / 2))
+        made.sprites.append(Sprite(ring, _tone(hue + 0.1, 0.25, 0.62), _still(spot)))
+        ball = _disc(round(unit * chance.uniform(0.022, 0.062)))
+        turn, start = chance.choice([1, -1]) * chance.uniform(0.15, 0.6), chance.random()
+        colour = _tone(hue + chance.uniform(-0.25, 0.35), 0.55, 0.98)
+        made.sprites.append(Sprite(ball, colour, _orbit(centre, reach, ball.size, start, turn)))
+    heart = _glow(round(unit * 0.1))
+    spot = (round(centre[0] - heart.width / 2), round(centre[1] - heart.height / 2))
+    made.sprites.append(Sprite(heart, _tone(hue + 0.45, 0.3, 1.0), _still(spot)))
+    return made
+
+
+def _lanterns(chance: Random, size: Size) -> Composition:
+    width, height = size
+    hue = chance.random()
+    made = Composition(_gradient(size, _tone(hue, 0.62, 0.5), _tone(hue + 0.16, 0.5, 0.93)))
+    unit = min(size)
+    for number in range(22):
+        radius = unit * (0.02 + 0.2 * (1 - number / 22) ** 1.6) * chance.uniform(0.7, 1.2)
+        mask = _disc(round(radius), strength=round(60 + 110 * (number / 22)))
+        left = chance.uniform(-0.05, 1.0) * width - radius
+        start = chance.uniform(-0.1, 1.1) * height - radius
+        colour = _tone(hue + chance.choice([0.0, 0.08, 0.16, 0.5]), chance.uniform(0.15, 0.5), 1.0)
+        made.sprites.append(
+            Sprite(mask, colour, _rise(left, start, height * chance.uniform(0.1, 0.45), unit))
+        )
+    return made
+
+
+def _tone(hue: float, saturation: float, value: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(1.0, saturation), max(0.0, min(1.0, value)))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _gradient(size: Size, top: Colour, bottom: Colour) -> Image.Image:
+    share = Image.linear_gradient("L").resize(size)
+    return Image.composite(Image.new("RGB", size, bottom), Image.new("RGB", size, top), share)
+
+
+def _stars(chance: Random, ground: Image.Image) -> None:
+    draw = ImageDraw.Draw(ground)
+    for _ in range(140):
+        left, top = chance.randrange(ground.width), chance.randrange(ground.height)
+        light = chance.randrange(110, 255)
+        draw.point((left, top), fill=(light, light, light))
+
+
+def _ridge(chance: Random, size: Size, crest: float, swing: float) -> Image.Image:
+    waves = [(chance.uniform(0.6, 1.4) * 2**octave, chance.random(), 0.55**octave) for octave in range(4)]
+    width, height = size[0] * _FINE, size[1] * _FINE
+    points = [(0.0, float(height))]
+    for left in range(0, width + 8, 8):
+        rise = sum(
+            strength * math.sin(math.tau * (rate * left / width + shift)) for rate, shift, strength in waves
+        )
+        points.append((left, (crest - swing * rise / 2) * _FINE))
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).polygon([*points, (width, height)], fill=255)
+    return mask.reduce(_FINE)
+
+
+def _disc(radius: int, strength: int = 255) -> Image.Image:
+    side = 2 * max(2, radius)
+    mask = Image.new("L", (side * _FINE, side * _FINE))
+    ImageDraw.Draw(mask).ellipse((0, 0, side * _FINE - 1, side * _FINE - 1), fill=strength)
+    return mask.reduce(_FINE)
+
+
+def _ring(radius: int, stroke: int) -> Image.Image:
+    outer = _disc(radius, 110)
+    hole = Image.new("L", outer.size)
+    inner = _disc(radius - stroke, 255)
+    hole.paste(inner, ((outer.width - inner.width) // 2, (outer.height - inner.height) // 2))
+    return ImageChops.subtract(outer, hole)
+
+
+def _glow(radius: int) -> Image.Image:
+    disc = _disc(radius)
+    mask = Image.new("L", (disc.width * 3, disc.height * 3))
+    mask.paste(disc, (disc.width, disc.height))
+    halo = mask.filter(ImageFilter.GaussianBlur(radius * 0.7)).point(lambda level: level * 0.75)
+    return ImageChops.lighter(mask, halo)
+
+
+def _still(spot: tuple[int, int]) -> Place:
+    return lambda moment: spot
+
+
+def _slide(distance: int) -> Place:
+    return lambda moment: (round(distance * moment), 0)
+
+
+def _arc(size: Size, shape: Size, left: float, top: float) -> Place:
+    def place(moment: float) -> tuple[int, int]:
+        across = left + 0.2 * moment
+        down = top + 0.1 * (1 - math.sin(math.pi * (0.2 + 0.6 * moment)))
+        return round(size[0] * across - shape[0] / 3), round(size[1] * down - shape[1] / 3)
+
+    return place
+
+
+def _orbit(centre: tuple[float, float], reach: float, shape: Size, start: float, turn: float) -> Place:
+    def place(moment: float) -> tuple[int, int]:
+        angle = math.tau * (start + turn * moment)
+        left, top = centre[0] + reach * math.cos(angle), centre[1] + reach * math.sin(angle)
+        return round(left - shape[0] / 2), round(top - shape[1] / 2)
+
+    return place
+
+
+def _rise(left: float, start: float, distance: float, unit: int) -> Place:
+    def place(moment: float) -> tuple[int, int]:
+        sway = 0.015 * unit * math.sin(math.tau * (moment + start / unit))
+        return round(left + sway), round(start - distance * moment)
+
+    return place
+
+
+FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+
+_MOMENT = 0.4
+
+
+def render_image(task: Task) -> bytes:
+    """Paint a task's picture; the same bytes for the same order, as PNG, JPEG or WebP."""
+    ground = composition(task.prompt, task.seed, task.size).at(_MOMENT)
+    frame = ground.resize(task.size, Image.Resampling.BICUBIC)
+    caption(frame, task.prompt)
+    badge(frame, label(task))
+    file = io.BytesIO()
+    frame.save(file, FORMATS[task.mime_type], quality=90, compress_level=3)
+    return file.getvalue()
+
+
+def label(task: Task) -> str:
+    """Name what was ordered, for the badge."""
+    width, height = task.size
+    return f"{task.model}  ·  seed {task.seed}  ·  {task.aspect_ratio}  ·  {width}×{height}"

@@ -1,0 +1,381 @@
+"""The media tools of both frameworks: arguments, one run of a tool, and what the model is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from piccc import errors
+from piccc._http.backend import run_sync
+from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
+from piccc.tasks import Task, TaskType, read_task
+
+if TYPE_CHECKING:
+    from piccc.client import AsyncClient, Client
+    from piccc.media.handles import AsyncTaskHandle, TaskHandle
+
+GENERATE_IMAGE = "generate_image"
+GENERATE_VIDEO = "generate_video"
+GET_TASK = "get_media_task"
+LIST_TASKS = "list_media_tasks"
+
+DESCRIPTIONS = {
+    GENERATE_IMAGE: "Make an image from a description. Each call is paid for. "
+    "Returns the finished image's address, or a task id to ask for later.",
+    GENERATE_VIDEO: "Make a video from a description. Each call is paid for and may take minutes. "
+    "Returns the finished video's address, or a task id to ask for later.",
+    GET_TASK: "Look at an image or video task, and wait for it for a while if it is still running. "
+    "Costs nothing.",
+    LIST_TASKS: "List the latest image and video tasks, newest first, to find a task again. Costs nothing.",
+}
+
+AspectRatio = Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9"]
+Status = Literal["queued", "processing", "completed", "failed", "cancelled", "expired"]
+
+
+class Arguments(BaseModel):
+    """Arguments of a tool; an unknown one is refused, so that a model learns that it means nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageArguments(Arguments):
+    """What a model may ask of the image tool."""
+
+    prompt: str = Field(min_length=1, description="What the picture shows, in full sentences.")
+    aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
+    resolution: Literal["1K", "2K", "4K"] | None = Field(
+        default=None, description="Pixels on the longer side: 1K is 1024, 2K is 2048, 4K is 4096."
+    )
+
+
+class VideoArguments(Arguments):
+    """What a model may ask of the video tool."""
+
+    prompt: str = Field(min_length=1, description="What the film shows and how it moves, in full sentences.")
+    aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
+    resolution: Literal["480p", "720p", "1080p"] | None = Field(
+        default=None, description="Pixels on the shorter side."
+    )
+    duration_seconds: int | None = Field(
+        default=None, gt=0, lt=3600, description="The film's length in seconds."
+    )
+
+
+class TaskArguments(Arguments):
+    """What a model may ask of the tool that looks at a task."""
+
+    task_id: str = Field(min_length=1, description="The task's id, as another tool gave it.")
+    wait_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=600,
+        description="How long to wait at most if it is still running; 0 only looks.",
+    )
+
+
+class TaskListArguments(Arguments):
+    """What a model may ask of the tool that lists tasks."""
+
+    type: Literal["image", "video"] | None = Field(default=None, description="Only tasks of this type.")
+    status: Status | None = Field(default=None, description="Only tasks of this status.")
+    limit: int = Field(default=10, ge=1, le=50, description="How many tasks at most.")
+
+
+ARGUMENTS: dict[str, type[Arguments]] = {
+    GENERATE_IMAGE: ImageArguments,
+    GENERATE_VIDEO: VideoArguments,
+    GET_TASK: TaskArguments,
+    LIST_TASKS: TaskListArguments,
+}
+
+
+def faults(error: ValidationError) -> str:
+    """Return which arguments are wrong, and how."""
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+
+
+LONGEST_URL = 200
+"""Characters of an address that a model reads; it would garble a longer one, which the program has anyway."""
+LONGEST_REASON = 200
+LONGEST_PROMPT = 60
+MAKER = "piccc"
+
+_TELL_THE_USER = "Do not retry: tell the user."
+_CORRECT = "Nothing was made. Correct the arguments and call again."
+_ADVICE: dict[type[Exception], tuple[bool, str]] = {
+    ValidationError: (True, _CORRECT),
+    errors.TaskRejected: (
+        True,
+        "Change the prompt before you call again: the same one will be refused again.",
+    ),
+    errors.TaskFailed: (True, "You may call again once."),
+    errors.TaskCancelled: (False, _TELL_THE_USER),
+    errors.TaskExpired: (True, "You may call again once."),
+    errors.SpendLimitExceeded: (False, f"The spend_limit is used up and nothing was sent. {_TELL_THE_USER}"),
+    errors.NotFoundError: (False, f"Look for the right id with {LIST_TASKS}, or tell the user."),
+    errors.RateLimitError: (True, "Nothing was made. Call again later."),
+    errors.OverloadedError: (True, "Nothing was made. Call again later."),
+    errors.InvalidRequestError: (True, _CORRECT),
+    # A model's arguments have been checked before: what the client refuses is the program's mistake.
+    errors.InvalidArgumentError: (False, f"Nothing was made. {_TELL_THE_USER}"),
+    errors.APIConnectionError: (True, "Nothing was made. You may call again once."),
+    errors.PicccError: (False, _TELL_THE_USER),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What an agent is told.
+
+    Attributes:
+        text: what the model reads.
+        artifact: what the program gets: a task or `{"tasks": […]}`, and `tool_error` where something failed.
+        pictures: content blocks `{type, base64, mime_type}` for models that see.
+        error: why it failed, or None.
+    """
+
+    text: str
+    artifact: dict[str, Any]
+    pictures: Sequence[Mapping[str, str]] = field(default=(), repr=False)
+    error: Exception | None = None
+
+
+def describe_for_model(task: Task, then: str = "") -> str:
+    """Return what the model reads of a task that is finished or still running."""
+    kind = task.type or "task"
+    if not task.is_terminal:
+        progress = "" if task.progress is None else f", {task.progress:.0f} %"
+        go_on = then or f"Ask for it later with {GET_TASK}."
+        now = f"The {kind} is still being made ({task.status}{progress}): task {task.id}."
+        return f"{now} Do not submit it again. {go_on}"
+    short = [output.url for output in task.outputs if len(output.url) <= LONGEST_URL]
+    where = f": {' '.join(short)}" if short else ""
+    return f"The {kind} is finished (task {task.id}){where}"
+
+
+def progress(task: Task) -> dict[str, Any]:
+    """Return what an event says of a task on its way."""
+    return {"task_id": task.id, "type": task.type, "status": task.status, "progress": task.progress}
+
+
+def artifact_of(task: Task) -> dict[str, Any]:
+    """Return a task as JSON data, which a checkpoint keeps as it is."""
+    return {**task.to_dict(), "made_by": MAKER}
+
+
+def tasks_in(artifact: object) -> list[Task]:
+    """Return the tasks of an artifact, none where it is not one of ours."""
+    if not isinstance(artifact, Mapping) or artifact.get("made_by") != MAKER:
+        return []
+    return [read_task(dict(body)) for body in artifact.get("tasks", [artifact]) if body.get("task_id")]
+
+
+def listed(tasks: Sequence[Task]) -> ToolResult:
+    """Report on several tasks."""
+    lines = [
+        f"{task.type or 'task'} {task.id} {task.status}: {_short(task.prompt, LONGEST_PROMPT)}"
+        for task in tasks
+    ]
+    text = "\n".join(lines) or "There are no such tasks."
+    return ToolResult(text, {"tasks": [task.to_dict() for task in tasks], "made_by": MAKER})
+
+
+def failed(error: Exception, task: Task | None = None, *, may_exist: bool = False) -> ToolResult:
+    """Report on a failure, and say whether the model may call again.
+
+    `task` is the one that it befell; `may_exist` tells that a task may have come of it that nobody knows.
+    """
+    may_retry, advice = _advice(error, task, may_exist=may_exist)
+    message = _message(error)
+    named = {
+        "kind": type(error).__name__,
+        "message": message,
+        "may_retry": may_retry,
+        "hint": getattr(error, "hint", None),
+        "code": getattr(error, "code", None),
+        "submission_key": getattr(error, "submission_key", None),
+    }
+    known = {name: value for name, value in named.items() if value not in (None, "")}
+    artifact = {**(artifact_of(task) if task else {"made_by": MAKER}), "tool_error": known}
+    return ToolResult(f"{_short(message, LONGEST_REASON)} {advice}", artifact, error=error)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, PicccError):
+        return error.message
+    if isinstance(error, ValidationError):
+        return faults(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _advice(error: Exception, task: Task | None, *, may_exist: bool) -> tuple[bool, str]:
+    if may_exist or (task is None and getattr(error, "may_have_been_billed", False)):
+        return (
+            False,
+            f"It may be in the making and paid for: do not submit it again. Look for it with {LIST_TASKS}.",
+        )
+    if task is not None and not task.is_terminal:
+        return False, f"Task {task.id} goes on: do not submit it again. Ask for it later with {GET_TASK}."
+    return next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), (False, _TELL_THE_USER))
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+T = TypeVar("T")
+Show = Literal["none", "thumbnail", "image"]
+OnUpdate = Callable[[Task], object]
+THUMBNAIL_PX = 512
+
+
+def submission_key(*parts: object) -> str:
+    """Return a key that names a call of a tool, the same each time that call is run.
+
+    It is a digest, because it goes to the provider and what a thread is called is nobody else's business.
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"agent-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+class MediaToolRun:
+    """One call of a tool: it knows its task as soon as there is one, so that no failure can lose it."""
+
+    def __init__(
+        self, client: Client | AsyncClient, *, show: Show = "none", on_update: OnUpdate | None = None
+    ) -> None:
+        self._client = client
+        self._show = show
+        self._on_update = on_update
+        self._key: str | None = None
+        self._task: TaskHandle | AsyncTaskHandle | None = None
+
+    async def place(self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None) -> Task:
+        """Submit a task, or find the one that this key became; look for one whose answer was lost."""
+        self._key = key
+        made = self._client.images if type == "image" else self._client.videos
+        try:
+            self._task = await _settled(made.submit(key=key, **arguments))
+        except SubmissionUnknown as lost:
+            try:
+                self._task = await _settled(self._client.tasks.resume(str(lost.submission_key)))
+            except PicccError:
+                raise lost from lost.__cause__
+        return self._known()
+
+    async def read(self, task_id: str) -> Task:
+        """Read a task."""
+        self._task = await _settled(self._client.tasks.get(task_id))
+        return self._known()
+
+    async def attend(self, seconds: float | None) -> None:
+        """Wait so many seconds for the task; raise why it has no output, but not that it is still running.
+
+        Seconds: None waits as long as the client's polling says, 0 does not wait.
+        """
+        task = self._known()
+        try:
+            if seconds != 0 and not task.is_terminal:
+                await _settled(task.wait(timeout=seconds, on_update=self._on_update))
+        except TaskWaitTimeout:
+            return
+        if error := task.failure():
+            raise error
+
+    async def report(self, then: str = "") -> ToolResult:
+        """Report on the task; `then` is what the model is to do while it is still running."""
+        task = self._known()
+        text = describe_for_model(task, then)
+        try:
+            pictures = await self._pictures()
+        except PicccError as error:
+            pictures, text = (), f"{text} (It cannot be shown here: {type(error).__name__}.)"
+        return ToolResult(text, artifact_of(task), pictures)
+
+    async def list(self, type: TaskType | None, status: str | None, limit: int) -> ToolResult:
+        """Report on the latest tasks."""
+        return listed(await _first(self._client.tasks.list(type=type, status=status), limit))
+
+    async def reported(
+        self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...] = ()
+    ) -> ToolResult:
+        """Return what some work of this errand reports, its failure too; let signals of a framework pass."""
+        try:
+            return await work
+        except passing:
+            raise
+        except Exception as error:
+            # A submission that was refused leaves the ledger: one that is still in it may have been accepted.
+            may_exist = (
+                self._task is None and self._key is not None and bool(self._client.ledger.get(self._key))
+            )
+            return failed(error, self._task, may_exist=may_exist)
+
+    def _known(self) -> TaskHandle | AsyncTaskHandle:
+        if self._task is None:
+            raise RuntimeError("This errand has no task yet: place one or read one first.")
+        return self._task
+
+    async def _pictures(self) -> Sequence[Mapping[str, str]]:
+        task = self._known()
+        if self._show == "none" or task.type != "image" or not task.is_terminal:
+            return ()
+        max_px = THUMBNAIL_PX if self._show == "thumbnail" else None
+        return [await _settled(output.base64_block(max_px=max_px)) for output in task.outputs]
+
+
+async def ended(
+    client: Client | AsyncClient, tasks: Sequence[Task], *, seconds: float = 0.0, show: Show = "none"
+) -> Sequence[ToolResult]:
+    """Report on those of the tasks that have ended, after waiting so many seconds for all of them.
+
+    One that cannot be read counts as running: it can be asked again.
+    """
+    if seconds and tasks:
+        with suppress(PicccError):
+            await _settled(client.tasks.wait_all([task.id for task in tasks], timeout=seconds))
+    seen = [await _end(MediaToolRun(client, show=show), task) for task in tasks]
+    return [report for report in seen if report is not None]
+
+
+def run_sync_tool(errand: Coroutine[Any, Any, T]) -> T:
+    """Run an errand over a blocking client; raise ConfigurationError where it is asynchronous."""
+    return run_sync(errand)
+
+
+async def _end(errand: MediaToolRun, task: Task) -> ToolResult | None:
+    async def outcome() -> ToolResult:
+        await errand.attend(0)
+        return await errand.report()
+
+    try:
+        now = await errand.read(task.id)
+    except PicccError:
+        return None
+    return await errand.reported(outcome()) if now.is_terminal else None
+
+
+async def _settled(value: Any) -> Any:
+    # The blocking client gives the value itself, the asynchronous one something to await.
+    return await value if isawaitable(value) else value
+
+
+async def _first(tasks: AsyncIterable[Task] | Iterable[Task], count: int) -> Sequence[Task]:
+    if not isinstance(tasks, AsyncIterable):
+        return list(islice(tasks, count))
+    found: list[Task] = []
+    async for task in tasks:
+        found.append(task)
+        if len(found) == count:
+            break
+    return found

@@ -1,0 +1,301 @@
+"""What a client gives out: tasks and outputs that know where they come from, and can be asked for more."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from piccc._http.backend import run_sync
+from piccc.errors import MissingExtraError, OutputError
+from piccc.media.display import Card, Preview, mimebundle
+from piccc.media.downloads import (
+    MAX_OUTPUT_BYTES,
+    DownloadOptions,
+    FilePath,
+    load,
+    mime_type_of,
+    place_of,
+    save,
+)
+from piccc.tasks import Output, Task, read_task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from piccc.media.account import Account
+
+MAX_MEMORY_BYTES = 256 * 1024**2
+OnUpdate = Callable[[Task], object]
+
+
+class _BoundOutput(Output):
+    __slots__ = ("_account", "_task", "preview")
+
+    def __init__(self, output: Output, task: Task, account: Account) -> None:
+        super().__init__(**{each.name: getattr(output, each.name) for each in fields(output)})
+        self._task = task
+        self._account = account
+        self.preview = Preview(account, task, self)
+
+
+class OutputHandle(_BoundOutput):
+    """One finished picture or film, which can be fetched.
+
+    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
+    renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+
+    Attributes:
+        preview: what a notebook can show of it without its address.
+    """
+
+    __slots__ = ()
+
+    def save(
+        self,
+        path: FilePath,
+        *,
+        max_bytes: int = MAX_OUTPUT_BYTES,
+        any_type: bool = False,
+        provenance: bool = False,
+    ) -> Path:
+        """Write it to a file, or into a directory under a name of its own; return the file's path.
+
+        Args:
+            path: a file, or a directory: one that exists, or a path that ends with a separator.
+            max_bytes: how large it may be; 2 GiB by default.
+            any_type: whether content that is neither picture nor film is taken too.
+            provenance: whether a JSON note is written beside it.
+
+        The file appears when it is whole.
+        """
+        terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
+        saved = run_sync(save(self._account, self._task, self, path, terms, provenance=provenance))
+        self.preview.saved(saved)
+        return saved
+
+    def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
+        return run_sync(load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes)))
+
+    def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
+        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
+        return picture(self.bytes(max_bytes=max_bytes), self.task_id)
+
+    def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
+        """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
+        return block(self.bytes(), self.task_id, max_px)
+
+
+class AsyncOutputHandle(_BoundOutput):
+    """One finished picture or film, which can be fetched.
+
+    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
+    renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+
+    Attributes:
+        preview: what a notebook can show of it without its address.
+    """
+
+    __slots__ = ()
+
+    async def save(
+        self,
+        path: FilePath,
+        *,
+        max_bytes: int = MAX_OUTPUT_BYTES,
+        any_type: bool = False,
+        provenance: bool = False,
+    ) -> Path:
+        """Write it to a file, or into a directory under a name of its own; return the file's path.
+
+        Args:
+            path: a file, or a directory: one that exists, or a path that ends with a separator.
+            max_bytes: how large it may be; 2 GiB by default.
+            any_type: whether content that is neither picture nor film is taken too.
+            provenance: whether a JSON note is written beside it.
+
+        The file appears when it is whole.
+        """
+        terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
+        saved = await save(self._account, self._task, self, path, terms, provenance=provenance)
+        self.preview.saved(saved)
+        return saved
+
+    async def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
+        return await load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes))
+
+    async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
+        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
+        return picture(await self.bytes(max_bytes=max_bytes), self.task_id)
+
+    async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
+        """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
+        return block(await self.bytes(), self.task_id, max_px)
+
+
+class _BoundTask(Task):
+    __slots__ = ("_account", "_display_id")
+    _bound_output: type[_BoundOutput]
+    outputs: list[_BoundOutput]  # type: ignore[assignment]  # of Task's, those that know their client
+
+    def __init__(self, task: Task, account: Account) -> None:
+        self._account = account
+        self._display_id: str | None = None
+        self.outputs = []
+        self.take(task)
+
+    def take(self, task: Task) -> Self:
+        """Become what a task is now; a card of it that a notebook shows changes too."""
+        previews = {place_of(output): output.preview for output in self.outputs}
+        for each in fields(Task):
+            setattr(self, each.name, getattr(task, each.name))
+        self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
+        for output in self.outputs:
+            output.preview = previews.get(place_of(output), output.preview)
+        if self._display_id is not None:
+            Card(self).update(self._display_id)
+        return self
+
+    def to_json(self) -> str:
+        """Return it as JSON, from which `client.tasks.load` makes a handle again."""
+        return json.dumps(self.to_dict())
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Task) and other.to_dict() == self.to_dict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.to_dict(), self._account))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return mimebundle(self)
+
+    def _ipython_display_(self) -> None:
+        self._display_id = Card(self).show()
+
+
+class TaskHandle(_BoundTask):
+    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+
+    Attributes:
+        outputs: what it made, each of which can be saved; empty until it is completed.
+    """
+
+    __slots__ = ()
+    _bound_output = OutputHandle
+    outputs: list[OutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
+
+    def refresh(self) -> Self:
+        """Read it again."""
+        return self.take(run_sync(self._account.get(self)))
+
+    def wait(self, *, timeout: float | None = None, on_update: OnUpdate | None = None) -> Self:
+        """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
+
+        By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
+        again, do not submit again.
+        """
+        for task in self.events(timeout=timeout):
+            if on_update is not None:
+                on_update(task)
+        if error := self.failure():
+            raise error
+        return self
+
+    def events(self, *, timeout: float | None = None) -> Iterator[Task]:
+        """Yield the task as it was at each change of its status or progress, until it has ended."""
+        with self._account.watch([self], timeout=timeout, every_change=True) as watching:
+            while (task := run_sync(watching.next())) is not None:
+                self.take(task)
+                yield task
+
+    def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
+        """Write all outputs into a directory, made if need be; return the files' paths."""
+        return [output.save(_folder(folder), provenance=provenance) for output in self.outputs]
+
+
+class AsyncTaskHandle(_BoundTask):
+    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+
+    Attributes:
+        outputs: what it made, each of which can be saved; empty until it is completed.
+    """
+
+    __slots__ = ()
+    _bound_output = AsyncOutputHandle
+    outputs: list[AsyncOutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
+
+    async def refresh(self) -> Self:
+        """Read it again."""
+        return self.take(await self._account.get(self))
+
+    async def wait(self, *, timeout: float | None = None, on_update: OnUpdate | None = None) -> Self:
+        """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
+
+        By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
+        again, do not submit again.
+        """
+        async for task in self.events(timeout=timeout):
+            if on_update is not None:
+                on_update(task)
+        if error := self.failure():
+            raise error
+        return self
+
+    async def events(self, *, timeout: float | None = None) -> AsyncIterator[Task]:
+        """Yield the task as it was at each change of its status or progress, until it has ended."""
+        with self._account.watch([self], timeout=timeout, every_change=True) as watching:
+            while (task := await watching.next()) is not None:
+                self.take(task)
+                yield task
+
+    async def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
+        """Write all outputs into a directory, made if need be; return the files' paths."""
+        return [await output.save(_folder(folder), provenance=provenance) for output in self.outputs]
+
+
+def _folder(path: FilePath) -> str:
+    return f"{os.fspath(path)}{os.sep}"
+
+
+def picture(content: bytes, task_id: str) -> Picture:
+    """Read a picture with Pillow; raise OutputError for what it cannot read, and for decompression bombs."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("Pillow is not installed.", hint="pip install pillow") from error
+    try:
+        found = Image.open(io.BytesIO(content))
+        found.load()
+    except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OutputError(
+            f"The output of task {task_id} cannot be read as a picture: {error}", task_id=task_id
+        ) from error
+    return found
+
+
+def block(content: bytes, task_id: str, max_px: int | None) -> dict[str, str]:
+    """Return content as a block for a conversation; a picture is made smaller where it exceeds `max_px`."""
+    mime_type = mime_type_of(content) or "application/octet-stream"
+    if max_px is not None:
+        found = picture(content, task_id)
+        if max(found.size) > max_px:
+            found.thumbnail((max_px, max_px))
+            buffer = io.BytesIO()
+            found.save(buffer, "PNG")
+            content, mime_type = buffer.getvalue(), "image/png"
+    kind = mime_type.partition("/")[0]
+    return {"type": kind, "base64": base64.b64encode(content).decode(), "mime_type": mime_type}
+
+
+def _rebuild(kind: type[_BoundTask], body: dict[str, Any], account: Account) -> _BoundTask:
+    return kind(read_task(body), account)
