@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,10 @@ class VirtualIO:
     async def sleep(self, seconds: float) -> None:
         """Set the clock on."""
         self.sleeps.append(seconds)
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that may block."""
+        return await self.io.run(function, *args)
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:
         """Send."""

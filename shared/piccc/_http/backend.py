@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from piccc.errors import ConfigurationError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Outcome(Enum):
@@ -108,6 +109,14 @@ class Backend(Protocol):
 
     def signal(self) -> Signal:
         """Make a signal for a wait in this thread or event loop."""
+        ...
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a function that may block (files, SQLite, DNS, certificates, imports) and return its result.
+
+        The asynchronous backend calls it in a worker thread, so that it never holds the event loop. When the
+        caller is cancelled, the function still runs to its end and its result is dropped.
+        """
         ...
 
     async def resolve(self, host: str) -> list[str]:

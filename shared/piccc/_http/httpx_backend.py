@@ -11,12 +11,14 @@ import ssl
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from piccc._http.asyncio_stream import AsyncioStream
-from piccc._http.backend import AsyncSignal, Failure, HTTPRequest, Outcome, SyncSignal
+from piccc._http.backend import AsyncSignal, Failure, HTTPRequest, Outcome, SyncSignal, T, Ts
 from piccc._http.chunked import LAST_CHUNK, ChunkedDecoder
 from piccc._http.connections import Pool, abandoned, close_abandoned, library_named, shared_pool
 from piccc._http.sync_stream import SyncStream, current_deadline, install_deadline_backend
@@ -74,6 +76,20 @@ def decoder_for(encoding: str | None) -> Decoder | None:
 GRACE = 0.02
 """Seconds that the HTTP library's own timeouts get before ours, for they know what had been sent."""
 TOO_LATE = "the deadline passed"
+
+
+MAX_WORKERS = 32
+
+
+@lru_cache(maxsize=1)
+def _workers() -> ThreadPoolExecutor:
+    # Not the loop's default executor: what a program runs there must not hold up a call, nor the reverse.
+    # Threads are started as they are needed; 32, so that one dead name server does not stop every file.
+    return ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="piccc")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
 
 
 class _Backend:
@@ -159,6 +175,10 @@ class SyncBackend(_Backend):
         """Make a signal for a waiting thread."""
         return SyncSignal()
 
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a function that may block."""
+        return function(*args)
+
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
         try:
@@ -207,6 +227,11 @@ class AsyncBackend(_Backend):
     def signal(self) -> AsyncSignal:
         """Make a signal for a coroutine that waits on the running loop."""
         return AsyncSignal()
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a function that may block in a worker thread, with this task's context variables."""
+        call: Future[T] = _workers().submit(partial(copy_context().run, function, *args))
+        return await asyncio.wrap_future(call)
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
