@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.errors import ResponseError, TaskCancelled, TaskExpired, TaskFailed, TaskRejected
+from piccc._dialects.tasks import read_task, read_task_list
+from piccc.errors import ResponseError, TaskCancelled, TaskError, TaskExpired, TaskFailed, TaskRejected
 from piccc.media.paging import Pages
-from piccc.tasks import Task, read_task, read_task_list
+from piccc.tasks import Task
 
 URL = "https://files.example.com/a.png"
 
@@ -94,15 +95,15 @@ def test_times_are_seconds_however_they_are_written(value: object, seconds: floa
     ],
 )
 def test_a_task_without_an_output_says_why(body: dict[str, Any], error: type, message: str) -> None:
-    failure = read_task({"task_id": "t", **body}).failure()
+    failure = TaskError.of(read_task({"task_id": "t", **body}))
     assert type(failure) is error
     assert message in str(failure)
     assert failure.task_id == "t"
 
 
 def test_a_task_that_runs_or_has_an_output_has_not_failed() -> None:
-    assert read_task({"task_id": "t", "status": "running"}).failure() is None
-    assert read_task({"task_id": "t", "status": "done", "url": URL}).failure() is None
+    assert TaskError.of(read_task({"task_id": "t", "status": "running"})) is None
+    assert TaskError.of(read_task({"task_id": "t", "status": "done", "url": URL})) is None
 
 
 @pytest.mark.parametrize("body", [None, [], "x", {}, {"task_id": ""}, {"data": {"x": 1}}, {"error": "x"}])

@@ -18,10 +18,10 @@ from piccc.conversation import (
     JSONSchema,
     Message,
     Part,
+    Role,
     Text,
     Tool,
     ToolChoice,
-    as_messages,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.models import DEFAULT_MODEL
@@ -121,6 +121,48 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
         stop=[stop] if isinstance(stop, str) else list(stop),
         **rest,
     )
+
+
+def as_messages(value: Any) -> list[Message]:
+    """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
+    if isinstance(value, str):
+        return [Message("user", [Text(value)])]
+    if isinstance(value, Message):
+        return [value]
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        value = [value]
+    messages = [each if isinstance(each, Message) else _message(each) for each in value]
+    if not messages:
+        raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
+    return messages
+
+
+_MESSAGE_HINT = 'Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.'
+_ROLES: dict[str, Role] = {
+    "developer": "system",
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+_FIELDS = {"role", "content", "name", "tool_call_id"}
+
+
+def _message(value: Any) -> Message:
+    if not isinstance(value, Mapping) or not value.keys() <= _FIELDS:
+        fields = (
+            sorted(map(str, value.keys() - _FIELDS)) if isinstance(value, Mapping) else type(value).__name__
+        )
+        raise InvalidArgumentError(f"A message has {fields}.", hint=_MESSAGE_HINT)
+    role, content = _ROLES.get(str(value.get("role"))), value.get("content")
+    if role is None or not isinstance(content, str):
+        raise InvalidArgumentError(
+            f"A message has role {value.get('role')!r} and content {type(content).__name__}.",
+            hint=_MESSAGE_HINT,
+        )
+    return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))
 
 
 def carries(dialect: DialectName, part: Part) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from piccc.errors import InvalidArgumentError
 from piccc.record import Record
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -435,45 +434,3 @@ class ReplyBuilder:
                 return ToolCall(start.id or "", start.name or "", text or "{}")
             case RawDelta():
                 return Raw(start.data)
-
-
-def as_messages(value: Any) -> list[Message]:
-    """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
-    if isinstance(value, str):
-        return [Message("user", [Text(value)])]
-    if isinstance(value, Message):
-        return [value]
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        value = [value]
-    messages = [each if isinstance(each, Message) else _message(each) for each in value]
-    if not messages:
-        raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
-    return messages
-
-
-_MESSAGE_HINT = 'Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.'
-_ROLES: dict[str, Role] = {
-    "developer": "system",
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
-
-
-_FIELDS = {"role", "content", "name", "tool_call_id"}
-
-
-def _message(value: Any) -> Message:
-    if not isinstance(value, Mapping) or not value.keys() <= _FIELDS:
-        fields = (
-            sorted(map(str, value.keys() - _FIELDS)) if isinstance(value, Mapping) else type(value).__name__
-        )
-        raise InvalidArgumentError(f"A message has {fields}.", hint=_MESSAGE_HINT)
-    role, content = _ROLES.get(str(value.get("role"))), value.get("content")
-    if role is None or not isinstance(content, str):
-        raise InvalidArgumentError(
-            f"A message has role {value.get('role')!r} and content {type(content).__name__}.",
-            hint=_MESSAGE_HINT,
-        )
-    return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))

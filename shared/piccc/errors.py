@@ -40,18 +40,19 @@ All of them pickle and deep-copy, and none of them holds a key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from piccc.conversation import ChatReply
-    from piccc.media.batch import Batch
     from piccc.record import Record
     from piccc.tasks import Task
 
 SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""
+_REJECTED = "content_policy_violation"
+_SUBMIT_AGAIN = "Submit again if it is still wanted."
 
 
 class PicccError(Exception):
@@ -265,6 +266,31 @@ class TaskError(PicccError):
 
     task: Task | None = None
 
+    @staticmethod
+    def of(task: Task) -> TaskError | None:
+        """Return the error of a task that ended without output, or None."""
+        if not task.is_terminal or (task.status == "completed" and task.outputs):
+            return None
+        why = task.error_message or "the server gave no reason"
+        kind: type[TaskError]
+        match task.status:
+            case "failed" if task.error_code == _REJECTED:
+                kind, message, hint = (
+                    TaskRejected,
+                    f"was refused: {why}",
+                    "Change the prompt and submit again.",
+                )
+            case "cancelled":
+                kind, message, hint = TaskCancelled, f"was cancelled: {why}", _SUBMIT_AGAIN
+            case "expired":
+                kind, message, hint = TaskExpired, f"expired: {why}", _SUBMIT_AGAIN
+            case "completed":
+                kind, message = TaskFailed, "is completed but has no output"
+                hint = "Do not wait longer. Ask the provider, with the task's id."
+            case _:
+                kind, message, hint = TaskFailed, f"failed: {why}", "Submit again, or change the parameters."
+        return kind(f"Task {task.id} {message}", hint=hint, code=task.error_code, task_id=task.id, task=task)
+
 
 class TaskFailed(TaskError):
     """The task ended as failed."""
@@ -298,10 +324,29 @@ class TaskWaitTimeout(TaskError, TimeoutError):
     """
 
 
+class BatchSoFar(Protocol):
+    """What a `BatchStopped` carries: a `piccc.Batch`, whose tasks are those of the client that ran it.
+
+    Attributes:
+        tasks: the task of each row, None where there is none.
+        errors: by row, why it has no task or why its task cannot be read.
+    """
+
+    @property
+    def tasks(self) -> Sequence[Any]: ...  # noqa: D102  the class says it
+
+    @property
+    def errors(self) -> Mapping[int, PicccError]: ...  # noqa: D102  the class says it
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
 class BatchStopped(PicccError):
     """A batch ended early, its running tasks awaited; the cause says why, `batch` has what was made."""
 
-    batch: Batch[Any] | None = None
+    batch: BatchSoFar | None = None
 
 
 class OutputError(PicccError):

@@ -8,9 +8,10 @@ import json
 import pytest
 
 from piccc import errors
+from piccc._dialects.tasks import read_task
 from piccc.errors import PicccError
 from piccc.media.agent_tools import artifact_of, describe_for_model, failed, listed, submission_key, tasks_in
-from piccc.tasks import Task, read_task
+from piccc.tasks import Task
 from piccc.tokens import count_text
 
 RUNNING = read_task(

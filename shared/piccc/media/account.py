@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urljoin
 
+from piccc._dialects.tasks import read_task, read_task_list
 from piccc._http.backend import Backend
 from piccc._http.responses import retry_after
 from piccc.config import origin_of
-from piccc.errors import InvalidArgumentError, PicccError, ResponseError, SubmissionUnknown
+from piccc.errors import InvalidArgumentError, PicccError, ResponseError, SubmissionUnknown, TaskError
 from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
 from piccc.media.limits import SpendLimit
 from piccc.media.paging import Page, Pages
@@ -20,10 +21,8 @@ from piccc.media.polling import Polling
 from piccc.media.requests import TaskRequest, is_recent, nearest
 from piccc.media.waiter import READ_SECONDS, wake
 from piccc.media.watching import Subscription
-from piccc.tasks import Task, read_task, read_task_list
-
-if TYPE_CHECKING:
-    from piccc.session import Session
+from piccc.session import Session
+from piccc.tasks import Task
 
 LOOK_AGAIN_SECONDS = 1.0
 FLIGHT_SECONDS = 10.0
@@ -51,7 +50,7 @@ class Account:
 
     def over(self, io: Backend) -> Account:
         """Return the same account over another port."""
-        session = type(self.session)(self.session.config, io)
+        session = Session(self.session.config, io)
         settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         return _rebuild(session, *settings)
 
@@ -216,7 +215,7 @@ class Account:
                 known = seen
                 if on_update is not None:
                     on_update(known)
-        if error := known.failure():
+        if error := TaskError.of(known):
             raise error
         return known
 

@@ -9,18 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import isawaitable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from piccc import errors
+from piccc._dialects.tasks import read_task
 from piccc._http.backend import run_sync
-from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
-from piccc.tasks import Task, TaskType, read_task
+from piccc.errors import PicccError, SubmissionUnknown, TaskError, TaskWaitTimeout
+from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
-    from piccc.client import AsyncClient, Client
     from piccc.media.handles import AsyncTaskHandle, TaskHandle
+    from piccc.media.ledgers import Ledger
+    from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
 
 GENERATE_IMAGE = "generate_image"
 GENERATE_VIDEO = "generate_video"
@@ -248,11 +250,32 @@ def submission_key(*parts: object) -> str:
     return f"agent-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
+class MediaClient(Protocol):
+    """What the tools need of a `Client` or an `AsyncClient`."""
+
+    ledger: Ledger
+
+    @property
+    def images(self) -> Media | AsyncMedia:
+        """Image tasks."""
+        ...
+
+    @property
+    def videos(self) -> Media | AsyncMedia:
+        """Video tasks."""
+        ...
+
+    @property
+    def tasks(self) -> Tasks | AsyncTasks:
+        """The account's tasks."""
+        ...
+
+
 class MediaToolRun:
     """One call of a tool: it knows its task as soon as there is one, so that no failure can lose it."""
 
     def __init__(
-        self, client: Client | AsyncClient, *, show: Show = "none", on_update: OnUpdate | None = None
+        self, client: MediaClient, *, show: Show = "none", on_update: OnUpdate | None = None
     ) -> None:
         self._client = client
         self._show = show
@@ -289,7 +312,7 @@ class MediaToolRun:
                 await _settled(task.wait(timeout=seconds, on_update=self._on_update))
         except TaskWaitTimeout:
             return
-        if error := task.failure():
+        if error := TaskError.of(task):
             raise error
 
     async def report(self, then: str = "") -> ToolResult:
@@ -335,7 +358,7 @@ class MediaToolRun:
 
 
 async def ended(
-    client: Client | AsyncClient, tasks: Sequence[Task], *, seconds: float = 0.0, show: Show = "none"
+    client: MediaClient, tasks: Sequence[Task], *, seconds: float = 0.0, show: Show = "none"
 ) -> Sequence[ToolResult]:
     """Report on those of the tasks that have ended, after waiting so many seconds for all of them.
 

@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from piccc._dialects.tasks import read_task
 from piccc._http.backend import run_sync
-from piccc.errors import MissingExtraError, OutputError
+from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, Preview, mimebundle
 from piccc.media.downloads import (
     MAX_OUTPUT_BYTES,
@@ -23,7 +24,7 @@ from piccc.media.downloads import (
     place_of,
     save,
 )
-from piccc.tasks import Output, Task, read_task
+from piccc.tasks import Output, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -162,6 +163,10 @@ class _BoundTask(Task):
         if self._display_id is not None:
             Card(self).update(self._display_id)
         return self
+
+    def failure(self) -> TaskError | None:
+        """Return the error of a task that ended without output, or None."""
+        return TaskError.of(self)
 
     def to_json(self) -> str:
         """Return it as JSON, from which `client.tasks.load` makes a handle again."""

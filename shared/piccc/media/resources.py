@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+from piccc._dialects.tasks import read_task
 from piccc._http.backend import run_sync
 from piccc.media.account import Account
 from piccc.media.batch import AsyncBatchRun, AsyncOnResult, Batch, BatchRun, OnResult, Rows
@@ -14,7 +15,7 @@ from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
 from piccc.media.limits import SpendLimit
 from piccc.media.paging import Pages
 from piccc.media.requests import Receiver, build_task_request
-from piccc.tasks import Task, TaskType, read_task
+from piccc.tasks import Task, TaskType
 
 
 class _Resource:
