@@ -25,7 +25,6 @@ from langchain_piccc._replies import (
 from piccc.conversation import (
     ChatReply,
     Delta,
-    InvalidToolCall,
     Part,
     Raw,
     RawDelta,
@@ -287,9 +286,8 @@ def _whole(part: Part) -> dict[str, Any]:
         case Reasoning():
             return to_reasoning(part.text, part.signature)
         case ToolCall():
-            return to_call(part.id, part.name, part.parse())
-        case InvalidToolCall():
-            return {**read_calls([part])[1][0]}
+            valid, invalid = read_calls([part])
+            return {**invalid[0]} if invalid else to_call(part.id, part.name, valid[0]["args"])
         case Refusal():
             # The stream that assembles these events drops a block of the type `refusal`.
             return to_non_standard({"type": "refusal", "refusal": part.text})

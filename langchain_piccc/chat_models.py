@@ -89,7 +89,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
     `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
 
-    Example:
+    Examples:
         >>> from langchain_piccc import ChatPiccc
         >>> model = ChatPiccc(model="piccc-pro")
         >>> print(model.invoke("Write a launch caption for a ceramic mug.").text)
@@ -188,7 +188,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         Anthropic's form. `tool_choice` is `auto`, `none`, `any`, a tool's name, or a choice in either form.
         `response_format` is a schema in any of these forms that the final answer must satisfy.
 
-        Example:
+        Examples:
             >>> from langchain_piccc import ChatPiccc
             >>> def weather(city: str) -> str:
             ...     "Return the weather of a city."
@@ -231,7 +231,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         An answer that does not fit is sent back once. Then it is a StructuredOutputError, which is an
         OutputParserException too; a refusal is LangChain's ModelRefusalError where it knows one.
 
-        Example:
+        Examples:
             >>> from langchain_piccc import ChatPiccc
             >>> from pydantic import BaseModel
             >>> class Person(BaseModel):

@@ -34,7 +34,7 @@ def resume_when_done(
 
     `timeout` bounds each wait in seconds; raise TaskWaitTimeout where it runs out, and call again to go on.
 
-    Example:
+    Examples:
         >>> from langchain.agents import create_agent
         >>> from langchain_piccc import ChatPiccc, PicccImageTool, resume_when_done
         >>> from langgraph.checkpoint.memory import InMemorySaver

@@ -281,7 +281,7 @@ class PicccImageTool(_MakingTool):
     failure is an error message that says whether to call again. With a `client` that has its ledger in a
     file, no restart of the process makes anybody pay twice.
 
-    Example:
+    Examples:
         >>> from langchain_piccc import PicccImageTool
         >>> tool = PicccImageTool(model="piccc-image")
         >>> print(tool.invoke({"prompt": "A ceramic mug.", "aspect_ratio": "1:1"}))
@@ -297,7 +297,7 @@ class PicccImageTool(_MakingTool):
 class PicccVideoTool(_MakingTool):
     """Make videos; all else is as with `PicccImageTool`.
 
-    Example:
+    Examples:
         >>> from langchain_piccc import PicccVideoTool
         >>> tool = PicccVideoTool(model="piccc-video", mode="submit")
         >>> print(tool.invoke({"prompt": "A mug that turns.", "duration_seconds": 2}))
@@ -313,7 +313,7 @@ class PicccVideoTool(_MakingTool):
 class PicccTaskTool(PicccMediaTool):
     """Look at a task, and wait for it: as long as the model says, else for `wait_s` seconds.
 
-    Example:
+    Examples:
         >>> from langchain_piccc import PicccTaskTool
         >>> from piccc import Client
         >>> task = Client().images.submit("A ceramic mug", model="piccc-image")
@@ -336,7 +336,7 @@ class PicccTaskTool(PicccMediaTool):
 class PicccTaskListTool(PicccMediaTool):
     """List the latest tasks of the account.
 
-    Example:
+    Examples:
         >>> from langchain_piccc import PicccTaskListTool
         >>> from piccc import Client
         >>> task = Client().images.submit("A ceramic mug", model="piccc-image")
@@ -392,7 +392,7 @@ class PicccMediaToolkit(BaseToolkit):
     What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
     have a human agree before anything is paid for, add LangChain's HumanInTheLoopMiddleware to the agent.
 
-    Example:
+    Examples:
         >>> from langchain.agents import create_agent
         >>> from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from
         >>> toolkit = PicccMediaToolkit(image_model="piccc-image", video_model="piccc-video")

@@ -39,7 +39,7 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         wait_s: seconds to wait at the end of a run; 0 does not wait.
         show: whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels.
 
-    Example:
+    Examples:
         >>> from langchain.agents import create_agent
         >>> from langchain_piccc import ChatPiccc, PicccImageTool, PicccTasksMiddleware
         >>> tool = PicccImageTool(model="piccc-image", mode="background")

@@ -84,7 +84,7 @@ class Piccc(PredictingLLM):
         ConfigurationError: a malformed address, timeout or number of retries. A missing key is an error at
             the first call, not here.
 
-    Example:
+    Examples:
         >>> from llama_index_piccc import Piccc
         >>> llm = Piccc(model="piccc-pro")
         >>> llm.complete("Write a launch caption for a ceramic mug.").text

@@ -176,7 +176,7 @@ class PicccMediaToolSpec(BaseToolSpec):
             an id of its own, and for steps of your own that are to be run again in another process.
         on_update: called with a task at each change of its status or progress.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> from llama_index.core.agent.workflow import FunctionAgent
         >>> from llama_index_piccc import Piccc, PicccMediaToolSpec

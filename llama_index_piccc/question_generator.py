@@ -31,7 +31,7 @@ class PicccQuestionGenerator(BaseQuestionGenerator):
 
     A sub-question can only name a tool that is there: the names are part of the schema.
 
-    Example:
+    Examples:
         >>> from llama_index.core.schema import QueryBundle
         >>> from llama_index.core.tools import ToolMetadata
         >>> from llama_index_piccc import Piccc, PicccQuestionGenerator

@@ -29,7 +29,7 @@ class PicccTaskReader(BaseReader):
         async_client: the `piccc.AsyncClient`; by default made from `client`.
         fetch: whether to fetch each image into its document; otherwise it has the image's address.
 
-    Example:
+    Examples:
         >>> from llama_index_piccc import PicccTaskReader
         >>> from piccc import Client
         >>> task = Client().images.generate("A ceramic mug", model="piccc-image", aspect_ratio="1:1")

@@ -466,7 +466,7 @@ class PredictingLLM(FunctionCallingLLM):
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> PicccStructuredLLM:
         """Return a model whose every answer is an object of the class.
 
-        Example:
+        Examples:
             >>> from llama_index_piccc import Piccc
             >>> from pydantic import BaseModel
             >>> class Person(BaseModel):

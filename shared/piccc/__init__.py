@@ -10,6 +10,7 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from piccc._version import __version__
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         ChatRequest,
         File,
         Image,
-        InvalidToolCall,
         JSONSchema,
         Message,
         NamedTool,
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "piccc.conversation": (
-        "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "InvalidToolCall",
-        "JSONSchema", "Message", "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta",
-        "Source", "Text", "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
+        "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "JSONSchema", "Message",
+        "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta", "Source", "Text",
+        "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
     ),
     "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
@@ -97,7 +97,6 @@ __all__ = [
     "Client",
     "File",
     "Image",
-    "InvalidToolCall",
     "JSONSchema",
     "Ledger",
     "Media",
@@ -133,7 +132,13 @@ __all__ = [
 ]
 
 
+_RENAMED = {"Allowance": "SpendLimit", "Entry": "Submission"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(f"piccc.{name} was renamed to {_RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name in _HOME_OF:
         from importlib import import_module
 

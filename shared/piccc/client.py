@@ -205,7 +205,7 @@ class Chat(_Resource):
             UnsupportedContentError: content that the dialect cannot carry; nothing was sent.
             PicccError: any other of `piccc.errors`.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> reply = Client().chat.create("Write a launch caption for a ceramic mug.", max_tokens=5)
             >>> reply.text, reply.finish_reason
@@ -220,7 +220,7 @@ class Chat(_Resource):
 
         Use it as a context manager; iterate over its `texts()`, or over it for reasoning and tool calls too.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> with Client().chat.stream("Say hello.") as stream:
             ...     print("".join(stream.texts()), stream.reply.finish_reason)
@@ -323,7 +323,7 @@ class _Client:
         Raises:
             ConfigurationError: the secret is shorter than 16 characters.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> client = Client()
             >>> receiver = client.webhooks(secret="sixteen random characters or more")
@@ -405,7 +405,7 @@ class Client(_Client):
     Raises:
         ConfigurationError: a malformed setting. A missing key is an error at the first call, not here.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> with Client() as client:
         ...     print(client.chat.create("Write a launch caption for a ceramic mug.").text)
@@ -468,7 +468,7 @@ class AsyncClient(_Client):
         config: the settings, with the key hidden.
         ledger: where submissions are remembered, a `Ledger`.
 
-    Example:
+    Examples:
         >>> import asyncio
         >>> from piccc import AsyncClient
         >>> async def main():

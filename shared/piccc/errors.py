@@ -40,6 +40,7 @@ All of them pickle and deep-copy, and none of them holds a key.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class PicccError(Exception):
         record: the diagnostic record of the call, or None.
         task_id: the task it is about, or None.
 
-    Example:
+    Examples:
         >>> from piccc import Client, PicccError
         >>> try:
         ...     reply = Client(max_retries=0).chat.create("Hello")
@@ -216,7 +217,7 @@ class StreamError(PicccError):
     Attributes:
         partial: the reply as far as it had arrived.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.errors import StreamError
         >>> try:
@@ -245,7 +246,7 @@ class SubmissionUnknown(PicccError):
         submission_key: names the submission.
         request: its body, to compare with the tasks of the account.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.errors import SubmissionUnknown
         >>> client = Client(ledger="tasks.db")
@@ -311,7 +312,7 @@ class TaskExpired(TaskError):
 class TaskWaitTimeout(TaskError, TimeoutError):
     """The wait ran out while the task is still running: wait again, do not submit again.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.errors import TaskWaitTimeout
         >>> client = Client()
@@ -363,3 +364,10 @@ class OutputTooLarge(OutputError):
 
 class OutputWrongType(OutputError):
     """The output's content is not what the task was to make."""
+
+
+def __getattr__(name: str) -> type[PicccError]:
+    if name == "BudgetExceeded":
+        warnings.warn("BudgetExceeded was renamed to SpendLimitExceeded.", DeprecationWarning, stacklevel=2)
+        return SpendLimitExceeded
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
-"""Put the same 20 faults of a reply to ours and to the peers: `python -m tests.faults.scoreboard`.
+"""Send the same faulty responses to piccc and to other clients: `python -m tests.faults.scoreboard`.
 
-Prints a Markdown table. A fault is handled when the client gives the right answer in spite of it, or raises
-an error of its own tree, and sends at most three POSTs for the one call: all have `max_retries` of 2.
+Prints a Markdown table; `--publish` writes it into docs/faults.md. A fault is handled when the client
+returns the right answer in spite of it, or raises an error of its own tree, and sends at most three POSTs
+for the one call: all have
+`max_retries` of 2.
 """
 
 from __future__ import annotations
@@ -29,6 +31,14 @@ GROUPS = {
 }
 ANTHROPIC = ("piccc, Anthropic dialect", "langchain-anthropic")
 MOST_POSTS = 3
+ABOUT = """# Faults
+
+`python -m tests.faults.scoreboard --publish` made this page: it sends the same faulty responses to each
+client over a socket. *Handled* means the right answer, or an error of the client's own kind, with at most
+three POSTs; the number is how many POSTs the one call sent. The test suite sends many more faults to every
+kind of call: blocking and asynchronous, over httpx and httpx2, on asyncio's event loop and on uvloop.
+
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +166,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(GROUPS), help="the subjects; all if none is named")
     parser.add_argument("--explain", action="store_true", help="say what came of each fault not handled")
+    parser.add_argument("--publish", action="store_true", help="write docs/faults.md as well")
     arguments = parser.parse_args()
+    lines = []
     for line in table(arguments.names, explain=arguments.explain):
         print(line, flush=True)
+        lines.append(line)
+    if arguments.publish:
+        (ROOT / "docs" / "faults.md").write_text(ABOUT + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def demo(
     Without --live it needs no key and no network: the emulator stands in.
 
     \b
-    Example:
+    Examples:
       piccc demo --to shown/
     """
     # What is shown goes out of the way of the document that a script reads.

@@ -76,7 +76,7 @@ def show(id: TaskID, as_json: AsJSON = False) -> None:
     """Show one task.
 
     \b
-    Example:
+    Examples:
       piccc tasks show task_123 --json
     """
     with connect() as client:
@@ -142,7 +142,7 @@ def save(ids: TaskIDs, to: To = Path(), opens: Open = False, as_json: AsJSON = F
     """Save what tasks have made; print the files' paths.
 
     \b
-    Example:
+    Examples:
       piccc tasks save task_123 --to pictures/ --open
     """
     with connect() as client:

@@ -6,6 +6,7 @@ wrong; `RequestRecord`, `Charge` and `Delivery` say what was asked, charged for 
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,9 @@ if missing := [
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that `import piccc.emulator` stays light."""
+    if name == "Ask":
+        warnings.warn("piccc.emulator.Ask was renamed to ModelRequest.", DeprecationWarning, stacklevel=2)
+        name = "ModelRequest"
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

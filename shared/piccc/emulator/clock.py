@@ -41,7 +41,7 @@ class ManualClock:
     progress and URLs expire by it. Advance it through `Emulator.advance`, which wakes each waiter at its own
     moment and in order. `start` is in seconds since 1970.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.emulator import Emulator, ManualClock
         >>> with Emulator(clock=ManualClock()) as emulator:

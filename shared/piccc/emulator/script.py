@@ -23,7 +23,7 @@ class Scripted:
         refusal: its words where it declines.
         finish_reason: why it ends; by default `tool_calls` with calls, else `stop`.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.emulator import Emulator, Scripted
         >>> with Emulator() as emulator:

@@ -55,7 +55,7 @@ class Emulator:
     Raises:
         ValueError: `host` is not on this machine, or there is no such fault or quirk.
 
-    Example:
+    Examples:
         >>> from piccc import Client
         >>> from piccc.emulator import Emulator
         >>> with Emulator() as emulator:

@@ -19,7 +19,7 @@ class SpendLimit:
         tasks: how many have been.
         video_seconds: how many seconds have been.
 
-    Example:
+    Examples:
         >>> from piccc import SpendLimit, Client
         >>> spend_limit = SpendLimit(max_tasks=10)
         >>> task = Client(spend_limit=spend_limit).images.submit("A ceramic mug", model="piccc-image")

@@ -61,7 +61,7 @@ class Media(_Media):
             SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
             SubmissionUnknown: no answer came; it says how to find the task.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> client = Client()
             >>> task = client.images.submit("A ceramic mug", model="piccc-image", key="mug-1")
@@ -102,7 +102,7 @@ class Media(_Media):
             TaskWaitTimeout: it is still running; wait again, do not submit again.
             TaskError: it ended without an output; the kinds of it say why.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> task = Client().images.generate("A ceramic mug", model="piccc-image", aspect_ratio="1:1")
             >>> task.outputs[0].save("mug.png").name
@@ -138,7 +138,7 @@ class Media(_Media):
         Raises:
             BatchStopped: a row failed in a way that all others would; `batch` has what was made.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> batch = Client().images.map(["A red mug", "A blue mug"], model="piccc-image", max_tasks=10)
             >>> [(task.prompt, task.status) for task in batch]
@@ -270,7 +270,7 @@ class Tasks(_Resource):
             TaskWaitTimeout: it is still running; wait again, do not submit again.
             TaskError: it ended without an output; the kinds of it say why.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> client = Client()
             >>> film = client.videos.submit("A mug that turns", model="piccc-video", duration_seconds=2)
@@ -318,7 +318,7 @@ class Tasks(_Resource):
         Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
         Raise InvalidArgumentError where the ledger has no submission of that key.
 
-        Example:
+        Examples:
             >>> from piccc import Client
             >>> made = Client(ledger="tasks.db").images.submit("A mug", model="piccc-image", key="mug-2")
             >>> Client(ledger="tasks.db").tasks.resume("mug-2").id == made.id

@@ -1,1 +1,0 @@
-"""The API reference, made from the docstrings: `python -m reference`."""
