@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from langchain_piccc._replies import PROVIDER, to_message
 from langchain_piccc._requests import (
@@ -32,8 +32,10 @@ from langchain_piccc._requests import (
 from langchain_piccc._settings import STRICT, ClientSettings, Dialect
 from langchain_piccc._streaming import ChunkWriter, EventWriter, coalesce
 from langchain_piccc.errors import as_model_errors
-from langchain_piccc.structured import Method, OutputSchema, StructuredOutput, strategies
+from langchain_piccc.structured import Method, StructuredOutput, output_schema, strategies, traced_schema
+from piccc.errors import InvalidArgumentError
 from piccc.models import DEFAULT_MODEL, model_info
+from piccc.structured import MAX_ANSWERS, StrategyMemory
 
 if TYPE_CHECKING:
     from langchain_protocol.protocol import MessagesData
@@ -124,6 +126,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     coalesce: bool = True
     """Whether what arrived in one read becomes one chunk; False gives one chunk for each event."""
 
+    _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
+
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Tell that models can be dumped and loaded; keys and headers are left out."""
@@ -210,23 +214,32 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         bound_model: Runnable[LanguageModelInput, AIMessage] = self.bind(**kept, **kwargs)
         return bound_model
 
-    def with_structured_output(  # type: ignore[override]  # pydantic v1 classes give objects of their own
+    def with_structured_output(
         self,
         schema: Any,
         *,
         include_raw: bool = False,
         method: Method | None = None,
         strict: bool | None = None,
+        max_answers: int = MAX_ANSWERS,
+        tools: Sequence[ToolLike] | None = None,
+        **kwargs: Any,
     ) -> StructuredOutput:
         """Ask for answers in a shape.
 
         Args:
-            schema: a pydantic class of either version, a TypedDict, or a JSON Schema with a title. Pydantic
-                classes give objects, the others dicts.
+            schema: a pydantic class of either version, any type that pydantic knows (such as `list[str]`), a
+                TypedDict, a JSON Schema, or `{"name", "schema"}`. TypedDicts and schemas give plain JSON.
             include_raw: return a dict of raw, parsed and parsing_error, and raise no parsing error.
             method: `json_schema`, `function_calling` or `json_mode`. None tries the server's schema, then a
-                forced tool, then text, going down where the server refuses a way as unknown.
+                forced tool, then text, going on where the server refuses a way.
             strict: whether the server must keep to the schema exactly.
+            max_answers: how many answers one call may pay for.
+            tools: tools that the model may call instead of answering; the result is None then.
+            kwargs: options of every call, such as `temperature`.
+
+        Raises:
+            InvalidArgumentError: now, for a schema that no answer can be asked with.
 
         An answer that does not fit is sent back once. Then it is a StructuredOutputError, which is an
         OutputParserException too; a refusal is LangChain's ModelRefusalError where it knows one.
@@ -240,12 +253,25 @@ class ChatPiccc(ClientSettings, BaseChatModel):
             >>> ChatPiccc().with_structured_output(Person).invoke("Anna is 31 years old.")
             Person(name='Anna', age=31)
         """
-        rungs = strategies(self, schema, method, strict)
+        ways = strategies(self.profile, self.dialect, method, strict)
+        if tools:  # a forced tool of ours would leave the model no choice
+            kwargs["tools"] = bound_tools(tools)
+            ways = tuple(each for each in ways if each != "tool")
+            if not ways:
+                raise InvalidArgumentError(
+                    'tools= does not go with method="function_calling".', hint='Use method="json_schema".'
+                )
+        wanted = output_schema(schema, strict=strict)
         return StructuredOutput(
-            rungs,
-            OutputSchema(schema),
-            lambda given: self._convert_input(given).to_messages(),
+            self,
+            wanted,
+            ways,
+            traced=traced_schema(schema, wanted),
+            memory=self._strategy_memory,
+            server=(self.base_url, self.dialect, self.model),
             include_raw=include_raw,
+            max_answers=max_answers,
+            options=kwargs,
         )
 
     def get_num_tokens(self, text: str) -> int:
@@ -363,7 +389,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         return [coalesce(batch)] if self.coalesce else [[delta] for delta in batch]
 
     def _model_errors(self) -> AbstractContextManager[None]:
-        return as_model_errors()
+        return as_model_errors(retry_unknown=self.retry_unknown)
 
 
 def _result(reply: ChatReply) -> ChatResult:

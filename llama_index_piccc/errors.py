@@ -7,6 +7,9 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatResponse
 
 from piccc.errors import ResponseError
+from piccc.structured import StructuredOutputError
+
+__all__ = ["NoToolCallError", "StructuredOutputError", "shown"]
 
 _SHOWN = 200
 
@@ -41,15 +44,6 @@ class NoToolCallError(_AnswerError):
     def __init__(self, message: str, *, response: ChatResponse | None = None, **details: Any) -> None:
         hint = "Pass tool_required=True, or error_on_no_tool_call=False where an answer in words will do."
         super().__init__(message, response=response, **{"hint": hint, **details})
-
-
-class StructuredOutputError(_AnswerError):
-    """The answer is no object of the class that was asked for, and was none after one repair either.
-
-    Attributes:
-        text: the model's words.
-        finish_reason: why it stopped, such as `stop` or `length`.
-    """
 
 
 def shown(text: str) -> str:

@@ -199,6 +199,11 @@ class Piccc(PredictingLLM):
             model_name=self.model,
         )
 
+    @property
+    def server(self) -> tuple[str | None, ...]:
+        """The server that is asked, in the dialect that is spoken."""
+        return self.base_url, self.dialect
+
     def to_payload(self) -> dict[str, Any]:
         """Return what traces and callbacks may see: settings, never a secret."""
         shown = {name: getattr(self, name) for name in ("model", "temperature", "max_tokens", "dialect")}
@@ -298,11 +303,6 @@ class Piccc(PredictingLLM):
         **kwargs: Any,
     ) -> ChatResponse:
         return response if allow_parallel_tool_calls else only_first_call(response)
-
-    def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
-        if not formatted and self.completion_to_prompt is not None:
-            prompt = self.completion_to_prompt(prompt)
-        return [ChatMessage(role="user", content=prompt)]
 
     def _ask(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]

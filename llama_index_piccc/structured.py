@@ -1,12 +1,10 @@
-"""Structured prediction and the structured LLM."""
+"""Structured prediction and the structured LLM: `piccc.structured` in LlamaIndex's terms."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -25,85 +23,40 @@ from llama_index.core.instrumentation.events.llm import (
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.output_parsers.utils import extract_json_str
-from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.program.utils import create_flexible_model
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from llama_index_piccc._replies import PartialObject, completion
-from llama_index_piccc._requests import offered
-from llama_index_piccc.errors import StructuredOutputError, shown
+from llama_index_piccc._replies import completion
 from piccc.conversation import JSON
-from piccc.errors import ContextOverflowError, InvalidRequestError
+from piccc.errors import InvalidRequestError
 from piccc.models import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from llama_index_piccc.llm import Piccc
+from piccc.structured import (
+    MAX_ANSWERS,
+    STRATEGIES,
+    Answer,
+    Attempt,
+    OutputSchema,
+    PartialObject,
+    Strategy,
+    StrategyMemory,
+    StructuredCall,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
-Ask = Callable[..., Awaitable[ChatResponse]]
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
-
-
-class _NotJSON(ValueError):
-    """The answer holds no JSON at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Strategy:
-    """One way to ask for an object; `marks` are the words by which a server's refusal of it is known."""
-
-    name: str
-    keywords: JSON = field(default_factory=dict)
-    instruction: str = ""
-    marks: tuple[str, ...] = ()
-
-
-def strategies(mode: PydanticProgramMode, output_cls: type[BaseModel]) -> list[Strategy]:
-    """Return the ways to ask that a mode allows, best first."""
-    if mode == PydanticProgramMode.FUNCTION:
-        return [_tool_rung(output_cls)]
-    if mode == PydanticProgramMode.LLM:
-        return [_text_rung(output_cls)]
-    return [_schema_rung(output_cls), _tool_rung(output_cls), _text_rung(output_cls)]
-
-
-def _schema_rung(output_cls: type[BaseModel]) -> Strategy:
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", output_cls.__name__)[:64]
-    schema = {"name": name, "schema": output_cls.model_json_schema()}
-    wanted = {"type": "json_schema", "json_schema": schema}
-    marks = ("response_format", "json_schema", "output_config", "structured output")
-    return Strategy("schema", {"response_format": wanted}, marks=marks)
-
-
-def _tool_rung(output_cls: type[BaseModel]) -> Strategy:
-    tool = offered(get_function_tool(output_cls))
-    choice = {"type": "function", "function": {"name": tool["function"]["name"]}}
-    keywords = {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
-    return Strategy("tool", keywords, marks=("tool", "function"))
-
-
-def _text_rung(output_cls: type[BaseModel]) -> Strategy:
-    schema = json.dumps(output_cls.model_json_schema(), ensure_ascii=False)
-    return Strategy(
-        "text", instruction=f"Answer with JSON alone. It must satisfy this JSON Schema:\n{schema}"
-    )
-
-
-@dataclass(slots=True)
-class Structured(Generic[Model]):
-    """An object, and the response it was read from with the tokens of all calls that led to it."""
-
-    value: Model
-    response: ChatResponse
+_STRATEGIES: dict[PydanticProgramMode, tuple[Strategy, ...]] = {
+    PydanticProgramMode.FUNCTION: ("tool",),
+    PydanticProgramMode.LLM: ("text",),
+}
+_RESERVED = ("tools", "tool_choice", "tool_required", "allow_parallel_tool_calls", "response_format")
 
 
 class Prediction(Generic[Model]):
-    """One object on its way: which rung is tried, and what has been spent."""
+    """One object on its way, and the responses that it has cost."""
 
     def __init__(
         self,
@@ -113,213 +66,130 @@ class Prediction(Generic[Model]):
         kwargs: JSON | None,
     ) -> None:
         self._llm = llm
-        self._output_cls = output_cls
         self._messages = list(messages)
-        reserved = ("tools", "tool_choice", "tool_required", "allow_parallel_tool_calls", "response_format")
-        self._kwargs = {name: value for name, value in (kwargs or {}).items() if name not in reserved}
-        model = self._kwargs.get("model", llm.model)
-        self._refused = llm._refused.setdefault(model, set())
-        rungs = strategies(llm.pydantic_program_mode, output_cls)
-        self._rungs = [each for each in rungs[:-1] if each.name not in self._refused] + rungs[-1:]
+        self._kwargs = {name: value for name, value in (kwargs or {}).items() if name not in _RESERVED}
+        self._call = StructuredCall(
+            OutputSchema.of(output_cls),
+            _STRATEGIES.get(llm.pydantic_program_mode, STRATEGIES),
+            llm._strategy_memory,
+            (llm.server, self._kwargs.get("model", llm.model)),
+            llm.structured_max_answers,
+        )
         self._spent: list[ChatResponse] = []
 
-    def run(self) -> Structured[Model]:
-        """Ask until an answer fits; raise StructuredOutputError if none does."""
-        return _finish(self._run(self._blocking))
-
-    async def arun(self) -> Structured[Model]:
-        """Ask until an answer fits; raise StructuredOutputError if none does."""
-        return await self._run(self._awaiting)
-
-    async def _run(self, ask: Ask) -> Structured[Model]:
-        while True:
+    def run(self) -> tuple[Model, ChatResponse]:
+        """Return the object and its response; raise StructuredOutputError where no answer is one."""
+        while attempt := self._call.attempt:
             try:
-                response = await ask(self._asked, **self._keywords)
+                self._take(self._llm.chat(self._asked(attempt), **self._keywords(attempt)))
             except InvalidRequestError as error:
-                self._step_over(error)
-            else:
-                return await self._settle(response, ask)
+                self._call.refuse(error)
+        return self._result()
+
+    async def arun(self) -> tuple[Model, ChatResponse]:
+        """Return the object and its response; raise StructuredOutputError where no answer is one."""
+        while attempt := self._call.attempt:
+            try:
+                self._take(await self._llm.achat(self._asked(attempt), **self._keywords(attempt)))
+            except InvalidRequestError as error:
+                self._call.refuse(error)
+        return self._result()
 
     def stream(self) -> Generator[tuple[BaseModel, ChatResponse]]:
-        """Ask and give what can be read so far with each response; the last is whole and fits."""
-        while True:
-            partial = _PartialModel(self._output_cls)
+        """Yield what can be read so far with each response; the last is whole and fits."""
+        partial = _PartialModel(self._call.schema)
+        while attempt := self._call.attempt:
+            asked, keywords = self._asked(attempt), self._keywords(attempt)
             try:
-                for response in self._llm.stream_chat(self._asked, **self._keywords):
+                if self._call.answers:  # a second answer would grow from nothing again
+                    self._take(self._llm.chat(asked, **keywords))
+                    continue
+                for response in self._llm.stream_chat(asked, **keywords):
                     if (value := partial.add(response)) is not None:
                         yield value, partial.take(response)
-                break
+                self._take(response)
             except InvalidRequestError as error:
-                self._step_over(error)
-        done = _finish(self._settle(response, self._blocking))
-        yield done.value, partial.take(done.response)
+                self._call.refuse(error)
+        whole, last = self._result()
+        yield whole, partial.take(last)
 
     async def astream(self) -> AsyncGenerator[tuple[BaseModel, ChatResponse]]:
-        """Ask and give what can be read so far with each response; the last is whole and fits."""
-        while True:
-            partial = _PartialModel(self._output_cls)
+        """Yield what can be read so far with each response; the last is whole and fits."""
+        partial = _PartialModel(self._call.schema)
+        while attempt := self._call.attempt:
+            asked, keywords = self._asked(attempt), self._keywords(attempt)
             try:
-                async for response in await self._llm.astream_chat(self._asked, **self._keywords):
+                if self._call.answers:
+                    self._take(await self._llm.achat(asked, **keywords))
+                    continue
+                async for response in await self._llm.astream_chat(asked, **keywords):
                     if (value := partial.add(response)) is not None:
                         yield value, partial.take(response)
-                break
+                self._take(response)
             except InvalidRequestError as error:
-                self._step_over(error)
-        done = await self._settle(response, self._awaiting)
-        yield done.value, partial.take(done.response)
+                self._call.refuse(error)
+        whole, last = self._result()
+        yield whole, partial.take(last)
 
-    async def _blocking(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = self._llm.chat(messages, **kwargs)
-        return response
+    def _asked(self, attempt: Attempt) -> list[ChatMessage]:
+        return [*self._messages, *(ChatMessage(role=role, content=text) for role, text in attempt.turns)]
 
-    async def _awaiting(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        response: ChatResponse = await self._llm.achat(messages, **kwargs)
-        return response
+    def _keywords(self, attempt: Attempt) -> JSON:
+        return {**self._kwargs, **attempt.options}
 
-    @property
-    def _asked(self) -> list[ChatMessage]:
-        if instruction := self._rungs[0].instruction:
-            return [*self._messages, ChatMessage(role="user", content=instruction)]
-        return self._messages
-
-    @property
-    def _keywords(self) -> JSON:
-        return {**self._kwargs, **self._rungs[0].keywords}
-
-    def _step_over(self, error: InvalidRequestError) -> None:
-        said = f"{error.message} {error.body}".lower()
-        known = any(mark in said for mark in self._rungs[0].marks)
-        if len(self._rungs) == 1 or not known or isinstance(error, ContextOverflowError):
-            raise error
-        self._step_down()
-
-    def _step_down(self) -> None:
-        self._refused.add(self._rungs.pop(0).name)
-
-    async def _settle(self, response: ChatResponse, ask: Ask) -> Structured[Model]:
-        try:
-            return self._read(response)
-        except _NotJSON as unfit:
-            if len(self._rungs) > 1:
-                self._step_down()
-                return await self._run(ask)
-            wrong: ValueError = unfit
-        except ValidationError as unfit:
-            wrong = unfit
-        repaired = await ask(self._repair(response, wrong), **self._keywords)
-        try:
-            return self._read(repaired)
-        except ValueError as error:
-            if isinstance(error, StructuredOutputError):
-                raise
-            raise StructuredOutputError(
-                f"The answer is no {self._output_cls.__name__}, nor is its repair: {_complaint(error)}",
-                hint="`text` has the model's words; a larger model or a simpler class may help.",
-                response=repaired,
-                text=_answer(repaired),
-            ) from error
-
-    def _read(self, response: ChatResponse) -> Structured[Model]:
+    def _take(self, response: ChatResponse) -> None:
         self._spent.append(response)
-        text = _answer(response)
-        try:
-            return Structured(_parsed(self._output_cls, text), self._with_all_tokens(response))
-        except ValueError:
-            self._raise_if_ended_early(response)
-            raise
-
-    def _raise_if_ended_early(self, response: ChatResponse) -> None:
-        reason = response.additional_kwargs.get("finish_reason")
-        name = self._output_cls.__name__
-        if response.message.additional_kwargs.get("refusal") or reason == "content_filter":
-            said = shown(response.message.content or "")
-            raise StructuredOutputError(f"The model declined to give a {name}: {said}", response=response)
-        if reason == "length":
-            raise StructuredOutputError(
-                f"The answer was cut at max_tokens before it was a whole {name}.",
-                hint="Raise max_tokens.",
-                response=response,
+        facts, known = response.message.additional_kwargs, response.additional_kwargs
+        calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
+        text = response.message.content or ""
+        if calls:
+            kwargs = calls[0].tool_kwargs
+            text = kwargs if isinstance(kwargs, str) else json.dumps(kwargs, ensure_ascii=False)
+        self._call.take(
+            Answer(
+                text=text,
+                finish_reason=known.get("finish_reason"),
+                refusal=facts.get("refusal") or "",
+                request_id=known.get("request_id"),
             )
+        )
 
-    def _repair(self, response: ChatResponse, wrong: ValueError) -> list[ChatMessage]:
-        answer = ChatMessage(role="assistant", content=_answer(response))
-        wanted = f"That does not satisfy the schema: {_complaint(wrong)}\nGive it again, whole and corrected."
-        return [*self._asked, answer, ChatMessage(role="user", content=wanted)]
-
-    def _with_all_tokens(self, response: ChatResponse) -> ChatResponse:
+    def _result(self) -> tuple[Model, ChatResponse]:
+        value: Model = self._call.result()
         facts = [each.additional_kwargs for each in self._spent]
-        totals = {name: sum(each.get(name, 0) for each in facts) for name in _COUNTS if name in facts[-1]}
-        return response.model_copy(update={"additional_kwargs": {**facts[-1], **totals}})
-
-
-def _finish(coroutine: Coroutine[Any, Any, Structured[Model]]) -> Structured[Model]:
-    """Run a coroutine that never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        value: Structured[Model] = done.value
-        return value
-    coroutine.close()
-    raise RuntimeError("A call that blocks suspended.")
+        totals = {name: sum(each.get(name) or 0 for each in facts) for name in _COUNTS if name in facts[-1]}
+        response = self._spent[-1]
+        return value, response.model_copy(update={"additional_kwargs": {**facts[-1], **totals}})
 
 
 class _PartialModel:
-    """The object as far as a stream's responses tell it, and the text that was not yet passed on."""
+    """The object as far as a stream's responses give it, and the text that was not yet passed on."""
 
-    def __init__(self, output_cls: type[BaseModel]) -> None:
-        self._output_cls = output_cls
-        self._flexible = create_flexible_model(output_cls)
+    def __init__(self, schema: OutputSchema) -> None:
+        self._schema = schema
+        # What is wrapped is no object whose fields could be missing.
+        self._flexible = None if schema.is_wrapped else create_flexible_model(schema.type)
         self._object = PartialObject()
-        self._known: JSON = {}
         self._passed_on = 0
 
     def add(self, response: ChatResponse) -> BaseModel | None:
         """Return the object so far, or None where the response adds nothing to it."""
         calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
         text = calls[0].tool_kwargs if calls else response.message.content
-        if isinstance(text, str):
-            self._object.add(text[len(self._object.text) :])
-        if self._object.value == self._known:
+        if not isinstance(text, str) or not self._object.add(text[len(self._object.text) :]):
             return None
-        self._known = self._object.value
+        value = self._schema.unwrap(self._object.value)
+        output_cls: type[BaseModel] = self._schema.type
         try:
-            return self._output_cls.model_validate(self._known)
+            return output_cls.model_validate(value)
         except ValidationError:
-            return self._flexible.model_validate(self._known)
+            return self._flexible.model_validate(value) if self._flexible else None
 
     def take(self, response: ChatResponse) -> ChatResponse:
         """Return the response with the text that came since the last one."""
         text = self._object.text[self._passed_on :]
         self._passed_on += len(text)
         return response.model_copy(update={"delta": text})
-
-
-def _answer(response: ChatResponse) -> str:
-    """Return the text of the object: a call's arguments, else the answer's words."""
-    for block in response.message.blocks:
-        if isinstance(block, ToolCallBlock):
-            kwargs = block.tool_kwargs
-            return kwargs if isinstance(kwargs, str) else json.dumps(kwargs, ensure_ascii=False)
-    return response.message.content or ""
-
-
-def _parsed(output_cls: type[Model], text: str) -> Model:
-    try:
-        return output_cls.model_validate_json(text)
-    except ValidationError as error:
-        if error.errors()[0]["type"] != "json_invalid":
-            raise
-    try:
-        found = extract_json_str(text)
-    except ValueError as error:
-        raise _NotJSON(f"there is no JSON in {shown(text)}") from error
-    return output_cls.model_validate_json(found)
-
-
-def _complaint(wrong: ValueError) -> str:
-    if not isinstance(wrong, ValidationError):
-        return str(wrong)
-    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in wrong.errors())
 
 
 class PicccStructuredLLM(StructuredLLM):
@@ -336,13 +206,11 @@ class PicccStructuredLLM(StructuredLLM):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation as an object."""
-        done = self._prediction(messages, kwargs).run()
-        return _response(done.value, done.response)
+        return _response(*self._prediction(messages, kwargs).run())
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the answer to a conversation as an object."""
-        done = await self._prediction(messages, kwargs).arun()
-        return _response(done.value, done.response)
+        return _response(*await self._prediction(messages, kwargs).arun())
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Return the object as it grows; `delta` is more of its text as the model writes it."""
@@ -374,11 +242,11 @@ class PicccStructuredLLM(StructuredLLM):
         return (completion(each) async for each in stream)
 
     def _prediction(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Prediction[BaseModel]:
-        inner = cast("Piccc", self.llm).model_copy(update={"callback_manager": self.callback_manager})
+        inner = cast(PredictingLLM, self.llm).model_copy(update={"callback_manager": self.callback_manager})
         return Prediction(inner, self.output_cls, inner._extend_messages(list(messages)), kwargs)
 
     def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
-        return cast("Piccc", self.llm)._prompt(prompt, formatted)
+        return cast(PredictingLLM, self.llm)._prompt(prompt, formatted)
 
 
 def _response(value: BaseModel, response: ChatResponse) -> ChatResponse:
@@ -400,8 +268,16 @@ class PredictingLLM(FunctionCallingLLM):
     """
 
     model: str = Field(default=DEFAULT_MODEL, description="The model's name; any name works.")
+    structured_max_answers: int = Field(
+        default=MAX_ANSWERS, gt=0, description="How many answers one predicted object may pay for."
+    )
 
-    _refused: dict[str, set[str]] = PrivateAttr(default_factory=dict)
+    _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
+
+    @property
+    def server(self) -> tuple[str | None, ...]:
+        """The server that is asked, in the dialect that is spoken."""
+        raise NotImplementedError
 
     @dispatcher.span
     def structured_predict(
@@ -417,7 +293,7 @@ class PredictingLLM(FunctionCallingLLM):
             return made
         dispatcher.event(_start(output_cls, prompt, prompt_args))
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
-        value = prediction.run().value
+        value, _ = prediction.run()
         dispatcher.event(LLMStructuredPredictEndEvent(output=value))
         return value
 
@@ -435,7 +311,7 @@ class PredictingLLM(FunctionCallingLLM):
             return made
         dispatcher.event(_start(output_cls, prompt, prompt_args))
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
-        value = (await prediction.arun()).value
+        value, _ = await prediction.arun()
         dispatcher.event(LLMStructuredPredictEndEvent(output=value))
         return value
 
@@ -477,6 +353,11 @@ class PredictingLLM(FunctionCallingLLM):
         """
         kwargs.setdefault("callback_manager", self.callback_manager)
         return PicccStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+
+    def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        if not formatted and self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        return [ChatMessage(role="user", content=prompt)]
 
     def _prediction(
         self,

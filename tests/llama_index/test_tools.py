@@ -12,7 +12,7 @@ from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.tools import FunctionTool
 
 from llama_index_piccc import NoToolCallError, Piccc
-from llama_index_piccc import _replies as _partial
+from piccc import structured as _partial
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import InvalidArgumentError
 from tests.llama_index.conftest import Async, Sync

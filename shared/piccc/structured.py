@@ -1,0 +1,648 @@
+"""Structured output: how to ask for an object, read it, and go on where it does not come.
+
+`StructuredCall` decides what to send next and sends nothing itself, so blocking, asynchronous and streaming
+callers of every framework share its decisions:
+
+    call = StructuredCall(schema, strategies, memory, server)
+    while attempt := call.attempt:
+        try:
+            reply = send(attempt)
+        except InvalidRequestError as error:
+            call.refuse(error)
+        else:
+            call.take(Answer(reply.text, reply.finish_reason, reply.refusal))
+    return call.result()
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic_core import from_json, to_json
+
+from piccc.conversation import JSON, JSONSchema
+from piccc.errors import (
+    ContextOverflowError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    ResponseError,
+)
+
+Strategy = Literal["schema", "tool", "text", "json"]
+"""How to ask: the server's own schema support, a forced tool, the schema in words, or any JSON at all."""
+STRATEGIES: tuple[Strategy, ...] = ("schema", "tool", "text")
+"""What is tried in turn where the caller names nothing."""
+
+MAX_ANSWERS = 2
+"""How many answers one object may cost: the first, and one more where it does not fit."""
+FORGET_AFTER = 600.0
+"""Seconds until a strategy that did not work is tried again."""
+_PROSE_LIMIT = 2
+_MAX_REMEMBERED = 1000
+
+_WRAPPED = "value"
+_DEFINITIONS = ("$defs", "definitions")
+_KEYWORDS = frozenset(
+    {
+        "$ref",
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "const",
+        "enum",
+        "items",
+        "oneOf",
+        "properties",
+        "type",
+    }
+)
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "array": (list,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "null": (type(None),),
+    "number": (int, float),
+    "object": (dict,),
+    "string": (str,),
+}
+
+
+@dataclass(frozen=True)
+class OutputSchema:
+    """What an answer must be. Its `schema` always has an object at the root, as servers demand.
+
+    Anything else (a list, a union, an enum, a RootModel) is wrapped as the only field of an object, and
+    unwrapped when it is read.
+
+    Attributes:
+        schema: the JSON Schema that is sent.
+        name: what the answer is called on the wire.
+        description: what the answer is, for the model to read.
+        strict: whether the server must keep to the schema exactly; None leaves it to the server.
+        type: the Python type that answers become; None leaves them plain JSON.
+        is_wrapped: whether the answer is the only field of the object that is asked for.
+    """
+
+    schema: JSON
+    name: str = "answer"
+    description: str | None = None
+    strict: bool | None = None
+    type: Any = None
+    is_wrapped: bool = False
+
+    @classmethod
+    def of(cls, given: Any, *, strict: bool | None = None) -> Self:
+        """Read a schema.
+
+        Args:
+            given: a pydantic class, or any type that pydantic understands; a JSON Schema, with or without a
+                title; or a mapping with `name` and `schema`, a `response_format` or a tool, as the OpenAI
+                API writes them.
+            strict: whether the server must keep to it exactly; every object is then closed.
+
+        Raises:
+            InvalidArgumentError: it is none of these.
+
+        Example:
+            >>> from piccc.structured import OutputSchema
+            >>> sizes = OutputSchema.of(list[int])
+            >>> sizes.validate({"value": [3, 4]})
+            [3, 4]
+        """
+        if isinstance(given, Mapping):
+            made = cls(*_named(given))
+        else:
+            schema = _schema_of_type(given)
+            name = str(schema.get("title") or getattr(given, "__name__", "") or cls.name)
+            made = cls(schema, name, schema.get("description"), type=given)
+        schema, is_wrapped = _with_object_root(made.schema)
+        strict = made.strict if strict is None else strict
+        return replace(
+            made,
+            schema=_closed(schema) if strict else schema,
+            name=re.sub(r"[^A-Za-z0-9_-]", "_", made.name)[:64] or cls.name,
+            strict=strict,
+            is_wrapped=is_wrapped,
+        )
+
+    @property
+    def response_format(self) -> JSONSchema:
+        """The schema as a chat request takes it."""
+        return JSONSchema(self.schema, self.name, self.strict, self.description)
+
+    def validate(self, value: Any) -> Any:
+        """Return the answer as the type that was asked for; raise ValueError saying what is wrong with it."""
+        value = self.unwrap(value)
+        if self.type is None:
+            return _checked(self._inner, value)
+        if self._parse_old is not None:
+            return self._parse_old(value)
+        # As JSON, not as Python objects: strict classes take a date or a tuple from JSON only.
+        return self._adapter.validate_json(to_json(value, inf_nan_mode="constants"))
+
+    def unwrap(self, value: Any) -> Any:
+        """Return the answer itself, which a server may also have given without the object around it."""
+        is_wrapper = self.is_wrapped and isinstance(value, dict) and value.keys() == {_WRAPPED}
+        return value[_WRAPPED] if is_wrapper else value
+
+    @cached_property
+    def text(self) -> str:
+        """The schema as JSON text."""
+        return json.dumps(self.schema, ensure_ascii=False)
+
+    @property
+    def _inner(self) -> JSON:
+        inner: JSON = self.schema["properties"][_WRAPPED] if self.is_wrapped else self.schema
+        return inner
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.type)
+
+    @property
+    def _parse_old(self) -> Callable[[Any], Any] | None:
+        return self.type.parse_obj if _is_old_model(self.type) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_adapter"}
+
+
+def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None]:
+    """Take a mapping apart into schema, name, description and strict."""
+    match given:
+        case {"type": "json_schema", "json_schema": Mapping() as named}:
+            pass
+        case {"type": "function", "function": Mapping() as named}:
+            pass
+        case {"type": "json_schema", "schema": Mapping()} as named:
+            pass
+        case {"name": str()} as named if not _KEYWORDS & given.keys():
+            pass
+        case _:
+            named = {"name": given.get("title"), "schema": given, "description": given.get("description")}
+    schema = next((named[name] for name in ("schema", "parameters", "input_schema") if name in named), None)
+    if not isinstance(schema, Mapping) or not _is_schema(schema):
+        raise InvalidArgumentError(
+            f"A mapping with {sorted(map(str, given))} is no JSON Schema.",
+            hint='Give {"type": "object", "properties": {...}}, {"name": ..., "schema": ...}, or a class.',
+        )
+    return dict(schema), str(named.get("name") or "answer"), named.get("description"), named.get("strict")
+
+
+def _is_schema(schema: Mapping[str, Any]) -> bool:
+    kinds = schema.get("type", "object")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if not _KEYWORDS & schema.keys() or not all(
+        isinstance(each, str) and each in _JSON_TYPES for each in kinds
+    ):
+        return False
+    try:
+        json.dumps(schema)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _schema_of_type(given: Any) -> JSON:
+    if _is_old_model(given):
+        old: JSON = given.schema()
+        return old
+    try:
+        if inspect.isroutine(given):  # pydantic would call it with the answer
+            raise TypeError("it is a function")
+        return TypeAdapter(given).json_schema()
+    except (PydanticUserError, TypeError, NameError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"There is no JSON Schema of {given!r}: {str(error).splitlines()[0]}",
+            hint="Give a pydantic class, a type such as list[str], or a JSON Schema.",
+        ) from error
+
+
+def _is_old_model(given: Any) -> bool:
+    """Tell whether this is a class of pydantic v1, without importing its compatibility module."""
+    return inspect.isclass(given) and hasattr(given, "parse_obj") and not issubclass(given, BaseModel)
+
+
+def _with_object_root(schema: JSON) -> tuple[JSON, bool]:
+    """Return a schema with an object at its root, and whether it had to be wrapped."""
+    definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    root = schema
+    if isinstance(
+        reference := schema.get("$ref"), str
+    ):  # a recursive class: servers want no $ref at the root
+        _, _, path = reference.partition("#/")
+        place, _, name = path.partition("/")
+        root = {**definitions.get(place, {}).get(name, schema), **definitions}
+    if (
+        root.get("type", "object") == "object"
+        and not {"anyOf", "oneOf", "allOf", "enum", "const"} & root.keys()
+    ):
+        return {"type": "object", **root}, False
+    inner = {name: value for name, value in schema.items() if name not in _DEFINITIONS}
+    wrapper: JSON = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED]}
+    return {**wrapper, "additionalProperties": False, **definitions}, True
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema whose objects allow no further fields, as strict servers demand."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(value) for name, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _checked(schema: JSON, value: Any) -> Any:
+    """Check plain JSON against the root of its schema; the server is trusted with what lies below."""
+    kinds = schema.get("type")
+    allowed = [kind for each in _listed(kinds) for kind in _JSON_TYPES[each]]
+    if allowed and (
+        not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and bool not in allowed)
+    ):
+        raise ValueError(f"it is no JSON {' or '.join(_listed(kinds))} but {type(value).__name__}")
+    if "enum" in schema and value not in schema["enum"]:
+        raise ValueError(f"it is none of {schema['enum']}")
+    if missing := [
+        name for name in schema.get("required", ()) if isinstance(value, dict) and name not in value
+    ]:
+        raise ValueError(f"these fields are missing: {', '.join(missing)}")
+    return value
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+class NoJSONError(ValueError):
+    """The text holds no JSON at all."""
+
+
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
+_OBJECT = re.compile(r'\{(?=\s*["}])')
+
+
+def read_json(text: str) -> Any:
+    """Read the one JSON value that a model's answer holds.
+
+    A code fence, words around an object, a `<think>` block before it and raw newlines in its strings are
+    allowed: they leave no doubt about what is meant. Two objects, or one that was cut, are not.
+
+    Raises:
+        NoJSONError: there is none.
+        ValueError: it is malformed, or there are several.
+
+    Example:
+        >>> from piccc.structured import read_json
+        >>> read_json('Here it is: {"age": 31}. Anything else?')
+        {'age': 31}
+    """
+    text = _THOUGHT.sub("", text.removeprefix("\ufeff"), count=1)
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        pass
+    whole = [text, *(match[1] for match in _FENCE.finditer(text))]
+    values = [value for each in whole if (value := _decoded(each)) is not None]
+    if values:
+        return _the_only(values)
+    if (start := _OBJECT.search(text)) is None:
+        raise NoJSONError("it holds no JSON")
+    try:
+        value, end = _DECODER.raw_decode(text, start.start())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its JSON is malformed: {error}") from None
+    return _the_only([value, *_OBJECT.findall(text, end)])
+
+
+def _reject(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)  # not strict: raw newlines in strings
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _the_only(values: Sequence[Any]) -> Any:
+    if len(values) > 1:
+        raise ValueError("it holds more than one JSON value")
+    return values[0]
+
+
+class PartialObject:
+    """Collect the text of one JSON value and read what has come of it.
+
+    It is read again whenever it has grown by a thirty-second: the work stays linear in its length, and what
+    is known lags behind by no more than that.
+
+    Attributes:
+        text: the text so far.
+        value: the object (or list) as far as it was last read.
+    """
+
+    __slots__ = ("_due", "_pattern", "text", "value")
+    _SHARE = 32
+    _HEAD = re.compile(r"\s*(?:```\w*\s*)?(?=[{\[])")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.value: Any = {}
+        self._due = 0
+
+    def add(self, piece: str) -> bool:
+        """Take more of the text; tell whether more of the value is known now."""
+        self.text += piece
+        return len(self.text) >= self._due and self.read()
+
+    def read(self) -> bool:
+        """Read all that has come; tell whether more of the value is known now."""
+        length = len(self.text)
+        self._due = length + 1 + length // self._SHARE
+        head = self._HEAD.match(self.text)
+        if head is None:
+            return False
+        try:
+            value = from_json(self.text[head.end() :], allow_partial="trailing-strings")
+        except ValueError:
+            return False
+        is_more: bool = isinstance(value, dict | list) and value != self.value
+        if is_more:
+            self.value = value
+        return is_more
+
+
+Turn = tuple[Literal["user", "assistant"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request for the object.
+
+    Attributes:
+        strategy: how it asks.
+        options: what the request takes besides the messages, as the OpenAI API writes it.
+        turns: messages that go after the caller's, as role and text.
+    """
+
+    strategy: Strategy
+    options: JSON
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a reply to an attempt said.
+
+    Attributes:
+        text: what should hold the object: the arguments of its call, else the reply's text.
+        finish_reason: why the reply ended.
+        refusal: the model's words where it declined.
+        invalid: why its call must not be acted on, such as that it was cut; empty where it may.
+        calls_others: whether it calls tools of the caller's instead of answering.
+        request_id: the server's id of the request.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    refusal: str = ""
+    invalid: str = ""
+    calls_others: bool = False
+    request_id: str | None = None
+
+
+class StructuredOutputError(ResponseError, ValueError):
+    """No answer was the object that was asked for.
+
+    Attributes:
+        text: the model's words, or the arguments of its call.
+        finish_reason: why it stopped, such as `stop` or `length`.
+        reason: `refused` by the model, `filtered` by the server, `cut` at max_tokens, or `unfit`.
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    reason: Literal["refused", "filtered", "cut", "unfit"] = "unfit"
+
+
+class StrategyMemory:
+    """Which strategies a server has refused, or answered in prose twice in a row; forgotten after a while.
+
+    A strategy that was refused for one schema is still tried for another: some servers know response formats
+    but not every keyword of JSON Schema. Safe to share between threads; a pickle or a copy is empty.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._avoided_until: dict[Hashable, float] = {}
+        self._proses: dict[Hashable, int] = {}
+
+    def usable(self, place: Hashable, strategies: Sequence[Strategy]) -> list[Strategy]:
+        """Return the strategies worth trying at a place; the last always is."""
+        now = self._now()
+        *better, last = strategies
+        return [*(each for each in better if self._avoided_until.get((place, each), now) <= now), last]
+
+    def avoid(self, place: Hashable, strategy: Strategy) -> None:
+        """Note that the server refuses a strategy."""
+        if len(self._avoided_until) >= _MAX_REMEMBERED:
+            self._avoided_until.clear()
+        self._avoided_until[place, strategy] = self._now() + FORGET_AFTER
+
+    def read(self, place: Hashable, strategy: Strategy, *, was_prose: bool) -> None:
+        """Note whether an answer was prose instead of JSON; the second in a row rules the strategy out."""
+        if not was_prose:
+            self._proses.pop((place, strategy), None)
+            return
+        if len(self._proses) >= _MAX_REMEMBERED:
+            self._proses.clear()
+        count = self._proses[place, strategy] = self._proses.get((place, strategy), 0) + 1
+        if count >= _PROSE_LIMIT:
+            self.avoid(place, strategy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), ())
+
+
+class StructuredCall:
+    """One object on its way: `attempt` is what to send next, None once there is a result.
+
+    `answers` counts the replies that were taken.
+
+    Args:
+        schema: what is asked for.
+        strategies: the ways to ask, best first.
+        memory: what is known of the server.
+        server: names server and model, for the memory.
+        max_answers: how many answers it may cost; requests that the server refuses cost nothing.
+    """
+
+    def __init__(
+        self,
+        schema: OutputSchema,
+        strategies: Sequence[Strategy] = STRATEGIES,
+        memory: StrategyMemory | None = None,
+        server: Hashable = None,
+        max_answers: int = MAX_ANSWERS,
+    ) -> None:
+        self.schema = schema
+        self._memory = memory or StrategyMemory()
+        self._place = (server, schema.text)
+        self._left = self._memory.usable(self._place, strategies)
+        self._refused: list[Strategy] = []
+        self._refusal: InvalidRequestError | None = None
+        self._max_answers = max_answers
+        self._is_repair = False
+        self._value: Any = None
+        self._error: StructuredOutputError | None = None
+        self.answers = 0
+        self.attempt: Attempt | None = self._ask()
+
+    def refuse(self, error: InvalidRequestError) -> None:
+        """Take the server's refusal of the attempt.
+
+        Any refusal without a recognised cause of its own may be one of the strategy, however it is worded:
+        the next one is tried. If all are refused, the first refusal is raised.
+        """
+        self._refusal = self._refusal or error
+        is_last = len(self._left) == 1 or has_own_cause(error)
+        if self._error is not None and (is_last or self._is_repair):
+            self.attempt = None  # what was wrong with the first answer says more
+            return
+        if is_last:
+            raise error if has_own_cause(error) else self._refusal
+        self._refused.append(self._left.pop(0))
+        self.attempt = self._ask()
+
+    def take(self, answer: Answer) -> None:
+        """Take the reply to the attempt."""
+        for each in self._refused:
+            self._memory.avoid(self._place, each)
+        self._refused.clear()
+        self.answers += 1
+        strategy = self._left[0]
+        try:
+            if answer.invalid:
+                raise ValueError(answer.invalid)
+            value = None if answer.calls_others else self.schema.validate(read_json(answer.text))
+        except ValueError as error:
+            self._take_misfit(answer, error)
+            return
+        self._memory.read(self._place, strategy, was_prose=False)
+        self._value, self._error, self.attempt = value, None, None
+
+    def result(self) -> Any:
+        """Return the object; raise StructuredOutputError where no answer was one."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _take_misfit(self, answer: Answer, wrong: ValueError) -> None:
+        self._error = self._explained(answer, wrong)
+        is_prose = isinstance(wrong, NoJSONError)
+        if self._error.reason == "unfit":
+            self._memory.read(self._place, self._left[0], was_prose=is_prose)
+        if self._error.reason != "unfit" or self.answers >= self._max_answers:
+            self.attempt = None
+        elif is_prose and len(self._left) > 1:
+            del self._left[0]
+            self.attempt = self._ask()
+        else:
+            self._is_repair = True
+            self.attempt = self._repair(answer, wrong)
+
+    def _ask(self) -> Attempt:
+        strategy = self._left[0]
+        words = f"Answer with JSON alone. It must satisfy this JSON Schema:\n{self.schema.text}"
+        return Attempt(
+            strategy, _options(strategy, self.schema), (("user", words),) if strategy == "text" else ()
+        )
+
+    def _repair(self, answer: Answer, wrong: ValueError) -> Attempt:
+        # As text, also where it was a call: broken arguments cannot go back as a call to a strict server.
+        asked = self._ask()
+        given: tuple[Turn, ...] = (("assistant", answer.text),) if answer.text.strip() else ()
+        complaint = f"That does not satisfy the schema: {_complaint(wrong)}"
+        wanted: Turn = ("user", f"{complaint}\nGive it again: the whole answer, corrected, and nothing else.")
+        return replace(asked, turns=(*asked.turns, *given, wanted))
+
+    def _explained(self, answer: Answer, wrong: ValueError) -> StructuredOutputError:
+        name, reason = self.schema.name, "unfit"
+        message, hint = f"The answer is no {name}: {_complaint(wrong)}", ""
+        if answer.refusal:
+            reason, message = "refused", f"The model declined to give a {name}: {answer.refusal}"
+        elif answer.finish_reason == "content_filter":
+            reason, message = "filtered", f"The answer was filtered before it was a whole {name}."
+            hint = "The server or its model withheld it; asking in the same words again will not help."
+        elif answer.finish_reason == "length":
+            reason, message = "cut", f"The answer was cut at max_tokens before it was a whole {name}."
+            hint = "Raise max_tokens."
+        elif self._error is not None:
+            message = f"The answer is no {name}, nor is the second one: {_complaint(wrong)}"
+        if reason == "unfit":
+            hint = "`text` has the model's words; a larger model or a simpler schema may help."
+        error = StructuredOutputError(
+            message, hint=hint, text=answer.text, finish_reason=answer.finish_reason, reason=reason,
+            request_id=answer.request_id,
+            may_have_been_billed=True,
+        )  # fmt: skip
+        error.__cause__ = wrong
+        return error
+
+
+def _options(strategy: Strategy, schema: OutputSchema) -> JSON:
+    extra = {"description": schema.description, "strict": schema.strict}
+    named: JSON = {"name": schema.name, **{name: each for name, each in extra.items() if each is not None}}
+    match strategy:
+        case "schema":
+            wanted = {"type": "json_schema", "json_schema": {**named, "schema": schema.schema}}
+            return {"response_format": wanted}
+        case "json":
+            return {"response_format": {"type": "json_object"}}
+        case "tool":
+            tool = {"type": "function", "function": {**named, "parameters": schema.schema}}
+            choice = {"type": "function", "function": {"name": schema.name}}
+            return {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+    return {}
+
+
+def _complaint(wrong: ValueError) -> str:
+    errors = getattr(wrong, "errors", None)  # pydantic's, of either version
+    if errors is None:
+        return str(wrong)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in errors())
+
+
+_OWN_CAUSES = re.compile(
+    # Moderation and unknown models, by code or words; and a named parameter that is none of a strategy's.
+    r"moderation|content.?(policy|filter)|safety|flagged|model_not_found|(unknown|invalid|no such) model"
+    r"|model\b.{0,60}\b(not found|not exist|unknown)"
+    r'|"param":\s*"(messages|model|temperature|top_p|max_tokens|stop|seed|system)\b',
+    re.IGNORECASE,
+)
+
+
+def has_own_cause(error: InvalidRequestError) -> bool:
+    """Tell whether a refused request would be refused whatever strategy it used."""
+    return (
+        isinstance(error, ContextOverflowError)
+        or error.status not in (400, 422)
+        or bool(_OWN_CAUSES.search(f"{error.code} {error.message} {error.body}"))
+    )
