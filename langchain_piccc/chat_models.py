@@ -389,7 +389,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         return [coalesce(batch)] if self.coalesce else [[delta] for delta in batch]
 
     def _model_errors(self) -> AbstractContextManager[None]:
-        return as_model_errors(retry_unknown=self.retry_unknown)
+        return as_model_errors()
 
 
 def _result(reply: ChatReply) -> ChatResult:

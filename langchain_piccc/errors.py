@@ -1,8 +1,4 @@
-"""Our errors as LangChain's: each class is both, so that code which catches either goes on working.
-
-`is_retryable` tells LangChain's middleware whether to send again. It is False wherever the server may have
-acted on a request without answering it, for a second answer would be billed too.
-"""
+"""Our errors as LangChain's: each class is both, so that code which catches either goes on working."""
 
 from __future__ import annotations
 
@@ -15,29 +11,6 @@ from typing import Any, cast
 from langchain_core import exceptions as core
 
 from piccc import errors
-
-_COUNTERPARTS: dict[type[errors.PicccError], type[core.ModelError]] = {
-    errors.PicccError: core.ModelError,
-    errors.ConfigurationError: core.ModelAuthenticationError,
-    errors.InvalidArgumentError: core.ModelInvalidRequestError,
-    errors.UnsupportedContentError: core.ModelInvalidRequestError,
-    errors.APIConnectionError: core.ModelConnectionError,
-    errors.APITimeoutError: core.ModelTimeoutError,
-    errors.APIStatusError: core.ModelError,
-    errors.InvalidRequestError: core.ModelInvalidRequestError,
-    errors.ContextOverflowError: core.ContextOverflowError,
-    errors.AuthenticationError: core.ModelAuthenticationError,
-    errors.PaymentRequiredError: core.ModelPermissionDeniedError,
-    errors.PermissionDeniedError: core.ModelPermissionDeniedError,
-    errors.NotFoundError: core.ModelNotFoundError,
-    errors.ConflictError: core.ModelInvalidRequestError,
-    errors.RateLimitError: core.ModelRateLimitError,
-    errors.ServerError: core.ModelAPIError,
-    errors.OverloadedError: core.ModelAPIError,
-    errors.ResponseError: core.ModelAPIError,
-    errors.StreamError: core.ModelAPIError,
-    errors.StreamTimeoutError: core.ModelTimeoutError,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +36,112 @@ class _Traceable:
         return ErrorResponse(error.status, error.body or "", dict(getattr(error, "headers", {})))
 
 
-def _make_dual_error(ours: type[errors.PicccError], theirs: type[core.ModelError]) -> type[errors.PicccError]:
-    namespace = {"__doc__": ours.__doc__, "__module__": __name__}
-    return cast("type[errors.PicccError]", type(ours.__name__, (_Traceable, ours, theirs), namespace))
+class PicccError(_Traceable, errors.PicccError, core.ModelError):
+    """Any error of piccc that no class below is nearer to."""
 
 
-_TWINS = {ours: _make_dual_error(ours, theirs) for ours, theirs in _COUNTERPARTS.items()}
-globals().update({twin.__name__: twin for twin in _TWINS.values()})  # pickle looks them up here
+class ConfigurationError(_Traceable, errors.ConfigurationError, core.ModelAuthenticationError):
+    """A setting is missing or malformed: nothing was sent."""
 
 
-def as_model_error(error: errors.PicccError, *, retry_unknown: bool = False) -> errors.PicccError:
+class InvalidArgumentError(_Traceable, errors.InvalidArgumentError, core.ModelInvalidRequestError):
+    """An argument was refused before anything was sent."""
+
+
+class UnsupportedContentError(_Traceable, errors.UnsupportedContentError, core.ModelInvalidRequestError):
+    """The dialect cannot carry the content: nothing was sent."""
+
+
+class APIConnectionError(_Traceable, errors.APIConnectionError, core.ModelConnectionError):
+    """No response came, and nothing was billed."""
+
+
+class ResponseLostError(_Traceable, errors.ResponseLostError, core.ModelConnectionError):
+    """The request was sent and no response came: it may have been billed."""
+
+
+class APITimeoutError(_Traceable, errors.APITimeoutError, core.ModelTimeoutError):
+    """A deadline passed; `may_have_been_billed` says whether the request was sent."""
+
+
+class APIStatusError(_Traceable, errors.APIStatusError, core.ModelError):
+    """The server answered with an error status."""
+
+
+class InvalidRequestError(_Traceable, errors.InvalidRequestError, core.ModelInvalidRequestError):
+    """The server refused the request as it is."""
+
+
+class ContextOverflowError(_Traceable, errors.ContextOverflowError, core.ContextOverflowError):
+    """The conversation is longer than the model's context window."""
+
+
+class AuthenticationError(_Traceable, errors.AuthenticationError, core.ModelAuthenticationError):
+    """The key is missing, wrong or revoked."""
+
+
+class PaymentRequiredError(_Traceable, errors.PaymentRequiredError, core.ModelPermissionDeniedError):
+    """The account has no credit left."""
+
+
+class PermissionDeniedError(_Traceable, errors.PermissionDeniedError, core.ModelPermissionDeniedError):
+    """The key may not do this."""
+
+
+class NotFoundError(_Traceable, errors.NotFoundError, core.ModelNotFoundError):
+    """The model or the route does not exist."""
+
+
+class ConflictError(_Traceable, errors.ConflictError, core.ModelInvalidRequestError):
+    """The request conflicts with another one."""
+
+
+class RateLimitError(_Traceable, errors.RateLimitError, core.ModelRateLimitError):
+    """Too many requests; `retry_after` says how long to wait."""
+
+
+class ServerError(_Traceable, errors.ServerError, core.ModelAPIError):
+    """The server failed, and billed nothing (assumed)."""
+
+
+class OverloadedError(_Traceable, errors.OverloadedError, core.ModelAPIError):
+    """The server is overloaded and says that it did nothing."""
+
+
+class GatewayTimeoutError(_Traceable, errors.GatewayTimeoutError, core.ModelAPIError):
+    """A gateway stopped waiting for the server, which may have billed the request."""
+
+
+class ResponseError(_Traceable, errors.ResponseError, core.ModelAPIError):
+    """The reply is not what the API speaks."""
+
+
+class StreamError(_Traceable, errors.StreamError, core.ModelAPIError):
+    """The stream ended wrongly; `partial` has what had arrived."""
+
+
+class StreamTimeoutError(_Traceable, errors.StreamTimeoutError, core.ModelTimeoutError):
+    """A deadline passed before the stream was complete."""
+
+
+_DUAL: dict[type, Any] = {dual.__bases__[1]: dual for dual in _Traceable.__subclasses__()}
+
+
+def as_model_error(error: errors.PicccError) -> errors.PicccError:
     """Return the error as one of both kinds, with all that it knows."""
-    kind = next((_TWINS[each] for each in type(error).__mro__ if each in _TWINS), None)
+    kind = next((_DUAL[each] for each in type(error).__mro__ if each in _DUAL), None)
     if kind is None or isinstance(error, core.ModelError):
         return error
-    twin = kind.__new__(kind)
-    twin.args = error.args
-    twin.__dict__.update(error.__dict__)
-    answered = isinstance(error, errors.APIStatusError)
-    if error.may_have_been_billed and not answered:
-        twin.__dict__["is_retryable"] = retry_unknown
-    return twin.with_traceback(error.__traceback__)
+    dual: errors.PicccError = kind(error.message)
+    dual.args = error.args
+    dual.__dict__.update(error.__dict__)
+    return dual.with_traceback(error.__traceback__)
 
 
 @contextmanager
-def as_model_errors(*, retry_unknown: bool = False) -> Iterator[None]:
+def as_model_errors() -> Iterator[None]:
     """Raise our errors as LangChain's."""
     try:
         yield
     except errors.PicccError as error:
-        raise as_model_error(error, retry_unknown=retry_unknown) from error.__cause__
+        raise as_model_error(error) from error.__cause__

@@ -83,6 +83,19 @@ def test_errors_are_also_what_python_calls_them() -> None:
     assert str(errors.MissingExtraError("Not installed.", hint="pip install it")).endswith("pip install it")
 
 
+RETRYABLE = {"APIConnectionError", "RateLimitError", "ServerError", "OverloadedError"}
+FAMILIES = {"PicccError", "APIStatusError"}
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_what_must_not_be_repeated_is_such_that_a_retry_policy_leaves_it_alone(
+    kind: type[PicccError],
+) -> None:
+    assert kind("x").is_retryable is (kind.__name__ in RETRYABLE)
+    left_alone = issubclass(kind, RuntimeError | ValueError | OSError | ImportError)
+    assert left_alone is (kind.__name__ not in RETRYABLE | FAMILIES)
+
+
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_the_drawing_of_the_tree_has_every_error(kind: type[PicccError]) -> None:
     assert errors.__doc__ is not None

@@ -62,7 +62,7 @@ def test_an_unknown_status_has_its_familys_class() -> None:
     assert type(status_error(418, {}, b"")) is InvalidRequestError
     assert type(status_error(599, {}, b"")) is ServerError
     assert outcome_of(418) == outcome_of(400)
-    assert outcome_of(599) == outcome_of(500)
+    assert outcome_of(599) == outcome_of(500) != outcome_of(504) == outcome_of(524)
 
 
 def test_a_snippet_ends_with_a_whole_character() -> None:

@@ -5,8 +5,9 @@
     ├── InvalidArgumentError        an argument refused before anything was sent (also a ValueError)
     ├── MissingExtraError           an optional part is not installed (also an ImportError)
     ├── UnsupportedContentError     a content block that the chosen dialect cannot carry
-    ├── APIConnectionError          no answer came: DNS, refused, TLS, proxy, reset
-    │   └── APITimeoutError         a deadline passed (also a TimeoutError)
+    ├── APIConnectionError          no response came: DNS, refused, TLS, proxy, reset
+    │   ├── ResponseLostError           the request was sent: it may have been billed
+    │   └── APITimeoutError             a deadline passed (also a TimeoutError)
     ├── APIStatusError              the server answered with an error status
     │   ├── InvalidRequestError         400, 413, 422 and other 4xx
     │   │   └── ContextOverflowError    the conversation is longer than the model's window
@@ -17,7 +18,8 @@
     │   ├── ConflictError               409
     │   ├── RateLimitError              429
     │   └── ServerError                 5xx
-    │       └── OverloadedError         503, 529
+    │       ├── OverloadedError         503, 529
+    │       └── GatewayTimeoutError     504, 524: the server behind may have gone on
     ├── ResponseError               a reply that is not what the API speaks: HTML, cut JSON, too large
     ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
     │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
@@ -36,6 +38,10 @@
         └── OutputWrongType             its content is not what the task was to make
 
 All of them pickle and deep-copy, and none of them holds a key.
+
+What must not be sent again, because it may have been billed or cannot succeed, is also a RuntimeError (unless
+it is a ValueError, a TimeoutError or an ImportError): LangGraph's default `RetryPolicy` reads no
+`is_retryable`, but leaves these classes alone.
 """
 
 from __future__ import annotations
@@ -68,6 +74,7 @@ class PicccError(Exception):
         attempts: how many times the request was sent or tried.
         elapsed: seconds from the first attempt to the error.
         may_have_been_billed: whether the server may have acted on the request.
+        is_retryable: whether the same call may succeed later and cannot be billed twice.
         retry_after: seconds the server asked to wait, or None.
         body: at most 1 KB of the reply's text, or None.
         record: the diagnostic record of the call, or None.
@@ -83,6 +90,7 @@ class PicccError(Exception):
     """
 
     task_id: str | None = None
+    is_retryable: bool = False
 
     def __init__(
         self,
@@ -150,11 +158,21 @@ class UnsupportedContentError(PicccError, ValueError):
 
 
 class APIConnectionError(PicccError):
-    """No answer came from the server; `may_have_been_billed` says whether the request can have reached it."""
+    """No response came from the server, and nothing was billed."""
+
+    is_retryable = True
+
+
+class ResponseLostError(APIConnectionError, RuntimeError):
+    """The request was sent and no response came: the server may have acted on it and billed it."""
+
+    is_retryable = False
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """A deadline passed before the answer was complete."""
+    """A deadline passed; `may_have_been_billed` says whether the request had been sent."""
+
+    is_retryable = False
 
 
 class APIStatusError(PicccError):
@@ -167,7 +185,7 @@ class APIStatusError(PicccError):
     headers: Mapping[str, str] = {}
 
 
-class InvalidRequestError(APIStatusError):
+class InvalidRequestError(APIStatusError, RuntimeError):
     """The server refused the request as it is; sending it again will not help."""
 
 
@@ -175,43 +193,53 @@ class ContextOverflowError(InvalidRequestError):
     """The conversation is longer than the model's context window."""
 
 
-class AuthenticationError(APIStatusError):
+class AuthenticationError(APIStatusError, RuntimeError):
     """The key is missing, wrong or revoked."""
 
 
-class PaymentRequiredError(APIStatusError):
+class PaymentRequiredError(APIStatusError, RuntimeError):
     """The account has no credit left."""
 
 
-class PermissionDeniedError(APIStatusError):
+class PermissionDeniedError(APIStatusError, RuntimeError):
     """The key may not do this."""
 
 
-class NotFoundError(APIStatusError):
+class NotFoundError(APIStatusError, RuntimeError):
     """The model, the task or the route does not exist."""
 
 
-class ConflictError(APIStatusError):
+class ConflictError(APIStatusError, RuntimeError):
     """The request conflicts with another one."""
 
 
 class RateLimitError(APIStatusError):
     """Too many requests; `retry_after` says how long the server asks to wait."""
 
+    is_retryable = True
+
 
 class ServerError(APIStatusError):
-    """The server failed."""
+    """The server failed, and billed nothing (assumed)."""
+
+    is_retryable = True
 
 
 class OverloadedError(ServerError):
     """The server is overloaded and says that it did nothing."""
 
 
-class ResponseError(PicccError):
+class GatewayTimeoutError(ServerError, RuntimeError):
+    """A gateway stopped waiting for the server, which may have acted on the request and billed it."""
+
+    is_retryable = False
+
+
+class ResponseError(PicccError, RuntimeError):
     """The server's reply is not what the API speaks."""
 
 
-class StreamError(PicccError):
+class StreamError(PicccError, RuntimeError):
     """A stream ended wrongly: cut, stalled, malformed, or with an error of the server's.
 
     Attributes:
@@ -235,11 +263,11 @@ class StreamTimeoutError(StreamError, APITimeoutError):
     """A deadline passed before the stream was complete; `partial` has what had arrived."""
 
 
-class SpendLimitExceeded(PicccError):
+class SpendLimitExceeded(PicccError, RuntimeError):
     """The spend_limit that the caller set is used up: nothing was sent."""
 
 
-class SubmissionUnknown(PicccError):
+class SubmissionUnknown(PicccError, RuntimeError):
     """A task was submitted and no answer came: it may exist, and it may be billed.
 
     Attributes:
@@ -262,7 +290,7 @@ class SubmissionUnknown(PicccError):
     request: Mapping[str, Any] | None = None
 
 
-class TaskError(PicccError):
+class TaskError(PicccError, RuntimeError):
     """A task did not give its output; `task_id` says which, `task` is its last known state, or None."""
 
     task: Task | None = None
@@ -344,13 +372,13 @@ class BatchSoFar(Protocol):
     def __len__(self) -> int: ...
 
 
-class BatchStopped(PicccError):
+class BatchStopped(PicccError, RuntimeError):
     """A batch ended early, its running tasks awaited; the cause says why, `batch` has what was made."""
 
     batch: BatchSoFar | None = None
 
 
-class OutputError(PicccError):
+class OutputError(PicccError, RuntimeError):
     """An output could not be fetched or saved; `task_id` says of which task."""
 
 

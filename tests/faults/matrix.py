@@ -99,7 +99,7 @@ def status(name: str, answer: bytes, error: str) -> Fault:
 
 def lost(name: str, answers: Answers, **options: object) -> Fault:
     """Make a row for a request that was sent and not answered."""
-    chat = "APIConnectionError x1 billed"
+    chat = "ResponseLostError x1 billed"
     read = "APIConnectionError x3 waits 1.5"
     return Fault(name, answers, chat, chat, "SubmissionUnknown x1 billed", read, **options)  # type: ignore[arg-type]  # as the class has them
 
@@ -134,7 +134,7 @@ SILENCE = [
     Fault(
         "closed in the body",
         [[head(200, "content-type: application/json", "content-length: 999"), b'{"id":', CLOSE]],
-        "APIConnectionError x1 billed",
+        "ResponseLostError x1 billed",
         "ResponseError x1 billed",
         "SubmissionUnknown x1 billed",
         "APIConnectionError x3 waits 1.5",
@@ -178,8 +178,8 @@ SILENCE = [
     Fault(
         "reset, and the caller says: send again",
         [[RESET]],
-        "APIConnectionError x3 waits 1.5 billed",
-        "APIConnectionError x3 waits 1.5 billed",
+        "ResponseLostError x3 waits 1.5 billed",
+        "ResponseLostError x3 waits 1.5 billed",
         "SubmissionUnknown x3 waits 1.5 billed",
         "APIConnectionError x3 waits 1.5",
         retry_unknown=True,
@@ -234,20 +234,31 @@ STATUSES = [
         Fault(
             f"{code}",
             [[reply(code, b"<html>" + b"x" * 5000, type="text/html")]],
-            "ServerError x3 waits 1.5 billed",
-            "ServerError x3 waits 1.5 billed",
-            "ServerError x1 billed",
+            "ServerError x3 waits 1.5",
+            "ServerError x3 waits 1.5",
+            "SubmissionUnknown x1 billed",
             "ServerError x3 waits 1.5",
         )
-        for code in (500, 502, 504)
+        for code in (500, 502, 520, 599)
+    ),
+    *(
+        Fault(
+            f"{code}",
+            [[reply(code, b"<html>" + b"x" * 5000, type="text/html")]],
+            "GatewayTimeoutError x1 billed",
+            "GatewayTimeoutError x1 billed",
+            "SubmissionUnknown x1 billed",
+            "GatewayTimeoutError x3 waits 1.5",
+        )
+        for code in (504, 524)
     ),
     *(same(f"{code}", [[reply(code)]], "OverloadedError x3 waits 1.5") for code in (503, 529)),
     same("503 once", after([reply(503)]), "ok x2 waits 0.5"),
     Fault(
         "503, then a reset",
         [[reply(503)], [RESET]],
-        "APIConnectionError x2 waits 0.5 billed",
-        "APIConnectionError x2 waits 0.5 billed",
+        "ResponseLostError x2 waits 0.5 billed",
+        "ResponseLostError x2 waits 0.5 billed",
         "SubmissionUnknown x2 waits 0.5 billed",
         "APIConnectionError x3 waits 1.5",
     ),
@@ -256,8 +267,25 @@ STATUSES = [
         after([reply(500)]),
         "ok x2 waits 0.5",
         "ok x2 waits 0.5",
-        "ServerError x1 billed",
+        "SubmissionUnknown x1 billed",
         "ok x2 waits 0.5",
+    ),
+    Fault(
+        "500, then a refusal",
+        [[reply(500)], [reply(400)]],
+        "InvalidRequestError x2 waits 0.5",
+        "InvalidRequestError x2 waits 0.5",
+        "SubmissionUnknown x1 billed",
+        "InvalidRequestError x2 waits 0.5",
+    ),
+    Fault(
+        "504 once, and the caller says: send again",
+        after([reply(504)]),
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        "ok x2 waits 0.5",
+        retry_unknown=True,
     ),
     same("429", [[reply(429)]], PAUSE.format(1.5)),
     same("429, retry-after 2", [[reply(429, b"", "retry-after: 2")]], PAUSE.format(4)),
@@ -293,7 +321,7 @@ BODIES = [
     Fault(
         "a damaged gzip",
         body(b"\x1f\x8b no gzip", "content-encoding: gzip"),
-        "APIConnectionError x1 billed",
+        "ResponseLostError x1 billed",
         "ResponseError x1 billed",
         "SubmissionUnknown x1 billed",
         "APIConnectionError x3 waits 1.5",
@@ -301,7 +329,7 @@ BODIES = [
     Fault(
         "an encoding nobody asked for",
         body(b"{}", "content-encoding: gzip, gzip, gzip, gzip, gzip, gzip, gzip"),
-        "APIConnectionError x1 billed",
+        "ResponseLostError x1 billed",
         "ResponseError x1 billed",
         "SubmissionUnknown x1 billed",
         "APIConnectionError x3 waits 1.5",

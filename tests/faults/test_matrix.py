@@ -18,6 +18,8 @@ from tests.faults.server import Answer, Case, FaultServer
 from tests.faults.virtual import VirtualIO
 
 KEY = "pcc_live_the_key_of_the_matrix"
+LEFT_ALONE = (RuntimeError, ValueError, OSError, ImportError)
+"""What LangGraph's default retry policy does not repeat."""
 SECRETS = ("authorization", "x-api-key")
 
 
@@ -75,6 +77,8 @@ def _check_answer(result: Any, kind: str, expected: Expected) -> None:
 
 def _check_error(error: PicccError, expected: Expected, case: Case) -> None:
     assert error.may_have_been_billed is expected.billed
+    assert not (error.is_retryable and error.may_have_been_billed) or case.requests[1:]
+    assert error.is_retryable or isinstance(error, LEFT_ALONE)
     assert error.hint
     assert len(error.body or "") <= 1024
     assert error.record is not None

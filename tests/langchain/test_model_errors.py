@@ -12,6 +12,8 @@ from langchain_core import exceptions as core
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import LLMResult
+from langgraph.graph import MessagesState, StateGraph
+from langgraph.types import RetryPolicy
 
 from langchain_piccc import ChatPiccc
 from langchain_piccc.errors import as_model_error
@@ -31,6 +33,7 @@ STATUSES = [
     (500, errors.ServerError, core.ModelAPIError, True),
     (502, errors.ServerError, core.ModelAPIError, True),
     (503, errors.OverloadedError, core.ModelAPIError, True),
+    (504, errors.GatewayTimeoutError, core.ModelAPIError, False),
     (529, errors.OverloadedError, core.ModelAPIError, True),
 ]
 
@@ -149,7 +152,7 @@ def test_errors_survive_copies(copied: Any) -> None:
 
 
 def test_every_error_of_a_chat_has_a_counterpart() -> None:
-    media = ("Task", "Output", "Submission", "Batch", "Budget", "MissingExtra")
+    media = ("Task", "Output", "Submission", "Batch", "Spend", "MissingExtra")
     kinds = [
         kind
         for kind in vars(errors).values()
@@ -158,6 +161,51 @@ def test_every_error_of_a_chat_has_a_counterpart() -> None:
     for kind in kinds:
         if not kind.__name__.startswith(media):
             assert type(as_model_error(kind("x"))).__mro__[2] is kind
+
+
+CUT = stream(chunks([{"content": "half"}])[:2])
+REPEATED = [
+    (refusal(400), 1),
+    (refusal(401), 1),
+    (refusal(402), 1),
+    (refusal(403), 1),
+    (refusal(404), 1),
+    (refusal(422), 1),
+    (refusal(429), 3),
+    (refusal(500), 3),
+    (refusal(503), 3),
+    (refusal(504), 1),
+    (refusal(524), 1),
+    (CUT, 1),
+    (whole(b"<html>"), 1),
+    (httpx.ConnectError("no"), 3),
+    (httpx.ReadError("reset"), 1),
+    (httpx.ReadTimeout("late"), 1),
+]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["invoke", "ainvoke"])
+@pytest.mark.parametrize(("reply", "requests"), REPEATED)
+async def test_langgraphs_default_retry_policy_repeats_only_what_bills_nothing(
+    reply: httpx.Response | Exception, requests: int, *, asynchronous: bool
+) -> None:
+    server = Replay(reply)
+    model = server.model(max_retries=0, streaming=reply is CUT)
+
+    async def aask(state: MessagesState) -> MessagesState:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    def ask(state: MessagesState) -> MessagesState:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    policy = RetryPolicy(initial_interval=0, jitter=False)
+    graph = StateGraph(MessagesState)
+    graph.add_node("ask", aask if asynchronous else ask, retry_policy=policy)
+    graph.set_entry_point("ask")
+    start: MessagesState = {"messages": [HumanMessage("?")]}
+    with pytest.raises(errors.PicccError):
+        await graph.compile().ainvoke(start) if asynchronous else graph.compile().invoke(start)
+    assert len(server.requests) == requests
 
 
 def test_fallbacks_take_over() -> None:

@@ -19,6 +19,7 @@ from piccc.errors import (
     AuthenticationError,
     ConflictError,
     ContextOverflowError,
+    GatewayTimeoutError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
@@ -81,6 +82,8 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     425: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
     429: (RateLimitError, Outcome.REFUSED, "Wait as long as retry_after says, or send less at once."),
     503: (OverloadedError, Outcome.REFUSED, "Try again later."),
+    504: (GatewayTimeoutError, Outcome.UNKNOWN, "Send less, or ask for a stream: the gateway did not wait."),
+    524: (GatewayTimeoutError, Outcome.UNKNOWN, "Send less, or ask for a stream: the gateway did not wait."),
     529: (OverloadedError, Outcome.REFUSED, "Try again later."),
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")

@@ -20,6 +20,7 @@ from piccc.errors import (
     InvalidArgumentError,
     PicccError,
     ResponseError,
+    ResponseLostError,
     SubmissionUnknown,
 )
 from piccc.record import Attempt, Record
@@ -90,7 +91,6 @@ _AGAIN = {
     Retryability.CHAT: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED},
     Retryability.SUBMISSION: {Outcome.NOT_SENT, Outcome.REFUSED},
 }
-_MAY_BILL = {Outcome.FAILED, Outcome.UNKNOWN}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,13 +121,13 @@ async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawRe
     """Send until there is an answer; raise the last attempt's error where no other attempt may follow.
 
     Sends at most `max_retries + 1` times. What the server may have acted on is sent again only if it bills
-    nothing (a read), if the server itself said that it broke (chat), or if `retry_unknown` says so.
+    nothing (a read) or if `retry_unknown` says so.
     """
     run = _RetryState(io, config, call)
     while isinstance(result := await run.attempt(), _Failed):
         wait = run.wait_after(result)
         if wait is None:
-            raise run.completed(result.error) from result.cause
+            raise run.completed(result) from result.cause
         await io.sleep(wait)
     return result
 
@@ -171,7 +171,7 @@ class _RetryState:
 
     def wait_after(self, failed: _Failed) -> float | None:
         """Return the seconds to wait before the next attempt, None where there must be none."""
-        if failed.outcome in _MAY_BILL and self.call.kind is not Retryability.READ:
+        if failed.outcome is Outcome.UNKNOWN and self.call.kind is not Retryability.READ:
             self.may_bill = True
         if len(self.record.attempts) > self.config.max_retries:
             return None
@@ -184,8 +184,10 @@ class _RetryState:
         self.record.attempts[-1].waited = wait
         return wait
 
-    def completed(self, error: PicccError) -> PicccError:
+    def completed(self, failed: _Failed) -> PicccError:
         """Write on the last attempt's error what all attempts came to."""
+        error = failed.error
+        error.is_retryable = self._may_repeat(failed)
         error.attempts = len(self.record.attempts)
         error.elapsed = self.record.elapsed = self.io.now() - self.started
         error.may_have_been_billed = error.may_have_been_billed or self.may_bill
@@ -249,7 +251,7 @@ class _RetryState:
         if response.status >= 400:
             body = await self._snippet(response)
             error = status_error(response.status, response.headers, body, secrets_in(self.headers))
-            return _Failed(outcome_of(response.status), error)
+            return self._refused(error, outcome_of(response.status))
         if not 200 <= response.status < 300:
             return self._rejected(answer, "The server redirects elsewhere, where your request must not go.")
         if self.call.is_stream:
@@ -264,6 +266,13 @@ class _RetryState:
         self.record.elapsed = self.io.now() - self.started
         self.budget.give(max(self.spent, REFUND))
         return answer
+
+    def _refused(self, error: APIStatusError, outcome: Outcome) -> _Failed:
+        # A task may have been made and billed before the server broke: only 503 and 529 say that none was.
+        if self.call.kind is not Retryability.SUBMISSION or outcome not in (Outcome.FAILED, Outcome.UNKNOWN):
+            return _Failed(outcome, error)
+        lost = SubmissionUnknown(**{**vars(error), "hint": self._advice(sent=True)})
+        return _Failed(Outcome.UNKNOWN, lost)
 
     async def _stream(self, answer: RawResponse) -> RawResponse | _Failed:
         if "text/event-stream" in answer.response.headers.get("content-type", "").lower():
@@ -297,9 +306,13 @@ class _RetryState:
 
     def _unanswered(self, failure: Failure) -> _Failed:
         call, sent = self.call, failure.outcome is Outcome.UNKNOWN
-        kind: type[PicccError] = APITimeoutError if failure.timed_out else APIConnectionError
+        kind: type[PicccError] = APIConnectionError
         if sent and call.kind is Retryability.SUBMISSION:
             kind = SubmissionUnknown
+        elif failure.timed_out:
+            kind = APITimeoutError
+        elif sent and call.kind is Retryability.CHAT:
+            kind = ResponseLostError
         error = kind(
             f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
             f"{redact(failure.reason, secrets_in(self.headers))}",
@@ -334,17 +347,19 @@ class _RetryState:
 
     def _patience(self, failed: _Failed) -> float | None:
         """Return how long to wait for another attempt, None where none may be made."""
-        error = failed.error
-        may = failed.outcome in _AGAIN[self.call.kind]
-        if self.config.retry_unknown:
-            may = may or failed.outcome in _MAY_BILL
-        if isinstance(error, APIStatusError) and error.headers.get("x-should-retry", "").lower() == "false":
-            may = False
-        asked = error.retry_after or 0.0
-        if not may or (self.deadline is None and asked > LONGEST_WAIT):
+        asked = failed.error.retry_after or 0.0
+        if not self._may_repeat(failed) or (self.deadline is None and asked > LONGEST_WAIT):
             return None
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (len(self.record.attempts) - 1))
         return max(self.io.random() * longest, asked)
+
+    def _may_repeat(self, failed: _Failed) -> bool:
+        """Tell whether the same call may be sent again: now, or later by whoever catches the error."""
+        headers = getattr(failed.error, "headers", {})
+        if headers.get("x-should-retry", "").lower() == "false":
+            return False
+        may_bill_twice = failed.outcome is Outcome.UNKNOWN and self.config.retry_unknown
+        return may_bill_twice or failed.outcome in _AGAIN[self.call.kind]
 
     def _pay(self, failed: _Failed) -> bool:
         cost = COST_WHEN_REFUSED if failed.outcome is Outcome.REFUSED else COST
