@@ -56,7 +56,7 @@ def test_the_film_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Path
         assert len(frames) / stream.average_rate == 6
 
 
-async def test_the_film_plays_to_its_end_in_a_browser(demo: tuple[Path, str], browser: Browser) -> None:
+async def test_the_video_plays_to_its_end_in_a_browser(demo: tuple[Path, str], browser: Browser) -> None:
     (demo[0] / "player.html").write_text('<!doctype html><video muted src="video.mp4"></video>')
     page = await browser.new_page()
     await page.goto((demo[0] / "player.html").as_uri())
@@ -64,14 +64,12 @@ async def test_the_film_plays_to_its_end_in_a_browser(demo: tuple[Path, str], br
     assert played == [1280, 720, 6]
 
 
-def test_the_demo_tells_what_it_made_and_where_it_lies(demo: tuple[Path, str]) -> None:
+def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Path, str]) -> None:
     out = demo[1]
     assert "piccc-demo/image.png" in out
     assert "piccc-demo/video.mp4" in out
     assert "2 tasks run" in out
-    assert "not sent again unless you say so" in " ".join(
-        out.split("A question to our own README")[1].split()
-    )
+    assert "not sent again unless you set" in " ".join(out.split("A question to our own README")[1].split())
 
 
 def test_live_uses_the_server_of_the_environment_and_json_leaves_stdout_to_one_document(
