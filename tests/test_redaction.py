@@ -16,6 +16,10 @@ from piccc.config import HIDDEN, is_secret_header, redact, redact_headers, secre
         ("basic YWJjOmRlZmdoaQ==", f"basic {HIDDEN}"),
         ("https://me:secret@api.test/v1", f"https://{HIDDEN}@api.test/v1"),
         ("http://proxy:3128 and a@b.test", "http://proxy:3128 and a@b.test"),
+        ("sk-ant-api03-0123456789abcdef is bad", f"{HIDDEN} is bad"),
+        ("ghp_0123456789abcdefgh", HIDDEN),
+        ("a eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl b", f"a {HIDDEN} b"),
+        ("task-based risk-averse sk-ip", "task-based risk-averse sk-ip"),
         ("nothing of the kind", "nothing of the kind"),
     ],
 )
@@ -39,6 +43,15 @@ def test_known_secrets_are_hidden_by_their_value() -> None:
         ("x-request-id", False),
         ("x-ratelimit-remaining-tokens", False),
         ("idempotency-key", False),
+        ("x-portkey-provider", False),
+        ("x-portkey-api-key", True),
+        ("x-monkey", False),
+        ("x-tokenizer", False),
+        ("x-author", False),
+        ("Ocp-Apim-Subscription-Key", True),
+        ("x-amz-security-token", True),
+        ("apikey", True),
+        ("x-credentials", True),
     ],
 )
 def test_a_header_is_secret_by_its_name(name: str, secret: bool) -> None:
@@ -48,6 +61,11 @@ def test_a_header_is_secret_by_its_name(name: str, secret: bool) -> None:
 def test_the_secrets_of_a_request_are_its_secret_headers_and_what_follows_their_scheme() -> None:
     headers = [("authorization", "Bearer 0123456789"), ("x-token", "abc"), ("accept", "application/json")]
     assert secrets_in(headers) == ["Bearer 0123456789", "0123456789"]
+
+
+def test_an_ordinary_word_in_a_secret_header_does_not_garble_messages() -> None:
+    assert secrets_in([("x-auth-mode", "anthropic"), ("x-portkey-provider", "openai")]) == []
+    assert secrets_in([("x-api-key", "sesame")]) == ["sesame"]
 
 
 def test_headers_are_copied_without_their_secrets() -> None:

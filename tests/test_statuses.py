@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -49,6 +50,73 @@ def test_an_error_has_what_the_reply_said() -> None:
     assert "my-secret" not in f"{error} {error.body} {error.headers}"
     assert "set-cookie" not in error.headers
     assert error.headers["retry-after"] == "3"
+
+
+OVERFLOWS: dict[str, dict[str, object]] = {
+    "OpenAI": {"message": "Too many tokens", "code": "context_length_exceeded"},
+    "Anthropic": {"message": "prompt is too long: 9 tokens > 8 maximum"},
+    "Anthropic, with the answer": {
+        "message": "input length and `max_tokens` exceed context limit: 9 + 8 > 8"
+    },
+    "llama.cpp": {
+        "code": 400,
+        "message": "request (9024 tokens) exceeds the available context size (3072 tokens)",
+        "type": "exceed_context_size_error",
+    },
+    "LiteLLM": {"message": "litellm.ContextWindowExceededError: litellm.BadRequestError: ...", "code": "400"},
+    "vLLM": {"message": "This model's maximum context length is 4096 tokens. However, you requested 9024."},
+    "vLLM, newer": {"message": "The decoder prompt (length 9) is longer than the maximum model length of 8."},
+    "SGLang": {"message": "The input (9 tokens) is longer than the model's context length (8 tokens)."},
+    "SGLang, newer": {"message": "Input length (9 tokens) exceeds the maximum allowed length (8 tokens)."},
+    "Ollama": {"message": "the input length exceeds the context length"},
+    "Gemini": {"message": "The input token count (9) exceeds the maximum number of tokens allowed (8)."},
+    "Bedrock": {"message": "Input is too long for requested model."},
+    "Groq": {"message": "Please reduce the length of the messages or completion."},
+}
+
+
+@pytest.mark.parametrize("said", OVERFLOWS.values(), ids=OVERFLOWS)
+def test_every_servers_words_for_an_overflow_are_known(said: dict[str, object]) -> None:
+    error = status_error(400, {}, json.dumps({"error": said}).encode())
+    assert type(error) is ContextOverflowError
+    assert "Shorten" in error.hint
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens must be at least 1",
+        "The contents of message 3 are empty",
+        "Unknown parameter: context",
+        "input must be a string",
+        "messages: at least one message is required",
+        "The length of `stop` exceeds 4",
+    ],
+)
+def test_other_refusals_are_no_overflow(message: str) -> None:
+    error = status_error(400, {}, json.dumps({"error": {"message": message}}).encode())
+    assert type(error) is InvalidRequestError
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("content_policy_violation", "No."),
+        (
+            "content_filter",
+            "The prompt triggered the content management policy.",
+        ),
+        (None, "Your request was rejected by our safety system."),
+        ("moderation_blocked", "No."),
+    ],
+)
+def test_what_moderation_refused_needs_another_request_not_another_key(
+    status: int, code: str | None, message: str
+) -> None:
+    error = status_error(status, {}, json.dumps({"error": {"message": message, "code": code}}).encode())
+    assert "Moderation" in error.hint
+    assert "key" not in error.hint
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

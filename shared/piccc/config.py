@@ -1,4 +1,4 @@
-"""Take secrets out of text that people and logs will see."""
+"""The settings of a client, and how their secrets are kept out of text that people and logs will see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -22,12 +22,18 @@ SHORTEST_SECRET = 6
 
 _PATTERNS = (
     (re.compile(r"pcc_[A-Za-z]+_[A-Za-z0-9_\-]{4,}"), HIDDEN),
+    (re.compile(r"\b(sk|pk|gh[a-z]|github_pat|xox[a-z]|glpat)[-_][A-Za-z0-9_\-]{10,}"), HIDDEN),
+    (re.compile(r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*"), HIDDEN),  # a JWT, RFC 7519
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"(?<=://)[^/\s@]+@"), f"{HIDDEN}@"),
 )
+# Whole words of a name: x-portkey-provider has no "key" in it.
 _SECRET_HEADER = re.compile(
-    r"(?!x-ratelimit-|idempotency-key$).*(auth|key|token|secret|cookie|password|signature)", re.IGNORECASE
+    r"(?!x-ratelimit-|idempotency-key$)(.*[-_.])?(api|access|auth|csrf|secret|session|subscription)?"
+    r"(auth|authorization|key|token|secret|cookie|password|signature|credentials?)([-_.].*)?",
+    re.IGNORECASE,
 )
+_ALWAYS_SECRET = ("authorization", "proxy-authorization", "x-api-key")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
@@ -40,15 +46,34 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def secrets_in(headers: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the values of secret headers, and what follows a scheme's name in them; the longest first."""
-    values = {value for name, value in headers if is_secret_header(name)}
-    values |= {value.partition(" ")[2] for value in values}
+    """Return the values of secret headers, and what follows a scheme's name in them; the longest first.
+
+    A value that is an ordinary word (`x-auth-mode: openai`) is not one: to redact it would garble messages.
+    """
+    values = set()
+    for name, value in headers:
+        if is_secret_header(name) and (name.lower() in _ALWAYS_SECRET or not _is_word(value)):
+            values |= {value, value.partition(" ")[2]}
     return sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
+def _is_word(value: str) -> bool:
+    return value.isalpha() and len(value) < 2 * SHORTEST_SECRET
+
+
+@lru_cache(maxsize=256)
 def is_secret_header(name: str) -> bool:
     """Tell whether a header of this name usually carries a secret."""
-    return _SECRET_HEADER.match(name) is not None
+    return _SECRET_HEADER.fullmatch(name) is not None
+
+
+def redact_causes(error: BaseException | None, secrets: Sequence[str]) -> None:
+    """Take secrets out of the texts of an error and of all that it was raised from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.args = tuple(redact(each, secrets) if isinstance(each, str) else each for each in error.args)
+        error = error.__cause__ or error.__context__
 
 
 def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from piccc._dialects import Dialect
 from piccc._dialects.json_text import parse, serialize
+from piccc._dialects.tasks import read_task
 from piccc._http.backend import Backend
 from piccc._http.chat_stream import StreamParser
 from piccc._http.responses import RawResponse
@@ -15,6 +16,9 @@ from piccc._http.retry import APICall, Retryability, send_with_retries
 from piccc.config import Config, Timeout, as_timeout, check_headers
 from piccc.conversation import ChatReply, ChatRequest
 from piccc.errors import PicccError, ResponseError, SubmissionUnknown
+from piccc.tasks import Task
+
+T = TypeVar("T")
 
 READ_SECONDS = 30.0
 
@@ -54,8 +58,8 @@ class Session:
         answer = await send_with_retries(self.io, self.config, call)
         return answer, StreamParser(self.io, answer, dialect.reader(), call.timeout)
 
-    async def submit(self, path: str, body: Mapping[str, Any], key: str) -> object:
-        """Submit a task and return what the server says of it; raise SubmissionUnknown where no answer came.
+    async def submit(self, path: str, body: Mapping[str, Any], key: str) -> Task:
+        """Submit a task and return it; raise SubmissionUnknown where no answer came that is a task.
 
         The key goes along as `Idempotency-Key`; that a server heeds it is not relied on.
         """
@@ -67,19 +71,33 @@ class Session:
             headers=(("idempotency-key", key),),
             timeout=self.config.timeout,
         )
-        return self._json(await send_with_retries(self.io, self.config, call), call.kind)
+        answer = await send_with_retries(self.io, self.config, call)
+        try:
+            return read_task(self._json(answer, call.kind))
+        except ResponseError as error:
+            wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
+        raise wrong
 
     async def read(
-        self, path: str, *, seconds: float = READ_SECONDS, retries: int | None = None
-    ) -> tuple[object, Mapping[str, str]]:
-        """Read a path or a URL on the server's origin within so many seconds; return its JSON and headers."""
+        self,
+        path: str,
+        decode: Callable[[object], T],
+        *,
+        seconds: float = READ_SECONDS,
+        retries: int | None = None,
+    ) -> tuple[T, Mapping[str, str]]:
+        """Read a path or a URL on the server's origin in at most `seconds`; return content and headers."""
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         total = config.timeout.total
         timeout = replace(config.timeout, total=seconds if total is None else min(total, seconds))
         answer = await send_with_retries(
             self.io, config, APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
         )
-        return self._json(answer, Retryability.READ), answer.response.headers
+        try:
+            return decode(self._json(answer, Retryability.READ)), answer.response.headers
+        except ResponseError as error:
+            wrong = answer.explain(error)
+        raise wrong
 
     async def close(self) -> None:
         """Close the connections."""

@@ -63,8 +63,13 @@ async def _call(kind: str, session: Session) -> Any:
     if kind in DIALECTS:
         return await session.chat(dialect_named(DIALECTS[kind]), ASK)
     if kind == "submit":
-        return await session.submit("/v1/images/tasks", ORDER, "the-submission-key")
-    payload, _ = await session.read("/v1/tasks/task_1" if kind == "poll" else "/v1/tasks?limit=100")
+        return (await session.submit("/v1/images/tasks", ORDER, "the-submission-key")).raw
+    payload, _ = await session.read("/v1/tasks/task_1" if kind == "poll" else "/v1/tasks?limit=100", json_of)
+    return payload
+
+
+def json_of(payload: object) -> object:
+    """Return what was read as it came."""
     return payload
 
 

@@ -45,6 +45,18 @@ FAULTS: dict[str, Answer] = {
 }
 
 
+ECHOES: dict[str, Answer] = {
+    "in the request id": [reply(200, whole("chat"), f"x-request-id: req-{KEY}")],
+    "in the request id of a refusal": [reply(401, b"{}", f"request-id: {KEY}")],
+    "in the rate limit": [reply(429, b"{}", f"x-ratelimit-remaining: {TOKEN}")],
+    "in a header": [reply(400, b"{}", f"x-echo: {KEY} {BASIC}")],
+    "in a header that is illegal": [f"HTTP/1.1 200 OK\r\nx echo {KEY}\r\n\r\n".encode(), CLOSE],
+    "in the status line": [f"{KEY} {TOKEN}\r\n\r\n".encode(), CLOSE],
+    "in a chunk's size": [*BEGUN, f"{KEY}\r\n".encode(), CLOSE],
+    "in a task of a wrong shape": [reply(200, json.dumps({"status": KEY}).encode())],
+}
+
+
 @pytest.fixture
 def logs(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Collect what every logger says at DEBUG, with its arguments."""
@@ -111,6 +123,7 @@ def shown(thing: Any) -> str:
     texts.append(pickle.dumps(thing).decode("latin-1"))
     if isinstance(thing, PicccError):
         assert thing.record is not None
+        texts.append("".join(traceback.format_exception(thing)))
         texts += [json.dumps(thing.record.to_dict()), repr(getattr(thing, "headers", "")), *reports(thing)]
         texts.append(
             "".join(traceback.TracebackException.from_exception(thing, capture_locals=True).format())
@@ -160,6 +173,33 @@ def test_no_secret_is_shown_stored_logged_or_reported(
     )
     found = [*(shown(thing) for thing in things), *logs]
     assert any("piccc" in line for line in logs)
+    for secret in SECRETS:
+        assert not [around(text, secret) for text in found if secret in text]
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+@pytest.mark.parametrize("answer", ECHOES.values(), ids=ECHOES)
+def test_a_secret_that_the_server_echoes_outside_the_body_is_redacted(
+    server: FaultServer, caplog: pytest.LogCaptureFixture, answer: Answer, library: Any
+) -> None:
+    base_url = server.case(answer).base_url.replace("//", f"//me:{PASSWORD}@")
+    with library.Client() as mine:
+        client = Client(
+            base_url=base_url,
+            api_key=KEY,
+            default_headers={"X-Token": TOKEN},
+            max_retries=0,
+            http_client=mine,
+        )
+        things = [
+            attempt(client.chat.create),
+            attempt(lambda text: list(client.chat.stream(text))),
+            attempt(lambda text: client.images.submit(text, model="m")),
+            attempt(client.tasks.get),
+        ]
+    assert any(isinstance(thing, PicccError) for thing in things)
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("piccc")]
+    found = [*(shown(thing) for thing in things), *ours]
     for secret in SECRETS:
         assert not [around(text, secret) for text in found if secret in text]
 

@@ -18,7 +18,7 @@ from piccc.errors import (
     RateLimitError,
 )
 from piccc.session import Session
-from tests.faults.calls import KINDS, MODES, Mode, call
+from tests.faults.calls import KINDS, MODES, Mode, call, json_of
 from tests.faults.matrix import healthy
 from tests.faults.server import Case, FaultServer, reply
 from tests.faults.virtual import VirtualIO
@@ -109,7 +109,7 @@ def test_no_key_goes_to_an_address_of_another_origin(
     )
     session = Session(resolve(api_key="pcc_live_pinned", base_url=case.base_url), SyncBackend())
     with pytest.raises(InvalidArgumentError, match="leads away"):
-        run_sync(session.read(address))
+        run_sync(session.read(address, json_of))
     assert other.requests == case.requests == []
 
 

@@ -46,7 +46,8 @@ class StreamParser:
         except (Failure, PicccError) as error:
             if isinstance(error, Failure) and self._reader.is_complete:
                 return self._end()  # to break off after a whole answer is an end too
-            cause, broken = error.__cause__, self.broken(error)
+            cause = error.__cause__
+            broken = self.broken(error, cause)
         raise broken from cause
 
     def _feed(self, chunk: bytes) -> list[Delta]:
@@ -90,7 +91,7 @@ class StreamParser:
         reply.record = self._answer.record
         return reply
 
-    def broken(self, error: Failure | PicccError) -> PicccError:
+    def broken(self, error: Failure | PicccError, cause: BaseException | None = None) -> PicccError:
         """Return the error to raise, with all that is known and what had arrived."""
         if isinstance(error, Failure):
             kind = StreamTimeoutError if error.timed_out else StreamError
@@ -100,7 +101,7 @@ class StreamParser:
         if isinstance(error, StreamError):
             error.partial = reply
             error.hint = error.hint or "The answer is incomplete; `partial` has what had arrived."
-        return self._answer.explain(error)
+        return self._answer.explain(error, cause)
 
     def _come_by(self, moment: float) -> None:
         self._by = moment if self._by is None else min(self._by, moment)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from piccc._dialects.json_text import id_of, parse, server_error, shorten
 from piccc._http.backend import HTTPResponse, Outcome
-from piccc.config import is_secret_header, redact, secrets_in
+from piccc.config import is_secret_header, redact, redact_causes, secrets_in
 from piccc.errors import (
     SNIPPET_BYTES,
     APIStatusError,
@@ -88,12 +88,21 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
 _5XX = (ServerError, Outcome.FAILED, "Try again later; the provider's status page may say more.")
-_OVERFLOW_WORDS = (
-    "context_length_exceeded",
-    "maximum context length",
-    "prompt is too long",
-    "context window",
+# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini and Bedrock word it.
+_OVERFLOW = re.compile(
+    r"context[ _]?(length|size|window|limit)"
+    r"|(input|prompt|messages?)( is| are)? too long"
+    r"|maximum (model|prompt|input|sequence) length"
+    r"|exceeds the maximum (number of tokens|allowed length|input length)"
+    r"|reduce the length of the (input|messages|prompt)",
+    re.IGNORECASE,
 )
+_MODERATION = re.compile(
+    r"content[ _-]?(filter|policy|moderation)|content management policy|moderation|safety (policy|system)"
+    r"|responsible_?ai|data_inspection_failed",
+    re.IGNORECASE,
+)
+_NEEDS_TLS = re.compile(r"HTTP request (was sent to|to an) HTTPS (port|server)", re.IGNORECASE)
 
 
 def outcome_of(status: int) -> Outcome:
@@ -108,14 +117,18 @@ def status_error(
     kind, _, hint = _row(status)
     text = redact(body.decode(errors="replace"), secrets)
     message, code = read_error(text)
-    if kind is InvalidRequestError and any(word in text.lower() for word in _OVERFLOW_WORDS):
+    if kind is InvalidRequestError and _OVERFLOW.search(text):
         kind, hint = ContextOverflowError, "Shorten the conversation, or trim its history."
+    elif status in (400, 403, 422) and _MODERATION.search(f"{code} {message}"):
+        hint = "Moderation refused the request: change what it asks for."
+    elif status == 400 and _NEEDS_TLS.search(text):
+        hint = "The server speaks TLS: begin base_url with https://."
     return kind(
         f"The server said: {message}" if message else "The server gave no reason.",
         hint=hint,
         status=status,
         code=code,
-        request_id=request_id(headers),
+        request_id=request_id(headers, secrets),
         retry_after=retry_after(headers),
         body=snippet(text),
         headers={
@@ -138,9 +151,10 @@ def read_error(text: str) -> tuple[str, str | None]:
     return shorten(message) if isinstance(message, str) else _plain(text), id_of(body.get("code"))
 
 
-def request_id(headers: Mapping[str, str]) -> str | None:
+def request_id(headers: Mapping[str, str], secrets: Sequence[str] = ()) -> str | None:
     """Return the server's id of a request."""
-    return headers.get("x-request-id") or headers.get("request-id")
+    found = headers.get("x-request-id") or headers.get("request-id")
+    return redact(found, secrets) if found else None
 
 
 def snippet(text: str) -> str:
@@ -178,19 +192,22 @@ class RawResponse:
     deadline: float | None
     body: bytes = field(default=b"", repr=False)
 
-    def explain(self, error: E) -> E:
-        """Write on an error all that is known of the call, and return it without a secret.
+    def explain(self, error: E, cause: BaseException | None = None) -> E:
+        """Write on an error all that is known of the call; return it, and leave its cause, without a secret.
 
         The frames it went through are let go of: they hold what the server said, which may echo the key.
         """
         error.__traceback__ = error.__context__ = None
         secrets = secrets_in(self.headers)
+        redact_causes(cause, secrets)
         error.message = redact(error.message, secrets)
         error.args = (error.message,)
         error.code = redact(error.code, secrets) if error.code else None
         error.body = snippet(redact(error.body, secrets)) if error.body else None
         error.status = self.response.status
-        error.request_id = error.request_id or request_id(self.response.headers) or self.record.request_id
+        error.request_id = (
+            error.request_id or request_id(self.response.headers, secrets) or self.record.request_id
+        )
         error.attempts = len(self.record.attempts)
         error.elapsed = self.record.elapsed
         error.record = self.record

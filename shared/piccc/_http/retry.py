@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome, read_all
 from piccc._http.responses import RawResponse, outcome_of, read_error, request_id, status_error
-from piccc.config import WAYS_OUT, Config, Timeout, origin_of, redact, secrets_in
+from piccc.config import WAYS_OUT, Config, Timeout, origin_of, redact, redact_causes, secrets_in
 from piccc.errors import (
     APIConnectionError,
     APIStatusError,
@@ -305,7 +305,7 @@ class _RetryState:
         return _Failed(Outcome.REJECTED, answer.explain(error))
 
     def _unanswered(self, failure: Failure) -> _Failed:
-        call, sent = self.call, failure.outcome is Outcome.UNKNOWN
+        call, sent, secrets = self.call, failure.outcome is Outcome.UNKNOWN, secrets_in(self.headers)
         kind: type[PicccError] = APIConnectionError
         if sent and call.kind is Retryability.SUBMISSION:
             kind = SubmissionUnknown
@@ -315,9 +315,10 @@ class _RetryState:
             kind = ResponseLostError
         error = kind(
             f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
-            f"{redact(failure.reason, secrets_in(self.headers))}",
+            f"{redact(failure.reason, secrets)}",
             hint=self._advice(sent=sent),
         )
+        redact_causes(failure.__cause__, secrets)
         return _Failed(failure.outcome, error, failure.__cause__)
 
     def _advice(self, *, sent: bool) -> str:
@@ -372,14 +373,14 @@ class _RetryState:
         return True
 
     def _note(self, outcome: str, response: HTTPResponse | None) -> None:
-        elapsed = self.io.now() - self.sent
+        elapsed, secrets = self.io.now() - self.sent, secrets_in(self.headers)
         if response is None:
-            outcome = redact(outcome, secrets_in(self.headers))
+            outcome = redact(outcome, secrets)
             self.record.attempts.append(Attempt(outcome, elapsed))
         else:
-            self.record.attempts.append(Attempt(outcome, elapsed, request_id(response.headers)))
+            self.record.attempts.append(Attempt(outcome, elapsed, request_id(response.headers, secrets)))
             self.record.rate_limit = {
-                name.lower(): value
+                name.lower(): redact(value, secrets)
                 for name, value in response.headers.items()
                 if name.lower().startswith("x-ratelimit-")
             }

@@ -187,6 +187,7 @@ def _server(config: Config) -> Iterator[Finding]:
 
 
 def _read(config: Config) -> Mapping[str, str]:
+    from piccc._dialects.tasks import read_task_list
     from piccc._http.backend import run_sync
     from piccc._http.httpx_backend import SyncBackend
     from piccc.session import Session
@@ -195,7 +196,7 @@ def _read(config: Config) -> Mapping[str, str]:
     asked = config if os.environ.get(KEY_VARIABLE) else replace(config, key=Key("none"))
     session = Session(asked, SyncBackend())
     try:
-        return run_sync(session.read("/v1/tasks?limit=1", seconds=PATIENCE, retries=0))[1]
+        return run_sync(session.read("/v1/tasks?limit=1", read_task_list, seconds=PATIENCE, retries=0))[1]
     finally:
         run_sync(session.close())
 

@@ -13,7 +13,7 @@ from piccc._dialects.tasks import read_task, read_task_list
 from piccc._http.backend import Backend
 from piccc._http.responses import retry_after
 from piccc.config import origin_of
-from piccc.errors import InvalidArgumentError, PicccError, ResponseError, SubmissionUnknown, TaskError
+from piccc.errors import InvalidArgumentError, PicccError, SubmissionUnknown, TaskError
 from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
 from piccc.media.limits import SpendLimit
 from piccc.media.paging import Page, Pages
@@ -87,15 +87,11 @@ class Account:
 
     async def _send(self, order: TaskRequest) -> Task:
         try:
-            payload = await self.session.submit(f"/v1/{order.type}s/tasks", order.body, order.key)
+            task = await self.session.submit(f"/v1/{order.type}s/tasks", order.body, order.key)
         except PicccError as error:
             if error.may_have_been_billed:
                 raise _unknown(order.key, order.body, error) from error
             raise
-        try:
-            task = read_task(payload)
-        except ResponseError as error:
-            raise _unknown(order.key, order.body, error) from error
         try:
             self.ledger.settle(order.key, task.id)
         except Exception as error:
@@ -166,23 +162,23 @@ class Account:
 
     async def get(self, task: Task | str, *, seconds: float = READ_SECONDS) -> Task:
         """Read a task, within so many seconds but no more than usual."""
-        payload, _ = await self.session.read(self._path(task), seconds=min(seconds, READ_SECONDS))
-        return read_task(payload)
+        found, _ = await self.session.read(self._path(task), read_task, seconds=min(seconds, READ_SECONDS))
+        return found
 
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
         """Read a task once, within so many seconds; return it, and how long the server asks to wait."""
-        payload, headers = await self.session.read(self._path(task), seconds=seconds, retries=0)
-        return replace(read_task(payload), id=task.id), retry_after(headers)
+        found, headers = await self.session.read(self._path(task), read_task, seconds=seconds, retries=0)
+        return replace(found, id=task.id), retry_after(headers)
 
     async def poll_page(self, path: str, seconds: float) -> Page:
         """Read a page of a list once, within so many seconds."""
-        payload, _ = await self.session.read(path, seconds=seconds, retries=0)
-        return read_task_list(payload)
+        page, _ = await self.session.read(path, read_task_list, seconds=seconds, retries=0)
+        return page
 
     async def next_page(self, pages: Pages) -> list[Task]:
         """Read the next page of a list; return the tasks that no earlier page had."""
-        payload, _ = await self.session.read(pages.path)
-        return pages.take(*read_task_list(payload))
+        page, _ = await self.session.read(pages.path, read_task_list)
+        return pages.take(*page)
 
     def hint(self, task_id: str) -> None:
         """Have a task asked for next by whoever waits for it, here and in processes that share the ledger."""
