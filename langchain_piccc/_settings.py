@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Timeout, is_secret_header
 
 if TYPE_CHECKING:
-    from piccc.client import AsyncClient, Client
+    from piccc.client import AnyClient, AsyncClient, Client, ClientCache
     from piccc.config import Config
 
 Dialect = Literal["openai", "anthropic"]
@@ -55,7 +55,7 @@ class ClientSettings(BaseModel):
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
     """An `httpx.AsyncClient` (or httpx2's) to use for asynchronous calls."""
 
-    _made: dict[tuple[type[Any], Dialect], tuple[Any, Any]] = PrivateAttr(default_factory=dict)
+    _clients: ClientCache | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -75,15 +75,13 @@ class ClientSettings(BaseModel):
 
     def close(self) -> None:
         """Close the connections for blocking calls; they open again when needed."""
-        for _, client in list(self._made.values()):
-            if hasattr(client, "close"):
-                client.close()
+        if self._clients is not None:
+            self._clients.close()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; they open again when needed."""
-        for _, client in list(self._made.values()):
-            if hasattr(client, "aclose"):
-                await client.aclose()
+        if self._clients is not None:
+            await self._clients.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -113,37 +111,35 @@ class ClientSettings(BaseModel):
         return {
             **state,
             "__dict__": open_fields,
-            "__pydantic_private__": {**state["__pydantic_private__"], "_made": {}},
+            "__pydantic_private__": {**state["__pydantic_private__"], "_clients": None},
         }
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = (self._made, self.http_client, self.http_async_client, self.api_key)
-        twin = super().__deepcopy__({**(memo or {}), **{id(each): each for each in shared}})
-        twin._made = {}
-        return twin
+        shared = (self.http_client, self.http_async_client, self.api_key)
+        return super().__deepcopy__({**(memo or {}), **{id(each): each for each in shared}})
 
     def _blocking(self, dialect: Dialect = "openai") -> Client:
         from piccc.client import Client
 
-        client: Client = self._client(Client, dialect, self.http_client)
-        return client
+        return self._client(Client, dialect, self.http_client)
 
     def _running(self, dialect: Dialect = "openai") -> AsyncClient:
         from piccc.client import AsyncClient
 
-        client: AsyncClient = self._client(AsyncClient, dialect, self.http_async_client)
-        return client
+        return self._client(AsyncClient, dialect, self.http_async_client)
 
-    def _client(self, kind: type[Any], dialect: Dialect, http_client: Any) -> Any:
+    def _client(self, kind: type[AnyClient], dialect: Dialect, http_client: Any) -> AnyClient:
+        from piccc.client import (
+            ClientCache,  # imported with the first call: who only builds chains need not wait
+        )
+
         settings = (
             self.api_key, self.base_url, self.url_login, self.timeout, self.max_retries,
-            self.default_headers, self.auth, self.retry_unknown, http_client,
+            self.default_headers, self.auth, self.retry_unknown,
         )  # fmt: skip
-        made = self._made.get((kind, dialect))
-        if made is None or made[0] != settings:
-            client = kind(config=self._config(), dialect=dialect, http_client=http_client)
-            made = self._made[kind, dialect] = (settings, client)
-        return made[1]
+        if self._clients is None:
+            self._clients = ClientCache()
+        return self._clients.get(kind, dialect, http_client, settings, self._config)
 
     def _config(self) -> Config:
         from piccc.config import resolve

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -42,7 +42,7 @@ from llama_index_piccc._requests import (
 )
 from llama_index_piccc.errors import NoToolCallError, shown
 from llama_index_piccc.structured import PredictingLLM
-from piccc.client import AsyncClient, Client
+from piccc.client import AnyClient, AsyncClient, Client, ClientCache
 from piccc.config import Config, Timeout, is_secret_header, redact_headers, resolve, split_url
 from piccc.conversation import ChatRequest, Delta, Message
 from piccc.models import model_info
@@ -66,8 +66,6 @@ def public(name: str, value: Any) -> Any:
 
 
 ApiKey = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
-
-AnyClient = TypeVar("AnyClient", Client, AsyncClient)
 
 _CALL_FIELDS = ("model", "temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort")
 _SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "rate_limiter")
@@ -153,7 +151,7 @@ class Piccc(PredictingLLM):
     def _save(self, value: Any, info: FieldSerializationInfo) -> Any:
         return public(info.field_name, value)
 
-    _clients: dict[Any, tuple[tuple[Any, ...], Any]] = PrivateAttr(default_factory=dict)
+    _clients: ClientCache = PrivateAttr(default_factory=ClientCache)
 
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
@@ -178,9 +176,7 @@ class Piccc(PredictingLLM):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = {id(value): value for name in _SHARED if (value := getattr(self, name)) is not None}
-        copied = super().__deepcopy__({**(memo or {}), **shared})
-        copied._clients = {}
-        return copied
+        return super().__deepcopy__({**(memo or {}), **shared})
 
     @classmethod
     def class_name(cls) -> str:
@@ -355,10 +351,5 @@ class Piccc(PredictingLLM):
         return self._kept(AsyncClient, self.http_async_client)
 
     def _kept(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
-        """Return the client for the present settings, which may have been changed since the last call."""
-        settings = (self._config(), self.dialect, http_client)
-        known, client = self._clients.get(kind, (None, None))
-        if known != settings:
-            client = kind(config=settings[0], dialect=self.dialect, http_client=http_client)
-            self._clients[kind] = (settings, client)
-        return cast(AnyClient, client)
+        config = self._config()  # from the environment too, which may have changed
+        return self._clients.get(kind, self.dialect, http_client, config, lambda: config)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, RootModel
 from pydantic.v1 import BaseModel as OldModel
 from typing_extensions import TypedDict
 
-from piccc import structured
+from piccc import JSONSchema, structured
+from piccc.client import chat_request
 from piccc.errors import ContextOverflowError, InvalidArgumentError, InvalidRequestError
 from piccc.structured import (
     FORGET_AFTER,
@@ -364,3 +365,19 @@ def characters_read(monkeypatch: pytest.MonkeyPatch, length: int) -> int:
 
 def test_partial_objects_cost_work_in_proportion_to_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert characters_read(monkeypatch, 65536) < 5 * characters_read(monkeypatch, 16384)
+
+
+@pytest.mark.parametrize(
+    "given", [Kiln, JSONSchema(Kiln), OutputSchema.of(Kiln).response_format, OutputSchema.of(Kiln).schema],  # type: ignore[arg-type]
+    ids=["class", "JSONSchema of a class", "JSONSchema", "dict"],
+)  # fmt: skip
+def test_the_client_takes_a_schema_in_any_form(given: Any) -> None:
+    wanted = chat_request("x", {"response_format": given}).response_format
+    assert isinstance(wanted, JSONSchema)
+    assert wanted.schema["properties"].keys() == {"name", "degrees"}
+
+
+@pytest.mark.parametrize("given", [42, "xml", {"type": "json_object"}, JSONSchema("x")], ids=range(4))  # type: ignore[arg-type]
+def test_the_client_refuses_a_response_format_that_is_none(given: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        chat_request("x", {"response_format": given})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast
 
 from piccc._dialects import DialectName, dialect_named
 from piccc._http.backend import run_sync
@@ -28,6 +29,8 @@ from piccc.models import DEFAULT_MODEL
 from piccc.session import Session
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from piccc.media.account import Account
     from piccc.media.ledgers import Ledger
     from piccc.media.limits import SpendLimit
@@ -50,7 +53,8 @@ class ChatOptions(TypedDict, total=False):
         tools: the tools on offer.
         tool_choice: `auto`, `none`, `required`, or a `NamedTool`.
         parallel_tool_calls: whether one reply may call several tools.
-        response_format: a `JSONSchema` that the answer must satisfy, or `json` for any JSON.
+        response_format: a `JSONSchema`, a pydantic class or another schema that the answer must satisfy, or
+            `json` for any JSON.
         temperature: how freely to choose words.
         top_p: how much of the likely words to choose from, 0 to 1.
         max_tokens: how many tokens the answer may have.
@@ -67,7 +71,7 @@ class ChatOptions(TypedDict, total=False):
     tools: Sequence[Tool]
     tool_choice: ToolChoice | None
     parallel_tool_calls: bool | None
-    response_format: JSONSchema | Literal["json"] | None
+    response_format: JSONSchema | type[BaseModel] | Mapping[str, Any] | Literal["json"] | None
     temperature: float | None
     top_p: float | None
     max_tokens: int | None
@@ -113,6 +117,8 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     system, stop = rest.pop("system", None), rest.pop("stop", ())
     conversation = as_messages(messages)
+    if "response_format" in rest:
+        rest["response_format"] = _response_format(rest["response_format"])
     if system:
         conversation = [Message("system", [Text(system)]), *conversation]
     return ChatRequest(
@@ -163,6 +169,18 @@ def _message(value: Any) -> Message:
             hint=_MESSAGE_HINT,
         )
     return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))
+
+
+def _response_format(given: Any) -> JSONSchema | Literal["json"]:
+    from piccc.structured import OutputSchema  # pydantic is slow to import, and few calls need it
+
+    if given == "json":
+        return "json"
+    if not isinstance(given, JSONSchema):
+        return OutputSchema.of(given).response_format
+    if isinstance(given.schema, Mapping):
+        return given
+    return replace(given, schema=OutputSchema.of(given.schema).schema)
 
 
 def carries(dialect: DialectName, part: Part) -> bool:
@@ -518,3 +536,56 @@ class AsyncClient(_Client):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+
+AnyClient = TypeVar("AnyClient", Client, AsyncClient)
+
+
+class ClientCache:
+    """The clients that an adapter has made, one of each class and dialect, for the present settings.
+
+    An adapter's settings may be changed between calls: the next call then makes a new client. A pickle or a
+    copy is empty.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[type[Any], DialectName], tuple[Any, Any]] = {}
+
+    def get(
+        self,
+        kind: type[AnyClient],
+        dialect: DialectName,
+        http_client: Any,
+        settings: Any,
+        config: Callable[[], Config],
+    ) -> AnyClient:
+        """Return the client of a class and dialect.
+
+        Args:
+            kind: `Client` or `AsyncClient`.
+            dialect: the chat route to speak.
+            http_client: the caller's own HTTP client, or None.
+            settings: what `config` is made from; the known client is used while it is equal.
+            config: resolves the settings; called where a client is made.
+        """
+        settings = (settings, http_client)
+        known, client = self._made.get((kind, dialect), (None, None))
+        if known != settings:
+            client = kind(config=config(), dialect=dialect, http_client=http_client)
+            self._made[kind, dialect] = (settings, client)
+        return cast(AnyClient, client)
+
+    def close(self) -> None:
+        """Close the connections for blocking calls; they open again when needed."""
+        for _, client in list(self._made.values()):
+            if isinstance(client, Client):
+                client.close()
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections; they open again when needed."""
+        for _, client in list(self._made.values()):
+            if isinstance(client, AsyncClient):
+                await client.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ClientCache, ())
