@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class ModelCall:
     name: str
     arguments: dict[str, Any]
     partial: str | None = None
-    """The JSON text as far as it came when `max_tokens` cut it: the wire shows it in place of `arguments`."""
+    """The JSON text, where it was cut or is no object: the wire shows it in place of `arguments`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,12 @@ class Completion:
     text: str = ""
     reasoning: str = ""
     calls: tuple[ModelCall, ...] = ()
-    refusal: str = ""
+    refusal: str | None = None
+    """The words of a refusal, "" for one without any, or None when the model does not refuse."""
     finish_reason: FinishReason = "stop"
     stop_sequence: str | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    blocks: tuple[Mapping[str, Any], ...] = ()
+    """Content blocks to send as they are, after the text."""
+    usage_fields: Mapping[str, Any] | None = None
+    """Fields that go over those of the reply's usage."""

@@ -11,17 +11,24 @@ from typing import Any
 from piccc.emulator.conversation import Completion, FinishReason, ModelCall, ModelRequest
 from piccc.emulator.model.tokens import measured
 
+ScriptedCall = tuple[str, Mapping[str, Any] | str] | tuple[str, Mapping[str, Any] | str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """A reply word for word; `max_tokens` and `stop` cut it like any other.
+    """One reply, word for word, also one that only a bad model gives; `max_tokens` and `stop` cut it.
 
     Attributes:
-        text: what the model says.
-        calls: the tools it calls, as pairs of a name and arguments.
-        reasoning: what it thinks first.
-        refusal: its words where it declines.
-        finish_reason: why it ends; by default `tool_calls` with calls, else `stop`.
+        text: the reply's text.
+        calls: the tool calls: (name, arguments) or (name, arguments, id). Arguments are a mapping, or the
+            raw text of them, which may be cut or no JSON at all; a name or an id may be empty.
+        reasoning: the reasoning before the text.
+        refusal: the words of a refusal; "" refuses without any, None does not refuse.
+        finish_reason: why the reply ends; by default `tool_calls` with calls, else `stop`.
+        usage: fields that replace those of the reply's usage, under the route's own names; in a stream they
+            come with the last count. Charges stay as counted.
+        blocks: content blocks sent as they are, after the text: of `content` on `/v1/messages`, parts of a
+            list of content on `/v1/chat/completions`.
 
     Examples:
         >>> from piccc import Client
@@ -34,10 +41,12 @@ class Scripted:
     """
 
     text: str = ""
-    calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    calls: Sequence[ScriptedCall] = ()
     reasoning: str = ""
-    refusal: str = ""
+    refusal: str | None = None
     finish_reason: FinishReason | None = None
+    usage: Mapping[str, Any] | None = None
+    blocks: Sequence[Mapping[str, Any]] = ()
 
 
 Line = str | Scripted | Callable[[ModelRequest], "str | Scripted"]
@@ -65,9 +74,15 @@ class Script:
         return Completion(
             text=said.text,
             reasoning=said.reasoning,
-            calls=tuple(
-                ModelCall(f"call_{next(self._numbers):024d}", name, dict(given)) for name, given in said.calls
-            ),
+            calls=tuple(self._call(*call) for call in said.calls),
             refusal=said.refusal,
             finish_reason=said.finish_reason or ("tool_calls" if said.calls else "stop"),
+            usage_fields=said.usage,
+            blocks=tuple(said.blocks),
         )
+
+    def _call(self, name: str, given: Mapping[str, Any] | str, call_id: str | None = None) -> ModelCall:
+        made = f"call_{next(self._numbers):024d}" if call_id is None else call_id
+        if isinstance(given, str):
+            return ModelCall(made, name, {}, partial=given)
+        return ModelCall(made, name, dict(given))

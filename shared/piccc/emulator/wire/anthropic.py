@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from piccc.emulator.wire.fields import (
     Name,
     Positive,
     Share,
+    compact,
     drawn,
     from_base64,
     from_url,
@@ -332,10 +334,9 @@ def reply(request: MessageRequest, answer: Completion, *, reply_id: str) -> dict
     """Return the whole message."""
     return {
         **_head(request, reply_id),
-        "content": list(_blocks(answer)),
-        "stop_reason": stop_reason(answer),
-        "stop_sequence": answer.stop_sequence,
-        "usage": usage(answer.usage.prompt_tokens, answer.usage.completion_tokens),
+        "content": [block for block, _ in _blocks(answer)],
+        **_stop(answer),
+        "usage": _usage(answer),
     }
 
 
@@ -348,29 +349,34 @@ def events(
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage(answer.usage.prompt_tokens, 0),
+        "usage": _counted(answer.usage.prompt_tokens, 0),
     }
     yield {"type": "message_start", "message": opening}, 0
     yield {"type": "ping"}, 0
-    written_calls = {call.id: written(call) for call in answer.calls}
-    for index, block in enumerate(_blocks(answer)):
+    for index, (block, arguments) in enumerate(_blocks(answer)):
         yield {"type": "content_block_start", "index": index, "content_block": _opened(block)}, 0
-        for delta, tokens in _deltas(block, written_calls):
+        for delta, tokens in _deltas(block, arguments):
             yield {"type": "content_block_delta", "index": index, "delta": delta}, tokens
         yield {"type": "content_block_stop", "index": index}, 0
-    delta = {"stop_reason": stop_reason(answer), "stop_sequence": answer.stop_sequence}
-    counted = usage(answer.usage.prompt_tokens, answer.usage.completion_tokens)
-    yield {"type": "message_delta", "delta": delta, "usage": counted}, 0
+    yield {"type": "message_delta", "delta": _stop(answer), "usage": _usage(answer)}, 0
     yield {"type": "message_stop"}, 0
 
 
-def stop_reason(answer: Completion) -> str:
-    """Say in this dialect's words why the answer ended."""
-    return "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
+def _stop(answer: Completion) -> dict[str, Any]:
+    """Return why the answer ended; only a refusal with words has details."""
+    reason = "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
+    if answer.refusal is None:
+        return {"stop_reason": reason, "stop_sequence": answer.stop_sequence}
+    details = {"type": "refusal", "category": None, "explanation": answer.refusal} if answer.refusal else None
+    return {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
 
 
-def usage(taken: int, given: int) -> dict[str, int]:
-    """Return the count of tokens."""
+def _usage(answer: Completion) -> dict[str, Any]:
+    counted = _counted(answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    return {**counted, **(answer.usage_fields or {})}
+
+
+def _counted(taken: int, given: int) -> dict[str, int]:
     return {
         "input_tokens": taken,
         "output_tokens": given,
@@ -383,16 +389,39 @@ def _head(request: MessageRequest, reply_id: str) -> dict[str, Any]:
     return {"id": reply_id, "type": "message", "role": "assistant", "model": request.model}
 
 
-def _blocks(answer: Completion) -> Iterator[dict[str, Any]]:
+def _blocks(answer: Completion) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yield each content block, a tool's with the text of its arguments."""
     if answer.reasoning:
-        signature = blake2b(answer.reasoning.encode(), digest_size=32).hexdigest()
-        yield {"type": "thinking", "thinking": answer.reasoning, "signature": signature}
-    text = answer.text or answer.refusal
-    if text or not answer.calls:
-        yield {"type": "text", "text": text}
+        yield (
+            {
+                "type": "thinking",
+                "thinking": answer.reasoning,
+                "signature": signature(answer.reasoning),
+            },
+            None,
+        )
+    text = answer.text or answer.refusal or ""
+    if text or not (answer.calls or answer.blocks or answer.refusal is not None):
+        yield {"type": "text", "text": text}, None
+    for block in answer.blocks:
+        yield dict(block), None
     for call in answer.calls:
-        given = call.arguments if call.partial is None else {}
-        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)}, written(call)
+
+
+def signature(thinking: str) -> str:
+    """Sign a thought, so that one that this server did not have can be refused when it comes back."""
+    return blake2b(thinking.encode(errors="surrogatepass"), digest_size=32).hexdigest()
+
+
+def _input(call: ModelCall) -> Any:
+    """Return a call's arguments as a whole reply shows them: `{}` where their text is no JSON."""
+    if call.partial is None:
+        return call.arguments
+    try:
+        return json.loads(call.partial)
+    except ValueError:
+        return {}
 
 
 def _opened(block: dict[str, Any]) -> dict[str, Any]:
@@ -400,7 +429,7 @@ def _opened(block: dict[str, Any]) -> dict[str, Any]:
     return {key: blank.get(key, value) for key, value in block.items()}
 
 
-def _deltas(block: dict[str, Any], written_calls: dict[str, str]) -> Iterator[tuple[dict[str, Any], int]]:
+def _deltas(block: dict[str, Any], arguments: str | None) -> Iterator[tuple[dict[str, Any], int]]:
     if block["type"] == "thinking":
         for piece in pieces(block["thinking"]):
             yield {"type": "thinking_delta", "thinking": piece}, 1
@@ -408,7 +437,7 @@ def _deltas(block: dict[str, Any], written_calls: dict[str, str]) -> Iterator[tu
     elif block["type"] == "text":
         for piece in pieces(block["text"]):
             yield {"type": "text_delta", "text": piece}, 1
-    else:
+    elif "input" in block:
         yield {"type": "input_json_delta", "partial_json": ""}, 0
-        for piece in pieces(written_calls[block["id"]]):
+        for piece in pieces(arguments if arguments is not None else compact(block["input"])):
             yield {"type": "input_json_delta", "partial_json": piece}, 1

@@ -69,7 +69,8 @@ def _path(location: tuple[int | str, ...], kind: str, body: Any) -> tuple[int | 
     path: list[int | str] = []
     for position, part in enumerate(location):
         last = position == len(location) - 1
-        if _holds(body, part):
+        # An alternative may be called like a field: `thinking.signature` is no path into a text.
+        if _holds(body, part) and (last or isinstance(body[part], dict | list)):
             body = body[part]
         elif not (last and kind == "missing"):
             continue
@@ -118,6 +119,9 @@ def _dimensions(raw: bytes, param: str) -> tuple[int, int]:
 
 def written(call: ModelCall) -> str:
     """Return a call's arguments as the JSON text that was made of them, which may have been cut short."""
-    if call.partial is not None:
-        return call.partial
-    return json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+    return compact(call.arguments) if call.partial is None else call.partial
+
+
+def compact(value: Any) -> str:
+    """Return JSON text without blanks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool, Usage
+from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.errors import APIError
 from piccc.emulator.model import pieces
 from piccc.emulator.wire.fields import (
@@ -247,7 +247,7 @@ def _schema(wanted: SchemaFormat) -> dict[str, Any]:
 def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
     if isinstance(choice, NamedTool):
         if choice.function.name not in offered:
-            message = f"tool_choice: no tool named {choice.function.name!r} was offered."
+            message = f"tool_choice.function.name: no tool named {choice.function.name!r} was offered."
             raise APIError(400, message, code="invalid_value", param="tool_choice.function.name")
         return "named", choice.function.name
     if choice == "required" and not offered:
@@ -261,7 +261,7 @@ def _turns(messages: list[Any]) -> Iterator[ModelMessage]:
         where = f"messages.{number}"
         text, media = _content(message.content, f"{where}.content")
         if isinstance(message, Reply):
-            calls = tuple(_call(call, where) for call in message.tool_calls or ())
+            calls = tuple(_call(call) for call in message.tool_calls or ())
             called.update(call.id for call in calls)
             yield ModelMessage("assistant", text, media, calls)
         elif isinstance(message, Result):
@@ -303,26 +303,25 @@ def _medium(part: Image | Audio | File, where: str) -> Medium:
     return from_base64("file", "application/octet-stream", file.file_data, param=param, name=file.filename)
 
 
-def _call(call: ToolCall, where: str) -> ModelCall:
+def _call(call: ToolCall) -> ModelCall:
+    """Read a call; arguments that are no JSON object stay text."""
+    text = call.function.arguments
     try:
-        arguments = json.loads(call.function.arguments or "{}")
+        arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        param = f"{where}.tool_calls.function.arguments"
-        raise APIError(
-            400, f"{param}: must be the JSON text of an object.", code="invalid_value", param=param
-        )
+        return ModelCall(call.id, call.function.name, {}, partial=text)
     return ModelCall(call.id, call.function.name, arguments)
 
 
 def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: int) -> dict[str, Any]:
     """Return the whole completion."""
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": answer.text or None if answer.calls or answer.refusal else answer.text,
-        "refusal": answer.refusal or None,
-    }
+    silent = answer.calls or answer.refusal is not None
+    content: Any = answer.text or None if silent else answer.text
+    if answer.blocks:  # a list of parts, as Mistral's API answers
+        content = [*([{"type": "text", "text": answer.text}] if answer.text else []), *answer.blocks]
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.calls:
@@ -331,10 +330,10 @@ def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: i
         "index": 0,
         "message": message,
         "logprobs": _logprobs(request, pieces(answer.text)),
-        "finish_reason": answer.finish_reason,
+        "finish_reason": _finish_reason(answer),
     }
     head = _head(request, reply_id, created, "chat.completion")
-    return {**head, "choices": [choice], "usage": usage(answer.usage)}
+    return {**head, "choices": [choice], "usage": _usage(answer)}
 
 
 def chunks(
@@ -355,23 +354,31 @@ def chunks(
         yield chunk({"reasoning_content": piece}), 1
     for piece in pieces(answer.text):
         yield chunk({"content": piece}, logprobs=_logprobs(request, [piece])), 1
-    for piece in pieces(answer.refusal):
+    for piece in pieces(answer.refusal or ""):
         yield chunk({"refusal": piece}), 1
+    for block in answer.blocks:
+        yield chunk({"content": [block]}), 1
     for delta in _call_deltas(answer.calls):
         yield chunk({"tool_calls": [delta]}), 1
-    yield chunk({}, answer.finish_reason), 0
+    yield chunk({}, _finish_reason(answer)), 0
     if with_usage:
-        yield {**head, "choices": [], "usage": usage(answer.usage)}, 0
+        yield {**head, "choices": [], "usage": _usage(answer)}, 0
 
 
-def usage(counted: Usage) -> dict[str, Any]:
-    """Return the count of tokens."""
+def _finish_reason(answer: Completion) -> str:
+    """Say why the answer ended: a refusal without words is only told by its reason."""
+    return "content_filter" if answer.refusal == "" else answer.finish_reason
+
+
+def _usage(answer: Completion) -> dict[str, Any]:
+    counted = answer.usage
     return {
         "prompt_tokens": counted.prompt_tokens,
         "completion_tokens": counted.completion_tokens,
         "total_tokens": counted.prompt_tokens + counted.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": counted.reasoning_tokens},
+        **(answer.usage_fields or {}),
     }
 
 
