@@ -175,7 +175,6 @@ def test_both_routes_translate_one_conversation_to_the_same_ask(
             "stop": ["END"],
             "max_completion_tokens": 40,
             "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": WEATHER}},
-            "reasoning_effort": "low",
         },
     ).raise_for_status()
     client.post(
@@ -210,7 +209,6 @@ def test_both_routes_translate_one_conversation_to_the_same_ask(
             "stop_sequences": ["END"],
             "max_tokens": 40,
             "output_config": {"format": {"type": "json_schema", "schema": WEATHER}},
-            "thinking": {"type": "enabled", "budget_tokens": 1024},
         },
     ).raise_for_status()
     assert asks[0] == asks[1]

@@ -106,6 +106,10 @@ class TestChatOpenAI(ChatModelIntegrationTests):
 class TestChatAnthropic(ChatModelIntegrationTests):
     """Through `/v1/messages`."""
 
+    @pytest.mark.xfail(strict=True, reason="its thought is signed by Anthropic: foreign to a strict server")
+    def test_anthropic_inputs(self, model: BaseChatModel) -> None:
+        super().test_anthropic_inputs(model)
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatAnthropic

@@ -29,6 +29,7 @@ from PIL import Image
 
 from llama_index_piccc import Piccc
 from piccc.emulator import Emulator
+from piccc.emulator.wire.anthropic import signature
 from piccc.errors import UnsupportedContentError
 from tests.llama_index.conftest import Async, Sync
 from tests.llama_index.wire import recorded
@@ -55,7 +56,7 @@ BLOCKS: dict[str, Any] = {
     "citation": CitationBlock(
         cited_content="hot", source="s", title="t", additional_location_info={"start": 1}
     ),
-    "thinking": ThinkingBlock(content="hm", additional_information={"signature": "sig"}),
+    "thinking": ThinkingBlock(content="hm", additional_information={"signature": signature("hm")}),
     "tool_call": ToolCallBlock(tool_call_id="c1", tool_name="fire", tool_kwargs={"at": 9}),
 }
 UNSUPPORTED = {("openai", "video"), ("anthropic", "video"), ("anthropic", "audio")}

@@ -46,6 +46,9 @@ def emulator(
         Path | None, option("--faults", "FILE", "A JSON file of what is to go wrong, and when.")
     ] = None,
     state: Annotated[Path | None, option("--state", "FOLDER", "Where tasks and charges outlive it.")] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse what the strictest chat servers refuse, naming the field.")
+    ] = True,
     as_json: AsJSON = False,
 ) -> None:
     """Run the whole API on this machine until Ctrl-C, and show the requests as they come.
@@ -68,6 +71,7 @@ def emulator(
         seed=seed,
         faults=faults,
         state=state,
+        strict=strict,
     )
     with made as running:
         _welcome(running, as_json=as_json)

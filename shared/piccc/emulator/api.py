@@ -76,6 +76,7 @@ class EmulatedAPI:
         seed: int,
         faults: Faults,
         quirks: Quirks,
+        strict: bool,
         limit: RateLimit,
         webhooks: Webhooks,
         url_lifetime: float,
@@ -87,6 +88,7 @@ class EmulatedAPI:
         self.seed = seed
         self.faults = faults
         self.quirks = quirks
+        self.strict = strict
         self.limit = limit
         self.webhooks = webhooks
         self.journal = RequestLog()

@@ -219,14 +219,42 @@ class RequestContext:
         return next((fault for fault in self.faults if fault.kind in kinds), None)
 
     def json(self) -> Any:
-        """Parse the body; a 400 Problem when it is not JSON, or holds half a character."""
+        """Parse the body; a 400 APIError when it is not JSON, or holds half of a surrogate pair."""
         try:
             value = json.loads(self.body, parse_constant=_refuse_constant)
-            if b"\\u" in self.body:
-                json.dumps(value, ensure_ascii=False).encode()
-            return value
         except (ValueError, RecursionError):
             raise APIError(400, "The body is not valid JSON.", code="invalid_json") from None
+        # Lone surrogates can only be escaped: UTF-8 has no bytes for them (RFC 3629, section 3).
+        if b"\\u" in self.body and (path := _lone_surrogate(value)) is not None:
+            message = f"{path}: holds half of a surrogate pair, which is not valid text."
+            raise APIError(400, message, code="invalid_json", param=path)
+        return value
+
+
+def _lone_surrogate(value: Any) -> str | None:
+    """Return the path of the first string, or of the object with the first name, that UTF-8 cannot hold."""
+    waiting: list[tuple[str, Any]] = [("", value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str):
+            if not _encodable(value):
+                return path
+        elif isinstance(value, dict):
+            if not all(map(_encodable, value)):
+                return path
+            waiting += [(f"{path}.{name}".lstrip("."), inner) for name, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            inner = [(f"{path}.{at}".lstrip("."), inner) for at, inner in enumerate(value)]
+            waiting += reversed(inner)
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from piccc.emulator.api import EmulatedAPI
-from piccc.emulator.conversation import Completion
+from piccc.emulator.conversation import Completion, ModelRequest
 from piccc.emulator.errors import APIError
 from piccc.emulator.event_stream import JSON, Events, anthropic_frames, openai_frames
 from piccc.emulator.faults import RequestContext
@@ -27,7 +27,7 @@ from piccc.emulator.render import served
 from piccc.emulator.request_log import RequestRecord
 from piccc.emulator.tasks import STATUSES, Kind, Task
 from piccc.emulator.webhooks import on_loopback
-from piccc.emulator.wire import anthropic, openai
+from piccc.emulator.wire import anthropic, openai, strict
 from piccc.emulator.wire.fields import read
 from piccc.emulator.wire.media import FORMS
 
@@ -135,8 +135,7 @@ class Routes:
         """Answer in OpenAI's form."""
         exchange = _exchange(request)
         form = read(openai.ChatRequest, exchange.json(), status=400)
-        exchange.record.model = form.model
-        answer = self._provider.answer(form.ask(), exchange)
+        answer = self._answer(form, exchange)
         reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._provider.clock.now())
         if form.stream:
             quirks = self._provider.quirks
@@ -149,8 +148,7 @@ class Routes:
         """Answer in Anthropic's form."""
         exchange = _exchange(request)
         form = read(anthropic.MessageRequest, exchange.json(), status=400)
-        exchange.record.model = form.model
-        answer = self._provider.answer(form.ask(), exchange)
+        answer = self._answer(form, exchange)
         reply_id = f"msg_{secrets.token_hex(12)}"
         if form.stream:
             return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)))
@@ -160,7 +158,19 @@ class Routes:
     async def count_tokens(self, request: Request) -> Response:
         """Count what a message would cost to read."""
         form = read(anthropic.CountRequest, _exchange(request).json(), status=400)
-        return JSON({"input_tokens": prompt_tokens(form.ask())})
+        return JSON({"input_tokens": prompt_tokens(self._asked(form))})
+
+    def _answer(
+        self, form: openai.ChatRequest | anthropic.MessageRequest, exchange: RequestContext
+    ) -> Completion:
+        exchange.record.model = form.model
+        return self._provider.answer(self._asked(form), exchange)
+
+    def _asked(self, form: openai.ChatRequest | anthropic.CountRequest) -> ModelRequest:
+        ask = form.ask()
+        if self._provider.strict:
+            strict.check(form)
+        return ask
 
     async def models(self, request: Request) -> Response:
         """List the models."""

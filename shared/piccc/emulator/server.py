@@ -43,6 +43,8 @@ class Emulator:
     - `seed` decides what pictures look like and which requests a fault schedule hits.
     - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
     - `quirks` are names of variants of the wire, or of profiles of them; see `Quirks`.
+    - `strict` refuses, with the field at fault, what the strictest known chat servers refuse: calls without
+      results, broken arguments, blank text, mistyped images and the like. False accepts it.
     - `state` is a directory in which tasks and charges outlive the emulator.
     - `requests_per_minute` is enforced with 429; `url_lifetime` is how many seconds an output's URL is valid.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False lifts both.
@@ -77,6 +79,7 @@ class Emulator:
         state: str | Path | None = None,
         faults: FaultSource = None,
         quirks: str | Iterable[str] = (),
+        strict: bool = True,
         requests_per_minute: int = 1_000_000,
         url_lifetime: float = 86_400.0,
         webhook_secret: str | None = None,
@@ -99,6 +102,7 @@ class Emulator:
             seed=seed,
             faults=Faults.load(faults, seed=seed),
             quirks=Quirks(quirks),
+            strict=strict,
             limit=RateLimit(requests_per_minute),
             webhooks=Webhooks(
                 clock=self._clock, pace=pace, secret=self.webhook_secret, loopback_only=loopback_only
