@@ -9,13 +9,15 @@ from typing import Any, cast
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.block_translators import register_translator
-from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock, InvalidToolCall
+from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock
+from langchain_core.messages.content import InvalidToolCall as LangChainInvalidToolCall
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from piccc.conversation import (
     ChatReply,
     Delta,
+    InvalidToolCall,
     Part,
     Raw,
     Reasoning,
@@ -38,6 +40,7 @@ _ORDER: dict[type[Part | Delta], int] = {
     Refusal: 2,
     RefusalDelta: 2,
     ToolCall: 3,
+    InvalidToolCall: 3,
     ToolCallDelta: 3,
 }
 _CALL, _NEVER_PLAIN = 3, 4
@@ -46,7 +49,7 @@ _CALL, _NEVER_PLAIN = 3, 4
 def to_message(reply: ChatReply) -> AIMessage:
     """Return a whole reply as a message."""
     plain = is_plain([rank(part) for part in reply.parts])
-    calls, invalid = read_calls(reply.tool_calls)
+    calls, invalid = read_calls(reply.parts)
     return AIMessage(
         content=reply.text if plain else [to_block(part) for part in reply.parts],
         additional_kwargs={**(_kept_aside(reply) if plain else {}), **late_refusal(reply)},
@@ -57,16 +60,16 @@ def to_message(reply: ChatReply) -> AIMessage:
     )
 
 
-def read_calls(calls: Iterable[ToolCall]) -> tuple[list[LangChainToolCall], list[InvalidToolCall]]:
-    """Return the calls whose arguments are an object, and those whose arguments are not."""
+def read_calls(parts: Iterable[Part]) -> tuple[list[LangChainToolCall], list[LangChainInvalidToolCall]]:
+    """Return the calls that may be acted on, and those that may not."""
     valid, invalid = [], []
-    for call in calls:
-        arguments = call.parse()
-        if arguments is not None:
-            valid.append(tool_call(name=call.name, args=arguments, id=call.id))
-        else:
-            error = "The arguments are not the JSON text of an object."
-            invalid.append(invalid_tool_call(name=call.name, args=call.arguments, id=call.id, error=error))
+    for part in parts:
+        if isinstance(part, ToolCall):
+            valid.append(tool_call(name=part.name, args=part.parse(), id=part.id))
+        elif isinstance(part, InvalidToolCall):
+            invalid.append(
+                invalid_tool_call(name=part.name, args=part.arguments, id=part.id, error=part.error)
+            )
     return valid, invalid
 
 
@@ -158,7 +161,9 @@ def to_block(part: Part) -> dict[str, Any]:
         case Refusal():
             return {"type": "refusal", "refusal": part.text}
         case ToolCall():
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.parse() or {}}
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.parse()}
+        case InvalidToolCall():
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
         case Raw():
             return part.data
     raise TypeError(f"A reply does not hold {type(part).__name__}.")

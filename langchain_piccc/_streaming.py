@@ -25,6 +25,7 @@ from langchain_piccc._replies import (
 from piccc.conversation import (
     ChatReply,
     Delta,
+    InvalidToolCall,
     Part,
     Raw,
     RawDelta,
@@ -286,8 +287,9 @@ def _whole(part: Part) -> dict[str, Any]:
         case Reasoning():
             return to_reasoning(part.text, part.signature)
         case ToolCall():
-            valid, invalid = read_calls([part])
-            return {**invalid[0]} if invalid else to_call(part.id, part.name, valid[0]["args"])
+            return to_call(part.id, part.name, part.parse())
+        case InvalidToolCall():
+            return {**read_calls([part])[1][0]}
         case Refusal():
             # The stream that assembles these events drops a block of the type `refusal`.
             return to_non_standard({"type": "refusal", "refusal": part.text})

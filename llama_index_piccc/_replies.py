@@ -20,6 +20,7 @@ from piccc.conversation import (
     JSON,
     ChatReply,
     Delta,
+    InvalidToolCall,
     Reasoning,
     ReasoningDelta,
     RefusalDelta,
@@ -83,7 +84,8 @@ class GrowingReply:
 def whole(reply: ChatReply) -> ChatResponse:
     """Return a whole reply as a response."""
     thoughts = [each for each in reply.parts if isinstance(each, Reasoning)]
-    message = _message(reply.text + reply.refusal, thoughts, [_call(each) for each in reply.tool_calls])
+    calls = [_call(each) for each in reply.parts if isinstance(each, ToolCall | InvalidToolCall)]
+    message = _message(reply.text + reply.refusal, thoughts, calls)
     if reply.refusal:
         message.additional_kwargs["refusal"] = reply.refusal
     return ChatResponse(message=message, raw=_raw(reply), additional_kwargs=_facts(reply))
@@ -125,9 +127,8 @@ def _thinking(thought: Reasoning) -> ThinkingBlock:
     )
 
 
-def _call(call: ToolCall) -> tuple[ToolCallBlock, JSON]:
-    arguments = call.parse()
-    kwargs = call.arguments if arguments is None else arguments
+def _call(call: ToolCall | InvalidToolCall) -> tuple[ToolCallBlock, JSON]:
+    kwargs = call.parse() if isinstance(call, ToolCall) else call.arguments
     block = ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=kwargs)
     return block, _listed(call.id, call.name, call.arguments)
 

@@ -273,9 +273,7 @@ def selections(response: ChatResponse) -> list[ToolSelection]:
     if blocks:
         return [_selection(each) for each in blocks]
     calls = listed_calls(message)
-    return [
-        ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=call.parse() or {}) for call in calls
-    ]
+    return [ToolSelection(tool_id=call.id, tool_name=call.name, tool_kwargs=call.parse()) for call in calls]
 
 
 def _selection(block: ToolCallBlock) -> ToolSelection:
@@ -288,7 +286,7 @@ def _kwargs(block: ToolCallBlock) -> JSON:
     if isinstance(block, GrowingToolCall):
         return block.known
     if isinstance(block.tool_kwargs, str):
-        return ToolCall("", "", block.tool_kwargs).parse() or {}
+        return ToolCall("", block.tool_name, block.tool_kwargs).parse()
     return block.tool_kwargs
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ChatRequest,
         File,
         Image,
+        InvalidToolCall,
         JSONSchema,
         Message,
         NamedTool,
@@ -55,9 +56,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "piccc.conversation": (
-        "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "JSONSchema", "Message",
-        "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta", "Source", "Text",
-        "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
+        "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "InvalidToolCall",
+        "JSONSchema", "Message", "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta",
+        "Source", "Text", "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
     ),
     "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
@@ -97,6 +98,7 @@ __all__ = [
     "Client",
     "File",
     "Image",
+    "InvalidToolCall",
     "JSONSchema",
     "Ledger",
     "Media",

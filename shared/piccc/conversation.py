@@ -6,11 +6,11 @@ same reply. No framework type and no wire field stands here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from piccc.arguments import is_strict_object, read_arguments, write_arguments
 from piccc.record import Record
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -90,27 +90,79 @@ class Refusal:
 
 @dataclass(slots=True)
 class ToolCall:
-    """The model's wish to call a tool.
+    """A request of the model to call a tool. In a reply it may be acted on; else it is an `InvalidToolCall`.
 
     Attributes:
         id: names the call; the message with its result has it as `tool_call_id`.
         name: the tool's name.
-        arguments: their JSON text, as it came; `parse` reads it.
+        arguments: their JSON text; in a reply always that of an object. `parse` reads it.
     """
 
     id: str
     name: str
     arguments: str = "{}"
 
-    def parse(self) -> JSON | None:
-        """Return the arguments as an object, or None where they are not the text of one."""
-        if not self.arguments.strip():
-            return {}
-        try:
-            value = json.loads(self.arguments)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) else None
+    @classmethod
+    def of(cls, id: str, name: str, arguments: Mapping[str, Any]) -> ToolCall:
+        """Make a call from arguments as an object.
+
+        What JSON has no word for, such as dates, decimals and NaN, becomes text.
+        """
+        return cls(id, name, write_arguments(arguments))
+
+    def parse(self) -> JSON:
+        """Return the arguments as an object; raise ValueError where they are not the text of one.
+
+        It never raises for a call of a reply.
+        """
+        arguments = read_arguments(self.arguments)
+        if arguments is None:
+            raise ValueError(f"The arguments of a call of {self.name!r} are not the JSON text of an object.")
+        return arguments
+
+
+InvalidReason = Literal["cut", "malformed", "unnamed"]
+
+
+@dataclass(slots=True)
+class InvalidToolCall:
+    """A call that must not be acted on: what it asks for did not come whole, or cannot be read.
+
+    A reply has the same invalid calls whether it was read whole or as a stream, over either dialect. As a
+    part of a message it can be sent back.
+
+    Attributes:
+        id: names the call; the message with its result has it as `tool_call_id`.
+        name: the tool's name, or empty where none came.
+        arguments: their text as far as it came.
+        reason: `cut` where the answer ended before the arguments did, `malformed` where they are not the JSON
+            text of an object, or `unnamed`.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    reason: InvalidReason
+
+    @property
+    def error(self) -> str:
+        """What is wrong and what to do about it, in words for the model: the result of such a call."""
+        return _INVALID[self.reason]
+
+
+_INVALID: dict[InvalidReason, str] = {
+    "cut": (
+        "The call was cut off before its arguments were complete, so the tool was not run. "
+        "Call it again with all of its arguments; if they are long, split the work into smaller calls."
+    ),
+    "malformed": (
+        "The arguments of the call are not the JSON text of an object, so the tool was not run. "
+        "Call it again with valid JSON."
+    ),
+    "unnamed": (
+        "The call does not name a tool, so nothing was run. Call one of the available tools by its name."
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -120,7 +172,9 @@ class Raw:
     data: JSON
 
 
-Part = Text | Image | File | Audio | Source | CachePoint | Reasoning | Refusal | ToolCall | Raw
+Part = (
+    Text | Image | File | Audio | Source | CachePoint | Reasoning | Refusal | ToolCall | InvalidToolCall | Raw
+)
 
 
 @dataclass(slots=True)
@@ -288,7 +342,7 @@ class ChatReply:
     """A reply, whole or as far as it had come.
 
     Attributes:
-        parts: reasoning, text, refusal and tool calls, in the order of the reply.
+        parts: reasoning, text, refusal and tool calls, valid and invalid, in the order of the reply.
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter`, or the server's own word.
         usage: tokens, or None where the server gave none.
         model: the model that answered.
@@ -324,8 +378,13 @@ class ChatReply:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls that the model wishes."""
+        """The calls that may be acted on: their names and whole arguments have come."""
         return [part for part in self.parts if isinstance(part, ToolCall)]
+
+    @property
+    def invalid_calls(self) -> list[InvalidToolCall]:
+        """The calls that must not be acted on; each says why."""
+        return [part for part in self.parts if isinstance(part, InvalidToolCall)]
 
     @property
     def message(self) -> Message:
@@ -415,10 +474,9 @@ class ReplyBuilder:
 
     def build(self) -> ChatReply:
         """Return the reply as far as it has come; its parts stand in the order of their blocks."""
-        self.reply.parts = [
-            self._part(block, start)
-            for block, start in sorted(self._starts.items(), key=lambda each: each[0])
-        ]
+        starts = sorted(self._starts.items(), key=lambda each: each[0])
+        parts = [self._part(block, start) for block, start in starts]
+        self.reply.parts = judge_calls(parts, self.reply.finish_reason)
         return self.reply
 
     def _part(self, block: int, start: Delta) -> Part:
@@ -431,6 +489,44 @@ class ReplyBuilder:
             case RefusalDelta():
                 return Refusal(text)
             case ToolCallDelta():
-                return ToolCall(start.id or "", start.name or "", text or "{}")
+                return ToolCall(start.id or "", start.name or "", text)
             case RawDelta():
                 return Raw(start.data)
+
+
+_CUT = ("length", "content_filter")
+_FINISHED = ("stop", "tool_calls")
+
+
+def judge_calls(parts: Sequence[Part], finish_reason: str | None) -> list[Part]:
+    """Return the parts of a reply with each call, its text as it came, made valid or invalid.
+
+    This is the one place that decides what may be acted on:
+
+    - A call without a name is invalid.
+    - Where the answer was cut off (`length`, `content_filter`), a call that is its last part is invalid
+      whatever it says: a server that parses arguments itself, as Anthropic's does, closes what was cut.
+    - Empty text, `null` and `{}` are an object without entries if the answer went on or ended of itself;
+      else the arguments never came, and the call is invalid.
+    - Line breaks within strings are read as they stand, and written anew in `ToolCall.arguments`.
+    - Anything else that is not the text of one JSON object is invalid.
+    """
+    last = next((part for part in reversed(parts) if not isinstance(part, Refusal)), None)
+    return [
+        _judge(part, finish_reason, is_last=part is last) if isinstance(part, ToolCall) else part
+        for part in parts
+    ]
+
+
+def _judge(call: ToolCall, finish_reason: str | None, *, is_last: bool) -> ToolCall | InvalidToolCall:
+    arguments = read_arguments(call.arguments)
+    if not call.name:
+        return InvalidToolCall(call.id, "", call.arguments, "unnamed")
+    never_came = arguments == {} and finish_reason not in _FINISHED
+    if is_last and (never_came or finish_reason in _CUT):
+        return InvalidToolCall(call.id, call.name, call.arguments, "cut")
+    if arguments is None:
+        return InvalidToolCall(call.id, call.name, call.arguments, "malformed")
+    if is_strict_object(call.arguments):
+        return call
+    return ToolCall.of(call.id, call.name, arguments)

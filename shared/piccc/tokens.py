@@ -24,6 +24,7 @@ from piccc.conversation import (
     Audio,
     File,
     Image,
+    InvalidToolCall,
     Message,
     Part,
     Reasoning,
@@ -109,7 +110,7 @@ def _count_part(part: Part) -> int:
             return count_text(part.text)
         case Source():
             return count_text(f"{part.title}\n{part.url}\n{part.text}")
-        case ToolCall():
+        case ToolCall() | InvalidToolCall():
             return count_text(part.name) + count_text(part.arguments)
         case Image():
             return TOKENS_PER_IMAGE.get(part.detail or "high", TOKENS_PER_IMAGE["high"])

@@ -13,6 +13,7 @@ from piccc._dialects.json_text import (
     mapping,
     mappings,
     not_a_reply,
+    sent_arguments,
     text_of,
 )
 from piccc._dialects.reader import Reader
@@ -25,6 +26,7 @@ from piccc.conversation import (
     Delta,
     File,
     Image,
+    InvalidToolCall,
     JSONSchema,
     Message,
     NamedTool,
@@ -41,6 +43,7 @@ from piccc.conversation import (
     ToolCall,
     ToolCallDelta,
     Usage,
+    judge_calls,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.models import model_info
@@ -93,9 +96,10 @@ class AnthropicDialect:
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
             raise not_a_reply(payload)
         parts = [_read_part(each) for each in mappings(payload["content"])]
-        reply = ChatReply([part for part in parts if part != Text("")], raw=payload)
+        reply = ChatReply(raw=payload)
         _read_envelope(reply, payload)
         _read_end(reply, payload)
+        reply.parts = judge_calls([part for part in parts if part != Text("")], reply.finish_reason)
         return reply
 
     def reader(self) -> AnthropicReader:
@@ -252,8 +256,8 @@ def _block(part: Part) -> JSON:
         case Reasoning():
             signature = {"signature": part.signature} if part.signature else {}
             return {"type": "thinking", "thinking": part.text, **signature}
-        case ToolCall():
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.parse() or {}}
+        case ToolCall() | InvalidToolCall():
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": sent_arguments(part)}
         case Raw():
             return part.data
     raise UnsupportedContentError(
@@ -332,7 +336,7 @@ def _read_part(block: JSON) -> Part:
         case "redacted_thinking":
             return Reasoning(redacted=text_of(block.get("data")))
         case "tool_use":
-            arguments = arguments_of(block.get("input")) or "{}"
+            arguments = arguments_of(block.get("input"))
             return ToolCall(id_of(block.get("id")) or fresh_id(), text_of(block.get("name")), arguments)
     return Raw(block)
 

@@ -11,7 +11,16 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from piccc._dialects.sse import Event
-from piccc.conversation import JSON, Delta, RawDelta, ReasoningDelta, ToolCallDelta
+from piccc.arguments import join_halves, read_arguments
+from piccc.conversation import (
+    JSON,
+    Delta,
+    InvalidToolCall,
+    RawDelta,
+    ReasoningDelta,
+    ToolCall,
+    ToolCallDelta,
+)
 from piccc.errors import InvalidArgumentError, ResponseError, StreamError
 
 MESSAGE_LENGTH = 500
@@ -82,11 +91,6 @@ def _plain(value: Any) -> Any:
     return json.loads(to_json(value))
 
 
-def join_halves(text: str) -> str:
-    """Join surrogate pairs that came as two halves, and replace halves without a partner."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def text_of(value: Any) -> str:
     """Read a text where null, a string, or a list of text parts may stand."""
     if isinstance(value, str):
@@ -122,6 +126,17 @@ def arguments_of(value: Any) -> str:
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def sent_arguments(call: ToolCall | InvalidToolCall) -> JSON:
+    """Return a call's arguments as they go back to a server, which takes nothing but an object.
+
+    The text of what is none goes along in it, so that the model sees what it said.
+    """
+    arguments = None if isinstance(call, InvalidToolCall) else read_arguments(call.arguments)
+    if arguments is not None:
+        return arguments
+    return {"invalid_arguments": call.arguments} if read_arguments(call.arguments) != {} else {}
 
 
 def fresh_id() -> str:

@@ -16,10 +16,12 @@ from piccc._dialects.json_text import (
     mapping,
     mappings,
     not_a_reply,
+    sent_arguments,
     text_of,
 )
 from piccc._dialects.reader import Reader
 from piccc._dialects.sse import Event
+from piccc.arguments import is_strict_object, write_arguments
 from piccc.conversation import (
     JSON,
     Audio,
@@ -29,6 +31,7 @@ from piccc.conversation import (
     Delta,
     File,
     Image,
+    InvalidToolCall,
     JSONSchema,
     Message,
     NamedTool,
@@ -45,6 +48,7 @@ from piccc.conversation import (
     ToolCall,
     ToolCallDelta,
     Usage,
+    judge_calls,
 )
 from piccc.errors import UnsupportedContentError
 
@@ -96,7 +100,8 @@ class OpenAIDialect:
         if refusal := text_of(message.get("refusal")):
             parts.append(Refusal(refusal))
         parts.extend(_with_own_ids(calls))
-        reply = ChatReply(parts, _finish_reason(choice.get("finish_reason")), raw=payload)
+        finish_reason = _finish_reason(choice.get("finish_reason"))
+        reply = ChatReply(judge_calls(parts, finish_reason), finish_reason, raw=payload)
         _read_envelope(reply, payload, choice)
         return reply
 
@@ -240,18 +245,22 @@ def _message(message: Message, *, replay: bool) -> JSON:
 
 
 def _assistant(message: Message, *, replay: bool) -> JSON:
-    calls = [each for each in message.parts if isinstance(each, ToolCall)]
-    rest = [each for each in message.parts if not isinstance(each, ToolCall | Reasoning)]
+    calls = [each for each in message.parts if isinstance(each, ToolCall | InvalidToolCall)]
+    rest = [each for each in message.parts if not isinstance(each, ToolCall | InvalidToolCall | Reasoning)]
     body: JSON = {"content": _content(rest) if rest or not calls else None}
     if calls:
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in calls
-        ]
+        body["tool_calls"] = [_sent_call(each) for each in calls]
     reasoning = "".join([each.text for each in message.parts if isinstance(each, Reasoning)])
     if replay and reasoning:
         body["reasoning_content"] = reasoning
     return body
+
+
+def _sent_call(call: ToolCall | InvalidToolCall) -> JSON:
+    text = call.arguments
+    if isinstance(call, InvalidToolCall) or not is_strict_object(text):
+        text = write_arguments(sent_arguments(call))
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": text}}
 
 
 def _content(parts: Sequence[Part]) -> str | list[JSON]:
@@ -345,7 +354,7 @@ def _index(value: Any) -> int | None:
 
 def _whole_call(call: JSON) -> ToolCall:
     function = mapping(call.get("function"))
-    arguments = arguments_of(function.get("arguments")) or "{}"
+    arguments = arguments_of(function.get("arguments"))
     return ToolCall(id_of(call.get("id")) or fresh_id(), text_of(function.get("name")), arguments)
 
 

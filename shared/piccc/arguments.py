@@ -1,0 +1,78 @@
+"""The arguments of tool calls: read from the text that a model wrote, written from any values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+
+def read_arguments(text: str) -> dict[str, Any] | None:
+    """Return the object that the arguments of a call are, `{}` for empty text and `null`, None for no object.
+
+    Line breaks and other control characters may stand in strings as they are, for models write them so.
+    """
+    if not text.strip():
+        return {}
+    try:
+        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return None
+    # Half of a surrogate pair can stand in JSON as an escape only, and cannot be sent on.
+    return dict(as_json(value)) if "\\ud" in text.lower() else value
+
+
+def is_strict_object(text: str) -> bool:
+    """Tell whether readers without our tolerance read this text as an object too."""
+    try:
+        return isinstance(from_json(text, allow_inf_nan=False), dict)
+    except ValueError:
+        return False
+
+
+def write_arguments(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as JSON text; what JSON has no word for, such as dates and NaN, becomes text."""
+    try:
+        return json.dumps(as_json(arguments), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({"invalid_arguments": join_halves(str(arguments))}, ensure_ascii=False)
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, str):
+        return join_halves(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {join_halves(str(name)): as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    return from_json(to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=str))
+
+
+def join_halves(text: str) -> str:
+    """Join surrogate pairs that came as two halves, and replace halves without a partner."""
+    return (
+        text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    )
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value

@@ -1,0 +1,140 @@
+"""A call may be acted on or not, by what was said alone: never by how the reply was read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from piccc import InvalidToolCall, Message, Text, ToolCall
+from piccc._dialects import DialectName, dialect_named
+from piccc.arguments import is_strict_object, read_arguments
+from piccc.conversation import ChatRequest
+from tests.dialects.replies import DIALECTS, WAYS, Call, reply_of
+
+PATH = '{"path": "/home/ann"}'
+Judged = list[tuple[str, Any]]
+
+# The calls (name, pieces of the arguments), why the answer ended, and what each call must be read as.
+CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
+    "whole": ([("rm", [PATH[:9], PATH[9:]])], "tool_calls", [("valid", {"path": "/home/ann"})]),
+    "whole, said to stop": ([("rm", [PATH])], "stop", [("valid", {"path": "/home/ann"})]),
+    "cut within a string": ([("rm", [PATH[:14]])], "length", [("cut", None)]),
+    "cut before the arguments": ([("rm", [])], "length", [("cut", None)]),
+    "cut after an empty object": ([("rm", ["{}"])], "length", [("cut", None)]),
+    "cut, its object closed": ([("rm", [PATH])], "length", [("cut", None)]),
+    "cut by a filter": ([("rm", ["{}"])], "content_filter", [("cut", None)]),
+    "the second cut": (
+        [("rm", [PATH]), ("rm", [PATH[:14]])],
+        "length",
+        [("valid", {"path": "/home/ann"}), ("cut", None)],
+    ),
+    "the second cut, no arguments in the first": (
+        [("look", []), ("rm", [])],
+        "length",
+        [("valid", {}), ("cut", None)],
+    ),
+    "no end, no arguments": ([("rm", [])], None, [("cut", None)]),
+    "no end, whole": ([("rm", [PATH])], None, [("valid", {"path": "/home/ann"})]),
+    "no arguments": ([("look", [])], "tool_calls", [("valid", {})]),
+    "an empty object": ([("look", ["{}"])], "tool_calls", [("valid", {})]),
+    "null": ([("look", ["null"])], "tool_calls", [("valid", {})]),
+    "white space": ([("look", [" \n"])], "tool_calls", [("valid", {})]),
+    "a line break in a string": ([("rm", ['{"a":"1\n2"}'])], "tool_calls", [("valid", {"a": "1\n2"})]),
+    "half a character": ([("rm", ['{"a":"\\ud83d"}'])], "tool_calls", [("valid", {"a": "\ufffd"})]),
+    "no JSON": ([("rm", ['path = """/"""'])], "tool_calls", [("malformed", None)]),
+    "JSON cut, said to be whole": ([("rm", [PATH[:14]])], "tool_calls", [("malformed", None)]),
+    "two objects": ([("rm", ["{}", PATH])], "tool_calls", [("malformed", None)]),
+    "a list": ([("rm", ["[1]"])], "tool_calls", [("malformed", None)]),
+    "a number": ([("rm", ["1"])], "tool_calls", [("malformed", None)]),
+    "an object in a string": ([("rm", ['"{}"'])], "tool_calls", [("malformed", None)]),
+    "NaN": ([("rm", ['{"a": NaN}'])], "tool_calls", [("malformed", None)]),
+    "too large a number": ([("rm", ['{"a": 1e999}'])], "tool_calls", [("malformed", None)]),
+    "no name": ([("", [PATH])], "tool_calls", [("unnamed", None)]),
+    "one of two without a name": (
+        [("", ["{}"]), ("look", ["{}"])],
+        "tool_calls",
+        [("unnamed", None), ("valid", {})],
+    ),
+}
+# A server of the Anthropic dialect parses the arguments of a whole reply itself: it cannot write these.
+UNSAYABLE_WHOLE = {"an object in a string", "NaN", "too large a number", "half a character"}
+
+
+def judged(call: ToolCall | InvalidToolCall) -> tuple[str, Any]:
+    return ("valid", call.parse()) if isinstance(call, ToolCall) else (call.reason, None)
+
+
+FORMS = [
+    (dialect, way, case)
+    for dialect in DIALECTS
+    for way in WAYS
+    for case in CASES
+    if (dialect, way) != ("anthropic", "whole") or case not in UNSAYABLE_WHOLE
+]
+
+
+@pytest.mark.parametrize(("dialect", "way", "case"), FORMS)
+def test_a_call_is_judged_alike_however_it_is_read(dialect: DialectName, way: str, case: str) -> None:
+    said, finish_reason, expected = CASES[case]
+    calls: list[Call] = [(f"call_{index}", *each) for index, each in enumerate(said)]
+    reply = reply_of(dialect, way, calls, finish_reason)
+    found = [part for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall)]
+    assert [judged(call) for call in found] == expected
+    assert [call.id for call in found] == [id for id, _, _ in calls]
+    assert reply.tool_calls == [call for call in found if isinstance(call, ToolCall)]
+    assert reply.invalid_calls == [call for call in found if isinstance(call, InvalidToolCall)]
+    assert all(read_arguments(call.arguments) is not None for call in reply.tool_calls)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_call_before_the_text_that_was_cut_is_whole(dialect: DialectName, way: str) -> None:
+    reply = reply_of(dialect, way, [], "length", text="Then I")
+    assert reply.text == "Then I"
+    assert reply.invalid_calls == []
+
+
+def test_the_text_of_an_invalid_call_is_kept() -> None:
+    for way in ("whole", "event by event"):
+        [call] = reply_of("openai", way, [("c", "rm", [PATH[:14]])], "length").invalid_calls
+        assert call == InvalidToolCall("c", "rm", PATH[:14], "cut")
+        assert "not run" in call.error
+
+
+def test_arguments_are_written_from_plain_values() -> None:
+    from datetime import date
+    from decimal import Decimal
+
+    call = ToolCall.of("c", "pay", {"on": date(2026, 11, 25), "sum": Decimal("1.50"), "to": "a\ud83d"})
+    assert call.parse() == {"on": "2026-11-25", "sum": "1.50", "to": "a\ufffd"}
+    circular: dict[str, Any] = {}
+    circular["self"] = circular
+    for value in (float("nan"), float("inf"), object(), b"\xff", {1, 2}, {"a\ud83d": 1}, circular):
+        text = ToolCall.of("c", "pay", {"sum": value}).arguments
+        assert is_strict_object(text)
+        text.encode()
+
+
+def test_arguments_that_are_no_object_cannot_be_parsed() -> None:
+    with pytest.raises(ValueError, match="rm"):
+        ToolCall("c", "rm", PATH[:14]).parse()
+
+
+@pytest.mark.parametrize(
+    "part", [InvalidToolCall("c", "rm", PATH[:14], "cut"), ToolCall("c", "rm", PATH[:14])]
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_is_no_object_goes_back_inside_of_one(dialect: DialectName, part: Any) -> None:
+    messages = [
+        Message("user", [Text("?")]),
+        Message("assistant", [part]),
+        Message("tool", [], tool_call_id="c"),
+    ]
+    body = dialect_named(dialect).encode(ChatRequest(model="m", messages=messages), stream=False)
+    sent = body["messages"][1]
+    if dialect == "openai":
+        arguments = read_arguments(sent["tool_calls"][0]["function"]["arguments"])
+    else:
+        arguments = sent["content"][0]["input"]
+    assert arguments == {"invalid_arguments": PATH[:14]}
