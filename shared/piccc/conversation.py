@@ -15,13 +15,16 @@ from piccc.record import Record
 
 Role = Literal["system", "user", "assistant", "tool"]
 JSON = dict[str, Any]
+PROVIDER = "piccc"
+"""Whose reasoning and raw blocks those of our replies are."""
 
 
 @dataclass(slots=True)
 class Text:
-    """Plain `text`."""
+    """Plain `text`, with the `citations` of a reply as the server gave them."""
 
     text: str
+    citations: list[JSON] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -74,16 +77,20 @@ class CachePoint:
 
 @dataclass(slots=True)
 class Reasoning:
-    """What the model thought, as `text`. `signature` and `redacted` go back unchanged whence they came."""
+    """What a model thought, as `text`.
+
+    `signature` and `redacted` go back unchanged to the `provider` whose model made them, and to no other.
+    """
 
     text: str = ""
     signature: str | None = None
     redacted: str | None = None
+    provider: str = PROVIDER
 
 
 @dataclass(slots=True)
 class Refusal:
-    """The model's words where it declined to answer, as `text`."""
+    """The model's words where it declined to answer, as `text`; empty where it gave none."""
 
     text: str
 
@@ -167,9 +174,14 @@ _INVALID: dict[InvalidReason, str] = {
 
 @dataclass(slots=True)
 class Raw:
-    """A content block in the dialect's own words, passed through unread."""
+    """A content block in the dialect's own words.
+
+    In a user's message it is sent as it is. In an assistant's it is sent only if `provider` is Piccc and
+    the dialect takes its type there, and in a tool's result it is sent as text.
+    """
 
     data: JSON
+    provider: str = PROVIDER
 
 
 Part = (
@@ -321,6 +333,10 @@ class Usage:
         cache_creation_tokens: of the prompt, those written to it.
         reasoning_tokens: of the answer, those thought.
         audio_input_tokens, audio_output_tokens: of prompt and answer, those of sound.
+        cache_creation_5m_tokens, cache_creation_1h_tokens: of those written to the cache, those kept for five
+            minutes and for an hour; 0 where the server does not tell.
+        service_tier: in which the call was served, or None.
+        raw: the numbers as the server gave them.
     """
 
     input_tokens: int = 0
@@ -330,6 +346,10 @@ class Usage:
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    cache_creation_5m_tokens: int = 0
+    cache_creation_1h_tokens: int = 0
+    service_tier: str | None = None
+    raw: JSON = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def total_tokens(self) -> int:
@@ -348,7 +368,7 @@ class ChatReply:
         model: the model that answered.
         id: the server's id of the reply.
         raw: a whole reply's body as it came; empty for a stream.
-        extra: fields of the reply that have no place here, such as `system_fingerprint`.
+        extra: fields of the reply that have no place here, such as `system_fingerprint` and `logprobs`.
         record: the diagnostic record of the call.
     """
 
@@ -373,8 +393,13 @@ class ChatReply:
 
     @property
     def refusal(self) -> str:
-        """The model's words where it declined, else empty."""
+        """The model's words where it declined; empty where it did not, or gave none: see `is_refusal`."""
         return "".join([part.text for part in self.parts if isinstance(part, Refusal)])
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the model declined to answer, with words or without."""
+        return any(isinstance(part, Refusal) for part in self.parts)
 
     @property
     def tool_calls(self) -> list[ToolCall]:
@@ -394,10 +419,11 @@ class ChatReply:
 
 @dataclass(slots=True)
 class TextDelta:
-    """More of the `text`; `block` tells one run of text from another."""
+    """More of the `text`, or a `citation` of it; `block` tells one run of text from another."""
 
     text: str
     block: int = 0
+    citation: JSON | None = None
 
 
 @dataclass(slots=True)
@@ -449,13 +475,14 @@ Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | RawDelta
 class ReplyBuilder:
     """Add deltas up to the reply that a whole call would have given, in time linear in their number."""
 
-    __slots__ = ("_pieces", "_signatures", "_starts", "reply")
+    __slots__ = ("_citations", "_pieces", "_signatures", "_starts", "reply")
 
     def __init__(self) -> None:
         self.reply = ChatReply()
         self._starts: dict[int, Delta] = {}
         self._pieces: dict[int, list[str]] = {}
         self._signatures: dict[int, str] = {}
+        self._citations: dict[int, list[JSON]] = {}
 
     def add(self, deltas: Iterable[Delta]) -> None:
         """Take more of them."""
@@ -471,6 +498,8 @@ class ReplyBuilder:
                 pieces.append(delta.text)
                 if isinstance(delta, ReasoningDelta) and delta.signature:
                     self._signatures[block] = self._signatures.get(block, "") + delta.signature
+                elif isinstance(delta, TextDelta) and delta.citation:
+                    self._citations.setdefault(block, []).append(delta.citation)
 
     def build(self) -> ChatReply:
         """Return the reply as far as it has come; its parts stand in the order of their blocks."""
@@ -483,7 +512,7 @@ class ReplyBuilder:
         text = "".join(self._pieces[block])
         match start:
             case TextDelta():
-                return Text(text)
+                return Text(text, self._citations.get(block, []))
             case ReasoningDelta():
                 return Reasoning(text, self._signatures.get(block), start.redacted)
             case RefusalDelta():

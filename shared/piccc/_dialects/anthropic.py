@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from base64 import b64decode
+from dataclasses import dataclass, field
 
 from piccc._dialects import DialectName
 from piccc._dialects.json_text import (
     arguments_of,
     count,
-    fresh_id,
     id_of,
     mapping,
     mappings,
+    merge_usage,
     not_a_reply,
+    own_id,
     sent_arguments,
     text_of,
 )
 from piccc._dialects.reader import Reader
 from piccc._dialects.sse import Event
+from piccc.arguments import read_arguments
 from piccc.conversation import (
     JSON,
     CachePoint,
@@ -36,6 +39,7 @@ from piccc.conversation import (
     Reasoning,
     ReasoningDelta,
     Refusal,
+    RefusalDelta,
     Source,
     Text,
     TextDelta,
@@ -58,6 +62,7 @@ _FINISH = {
 }
 _THINKING_TOKENS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
 _TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
+_SAYS_NOTHING = (Text(""), Reasoning())
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
 
@@ -95,16 +100,35 @@ class AnthropicDialect:
         """Read a whole reply; raise ResponseError if it is none."""
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
             raise not_a_reply(payload)
-        parts = [_read_part(each) for each in mappings(payload["content"])]
         reply = ChatReply(raw=payload)
         _read_envelope(reply, payload)
+        if isinstance(usage := payload.get("usage"), dict):
+            reply.usage = _usage(usage)
         _read_end(reply, payload)
-        reply.parts = judge_calls([part for part in parts if part != Text("")], reply.finish_reason)
+        parts: list[Part] = []
+        ids: set[str] = set()
+        for part in map(_read_part, mappings(payload["content"])):
+            if isinstance(part, ToolCall):
+                part.id = own_id(part.id, ids)
+                ids.add(part.id)
+            if part not in _SAYS_NOTHING:
+                parts.append(part)
+        if _is_refusal(payload):
+            parts.append(Refusal(_refusal_text(payload)))
+        reply.parts = judge_calls(parts, reply.finish_reason)
         return reply
 
     def reader(self) -> AnthropicReader:
         """Return a reader for one stream."""
         return AnthropicReader()
+
+
+@dataclass(slots=True)
+class _Held:
+    """A block that is given when it ends: its start, and the pieces of its input."""
+
+    block: JSON
+    pieces: list[str] = field(default_factory=list)
 
 
 class AnthropicReader(Reader):
@@ -113,53 +137,82 @@ class AnthropicReader(Reader):
     def __init__(self) -> None:
         super().__init__()
         self._calls: dict[int, int] = {}
-        self._usage: JSON = {}
+        self._ids: set[str] = set()
+        self._held: dict[int, _Held] = {}
+        self._next_block = 0
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
         kind = body.get("type") or event.type
         index = count(body.get("index"))
         if kind == "content_block_start":
+            self._next_block = max(self._next_block, index + 1)
             return self._start(index, mapping(body.get("content_block")))
+        if kind == "content_block_stop":
+            return self._release(index)
         if kind != "content_block_delta":
-            self._frame(str(kind), body)
-            return []
+            return self._frame(str(kind), body)
         delta = mapping(body.get("delta"))
         deltas = self._delta(index, delta)
         if len(deltas) == 1 and (key := _TEXT_OF.get(str(delta.get("type")))):
             self._template.learn(event, body, delta, key, deltas[0])
         return deltas
 
-    def _frame(self, kind: str, body: JSON) -> None:
+    def _rest(self) -> list[Delta]:
+        return [delta for index in list(self._held) for delta in self._release(index)]
+
+    def _frame(self, kind: str, body: JSON) -> list[Delta]:
         reply = self._builder.reply
         if kind == "message_start" and isinstance(message := body.get("message"), dict):
             self._merge_usage(message)
             _read_envelope(reply, message)
         elif kind == "message_delta":
             self._merge_usage(body)
-            _read_end(reply, mapping(body.get("delta")))
+            end, was_refusal = mapping(body.get("delta")), reply.finish_reason == _FINISH["refusal"]
+            _read_end(reply, end)
+            if _is_refusal(end) and not was_refusal:
+                return [RefusalDelta(_refusal_text(end), self._next_block)]
         elif kind == "message_stop":
             self.is_complete = self.is_done = True
+        return []
 
     def _merge_usage(self, body: JSON) -> None:
         if isinstance(usage := body.get("usage"), dict):
-            self._usage.update({name: value for name, value in usage.items() if value is not None})
+            merge_usage(self._usage, usage)
             self._builder.reply.usage = _usage(self._usage)
 
     def _start(self, index: int, block: JSON) -> list[Delta]:
         match block.get("type"):
             case "text":
-                return [TextDelta(text, index)] if (text := text_of(block.get("text"))) else []
+                cited = [TextDelta("", index, each) for each in mappings(block.get("citations"))]
+                return [TextDelta(text, index), *cited] if (text := text_of(block.get("text"))) else [*cited]
             case "thinking":
-                signature = text_of(block.get("signature")) or None
-                return [ReasoningDelta(text_of(block.get("thinking")), index, signature)]
+                text, signature = text_of(block.get("thinking")), text_of(block.get("signature")) or None
+                return [ReasoningDelta(text, index, signature)] if text or signature else []
             case "redacted_thinking":
                 return [ReasoningDelta("", index, redacted=text_of(block.get("data")))]
             case "tool_use":
                 number = self._calls.setdefault(index, len(self._calls))
-                arguments = arguments_of(block["input"]) if block.get("input") else ""
-                id = id_of(block.get("id")) or fresh_id()
-                return [ToolCallDelta(number, arguments, id, text_of(block.get("name")), index)]
-        return [RawDelta(block, index)] if block else []
+                if block.get("input"):
+                    self._held[index] = _Held(block)  # unless it comes again, in deltas
+                id = own_id(block.get("id"), self._ids)
+                self._ids.add(id)
+                return [ToolCallDelta(number, "", id, text_of(block.get("name")), index)]
+        if block:
+            self._held[index] = _Held(block)
+        return []
+
+    def _release(self, index: int) -> list[Delta]:
+        """Return what was held of a block until its end."""
+        held = self._held.pop(index, None)
+        if held is None:
+            return []
+        if (number := self._calls.get(index)) is not None:
+            return [ToolCallDelta(number, arguments_of(held.block["input"]), block=index)]
+        if held.pieces:
+            text = "".join(held.pieces)
+            arguments = read_arguments(text)
+            held.block["input"] = {"invalid_arguments": text} if arguments is None else arguments
+        return [RawDelta(held.block, index)]
 
     def _delta(self, index: int, delta: JSON) -> list[Delta]:
         match delta.get("type"):
@@ -168,13 +221,21 @@ class AnthropicReader(Reader):
             case "input_json_delta":
                 arguments = text_of(delta.get("partial_json"))
                 number = self._calls.get(index)
-                if number is None or not arguments:
+                if not arguments:
                     return []
-                return [ToolCallDelta(number, arguments, block=index)]
+                if number is not None:
+                    self._held.pop(index, None)
+                    return [ToolCallDelta(number, arguments, block=index)]
+                if index in self._held:
+                    self._held[index].pieces.append(arguments)
             case "thinking_delta":
-                return [ReasoningDelta(text_of(delta.get("thinking")), index)]
+                return [ReasoningDelta(text, index)] if (text := text_of(delta.get("thinking"))) else []
             case "signature_delta":
-                return [ReasoningDelta("", index, text_of(delta.get("signature")))]
+                signature = text_of(delta.get("signature"))
+                return [ReasoningDelta("", index, signature)] if signature else []
+            case "citations_delta":
+                citation = mapping(delta.get("citation"))
+                return [TextDelta("", index, citation)] if citation else []
         return []
 
 
@@ -330,22 +391,20 @@ def _output_config(wanted: JSONSchema | str | None) -> JSON | None:
 def _read_part(block: JSON) -> Part:
     match block.get("type"):
         case "text":
-            return Text(text_of(block.get("text")))
+            return Text(text_of(block.get("text")), mappings(block.get("citations")))
         case "thinking":
             return Reasoning(text_of(block.get("thinking")), text_of(block.get("signature")) or None)
         case "redacted_thinking":
             return Reasoning(redacted=text_of(block.get("data")))
         case "tool_use":
             arguments = arguments_of(block.get("input"))
-            return ToolCall(id_of(block.get("id")) or fresh_id(), text_of(block.get("name")), arguments)
+            return ToolCall(id_of(block.get("id")) or "", text_of(block.get("name")), arguments)
     return Raw(block)
 
 
 def _read_envelope(reply: ChatReply, message: JSON) -> None:
     reply.id = text_of(message.get("id"))
     reply.model = text_of(message.get("model"))
-    if isinstance(usage := message.get("usage"), dict):
-        reply.usage = _usage(usage)
 
 
 def _read_end(reply: ChatReply, end: JSON) -> None:
@@ -356,16 +415,30 @@ def _read_end(reply: ChatReply, end: JSON) -> None:
             reply.extra[name] = end[name]
 
 
+def _is_refusal(end: JSON) -> bool:
+    return end.get("stop_reason") == "refusal"
+
+
+def _refusal_text(end: JSON) -> str:
+    details = mapping(end.get("stop_details"))
+    return text_of(details.get("explanation")) or text_of(details.get("category"))
+
+
 def _usage(usage: JSON) -> Usage:
     read, created = (
         count(usage.get("cache_read_input_tokens")),
         count(usage.get("cache_creation_input_tokens")),
     )
     details = mapping(usage.get("output_tokens_details"))
+    written = mapping(usage.get("cache_creation"))
     return Usage(
         input_tokens=count(usage.get("input_tokens")) + read + created,
         output_tokens=count(usage.get("output_tokens")),
         cache_read_tokens=read,
         cache_creation_tokens=created,
         reasoning_tokens=count(details.get("reasoning_tokens") or details.get("thinking_tokens")),
+        cache_creation_5m_tokens=count(written.get("ephemeral_5m_input_tokens")),
+        cache_creation_1h_tokens=count(written.get("ephemeral_1h_input_tokens")),
+        service_tier=text_of(usage.get("service_tier")) or None,
+        raw=usage,
     )

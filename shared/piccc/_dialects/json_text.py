@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from piccc.conversation import (
     InvalidToolCall,
     RawDelta,
     ReasoningDelta,
+    TextDelta,
     ToolCall,
     ToolCallDelta,
 )
@@ -139,9 +140,25 @@ def sent_arguments(call: ToolCall | InvalidToolCall) -> JSON:
     return {"invalid_arguments": call.arguments} if read_arguments(call.arguments) != {} else {}
 
 
-def fresh_id() -> str:
-    """Make an id for a tool call that came without one."""
-    return f"call_{uuid.uuid4().hex[:24]}"
+def own_id(value: Any, taken: Container[str] = ()) -> str:
+    """Read the id of a tool call, or make one where it came without one or with another call's."""
+    id = id_of(value)
+    return f"call_{uuid.uuid4().hex[:24]}" if id is None or id in taken else id
+
+
+def merge_usage(known: JSON, usage: JSON) -> None:
+    """Add to what is known of a call's usage; a later null or 0 does not wipe a count out.
+
+    Some servers end a stream with zeros for what they have counted before.
+    """
+    for name, value in usage.items():
+        if isinstance(value, dict):
+            inner = known.get(name)
+            if not isinstance(inner, dict):
+                inner = known[name] = {}
+            merge_usage(inner, value)
+        elif value or not known.get(name):
+            known[name] = value
 
 
 def data_url(data: str, media_type: str | None, fallback: str) -> str:
@@ -238,4 +255,4 @@ def _is_empty(delta: Delta) -> bool:
         return not delta.arguments and delta.name is None
     if isinstance(delta, ReasoningDelta):
         return not delta.text and delta.signature is None and delta.redacted is None
-    return not isinstance(delta, RawDelta) and not delta.text
+    return isinstance(delta, TextDelta) and not delta.text and delta.citation is None

@@ -11,11 +11,12 @@ from piccc._dialects.json_text import (
     arguments_of,
     count,
     data_url,
-    fresh_id,
     id_of,
     mapping,
     mappings,
+    merge_usage,
     not_a_reply,
+    own_id,
     sent_arguments,
     text_of,
 )
@@ -91,18 +92,23 @@ class OpenAIDialect:
         if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
             raise not_a_reply(payload)
         message = choice["message"]
-        calls = [_whole_call(each) for each in mappings(message.get("tool_calls"))]
         parts: list[Part] = []
         if reasoning := _reasoning_text(message):
             parts.append(Reasoning(reasoning))
         if text := text_of(message.get("content")):
-            parts.append(Text(text))
+            parts.append(Text(text, mappings(message.get("annotations"))))
         if refusal := text_of(message.get("refusal")):
             parts.append(Refusal(refusal))
-        parts.extend(_with_own_ids(calls))
+        ids: set[str] = set()
+        for each in mappings(message.get("tool_calls")):
+            call = _whole_call(each, ids)
+            ids.add(call.id)
+            parts.append(call)
         finish_reason = _finish_reason(choice.get("finish_reason"))
         reply = ChatReply(judge_calls(parts, finish_reason), finish_reason, raw=payload)
         _read_envelope(reply, payload, choice)
+        if isinstance(usage := payload.get("usage"), dict):
+            reply.usage = _usage(usage, reply.extra)
         return reply
 
     def reader(self) -> OpenAIReader:
@@ -113,6 +119,7 @@ class OpenAIDialect:
 @dataclass(slots=True)
 class _Call:
     index: int
+    wire_index: int | None
     id: str | None = None
     name: str = ""
     held: str = ""
@@ -127,6 +134,7 @@ class OpenAIReader(Reader):
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
+        self._unopened: _Call | None = None
 
     def _take(self, event: Event) -> list[Delta]:
         if event.data == "[DONE]":
@@ -149,13 +157,19 @@ class OpenAIReader(Reader):
         )
         if says_more:
             _read_envelope(reply, body, choice or {})
+            if isinstance(usage := body.get("usage"), dict):
+                merge_usage(self._usage, usage)
+                reply.usage = _usage(self._usage, reply.extra)
         if choice is None:
             return []
         if reason := choice.get("finish_reason"):
             reply.finish_reason = _finish_reason(reason)
             self.is_complete = True
         delta = mapping(choice.get("delta"))
+        unopened, self._unopened = self._unopened, None
         deltas = self._deltas(delta)
+        if unopened is not None and not unopened.is_open and unopened is not self._unopened:
+            deltas.insert(0, self._open(unopened))
         said = [key for key, value in delta.items() if value and key != "role"]
         if not says_more and len(said) == len(deltas) == 1:
             self._template.learn(event, body, delta, said[0], deltas[0])
@@ -169,6 +183,8 @@ class OpenAIReader(Reader):
             deltas.append(ReasoningDelta(reasoning, _REASONING))
         if content := text_of(delta.get("content")):
             deltas.append(TextDelta(content, _TEXT))
+        if annotations := delta.get("annotations"):
+            deltas += [TextDelta("", _TEXT, each) for each in mappings(annotations)]
         if refusal := text_of(delta.get("refusal")):
             deltas.append(RefusalDelta(refusal, _REFUSAL))
         if fragments := delta.get("tool_calls"):
@@ -181,22 +197,29 @@ class OpenAIReader(Reader):
         name = text_of(function.get("name"))
         arguments = arguments_of(function.get("arguments"))
         call = self._find(id_of(fragment.get("id")), _index(fragment.get("index")), name)
-        call.name = call.name or name
         if call.is_open:
             return [ToolCallDelta(call.index, arguments, block=_CALLS + call.index)] if arguments else []
+        # A name may come in pieces, or again with each piece, or each time as far as it has come.
+        call.name = name if name.startswith(call.name) else call.name + name
         call.held += arguments
-        return [self._open(call)] if call.name else []
+        if call.name and call.held:
+            return [self._open(call)]
+        if call.name:
+            self._unopened = call  # the next event may have more of its name
+        return []
 
     def _find(self, id: str | None, index: int | None, name: str) -> _Call:
         known = self._by_index.get(index) if index is not None else None
-        if id is not None and id in self._by_id:
-            return self._by_id[id]
+        if id is not None and (named := self._by_id.get(id)) is not None:
+            if index is None or named.wire_index in (None, index):
+                return named
+            id = None  # two calls with one id: this one gets its own
         if known is not None and (id is None or not name or known.id is None):
             call = known
         elif id is None and not name and self._calls:
             return self._calls[-1]
         else:
-            call = _Call(len(self._calls))
+            call = _Call(len(self._calls), index)
             self._calls.append(call)
         if id is not None:
             call.id = call.id or id
@@ -207,7 +230,7 @@ class OpenAIReader(Reader):
 
     def _open(self, call: _Call) -> Delta:
         call.is_open = True
-        call.id = call.id or fresh_id()
+        call.id = own_id(call.id)
         return ToolCallDelta(call.index, call.held, call.id, call.name, _CALLS + call.index)
 
 
@@ -352,35 +375,26 @@ def _index(value: Any) -> int | None:
         return None
 
 
-def _whole_call(call: JSON) -> ToolCall:
+def _whole_call(call: JSON, ids: set[str]) -> ToolCall:
     function = mapping(call.get("function"))
     arguments = arguments_of(function.get("arguments"))
-    return ToolCall(id_of(call.get("id")) or fresh_id(), text_of(function.get("name")), arguments)
-
-
-def _with_own_ids(calls: list[ToolCall]) -> list[ToolCall]:
-    seen: set[str] = set()
-    for call in calls:
-        if call.id in seen:
-            call.id = fresh_id()
-        seen.add(call.id)
-    return calls
+    return ToolCall(own_id(call.get("id"), ids), text_of(function.get("name")), arguments)
 
 
 def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
     reply.id = reply.id or text_of(payload.get("id"))
     reply.model = text_of(payload.get("model")) or reply.model
-    if isinstance(usage := payload.get("usage"), dict):
-        reply.usage = _usage(usage)
     for name in ("system_fingerprint", "service_tier", "created"):
         if payload.get(name) is not None:
             reply.extra[name] = payload[name]
     if isinstance(logprobs := choice.get("logprobs"), dict):
         known = reply.extra.setdefault("logprobs", {"content": []})
-        known["content"].extend(mappings(logprobs.get("content")))
+        for name in ("content", "refusal"):
+            if more := mappings(logprobs.get(name)):
+                known.setdefault(name, []).extend(more)
 
 
-def _usage(usage: JSON) -> Usage:
+def _usage(usage: JSON, extra: JSON) -> Usage:
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
     return Usage(
@@ -390,4 +404,6 @@ def _usage(usage: JSON) -> Usage:
         reasoning_tokens=count(completion.get("reasoning_tokens")),
         audio_input_tokens=count(prompt.get("audio_tokens")),
         audio_output_tokens=count(completion.get("audio_tokens")),
+        service_tier=text_of(extra.get("service_tier")) or None,
+        raw=usage,
     )

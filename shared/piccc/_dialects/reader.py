@@ -22,6 +22,7 @@ class Reader:
         self._builder = ReplyBuilder()
         self._characters = SurrogateJoiner()
         self._template = EventTemplate()
+        self._usage: JSON = {}
 
     def feed(self, events: Iterable[Event]) -> list[Delta]:
         """Return what the events say; raise StreamError at an error or a malformed one."""

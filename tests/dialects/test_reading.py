@@ -1,0 +1,275 @@
+"""A reply says the same whether it comes whole, event by event, or with all its events at once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from piccc._dialects import DialectName, dialect_named
+from piccc.conversation import ChatReply, Part, Raw, Reasoning, Refusal, Text, ToolCall, Usage
+from tests.dialects.replies import DIALECTS, JSON, read
+
+SEARCH: JSON = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}}
+FOUND: JSON = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}
+CITED: JSON = {"type": "char_location", "cited_text": "x", "document_index": 0}
+NOTED: JSON = {"type": "url_citation", "url_citation": {"url": "https://a.test", "title": "a"}}
+
+
+def deltas(*pieces: JSON, end: str = "stop") -> list[Any]:
+    chunks: list[JSON] = [{"delta": piece, "finish_reason": None} for piece in pieces]
+    chunks.append({"delta": {}, "finish_reason": end})
+    return [*({"id": "1", "choices": [chunk]} for chunk in chunks), "[DONE]"]
+
+
+def completion(end: str = "stop", **message: Any) -> JSON:
+    return {"id": "1", "choices": [{"message": message, "finish_reason": end}]}
+
+
+def call(arguments: str = "", **fields: Any) -> JSON:
+    function = {"arguments": arguments, **({"name": fields.pop("name")} if "name" in fields else {})}
+    return {"tool_calls": [{"index": 0, "function": function, **fields}]}
+
+
+def called(id: str, name: str, arguments: str) -> JSON:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def message(*blocks: JSON, end: str = "end_turn", **more: Any) -> JSON:
+    return {"id": "1", "content": list(blocks), "stop_reason": end, **more}
+
+
+def events(*blocks: tuple[JSON, list[JSON]], end: str = "end_turn", **more: Any) -> list[Any]:
+    written: list[Any] = [{"type": "message_start", "message": {"id": "1"}}]
+    for index, (block, pieces) in enumerate(blocks):
+        written.append({"type": "content_block_start", "index": index, "content_block": block})
+        written += [{"type": "content_block_delta", "index": index, "delta": each} for each in pieces]
+        written.append({"type": "content_block_stop", "index": index})
+    written.append({"type": "message_delta", "delta": {"stop_reason": end, **more}})
+    return [*written, {"type": "message_stop"}]
+
+
+def text(*pieces: str) -> list[JSON]:
+    return [{"type": "text_delta", "text": piece} for piece in pieces]
+
+
+def json_pieces(*pieces: str) -> list[JSON]:
+    return [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+
+
+LOOK = ToolCall("a", "weather", '{"at": 1}')
+LOOKED: JSON = {"type": "tool_use", "id": "a", "name": "weather", "input": {"at": 1}}
+
+# The dialect, the whole reply, the events of its stream, and the parts that both give.
+CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
+    "a name in two pieces": (
+        "openai",
+        completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
+        deltas(call(id="a", name="wea"), call(name="ther"), call('{"at"'), call(": 1}"), end="tool_calls"),
+        [LOOK],
+    ),
+    "a name in two pieces, the second with the arguments": (
+        "openai",
+        completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
+        deltas(call(id="a", name="wea"), call('{"at": 1}', name="ther"), end="tool_calls"),
+        [LOOK],
+    ),
+    "a name that comes again as far as it is": (
+        "openai",
+        completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
+        deltas(call(name="wea", id="a"), call(name="weather"), call('{"at": 1}', name="weather"), end="stop"),
+        [LOOK],
+    ),
+    "a name and nothing else": (
+        "openai",
+        completion("tool_calls", content="so", tool_calls=[called("a", "weather", "")]),
+        deltas(call(id="a", name="weather"), {"content": "so"}, end="tool_calls"),
+        [Text("so"), ToolCall("a", "weather", "{}")],
+    ),
+    "citations": (
+        "openai",
+        completion(content="so", annotations=[NOTED]),
+        deltas({"content": "s"}, {"content": "o"}, {"annotations": [NOTED]}),
+        [Text("so", [NOTED])],
+    ),
+    "citations of a document": (
+        "anthropic",
+        message({"type": "text", "text": "so", "citations": [CITED]}),
+        events(
+            (
+                {"type": "text", "text": "", "citations": []},
+                [*text("s", "o"), {"type": "citations_delta", "citation": CITED}],
+            )
+        ),
+        [Text("so", [CITED])],
+    ),
+    "a tool that the server runs": (
+        "anthropic",
+        message(SEARCH, FOUND, {"type": "text", "text": "so"}),
+        events(
+            ({**SEARCH, "input": {}}, json_pieces('{"que', 'ry": "q"}')),
+            (FOUND, []),
+            ({"type": "text", "text": ""}, text("so")),
+        ),
+        [Raw(SEARCH), Raw(FOUND), Text("so")],
+    ),
+    "an input that comes at the start": (
+        "anthropic",
+        message(LOOKED, end="tool_use"),
+        events((LOOKED, []), end="tool_use"),
+        [LOOK],
+    ),
+    "an input that comes at the start and again": (
+        "anthropic",
+        message(LOOKED, end="tool_use"),
+        events((LOOKED, json_pieces('{"at"', ": 1}")), end="tool_use"),
+        [LOOK],
+    ),
+    "a thought without words": (
+        "anthropic",
+        message({"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": "so"}),
+        events(
+            (
+                {"type": "thinking", "thinking": "", "signature": ""},
+                [{"type": "thinking_delta", "thinking": ""}],
+            ),
+            ({"type": "text", "text": ""}, text("so")),
+        ),
+        [Text("so")],
+    ),
+    "a signature without words": (
+        "anthropic",
+        message({"type": "thinking", "thinking": "", "signature": "sig"}, {"type": "text", "text": "so"}),
+        events(
+            ({"type": "thinking", "thinking": ""}, [{"type": "signature_delta", "signature": "sig"}]),
+            ({"type": "text", "text": ""}, text("so")),
+        ),
+        [Reasoning("", "sig"), Text("so")],
+    ),
+    "a refusal without words": (
+        "anthropic",
+        message(end="refusal"),
+        events(end="refusal"),
+        [Refusal("")],
+    ),
+    "a refusal within the answer": (
+        "anthropic",
+        message({"type": "text", "text": "so"}, end="refusal", stop_details={"explanation": "no"}),
+        events(({"type": "text", "text": ""}, text("so")), end="refusal", stop_details={"explanation": "no"}),
+        [Text("so"), Refusal("no")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_parts_are_the_same_however_they_come(case: str) -> None:
+    dialect, whole, stream, parts = CASES[case]
+    assert dialect_named(dialect).decode(copy.deepcopy(whole)).parts == parts
+    for at_once in (False, True):
+        begun, reply = read(dialect, stream, at_once=at_once)
+        assert reply.parts == parts
+        # Each part has a block of its own in the deltas, from which adapters tell the parts.
+        assert len({delta.block for delta in begun}) == len(parts)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_two_calls_with_one_id_are_two_calls(dialect: DialectName) -> None:
+    pair = [called("a", "weather", '{"at": 1}'), called("a", "weather", '{"at": 2}')]
+    pieces = [
+        {"tool_calls": [{"index": index, "id": "a", "function": {"name": "weather"}}]} for index in (0, 1)
+    ]
+    pieces += [
+        {"tool_calls": [{"index": index, "id": "a", "function": {"arguments": f'{{"at": {index + 1}}}'}}]}
+        for index in (0, 1)
+    ]
+    second = {**LOOKED, "input": {"at": 2}}
+    written: dict[str, tuple[JSON, list[Any]]] = {
+        "openai": (completion("tool_calls", tool_calls=pair), deltas(*pieces, end="tool_calls")),
+        "anthropic": (
+            message(LOOKED, second, end="tool_use"),
+            events(
+                ({**LOOKED, "input": {}}, json_pieces('{"at": 1}')),
+                ({**LOOKED, "input": {}}, json_pieces('{"at": 2}')),
+                end="tool_use",
+            ),
+        ),
+    }
+    whole, stream = written[dialect]
+    for reply in (dialect_named(dialect).decode(whole), read(dialect, stream)[1]):
+        assert [each.parse() for each in reply.tool_calls] == [{"at": 1}, {"at": 2}]
+        assert len({each.id for each in reply.tool_calls}) == 2
+
+
+def counted(dialect: DialectName, *usages: JSON) -> ChatReply:
+    """Read a stream that counts its tokens several times."""
+    if dialect == "openai":
+        return read(dialect, [{"choices": [{"delta": {}}], "usage": usage} for usage in usages])[1]
+    start = {"type": "message_start", "message": {"usage": usages[0]}}
+    return read(dialect, [start, *({"type": "message_delta", "usage": usage} for usage in usages[1:])])[1]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "first", "second"),
+    [
+        (
+            "openai",
+            {"prompt_tokens": 25, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 20}},
+            {"prompt_tokens": 0, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 0}},
+        ),
+        (
+            "anthropic",
+            {"input_tokens": 5, "output_tokens": 1, "cache_read_input_tokens": 20},
+            {"input_tokens": 0, "output_tokens": 5, "cache_read_input_tokens": 0},
+        ),
+    ],
+)
+def test_a_later_zero_does_not_wipe_a_count_out(dialect: DialectName, first: JSON, second: JSON) -> None:
+    usage = counted(dialect, first, second).usage
+    assert usage == Usage(input_tokens=25, output_tokens=5, cache_read_tokens=20)
+    assert counted(dialect, second, {**first, "completion_tokens": 5, "output_tokens": 5}).usage == usage
+
+
+@pytest.mark.parametrize("way", ["whole", "stream"])
+def test_what_was_written_to_the_cache_is_told_by_its_time(way: str) -> None:
+    given = {
+        "input_tokens": 3,
+        "cache_creation_input_tokens": 12,
+        "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 7},
+        "service_tier": "priority",
+        "output_tokens": 0,
+    }
+    last = {"output_tokens": 2}
+    if way == "whole":
+        usage = dialect_named("anthropic").decode(message(usage={**given, **last})).usage
+    else:
+        usage = counted("anthropic", given, last).usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.cache_creation_tokens) == (15, 12)
+    assert (usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens) == (5, 7)
+    assert usage.service_tier == "priority"
+    assert usage.raw == {**given, **last}
+
+
+def test_the_service_tier_of_a_completion_is_in_its_usage() -> None:
+    whole = {**completion(content="so"), "service_tier": "flex", "usage": {"prompt_tokens": 1}}
+    usage = dialect_named("openai").decode(whole).usage
+    assert usage is not None
+    assert (usage.service_tier, usage.raw) == ("flex", {"prompt_tokens": 1})
+
+
+@pytest.mark.parametrize("name", ["content", "refusal"])
+def test_the_probabilities_of_answers_and_refusals_are_kept(name: str) -> None:
+    tokens = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]
+    whole = completion(content="ab")
+    whole["choices"][0]["logprobs"] = {name: tokens}
+    stream = deltas({"content": "a"}, {"content": "b"})
+    for chunk, token in zip(stream, tokens, strict=False):
+        chunk["choices"][0]["logprobs"] = {name: [token]}
+    for reply in (dialect_named("openai").decode(whole), read("openai", stream)[1]):
+        assert reply.extra["logprobs"][name] == tokens
+
+
+def test_a_refusal_is_known_without_its_words() -> None:
+    assert dialect_named("anthropic").decode(message(end="refusal")).is_refusal
+    assert not dialect_named("anthropic").decode(message()).is_refusal
