@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -140,10 +140,10 @@ def sent_arguments(call: ToolCall | InvalidToolCall) -> JSON:
     return {"invalid_arguments": call.arguments} if read_arguments(call.arguments) != {} else {}
 
 
-def own_id(value: Any, taken: Container[str] = ()) -> str:
-    """Read the id of a tool call, or make one where it came without one or with another call's."""
-    id = id_of(value)
-    return f"call_{uuid.uuid4().hex[:24]}" if id is None or id in taken else id
+def own_id(value: Any, taken: Collection[str] = ()) -> str:
+    """Read the id of a tool call; make one where it came without, and tell it apart from another's."""
+    id = id_of(value) or f"call_{uuid.uuid4().hex[:24]}"
+    return next(each for each in (id, *(f"{id}_{n}" for n in range(2, len(taken) + 3))) if each not in taken)
 
 
 def merge_usage(known: JSON, usage: JSON) -> None:

@@ -210,10 +210,11 @@ class OpenAIReader(Reader):
 
     def _find(self, id: str | None, index: int | None, name: str) -> _Call:
         known = self._by_index.get(index) if index is not None else None
+        twin: str | None = None
         if id is not None and (named := self._by_id.get(id)) is not None:
             if index is None or named.wire_index in (None, index):
                 return named
-            id = None  # two calls with one id: this one gets its own
+            twin, id = id, None  # another call with the same id
         if known is not None and (id is None or not name or known.id is None):
             call = known
         elif id is None and not name and self._calls:
@@ -221,6 +222,7 @@ class OpenAIReader(Reader):
         else:
             call = _Call(len(self._calls), index)
             self._calls.append(call)
+            id = id or (own_id(twin, self._by_id) if twin else None)
         if id is not None:
             call.id = call.id or id
             self._by_id[id] = call
