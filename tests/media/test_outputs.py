@@ -17,7 +17,7 @@ from PIL import Image
 
 from piccc.emulator import Emulator
 from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType, PicccError
-from piccc.media.downloads import mime_type_of, suffix_of
+from piccc.mime_types import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import PICTURE, FileHost, serving
 

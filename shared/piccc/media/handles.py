@@ -20,10 +20,10 @@ from piccc.media.downloads import (
     DownloadOptions,
     FilePath,
     load,
-    mime_type_of,
     place_of,
     save,
 )
+from piccc.mime_types import mime_type_of
 from piccc.tasks import Output, Task
 
 if TYPE_CHECKING:

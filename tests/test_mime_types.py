@@ -1,0 +1,28 @@
+"""The type of content is read from its bytes; what is unknown is said to be unknown."""
+
+from __future__ import annotations
+
+import pytest
+
+from piccc.mime_types import content_type_of
+
+CONTENT = {
+    "image/png": b"\x89PNG\r\n\x1a\n....",
+    "image/jpeg": b"\xff\xd8\xff\xe0....",
+    "image/webp": b"RIFF....WEBPVP8 ",
+    "audio/wav": b"RIFF....WAVEfmt ",
+    "audio/mpeg": b"ID3\x03",
+    "video/mp4": b"\x00\x00\x00\x20ftypisom",
+    "application/pdf": b"%PDF-1.7",
+    "text/plain": "Café\tau lait\n".encode(),
+    None: b"\x00\x01\x02",
+}
+
+
+@pytest.mark.parametrize("mime_type", CONTENT)
+def test_the_type_of_content_is_read_from_its_bytes(mime_type: str | None) -> None:
+    assert content_type_of(CONTENT[mime_type]) == mime_type
+
+
+def test_text_in_another_encoding_is_unknown() -> None:
+    assert content_type_of("Café".encode("latin-1")) is None
