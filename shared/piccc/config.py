@@ -103,8 +103,12 @@ class SecretString(Protocol):
 ApiKey = str | SecretString | Callable[[], "str | Awaitable[str]"]
 """A key, a wrapped key, or a function (plain or async) that is asked for the key at each attempt.
 
-An async function serves asynchronous clients only. The call's timeout does not bound what a function takes.
+An async function serves asynchronous clients only; these call a plain one in a thread. Nothing is sent once
+the call's timeout has passed; only an asynchronous client stops waiting for the function then.
 """
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Calls a function that may block where it does no harm."""
 
 
 class Key:
@@ -118,19 +122,19 @@ class Key:
     def __init__(self, source: ApiKey | None = None) -> None:
         self._source = source
 
-    async def ask(self) -> str:
+    async def ask(self, run: Run | None = None) -> str:
         """Return the key in clear; raise ConfigurationError where there is none."""
-        key = await self._obtain()
+        key = await self._obtain(run)
         fault = _fault_of(key)
         if fault is None:
             return key
         del key  # so that no traceback shows it
         raise fault
 
-    async def _obtain(self) -> str:
+    async def _obtain(self, run: Run | None) -> str:
         source: Any = self._source or os.environ.get(KEY_VARIABLE)
         if not self.is_fixed:
-            source = await _call(source)
+            source = await _call(source, run)
         if hasattr(source, "get_secret_value"):
             source = source.get_secret_value()
         return source.strip() if isinstance(source, str) else ""
@@ -159,9 +163,9 @@ class Key:
         return (Key, ())
 
 
-async def _call(source: Callable[[], str | SecretString | Awaitable[str]]) -> Any:
+async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: Run | None) -> Any:
     try:
-        key = source()
+        key = source() if run is None or inspect.iscoroutinefunction(source) else await run(source)
         return await key if inspect.isawaitable(key) else key
     except PicccError:
         raise
@@ -281,14 +285,14 @@ class Config:
         """Whether no server was named, so that no call can succeed."""
         return self.base_url == PLACEHOLDER_URL
 
-    async def authorize(self) -> list[tuple[str, str]]:
+    async def authorize(self, run: Run | None = None) -> list[tuple[str, str]]:
         """Return the headers that carry the key; raise ConfigurationError where a secret is missing."""
         if any(HIDDEN in value for value in self.headers.values()):
             raise ConfigurationError(
                 "A default header held a secret, which is not pickled.",
                 hint="Give default_headers again where the model is loaded.",
             )
-        key = await self.key.ask()
+        key = await self.key.ask(run)
         if self.basic is not None:
             return [("authorization", f"Basic {await self.basic.ask()}"), ("x-api-key", key)]
         if self.auth == "x-api-key":

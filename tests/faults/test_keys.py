@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from piccc import AsyncClient
 from piccc._http.backend import run_sync
 from piccc._http.httpx_backend import SyncBackend
 from piccc.config import resolve
 from piccc.errors import (
+    APITimeoutError,
     AuthenticationError,
     ConfigurationError,
     InvalidArgumentError,
@@ -45,7 +50,55 @@ def test_a_401_asks_for_the_key_once_more(server: FaultServer, kind: str, mode: 
     io = VirtualIO(mode.port())
     call(mode, kind, resolve(api_key=lambda: next(keys), base_url=case.base_url), io)
     assert sent_keys(case) == ["pcc_live_old_key", "pcc_live_new_key"]
-    assert io.skipped == 0
+    assert io.sleeps == [0.4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@ALL_MODES
+def test_a_key_that_comes_after_the_deadline_is_not_sent(server: FaultServer, mode: Mode, kind: str) -> None:
+    def plain() -> str:
+        time.sleep(0.2)
+        return "pcc_live_too_late"
+
+    async def hanging() -> str:
+        await asyncio.sleep(60)
+        return "pcc_live_never"
+
+    case = server.case(healthy(kind))
+    for source in (plain, hanging) if mode.is_async else (plain,):
+        config = resolve(api_key=source, base_url=case.base_url, timeout=0.1)
+        with pytest.raises(APITimeoutError, match="api_key function") as caught:
+            call(mode, kind, config, VirtualIO(mode.port()))
+        assert not caught.value.may_have_been_billed
+        assert "Nothing was sent" in caught.value.hint
+    assert case.requests == []
+
+
+@ALL_MODES
+def test_a_key_function_that_fails_has_sent_nothing(server: FaultServer, mode: Mode) -> None:
+    def sealed() -> str:
+        raise LookupError("sealed")
+
+    case = server.case(healthy("submit"))
+    with pytest.raises(ConfigurationError, match="LookupError") as caught:
+        call(mode, "submit", resolve(api_key=sealed, base_url=case.base_url), VirtualIO(mode.port()))
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert not caught.value.may_have_been_billed
+    assert case.requests == []
+
+
+async def test_a_plain_key_function_does_not_hold_the_event_loop(server: FaultServer) -> None:
+    threads: list[int] = []
+
+    def vault() -> str:
+        threads.append(threading.get_ident())
+        return "pcc_live_from_a_thread"
+
+    case = server.case(healthy("chat"))
+    async with AsyncClient(api_key=vault, base_url=case.base_url) as client:
+        await client.chat.create("hi")
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 @ALL_MODES
@@ -149,8 +202,6 @@ def test_a_submission_has_one_idempotency_key_for_all_its_attempts(server: Fault
 @ALL_MODES
 def test_an_asynchronous_key_serves_asynchronous_calls_alone(server: FaultServer, mode: Mode) -> None:
     async def vault() -> str:
-        import asyncio
-
         await asyncio.sleep(0)
         return "pcc_live_from_the_vault"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urljoin
@@ -76,6 +78,8 @@ LONGEST_BACKOFF = 20.0
 LONGEST_WAIT = 600.0
 """Seconds beyond which a call without a deadline does not wait, whatever the server asks."""
 MAX_REDIRECTS = 3
+ROTATION_SECONDS = 0.2
+"""How long to wait at least before a key that was refused is asked for again."""
 
 
 class Retryability(Enum):
@@ -132,6 +136,13 @@ async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawRe
     return result
 
 
+def _in_event_loop() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
 class _RetryState:
     def __init__(self, io: Backend, config: Config, call: APICall) -> None:
         self.io = io
@@ -154,6 +165,10 @@ class _RetryState:
 
     async def attempt(self) -> RawResponse | _Failed:
         """Send once and read what comes."""
+        try:
+            self.headers = await self._headers()
+        except PicccError as error:
+            return _Failed(Outcome.HOPELESS, error, error.__cause__)
         self.sent = self.io.now()
         try:
             response = await self._send()
@@ -175,11 +190,14 @@ class _RetryState:
             self.may_bill = True
         if len(self.record.attempts) > self.config.max_retries:
             return None
-        at_once = self._rotates(failed.error) or self._gets_plainer(failed.error)
-        wait = 0.0 if at_once else self._patience(failed)
+        rotates = self._rotates(failed.error)
+        is_free = rotates or self._gets_plainer(failed.error)
+        # A vault may show the new key a moment after the server has begun to refuse the old one.
+        pause = ROTATION_SECONDS * (1 + self.io.random()) if rotates else 0.0
+        wait = pause if is_free else self._patience(failed)
         if wait is None or (self.deadline is not None and self.io.now() + wait >= self.deadline):
             return None
-        if not at_once and not self._pay(failed):
+        if not is_free and not self._pay(failed):
             return None
         self.record.attempts[-1].waited = wait
         return wait
@@ -196,7 +214,6 @@ class _RetryState:
         return error
 
     async def _send(self) -> HTTPResponse:
-        self.headers = await self._headers()
         for _ in range(MAX_REDIRECTS):
             response = await self.io.send(self._request())
             target = self._redirect(response)
@@ -213,10 +230,26 @@ class _RetryState:
         }
         if self.body is not None:
             headers["content-type"] = "application/json"
-        headers.update(await self.config.authorize())
+        headers.update(await self._authorization())
         headers.update({name.lower(): value for name, value in self.config.headers.items()})
         headers.update({name.lower(): value for name, value in self.call.headers})
         return list(headers.items())
+
+    async def _authorization(self) -> list[tuple[str, str]]:
+        """Return the headers that carry the key; raise APITimeoutError where they come too late."""
+        if self.config.key.is_fixed or self.deadline is None:
+            return await self.config.authorize(self.io.run)
+        left = self.deadline - self.io.now()
+        # Only an event loop can suspend a coroutine: elsewhere there is nothing to interrupt.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left) if _in_event_loop() else nullcontext():
+                headers = await self.config.authorize(self.io.run)
+            if self.io.now() < self.deadline:
+                return headers
+        raise APITimeoutError(
+            "The deadline passed before the api_key function gave a key.",
+            hint="Nothing was sent. Make the function faster, or the timeout longer.",
+        )
 
     def _request(self) -> HTTPRequest:
         timeout = self.call.timeout
