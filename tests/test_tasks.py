@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from piccc._dialects.tasks import read_task, read_task_list
 from piccc.errors import ResponseError, TaskCancelled, TaskError, TaskExpired, TaskFailed, TaskRejected
-from piccc.media.paging import Pages
-from piccc.tasks import Task
+from piccc.media.schedule import Pages
+from piccc.tasks import Page, Task
 
 URL = "https://files.example.com/a.png"
 
@@ -161,7 +161,7 @@ def test_nonsense_is_read_or_refused_and_never_crashes(body: object) -> None:
 def test_a_page_is_read_under_each_name_and_in_a_wrapper(rows: str) -> None:
     page = {rows: [{"task_id": "t"}], "has_more": True, "next_cursor": "c"}
     for body in (page, {"code": 0, "data": page}):
-        tasks, following = read_task_list(body)
+        tasks, following, _ = read_task_list(body)
         assert ([task.id for task in tasks], following) == (["t"], {"cursor": "c"})
 
 
@@ -177,23 +177,23 @@ def test_a_page_is_read_under_each_name_and_in_a_wrapper(rows: str) -> None:
     ],
 )
 def test_the_end_of_a_list_is_known(body: object, following: object) -> None:
-    assert read_task_list(body)[1] == following
+    assert read_task_list(body).following == following
 
 
 def test_pages_give_each_task_once_and_end_where_they_repeat() -> None:
     pages = Pages(type="image", status="queued")
     assert pages.path == "/v1/tasks?type=image&status=queued&limit=100"
-    assert [task.id for task in pages.take([Task("a"), Task("b")], {"cursor": "1"})] == ["a", "b"]
+    assert [task.id for task in pages.take(Page([Task("a"), Task("b")], {"cursor": "1"}))] == ["a", "b"]
     assert pages.path.endswith("&cursor=1")
-    assert [task.id for task in pages.take([Task("b"), Task("c")], {"cursor": "2"})] == ["c"]
+    assert [task.id for task in pages.take(Page([Task("b"), Task("c")], {"cursor": "2"}))] == ["c"]
     assert not pages.is_done
-    pages.take([Task("d")], {"cursor": "1"})
+    pages.take(Page([Task("d")], {"cursor": "1"}))
     assert pages.is_done
 
 
 def test_numbered_pages_end_where_one_brings_nothing_new() -> None:
     pages = Pages()
-    pages.take([Task("a")], {"page": "2"})
+    pages.take(Page([Task("a")], {"page": "2"}))
     assert not pages.is_done
-    pages.take([Task("a")], {"page": "3"})
+    pages.take(Page([Task("a")], {"page": "3"}))
     assert pages.is_done

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from piccc.media.handles import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
     from piccc.media.ledgers import Ledger, Submission
     from piccc.media.limits import SpendLimit
-    from piccc.media.polling import Polling
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
+    from piccc.media.schedule import Polling
     from piccc.media.webhooks import Webhooks, WebhookServer
     from piccc.models import MODELS, ModelInfo, model_info
     from piccc.record import Attempt, Record
@@ -67,7 +67,7 @@ _HOMES = {
     "piccc.media.batch": ("Batch",),
     "piccc.media.handles": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
     "piccc.media.ledgers": ("Ledger", "Submission"),
-    "piccc.media.polling": ("Polling",),
+    "piccc.media.schedule": ("Polling",),
     "piccc.media.resources": ("AsyncMedia", "AsyncTasks", "Media", "Tasks"),
     "piccc.media.webhooks": ("WebhookServer", "Webhooks"),
     "piccc.models": ("MODELS", "ModelInfo", "model_info"),

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from piccc.media.account import Account
     from piccc.media.ledgers import Ledger
     from piccc.media.limits import SpendLimit
-    from piccc.media.polling import Polling
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
+    from piccc.media.schedule import Polling
     from piccc.media.webhooks import OnTask, Webhooks
 
 Messages = str | Message | Iterable[Message | Mapping[str, Any]]
@@ -377,7 +377,7 @@ class _Client:
 
 
 def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
-    if place is None:
+    if place is None or place == ":memory:":
         from piccc.media.ledgers import MemoryLedger
 
         return MemoryLedger()

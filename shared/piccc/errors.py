@@ -56,9 +56,10 @@ if TYPE_CHECKING:
     from piccc.record import Record
     from piccc.tasks import Task
 
+from piccc.tasks import is_moderation
+
 SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""
-_REJECTED = "content_policy_violation"
 _SUBMIT_AGAIN = "Submit again if it is still wanted."
 
 
@@ -303,7 +304,7 @@ class TaskError(PicccError, RuntimeError):
         why = task.error_message or "the server gave no reason"
         kind: type[TaskError]
         match task.status:
-            case "failed" if task.error_code == _REJECTED:
+            case "failed" if is_moderation(task.error_code, task.error_message):
                 kind, message, hint = (
                     TaskRejected,
                     f"was refused: {why}",

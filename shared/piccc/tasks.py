@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 TaskType = Literal["image", "video"]
 
@@ -15,16 +15,41 @@ TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 STATUSES = TERMINAL | {"queued", "processing"}
 
 
+REFUSALS = frozenset({"rejected", "refused", "moderated", "blocked", "banned", "content_filtered"})
+"""Words for a status that say why it failed: by moderation."""
+_MODERATION_CODES = (
+    *("contentpolicy", "policyviolation", "moderat", "contentfilter", "nsfw", "safety", "sensitive"),
+    *(
+        "datainspection",
+        "inappropriate",
+        "prohibitedcontent",
+        "contentblocked",
+        "blockedcontent",
+        "riskcontrol",
+    ),
+    *("contentrejected", "promptrejected", "promptblocked", "recitation", "greennet", "explicitcontent"),
+)
+"""What the codes of moderation have in them, in lower case and without punctuation.
+
+Those of OpenAI, Azure, Google, BytePlus Ark, DashScope, MiniMax, Kling and Luma, from their public reports.
+"""
+_MODERATION_NUMBERS = frozenset({"1026", "1027", "1301"})
+_MODERATION_PHRASES = (
+    *("content policy", "content filter", "moderation", "nsfw", "safety system", "safety filter"),
+    *("sensitive content", "sensitive information", "risk control system", "inappropriate content"),
+)
+
+
 @dataclass(slots=True)
 class Output:
-    """One finished picture or film.
+    """One finished image, video or audio file.
 
     Attributes:
         url: where it is, for as long as it lasts; needs no key.
-        type: `image` or `video`.
+        type: `image`, `video` or `audio`, or empty where nobody said.
         mime_type: such as `image/png`, or None where the server did not say.
         width, height: pixels, or None.
-        duration_seconds: a film's length, or None.
+        duration_seconds: a video's or audio's length, or None.
         task_id: the task that made it.
         sha256: of its content, in hex, once it has been fetched; else None.
     """
@@ -96,3 +121,27 @@ class Task:
         """Return the task as plain JSON data, in the server's shape."""
         known = {"status": self.status, "type": self.type, "model": self.model, "prompt": self.prompt}
         return {**self.raw, "task_id": self.id, **{name: value for name, value in known.items() if value}}
+
+
+class Page(NamedTuple):
+    """One page of the task list.
+
+    Attributes:
+        tasks: its tasks.
+        following: what to ask the next page with, or None at the end.
+        unreadable: how many of its rows are not tasks.
+    """
+
+    tasks: list[Task]
+    following: Mapping[str, str] | None = None
+    unreadable: int = 0
+
+
+def is_moderation(code: str | None, message: str | None = None) -> bool:
+    """Tell whether a server's code, or where there is none its message, says that moderation refused."""
+    if code in _MODERATION_NUMBERS:
+        return True
+    plain = "".join(filter(str.isalnum, code or "")).lower()
+    if plain in REFUSALS or any(each in plain for each in _MODERATION_CODES):
+        return True
+    return any(each in (message or "").lower() for each in _MODERATION_PHRASES)

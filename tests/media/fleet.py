@@ -1,4 +1,4 @@
-"""Thousands of tasks on a virtual clock, and a scheduler that waits for them: what it asks, what it knows."""
+"""Thousands of tasks on a virtual clock, and a schedule that waits for them: what it asks, what it knows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import random
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
-from piccc.media.polling import Polling
-from piccc.media.scheduler import Ended, ListScan, Scheduler, Watch
-from piccc.tasks import Output, Task
+from piccc.media.schedule import Ended, ListScan, Polling, Schedule, Watch
+from piccc.tasks import Output, Page, Task
 
 PAGE = 100
 LATENCY = 0.02
@@ -37,7 +36,7 @@ class Fleet:
         shown = {"completed": self.made, "processing": self.open, "queued": self.queued}
         return shown[self.status(number, now)][number]
 
-    def page(self, path: str, now: float) -> tuple[list[Task], dict[str, str] | None]:
+    def page(self, path: str, now: float) -> Page:
         """Return a page, newest first: by position, or if it drifts by an offset into what fits now."""
         query = parse_qs(urlsplit(path).query)
         status, start = query["status"][0], int(query.get("cursor", ["0"])[0])
@@ -53,7 +52,9 @@ class Fleet:
                     found.append(newest[following])
                 following += 1
             more = following < len(newest)
-        return [self.read(number, now) for number in found], {"cursor": str(following)} if more else None
+        return Page(
+            [self.read(number, now) for number in found], {"cursor": str(following)} if more else None
+        )
 
     def _fitting(self, status: str, now: float) -> list[int]:
         moments = zip(range(len(self.ends) - 1, -1, -1), self.begins[::-1], self.ends[::-1], strict=True)
@@ -75,30 +76,30 @@ class Waited:
 
 def wait_for(fleet: Fleet, polling: Polling, *, seed: int = 1) -> Waited:
     """Wait for all tasks of a fleet, each request taking its time."""
-    scheduler = Scheduler(polling, random.Random(seed).random)
+    schedule = Schedule(polling, random.Random(seed).random)
     for task in fleet.queued:
-        scheduler.add(task, 0.0)
+        schedule.add(task, 0.0)
     waited, now = Waited(), 0.0
     while len(waited.known) < len(fleet.ends):
-        step = scheduler.next(now)
+        step = schedule.next(now)
         if step is None:
-            now = max(now + 1e-6, scheduler.wake())
+            now = max(now + 1e-6, schedule.next_at())
             continue
         waited.requests += 1
         now += LATENCY
-        for ended in _answer(scheduler, fleet, step, now):
+        for ended in _answer(schedule, fleet, step, now):
             if ended.task.id in waited.known:
                 waited.told_again.append(ended.task.id)
             waited.known[ended.task.id] = now
     return waited
 
 
-def _answer(scheduler: Scheduler, fleet: Fleet, step: Watch | ListScan, now: float) -> list[Ended]:
+def _answer(schedule: Schedule, fleet: Fleet, step: Watch | ListScan, now: float) -> list[Ended]:
     if isinstance(step, Watch):
-        ended = scheduler.read(step, fleet.read(int(step.task.id[1:]), now), None, now)
+        ended = schedule.read(step, fleet.read(int(step.task.id[1:]), now), None, now)
         return [ended] if ended else []
-    new = step.pages.take(*fleet.page(step.pages.path, now))
-    return [each for each in scheduler.listed(step, new, now) if isinstance(each, Ended)]
+    page = fleet.page(step.pages.path, now)
+    return [each for each in schedule.listed(step, page, now) if isinstance(each, Ended)]
 
 
 def _completed(number: int) -> Task:

@@ -96,31 +96,31 @@ def _claim_all(path: str) -> list[str]:
 
 def test_what_one_process_is_told_the_others_see_once(tmp_path: Path) -> None:
     one, two, three = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(3))
-    assert one.posted() == two.posted() == []
-    one.post("task_1")
-    assert [each.posted() for each in (one, two, two)] == [[], ["task_1"], []]
-    two.post("task_2")
-    one.post("task_3")
-    assert one.posted() == ["task_2", "task_3"]
-    assert two.posted() == ["task_3"]
-    assert three.posted() == ["task_1", "task_2", "task_3"]
+    assert one.notices() == two.notices() == []
+    one.notify("task_1")
+    assert [each.notices() for each in (one, two, two)] == [[], ["task_1"], []]
+    two.notify("task_2")
+    one.notify("task_3")
+    assert one.notices() == ["task_2", "task_3"]
+    assert two.notices() == ["task_3"]
+    assert three.notices() == ["task_1", "task_2", "task_3"]
 
 
 def test_only_the_latest_notices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.media.ledgers.sqlite.MOST_NOTICES", 3)
     one, two = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(2))
     for number in range(5):
-        one.post(f"task_{number}")
-    assert two.posted() == ["task_2", "task_3", "task_4"]
+        one.notify(f"task_{number}")
+    assert two.notices() == ["task_2", "task_3", "task_4"]
 
 
 def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry())
-    assert ledger.posted() == []
+    assert ledger.notices() == []
     monkeypatch.setattr("sqlite3.connect", None)
-    assert ledger.posted() == []
-    assert SQLiteLedger(tmp_path / "none.db").posted() == []
+    assert ledger.notices() == []
+    assert SQLiteLedger(tmp_path / "none.db").notices() == []
 
 
 def test_only_the_ledger_in_a_file_is_a_noticeboard(tmp_path: Path) -> None:

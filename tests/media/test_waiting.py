@@ -232,7 +232,7 @@ def test_many_waits_of_many_threads_ask_as_one(emulator: Emulator) -> None:
     assert reads(emulator) - before < 60
 
 
-async def test_a_cancelled_leader_hands_over_and_leaves_the_way_to_go_on(emulator: Emulator) -> None:
+async def test_a_cancelled_wait_leaves_the_way_to_go_on(emulator: Emulator) -> None:
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK) as client:
         emulator.fault("stuck", route="POST /v1/images/tasks", times=1)
         stuck = await client.images.submit("stuck", **IMAGE)

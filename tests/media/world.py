@@ -7,6 +7,7 @@ number of loops and threads run in one thread, the same way each time.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from piccc._http.backend import Failure, HTTPRequest, Outcome
 from piccc.config import resolve
 from piccc.media.account import Account
-from piccc.media.polling import Polling
+from piccc.media.schedule import Polling
 from piccc.session import Session
 from piccc.tasks import Task
 from tests.media.fleet import LATENCY, Fleet
@@ -64,6 +65,7 @@ class World:
     now: float = 0.0
     asked: list[tuple[float, str]] = field(default_factory=list)
     refusals: int = 0
+    started: deque[Callable[[], Coroutine[Any, Any, Any]]] = field(default_factory=deque)
 
     def account(self, *, key: Any = "pcc_live_world", polling: Polling | None = None, **port: Any) -> Account:
         """Return an account over a port of its own."""
@@ -78,9 +80,9 @@ class World:
             self.refusals -= 1
             return WorldResponse(429, {"error": {"message": "Slow down"}}, {"retry-after": "60"})
         if path.startswith("/v1/tasks?"):
-            tasks, following = self.fleet.page(path, self.now)
-            page = {"data": [_body(task) for task in tasks], "has_more": bool(following)}
-            return WorldResponse(200, {**page, "next_cursor": (following or {}).get("cursor")})
+            found = self.fleet.page(path, self.now)
+            page = {"data": [_body(task) for task in found.tasks], "has_more": bool(found.following)}
+            return WorldResponse(200, {**page, "next_cursor": (found.following or {}).get("cursor")})
         number = int(urlsplit(path).path.rpartition("t")[2])
         if number >= len(self.fleet.ends):
             return WorldResponse(404, {"error": {"message": "No such task"}})
@@ -89,7 +91,8 @@ class World:
     def run(self, *coroutines: Coroutine[Any, Any, Any]) -> None:
         """Run coroutines until all have ended, each going on when its pause is over."""
         pauses: dict[Coroutine[Any, Any, Any], Pause] = {each: Pause(self.now) for each in coroutines}
-        while pauses:
+        while pauses or self.started:
+            pauses |= {self.started.popleft()(): Pause(self.now) for _ in range(len(self.started))}
             next_one = min(pauses, key=lambda each: self.now if pauses[each].is_over else pauses[each].until)
             if not pauses[next_one].is_over:
                 assert pauses[next_one].until < FOREVER, "all wait for ever"
@@ -104,6 +107,7 @@ class WorldIO:
     """A port of this world. What it sends is answered after `latency` seconds, or fails to be sent."""
 
     backend = "world"
+    client = None
 
     def __init__(self, world: World, *, latency: float = LATENCY, fails: bool = False) -> None:
         self._world = world
@@ -125,6 +129,21 @@ class WorldIO:
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function in place: in this world nothing blocks."""
         return function(*args)
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine in the background, when the world goes on."""
+        self._world.started.append(work)
+
+    def in_thread(self) -> WorldIO:
+        """Return itself: there are no threads in this world."""
+        return self
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await Pause(self._world.now + seconds)
 
     async def send(self, request: HTTPRequest) -> WorldResponse:
         """Send."""

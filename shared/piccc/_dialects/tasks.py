@@ -7,23 +7,37 @@ the one place that knows the variants.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from piccc.errors import ResponseError
-from piccc.tasks import Output, Task
+from piccc.tasks import REFUSALS, TERMINAL, Output, Page, Task, is_moderation
 
 _STATUSES = {
     **dict.fromkeys(
-        ("queued", "pending", "submitted", "waiting", "queuing", "queueing", "preparing"), "queued"
+        ("queued", "pending", "submitted", "waiting", "queuing", "queueing", "in_queue", "preparing"),
+        "queued",
     ),
     **dict.fromkeys(("processing", "running", "in_progress", "generating"), "processing"),
-    **dict.fromkeys(("completed", "success", "succeed", "succeeded", "done"), "completed"),
-    **dict.fromkeys(("failed", "fail", "error", "failure"), "failed"),
-    **dict.fromkeys(("cancelled", "canceled"), "cancelled"),
-    "expired": "expired",
+    **dict.fromkeys(
+        (
+            *("completed", "complete", "success", "succeed", "succeeded", "successful", "done"),
+            *("finished", "ready", "ok", "completed_with_errors", "partially_completed"),
+        ),
+        "completed",
+    ),
+    **dict.fromkeys(
+        ("failed", "fail", "error", "errored", "failure", "invalid", "timeout", "timed_out"), "failed"
+    ),
+    **dict.fromkeys(("rejected", "refused", "moderated", "blocked", "banned", "content_filtered"), "failed"),
+    **dict.fromkeys(("cancelled", "canceled", "aborted", "terminated", "stopped"), "cancelled"),
+    **dict.fromkeys(("expired", "deleted"), "expired"),
 }
+_PREFIXES = ("task_status_", "status_", "task_", "state_")
+_NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null"})
 _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
 
 
@@ -37,11 +51,13 @@ def read_task(payload: object) -> Task:
             hint="Check that base_url is the address of a Piccc API.",
             body=str(payload)[:1024],
         )
-    status = str(body.get("status") or body.get("task_status") or "queued")
-    message, code = _error(body)
+    message, code, is_over = _error(body)
+    status, refusal = _status(body, has_error=is_over)
+    if refusal and not is_moderation(code, message):
+        code = refusal
     task = Task(
         id=str(id),
-        status=_STATUSES.get(status.strip().lower(), status),
+        status=status,
         type=_text(body.get("type")),
         model=_text(body.get("model")),
         prompt=_text(body.get("prompt")),
@@ -56,16 +72,36 @@ def read_task(payload: object) -> Task:
         raw=body,
     )
     task.outputs = [_output(each, task) for each in _found_outputs(body)]
+    if not task.is_terminal and task.outputs:
+        # An address at the top may be the task's own, or that of an image which it was given.
+        inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
+        if (task.progress or 0) >= 100 or (not task.is_known_status and _found_outputs(inside)):
+            task.status = "completed"
     return task
 
 
-def read_task_list(payload: object) -> tuple[list[Task], dict[str, str] | None]:
-    """Read one page: its tasks, and what to ask the next page with, or None at the end."""
+def _status(body: Mapping[str, Any], *, has_error: bool) -> tuple[str, str | None]:
+    """Return the status, and the word for it where that says that moderation refused."""
+    said = next((body[name] for name in ("status", "task_status", "state") if body.get(name)), "")
+    word = "_".join(str(said).strip().lower().replace("-", " ").split())
+    for prefix in _PREFIXES:
+        word = word.removeprefix(prefix)
+    if not word:
+        word = "done" if body.get("done") is True and not has_error else "queued"
+    status = _STATUSES.get(word, str(said))
+    # An error object ends a task whatever its status: nothing comes after it.
+    if has_error and status not in TERMINAL:
+        status = "failed"
+    return status, word if word in REFUSALS else None
+
+
+def read_task_list(payload: object) -> Page:
+    """Read one page; raise ResponseError where it is none, or where none of its rows is a task."""
     body = payload
     if isinstance(body, dict) and isinstance(body.get("data"), dict):
         body = body["data"]
     if isinstance(body, list):
-        return [read_task(each) for each in body], None
+        return _page(body, None)
     rows = (
         next((body[name] for name in ("data", "items", "tasks") if isinstance(body.get(name), list)), None)
         if isinstance(body, dict)
@@ -73,7 +109,19 @@ def read_task_list(payload: object) -> tuple[list[Task], dict[str, str] | None]:
     )
     if rows is None or not isinstance(body, dict):
         raise ResponseError("The server's reply is not a list of tasks.", body=str(payload)[:1024])
-    return [read_task(each) for each in rows], _next_page(body, len(rows))
+    return _page(rows, _next_page(body, len(rows)))
+
+
+def _page(rows: list[object], following: Mapping[str, str] | None) -> Page:
+    tasks, unreadable = [], 0
+    for row in rows:
+        try:
+            tasks.append(read_task(row))
+        except ResponseError:
+            unreadable += 1
+    if unreadable and not tasks:
+        raise ResponseError("The server's reply is not a list of tasks.", body=str(rows)[:1024])
+    return Page(tasks, following, unreadable)
 
 
 def _next_page(body: Mapping[str, Any], count: int) -> dict[str, str] | None:
@@ -97,14 +145,23 @@ def _unwrap(payload: object) -> dict[str, Any]:
     return payload
 
 
-def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
+    """Return message and code of a task's error, and whether it ends the task whatever its status says.
+
+    An `error` field does. The looser names only say why a task failed: some servers fill them while it runs.
+    """
     error = body.get("error")
     if isinstance(error, dict):
-        return _first_text(error, "message", "msg", "detail"), _first_text(error, "code", "type")
-    return (
-        _text(error) or _first_text(body, "failMsg", "error_message", "task_status_msg"),
-        _first_text(body, "failCode", "error_code", "failure_code"),
-    )
+        message, code = _first_text(error, "message", "msg", "detail"), _first_text(error, "code", "type")
+        if (code or "").lower() in _NO_ERROR:
+            message, code = (None if code else message), None
+        return message, code, bool(message or code)
+    code = _first_text(body, "failCode", "error_code", "failure_code")
+    if (code or "").lower() in _NO_ERROR:
+        code = None
+    if text := _text(error):
+        return text, code, text.strip().lower() not in _NO_ERROR
+    return _first_text(body, "failMsg", "fail_reason", "error_message", "task_status_msg"), code, False
 
 
 def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -121,11 +178,14 @@ def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
+_OUTPUT_LISTS = ("outputs", "results", "images", "videos", "audios", "unsigned_urls", "resultUrls")
+
+
 def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for place in (_result(body), body):
         content = place.get("content")
         for names, each in (
-            (("outputs", "results", "images", "videos", "unsigned_urls", "resultUrls"), place),
+            (_OUTPUT_LISTS, place),
             (("video_url", "image_url", "url"), content if isinstance(content, dict) else {}),
             (("url", "video_url", "image_url"), place),
         ):
@@ -137,17 +197,49 @@ def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _entries(value: object) -> Iterator[Mapping[str, Any]]:
     for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, str) and each:
-            yield {"url": each}
-        elif isinstance(each, dict) and (url := _first_text(each, "url", "video_url", "image_url")):
-            yield {**each, "url": url}
+        entry = {"url": each} if isinstance(each, str) else each
+        if isinstance(entry, dict) and (url := _url(entry)):
+            yield {**entry, "url": url}
+
+
+_URL_NAMES = (
+    "url",
+    "uri",
+    "download_url",
+    "video_url",
+    "image_url",
+    "audio_url",
+    "file_url",
+    "file",
+    "image",
+)
+
+
+def _url(entry: Mapping[str, Any]) -> str | None:
+    for name in _URL_NAMES:
+        value = entry.get(name)
+        url = _first_text(value, *_URL_NAMES) if isinstance(value, dict) else _text(value)
+        if url and _is_address(url):
+            return url
+    if content := _first_text(entry, "b64_json", "base64", "image_base64"):
+        return f"data:{_first_text(entry, 'mime_type', 'content_type') or ''};base64,{content}"
+    return None
+
+
+def _is_address(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False  # such as http://[::1/x: nothing can fetch it, and it must not cost the other outputs
+    return True
 
 
 def _output(entry: Mapping[str, Any], task: Task) -> Output:
     width, height = _number(entry.get("width")), _number(entry.get("height"))
+    declared = _text(entry.get("type")).lower()
     return Output(
         url=entry["url"],
-        type=_text(entry.get("type")) or task.type,
+        type=declared if declared in ("image", "video", "audio") else task.type,
         mime_type=_first_text(entry, "mime_type", "content_type"),
         width=int(width) if width else None,
         height=int(height) if height else None,
@@ -168,9 +260,10 @@ def _first_text(body: Mapping[str, Any], *names: str) -> str | None:
 
 def _number(value: object) -> float | None:
     try:
-        return float(str(value).rstrip("%")) if value is not None else None
+        number = float(str(value).rstrip("%")) if value is not None else None
     except ValueError:
         return None
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _time(value: object) -> float | None:

@@ -90,6 +90,9 @@ class Signal(Protocol):
 class Backend(Protocol):
     """The world as behaviour sees it. Times are seconds on the monotonic clock that all ports share."""
 
+    client: Any
+    """The HTTP client that the caller passed in, or None."""
+
     @property
     def backend(self) -> str:
         """Name and version of the HTTP library."""
@@ -117,6 +120,14 @@ class Backend(Protocol):
         The asynchronous backend calls it in a worker thread, so that it never holds the event loop. When the
         caller is cancelled, the function still runs to its end and its result is dropped.
         """
+        ...
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine in the background: in a daemon thread, or as a task of the running event loop."""
+        ...
+
+    def in_thread(self) -> Backend:
+        """Return a blocking backend of the same kind, with connections of its own, for another thread."""
         ...
 
     async def resolve(self, host: str) -> list[str]:

@@ -9,16 +9,17 @@ import random
 import socket
 import ssl
 import sys
+import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from piccc._http.asyncio_stream import AsyncioStream
-from piccc._http.backend import AsyncSignal, Failure, HTTPRequest, Outcome, SyncSignal, T, Ts
+from piccc._http.backend import AsyncSignal, Failure, HTTPRequest, Outcome, SyncSignal, T, Ts, run_sync
 from piccc._http.chunked import LAST_CHUNK, ChunkedDecoder
 from piccc._http.connections import Pool, abandoned, close_abandoned, library_named, shared_pool
 from piccc._http.sync_stream import SyncStream, current_deadline, install_deadline_backend
@@ -92,6 +93,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
 
 
+_background: set[asyncio.Task[None]] = set()
+
+
 class _Backend:
     _kind: str
 
@@ -118,6 +122,10 @@ class _Backend:
     def random(self) -> float:
         """Return a number from 0 up to, not including, 1."""
         return random.random()  # noqa: S311  jitter, not a secret
+
+    def in_thread(self) -> SyncBackend:
+        """Return a blocking backend over the same library, with connections of its own."""
+        return SyncBackend(library=self._library)
 
     @property
     def _pool(self) -> Pool:
@@ -179,6 +187,10 @@ class SyncBackend(_Backend):
         """Call a function that may block."""
         return function(*args)
 
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine over this backend in a daemon thread."""
+        threading.Thread(target=lambda: run_sync(work()), name="piccc", daemon=True).start()
+
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
         try:
@@ -232,6 +244,12 @@ class AsyncBackend(_Backend):
         """Call a function that may block in a worker thread, with this task's context variables."""
         call: Future[T] = _workers().submit(partial(copy_context().run, function, *args))
         return await asyncio.wrap_future(call)
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine as a task of the running event loop."""
+        task = asyncio.get_running_loop().create_task(work())
+        _background.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(_background.discard)
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""

@@ -142,7 +142,7 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
 def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
     """Make a client of the server that the environment names; `poll` is in seconds."""
     from piccc.client import Client
-    from piccc.media.polling import Polling
+    from piccc.media.schedule import Polling
 
     return Client(ledger=ledger, polling=None if poll is None else Polling(min=poll, max=poll))
 

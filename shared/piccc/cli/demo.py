@@ -79,7 +79,7 @@ def demo(
 @contextmanager
 def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
     from piccc.client import Client
-    from piccc.media.polling import Polling
+    from piccc.media.schedule import Polling
 
     if live:
         if missing := [name for name in (KEY_VARIABLE, URL_VARIABLE) if not os.environ.get(name)]:

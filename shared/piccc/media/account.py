@@ -16,13 +16,11 @@ from piccc.config import origin_of
 from piccc.errors import InvalidArgumentError, PicccError, SubmissionUnknown, TaskError
 from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
 from piccc.media.limits import SpendLimit
-from piccc.media.paging import Page, Pages
-from piccc.media.polling import Polling
+from piccc.media.polling import READ_SECONDS, Subscription, wake
 from piccc.media.requests import TaskRequest, is_recent, nearest
-from piccc.media.waiter import READ_SECONDS, wake
-from piccc.media.watching import Subscription
+from piccc.media.schedule import Pages, Polling
 from piccc.session import Session
-from piccc.tasks import Task
+from piccc.tasks import Page, Task
 
 LOOK_AGAIN_SECONDS = 1.0
 FLIGHT_SECONDS = 10.0
@@ -178,13 +176,13 @@ class Account:
     async def next_page(self, pages: Pages) -> list[Task]:
         """Read the next page of a list; return the tasks that no earlier page had."""
         page, _ = await self.session.read(pages.path, read_task_list)
-        return pages.take(*page)
+        return pages.take(page)
 
-    def hint(self, task_id: str) -> None:
-        """Have a task asked for next by whoever waits for it, here and in processes that share the ledger."""
+    def wake(self, task_id: str) -> None:
+        """Have a task asked for next by whatever waits for it, also in processes that share the ledger."""
         wake(task_id)
         if isinstance(self.ledger, Notifier):
-            self.ledger.post(task_id)
+            self.ledger.notify(task_id)
 
     def watch(
         self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False

@@ -28,8 +28,8 @@ from piccc.media.account import Account
 from piccc.media.display import gallery
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.limits import SpendLimit
+from piccc.media.polling import Subscription
 from piccc.media.requests import TaskRequest, build_task_request
-from piccc.media.watching import Subscription
 from piccc.tasks import Task, TaskType
 
 LONGEST_BATCH = 86_400.0

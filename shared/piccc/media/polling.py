@@ -1,35 +1,337 @@
-"""How often to ask about tasks: every 2 to 5 seconds, as the provider advises (documented)."""
+"""Wait for tasks: one poller per account and process reads, and passes what it reads to every wait.
+
+A `Subscription` is one wait, in a thread or on an event loop. It sends no request: it gives its `Poller` the
+tasks it wants and sleeps until there is news. The poller alone touches the schedule, so nothing needs a lock
+but the question whether it runs. Subscriptions come and go by commands in a deque, whose `append` is atomic
+and safe in a finalizer.
+
+A poller runs in a daemon thread with connections of its own, for all threads and event loops alike, and ends
+with its last subscription. Two things belong to an event loop and cannot leave it: an asynchronous client of
+the caller's, and a key that a function gives there. Their poller is a task of that loop, within the same
+budget.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import asyncio
+import hashlib
+import logging
+import math
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
+from copy import copy
+from functools import partial
+from typing import Protocol, Self
+from weakref import WeakValueDictionary
 
-from piccc.errors import ConfigurationError
+from piccc._http.backend import Backend, run_sync
+from piccc._http.httpx_backend import AsyncBackend
+from piccc.config import Config
+from piccc.errors import PicccError, TaskWaitTimeout
+from piccc.media.ledgers import Ledger, Notifier
+from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
+from piccc.session import Session
+from piccc.tasks import Page, Task
+
+logger = logging.getLogger("piccc")
+
+READ_SECONDS = 30.0
+LOOK_SECONDS = 1.0
+"""How often to look for notices of other processes."""
+LONGEST_SLEEP = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polling:
-    """How often to ask about tasks.
+class PolledAccount(Protocol):
+    """What polling needs of an `Account`."""
 
-    Attributes:
-        min, max: seconds between two looks at a task; each pause is drawn at random between them.
-        requests_per_second: at most so many requests for all waits of the account together.
-        use_list: page through the task list where that costs less than asking for each task.
-        timeout: seconds after which a wait that was given no timeout ends.
+    session: Session
+    ledger: Ledger
+    polling: Polling
+
+    def over(self, io: Backend) -> PolledAccount:
+        """Return the same account over another backend."""
+        ...
+
+    async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
+        """Read a task once; return it, and how many seconds the server asks to wait."""
+        ...
+
+    async def poll_page(self, path: str, seconds: float) -> Page:
+        """Read a page of a list once."""
+        ...
+
+
+class Subscription:
+    """One wait for some tasks. `next` returns each that ended, and with `every_change` its progress too."""
+
+    def __init__(
+        self, account: PolledAccount, *, timeout: float | None = None, every_change: bool = False
+    ) -> None:
+        self.polling = account.polling
+        self.notifier = account.ledger if isinstance(account.ledger, Notifier) else None
+        self._account = account
+        self._io = account.session.io
+        self.signal = self._io.signal()
+        self._every_change = every_change
+        self.started = self._io.now()
+        self.deadline = self.started + (account.polling.timeout if timeout is None else timeout)
+        self._poller: Poller | None = None
+        self.open: dict[str, Task] = {}
+        self._news: deque[Task] = deque()
+        self._errors: deque[PicccError] = deque()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to wait for or to return."""
+        return not (self.open or self._news or self._errors)
+
+    def now(self) -> float:
+        """Return the time on this wait's clock."""
+        return self._io.now()
+
+    def add(self, task: Task | str) -> None:
+        """Wait for one more task."""
+        known = task if isinstance(task, Task) else Task(task)
+        if known.is_terminal and (known.has_output or known.status != "completed"):
+            self._news.append(known)
+        elif known.id not in self.open:
+            poller = self._joined()
+            self.open[known.id] = known
+            poller.join(self, known, self.now())
+
+    async def next(self, until: float | None = None) -> Task | None:
+        """Return the next task of which there is news; None at the end, or at the moment `until`.
+
+        Raise TaskWaitTimeout when the time is up. Errors of tasks that cannot be read are raised last.
+        """
+        by = self.deadline if until is None else min(until, self.deadline)
+        try:
+            while self.open and not self._news:
+                now = self.now()
+                if until is not None and now >= until:
+                    return None
+                if now >= self.deadline and (running := list(self.open.values())):
+                    raise self._still_running(running, now)
+                self._joined().ensure_running()
+                await self.signal.wait(min(by - now, LONGEST_SLEEP))
+        except BaseException as error:
+            if not isinstance(error, PicccError) and self.open:
+                error.add_note(way_on(list(self.open.values())))
+            raise
+        return self.take()
+
+    def take(self) -> Task | None:
+        """Return a task of which there is news now, or None; raise the error of one that cannot be read."""
+        if self._news:
+            return self._news.popleft()
+        if self._errors:
+            raise self._errors.popleft()
+        return None
+
+    def receive(self, news: Task | Ended) -> None:
+        """Take news of a task that is waited for. The poller calls it, from its own thread."""
+        task = news.task if isinstance(news, Ended) else news
+        before = self.open.get(task.id)
+        if before is None:
+            return
+        changed = (before.status, before.progress) != (task.status, task.progress) or not before.raw
+        if isinstance(news, Ended) and news.error is not None:
+            self._errors.append(_unreadable(task, news.error))
+        elif isinstance(news, Ended) or (self._every_change and changed):
+            self._news.append(task)
+        # After the news: `next` takes "nothing open and no news" for the end.
+        if isinstance(news, Ended):
+            del self.open[task.id]
+        else:
+            self.open[task.id] = task
+        self.signal.set()
+
+    def _joined(self) -> Poller:
+        if self._poller is None or self._poller.is_stale:
+            self._poller = poller_for(self._account)
+            for task in list(self.open.values()):
+                self._poller.join(self, task, self.now())
+        return self._poller
+
+    def _still_running(self, running: list[Task], now: float) -> TaskWaitTimeout:
+        first = running[0]
+        more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+        return TaskWaitTimeout(
+            f"Task {first.id}{more} is still {first.status} after {now - self.started:.0f} s.",
+            hint=way_on(running),
+            elapsed=now - self.started,
+            task_id=first.id,
+            task=first,
+        )
+
+    def close(self) -> None:
+        """Stop waiting."""
+        poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Poller:
+    """Read the tasks that the subscriptions of one account wait for.
+
+    A cross-process twin has two places to go: `_publish`, through which every reading passes, and
+    `_heed_notices`, which takes in what other processes know.
     """
 
-    min: float = 2.0
-    max: float = 5.0
-    requests_per_second: float = 50.0
-    use_list: bool = True
-    timeout: float = 3600.0
+    def __init__(self, account: PolledAccount, io: Backend, budget: Budget) -> None:
+        self.is_stale = False
+        self._account = account.over(io)
+        self._io = io
+        self._budget = budget
+        self._signal = io.signal()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._is_running = False
+        self._members: set[Subscription] = set()
+        self._pollings: Counter[Polling] = Counter()
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._schedule = Schedule(account.polling, io.random, budget)
+        self._look_at = math.inf
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min <= self.max or self.requests_per_second <= 0 or self.timeout <= 0:
-            raise ConfigurationError(
-                f"{self!r} makes no sense.", hint="min is at most max, and the others are above 0."
-            )
+    def join(self, subscription: Subscription, task: Task, now: float) -> None:
+        """Wait for a task; one of which only the id is known is asked for at once."""
+        self._commands.append(partial(self._join, subscription, task, now))
+        self.ensure_running()
+        self._signal.set()
+
+    def leave(self, subscription: Subscription) -> None:
+        """Stop waiting. From anywhere, a finalizer too: so it neither takes the lock nor starts anything."""
+        self._commands.append(partial(self._leave, subscription))
+        self._signal.set()
+
+    def wake(self, task_id: str) -> None:
+        """Ask for a task next; from any thread."""
+        self._commands.append(lambda: self._schedule.wake(task_id))
+        self._signal.set()
+
+    def ensure_running(self) -> None:
+        """Start, unless it runs."""
+        with self._lock:
+            if self._is_running:
+                return
+            self._is_running = True
+            try:
+                self._io.start(self._run)
+            except BaseException:
+                self._is_running = False
+                raise
+
+    async def _run(self) -> None:
+        try:
+            self._rebuild()
+            while not self._has_ended():
+                await self._turn()
+        except BaseException as error:
+            self._is_running = False
+            if not isinstance(error, Exception):
+                raise
+            logger.exception("Polling failed.")
+            self._fail(PicccError(f"Polling failed: {type(error).__name__}: {error}"))
+        finally:
+            if self._io is not self._account.session.io:
+                await self._io.close()
+
+    def _rebuild(self) -> None:
+        # A run that was broken off, by a loop that shut down, say, may have left a step half done.
+        self._schedule = Schedule(self._schedule.polling, self._io.random, self._budget)
+        for id, subscriptions in self._subscriptions.items():
+            for subscription in subscriptions:
+                self._schedule.add(subscription.open.get(id, Task(id)), self._io.now(), at_once=True)
+
+    def _has_ended(self) -> bool:
+        with self._lock:  # `join` appends its command before it asks whether this runs
+            self._is_running = bool(self._commands or self._subscriptions)
+            return not self._is_running
+
+    async def _turn(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        now = self._io.now()
+        if now >= self._look_at:
+            await self._heed_notices(now)
+        step = self._schedule.next(now)
+        if step is not None:
+            await self._read(step)
+        elif self._subscriptions and not self._commands:
+            at = min(self._schedule.next_at(), self._look_at, now + LONGEST_SLEEP)
+            await self._signal.wait(max(0.0, at - now))
+
+    async def _read(self, step: Step) -> None:
+        try:
+            if isinstance(step, Watch):
+                task, pause = await self._account.poll(step.task, READ_SECONDS)
+                self._publish(self._schedule.read(step, task, pause, self._io.now()) or task)
+            else:
+                page = await self._account.poll_page(step.pages.path, READ_SECONDS)
+                for news in self._schedule.listed(step, page, self._io.now()):
+                    self._publish(news)
+        except PicccError as error:
+            if not isinstance(step, Watch):
+                self._schedule.unlisted(error, self._io.now())
+            elif ended := self._schedule.unread(step, error, self._io.now()):
+                self._publish(ended)
+
+    def _publish(self, news: Task | Ended) -> None:
+        if isinstance(news, Ended):
+            subscriptions = self._subscriptions.pop(news.task.id, set())
+        else:
+            subscriptions = self._subscriptions.get(news.id, set())
+        for subscription in subscriptions:
+            subscription.receive(news)
+
+    async def _heed_notices(self, now: float) -> None:
+        notifiers = {id(each.notifier): each.notifier for each in self._members if each.notifier}
+        self._look_at = now + LOOK_SECONDS if notifiers else math.inf
+        for notifier in notifiers.values():
+            with suppress(Exception):  # it may be a caller's own code, and no wait depends on it
+                for task_id in await self._io.run(notifier.notices):
+                    wake(task_id)
+
+    def _fail(self, error: PicccError) -> None:
+        while self._commands:
+            self._commands.popleft()()
+        for id in list(self._subscriptions):
+            self._publish(Ended(Task(id), error))
+
+    def _join(self, subscription: Subscription, task: Task, now: float) -> None:
+        if task.id not in subscription.open:
+            return
+        if subscription not in self._members:
+            self._members.add(subscription)
+            self._pollings[subscription.polling] += 1
+            self._schedule.polling = joint(self._pollings)
+            if subscription.notifier is not None:
+                self._look_at = min(self._look_at, now)
+        self._subscriptions.setdefault(task.id, set()).add(subscription)
+        self._schedule.add(task, now, at_once=not task.raw)
+
+    def _leave(self, subscription: Subscription) -> None:
+        if subscription in self._members:
+            self._members.discard(subscription)
+            self._pollings[subscription.polling] -= 1
+            self._pollings = +self._pollings
+        if self._pollings:
+            self._schedule.polling = joint(self._pollings)
+        for id in list(subscription.open):
+            waiting = self._subscriptions.get(id, set())
+            waiting.discard(subscription)
+            if not waiting:
+                self._subscriptions.pop(id, None)
+                self._schedule.drop(id)
 
 
 def joint(pollings: Iterable[Polling]) -> Polling:
@@ -42,3 +344,76 @@ def joint(pollings: Iterable[Polling]) -> Polling:
         use_list=all(each.use_list for each in several),
         timeout=max(each.timeout for each in several),
     )
+
+
+def way_on(running: list[Task]) -> str:
+    """Return what to do about tasks that are still running."""
+    ids = [task.id for task in running]
+    what = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
+    more = f" (and {len(ids) - 10} more)" if len(ids) > 10 else ""
+    return f"It goes on and is paid for: do not submit again. Go on: {what}{more}"
+
+
+def _unreadable(task: Task, error: PicccError) -> PicccError:
+    mine = copy(error)  # for others raise it too, in threads of their own
+    mine.__cause__ = error.__cause__
+    mine.task_id = task.id
+    mine.hint = f"{error.hint} The task was {task.status}. Go on: client.tasks.wait({task.id!r})".strip()
+    return mine
+
+
+_pollers: WeakValueDictionary[Hashable, Poller] = WeakValueDictionary()
+_budgets: WeakValueDictionary[Hashable, Budget] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def poller_for(account: PolledAccount) -> Poller:
+    """Return the poller of an account; raise where there is no key."""
+    name = _name(account.session.config)
+    place, io = _place(account)
+    with _lock:
+        poller = _pollers.get((name, place))
+        if poller is None:
+            budget = _budgets.get(name)
+            if budget is None:
+                budget = _budgets[name] = Budget()
+            poller = _pollers[name, place] = Poller(account, io, budget)
+        return poller
+
+
+def wake(task_id: str) -> None:
+    """Have a task asked for next by whatever waits for it in this process; from any thread."""
+    with _lock:
+        pollers = list(_pollers.values())
+    for poller in pollers:
+        poller.wake(task_id)
+
+
+def _place(account: PolledAccount) -> tuple[Hashable, Backend]:
+    """Return where an account's poller lives, and the backend that it uses there."""
+    io, client = account.session.io, account.session.io.client
+    if isinstance(io, AsyncBackend) and (client is not None or not account.session.config.key.is_fixed):
+        return (id(client), id(asyncio.get_running_loop())), io
+    return (None, io.in_thread()) if client is None else (id(client), io)
+
+
+def _name(config: Config) -> Hashable:
+    """Return what tells one account from another: a key by its hash, one that a function gives by that."""
+    key: Hashable = config.key
+    if config.key.is_fixed:
+        key = hashlib.sha256(run_sync(config.key.ask()).encode()).digest()
+    return config.base_url, key, config.basic, tuple(sorted(config.headers.items()))
+
+
+def _after_fork() -> None:
+    # The parent's pollers do not run in the child.
+    global _lock
+    _lock = threading.Lock()
+    for poller in _pollers.values():
+        poller.is_stale = True
+    _pollers.clear()
+    _budgets.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

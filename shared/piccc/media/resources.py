@@ -13,8 +13,8 @@ from piccc.media.account import Account
 from piccc.media.batch import AsyncBatchRun, AsyncOnResult, Batch, BatchRun, OnResult, Rows
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
 from piccc.media.limits import SpendLimit
-from piccc.media.paging import Pages
 from piccc.media.requests import Receiver, build_task_request
+from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
 
 

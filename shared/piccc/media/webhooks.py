@@ -28,8 +28,8 @@ from piccc.errors import ConfigurationError, PicccError
 from piccc.media.account import Account
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import Submission
-from piccc.media.paging import Pages
 from piccc.media.requests import can_be
+from piccc.media.schedule import Pages
 from piccc.tasks import Task
 
 TOLERANCE_SECONDS = 300.0
@@ -252,7 +252,7 @@ class Webhooks:
             return
         try:
             if delivery.entry.task_id is not None:
-                account.hint(task_id)
+                account.wake(task_id)
                 if self._on_task is None and self._forward_to is None:
                     return
             await self._confirm(delivery, account)
@@ -277,7 +277,7 @@ class Webhooks:
         if delivery.entry.task_id is None:
             if not can_be(task, delivery.entry) or not account.ledger.settle(delivery.entry.key, task.id):
                 return
-            account.hint(task.id)
+            account.wake(task.id)
         for pause in _PAUSES:
             if task.is_terminal:
                 break
@@ -291,7 +291,7 @@ class Webhooks:
         with self._lock:
             if not _is_new(self._reported, task.id):
                 return
-        account.hint(task.id)
+        account.wake(task.id)
         if self._on_task is not None:
             is_async = isinstance(account.session.io, AsyncBackend)
             handle = AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)

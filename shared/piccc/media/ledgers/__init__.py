@@ -20,7 +20,7 @@ class Submission:
         key: names it; the caller's own or a random one.
         type: `image` or `video`.
         digest: of what was ordered, so that a key cannot stand for two different orders.
-        request: the body that was sent, or was about to be.
+        request: the body that was sent, or was about to be; empty once it has become a task.
         at: when it was written down, a Unix time in seconds.
         task_id: the task it became, or None as long as no answer came.
         is_handled: whether a batch has handed its result over.
@@ -36,10 +36,20 @@ class Submission:
 
 
 class Ledger(Protocol):
-    """Where submissions are remembered. Every method is atomic, also between processes that share it."""
+    """Where submissions are remembered. Every method is atomic, also between processes that share it.
+
+    No method is called on an event loop. What one raises reaches the caller as a `LedgerError`.
+    """
 
     def claim(self, entry: Submission) -> Submission | None:
         """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        ...
+
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        """Claim a key again that was written down at `since` and never became a task; False if that changed.
+
+        So of several processes that want to send a lost submission again, one does.
+        """
         ...
 
     def settle(self, key: str, task_id: str) -> bool:
@@ -69,17 +79,17 @@ class Ledger(Protocol):
 
 @runtime_checkable
 class Notifier(Protocol):
-    """A ledger by which processes tell one another that a task is said to have ended.
+    """A ledger by which processes notify one another that a task is said to have ended.
 
     It only shortens waits, so neither losing nor repeating a notice does harm.
     """
 
-    def post(self, task_id: str) -> None:
-        """Tell the other processes of a task."""
+    def notify(self, task_id: str) -> None:
+        """Notify the other processes of a task."""
         ...
 
-    def posted(self) -> list[str]:
-        """Return the tasks of which others told since this was last asked; it is asked every second."""
+    def notices(self) -> list[str]:
+        """Return the tasks of which others gave notice since the last call; it is called every second."""
         ...
 
 
@@ -108,6 +118,15 @@ class MemoryLedger:
             taken = self._entries.setdefault(entry.key, entry)
             return None if taken is entry else taken
 
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        with _lock:
+            known = self._entries.get(entry.key)
+            if known is None or known.task_id or known.at != since:
+                return False
+            self._entries[entry.key] = entry
+            return True
+
     def settle(self, key: str, task_id: str) -> bool:
         """Note which task a submission became; return False where the key or the task is taken."""
         with _lock:
@@ -130,7 +149,8 @@ class MemoryLedger:
     def handled(self, key: str) -> None:
         """Note that a batch has handed over the result of a submission."""
         with _lock:
-            self._entries[key] = replace(self._entries[key], is_handled=True)
+            if key in self._entries:
+                self._entries[key] = replace(self._entries[key], is_handled=True)
 
     def get(self, key: str) -> Submission | None:
         """Return the entry of a key."""

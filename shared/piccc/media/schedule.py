@@ -1,10 +1,10 @@
-"""Which request comes next when many tasks are waited for. Pure: it is told the time and what was answered.
+"""Which request comes next when many tasks are waited for, and how the task list is paged. Pure.
 
 Asking for each task costs a request per task and pause. The list costs one per hundred running tasks, so
 above a handful it is paged instead: first the lists of what still runs. A task that is in none of them has
 probably ended. Many such are looked up in the list of what is completed, few are asked for one by one. A task
 that is missing there too, because it moved between pages, say, costs one request more and is never taken for
-ended. While the list of what is completed is much the shorter one, every second walk is through it alone.
+ended. While the list of what is completed is much the shorter one, every second scan is through it alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
-from piccc.errors import NotFoundError, PicccError
-from piccc.media.paging import Pages
-from piccc.media.polling import Polling
-from piccc.tasks import Task
+from piccc.errors import ConfigurationError, NotFoundError, PicccError
+from piccc.tasks import Page, Task
 
 logger = logging.getLogger("piccc")
 
@@ -32,18 +31,101 @@ STALE_SECONDS = 600.0
 LISTLESS_SECONDS = 60.0
 """For how long the list is left alone after it was of no use."""
 LIST_FAILURES = 3
-FREEZE_SECONDS = 5.0
+REFUSED_SECONDS = 5.0
+"""For how long a 429 without `retry-after` holds all requests back."""
 LONGEST_PAUSE = 30.0
+LONGEST_REFUSED_PAUSE = 60.0
 BURST_SECONDS = 1.0
 """How much of an unused budget may be made up for at once."""
 RUNNING = ("queued", "processing")
+PAGE_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """How often to ask about tasks: every 2 to 5 seconds, as the provider advises (documented).
+
+    Attributes:
+        min, max: seconds between two looks at a task; each pause is drawn at random between them.
+        requests_per_second: the most requests per second for all waits of the account together.
+        use_list: page through the task list where that costs less than asking for each task.
+        timeout: seconds after which a wait that was given no timeout ends.
+    """
+
+    min: float = 2.0
+    max: float = 5.0
+    requests_per_second: float = 50.0
+    use_list: bool = True
+    timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min <= self.max or self.requests_per_second <= 0 or self.timeout <= 0:
+            raise ConfigurationError(
+                f"{self!r} makes no sense.", hint="min is at most max, and the others are above 0."
+            )
+
+
+class Pages:
+    """A walk over the task list, newest first. Tasks move between pages meanwhile; each is given once.
+
+    It ends where no next page is named, where one is named again, or where a numbered page has nothing new.
+    """
+
+    def __init__(self, *, type: str | None = None, status: str | None = None) -> None:
+        filters = {"type": type, "status": status, "limit": str(PAGE_SIZE)}
+        self._query = {name: value for name, value in filters.items() if value is not None}
+        self._next: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._seen: set[str] = set()
+        self.is_done = False
+
+    @property
+    def path(self) -> str:
+        """The next page's path."""
+        return f"/v1/tasks?{urlencode({**self._query, **self._next})}"
+
+    def take(self, page: Page) -> list[Task]:
+        """Take a page; return the tasks that no earlier page had."""
+        new = [task for task in page.tasks if task.id not in self._seen]
+        self._seen.update(task.id for task in new)
+        self._asked.add(self.path)
+        self._next = dict(page.following or {})
+        circles = self.path in self._asked or ("page" in self._next and not new)
+        self.is_done = not self._next or circles
+        return new
+
+
+class Budget:
+    """How soon an account may be asked again. All its pollers in a process share one.
+
+    It has no lock: the worst that two threads can do at once is one request more.
+    """
+
+    def __init__(self) -> None:
+        self.earliest = -math.inf
+        self._refusals = 0
+
+    def spend(self, now: float, requests_per_second: float) -> None:
+        """Count a request that is about to be sent."""
+        self.earliest = max(self.earliest, now - BURST_SECONDS) + 1 / requests_per_second
+
+    def succeed(self) -> None:
+        """Forget earlier refusals."""
+        self._refusals = 0
+
+    def refuse(self, now: float, asked: float | None, pause: float) -> None:
+        """Hold all requests back after a 429, for longer each time, whatever short time the server asks."""
+        least = min(LONGEST_REFUSED_PAUSE, pause * 2.0**self._refusals)
+        self._refusals = min(self._refusals + 1, 10)
+        wait = max(asked, least) if asked is not None else max(REFUSED_SECONDS, least)
+        self.earliest = max(self.earliest, now + wait)
 
 
 @dataclass(slots=True)
 class Watch:
     """One task that is waited for, and how its reading went.
 
-    `is_covered`: the list stands for asking about it. `is_alone`: no list is to. `absences`: how many walks
+    `is_covered`: the list stands for asking about it. `is_alone`: no list is to. `absences`: how many scans
     in a row have not shown it.
     """
 
@@ -86,23 +168,22 @@ class ListScan:
 Step = Watch | ListScan
 
 
-class Scheduler:
-    """Decide what to ask next. `random` gives numbers from 0 to 1; all else is told.
+class Schedule:
+    """Decide what to ask next. `random` gives numbers from 0 to 1.
 
     `polling` may change on the way, when waits of another pace come and go.
     """
 
-    def __init__(self, polling: Polling, random: Callable[[], float]) -> None:
+    def __init__(self, polling: Polling, random: Callable[[], float], budget: Budget | None = None) -> None:
         self.polling = polling
+        self._budget = budget or Budget()
         self._random = random
         self._watches: dict[str, Watch] = {}
         self._due: list[tuple[float, int, str]] = []
         self._numbers = itertools.count()
-        self._blocked_until = -math.inf
-        self._budget_from = -math.inf
-        self._sweep: ListScan | None = None
-        self._sweep_at = math.inf
-        self._sweep_cost = len(RUNNING)
+        self._scan: ListScan | None = None
+        self._scan_at = math.inf
+        self._scan_cost = len(RUNNING)
         self._look_up_cost = 1
         self._was_partial = False
         self._listless_until = -math.inf
@@ -119,49 +200,47 @@ class Scheduler:
             self._cover(watch, now)
         else:
             self._schedule(watch, now if at_once else now + self._pause())
-        self._sweep_at = min(self._sweep_at, now if at_once else now + self.polling.min)
+        self._scan_at = min(self._scan_at, now if at_once else now + self.polling.min)
 
     def drop(self, id: str) -> None:
         """Wait for a task no longer."""
         self._watches.pop(id, None)
 
-    def hint(self, id: str) -> None:
-        """Ask for a task next, for somebody says that it has ended."""
+    def wake(self, id: str) -> None:
+        """Ask for a task next: it is said to have ended."""
         if watch := self._watches.get(id):
             watch.is_alone = True
             self._schedule(watch, -math.inf)
 
     def next(self, now: float) -> Step | None:
-        """Return what to ask now, None if nothing may be asked; the answer is to be told."""
-        if now < max(self._blocked_until, self._budget_from):
+        """Return what to ask now, or None; its answer goes to `read`, `unread`, `listed` or `unlisted`."""
+        if now < self._budget.earliest:
             return None
-        if self._sweep is None and now >= self._sweep_at:
-            self._begin_sweep(now)
-        step: Step | None = self._take_due(now) or self._sweep
+        if self._scan is None and now >= self._scan_at:
+            self._begin_scan(now)
+        step: Step | None = self._take_due(now) or self._scan
         if step is not None:
-            earliest = max(self._budget_from, now - BURST_SECONDS)
-            self._budget_from = earliest + 1 / self.polling.requests_per_second
+            self._budget.spend(now, self.polling.requests_per_second)
         return step
 
-    def wake(self) -> float:
+    def next_at(self) -> float:
         """Return the moment from which on something may be asked; infinity if nothing is waited for."""
         if not self._watches:
             return math.inf
-        sweep_at = -math.inf if self._sweep else self._sweep_at
-        return max(min(self._first_due(), sweep_at), self._blocked_until, self._budget_from)
+        scan_at = -math.inf if self._scan else self._scan_at
+        return max(min(self._first_due(), scan_at), self._budget.earliest)
 
-    def read(self, watch: Watch, task: Task, hint: float | None, now: float) -> Ended | None:
+    def read(self, watch: Watch, task: Task, retry_after: float | None, now: float) -> Ended | None:
         """Take a task as it was read, and how long the server asks to wait; return it if it has ended."""
+        self._budget.succeed()
         watch.task, watch.failures = task, 0
         if task.is_terminal and (task.status != "completed" or task.has_output or watch.is_reread):
             return self._end(watch)
         watch.is_reread = task.status == "completed"
         watch.is_alone = watch.is_alone or watch.absences > 1
         self._warn(task)
-        if watch.due == -math.inf:
-            return None  # it was hinted at while it was read
         if watch.is_alone or watch.is_reread or not self._uses_list:
-            self._schedule(watch, now + max(self._pause(), hint or 0.0))
+            self._schedule(watch, now + max(self._pause(), retry_after or 0.0))
         else:
             self._cover(watch, now)
         return None
@@ -169,7 +248,7 @@ class Scheduler:
     def unread(self, watch: Watch, error: PicccError, now: float) -> Ended | None:
         """Take a reading that failed; return the task if going on is of no use."""
         if error.status == 429:
-            self._block(error, now)
+            self._budget.refuse(now, error.retry_after, self.polling.max)
             self._schedule(watch, now)
             return None
         if not watch.failures:
@@ -183,44 +262,41 @@ class Scheduler:
         self._schedule(watch, now + max(pause, error.retry_after or 0.0))
         return None
 
-    def undone(self, step: Step) -> None:
-        """Take a step back that was begun and given up: it is the next one again."""
-        if isinstance(step, Watch):
-            self._schedule(step, -math.inf)
-
-    def listed(self, sweep: ListScan, tasks: list[Task], now: float) -> list[Task | Ended]:
+    def listed(self, scan: ListScan, page: Page, now: float) -> list[Task | Ended]:
         """Take a page of a list; return those of its tasks that are waited for."""
-        found = [seen for task in tasks if (seen := self._listed(sweep, task, now)) is not None]
-        sweep.count += 1
+        self._budget.succeed()
+        tasks = scan.pages.take(page)
+        found = [seen for task in tasks if (seen := self._listed(scan, task, now)) is not None]
+        scan.count += 1
         self._list_failures = 0
-        if not sweep.missing:
-            self._end_sweep(sweep, now)
-        elif sweep.count >= sweep.allowed and not (sweep.pages.is_done and not sweep.statuses):
-            self._give_up(sweep, now)
-        elif sweep.is_looking_up and self._is_too_old(sweep, tasks):
-            self._end_sweep(sweep, now)
-        elif sweep.pages.is_done:
-            self._turn(sweep, now)
+        if not scan.missing:
+            self._end_scan(scan, now)
+        elif scan.count >= scan.allowed and not (scan.pages.is_done and not scan.statuses):
+            self._give_up(scan, now)
+        elif scan.is_looking_up and self._is_too_old(scan, tasks):
+            self._end_scan(scan, now)
+        elif scan.pages.is_done:
+            self._turn(scan, now)
         return found
 
     def unlisted(self, error: PicccError, now: float) -> None:
         """Take a page that could not be read: after some such the lists are left alone for a while."""
         if error.status == 429:
-            self._block(error, now)
+            self._budget.refuse(now, error.retry_after, self.polling.max)
             return
         self._list_failures += 1
         if 400 <= (error.status or 0) < 500 or self._list_failures >= LIST_FAILURES:
             self._leave_list(now)
         else:
-            self._sweep, self._sweep_at = None, now + self._pause()
+            self._scan, self._scan_at = None, now + self._pause()
 
-    def _begin_sweep(self, now: float) -> None:
-        self._sweep_at = now + self._pause() if self._watches else math.inf
+    def _begin_scan(self, now: float) -> None:
+        self._scan_at = now + self._pause() if self._watches else math.inf
         covered = [id for id, watch in self._watches.items() if not watch.is_alone]
         may_list = self.polling.use_list and now >= self._listless_until
-        self._uses_list = may_list and len(covered) > self._sweep_cost
+        self._uses_list = may_list and len(covered) > self._scan_cost
         if self._uses_list:
-            self._sweep = self._first_pages(set(covered))
+            self._scan = self._first_pages(set(covered))
         for id in covered:
             watch = self._watches[id]
             is_to_be_confirmed = watch.absences > 0 and watch.due <= now
@@ -230,7 +306,7 @@ class Scheduler:
                 self._schedule(watch, now + self._random() * self.polling.max)
 
     def _first_pages(self, covered: set[str]) -> ListScan:
-        is_shorter = 2 * self._look_up_cost < self._sweep_cost
+        is_shorter = 2 * self._look_up_cost < self._scan_cost
         self._was_partial = is_shorter and not self._was_partial
         if self._was_partial:
             allowed = 2 * self._look_up_cost + 1
@@ -239,11 +315,11 @@ class Scheduler:
         first, *rest = RUNNING
         return ListScan(covered, len(covered), rest, Pages(status=first))
 
-    def _listed(self, sweep: ListScan, task: Task, now: float) -> Task | Ended | None:
+    def _listed(self, scan: ListScan, task: Task, now: float) -> Task | Ended | None:
         watch = self._watches.get(task.id)
         if watch is None:
             return None
-        sweep.missing.discard(task.id)
+        scan.missing.discard(task.id)
         if task.status == "completed" and not task.has_output:
             self._schedule(watch, now)
             return None
@@ -256,38 +332,38 @@ class Scheduler:
             self._cover(watch, now)
         return task
 
-    def _turn(self, sweep: ListScan, now: float) -> None:
-        sweep.missing &= self._watches.keys()
-        if sweep.statuses:
-            sweep.pages = Pages(status=sweep.statuses.pop(0))
-        elif not sweep.is_looking_up and len(sweep.missing) > self._look_up_cost:
-            self._sweep_cost, sweep.count = sweep.count, 0
-            sweep.is_looking_up, sweep.allowed = True, len(sweep.missing)
-            sweep.pages = Pages(status="completed")
+    def _turn(self, scan: ListScan, now: float) -> None:
+        scan.missing &= self._watches.keys()
+        if scan.statuses:
+            scan.pages = Pages(status=scan.statuses.pop(0))
+        elif not scan.is_looking_up and len(scan.missing) > self._look_up_cost:
+            self._scan_cost, scan.count = scan.count, 0
+            scan.is_looking_up, scan.allowed = True, len(scan.missing)
+            scan.pages = Pages(status="completed")
         else:
-            self._end_sweep(sweep, now)
+            self._end_scan(scan, now)
 
-    def _end_sweep(self, sweep: ListScan, now: float) -> None:
-        if sweep.is_looking_up:
-            self._look_up_cost = sweep.count
+    def _end_scan(self, scan: ListScan, now: float) -> None:
+        if scan.is_looking_up:
+            self._look_up_cost = scan.count
         else:
-            self._sweep_cost = max(sweep.count, len(RUNNING))
-        for id in () if sweep.is_partial else sorted(sweep.missing & self._watches.keys()):
+            self._scan_cost = max(scan.count, len(RUNNING))
+        for id in () if scan.is_partial else sorted(scan.missing & self._watches.keys()):
             self._watches[id].absences += 1
             self._schedule(self._watches[id], now)
-        self._sweep = None
+        self._scan = None
 
-    def _give_up(self, sweep: ListScan, now: float) -> None:
-        if sweep.is_looking_up:
-            self._end_sweep(sweep, now)
+    def _give_up(self, scan: ListScan, now: float) -> None:
+        if scan.is_looking_up:
+            self._end_scan(scan, now)
         else:
             self._leave_list(now)
 
     def _leave_list(self, now: float) -> None:
-        self._sweep, self._sweep_at, self._listless_until = None, now, now + LISTLESS_SECONDS
+        self._scan, self._scan_at, self._listless_until = None, now, now + LISTLESS_SECONDS
 
-    def _is_too_old(self, sweep: ListScan, tasks: list[Task]) -> bool:
-        missing = [self._watches[id].task for id in sweep.missing if id in self._watches]
+    def _is_too_old(self, scan: ListScan, tasks: list[Task]) -> bool:
+        missing = [self._watches[id].task for id in scan.missing if id in self._watches]
         oldest = min((task.created_at or -math.inf for task in missing), default=math.inf)
         return all(task.created_at is not None and task.created_at < oldest for task in tasks)
 
@@ -317,10 +393,6 @@ class Scheduler:
     def _end(self, watch: Watch, error: PicccError | None = None) -> Ended:
         self._watches.pop(watch.task.id, None)
         return Ended(watch.task, error)
-
-    def _block(self, error: PicccError, now: float) -> None:
-        pause = FREEZE_SECONDS if error.retry_after is None else error.retry_after
-        self._blocked_until = max(self._blocked_until, now + pause)
 
     def _pause(self) -> float:
         return self.polling.min + self._random() * (self.polling.max - self.polling.min)

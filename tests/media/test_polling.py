@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
 from piccc import AsyncClient, Client, Polling
 from piccc._http.backend import AsyncSignal
 from piccc.emulator import Emulator
-from piccc.emulator.request_log import RequestRecord
-from piccc.errors import ConfigurationError, NotFoundError, TaskWaitTimeout
-from piccc.media import waiter
+from piccc.errors import ConfigurationError, NotFoundError, PicccError, TaskWaitTimeout
+from piccc.media import polling
 from piccc.media.account import Account
-from piccc.media.polling import joint
-from piccc.media.watching import Subscription
+from piccc.media.polling import Subscription, joint
 from tests.media.driven import QUICK
 from tests.media.fleet import Fleet, all_at_once
-from tests.media.world import FOREVER, World
+from tests.media.world import World
 
 KEY = "pcc_live_world"
-TAKEN_OVER = waiter.READ_SECONDS + waiter.GRACE_SECONDS
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """See that a test leaves no wait behind."""
-    before = set(waiter._waiters.keys())
+    before = set(polling._pollers.keys())
     yield
     gc.collect()
-    assert set(waiter._waiters.keys()) <= before
+    assert set(polling._pollers.keys()) <= before
 
 
 def one_task(end: float = 20.0, count: int = 1) -> World:
@@ -81,9 +80,9 @@ def test_waits_of_many_loops_and_threads_cost_what_one_wait_for_all_costs() -> N
 
 def test_all_waits_of_a_process_share_one_budget() -> None:
     world = World(all_at_once(100, median=60))
-    polling = Polling(requests_per_second=4, use_list=False)
+    slow = Polling(requests_per_second=4, use_list=False)
     ids = [f"t{number}" for number in range(100)]
-    counts = dealt_out([world.account(polling=polling) for _ in range(5)], world, ids)
+    counts = dealt_out([world.account(polling=slow) for _ in range(5)], world, ids)
     assert len(counts) == 100
     moments = [moment for moment, _ in world.asked]
     assert all(later - sooner >= 1.0 for sooner, later in zip(moments, moments[9:], strict=False))
@@ -119,74 +118,77 @@ def test_the_pace_of_a_quick_wait_holds_for_all_only_while_it_waits() -> None:
     assert sum(20 < moment < 100 for moment in moments) <= 3
 
 
-def test_a_leader_whose_loop_was_stopped_amid_a_request_is_replaced_when_it_should_be_back() -> None:
-    world, seen = one_task(), list[str]()
-    stopped = begun(wait(world.account(latency=FOREVER), "t0"))
-    follower = told(wait(world.account(), "t0"), seen)
-    world.run(follower)
-    assert seen == ["t0 completed"]
-    assert world.asked[1][0] - world.asked[0][0] == pytest.approx(TAKEN_OVER)
-    assert len(world.asked) == 2
-    stopped.close()
-
-
-def test_a_leader_whose_loop_was_stopped_in_its_sleep_is_replaced_when_it_should_be_back() -> None:
-    world, seen = one_task(), list[str]()
-    stopped = begun(wait(world.account(), "t0"))
-    world.run(told(wait(world.account(), "t0"), seen))
-    assert seen == ["t0 completed"]
-    stopped.close()
-
-
-@pytest.mark.parametrize("latency", [TAKEN_OVER + 0.01, TAKEN_OVER + 0.03])
-def test_an_answer_that_comes_after_another_leads_changes_nothing(latency: float) -> None:
-    ids = [f"t{number}" for number in range(150)]
-    never, late = World(all_at_once(150, median=100)), World(all_at_once(150, median=100))
-    lost = begun(wait(never.account(latency=FOREVER), *ids))
-    never.run(told(wait(never.account(), *ids), []))
-    seen: list[str] = []
-    waits = [wait(late.account(latency=latency), *ids), wait(late.account(), *ids)]
-    late.run(*(told(each, seen) for each in waits))
-    assert late.asked == never.asked
-    assert set(Counter(seen).values()) == {2}
-    lost.close()
-
-
 @pytest.mark.parametrize("how", ["cancelled", "interrupted", "collected"])
-def test_a_leader_that_is_broken_off_amid_a_request_hands_over_at_once(how: str) -> None:
+def test_a_wait_that_is_broken_off_costs_the_others_nothing(how: str) -> None:
     world, seen = one_task(), list[str]()
-    leader = begun(wait(world.account(latency=FOREVER), "t0"))
-    follower = wait(world.account(), "t0")
+    broken, other = begun(wait(world.account(), "t0")), wait(world.account(), "t0")
     if how == "collected":
-        del leader
+        del broken
     else:
         error = asyncio.CancelledError() if how == "cancelled" else KeyboardInterrupt()
         with pytest.raises(type(error)) as raised:
-            leader.throw(error)
+            broken.throw(error)
         assert "client.tasks.wait('t0')" in "".join(raised.value.__notes__)
-    world.run(told(follower, seen))
+    world.run(told(other, seen))
     assert seen == ["t0 completed"]
-    assert world.asked[1][0] < waiter.GRACE_SECONDS
+    assert world.now < 30
 
 
-def test_a_leader_whose_time_is_up_hands_over() -> None:
+def test_a_wait_whose_time_is_up_leaves_the_others_waiting() -> None:
     world, seen = one_task(), list[str]()
-    leader = wait(world.account(), "t0", timeout=3)
+    short = wait(world.account(), "t0", timeout=3)
 
     async def gives_up() -> None:
         with pytest.raises(TaskWaitTimeout):
-            await told(leader, seen)
+            await told(short, seen)
 
     world.run(gives_up(), told(wait(world.account(), "t0"), seen))
     assert seen == ["t0 completed"]
     assert world.now < 30
 
 
-def test_a_leader_with_a_broken_connection_costs_the_others_nothing() -> None:
+def test_a_poller_ends_with_its_last_wait_and_starts_again_with_the_next() -> None:
+    world, seen = one_task(count=2), list[str]()
+    account = world.account()
+    world.run(told(wait(account, "t0"), seen))
+    asked = len(world.asked)
+    world.now += 1000
+    world.run(told(wait(account, "t1"), seen))
+    assert seen == ["t0 completed", "t1 completed"]
+    assert asked < len(world.asked) <= asked + 2
+
+
+def test_a_poller_that_breaks_down_raises_for_everybody_and_can_start_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, seen = one_task(count=2), list[str]()
+    caplog.set_level(logging.CRITICAL, "piccc")  # a record would hold the poller's frames, and so the poller
+
+    async def breaks(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def fails(subscription: Subscription) -> None:
+        with pytest.raises(PicccError, match="a bug"):
+            await told(subscription, seen)
+
+    account = world.account()
+    with monkeypatch.context() as patched:
+        patched.setattr(Account, "poll", breaks)
+        world.run(*(fails(wait(account, id)) for id in ("t0", "t1", "t0")))
+    world.run(told(wait(account, "t0", "t1"), seen))
+    assert sorted(seen) == ["t0 completed", "t1 completed"]
+
+
+def test_a_poller_whose_loop_shut_down_goes_on_where_another_wait_needs_it() -> None:
     world, seen = one_task(), list[str]()
-    world.run(told(wait(world.account(fails=True), "t0"), seen), told(wait(world.account(), "t0"), seen))
-    assert seen == ["t0 completed"] * 2
-    assert world.now < 30
+    going = begun(wait(world.account(), "t0"))
+    poller_runs = world.started.popleft()()
+    poller_runs.send(None)
+    with pytest.raises(asyncio.CancelledError):
+        poller_runs.throw(asyncio.CancelledError())
+    world.run(told(wait(world.account(), "t0"), seen))
+    assert seen == ["t0 completed"]
+    going.close()
 
 
 def test_each_wait_raises_an_error_of_its_own_for_a_task_that_cannot_be_read() -> None:
@@ -204,28 +206,16 @@ def test_each_wait_raises_an_error_of_its_own_for_a_task_that_cannot_be_read() -
     assert len(world.asked) == 1
 
 
-def test_a_wait_that_is_collected_amid_another_call_does_not_lock_it_out() -> None:
-    world, seen = one_task(), list[str]()
-    leaver, stayer = begun(wait(world.account(), "t0")), wait(world.account(), "t0")
-    shared = waiter.waiter_for(world.account())
-    with shared._held():
-        leaver.close()
-    world.run(told(stayer, seen))
-    assert seen == ["t0 completed"]
-    del shared
-
-
 def test_a_child_process_starts_afresh_with_the_waits_that_it_took_over() -> None:
     world, seen = one_task(), list[str]()
-    leader = begun(wait(world.account(latency=FOREVER), "t0"))
     inherited = wait(world.account(), "t0")
-    lock = waiter.waiter_for(world.account())._lock
+    world.started.clear()  # the parent's thread does not run in the child
+    lock = polling.poller_for(world.account())._lock
     lock.acquire()
-    waiter._after_fork()
+    polling._after_fork()
     world.run(told(inherited, seen))
     assert seen == ["t0 completed"]
     assert world.now < 30
-    leader.close()
     lock.release()
 
 
@@ -235,10 +225,10 @@ def test_accounts_are_told_apart_by_server_and_key_however_the_key_is_given(
     world = one_task()
     monkeypatch.setenv("PICCC_API_KEY", KEY)
     mine = [world.account(key=key) for key in (KEY, SecretStr(KEY), None)]
-    shared = [waiter.waiter_for(account) for account in mine]
+    shared = [polling.poller_for(account) for account in mine]
     assert len(set(map(id, shared))) == 1
-    assert waiter.waiter_for(world.account(key="pcc_live_other")) is not shared[0]
-    assert KEY not in repr(list(waiter._waiters.keys()))
+    assert polling.poller_for(world.account(key="pcc_live_other")) is not shared[0]
+    assert KEY not in repr(list(polling._pollers.keys()))
 
 
 def test_a_wait_without_a_key_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,8 +238,7 @@ def test_a_wait_without_a_key_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_two_loops_and_three_threads_wait_as_one_on_real_connections(emulator: Emulator) -> None:
-    polling = Polling(min=0.05, max=0.05)
-    settings: dict[str, Any] = {"base_url": emulator.base_url, "polling": polling}
+    settings: dict[str, Any] = {"base_url": emulator.base_url, "polling": Polling(min=0.05, max=0.05)}
     blocking = Client(api_key=emulator.api_key, **settings)
     running = AsyncClient(api_key=SecretStr(emulator.api_key), **settings)
     ids = [blocking.videos.submit(f"fox {n}", model="piccc-video", duration_seconds=1).id for n in range(100)]
@@ -274,28 +263,35 @@ def test_two_loops_and_three_threads_wait_as_one_on_real_connections(emulator: E
     assert len(asked) < len(ids)
 
 
-def test_a_loop_that_ends_amid_a_request_leaves_the_lead_to_a_thread(emulator: Emulator) -> None:
-    settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
-    task = Client(**settings).images.submit("a fox", model="piccc-image")
-    ended: list[str] = []
-    follower = threading.Thread(target=lambda: ended.append(task.wait().status))
+def test_a_callers_asynchronous_client_polls_on_its_own_loop(emulator: Emulator) -> None:
+    threads = set[int]()
 
-    async def lead_until_asked() -> None:
-        is_asked = threading.Event()
+    class Watched(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            threads.add(threading.get_ident())
+            return await super().handle_async_request(request)
 
-        def notice(record: RequestRecord) -> bool:
-            is_asked.set()
-            return True
+    async def make() -> str:
+        async with httpx.AsyncClient(transport=Watched()) as mine:
+            client = AsyncClient(
+                base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK, http_client=mine
+            )
+            return (await client.images.generate("a fox", model="piccc-image")).status
 
-        emulator.fault("stall;seconds=3600", route="GET /v1/tasks*", when=notice, times=1)
-        leader = asyncio.create_task(AsyncClient(**settings).tasks.wait(task.id))
-        assert await asyncio.to_thread(is_asked.wait, 30)
-        assert not leader.done()
-        follower.start()
+    assert [asyncio.run(make()) for _ in range(2)] == ["completed"] * 2
+    assert threads == {threading.get_ident()}
 
-    asyncio.run(lead_until_asked())
-    follower.join(30)
-    assert ended == ["completed"]
+
+def test_a_key_that_a_coroutine_gives_is_asked_for_on_its_loop(emulator: Emulator) -> None:
+    async def key() -> str:
+        asyncio.get_running_loop()
+        return emulator.api_key
+
+    async def make() -> str:
+        client = AsyncClient(base_url=emulator.base_url, api_key=key, polling=QUICK)
+        return (await client.images.generate("a fox", model="piccc-image")).status
+
+    assert [asyncio.run(make()) for _ in range(2)] == ["completed"] * 2
 
 
 def test_waking_who_waited_on_a_loop_that_is_closed_does_no_harm() -> None:

@@ -1,4 +1,4 @@
-"""What the scheduler asks and when, on a virtual clock."""
+"""What the schedule asks and when, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from statistics import median
 import pytest
 
 from piccc.errors import APIConnectionError, AuthenticationError, NotFoundError, RateLimitError
-from piccc.media.polling import Polling
-from piccc.media.scheduler import Ended, ListScan, Scheduler, Step, Watch
-from piccc.tasks import Output, Task
+from piccc.media.schedule import Ended, ListScan, Polling, Schedule, Step, Watch
+from piccc.tasks import Output, Page, Task
 from tests.media.fleet import Fleet, all_at_once, through_slots, wait_for
 
 COUNT = 10_000
 RUNNING = {"raw": {"status": "processing"}}
 
 
-def scheduler(**polling: float) -> Scheduler:
-    return Scheduler(Polling(**polling), lambda: 0.5)
+def schedule(**polling: float) -> Schedule:
+    return Schedule(Polling(**polling), lambda: 0.5)
 
 
 def running(id: str = "t") -> Task:
@@ -29,7 +28,7 @@ def completed(id: str = "t", *, output: bool = True) -> Task:
     return Task(id, "completed", outputs=[Output("https://files.example.com/a.png")] if output else [])
 
 
-def first_watch(waiting: Scheduler, now: float) -> Watch:
+def first_watch(waiting: Schedule, now: float) -> Watch:
     step = waiting.next(now)
     assert isinstance(step, Watch)
     return step
@@ -72,11 +71,11 @@ def test_a_small_budget_starves_nobody() -> None:
 
 
 def test_a_single_task_is_asked_for_every_2_to_5_seconds() -> None:
-    waiting = Scheduler(Polling(), iter([0.0, 1.0, 0.0, 1.0, 0.5] * 9).__next__)
+    waiting = Schedule(Polling(), iter([0.0, 1.0, 0.0, 1.0, 0.5] * 9).__next__)
     waiting.add(running(), 0.0)
     now, asked = 0.0, []
     while len(asked) < 6:
-        now = waiting.wake()
+        now = waiting.next_at()
         step = waiting.next(now)
         if isinstance(step, Watch):
             asked.append(now)
@@ -86,50 +85,61 @@ def test_a_single_task_is_asked_for_every_2_to_5_seconds() -> None:
     assert len(set(gaps)) > 1
 
 
-def test_the_servers_hint_is_heeded_at_every_poll() -> None:
-    waiting = scheduler()
+def test_the_servers_retry_after_is_heeded_at_every_poll() -> None:
+    waiting = schedule()
     waiting.add(running(), 0.0, at_once=True)
-    for hint in (20.0, 7.0):
-        now = _due(waiting)
-        assert waiting.read(first_watch(waiting, now), running(), hint, now) is None
-        assert _due(waiting) >= now + hint
+    now, watch = _due(waiting)
+    for seconds in (20.0, 7.0):
+        before = now
+        assert waiting.read(watch, running(), seconds, now) is None
+        now, watch = _due(waiting)
+        assert now >= before + seconds
 
 
-def test_a_webhook_hint_is_asked_about_at_once() -> None:
-    waiting = scheduler()
+def test_a_task_that_is_woken_is_asked_for_at_once() -> None:
+    waiting = schedule()
     waiting.add(running(), 0.0)
     assert waiting.next(0.1) is None
-    waiting.hint("t")
+    waiting.wake("t")
     assert first_watch(waiting, 0.1).task.id == "t"
 
 
-def test_a_hint_that_comes_while_its_task_is_read_is_not_lost() -> None:
-    waiting = scheduler()
-    waiting.add(running(), 0.0, at_once=True)
-    watch = first_watch(waiting, 0.0)
-    waiting.hint("t")
-    assert waiting.read(watch, running(), None, 0.1) is None
-    assert first_watch(waiting, 0.2) is watch
-
-
 def test_a_429_freezes_everything_for_as_long_as_it_says() -> None:
-    waiting = scheduler()
+    waiting = schedule()
     for number in range(2):
         waiting.add(running(f"t{number}"), 0.0, at_once=True)
     error = RateLimitError("Slow down", status=429, retry_after=30.0)
     assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) is None
-    assert waiting.wake() == 30.0
+    assert waiting.next_at() == 30.0
     assert waiting.next(29.9) is None
     assert waiting.next(30.0) is not None
 
 
+@pytest.mark.parametrize(("asked", "pauses"), [(0.0, [5, 10, 20, 40, 60]), (None, [5, 10, 20, 40, 60])])
+def test_repeated_429_hold_everything_back_for_longer_each_time_until_one_read_succeeds(
+    asked: float | None, pauses: list[float]
+) -> None:
+    waiting, now, waited = schedule(), 0.0, []
+    waiting.add(running(), 0.0, at_once=True)
+    for _ in pauses:
+        watch = first_watch(waiting, now)
+        waiting.unread(watch, RateLimitError("Slow down", status=429, retry_after=asked), now)
+        waited.append(waiting.next_at() - now)
+        now = waiting.next_at()
+    assert waited == pauses
+    waiting.read(first_watch(waiting, now), running(), None, now)
+    now, watch = _due(waiting)
+    waiting.unread(watch, RateLimitError("Slow down", status=429, retry_after=asked), now)
+    assert waiting.next_at() - now == 5.0
+
+
 def test_failed_reads_end_a_wait_only_after_minutes_without_one_success() -> None:
-    waiting, error = scheduler(), APIConnectionError("No answer")
+    waiting, error = schedule(), APIConnectionError("No answer")
     waiting.add(running(), 0.0)
     now, failed = 0.0, 0
     while True:
-        now = _due(waiting)
-        ended = waiting.unread(first_watch(waiting, now), error, now)
+        now, watch = _due(waiting)
+        ended = waiting.unread(watch, error, now)
         failed += 1
         if ended:
             break
@@ -140,85 +150,81 @@ def test_failed_reads_end_a_wait_only_after_minutes_without_one_success() -> Non
 
 @pytest.mark.parametrize("error", [AuthenticationError("", status=401), NotFoundError("", status=404)])
 def test_what_no_patience_mends_ends_the_wait_at_once(error: AuthenticationError | NotFoundError) -> None:
-    waiting = scheduler()
+    waiting = schedule()
     waiting.add(Task("t"), 0.0, at_once=True)
     assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) == Ended(Task("t"), error)
 
 
 def test_a_task_that_was_just_made_may_not_be_found_for_a_while() -> None:
-    waiting, missing = scheduler(), NotFoundError("", status=404)
+    waiting, missing = schedule(), NotFoundError("", status=404)
     waiting.add(running(), 0.0)
-    now = _due(waiting)
-    assert waiting.unread(first_watch(waiting, now), missing, now) is None
+    now, watch = _due(waiting)
+    assert waiting.unread(watch, missing, now) is None
     assert waiting.unread(first_watch(waiting, 11.0), missing, 11.0) == Ended(running(), missing)
 
 
 def test_completed_without_an_output_is_read_once_more_and_then_ended() -> None:
-    waiting, bare = scheduler(), completed(output=False)
+    waiting, bare = schedule(), completed(output=False)
     waiting.add(running(), 0.0)
-    now = _due(waiting)
-    assert waiting.read(first_watch(waiting, now), bare, None, now) is None
-    now = _due(waiting)
-    assert waiting.read(first_watch(waiting, now), bare, None, now) == Ended(bare)
+    now, watch = _due(waiting)
+    assert waiting.read(watch, bare, None, now) is None
+    now, watch = _due(waiting)
+    assert waiting.read(watch, bare, None, now) == Ended(bare)
 
 
 def test_a_listed_task_without_its_output_is_asked_for() -> None:
-    waiting = scheduler()
-    sweep = _begin_sweep(waiting, 5)
-    assert waiting.listed(sweep, [completed("t0", output=False)], 2.0) == []
+    waiting = schedule()
+    scan = _begin_scan(waiting, 5)
+    assert waiting.listed(scan, Page([completed("t0", output=False)]), 2.0) == []
     assert first_watch(waiting, 2.1).task.id == "t0"
 
 
 def test_a_task_that_no_list_shows_is_asked_for_and_never_taken_for_ended() -> None:
-    waiting = scheduler()
-    sweep = _begin_sweep(waiting, 5)
+    waiting = schedule()
+    scan = _begin_scan(waiting, 5)
     shown = [running(f"t{number}") for number in range(4)]
     for _ in range(2):
-        sweep.pages.take(shown, None)
-        assert all(isinstance(each, Task) for each in waiting.listed(sweep, shown, 2.0))
+        assert all(isinstance(each, Task) for each in waiting.listed(scan, Page(shown), 2.0))
     absent = first_watch(waiting, 2.1)
     assert absent.task.id == "t4"
     assert waiting.read(absent, running("t4"), None, 2.2) is None
 
 
 def test_a_list_that_costs_more_than_asking_is_left_alone() -> None:
-    waiting = scheduler()
-    sweep = _begin_sweep(waiting, 4)
+    waiting = schedule()
+    scan = _begin_scan(waiting, 4)
     strangers = [running(f"x{number}") for number in range(100)]
     for page in range(4):
-        sweep.pages.take(strangers, {"cursor": str(page)})
-        waiting.listed(sweep, strangers, 2.0)
-    asked = {first_watch(waiting, _due(waiting)).task.id for _ in range(4)}
+        waiting.listed(scan, Page(strangers, {"cursor": str(page)}), 2.0)
+    asked = {_due(waiting)[1].task.id for _ in range(4)}
     assert asked == {f"t{number}" for number in range(4)}
 
 
 def test_a_stale_list_strands_no_task() -> None:
-    waiting = scheduler()
+    waiting = schedule()
     for number in range(5):
         waiting.add(running(f"t{number}"), 0.0)
     stale, now = [running(f"t{number}") for number in range(5)], 0.0
     while now < 700.0:
-        now = max(now + 0.01, waiting.wake())
+        now = max(now + 0.01, waiting.next_at())
         step = waiting.next(now)
         if isinstance(step, Watch):
             break
         if isinstance(step, ListScan):
-            step.pages.take(stale, None)
-            waiting.listed(step, stale, now)
+            waiting.listed(step, Page(stale), now)
     assert isinstance(step, Watch)
 
 
-def _due(waiting: Scheduler) -> float:
-    """Go to the next moment at which a single task is asked for, past walks that are not worth it."""
+def _due(waiting: Schedule) -> tuple[float, Watch]:
+    """Go to the next moment at which a single task is asked for, past scans that are not worth it."""
     while True:
-        now = waiting.wake()
+        now = waiting.next_at()
         step = waiting.next(now)
         if isinstance(step, Watch):
-            waiting.undone(step)
-            return max(now, waiting.wake())
+            return now, step
 
 
-def _begin_sweep(waiting: Scheduler, count: int) -> ListScan:
+def _begin_scan(waiting: Schedule, count: int) -> ListScan:
     for number in range(count):
         waiting.add(running(f"t{number}"), 0.0)
     step: Step | None = waiting.next(2.0)
