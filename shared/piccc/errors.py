@@ -24,6 +24,7 @@
     ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
     │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
     ├── SpendLimitExceeded              the spend limit that was set is used up: nothing was sent
+    ├── LedgerError                 the ledger of submissions cannot be read or written
     ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
     ├── TaskError                   a task did not give its output; `task_id` and `task` say which
     │   ├── TaskFailed
@@ -49,14 +50,13 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
+from piccc.tasks import Task, is_moderation
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from piccc.conversation import ChatReply
     from piccc.record import Record
-    from piccc.tasks import Task
-
-from piccc.tasks import is_moderation
 
 SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""
@@ -80,6 +80,7 @@ class PicccError(Exception):
         body: at most 1 KB of the reply's text, or None.
         record: the diagnostic record of the call, or None.
         task_id: the task it is about, or None.
+        tasks: what `wait_all` had of the other tasks, else empty.
 
     Examples:
         >>> from piccc import Client, PicccError
@@ -92,6 +93,7 @@ class PicccError(Exception):
 
     task_id: str | None = None
     is_retryable: bool = False
+    tasks: Sequence[Task] = ()
 
     def __init__(
         self,
@@ -268,6 +270,13 @@ class SpendLimitExceeded(PicccError, RuntimeError):
     """The spend_limit that the caller set is used up: nothing was sent."""
 
 
+class LedgerError(PicccError, RuntimeError):
+    """The ledger of submissions cannot be read or written.
+
+    Before a submission is sent this means that nothing was sent; `task_id` is set where one was accepted.
+    """
+
+
 class SubmissionUnknown(PicccError, RuntimeError):
     """A task was submitted and no answer came: it may exist, and it may be billed.
 
@@ -346,10 +355,10 @@ class TaskWaitTimeout(TaskError, TimeoutError):
         >>> from piccc.errors import TaskWaitTimeout
         >>> client = Client()
         >>> try:
-        ...     film = client.videos.generate("A mug that turns", model="piccc-video", timeout=0.1)
+        ...     video = client.videos.generate("A mug that turns", model="piccc-video", timeout=0.1)
         ... except TaskWaitTimeout as error:
-        ...     film = client.tasks.get(error.task_id)
-        >>> film.is_terminal
+        ...     video = client.tasks.get(error.task_id)
+        >>> video.is_terminal
         False
     """
 
@@ -374,7 +383,7 @@ class BatchSoFar(Protocol):
 
 
 class BatchStopped(PicccError, RuntimeError):
-    """A batch ended early, its running tasks awaited; the cause says why, `batch` has what was made."""
+    """A batch ended early: the cause says why, `batch` has every task that exists, running ones too."""
 
     batch: BatchSoFar | None = None
 
