@@ -264,6 +264,9 @@ class _Deadly(SyncBackend):
 
     moment = 0
 
+    def in_thread(self) -> SyncBackend:
+        return self
+
     async def send(self, request: HTTPRequest) -> Any:
         if request.method == "POST" and self.moment == 1:
             _die()

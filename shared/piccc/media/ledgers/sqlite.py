@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from piccc.errors import ConfigurationError, LedgerError
 from piccc.media.ledgers import Submission
@@ -244,7 +244,7 @@ class _File:
         )
         self._finalizer = weakref.finalize(self, _close, self._database, self.process)
         self._lock = threading.Lock()
-        self._acts: deque[_Act[object]] = deque()
+        self._acts: deque[_Act[Any]] = deque()
         _share(self._database)
         _migrate(self._database)
         found = path.stat()
@@ -274,7 +274,7 @@ class _File:
                 self._write_all([self._acts.popleft() for _ in range(len(self._acts))])
         return mine.result()
 
-    def _write_all(self, acts: list[_Act[object]]) -> None:
+    def _write_all(self, acts: list[_Act[Any]]) -> None:
         database, error = self._database, None
         try:
             # In WAL mode, FULL syncs at each commit and NORMAL does not; neither can damage the file.
