@@ -25,7 +25,7 @@ from llama_index.core.llms import (
 )
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
-from pydantic import FieldSerializationInfo
+from pydantic import FieldSerializationInfo, ValidationError
 
 from llama_index_piccc.convert import (
     INVALID_CALLS,
@@ -50,6 +50,7 @@ from piccc.client import AnyClient, AsyncClient, Client, ClientCache
 from piccc.config import Config, Timeout, is_secret_header, redact_headers, resolve, split_url
 from piccc.conversation import ChatRequest, Delta, Message
 from piccc.models import model_info
+from piccc.options import wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
@@ -93,7 +94,7 @@ class Piccc(PredictingLLM):
         'Meet the ceramic mug: made with care, ready for every day.'
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     api_key: ApiKey | None = Field(
         default=None,
@@ -168,8 +169,14 @@ class Piccc(PredictingLLM):
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
         def __init__(self, **data):
-            super().__init__(**data)
-            self._config()
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                wrong = wrong_settings("Piccc", error, type(self).model_fields.keys())
+            else:
+                self._config()
+                return
+            raise wrong  # outside, so that nothing shows what was given
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show what was set, without secrets."""
