@@ -40,7 +40,6 @@ from piccc.conversation import (
     ToolChoice,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from piccc.options import describe_unknown
 
 if TYPE_CHECKING:
     from langchain_piccc.chat_models import ChatPiccc
@@ -450,7 +449,7 @@ def to_request(
     """Return the request; raise InvalidArgumentError for an option that does not exist."""
     if unknown := sorted(set(options) - {*SETTINGS, *_OTHERS, *_IGNORED}):
         raise InvalidArgumentError(
-            f"Unknown options: {describe_unknown(unknown, (*SETTINGS, *_OTHERS, 'stop'))}.",
+            f"Unknown options: {', '.join(unknown)}.",
             hint=f"Known are {', '.join((*SETTINGS, *_OTHERS))}, stop. "
             "What the server takes beyond these goes into extra_body={...}.",
         )

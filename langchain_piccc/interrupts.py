@@ -1,21 +1,29 @@
-"""Resume LangGraph runs that `mode="interrupt"` stopped until their tasks are finished.
+"""Resume LangGraph runs that the tools' `mode="interrupt"` stopped until their tasks end.
 
-Where a webhook or a scheduler of your own knows that a task is finished, resume with
-`Command(resume={interrupted_tasks(graph.get_state(config).interrupts)[task.id]: True})`: the value is a hint,
-and an early one only makes the run stop again.
+Where a webhook or a scheduler of your own knows that a task has ended, resume by the interrupt's id:
+`Command(resume={interrupted_tasks(graph.get_state(config).interrupts)[task.id]: True})`. The value means
+nothing; a run that is resumed early stops again. Never resume by a bare value, `Command(resume=True)`: it
+answers whatever asks next, and that may be a question to a human.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterable
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableConfig
 
 from langchain_piccc.media_tools import EVENT
+from piccc.errors import NotFoundError, PicccError
+from piccc.media.agent_tools import run_sync_tool
 
 if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
+
+MOST_REPEATS = 3
+"""How often a run may stop again for tasks that have all ended, as it does where they cannot be read."""
 
 
 def interrupted_tasks(interrupts: Iterable[Any]) -> dict[str, str]:
@@ -28,11 +36,22 @@ def interrupted_tasks(interrupts: Iterable[Any]) -> dict[str, str]:
 
 
 def resume_when_done(
-    graph: Any, config: RunnableConfig, client: Client, *, timeout: float | None = None
+    graph: Any, config: RunnableConfig, client: Client, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Wait for the tasks that a run stopped for and resume it, until it stops for no more; return its state.
+    """Resume an interrupted run as its tasks end, until it stops for none; return its state.
 
-    `timeout` bounds each wait in seconds; raise TaskWaitTimeout where it runs out, and call again to go on.
+    Args:
+        graph: the compiled graph.
+        config: the run's; one with a `checkpoint_id` resumes from there, and follows the new branch.
+        client: waits for the tasks.
+        timeout: seconds for all waits together; by default each is as long as the client's `Polling` says.
+        options: `graph.invoke`'s, such as `context` and `durability`.
+
+    A task that has vanished counts as ended: its tool says so.
+
+    Raises:
+        TaskWaitTimeout: tasks are still running; call again to go on.
+        PicccError: the run stops again and again for tasks that have ended.
 
     Examples:
         >>> from langchain.agents import create_agent
@@ -46,30 +65,52 @@ def resume_when_done(
         >>> print(resume_when_done(agent, config, Client())["messages"][-2].content)
         The image is finished (task task_...): http...
     """
-    from langgraph.types import Command
-
-    state = graph.get_state(config)
-    values = state.values
-    while waiting := interrupted_tasks(state.interrupts):
-        client.tasks.wait_all(waiting, timeout=timeout)
-        values = graph.invoke(Command(resume=dict.fromkeys(waiting.values(), True)), config)
-        state = graph.get_state(config)
-    return values
+    return run_sync_tool(_resume(graph.get_state, graph.invoke, config, client, timeout, options))
 
 
 async def aresume_when_done(
-    graph: Any, config: RunnableConfig, client: AsyncClient, *, timeout: float | None = None
+    graph: Any, config: RunnableConfig, client: AsyncClient, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Wait for the tasks that a run stopped for and resume it, until it stops for no more; return its state.
+    """Resume an interrupted run as its tasks end; arguments and errors are those of `resume_when_done`."""
+    return await _resume(graph.aget_state, graph.ainvoke, config, client, timeout, options)
 
-    `timeout` bounds each wait in seconds; raise TaskWaitTimeout where it runs out, and call again to go on.
-    """
+
+async def _resume(
+    get_state: Callable[..., Any],
+    invoke: Callable[..., Any],
+    config: RunnableConfig,
+    client: Client | AsyncClient,
+    timeout: float | None,
+    options: dict[str, Any],
+) -> Any:
     from langgraph.types import Command
 
-    state = await graph.aget_state(config)
-    values = state.values
+    deadline = None if timeout is None else time.monotonic() + timeout
+    state = await _value(get_state(config))
+    values, before, repeats = state.values, None, 0
     while waiting := interrupted_tasks(state.interrupts):
-        await client.tasks.wait_all(waiting, timeout=timeout)
-        values = await graph.ainvoke(Command(resume=dict.fromkeys(waiting.values(), True)), config)
-        state = await graph.aget_state(config)
+        repeats = repeats + 1 if waiting.keys() == before else 0
+        if repeats > MOST_REPEATS:
+            raise PicccError(
+                f"The run stopped {repeats} times for tasks that have ended: {', '.join(waiting)}.",
+                hint="Call again when the server's tasks can be read.",
+            )
+        before = waiting.keys()
+        try:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            await _value(client.tasks.wait_all(waiting, timeout=left))
+        except NotFoundError:
+            pass
+        values = await _value(
+            invoke(Command(resume=dict.fromkeys(waiting.values(), True)), config, **options)
+        )
+        # A checkpoint_id names the state before this resume: go on from the branch that it began.
+        pinned = ("checkpoint_id", "checkpoint_map")
+        configurable = {name: value for name, value in config["configurable"].items() if name not in pinned}
+        config = cast("RunnableConfig", {**config, "configurable": configurable})
+        state = await _value(get_state(config))
     return values
+
+
+async def _value(result: Any) -> Any:
+    return await result if isawaitable(result) else result

@@ -1,15 +1,17 @@
-"""Which call of a tool is being run: of which conversation, under which id."""
+"""The image and video tools, and what their calls made as read from messages and states."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForToolRun,
@@ -17,15 +19,16 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from langchain_piccc._settings import STRICT, ClientSettings, StrictModel
+from langchain_piccc._settings import STRICT, ClientSettings
+from piccc import errors
 from piccc.errors import InvalidArgumentError, MissingExtraError
-from piccc.media import agent_tools as asked
+from piccc.media import agent_tools
 from piccc.media.agent_tools import (
     MediaToolRun,
     Show,
@@ -36,45 +39,74 @@ from piccc.media.agent_tools import (
     submission_key,
     tasks_in,
 )
+from piccc.media.ledgers import Ledger, MemoryLedger
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
-    from piccc.client import AsyncClient, Client
+    from piccc.client import ClientPair
+
+_log = logging.getLogger(__name__)
+
+EVENT = "piccc_task"
+"""The name of the custom event that reports a task's progress, and the key of an interrupt's value."""
+TASKS = "piccc_tasks"
+"""The state key, and the message keyword, under which `PicccTasksMiddleware` keeps tasks."""
+
+OnUpdate = Callable[[Task], object]
+RunManager = CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
 
 
 @dataclass(slots=True)
-class Call:
-    """A call of a tool; `failure` is what its program gets of an error."""
+class CallContext:
+    """One run of a tool: which call of which run it is.
+
+    Attributes:
+        tool_call_id: the call's id; servers that number the calls of each reply anew repeat it.
+        thread_id: the LangGraph thread, or None.
+        place: the LangGraph task that runs the call, the same each time that this task is run again; None
+            outside a graph. It tells equal calls of two replies, subgraphs or `Send`s apart.
+        durability: when LangGraph saves checkpoints: `sync`, `async` or `exit`.
+        failure: the artifact of an error.
+    """
 
     tool_call_id: str | None = None
     thread_id: str | None = None
+    place: str | None = None
+    durability: str = "sync"
     failure: dict[str, Any] | None = None
 
     def key(self, type: str, arguments: Mapping[str, Any]) -> str | None:
-        """Return the key of the submission, the same when the tool is run again; None without an id.
+        """Return the submission's key, or None where nothing tells this call from another one.
 
-        The arguments count too, for some servers number the calls of each reply anew.
+        Outside a graph that is a call without a thread: its id alone may be another user's too.
         """
-        if self.tool_call_id is None:
+        if self.tool_call_id is None or (self.thread_id is None and self.place is None):
             return None
-        return submission_key("langchain", self.thread_id, self.tool_call_id, type, dict(arguments))
+        call = (self.thread_id, self.place, self.tool_call_id)
+        return submission_key("langchain", *call, type, dict(arguments))
 
     def completed(self, output: Any) -> Any:
-        """Return what the tool gives out, with the failure as its artifact."""
+        """Return what the tool returns, with the failure as its artifact."""
         if isinstance(output, ToolMessage) and output.artifact is None:
             output.artifact = self.failure
         return output
 
 
-_current: ContextVar[Call | None] = ContextVar("piccc_call", default=None)
+_current: ContextVar[CallContext | None] = ContextVar("piccc_call", default=None)
 
 
 @contextmanager
-def calling(options: Mapping[str, Any]) -> Iterator[Call]:
-    """Remember the call that `BaseTool.run` was given these options for, for as long as it runs."""
-    config = options.get("config") or {}
-    thread_id = (config.get("configurable") or {}).get("thread_id")
-    call = Call(options.get("tool_call_id"), None if thread_id is None else str(thread_id))
+def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
+    """Set the context of the call that `BaseTool.run` was given these options for."""
+    configurable = (options.get("config") or {}).get("configurable") or {}
+    thread_id = configurable.get("thread_id")
+    call = CallContext(
+        options.get("tool_call_id"),
+        None if thread_id is None else str(thread_id),
+        configurable.get("checkpoint_ns") or None,
+        # LangGraph's own key: where it is absent, the graph runs with the default, or there is none.
+        configurable.get("__pregel_durability", "async"),
+    )
     token = _current.set(call)
     try:
         yield call
@@ -82,48 +114,41 @@ def calling(options: Mapping[str, Any]) -> Iterator[Call]:
         _current.reset(token)
 
 
-def current() -> Call:
+def current_call() -> CallContext:
     """Return the call that is being run."""
-    return _current.get() or Call()
-
-
-EVENT = "piccc_task"
-"""The name of the custom event that reports a task's progress."""
-
-OnUpdate = Callable[[Task], object]
-RunManager = CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
+    return _current.get() or CallContext()
 
 
 class Progress:
-    """Tell of a task's progress, from blocking code."""
+    """Report a task's progress from blocking code: to a hook, LangGraph's `custom` stream and callbacks."""
 
     def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
         self._on_update = on_update
         self._config = RunnableConfig(callbacks=run_manager.get_child()) if run_manager else None
         self._write = _stream_writer()
 
-    def tell(self, task: Task) -> None:
-        """Tell of a task as it is now."""
-        if self._on_update is not None:
-            self._on_update(task)
+    def report(self, task: Task) -> None:
+        """Report a task as it is now."""
         if self._write is not None:
             self._write({EVENT: progress(task)})
         if self._config is not None:
             self._dispatch(progress(task), self._config)
+        if self._on_update is not None:
+            self._on_update(task)
 
     def _dispatch(self, data: dict[str, Any], config: RunnableConfig) -> None:
         dispatch_custom_event(EVENT, data, config=config)
 
 
 class AsyncProgress(Progress):
-    """Tell of a task's progress, from a coroutine; `told` awaits what is still on its way."""
+    """Report a task's progress from a coroutine; `flush` awaits the events in flight."""
 
     def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
         super().__init__(on_update, run_manager)
         self._events: list[asyncio.Task[None]] = []
 
-    async def told(self) -> None:
-        """Wait until all events are out."""
+    async def flush(self) -> None:
+        """Wait until all events are dispatched."""
         await asyncio.gather(*self._events, return_exceptions=True)
 
     def _dispatch(self, data: dict[str, Any], config: RunnableConfig) -> None:
@@ -137,33 +162,41 @@ def _stream_writer() -> Callable[[Any], None] | None:
 
     try:
         return get_stream_writer()
-    except (KeyError, RuntimeError):  # the tool is not run by a graph
+    except (KeyError, RuntimeError):  # no graph runs the tool
         return None
 
 
-NEWS = "piccc_tasks"
-"""Where a message that tells of finished tasks keeps them, among its additional keywords."""
+def media_from(
+    source: BaseMessage | Iterable[BaseMessage | Mapping[str, Any]] | Mapping[str, Any],
+) -> list[Task]:
+    """Return the tasks that the media tools reported, each once, as last reported.
 
+    Args:
+        source: a message, messages, or a graph's state; from an agent, a checkpoint, or as JSON from a
+            remote graph.
 
-def media_from(messages: BaseMessage | Iterable[BaseMessage]) -> list[Task]:
-    """Return the tasks that messages of the media tools tell of, each once, as it was last told.
-
-    It reads messages fresh from an agent and from a checkpoint alike; `client.tasks.get(task)` then gives the
-    task with outputs that can be saved.
+    `client.tasks.get(task)` returns a task with outputs that can be saved.
     """
+    if isinstance(source, Mapping) and ("messages" in source or TASKS in source):
+        kept = source.get(TASKS) or {}
+        artifacts = [*_artifacts_of(source.get("messages") or ()), *kept.values()]
+    else:
+        artifacts = list(_artifacts_of([source] if isinstance(source, BaseMessage | Mapping) else source))
     found: dict[str, Task] = {}
-    for message in [messages] if isinstance(messages, BaseMessage) else messages:
-        for artifact in _artifacts(message):
-            found.update({task.id: task for task in tasks_in(artifact)})
+    for artifact in artifacts:
+        for task in tasks_in(artifact):
+            # A state may hold an older report than the messages: what has ended stays ended.
+            if task.is_terminal or not (task.id in found and found[task.id].is_terminal):
+                found[task.id] = task
     return list(found.values())
 
 
-def _artifacts(message: BaseMessage) -> list[object]:
-    if isinstance(message, ToolMessage):
-        return [message.artifact]
-    if isinstance(message, HumanMessage):
-        return list(message.additional_kwargs.get(NEWS, []))
-    return []
+def _artifacts_of(messages: Iterable[BaseMessage | Mapping[str, Any]]) -> Iterator[object]:
+    for message in messages:
+        fields = message if isinstance(message, Mapping) else message.__dict__
+        if (artifact := fields.get("artifact")) is not None:
+            yield artifact
+        yield from (fields.get("additional_kwargs") or {}).get(TASKS, ())
 
 
 Content = str | list[str | dict[str, Any]]
@@ -195,7 +228,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
     """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
-    handle_validation_error: Any = Field(default_factory=lambda: _unfit, exclude=True, repr=False)
+    handle_validation_error: Any = Field(default_factory=lambda: _invalid_arguments, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _can_show(self) -> Self:
@@ -205,42 +238,35 @@ class PicccMediaTool(ClientSettings, BaseTool):
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool; a call that is run again is not submitted again."""
-        with calling(kwargs) as call:
+        with call_context(kwargs) as call:
             return call.completed(super().run(tool_input, *args, **kwargs))
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool; a call that is run again is not submitted again."""
-        with calling(kwargs) as call:
+        with call_context(kwargs) as call:
             return call.completed(await super().arun(tool_input, *args, **kwargs))
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
-        told = Progress(self.on_update, run_manager)
-        errand = MediaToolRun(self._blocking_client(), show=self.show, on_update=told.tell)
-        return _given(run_sync_tool(errand.reported(self._work(errand, arguments), _signals())))
+        client = self._pair().blocking(self.http_client)
+        run = MediaToolRun(client, show=self.show, on_update=Progress(self.on_update, run_manager).report)
+        return _output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
-        told = AsyncProgress(self.on_update, run_manager)
-        errand = MediaToolRun(self._running_client(), show=self.show, on_update=told.tell)
+        client = self._pair().asynchronous(self.http_async_client)
+        reports = AsyncProgress(self.on_update, run_manager)
+        run = MediaToolRun(client, show=self.show, on_update=reports.report)
         try:
-            return _given(await errand.reported(self._work(errand, arguments), _signals()))
+            return _output(await run.reported(self._work(run, arguments), _signals()))
         finally:
-            await told.told()
+            await reports.flush()
 
-    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
+    async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         raise NotImplementedError
 
-    def _blocking_client(self) -> Client:
-        if self.client is None and self.async_client is not None:
-            given: Client = self.async_client.as_sync(http_client=self.http_client)
-            return given
-        return self.client or self._blocking()
+    def _pair(self) -> ClientPair:
+        from piccc.client import ClientPair
 
-    def _running_client(self) -> AsyncClient:
-        # Made from the blocking one, so that both remember the same submissions.
-        if self.async_client is None:
-            return self._blocking_client().as_async(http_client=self.http_async_client)
-        given: AsyncClient = self.async_client
-        return given
+        return ClientPair(self.client, self.async_client, self._blocking)
 
 
 class _MakingTool(PicccMediaTool):
@@ -251,27 +277,34 @@ class _MakingTool(PicccMediaTool):
 
     - `wait`: wait for `wait_s` seconds; a task that takes longer is a normal result, to be asked for later.
     - `submit`: return at once.
-    - `interrupt`: stop the LangGraph run until it is resumed, for which `langchain_piccc.interrupts` has the
-      means. It needs a checkpointer, and to outlive the process a client with its ledger in a file.
+    - `interrupt`: stop the LangGraph run until it is resumed, with `resume_when_done` or by the interrupt's
+      id. It needs a checkpointer, and to outlive the process a client with its ledger in a file.
     - `background`: return at once; `PicccTasksMiddleware` tells the model when the task is finished.
     """
     _type: ClassVar[TaskType]
 
-    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
-        call = current()
-        if self.mode == "interrupt" and (call.tool_call_id is None or call.thread_id is None):
+    async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
+        call = current_call()
+        if self.mode == "interrupt" and None in (call.tool_call_id, call.thread_id, call.place):
             raise InvalidArgumentError(
                 "Only the agent of a LangGraph run with a checkpointer and a thread_id can be interrupted.",
                 hint='Nothing was sent. Use mode="wait" elsewhere.',
             )
         key = call.key(self._type, arguments)
-        task = await errand.place(self._type, {"model": self.model, **arguments}, key=key)
-        if self.mode == "interrupt":
-            await _pause_until_done(errand, task)
-        await errand.attend(self.wait_s if self.mode == "wait" else 0)
-        return await errand.report(
-            "You will be told when it is finished." if self.mode == "background" else ""
-        )
+        if key is not None and call.place is not None:
+            _warn_of_durability(run.client.ledger, call)
+        try:
+            task = await run.place(self._type, {"model": self.model, **arguments}, key=key)
+        except _TRANSIENT:
+            # The task exists, and cannot be read at the moment: the run goes on when it can.
+            if self.mode == "interrupt" and (known := run.submitted()):
+                _stop(known)
+            raise
+        run.report_progress()
+        if self.mode == "interrupt" and not task.is_terminal:
+            _stop(task)
+        await run.attend(self.wait_s if self.mode == "wait" else 0)
+        return await run.report("You will be told when it is finished." if self.mode == "background" else "")
 
 
 class PicccImageTool(_MakingTool):
@@ -288,9 +321,9 @@ class PicccImageTool(_MakingTool):
         The image is finished (task task_...): http...
     """
 
-    name: str = asked.GENERATE_IMAGE
-    description: str = asked.DESCRIPTIONS[asked.GENERATE_IMAGE]
-    args_schema: ArgsSchema | None = asked.ImageArguments
+    name: str = agent_tools.GENERATE_IMAGE
+    description: str = agent_tools.DESCRIPTIONS[agent_tools.GENERATE_IMAGE]
+    args_schema: ArgsSchema | None = agent_tools.ImageArguments
     _type: ClassVar[TaskType] = "image"
 
 
@@ -304,9 +337,9 @@ class PicccVideoTool(_MakingTool):
         The video is ... task task_... later with get_media_task.
     """
 
-    name: str = asked.GENERATE_VIDEO
-    description: str = asked.DESCRIPTIONS[asked.GENERATE_VIDEO]
-    args_schema: ArgsSchema | None = asked.VideoArguments
+    name: str = agent_tools.GENERATE_VIDEO
+    description: str = agent_tools.DESCRIPTIONS[agent_tools.GENERATE_VIDEO]
+    args_schema: ArgsSchema | None = agent_tools.VideoArguments
     _type: ClassVar[TaskType] = "video"
 
 
@@ -321,16 +354,16 @@ class PicccTaskTool(PicccMediaTool):
         The image is finished (task task_...): http...
     """
 
-    name: str = asked.GET_TASK
-    description: str = asked.DESCRIPTIONS[asked.GET_TASK]
-    args_schema: ArgsSchema | None = asked.TaskArguments
+    name: str = agent_tools.GET_TASK
+    description: str = agent_tools.DESCRIPTIONS[agent_tools.GET_TASK]
+    args_schema: ArgsSchema | None = agent_tools.TaskArguments
     wait_s: float | None = Field(default=60.0, ge=0)
 
-    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
-        await errand.read(arguments["task_id"])
+    async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
+        await run.read(arguments["task_id"])
         seconds = arguments.get("wait_seconds")
-        await errand.attend(self.wait_s if seconds is None else seconds)
-        return await errand.report()
+        await run.attend(self.wait_s if seconds is None else seconds)
+        return await run.report()
 
 
 class PicccTaskListTool(PicccMediaTool):
@@ -344,37 +377,63 @@ class PicccTaskListTool(PicccMediaTool):
         image task_... completed: A ceramic mug
     """
 
-    name: str = asked.LIST_TASKS
-    description: str = asked.DESCRIPTIONS[asked.LIST_TASKS]
-    args_schema: ArgsSchema | None = asked.TaskListArguments
+    name: str = agent_tools.LIST_TASKS
+    description: str = agent_tools.DESCRIPTIONS[agent_tools.LIST_TASKS]
+    args_schema: ArgsSchema | None = agent_tools.TaskListArguments
 
-    async def _work(self, errand: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
-        wanted = asked.TaskListArguments(**arguments)
-        return await errand.list(wanted.type, wanted.status, wanted.limit)
+    async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
+        wanted = agent_tools.TaskListArguments(**arguments)
+        return await run.list(wanted.type, wanted.status, wanted.limit)
 
 
-def _unfit(error: ValidationError) -> str:
+def _invalid_arguments(error: ValidationError) -> str:
     report = failed(error)
-    current().failure = report.artifact
+    current_call().failure = report.artifact
     return report.text
 
 
-def _given(report: ToolResult) -> tuple[Content, dict[str, Any]]:
+def _output(report: ToolResult) -> tuple[Content, dict[str, Any]]:
     if report.error is not None:
-        current().failure = report.artifact
+        current_call().failure = report.artifact
         raise ToolException(report.text) from report.error
     if not report.pictures:
         return report.text, report.artifact
     return [{"type": "text", "text": report.text}, *map(dict, report.pictures)], report.artifact
 
 
-async def _pause_until_done(errand: MediaToolRun, task: Task) -> None:
-    from langgraph.types import interrupt
+_TRANSIENT = (errors.APIConnectionError, errors.RateLimitError, errors.ResponseError, errors.ServerError)
 
-    while not task.is_terminal:
-        # Whatever the run is resumed with is a hint: what the task has become is asked again.
-        interrupt({EVENT: progress(task)})
-        task = await errand.read(task.id)
+
+def _stop(task: Task) -> NoReturn:
+    """Stop the run until the task has ended.
+
+    This is not `interrupt()`, whose resume values LangGraph matches by their order: whether a task has ended
+    decides whether this stops again, so a value for it could slip to the next `interrupt()` of the same
+    graph task, and answer a human's question. This interrupt takes no value. Its id is none of a graph
+    task's, so that a value which is given for it goes nowhere.
+    """
+    from langgraph.errors import GraphInterrupt
+    from langgraph.types import Interrupt
+
+    # LangGraph reads a mapping as one of interrupt ids where each key has this form.
+    id = hashlib.sha256(f"{EVENT}:{task.id}".encode()).hexdigest()[:32]
+    raise GraphInterrupt((Interrupt({EVENT: progress(task)}, id),))
+
+
+_warned = False
+
+
+def _warn_of_durability(ledger: Ledger, call: CallContext) -> None:
+    """Say once that a file ledger alone does not keep a killed process from paying twice."""
+    global _warned
+    if _warned or call.durability == "sync" or isinstance(ledger, MemoryLedger):
+        return
+    _warned = True
+    _log.warning(
+        "The ledger prevents double payment after a crash only where checkpoints are saved before the tools "
+        'run: pass durability="sync" to invoke or stream. Otherwise a process that is killed asks the model '
+        "again, and its new call is a new submission."
+    )
 
 
 def _signals() -> tuple[type[Exception], ...]:
@@ -386,7 +445,7 @@ def _signals() -> tuple[type[Exception], ...]:
     return (GraphBubbleUp,)
 
 
-class PicccMediaToolkit(StrictModel, BaseToolkit):
+class PicccMediaToolkit(BaseToolkit):
     """Make the four media tools: image, video, look at a task, list tasks.
 
     What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
@@ -401,6 +460,8 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
         >>> [(task.status, task.prompt) for task in media_from(result["messages"])]
         [('completed', 'a red ceramic mug')]
     """
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     client: Any = Field(default=None, exclude=True, repr=False)
     """A `piccc.Client` for all tools; without one each makes its own from the environment."""

@@ -1,21 +1,45 @@
-"""Middleware that tells an agent of the tasks that were finished meanwhile."""
+"""Agent middleware: news of media tasks that ended, and a second try for tool calls that cannot be read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolCall,
+    ToolMessage,
+)
 
-from langchain_piccc.media_tools import NEWS, media_from
-from piccc.errors import MissingExtraError
-from piccc.media.agent_tools import Show, ToolResult, ended, run_sync_tool
+from langchain_piccc.media_tools import EVENT, TASKS, media_from
+from piccc.errors import MissingExtraError, PicccError
+from piccc.media.agent_tools import (
+    GENERATE_IMAGE,
+    GENERATE_VIDEO,
+    LIST_TASKS,
+    Show,
+    ToolResult,
+    artifact_of,
+    describe_for_model,
+    ended,
+    latest_tasks,
+    progress,
+    run_sync_tool,
+    tasks_in,
+)
+from piccc.tasks import Task
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, hook_config
+    from langchain.agents.middleware.types import ToolCallRequest
+    from langgraph.graph.message import REMOVE_ALL_MESSAGES
+    from langgraph.types import Command
 except ImportError as error:
     raise MissingExtraError(
-        "PicccTasksMiddleware needs LangChain's agents.", hint='pip install "piccc[all]"'
+        "The middleware needs LangChain's agents.", hint='pip install "piccc[all]"'
     ) from error
 
 if TYPE_CHECKING:
@@ -24,14 +48,28 @@ if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
 
 Update = dict[str, Any] | None
-State = AgentState[Any]
+Tasks = dict[str, dict[str, Any]]
+_TYPES = {GENERATE_IMAGE: "image", GENERATE_VIDEO: "video"}
 
 
-class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
-    """Tell the model of each task that has ended since a tool called it running, before it is asked again.
+def _merge(left: Tasks | None, right: Tasks | None) -> Tasks:
+    return {**(left or {}), **(right or {})}
 
-    With `wait_s`, an agent that is about to end while tasks are running waits so many seconds for them, and
-    goes on where one ends. What is running is read from the conversation, so a checkpoint is all it needs.
+
+class MediaState(AgentState[Any]):
+    """An agent's state with its media tasks by id, as last reported; `media_from` reads it."""
+
+    piccc_tasks: NotRequired[Annotated[Tasks, _merge]]
+
+
+class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
+    """Tell the model about each media task that has ended since a tool reported it as running.
+
+    It does so before the model is asked again. With `wait_s`, an agent that is about to end while tasks are
+    running waits up to `wait_s` seconds, and goes on as soon as one ends. Tasks are kept in the state under
+    `piccc_tasks`, so that they outlive the messages that named them: summaries, trimming, a checkpoint.
+    Calls of the media tools that were left without an answer, because the user wrote while the run was
+    interrupted, are answered with the task's id where it is found among the account's latest.
 
     Args:
         client: the `piccc.Client` of the tools; by default one from the environment.
@@ -46,6 +84,8 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         >>> agent = create_agent(ChatPiccc(), [tool], middleware=[PicccTasksMiddleware(wait_s=300)])
     """
 
+    state_schema = MediaState
+
     def __init__(
         self,
         client: Client | None = None,
@@ -55,67 +95,162 @@ class PicccTasksMiddleware(AgentMiddleware[State, Any, Any]):
         show: Show = "none",
     ) -> None:
         super().__init__()
-        self._client = client
-        self._async_client = async_client
+        from piccc.client import ClientPair
+
+        self._clients = ClientPair(client, async_client)
         self._wait_s = wait_s
         self._show = show
 
-    def before_model(self, state: State, runtime: Runtime[Any]) -> Update:
-        """Add what has ended to the conversation."""
-        return run_sync_tool(self._news(self._blocking_client(), state["messages"], 0))
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+    ) -> ToolMessage | Command[Any]:
+        """Keep the tasks of a tool's result in the state."""
+        return _keeping_tasks(handler(request))
 
-    async def abefore_model(self, state: State, runtime: Runtime[Any]) -> Update:
-        """Add what has ended to the conversation."""
-        return await self._news(self._running_client(), state["messages"], 0)
+    async def awrap_tool_call(
+        self,
+        request: ToolCallRequest,
+        handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+    ) -> ToolMessage | Command[Any]:
+        """Keep the tasks of a tool's result in the state."""
+        return _keeping_tasks(await handler(request))
+
+    def before_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
+        """Add news of tasks that ended, and answers to abandoned calls."""
+        return run_sync_tool(self._before(self._clients.blocking(), state))
+
+    async def abefore_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
+        """Add news of tasks that ended, and answers to abandoned calls."""
+        return await self._before(self._clients.asynchronous(), state)
 
     @hook_config(can_jump_to=["model"])
-    def after_model(self, state: State, runtime: Runtime[Any]) -> Update:
-        """Wait for running tasks where the model has said its last word, and ask it again if one ends."""
+    def after_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
+        """Wait for running tasks where the model would end the run, and ask it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
-        return _asking_again(
-            run_sync_tool(self._news(self._blocking_client(), state["messages"], self._wait_s))
-        )
+        return run_sync_tool(self._at_end(self._clients.blocking(), state, runtime))
 
     @hook_config(can_jump_to=["model"])
-    async def aafter_model(self, state: State, runtime: Runtime[Any]) -> Update:
-        """Wait for running tasks where the model has said its last word, and ask it again if one ends."""
+    async def aafter_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
+        """Wait for running tasks where the model would end the run, and ask it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
-        return _asking_again(await self._news(self._running_client(), state["messages"], self._wait_s))
+        return await self._at_end(self._clients.asynchronous(), state, runtime)
 
     def _is_at_end(self, messages: Sequence[AnyMessage]) -> bool:
         last = messages[-1] if messages else None
         return self._wait_s > 0 and isinstance(last, AIMessage) and not last.tool_calls
 
+    async def _before(self, client: Client | AsyncClient, state: MediaState) -> Update:
+        calls = _abandoned(state["messages"])
+        if not calls:
+            return await self._news(client, state, 0)
+        found = await _find(client, calls, media_from(state))
+        repaired = _with_answers(state["messages"], calls, found)
+        news = await self._news(client, {**state, "messages": repaired}, 0) or {"messages": [], TASKS: {}}
+        tasks = {task.id: artifact_of(task) for task in found.values()}
+        return {
+            "messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *repaired, *news["messages"]],
+            TASKS: {**tasks, **news[TASKS]},
+        }
+
+    async def _at_end(self, client: Client | AsyncClient, state: MediaState, runtime: Runtime[Any]) -> Update:
+        def report(task: Task) -> None:
+            runtime.stream_writer({EVENT: progress(task)})
+
+        update = await self._news(client, state, self._wait_s, report)
+        return {**update, "jump_to": "model"} if update else None
+
     async def _news(
-        self, client: Client | AsyncClient, messages: Sequence[AnyMessage], seconds: float
+        self,
+        client: Client | AsyncClient,
+        state: Mapping[str, Any],
+        seconds: float,
+        on_update: Callable[[Task], object] | None = None,
     ) -> Update:
-        running = [task for task in media_from(messages) if not task.is_terminal]
-        reports = await ended(client, running, seconds=seconds, show=self._show)
-        return {"messages": [_told(reports)]} if reports else None
-
-    def _blocking_client(self) -> Client:
-        if self._client is None:
-            from piccc.client import Client
-
-            self._client = self._async_client.as_sync() if self._async_client else Client()
-        return self._client
-
-    def _running_client(self) -> AsyncClient:
-        if self._async_client is None:
-            self._async_client = self._blocking_client().as_async()
-        return self._async_client
+        running = [task for task in media_from(state) if not task.is_terminal]
+        if not running:
+            return None
+        reports = await ended(client, running, seconds=seconds, show=self._show, on_update=on_update)
+        if not reports:
+            return None
+        return {"messages": [_news_message(reports)], TASKS: _by_id([report.artifact for report in reports])}
 
 
-def _asking_again(update: Update) -> Update:
-    return {**update, "jump_to": "model"} if update else None
+def _by_id(artifacts: Iterable[object]) -> Tasks:
+    return {task.id: artifact_of(task) for artifact in artifacts for task in tasks_in(artifact)}
 
 
-def _told(reports: Sequence[ToolResult]) -> HumanMessage:
+def _keeping_tasks(result: ToolMessage | Command[Any]) -> ToolMessage | Command[Any]:
+    """Return a tool's result as an update that keeps its task in the state too."""
+    update = result.update if isinstance(result, Command) else {"messages": [result]}
+    if not isinstance(update, dict):
+        return result
+    tasks = _by_id(each.artifact for each in update.get("messages", ()) if isinstance(each, ToolMessage))
+    if not tasks:
+        return result
+    kept = {**update, TASKS: _merge(update.get(TASKS), tasks)}
+    if isinstance(result, Command):
+        return Command(graph=result.graph, update=kept, resume=result.resume, goto=result.goto)
+    return Command(update=kept)
+
+
+def _abandoned(messages: Sequence[AnyMessage]) -> list[ToolCall]:
+    """Return the calls of the media tools that have no answer though the conversation went on."""
+    answered = {each.tool_call_id for each in messages if isinstance(each, ToolMessage)}
+    earlier = [each for each in messages[:-1] if isinstance(each, AIMessage)]
+    calls = [call for message in earlier for call in message.tool_calls if call["name"] in _TYPES]
+    return [call for call in calls if call["id"] not in answered]
+
+
+async def _find(
+    client: Client | AsyncClient, calls: Sequence[ToolCall], known: Sequence[Task]
+) -> dict[str | None, Task]:
+    """Return the tasks of abandoned calls, as far as they are among the account's latest, by call id."""
+    try:
+        latest = await latest_tasks(client)
+    except PicccError:
+        return {}
+    taken = {task.id for task in known}
+    found: dict[str | None, Task] = {}
+    for call in calls:
+        for task in latest:
+            wanted = (_TYPES[call["name"]], call["args"].get("prompt"))
+            if task.id not in taken and (task.type, task.prompt) == wanted:
+                taken.add(task.id)
+                found[call["id"]] = task
+                break
+    return found
+
+
+def _with_answers(
+    messages: Sequence[AnyMessage], calls: Sequence[ToolCall], found: Mapping[str | None, Task]
+) -> list[AnyMessage]:
+    """Return the messages with an answer to each abandoned call, where servers expect it."""
+    abandoned = {call["id"] for call in calls}
+    repaired: list[AnyMessage] = []
+    for message in messages:
+        repaired.append(message)
+        if isinstance(message, AIMessage):
+            ids = [call["id"] for call in message.tool_calls if call["id"] in abandoned]
+            repaired += [_answer(str(id), found.get(id)) for id in ids]
+    return repaired
+
+
+def _answer(id: str, task: Task | None) -> ToolMessage:
+    if task is not None:
+        return ToolMessage(describe_for_model(task), tool_call_id=id, artifact=artifact_of(task))
+    text = (
+        "This call was interrupted before its result came. If its task was created, it goes on and is paid "
+        f"for: do not submit it again. Look for it with {LIST_TASKS}."
+    )
+    return ToolMessage(text, tool_call_id=id, status="error")
+
+
+def _news_message(reports: Sequence[ToolResult]) -> HumanMessage:
     text = "\n".join(["News of the media tasks:", *(report.text for report in reports)])
-    pictures = [dict(picture) for report in reports for picture in report.pictures]
+    images = [dict(image) for report in reports for image in report.pictures]
     return HumanMessage(
-        [{"type": "text", "text": text}, *pictures] if pictures else text,
-        additional_kwargs={NEWS: [report.artifact for report in reports]},
+        [{"type": "text", "text": text}, *images] if images else text,
+        additional_kwargs={TASKS: [report.artifact for report in reports]},
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast
 
 from piccc._dialects import DialectName, dialect_named
 from piccc._http.backend import run_sync
@@ -24,9 +24,8 @@ from piccc.conversation import (
     Tool,
     ToolChoice,
 )
-from piccc.errors import ConfigurationError, InvalidArgumentError, UnsupportedContentError
+from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.models import DEFAULT_MODEL
-from piccc.options import describe_unknown
 from piccc.session import Session
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
     """
     if unknown := options.keys() - ChatOptions.__annotations__.keys():
         raise InvalidArgumentError(
-            f"Unknown options: {describe_unknown(unknown, ChatOptions.__annotations__)}.",
+            f"Unknown options: {', '.join(sorted(unknown))}.",
             hint="What the API knows beyond the named options goes into extra_body=.",
         )
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -134,16 +133,17 @@ def as_messages(value: Any) -> list[Message]:
     """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
     if isinstance(value, str):
         return [Message("user", [Text(value)])]
-    if isinstance(value, Message | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, Message):
+        return [value]
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
         value = [value]
-    messages = [_message(each) for each in value]
+    messages = [each if isinstance(each, Message) else _message(each) for each in value]
     if not messages:
         raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
     return messages
 
 
 _MESSAGE_HINT = 'Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.'
-_PARTS_HINT = 'Parts are a list: Message("user", [Text("hi")]).'
 _ROLES: dict[str, Role] = {
     "developer": "system",
     "system": "system",
@@ -151,38 +151,24 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+
+
 _FIELDS = {"role", "content", "name", "tool_call_id"}
 
 
 def _message(value: Any) -> Message:
-    if isinstance(value, Message):
-        if value.role not in get_args(Role):
-            raise InvalidArgumentError(
-                f"A message has role {value.role!r}.", hint=f"A role is one of {', '.join(get_args(Role))}."
-            )
-        if not isinstance(value.parts, list | tuple):
-            raise InvalidArgumentError(
-                f"A message's parts is a {_kind(value.parts)}, not a list.", hint=_PARTS_HINT
-            )
-        if wrong := [each for each in value.parts if not isinstance(each, get_args(Part))]:
-            raise InvalidArgumentError(f"A message has a part that is a {_kind(wrong[0])}.", hint=_PARTS_HINT)
-        return value
-    if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"A message is a {_kind(value)}.", hint=_MESSAGE_HINT)
-    if unknown := value.keys() - _FIELDS:
-        raise InvalidArgumentError(
-            f"A message has {', '.join(sorted(map(str, unknown)))}.", hint=_MESSAGE_HINT
+    if not isinstance(value, Mapping) or not value.keys() <= _FIELDS:
+        fields = (
+            sorted(map(str, value.keys() - _FIELDS)) if isinstance(value, Mapping) else type(value).__name__
         )
+        raise InvalidArgumentError(f"A message has {fields}.", hint=_MESSAGE_HINT)
     role, content = _ROLES.get(str(value.get("role"))), value.get("content")
-    if role is None:
-        raise InvalidArgumentError(f"A message has role {value.get('role')!r}.", hint=_MESSAGE_HINT)
-    if not isinstance(content, str):
-        raise InvalidArgumentError(f"A message has content that is a {_kind(content)}.", hint=_MESSAGE_HINT)
+    if role is None or not isinstance(content, str):
+        raise InvalidArgumentError(
+            f"A message has role {value.get('role')!r} and content {type(content).__name__}.",
+            hint=_MESSAGE_HINT,
+        )
     return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
 
 
 def _response_format(given: Any) -> JSONSchema | Literal["json"]:
@@ -315,13 +301,6 @@ class _Client:
         private_outputs: bool = False,
         **options: Unpack[_Settings],
     ) -> None:
-        if unknown := options.keys() - _Settings.__annotations__.keys():
-            known = ClientOptions.__annotations__.keys() | {"http_client"}
-            name = type(self).__name__
-            raise ConfigurationError(
-                f"{name} does not know {describe_unknown(unknown, known, ChatOptions.__annotations__)}.",
-                hint=f"It knows {', '.join(sorted(known))}.",
-            )
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         self._dialect: DialectName = dialect
@@ -598,17 +577,54 @@ class ClientCache:
 
     def close(self) -> None:
         """Close the connections for blocking calls; they open again when needed."""
-        for name, (_, client) in list(self._made.items()):
+        for _, client in list(self._made.values()):
             if isinstance(client, Client):
-                self._made.pop(name, None)
                 client.close()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; they open again when needed."""
-        for name, (_, client) in list(self._made.items()):
+        for _, client in list(self._made.values()):
             if isinstance(client, AsyncClient):
-                self._made.pop(name, None)
                 await client.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ClientCache, ())
+
+
+class ClientPair:
+    """A blocking and an asynchronous client for the same account, each created when it is first needed.
+
+    Both remember the same submissions, for the one that is missing is made from the other.
+
+    Args:
+        client: the blocking client.
+        async_client: the asynchronous one.
+        create: makes the blocking client where neither is given; by default from the environment.
+    """
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        async_client: AsyncClient | None = None,
+        create: Callable[[], Client] | None = None,
+    ) -> None:
+        self._client = client
+        self._async_client = async_client
+        self._create = create
+
+    def blocking(self, http_client: Any = None) -> Client:
+        """Return the blocking client; `http_client` is what it sends with where it is made here."""
+        if self._client is None:
+            if self._async_client is not None:
+                self._client = self._async_client.as_sync(http_client=http_client)
+            elif self._create is not None:
+                self._client = self._create()
+            else:
+                self._client = Client()
+        return self._client
+
+    def asynchronous(self, http_client: Any = None) -> AsyncClient:
+        """Return the asynchronous client; `http_client` is what it sends with where it is made here."""
+        if self._async_client is None:
+            self._async_client = self.blocking().as_async(http_client=http_client)
+        return self._async_client

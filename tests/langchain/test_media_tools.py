@@ -32,6 +32,7 @@ from piccc.tokens import count_text
 from tests.langchain.media import Way, calling, clients, settings
 from tests.media.paid import made
 
+THREAD = {"configurable": {"thread_id": "t1"}}
 MODEL_READS_TOKENS = 60
 
 
@@ -332,8 +333,8 @@ def test_blocking_and_asynchronous_runs_of_a_call_are_one_submission(
     own_emulator: Emulator, word: str, kind: type[Client]
 ) -> None:
     tool = PicccImageTool(model="piccc-image", **{word: kind(**settings(own_emulator))})
-    Way("").run(tool, "invoke", calling(prompt="A kite"))
-    Way("a").run(tool, "invoke", calling(prompt="A kite"))
+    Way("").run(tool, "invoke", calling(prompt="A kite"), THREAD)
+    Way("a").run(tool, "invoke", calling(prompt="A kite"), THREAD)
     assert made(own_emulator) == ["image"]
 
 
@@ -373,7 +374,7 @@ def test_tools_and_toolkits_can_be_copied_and_pickled(
     tool = PicccImageTool(model="piccc-image", client=Client(**settings(own_emulator)))
     copied, pickled = copy.deepcopy(tool), pickle.loads(pickle.dumps(tool))  # noqa: S301  our own
     for each in (tool, copied):
-        assert each.invoke(calling(prompt="A kite")).status == "success"
+        assert each.invoke(calling(prompt="A kite"), THREAD).status == "success"
     assert made(own_emulator) == ["image"]
     assert pickled.invoke(calling(prompt="A kite")).status == "success"
     assert own_emulator.api_key not in pickle.dumps(tool).decode("latin-1")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import uuid
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import isawaitable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from piccc.media.handles import AsyncTaskHandle, TaskHandle
     from piccc.media.ledgers import Ledger
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
+
+_log = logging.getLogger(__name__)
+
+LATEST = 100
+"""How many of the account's latest tasks one look at several tasks goes through: a page."""
 
 GENERATE_IMAGE = "generate_image"
 GENERATE_VIDEO = "generate_video"
@@ -191,12 +199,24 @@ def listed(tasks: Sequence[Task]) -> ToolResult:
     return ToolResult(text, {"tasks": [task.to_dict() for task in tasks], "made_by": MAKER})
 
 
-def failed(error: Exception, task: Task | None = None, *, may_exist: bool = False) -> ToolResult:
+def failed(
+    error: Exception, task: Task | None = None, *, may_exist: bool = False, is_gone: bool = False
+) -> ToolResult:
     """Report on a failure, and say whether the model may call again.
 
-    `task` is the one that it befell; `may_exist` tells that a task may have come of it that nobody knows.
+    Args:
+        error: what went wrong.
+        task: the task that it happened to, if one is known.
+        may_exist: a task may have been created whose id is not known.
+        is_gone: the task was created, and the server no longer has it.
     """
-    may_retry, advice = _advice(error, task, may_exist=may_exist)
+    if task is not None and is_gone:
+        may_retry, advice = (
+            False,
+            f"Task {task.id} was created, and the server has it no more. {_TELL_THE_USER}",
+        )
+    else:
+        may_retry, advice = _advice(error, task, may_exist=may_exist)
     message = _message(error)
     named = {
         "kind": type(error).__name__,
@@ -277,29 +297,34 @@ class MediaToolRun:
     def __init__(
         self, client: MediaClient, *, show: Show = "none", on_update: OnUpdate | None = None
     ) -> None:
-        self._client = client
+        self.client = client
         self._show = show
-        self._on_update = on_update
+        self._on_update = None if on_update is None else partial(_notify, on_update)
         self._key: str | None = None
         self._task: TaskHandle | AsyncTaskHandle | None = None
 
     async def place(self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None) -> Task:
         """Submit a task, or find the one that this key became; look for one whose answer was lost."""
-        self._key = key
-        made = self._client.images if type == "image" else self._client.videos
+        self._key = key or f"agent-{uuid.uuid4().hex}"
+        made = self.client.images if type == "image" else self.client.videos
         try:
-            self._task = await _settled(made.submit(key=key, **arguments))
+            self._task = await _settled(made.submit(key=self._key, **arguments))
         except SubmissionUnknown as lost:
             try:
-                self._task = await _settled(self._client.tasks.resume(str(lost.submission_key)))
+                self._task = await _settled(self.client.tasks.resume(str(lost.submission_key)))
             except PicccError:
                 raise lost from lost.__cause__
         return self._known()
 
     async def read(self, task_id: str) -> Task:
         """Read a task."""
-        self._task = await _settled(self._client.tasks.get(task_id))
+        self._task = await _settled(self.client.tasks.get(task_id))
         return self._known()
+
+    def take(self, task: TaskHandle | AsyncTaskHandle) -> Task:
+        """Go on with a task that was read already."""
+        self._task = task
+        return task
 
     async def attend(self, seconds: float | None) -> None:
         """Wait so many seconds for the task; raise why it has no output, but not that it is still running.
@@ -315,6 +340,11 @@ class MediaToolRun:
         if error := TaskError.of(task):
             raise error
 
+    def report_progress(self) -> None:
+        """Report the task as it is now to the program's hook."""
+        if self._on_update is not None:
+            self._on_update(self._known())
+
     async def report(self, then: str = "") -> ToolResult:
         """Report on the task; `then` is what the model is to do while it is still running."""
         task = self._known()
@@ -327,7 +357,7 @@ class MediaToolRun:
 
     async def list(self, type: TaskType | None, status: str | None, limit: int) -> ToolResult:
         """Report on the latest tasks."""
-        return listed(await _first(self._client.tasks.list(type=type, status=status), limit))
+        return listed(await _first(self.client.tasks.list(type=type, status=status), limit))
 
     async def reported(
         self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...] = ()
@@ -339,10 +369,20 @@ class MediaToolRun:
             raise
         except Exception as error:
             # A submission that was refused leaves the ledger: one that is still in it may have been accepted.
-            may_exist = (
-                self._task is None and self._key is not None and bool(self._client.ledger.get(self._key))
+            entry = self.client.ledger.get(self._key) if self._task is None and self._key else None
+            return failed(
+                error,
+                self._task or self.submitted(),
+                may_exist=entry is not None and entry.task_id is None,
+                is_gone=isinstance(error, errors.NotFoundError) and entry is not None,
             )
-            return failed(error, self._task, may_exist=may_exist)
+
+    def submitted(self) -> Task | None:
+        """Return the task that the ledger knows this call became, also where it cannot be read now."""
+        if self._task is not None:
+            return self._task
+        entry = self.client.ledger.get(self._key) if self._key else None
+        return Task(entry.task_id, type=entry.type) if entry and entry.task_id else None
 
     def _known(self) -> TaskHandle | AsyncTaskHandle:
         if self._task is None:
@@ -358,17 +398,54 @@ class MediaToolRun:
 
 
 async def ended(
-    client: MediaClient, tasks: Sequence[Task], *, seconds: float = 0.0, show: Show = "none"
+    client: MediaClient,
+    tasks: Sequence[Task],
+    *,
+    seconds: float = 0.0,
+    show: Show = "none",
+    on_update: OnUpdate | None = None,
 ) -> Sequence[ToolResult]:
-    """Report on those of the tasks that have ended, after waiting so many seconds for all of them.
+    """Report on those of the tasks that have ended, after waiting up to `seconds` for the first of them.
 
-    One that cannot be read counts as running: it can be asked again.
+    Several tasks are read with one request for the list. One that cannot be read counts as running: the next
+    call asks again.
     """
     if seconds and tasks:
         with suppress(PicccError):
-            await _settled(client.tasks.wait_all([task.id for task in tasks], timeout=seconds))
-    seen = [await _end(MediaToolRun(client, show=show), task) for task in tasks]
+            await _first_end(client.tasks.events(*[task.id for task in tasks], timeout=seconds), on_update)
+    latest: dict[str, Any] = {}
+    if len(tasks) > 1:
+        with suppress(PicccError):
+            latest = {handle.id: handle for handle in await latest_tasks(client)}
+    seen = [await _end(MediaToolRun(client, show=show), task, latest.get(task.id)) for task in tasks]
     return [report for report in seen if report is not None]
+
+
+async def _first_end(changes: AsyncIterable[Task] | Iterable[Task], on_update: OnUpdate | None) -> None:
+    if isinstance(changes, AsyncIterable):
+        async for task in changes:
+            _notify(on_update, task)
+            if task.is_terminal:
+                return
+    else:
+        for task in changes:
+            _notify(on_update, task)
+            if task.is_terminal:
+                return
+
+
+async def latest_tasks(client: MediaClient) -> Sequence[Any]:
+    """Return the handles of the account's latest tasks, as many as a page of the list has: one request."""
+    return await _first(client.tasks.list(), LATEST)
+
+
+def _notify(on_update: OnUpdate | None, task: Task) -> None:
+    """Call a program's hook; its failure is the program's, and not the agent's to read."""
+    try:
+        if on_update is not None:
+            on_update(task)
+    except Exception:
+        _log.exception("on_update failed for task %s.", task.id)
 
 
 def run_sync_tool(errand: Coroutine[Any, Any, T]) -> T:
@@ -376,16 +453,16 @@ def run_sync_tool(errand: Coroutine[Any, Any, T]) -> T:
     return run_sync(errand)
 
 
-async def _end(errand: MediaToolRun, task: Task) -> ToolResult | None:
+async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:
     async def outcome() -> ToolResult:
-        await errand.attend(0)
-        return await errand.report()
+        await run.attend(0)
+        return await run.report()
 
     try:
-        now = await errand.read(task.id)
+        now = run.take(handle) if handle is not None else await run.read(task.id)
     except PicccError:
         return None
-    return await errand.reported(outcome()) if now.is_terminal else None
+    return await run.reported(outcome()) if now.is_terminal else None
 
 
 async def _settled(value: Any) -> Any:

@@ -1,7 +1,6 @@
-"""Checks for what strict chat servers refuse although it is well-formed.
+"""Refuse what is well-formed but what strict chat servers refuse; `Emulator(strict=False)` accepts it.
 
-All of them are assumed, from public reports on OpenAI's and Anthropic's APIs, vLLM and llama.cpp;
-`Emulator(strict=False)` skips them.
+All of it is assumed: taken from public reports on OpenAI's and Anthropic's APIs, vLLM and llama.cpp.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from piccc.emulator.wire import APIError, anthropic, openai
+from piccc.emulator.errors import APIError
+from piccc.emulator.wire import anthropic, openai
 
 Flaw = tuple[str, str]
 """The field at fault as a dotted path, and what is wrong with it."""

@@ -1,0 +1,448 @@
+"""Media tools inside graphs: no answer that nobody gave, no image that nobody asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import BaseTool, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, Send, interrupt
+
+from langchain_piccc import (
+    ChatPiccc,
+    PicccImageTool,
+    PicccTasksMiddleware,
+    aresume_when_done,
+    interrupted_tasks,
+    media_from,
+    resume_when_done,
+)
+from piccc import AsyncClient, Client
+from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.errors import TaskWaitTimeout
+from piccc.media.agent_tools import ended, run_sync_tool
+from tests.langchain.media import Way, clients, settings
+from tests.media.paid import made
+
+THREAD = RunnableConfig(configurable={"thread_id": "t1"})
+
+
+class State(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+    context: str
+
+
+@pytest.fixture(params=["", "a"], ids=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Run a test blocking and asynchronously."""
+    return Way(request.param)
+
+
+@pytest.fixture
+def still() -> Iterator[Emulator]:
+    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
+    with Emulator(clock=ManualClock(), speed=float("inf")) as running:
+        yield running
+
+
+def calling(*prompts: str, id: str = "call_{}", name: str = "generate_image") -> AIMessage:
+    """Return a reply that calls a tool once for each prompt, its ids counted from 0 as some servers do."""
+    calls = [
+        {"name": name, "args": {"prompt": prompt}, "id": id.format(index)}
+        for index, prompt in enumerate(prompts)
+    ]
+    return AIMessage("", tool_calls=calls)
+
+
+def image_tool(emulator: Emulator, **options: Any) -> PicccImageTool:
+    return PicccImageTool(model="piccc-image", **{"mode": "interrupt", **clients(emulator), **options})
+
+
+def resumed(emulator: Emulator, graph: Any, way: Way, config: Any = THREAD, **options: Any) -> Any:
+    """Wait for the tasks of an interrupted run and resume it."""
+    options = {"timeout": 30, **options}
+    if way.is_async:
+        client = AsyncClient(**settings(emulator))
+        return asyncio.run(aresume_when_done(graph, config, client, **options))
+    return resume_when_done(graph, config, Client(**settings(emulator)), **options)
+
+
+class Human:
+    """A human who is asked by interrupts, and the tool by which a model asks."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.answers: list[Any] = []
+        self._emulator = emulator
+
+    def ask(self, question: str) -> Any:
+        """Ask once the image is ordered: an interrupt cancels what runs beside it."""
+        while not self._emulator.charges:
+            time.sleep(0.01)
+        self.answers.append(interrupt(question))
+        return self.answers[-1]
+
+    def tool(self) -> BaseTool:
+        """Return the tool."""
+
+        @tool
+        def ask_human(prompt: str) -> str:
+            """Ask a human."""
+            return str(self.ask(prompt))
+
+        return ask_human
+
+
+def in_own_node(emulator: Emulator, human: Human) -> Any:
+    """A node that makes an image and then asks a human to publish it."""
+    image = image_tool(emulator)
+
+    def node(state: State, config: RunnableConfig) -> dict[str, Any]:
+        [call] = calling("A kite").tool_calls
+        made = image.invoke(call, config)
+        return {"messages": [made, HumanMessage(f"published: {human.ask('Publish?')}")]}
+
+    async def anode(state: State, config: RunnableConfig) -> dict[str, Any]:
+        [call] = calling("A kite").tool_calls
+        made = await image.ainvoke(call, config)
+        return {"messages": [made, HumanMessage(f"published: {human.ask('Publish?')}")]}
+
+    graph = StateGraph(State).add_node("node", RunnableLambda(node, anode))
+    return graph.add_edge(START, "node").compile(checkpointer=InMemorySaver())
+
+
+def in_tool_node(emulator: Emulator, human: Human, *, human_first: bool = False) -> Any:
+    """One graph task that runs an image tool and a human's tool at the same time."""
+    image, ask = calling("A kite", id="image"), calling("Delete all files?", id="human", name="ask_human")
+    calls = [*ask.tool_calls, *image.tool_calls] if human_first else [*image.tool_calls, *ask.tool_calls]
+    graph = StateGraph(State)
+    graph.add_node("model", lambda state: {"messages": [AIMessage("", tool_calls=calls)]})
+    graph.add_node("tools", ToolNode([image_tool(emulator), human.tool()]))
+    graph.add_edge(START, "model").add_edge("model", "tools")
+    return graph.compile(checkpointer=InMemorySaver())
+
+
+def in_tool_node_after_the_human(emulator: Emulator, human: Human) -> Any:
+    """The same with the calls in the other order."""
+    return in_tool_node(emulator, human, human_first=True)
+
+
+def in_agent_with_review(emulator: Emulator, human: Human) -> Any:
+    """An agent whose middleware asks a human about each result, in the graph task of the call."""
+
+    class Review(AgentMiddleware):
+        def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+            result = handler(request)
+            human.ask("Good?")
+            return result
+
+        async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+            result = await handler(request)
+            human.ask("Good?")
+            return result
+
+    emulator.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key)
+    return create_agent(model, [image_tool(emulator)], middleware=[Review()], checkpointer=InMemorySaver())
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["ended", "early"])
+@pytest.mark.parametrize(
+    "build", [in_own_node, in_tool_node, in_tool_node_after_the_human, in_agent_with_review]
+)
+def test_a_humans_question_is_answered_by_the_human_alone(
+    still: Emulator, way: Way, build: Any, *, early: bool
+) -> None:
+    human = Human(still)
+    graph = build(still, human)
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    while graph.get_state(THREAD).next:
+        interrupts = graph.get_state(THREAD).interrupts
+        if waiting := interrupted_tasks(interrupts):
+            if not early:
+                still.advance(60)
+            early = False
+            resume: Any = dict.fromkeys(waiting.values(), True)
+        else:
+            resume = {interrupts[0].id: "the human"}
+        way.run(graph, "invoke", Command(resume=resume), THREAD)
+    assert set(human.answers) == {"the human"}
+    assert graph.get_state(THREAD).interrupts == ()
+    values = graph.get_state(THREAD).values
+    assert [each.status for each in media_from(values)] == ["completed"], values["messages"]
+    assert made(still) == ["image"]
+
+
+def test_a_run_that_was_pinned_to_a_checkpoint_is_resumed_to_its_end(still: Emulator, way: Way) -> None:
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), *["Done."] * 9])
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    pinned = graph.get_state(THREAD).config
+    assert "checkpoint_id" in pinned["configurable"]
+    still.advance(60)
+    state = resumed(still, graph, way, pinned)
+    assert state["messages"][-1].text == "Done."
+    assert made(still) == ["image"]
+    assert sum(charge.kind == "chat" for charge in still.charges) == 2
+
+
+def test_a_resumed_run_has_its_context_and_options(still: Emulator, way: Way) -> None:
+    class Reads(AgentMiddleware):
+        seen: list[Any] = []  # noqa: RUF012  the test's own
+
+        def before_model(self, state: Any, runtime: Any) -> None:
+            self.seen.append(runtime.context)
+
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    reads = Reads()
+    graph = create_agent(
+        model, [image_tool(still)], middleware=[reads], context_schema=dict, checkpointer=InMemorySaver()
+    )
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD, context={"user": "anna"})
+    still.advance(60)
+    resumed(still, graph, way, context={"user": "anna"}, durability="sync")
+    assert reads.seen[-2:] == [{"user": "anna"}] * 2
+
+
+def test_a_wait_that_runs_out_leaves_the_run_to_be_resumed(still: Emulator, way: Way) -> None:
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    with pytest.raises(TaskWaitTimeout):
+        resumed(still, graph, way, timeout=0.05)
+    still.advance(60)
+    assert resumed(still, graph, way)["messages"][-1].text == "Done."
+    assert made(still) == ["image"]
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "404"])
+def test_a_task_that_cannot_be_read_at_resume_keeps_its_id(still: Emulator, way: Way, fault: str) -> None:
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    graph = create_agent(
+        model, [image_tool(still, **clients(still, max_retries=0))], checkpointer=InMemorySaver()
+    )
+    stopped = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    [(task_id, interrupt_id)] = interrupted_tasks(stopped["__interrupt__"]).items()
+    still.advance(60)
+    still.fault(fault, route="GET /v1/tasks*", times=1)
+    state = way.run(graph, "invoke", Command(resume={interrupt_id: True}), THREAD)
+    if fault == "404":  # the task has vanished: that is a result, and names it
+        result = state["messages"][-2]
+        assert task_id in result.text
+        assert "tell the user" in result.text
+        assert result.status == "error"
+    else:  # it goes on when the server does
+        assert interrupted_tasks(state["__interrupt__"]).keys() == {task_id}
+        state = resumed(still, graph, way)
+    assert [each.id for each in media_from(state)] == [task_id]
+    assert made(still) == ["image"]
+
+
+def test_a_vanished_task_ends_a_run_that_is_resumed(still: Emulator, way: Way) -> None:
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "It is gone."])
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    still.fault("404", route="GET /v1/tasks*")
+    assert resumed(still, graph, way)["messages"][-1].text == "It is gone."
+
+
+def asked_twice(emulator: Emulator, mode: str) -> Any:
+    """An agent that is asked for the same image in two turns; its server counts calls from 0 each time."""
+    graph = StateGraph(State)
+    graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+    graph.add_node("tools", ToolNode([image_tool(emulator, mode=mode)]))
+    graph.add_edge(START, "model").add_edge("model", "tools")
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    for text in ("A kite.", "Another one."):
+        compiled.invoke({"messages": [HumanMessage(text)]}, THREAD)
+    return compiled
+
+
+def sent_out(emulator: Emulator, mode: str) -> Any:
+    """A graph that sends the same call out to two graph tasks."""
+    node = ToolNode([image_tool(emulator, mode=mode)])
+    graph = StateGraph(State)
+    graph.add_node("worker", node)
+    sends = [Send("worker", {"messages": [calling("A kite")]})] * 2
+    graph.add_conditional_edges(START, lambda state: sends, ["worker"])
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    compiled.invoke({"messages": []}, THREAD)
+    return compiled
+
+
+def two_subgraphs(emulator: Emulator, mode: str) -> Any:
+    """A graph with two agents side by side, each with the same call."""
+
+    def sub() -> Any:
+        graph = StateGraph(State)
+        graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+        graph.add_node("tools", ToolNode([image_tool(emulator, mode=mode)]))
+        return graph.add_edge(START, "model").add_edge("model", "tools").compile()
+
+    graph = StateGraph(State).add_node("left", sub()).add_node("right", sub())
+    graph.add_edge(START, "left").add_edge(START, "right").add_edge("left", END).add_edge("right", END)
+    compiled = graph.compile(checkpointer=InMemorySaver())
+    compiled.invoke({"messages": []}, THREAD)
+    return compiled
+
+
+def functional(emulator: Emulator, mode: str) -> Any:
+    """An entrypoint whose tasks make the same call."""
+    image = image_tool(emulator, mode=mode)
+
+    @task
+    def draw() -> Any:
+        [call] = calling("A kite").tool_calls
+        return image.invoke(call)
+
+    @entrypoint(checkpointer=InMemorySaver())
+    def program(_: str) -> list[Any]:
+        return (
+            [draw().result(), draw().result()]
+            if mode == "wait"
+            else [each.result() for each in (draw(), draw())]
+        )
+
+    program.invoke("go", THREAD)
+    return program
+
+
+@pytest.mark.parametrize("mode", ["submit", "wait", "interrupt"])
+@pytest.mark.parametrize("run", [asked_twice, sent_out, two_subgraphs, functional])
+def test_equal_calls_in_two_places_are_two_images(own_emulator: Emulator, run: Any, mode: str) -> None:
+    graph = run(own_emulator, mode)
+    if mode == "interrupt":
+        resumed(own_emulator, graph, Way(""))
+    assert made(own_emulator) == ["image"] * 2
+
+
+@pytest.mark.parametrize("mode", ["submit", "wait"])
+def test_without_a_thread_nobody_is_given_anothers_image(own_emulator: Emulator, mode: str) -> None:
+    image = image_tool(own_emulator, mode=mode)
+    graph = StateGraph(State)
+    graph.add_node("tools", ToolNode([image]))
+    compiled = graph.add_edge(START, "tools").compile()
+    found = [compiled.invoke({"messages": [calling("A kite")]}) for _ in range(2)]
+    found += [{"messages": [image.invoke(calling("A kite").tool_calls[0])]} for _ in range(2)]
+    assert len({each.id for state in found for each in media_from(state)}) == 4
+    assert made(own_emulator) == ["image"] * 4
+
+
+def test_a_task_that_failed_is_not_handed_out_for_a_new_call(own_emulator: Emulator) -> None:
+    own_emulator.fault("failed", route="POST /v1/images/tasks", times=1)
+    graph = StateGraph(State)
+    graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+    graph.add_node("tools", ToolNode([image_tool(own_emulator, mode="wait")]))
+    compiled = graph.add_edge(START, "model").add_edge("model", "tools").compile(checkpointer=InMemorySaver())
+    states = [compiled.invoke({"messages": [HumanMessage("Go.")]}, THREAD) for _ in range(2)]
+    assert [state["messages"][-1].status for state in states] == ["error", "success"]
+
+
+def background(emulator: Emulator, *more: Any) -> Any:
+    """An agent that makes images in the background."""
+    both = clients(emulator)
+    middleware = [PicccTasksMiddleware(both["client"], async_client=both["async_client"]), *more]
+    model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key)
+    tools = [image_tool(emulator, mode="background", **both)]
+    return create_agent(model, tools, middleware=middleware, checkpointer=InMemorySaver())
+
+
+def test_a_task_outlives_the_messages_that_named_it(still: Emulator, way: Way) -> None:
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    summary = SummarizationMiddleware(model, trigger=("messages", 4), keep=("messages", 1))
+    graph = background(still, summary)
+    one = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+    still.script([one, "Soon.", "A summary.", "Not yet.", "A summary.", "Here it is."])
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
+    assert not [each for each in state["messages"] if isinstance(each, ToolMessage)]
+    still.advance(60)
+    state = way.run(graph, "invoke", {"messages": [HumanMessage("And now?")]}, THREAD)
+    assert [each.status for each in media_from(state)] == ["completed"]
+    assert "News of the media tasks" in str(still.requests[-1].body)
+
+
+def test_what_was_interrupted_is_answered_when_the_user_goes_on(still: Emulator, way: Way) -> None:
+    both = clients(still)
+    middleware = [PicccTasksMiddleware(both["client"], async_client=both["async_client"])]
+    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "I know.", "Here."])
+    graph = create_agent(
+        model, [image_tool(still, **both)], middleware=middleware, checkpointer=InMemorySaver()
+    )
+    stopped = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    [task_id] = interrupted_tasks(stopped["__interrupt__"])
+    state = way.run(graph, "invoke", {"messages": [HumanMessage("Never mind.")]}, THREAD)
+    kinds = [message.type for message in state["messages"]]
+    assert kinds == ["human", "ai", "tool", "human", "ai"]
+    assert [each.id for each in media_from(state)] == [task_id]
+    still.advance(60)
+    state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
+    assert [each.status for each in media_from(state)] == ["completed"]
+
+
+def test_a_wait_ends_with_the_first_task_that_does(still: Emulator) -> None:
+    client = Client(**settings(still))
+    still.fault("stuck", route="POST /v1/images/tasks", times=1)
+    stuck, ends = (client.images.submit(prompt, model="piccc-image") for prompt in ("A kite", "A tree"))
+    still.advance(60)
+    [report] = run_sync_tool(ended(client, [stuck, ends], seconds=3600))
+    assert report.artifact["task_id"] == ends.id
+
+
+def test_several_running_tasks_are_read_with_one_request(still: Emulator, way: Way) -> None:
+    graph = background(still)
+    still.script(
+        [Scripted(calls=[("generate_image", {"prompt": f"Kite {n}"}) for n in range(5)]), "Soon.", "Later."]
+    )
+    way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    before = len(still.requests)
+    way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
+    reads = [each.path for each in list(still.requests)[before:] if each.method == "GET"]
+    assert reads == ["/v1/tasks"]
+
+
+@pytest.mark.parametrize("mode", ["wait", "submit", "background", "interrupt"])
+def test_progress_is_streamed_in_every_mode(still: Emulator, mode: str) -> None:
+    graph = StateGraph(State).add_node("tools", ToolNode([image_tool(still, mode=mode, wait_s=0.01)]))
+    compiled = graph.add_edge(START, "tools").compile(checkpointer=InMemorySaver())
+    news = list(compiled.stream({"messages": [calling("A kite")]}, THREAD, stream_mode="custom"))
+    assert news[0]["piccc_task"]["status"] == "queued"
+
+
+def test_media_is_read_from_states_and_json(own_emulator: Emulator) -> None:
+    message = image_tool(own_emulator, mode="wait").invoke(calling("A kite").tool_calls[0])
+    [expected] = media_from(message)
+    for source in (
+        [message],
+        {"messages": [message]},
+        {"messages": [message.model_dump()]},
+        [message.model_dump()],
+        {"messages": [], "piccc_tasks": {expected.id: message.artifact}},
+    ):
+        assert media_from(source) == [expected]
+
+
+def test_a_hook_that_fails_does_not_reach_the_model(own_emulator: Emulator, way: Way) -> None:
+    def fails(_: Any) -> None:
+        raise RuntimeError("the program's own")
+
+    image = image_tool(own_emulator, mode="wait", on_update=fails)
+    message = way.run(image, "invoke", calling("A kite").tool_calls[0])
+    assert message.status == "success"
