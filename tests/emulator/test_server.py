@@ -199,7 +199,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
 
 
-@pytest.mark.parametrize("missing", ["av", "PIL", "starlette", "uvicorn", "manimgx_fonts_cjk"])
+@pytest.mark.parametrize("missing", ["av", "PIL", "starlette", "uvicorn"])
 def test_without_its_extra_the_import_says_what_to_install(missing: str) -> None:
     code = f"""
 import sys

@@ -10,8 +10,9 @@ from piccc.emulator import Emulator
 
 
 def connect(emulator: Emulator, **options: Any) -> httpx.Client:
-    """Open a client with the emulator's key."""
+    """Open a client with the emulator's key, patient enough for a busy machine."""
     headers = {"authorization": f"Bearer {emulator.api_key}"}
+    options = {"timeout": 60, **options}
     return httpx.Client(base_url=emulator.base_url, headers=headers, trust_env=False, **options)
 
 
@@ -26,10 +27,10 @@ def message(text: str = "Hello", **fields: Any) -> dict[str, Any]:
 
 
 def image(prompt: str = "a ceramic mug", **fields: Any) -> dict[str, Any]:
-    """Return the body of an order for a picture."""
+    """Return the body of an image task."""
     return {"model": "piccc-image", "prompt": prompt, **fields}
 
 
 def video(prompt: str = "a ceramic mug turns", **fields: Any) -> dict[str, Any]:
-    """Return the body of an order for a film."""
+    """Return the body of a video task."""
     return {"model": "piccc-video", "prompt": prompt, **fields}

@@ -47,9 +47,7 @@ __all__ = [
     "Scripted",
 ]
 
-if missing := [
-    name for name in ("av", "manimgx_fonts_cjk", "PIL", "starlette", "uvicorn") if find_spec(name) is None
-]:
+if missing := [name for name in ("av", "PIL", "starlette", "uvicorn") if find_spec(name) is None]:
     raise ImportError(
         f'piccc.emulator needs {", ".join(missing)}. Install it with: pip install "piccc[emulator]"'
     )

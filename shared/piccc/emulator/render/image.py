@@ -5,52 +5,96 @@ from __future__ import annotations
 import colorsys
 import io
 import math
+import os
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from importlib.resources import as_file, files
+from pathlib import Path
 from random import Random
+from typing import cast
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from piccc.emulator.tasks import Task
 
-_FONT = "NotoSansCJK-VF.otf.ttc"
-_SIMPLIFIED_CHINESE = 2
-_UNCOVERED = "·"
+# Fonts with Chinese, Japanese and Korean, by the start of their files' names, best first.
+_CJK_FONTS = (
+    "NotoSansCJK",
+    "NotoSansSC",
+    "SourceHanSans",
+    "wqy-microhei",
+    "wqy-zenhei",
+    "PingFang",
+    "Hiragino Sans GB",
+    "STHeiti",
+    "msyh",
+    "simhei",
+    "DroidSansFallback",
+    "Arial Unicode",
+)
+_FONT_SUFFIXES = {".otf", ".otc", ".ttc", ".ttf"}
 _NO_SUCH_CHARACTER = "\U0010ffff"
 
 Font = ImageFont.FreeTypeFont
 
 
+def font_folders() -> list[Path]:
+    """Return where the system keeps its fonts, on Linux, macOS and Windows."""
+    home = Path.home()
+    return [
+        Path("/usr/share/fonts"),
+        Path("/usr/local/share/fonts"),
+        home / ".local/share/fonts",
+        home / ".fonts",
+        Path("/System/Library/Fonts"),
+        Path("/Library/Fonts"),
+        home / "Library/Fonts",
+        Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts",
+        Path(os.environ.get("LOCALAPPDATA", home)) / "Microsoft/Windows/Fonts",
+    ]
+
+
+@lru_cache(maxsize=1)
+def cjk_font_file() -> Path | None:
+    """Find a system font with Chinese, Japanese and Korean; None when there is none."""
+    found: dict[str, Path] = {}
+    for folder in font_folders():
+        for root, _, names in os.walk(folder):
+            for name in sorted(names):
+                start = next((start for start in _CJK_FONTS if name.startswith(start)), None)
+                if start and Path(name).suffix.lower() in _FONT_SUFFIXES:
+                    found.setdefault(start, Path(root, name))
+    return next((found[start] for start in _CJK_FONTS if start in found), None)
+
+
 @lru_cache(maxsize=64)
-def font(size: int, weight: int) -> Font:
-    """Open the caption font at a size in pixels and a weight from 100 to 900."""
-    with as_file(files("manimgx_fonts_cjk") / _FONT) as path:
-        opened = ImageFont.truetype(path, size, index=_SIMPLIFIED_CHINESE)
-    opened.set_variation_by_axes([weight])
-    return opened
+def font(size: int, *, cjk: bool = False) -> Font:
+    """Open a font at a size in pixels: Pillow's own, or the system's for Chinese, Japanese and Korean."""
+    path = cjk_font_file() if cjk else None
+    if path is not None:
+        with suppress(OSError):  # a file that is no font
+            return ImageFont.truetype(path, size)
+    return cast(Font, ImageFont.load_default(size))  # with a size it is FreeType's, or an ImportError
 
 
-def covered(text: str) -> str:
-    """Replace what the font cannot show, and drop what shows nothing."""
-    one_line = " ".join(text.split())
-    return "".join(
-        letter if _is_covered(letter) else _UNCOVERED
-        for letter in one_line
-        if unicodedata.category(letter) not in {"Cc", "Cf", "Mn", "Cs"}
-    )
+def drawable(text: str) -> tuple[str, bool]:
+    """Return the text without what cannot be drawn, and whether the CJK font draws more of it."""
+    letters = [letter for letter in " ".join(text.split()) if unicodedata.category(letter) not in _INVISIBLE]
+    plain, wide = ("".join(letter for letter in letters if _covers(letter, cjk=cjk)) for cjk in (False, True))
+    cjk = len(wide) > len(plain)
+    return " ".join((wide if cjk else plain).split()), cjk
+
+
+_INVISIBLE = {"Cc", "Cf", "Mn", "Cs"}
 
 
 @lru_cache(maxsize=8192)
-def _is_covered(letter: str) -> bool:
-    return letter.isspace() or _mask(letter) != _mask(_NO_SUCH_CHARACTER)
-
-
-def _mask(letter: str) -> bytes:
-    return bytes(font(24, 400).getmask(letter))
+def _covers(letter: str, *, cjk: bool) -> bool:
+    drawn, missing = (bytes(font(24, cjk=cjk).getmask(one)) for one in (letter, _NO_SUCH_CHARACTER))
+    return letter.isspace() or drawn != missing
 
 
 def caption(frame: Image.Image, text: str) -> None:
@@ -58,7 +102,10 @@ def caption(frame: Image.Image, text: str) -> None:
     width, height = frame.size
     unit = min(width, height)
     margin = round(unit * 0.055)
-    letters, lines = _fitted(covered(text), width - 2 * margin, unit)
+    text, cjk = drawable(text)
+    if not text:
+        return
+    letters, lines = _fitted(text, width - 2 * margin, unit, cjk=cjk)
     leading = round(letters.size * 1.34)
     top = height - margin - leading * len(lines)
     _shade(frame, round(top - unit * 0.1))
@@ -71,8 +118,8 @@ def badge(frame: Image.Image, text: str) -> None:
     """Put a small label into the upper left corner."""
     unit = min(frame.size)
     margin, padding = round(unit * 0.045), round(unit * 0.016)
-    letters = font(max(9, round(unit * 0.026)), 500)
-    text = covered(text)
+    text, cjk = drawable(text)
+    letters = font(max(9, round(unit * 0.026)), cjk=cjk)
     left, top, right, bottom = letters.getbbox(text)
     box = (margin, margin, margin + right - left + 2 * padding, margin + bottom - top + 2 * padding)
     veil = Image.new("L", frame.size)
@@ -83,9 +130,9 @@ def badge(frame: Image.Image, text: str) -> None:
     )
 
 
-def _fitted(text: str, width: int, unit: int) -> tuple[Font, list[str]]:
+def _fitted(text: str, width: int, unit: int, *, cjk: bool) -> tuple[Font, list[str]]:
     for share, most in ((0.075, 2), (0.058, 3), (0.046, 4)):
-        letters = font(max(10, round(unit * share)), 600)
+        letters = font(max(10, round(unit * share)), cjk=cjk)
         lines = _wrapped(text, letters, width)
         if len(lines) <= most:
             return letters, lines
@@ -335,4 +382,4 @@ def render_image(task: Task) -> bytes:
 def label(task: Task) -> str:
     """Name what was ordered, for the badge."""
     width, height = task.size
-    return f"{task.model}  ·  seed {task.seed}  ·  {task.aspect_ratio}  ·  {width}×{height}"
+    return f"{task.model}  ·  seed {task.seed}  ·  {task.aspect_ratio}  ·  {width} x {height}"

@@ -76,6 +76,6 @@ def _progress(frame: Image.Image, number: int, count: int) -> None:
     draw.rectangle((0, height - bar, width, height), fill="#1b2133")
     draw.rectangle((0, height - bar, round(width * (number + 1) / count), height), fill="white")
     code = f"{number / FRAMES_PER_SECOND:05.2f} / {count / FRAMES_PER_SECOND:05.2f}"
-    letters = font(max(9, round(unit * 0.03)), 600)
+    letters = font(max(9, round(unit * 0.03)))
     spot = (width - round(unit * 0.05), round(unit * 0.045))
     draw.text(spot, code, font=letters, fill="white", stroke_fill="#0b1020", stroke_width=1, anchor="rt")
