@@ -40,6 +40,7 @@ from piccc.conversation import (
     ToolChoice,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
+from piccc.options import describe_unknown
 
 if TYPE_CHECKING:
     from langchain_piccc.chat_models import ChatPiccc
@@ -449,7 +450,7 @@ def to_request(
     """Return the request; raise InvalidArgumentError for an option that does not exist."""
     if unknown := sorted(set(options) - {*SETTINGS, *_OTHERS, *_IGNORED}):
         raise InvalidArgumentError(
-            f"Unknown options: {', '.join(unknown)}.",
+            f"Unknown options: {describe_unknown(unknown, (*SETTINGS, *_OTHERS, 'stop'))}.",
             hint=f"Known are {', '.join((*SETTINGS, *_OTHERS))}, stop. "
             "What the server takes beyond these goes into extra_body={...}.",
         )

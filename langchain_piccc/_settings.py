@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from langchain_core.utils import secret_from_env
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
+from langchain_piccc.errors import as_model_error
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Timeout, is_secret_header
+from piccc.errors import ConfigurationError
+from piccc.options import wrong_settings
 
 if TYPE_CHECKING:
     from piccc.client import AnyClient, AsyncClient, Client, ClientCache
@@ -23,7 +26,30 @@ STRICT = ConfigDict(
 """Refuse unknown arguments, and say so without showing what was given: it may be a key."""
 
 
-class ClientSettings(BaseModel):
+class StrictModel(BaseModel):
+    """Refuse wrong arguments as one of our errors."""
+
+    model_config = STRICT
+
+    if not TYPE_CHECKING:  # type checkers read the fields for the signature
+
+        def __init__(self, *args, **data):
+            try:
+                super().__init__(*args, **data)
+                self._check()
+            except ValidationError as error:
+                wrong = wrong_settings(type(self).__name__, error, type(self).model_fields.keys())
+            except ConfigurationError as error:
+                wrong = error
+            else:
+                return
+            raise as_model_error(wrong) from None
+
+    def _check(self) -> None:
+        """Raise ConfigurationError for settings that pydantic cannot judge."""
+
+
+class ClientSettings(StrictModel):
     """Hold the settings of a connection, and make its clients when they are first needed.
 
     Keys, secret headers, logins in URLs and HTTP clients show in no repr, dump or trace. A copy keeps them; a
@@ -72,6 +98,9 @@ class ClientSettings(BaseModel):
     def lc_secrets(self) -> dict[str, str]:
         """The fields that are secret, and the variables that they are read from."""
         return {"api_key": KEY_VARIABLE}
+
+    def _check(self) -> None:
+        self._config()
 
     def close(self) -> None:
         """Close the connections for blocking calls; they open again when needed."""

@@ -23,9 +23,9 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from langchain_piccc._settings import STRICT, ClientSettings
+from langchain_piccc._settings import STRICT, ClientSettings, StrictModel
 from piccc import errors
 from piccc.errors import InvalidArgumentError, MissingExtraError
 from piccc.media import agent_tools
@@ -445,7 +445,7 @@ def _signals() -> tuple[type[Exception], ...]:
     return (GraphBubbleUp,)
 
 
-class PicccMediaToolkit(BaseToolkit):
+class PicccMediaToolkit(StrictModel, BaseToolkit):
     """Make the four media tools: image, video, look at a task, list tasks.
 
     What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
@@ -460,8 +460,6 @@ class PicccMediaToolkit(BaseToolkit):
         >>> [(task.status, task.prompt) for task in media_from(result["messages"])]
         [('completed', 'a red ceramic mug')]
     """
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     client: Any = Field(default=None, exclude=True, repr=False)
     """A `piccc.Client` for all tools; without one each makes its own from the environment."""

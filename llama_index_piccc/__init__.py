@@ -29,7 +29,7 @@ if not _has_core():
     )
 
 if TYPE_CHECKING:
-    from llama_index_piccc.errors import NoToolCallError, StructuredOutputError
+    from llama_index_piccc.convert import NoToolCallError
     from llama_index_piccc.llm import Piccc
     from llama_index_piccc.media import (
         PicccMediaToolSpec,
@@ -42,20 +42,21 @@ if TYPE_CHECKING:
     from llama_index_piccc.question_generator import PicccQuestionGenerator
     from llama_index_piccc.reader import PicccTaskReader
     from llama_index_piccc.structured import PicccStructuredLLM
+    from piccc.structured import StructuredOutputError
 
 _HOMES = {
-    "NoToolCallError": "errors",
-    "Piccc": "llm",
-    "PicccMediaToolSpec": "media",
-    "PicccQuestionGenerator": "question_generator",
-    "PicccStructuredLLM": "structured",
-    "PicccTaskFinished": "media",
-    "PicccTaskProgress": "media",
-    "PicccTaskReader": "reader",
-    "PicccTaskSubmitted": "media",
-    "StructuredOutputError": "errors",
-    "ensure_nltk_data": "offline",
-    "media_from": "media",
+    "NoToolCallError": "llama_index_piccc.convert",
+    "Piccc": "llama_index_piccc.llm",
+    "PicccMediaToolSpec": "llama_index_piccc.media",
+    "PicccQuestionGenerator": "llama_index_piccc.question_generator",
+    "PicccStructuredLLM": "llama_index_piccc.structured",
+    "PicccTaskFinished": "llama_index_piccc.media",
+    "PicccTaskProgress": "llama_index_piccc.media",
+    "PicccTaskReader": "llama_index_piccc.reader",
+    "PicccTaskSubmitted": "llama_index_piccc.media",
+    "StructuredOutputError": "piccc.structured",
+    "ensure_nltk_data": "llama_index_piccc.offline",
+    "media_from": "llama_index_piccc.media",
 }
 
 __all__ = [
@@ -76,7 +77,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""What of a setting may be saved, pickled and shown."""
+"""`Piccc`, the chat models as a LlamaIndex LLM."""
 
 from __future__ import annotations
 
@@ -25,27 +25,32 @@ from llama_index.core.llms import (
 )
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
-from pydantic import FieldSerializationInfo
+from pydantic import FieldSerializationInfo, ValidationError
 
-from llama_index_piccc._callbacks import chat_callback, completion_callback
-from llama_index_piccc._replies import GrowingReply, completion, last, whole
-from llama_index_piccc._requests import (
+from llama_index_piccc.convert import (
+    INVALID_CALLS,
     DialectName,
+    GrowingReply,
+    NoToolCallError,
     OnUnsupported,
     as_tool,
     chat_request,
+    completion,
     conversation,
     extended,
+    last,
     offered,
     only_first_call,
     selections,
+    whole,
 )
-from llama_index_piccc.errors import NoToolCallError, shown
+from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
 from llama_index_piccc.structured import PredictingLLM
 from piccc.client import AnyClient, AsyncClient, Client, ClientCache
 from piccc.config import Config, Timeout, is_secret_header, redact_headers, resolve, split_url
 from piccc.conversation import ChatRequest, Delta, Message
 from piccc.models import model_info
+from piccc.options import wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
@@ -89,7 +94,7 @@ class Piccc(PredictingLLM):
         'Meet the ceramic mug: made with care, ready for every day.'
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     api_key: ApiKey | None = Field(
         default=None,
@@ -121,7 +126,12 @@ class Piccc(PredictingLLM):
     )
     on_unsupported: OnUnsupported = Field(
         default="error",
-        description="What becomes of content that the dialect cannot carry: an error, its name, or nothing.",
+        description="What becomes of content that the dialect cannot carry: an error, its name, or nothing; "
+        "in a tool's result an error becomes its name.",
+    )
+    retry_invalid_calls: bool = Field(
+        default=False,
+        description="Whether the model is asked once more where all its calls were cut or are no JSON.",
     )
     context_window: int | None = Field(
         default=None, gt=0, description="Tokens that prompt and answer may have; None takes an assumption."
@@ -132,6 +142,9 @@ class Piccc(PredictingLLM):
     coalesce: bool = Field(
         default=True,
         description="Whether what arrived in one read becomes one response; False gives one for each event.",
+    )
+    skip_callbacks: bool = Field(
+        default=True, description="Whether core's callbacks are skipped where nobody listens to them."
     )
     auth: Literal["bearer", "x-api-key"] = Field(default="bearer", description="The header that has the key.")
     retry_unknown: bool = Field(
@@ -156,8 +169,14 @@ class Piccc(PredictingLLM):
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
         def __init__(self, **data):
-            super().__init__(**data)
-            self._config()
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                wrong = wrong_settings("Piccc", error, type(self).model_fields.keys())
+            else:
+                self._config()
+                return
+            raise wrong  # outside, so that nothing shows what was given
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show what was set, without secrets."""
@@ -265,12 +284,95 @@ class Piccc(PredictingLLM):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Return the calls of a response, whole or on its way; raise NoToolCallError where there is none."""
+        """Return the calls of a response, whole or on its way; raise NoToolCallError where there is none.
+
+        Calls that were cut or are no JSON are left out, so that no tool runs on them: the message's
+        `additional_kwargs["invalid_tool_calls"]` has them.
+        """
         calls = selections(response)
         if not calls and error_on_no_tool_call:
-            said = shown(response.message.content or "")
-            raise NoToolCallError(f"The model called no tool; it said: {said}", response=response)
+            raise NoToolCallError.of(response)
         return calls
+
+    def chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        """Return the answer to a conversation, with tools on offer."""
+        response = super().chat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
+        if self._asks_again(response):
+            history = [*extended(chat_history, user_msg), response.message]
+            response = super().chat_with_tools(tools, None, history, *args, **kwargs)
+        return response
+
+    async def achat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        """Return the answer to a conversation, with tools on offer."""
+        response = await super().achat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
+        if self._asks_again(response):
+            history = [*extended(chat_history, user_msg), response.message]
+            response = await super().achat_with_tools(tools, None, history, *args, **kwargs)
+        return response
+
+    def stream_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ChatResponseGen:
+        """Return the answer to a conversation as it is written, with tools on offer."""
+        ask = super().stream_chat_with_tools
+        stream = ask(tools, user_msg, chat_history, *args, **kwargs)
+
+        def twice() -> ChatResponseGen:
+            response = None
+            for response in stream:
+                yield response
+            if response is not None and self._asks_again(response):
+                history = [*extended(chat_history, user_msg), response.message]
+                yield from ask(tools, None, history, *args, **kwargs)
+
+        return twice()
+
+    async def astream_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ChatResponseAsyncGen:
+        """Return the answer to a conversation as it is written, with tools on offer."""
+        ask = super().astream_chat_with_tools
+        stream = await ask(tools, user_msg, chat_history, *args, **kwargs)
+
+        async def twice() -> ChatResponseAsyncGen:
+            response = None
+            async for response in stream:
+                yield response
+            if response is not None and self._asks_again(response):
+                history = [*extended(chat_history, user_msg), response.message]
+                async for response in await ask(tools, None, history, *args, **kwargs):
+                    yield response
+
+        return twice()
+
+    def _asks_again(self, response: ChatResponse) -> bool:
+        """Tell whether only calls came that must not be acted on, and the model is to be told so."""
+        invalid = response.message.additional_kwargs.get(INVALID_CALLS)
+        return self.retry_invalid_calls and bool(invalid) and not selections(response)
 
     def _prepare_chat_with_tools(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -29,9 +29,9 @@ from llama_index.core.types import PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
-from llama_index_piccc._replies import completion
+from llama_index_piccc.convert import INVALID_CALLS, completion
 from piccc.conversation import JSON
-from piccc.errors import InvalidRequestError
+from piccc.errors import InvalidArgumentError, InvalidRequestError
 from piccc.models import DEFAULT_MODEL
 from piccc.structured import (
     MAX_ANSWERS,
@@ -47,7 +47,16 @@ from piccc.structured import (
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+_COUNTS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "cache_creation_tokens",
+    "cache_creation_5m_tokens",
+    "cache_creation_1h_tokens",
+    "reasoning_tokens",
+)
 _STRATEGIES: dict[PydanticProgramMode, tuple[Strategy, ...]] = {
     PydanticProgramMode.FUNCTION: ("tool",),
     PydanticProgramMode.LLM: ("text",),
@@ -142,6 +151,7 @@ class Prediction(Generic[Model]):
         facts, known = response.message.additional_kwargs, response.additional_kwargs
         calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
         text = response.message.content or ""
+        invalid = facts.get(INVALID_CALLS) or ()
         if calls:
             kwargs = calls[0].tool_kwargs
             text = kwargs if isinstance(kwargs, str) else json.dumps(kwargs, ensure_ascii=False)
@@ -150,6 +160,9 @@ class Prediction(Generic[Model]):
                 text=text,
                 finish_reason=known.get("finish_reason"),
                 refusal=facts.get("refusal") or "",
+                invalid=next((each["error"] for each in invalid if each["id"] == calls[0].tool_call_id), "")
+                if calls
+                else "",
                 request_id=known.get("request_id"),
             )
         )
@@ -157,7 +170,7 @@ class Prediction(Generic[Model]):
     def _result(self) -> tuple[Model, ChatResponse]:
         value: Model = self._call.result()
         facts = [each.additional_kwargs for each in self._spent]
-        totals = {name: sum(each.get(name) or 0 for each in facts) for name in _COUNTS if name in facts[-1]}
+        totals = {name: sum(each.get(name) or 0 for each in facts) for name in _COUNTS}
         response = self._spent[-1]
         return value, response.model_copy(update={"additional_kwargs": {**facts[-1], **totals}})
 
@@ -240,6 +253,17 @@ class PicccStructuredLLM(StructuredLLM):
         """Return the object as it grows."""
         stream = await self.astream_chat(self._prompt(prompt, formatted), **kwargs)
         return (completion(each) async for each in stream)
+
+    def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
+        """Raise InvalidArgumentError: a structured LLM calls no tools. Its three twins do so too."""
+        raise InvalidArgumentError(
+            "A structured LLM answers with objects and calls no tools.",
+            hint="Give the agent the plain llm, and output_cls=… for its answer.",
+        )
+
+    achat_with_tools: ClassVar[Any] = chat_with_tools
+    stream_chat_with_tools: ClassVar[Any] = chat_with_tools
+    astream_chat_with_tools: ClassVar[Any] = chat_with_tools
 
     def _prediction(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Prediction[BaseModel]:
         inner = cast(PredictingLLM, self.llm).model_copy(update={"callback_manager": self.callback_manager})

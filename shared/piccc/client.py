@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
 from piccc._dialects import DialectName, dialect_named
 from piccc._http.backend import run_sync
@@ -24,8 +24,9 @@ from piccc.conversation import (
     Tool,
     ToolChoice,
 )
-from piccc.errors import InvalidArgumentError, UnsupportedContentError
+from piccc.errors import ConfigurationError, InvalidArgumentError, UnsupportedContentError
 from piccc.models import DEFAULT_MODEL
+from piccc.options import describe_unknown
 from piccc.session import Session
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
     """
     if unknown := options.keys() - ChatOptions.__annotations__.keys():
         raise InvalidArgumentError(
-            f"Unknown options: {', '.join(sorted(unknown))}.",
+            f"Unknown options: {describe_unknown(unknown, ChatOptions.__annotations__)}.",
             hint="What the API knows beyond the named options goes into extra_body=.",
         )
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -133,17 +134,16 @@ def as_messages(value: Any) -> list[Message]:
     """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
     if isinstance(value, str):
         return [Message("user", [Text(value)])]
-    if isinstance(value, Message):
-        return [value]
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, Message | Mapping) or not isinstance(value, Iterable):
         value = [value]
-    messages = [each if isinstance(each, Message) else _message(each) for each in value]
+    messages = [_message(each) for each in value]
     if not messages:
         raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
     return messages
 
 
 _MESSAGE_HINT = 'Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.'
+_PARTS_HINT = 'Parts are a list: Message("user", [Text("hi")]).'
 _ROLES: dict[str, Role] = {
     "developer": "system",
     "system": "system",
@@ -151,24 +151,38 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
-
-
 _FIELDS = {"role", "content", "name", "tool_call_id"}
 
 
 def _message(value: Any) -> Message:
-    if not isinstance(value, Mapping) or not value.keys() <= _FIELDS:
-        fields = (
-            sorted(map(str, value.keys() - _FIELDS)) if isinstance(value, Mapping) else type(value).__name__
-        )
-        raise InvalidArgumentError(f"A message has {fields}.", hint=_MESSAGE_HINT)
-    role, content = _ROLES.get(str(value.get("role"))), value.get("content")
-    if role is None or not isinstance(content, str):
+    if isinstance(value, Message):
+        if value.role not in get_args(Role):
+            raise InvalidArgumentError(
+                f"A message has role {value.role!r}.", hint=f"A role is one of {', '.join(get_args(Role))}."
+            )
+        if not isinstance(value.parts, list | tuple):
+            raise InvalidArgumentError(
+                f"A message's parts is a {_kind(value.parts)}, not a list.", hint=_PARTS_HINT
+            )
+        if wrong := [each for each in value.parts if not isinstance(each, get_args(Part))]:
+            raise InvalidArgumentError(f"A message has a part that is a {_kind(wrong[0])}.", hint=_PARTS_HINT)
+        return value
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"A message is a {_kind(value)}.", hint=_MESSAGE_HINT)
+    if unknown := value.keys() - _FIELDS:
         raise InvalidArgumentError(
-            f"A message has role {value.get('role')!r} and content {type(content).__name__}.",
-            hint=_MESSAGE_HINT,
+            f"A message has {', '.join(sorted(map(str, unknown)))}.", hint=_MESSAGE_HINT
         )
+    role, content = _ROLES.get(str(value.get("role"))), value.get("content")
+    if role is None:
+        raise InvalidArgumentError(f"A message has role {value.get('role')!r}.", hint=_MESSAGE_HINT)
+    if not isinstance(content, str):
+        raise InvalidArgumentError(f"A message has content that is a {_kind(content)}.", hint=_MESSAGE_HINT)
     return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _response_format(given: Any) -> JSONSchema | Literal["json"]:
@@ -301,6 +315,13 @@ class _Client:
         private_outputs: bool = False,
         **options: Unpack[_Settings],
     ) -> None:
+        if unknown := options.keys() - _Settings.__annotations__.keys():
+            known = ClientOptions.__annotations__.keys() | {"http_client"}
+            name = type(self).__name__
+            raise ConfigurationError(
+                f"{name} does not know {describe_unknown(unknown, known, ChatOptions.__annotations__)}.",
+                hint=f"It knows {', '.join(sorted(known))}.",
+            )
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         self._dialect: DialectName = dialect
@@ -577,14 +598,16 @@ class ClientCache:
 
     def close(self) -> None:
         """Close the connections for blocking calls; they open again when needed."""
-        for _, client in list(self._made.values()):
+        for name, (_, client) in list(self._made.items()):
             if isinstance(client, Client):
+                self._made.pop(name, None)
                 client.close()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections; they open again when needed."""
-        for _, client in list(self._made.values()):
+        for name, (_, client) in list(self._made.items()):
             if isinstance(client, AsyncClient):
+                self._made.pop(name, None)
                 await client.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -187,6 +187,11 @@ def _fault_of(key: str) -> ConfigurationError | None:
         return ConfigurationError(
             "The API key has characters that no HTTP header can carry.", hint="Copy it again."
         )
+    if " " in key or key[0] in "'\"":
+        return ConfigurationError(
+            "The API key has a space or a quotation mark in it.",
+            hint='Give the key alone, without "Bearer" and without quotation marks.',
+        )
     return None
 
 
@@ -214,8 +219,10 @@ class Timeout:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                shown = value if isinstance(value, int | float) else type(value).__name__
                 raise ConfigurationError(
-                    f"timeout: {name} is {value!r}.", hint="Give seconds above 0, or None."
+                    f"timeout: {name} is {shown}.",
+                    hint="Give seconds above 0, or None.",
                 )
             if value > LONGEST:
                 object.__setattr__(self, name, None)
@@ -232,6 +239,11 @@ def as_timeout(value: float | Timeout | None, default: Timeout | None = None) ->
             f"timeout is {type(value).__name__}.", hint="Give seconds as a number, or piccc.Timeout(total=…)."
         )
     return Timeout(total=value)
+
+
+_ROUTE = re.compile(
+    r"(/v1)?/(chat/completions|completions|messages|responses|models|(images|videos)/tasks|tasks)$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +272,7 @@ class Config:
 
     def __repr__(self) -> str:
         return (
-            f"Config(base_url={self.base_url!r}, key={self.key!r}, timeout={self.timeout!r}, "
+            f"Config(base_url={redact(self.base_url)!r}, key={self.key!r}, timeout={self.timeout!r}, "
             f"max_retries={self.max_retries}, headers={redact_headers(self.headers)!r})"
         )
 
@@ -323,10 +335,21 @@ def resolve(
 
     Raise ConfigurationError for a malformed value. A missing key is an error at the first call, not here.
     """
+    if api_key is not None and not (isinstance(api_key, str | SecretString) or callable(api_key)):
+        raise ConfigurationError(
+            f"api_key is a {type(api_key).__name__}.", hint="Give a string, a SecretStr, or a function."
+        )
     if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
-        raise ConfigurationError(f"max_retries is {max_retries!r}.", hint="Give a whole number, 0 or more.")
+        raise ConfigurationError(
+            "max_retries is no whole number from 0 up.", hint="Give the number of retries."
+        )
     if auth not in ("bearer", "x-api-key"):
-        raise ConfigurationError(f"auth is {auth!r}.", hint="It is 'bearer' (recommended) or 'x-api-key'.")
+        raise ConfigurationError("auth is neither 'bearer' nor 'x-api-key'.", hint="'bearer' is recommended.")
+    if not isinstance(default_headers, Mapping | None):
+        raise ConfigurationError(
+            f"default_headers is a {type(default_headers).__name__}.",
+            hint="Give a dict of names and values.",
+        )
     headers = dict(default_headers or {})
     check_headers(headers)
     url, basic = split_url(str(base_url or os.environ.get(URL_VARIABLE) or PLACEHOLDER_URL))
@@ -373,7 +396,13 @@ def split_url(url: str) -> tuple[str, Key | None]:
     netloc = f"[{host}]" if ":" in host else host
     if port is not None:
         netloc += f":{port}"
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    path = parts.path.rstrip("/")
+    if route := _ROUTE.search(path):
+        raise ConfigurationError(
+            f"base_url ends with {route[0]}, which is one of the API's routes.",
+            hint="Leave it out: the client adds the route of each call.",
+        )
+    path = path.removesuffix("/v1").rstrip("/")
     return urlunsplit((parts.scheme, netloc, path, "", "")), basic
 
 

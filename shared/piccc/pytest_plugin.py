@@ -1,4 +1,4 @@
-"""The pytest fixture `piccc_emulator`: the Piccc API on loopback, and the environment that leads to it."""
+"""The pytest fixture `piccc_emulator`: an emulator, and environment variables that point to it."""
 
 from __future__ import annotations
 

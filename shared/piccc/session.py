@@ -15,7 +15,7 @@ from piccc._http.responses import RawResponse
 from piccc._http.retry import APICall, Retryability, send_with_retries
 from piccc.config import Config, Timeout, as_timeout, check_headers
 from piccc.conversation import ChatReply, ChatRequest
-from piccc.errors import PicccError, ResponseError, SubmissionUnknown
+from piccc.errors import ConfigurationError, PicccError, ResponseError, SubmissionUnknown
 from piccc.tasks import Task
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class Session:
     def __init__(self, config: Config, io: Backend) -> None:
         self.config = config
         self.io = io
+        self.is_closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A port holds sockets: what is loaded gets a fresh one of its kind.
@@ -39,7 +40,7 @@ class Session:
     ) -> ChatReply:
         """Ask for a whole reply."""
         call = self._chat_call(dialect, request, timeout, is_stream=False)
-        answer = await send_with_retries(self.io, self.config, call)
+        answer = await self._send(call)
         try:
             reply = dialect.decode(self._json(answer, call.kind))
         except PicccError as error:
@@ -55,7 +56,7 @@ class Session:
         """Ask for a stream; return it open, with the machine that reads it."""
         call = self._chat_call(dialect, request, timeout, is_stream=True)
         call.plainer = lambda refusal: _plainer(dialect, request, refusal)
-        answer = await send_with_retries(self.io, self.config, call)
+        answer = await self._send(call)
         return answer, StreamParser(self.io, answer, dialect.reader(), call.timeout)
 
     async def submit(self, path: str, body: Mapping[str, Any], key: str) -> Task:
@@ -71,7 +72,7 @@ class Session:
             headers=(("idempotency-key", key),),
             timeout=self.config.timeout,
         )
-        answer = await send_with_retries(self.io, self.config, call)
+        answer = await self._send(call)
         try:
             return read_task(self._json(answer, call.kind))
         except ResponseError as error:
@@ -90,9 +91,8 @@ class Session:
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         total = config.timeout.total
         timeout = replace(config.timeout, total=seconds if total is None else min(total, seconds))
-        answer = await send_with_retries(
-            self.io, config, APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
-        )
+        call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
+        answer = await self._send(call, config)
         try:
             return decode(self._json(answer, Retryability.READ)), answer.response.headers
         except ResponseError as error:
@@ -100,8 +100,25 @@ class Session:
         raise wrong
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; no call can be made afterwards."""
+        self.is_closed = True
         await self.io.close()
+
+    async def _send(self, call: APICall, config: Config | None = None) -> RawResponse:
+        if self.is_closed:
+            raise ConfigurationError(
+                "The client is closed.", hint="Make another one: connections are shared, so it costs little."
+            )
+        try:
+            self.io.now()
+        except RuntimeError:
+            no_loop = ConfigurationError(
+                "An asynchronous client needs a running asyncio event loop.",
+                hint="Under trio, call the blocking client in trio.to_thread.run_sync.",
+            )
+        else:
+            return await send_with_retries(self.io, config or self.config, call)
+        raise no_loop
 
     def _chat_call(
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None, *, is_stream: bool

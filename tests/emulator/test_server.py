@@ -85,7 +85,7 @@ def test_a_failed_start_says_so_and_leaves_nothing_behind(
 
     emulator = Emulator()
     with monkeypatch.context() as patched:
-        patched.setattr("piccc.emulator.api.Provider.resume", fail)
+        patched.setattr("piccc.emulator.api.EmulatedAPI.resume", fail)
         with pytest.raises(RuntimeError, match="could not start"):
             emulator.start()
     assert "ZeroDivisionError" in caplog.text

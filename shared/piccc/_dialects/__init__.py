@@ -43,4 +43,4 @@ def dialect_named(name: str) -> Dialect:
         from piccc._dialects.anthropic import AnthropicDialect
 
         return AnthropicDialect()
-    raise ConfigurationError(f"dialect is {name!r}.", hint="It is 'openai' or 'anthropic'.")
+    raise ConfigurationError("dialect is neither 'openai' nor 'anthropic'.", hint="It names a chat route.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -82,6 +83,10 @@ ROTATION_SECONDS = 0.2
 """How long to wait at least before a key that was refused is asked for again."""
 
 
+# What OpenSSL says where plain HTTP answers its greeting.
+_NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|record layer failure|packet length too long")
+
+
 class Retryability(Enum):
     """What a call does, and so what may be sent again after which outcome."""
 
@@ -94,6 +99,13 @@ _AGAIN = {
     Retryability.READ: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNTIMELY},
     Retryability.CHAT: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED},
     Retryability.SUBMISSION: {Outcome.NOT_SENT, Outcome.REFUSED},
+}
+
+
+_NOT_FOUND = {
+    Retryability.READ: "Check the task's id, and base_url.",
+    Retryability.CHAT: "Check the model's name, and base_url.",
+    Retryability.SUBMISSION: "Check the model's name, and base_url.",
 }
 
 
@@ -284,6 +296,8 @@ class _RetryState:
         if response.status >= 400:
             body = await self._snippet(response)
             error = status_error(response.status, response.headers, body, secrets_in(self.headers))
+            if response.status == 404:
+                error.hint = _NOT_FOUND[self.call.kind]
             return self._refused(error, outcome_of(response.status))
         if not 200 <= response.status < 300:
             return self._rejected(answer, "The server redirects elsewhere, where your request must not go.")
@@ -349,14 +363,16 @@ class _RetryState:
         error = kind(
             f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
             f"{redact(failure.reason, secrets)}",
-            hint=self._advice(sent=sent),
+            hint=self._advice(sent=sent, reason=failure.reason),
         )
         redact_causes(failure.__cause__, secrets)
         return _Failed(failure.outcome, error, failure.__cause__)
 
-    def _advice(self, *, sent: bool) -> str:
+    def _advice(self, *, sent: bool, reason: str = "") -> str:
         if self.config.is_placeholder:
             return f"No server was named: {self.config.base_url} is a placeholder. {WAYS_OUT}."
+        if not sent and _NO_TLS.search(reason):
+            return "Nothing was sent: the server does not speak TLS. Begin base_url with http://."
         if not sent:
             return f"Nothing was sent. Check the address, the network and the proxy. {WAYS_OUT}."
         if self.call.kind is Retryability.READ:

@@ -38,14 +38,14 @@ def emulator(
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8765,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Serve other machines too, where --host lets them in.")
+        bool, typer.Option("--allow-remote", help="Allow a --host that other machines can reach.")
     ] = False,
-    speed: Annotated[float, typer.Option(help="Divides every duration; inf waits for nothing.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Decides what pictures look like and which faults hit.")] = 0,
-    faults: Annotated[
-        Path | None, option("--faults", "FILE", "A JSON file of what is to go wrong, and when.")
+    speed: Annotated[float, typer.Option(help="Divides every duration; inf removes all waits.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Decides how outputs look and which faults hit.")] = 0,
+    faults: Annotated[Path | None, option("--faults", "FILE", "A JSON file of faults to inject.")] = None,
+    state: Annotated[
+        Path | None, option("--state", "FOLDER", "Keep tasks and charges there between runs.")
     ] = None,
-    state: Annotated[Path | None, option("--state", "FOLDER", "Where tasks and charges outlive it.")] = None,
     strict: Annotated[
         bool, typer.Option(help="Refuse what the strictest chat servers refuse, naming the field.")
     ] = True,
@@ -116,21 +116,21 @@ def _welcome(emulator: Emulator, *, as_json: bool) -> None:
 
 def _serve(emulator: Emulator, stopped: threading.Event, *, as_json: bool) -> None:
     console = results()
-    told: set[int] = set()
+    shown: set[int] = set()
     while not stopped.wait(LOOK_SECONDS):
-        for record in _news(emulator.requests, told):
+        for record in _news(emulator.requests, shown):
             if as_json:
                 document({name: getattr(record, name) for name in _SHOWN})
             else:
                 console.print(_line(record), style=_style(record), soft_wrap=True)
 
 
-def _news(records: list[RequestRecord], told: set[int]) -> Iterator[RequestRecord]:
-    """Yield the answered requests that were not told of; forget those that the emulator has forgotten."""
-    told.intersection_update([record.number for record in records])
+def _news(records: list[RequestRecord], shown: set[int]) -> Iterator[RequestRecord]:
+    """Yield finished requests that were not shown yet; forget those that the emulator dropped."""
+    shown.intersection_update([record.number for record in records])
     for record in records:
-        if record.done and record.number not in told:
-            told.add(record.number)
+        if record.done and record.number not in shown:
+            shown.add(record.number)
             yield record
 
 
@@ -140,8 +140,8 @@ def _line(record: RequestRecord) -> str:
     task = "" if record.task_id and record.task_id in record.path else record.task_id
     fault = record.fault and f"fault {record.fault}"
     facts = [f"{record.method:<4} {record.path}", record.model, tokens, task, fault]
-    told = "  ".join(printable(fact) for fact in facts if fact)
-    return f"{at}  {record.status or '---'}  {record.seconds or 0.0:6.2f} s  {told}"
+    line = "  ".join(printable(fact) for fact in facts if fact)
+    return f"{at}  {record.status or '---'}  {record.seconds or 0.0:6.2f} s  {line}"
 
 
 def _style(record: RequestRecord) -> str:

@@ -1,7 +1,7 @@
-"""The whole Piccc API on your own machine, for tests, notebooks and a first look; needs `piccc[emulator]`.
+"""An emulator of the whole Piccc API for tests, notebooks and a first look; needs `piccc[emulator]`.
 
-`Emulator` serves it. Its model follows rules, which `Scripted` replies can replace; a `Fault` makes things go
-wrong; `RequestRecord`, `Charge` and `Delivery` say what was asked, charged for and reported.
+`Emulator` serves it. Its model follows rules; `Scripted` replies replace them. A `Fault` breaks requests and
+responses on purpose. `RequestRecord`, `Charge` and `Delivery` record requests, charges and webhooks.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from piccc.emulator.clock import ManualClock
-    from piccc.emulator.conversation import ModelRequest
+    from piccc.emulator.conversation import ModelRequest, Scripted
     from piccc.emulator.faults import Fault, FaultRule
     from piccc.emulator.quirks import Quirks
     from piccc.emulator.request_log import Charge, RequestRecord
-    from piccc.emulator.script import Scripted
     from piccc.emulator.server import Emulator
     from piccc.emulator.webhooks import Delivery
 
-_HOMES = {
+_MODULES = {
     "Charge": "request_log",
     "Delivery": "webhooks",
     "Emulator": "server",
@@ -31,7 +30,7 @@ _HOMES = {
     "ModelRequest": "conversation",
     "Quirks": "quirks",
     "RequestRecord": "request_log",
-    "Scripted": "script",
+    "Scripted": "conversation",
 }
 
 __all__ = [
@@ -58,6 +57,6 @@ def __getattr__(name: str) -> Any:
     if name == "Ask":
         warnings.warn("piccc.emulator.Ask was renamed to ModelRequest.", DeprecationWarning, stacklevel=2)
         name = "ModelRequest"
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -11,27 +11,34 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from piccc.emulator.clock import Clock
-from piccc.emulator.conversation import Completion, ModelRequest
-from piccc.emulator.errors import APIError
+from piccc.emulator.clock import Clock, Latency, RateLimit
+from piccc.emulator.conversation import Completion, ModelRequest, Script
 from piccc.emulator.faults import Fault, Faults, RequestContext
-from piccc.emulator.latency import Latency, RateLimit
 from piccc.emulator.model import RuleModel
+from piccc.emulator.model.tokens import measured
 from piccc.emulator.quirks import Quirks
-from piccc.emulator.render import Addresses, MediaCache
+from piccc.emulator.render import MediaCache, OutputURLs
 from piccc.emulator.request_log import Charge, RequestLog
-from piccc.emulator.script import Script
-from piccc.emulator.tasks import OUTCOMES, Kind, Task, Tasks, missing, view
+from piccc.emulator.tasks import (
+    OUTCOMES,
+    ImageTaskRequest,
+    Kind,
+    Task,
+    Tasks,
+    VideoTaskRequest,
+    missing,
+    view,
+)
 from piccc.emulator.webhooks import Webhooks
-from piccc.emulator.wire.media import ImageTaskRequest, VideoTaskRequest
+from piccc.emulator.wire import APIError
 
 StoredKind = Literal["tasks", "charges", "reported"]
 
 
 class State:
-    """Lines of JSON in a directory, only ever appended to.
+    """Tasks and charges on disk: JSON lines, append-only.
 
-    Each begins with its newline, so that a line torn by a crash does not tear the next; it is skipped.
+    Each line starts with its newline, so that a line torn by a crash does not tear the next; it is skipped.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -65,14 +72,14 @@ _MEDIA_MODELS = ("piccc-image", "piccc-video")
 
 
 class EmulatedAPI:
-    """All that the emulated provider knows; routes only translate to and from it."""
+    """The state and behaviour of the API, free of HTTP."""
 
     def __init__(
         self,
         *,
         api_key: str,
         clock: Clock,
-        pace: Latency,
+        latency: Latency,
         seed: int,
         faults: Faults,
         quirks: Quirks,
@@ -84,19 +91,19 @@ class EmulatedAPI:
     ) -> None:
         self.api_key = api_key
         self.clock = clock
-        self.pace = pace
+        self.latency = latency
         self.seed = seed
         self.faults = faults
         self.quirks = quirks
         self.strict = strict
         self.limit = limit
         self.webhooks = webhooks
-        self.journal = RequestLog()
+        self.request_log = RequestLog([api_key, webhooks.secret])
         self.script = Script()
         self.tasks = Tasks()
         self.charges: deque[Charge] = deque(maxlen=_CHARGES)
-        self.darkroom = MediaCache()
-        self.addresses = Addresses(sha256(api_key.encode()).digest(), lifetime=url_lifetime)
+        self.media = MediaCache()
+        self.output_urls = OutputURLs(sha256(api_key.encode()).digest(), lifetime=url_lifetime)
         self._model = RuleModel()
         self._reads: Counter[str] = Counter()
         self._state = state
@@ -104,17 +111,17 @@ class EmulatedAPI:
             self._restore(state)
 
     def resume(self) -> None:
-        """Report what ended, or is still to end, of the tasks that outlived the last run."""
+        """Deliver the webhooks of restored tasks that were not delivered in the last run."""
         reported = {line["task_id"] for line in self._state.read("reported")} if self._state else set()
         for task in self.tasks:
             if task.id not in reported:
                 self._follow(task, None)
 
-    def admit(self, exchange: RequestContext) -> None:
-        """Check the key in either header; a 401 Problem when neither holds it."""
-        scheme, _, bearer = exchange.headers.get("authorization", "").partition(" ")
+    def admit(self, context: RequestContext) -> None:
+        """Check the key in either header. Raises APIError 401."""
+        scheme, _, bearer = context.headers.get("authorization", "").partition(" ")
         offered = [
-            exchange.headers.get("x-api-key", ""),
+            context.headers.get("x-api-key", ""),
             bearer.strip() if scheme.lower() == "bearer" else "",
         ]
         if not any(offered):
@@ -123,16 +130,17 @@ class EmulatedAPI:
         if not any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in offered):
             raise APIError(401, "The API key is not valid.", code="invalid_api_key")
 
-    def answer(self, ask: ModelRequest, exchange: RequestContext) -> Completion:
+    def answer(self, request: ModelRequest, context: RequestContext) -> Completion:
         """Answer a chat request and charge for it."""
-        answer = self.script.answer(ask) or self._model.answer(ask)
-        record = exchange.record
+        scripted = self.script.answer(request)
+        answer = measured(request, scripted) if scripted else self._model.answer(request)
+        record = context.record
         record.prompt_tokens = answer.usage.prompt_tokens
         record.completion_tokens = answer.usage.completion_tokens
         self._charge(
             Charge(
                 kind="chat",
-                model=ask.model,
+                model=request.model,
                 request_id=record.request_id,
                 at=self.clock.now(),
                 prompt_tokens=answer.usage.prompt_tokens,
@@ -142,27 +150,25 @@ class EmulatedAPI:
         return answer
 
     def submit(
-        self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, exchange: RequestContext
+        self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, context: RequestContext
     ) -> tuple[Task, bool]:
-        """Accept an order and charge for it; a known Idempotency-Key gives its earlier task, and True."""
-        idempotency = _idempotency(kind, exchange)
+        """Accept a task and charge for it; a known Idempotency-Key returns the earlier task, and True."""
+        idempotency = _idempotency(kind, context)
         earlier = self.tasks.replayed(idempotency) if idempotency else None
         if earlier:
-            exchange.record.task_id = earlier.id
+            context.record.task_id = earlier.id
             return earlier, True
-        task = self._ordered(kind, form, exchange, idempotency)
+        task = self._new_task(kind, form, context, idempotency)
         self.tasks.add(task)
-        exchange.record.task_id = task.id
-        self._charge(
-            Charge(kind, task.model, exchange.record.request_id, at=task.created_at, task_id=task.id)
-        )
+        context.record.task_id = task.id
+        self._charge(Charge(kind, task.model, context.record.request_id, at=task.created_at, task_id=task.id))
         if self._state:
             self._state.append("tasks", task.to_json())
-        self._follow(task, exchange.fault("webhook"))
+        self._follow(task, context.fault("webhook"))
         return task, False
 
     def read(self, task_id: str) -> Task:
-        """Find a task; a 404 Problem when there is none, or while a fault hides it."""
+        """Find a task. Raises APIError 404 when there is none, or while a fault hides it."""
         task = self.tasks.get(task_id)
         if self._reads[task_id] < task.hidden_reads:
             self._reads[task_id] += 1
@@ -170,16 +176,16 @@ class EmulatedAPI:
         return task
 
     def show(self, task: Task, base: str, at: float | None = None) -> dict[str, Any]:
-        """Return the task as the wire shows it, now unless another moment is given."""
+        """Return the task's JSON, as of now unless another moment is given."""
         moment = self.clock.now() if at is None else at
-        shown = view(task, moment, base, self.addresses.result)
+        shown = view(task, moment, base, self.output_urls.result)
         if "other-host" in self.quirks and shown["result"]:
             for output in shown["result"]["outputs"]:
                 output["url"] = output["url"].replace("//127.0.0.1", "//localhost", 1)
         return self.quirks.task(shown)
 
     def fits(self, *, kind: str | None, status: str | None) -> Callable[[Task], bool]:
-        """Return the test whether a task is of a type and has a status now."""
+        """Return a predicate for tasks of a type and a status."""
         now = self.clock.now()
         return lambda task: kind in (None, task.kind) and status in (None, task.status(now))
 
@@ -205,14 +211,14 @@ class EmulatedAPI:
 
         self.webhooks.follow(task, lambda at: self.show(task, task.base, at), fault, reported)
 
-    def _ordered(
+    def _new_task(
         self,
         kind: Kind,
         form: ImageTaskRequest | VideoTaskRequest,
-        exchange: RequestContext,
+        context: RequestContext,
         idempotency: tuple[str, str] | None,
     ) -> Task:
-        outcome, odd, hidden = exchange.fault(*OUTCOMES), exchange.fault("status"), exchange.fault("hidden")
+        outcome, odd, hidden = context.fault(*OUTCOMES), context.fault("status"), context.fault("hidden")
         return Task(
             id=f"task_{secrets.token_hex(12)}",
             kind=kind,
@@ -221,8 +227,8 @@ class EmulatedAPI:
             aspect_ratio=form.aspect_ratio,
             resolution=form.resolution,
             created_at=self.clock.now(),
-            duration=self.pace.task(kind),
-            base=exchange.base,
+            duration=self.latency.task(kind),
+            base=context.base,
             duration_seconds=form.duration_seconds if isinstance(form, VideoTaskRequest) else None,
             seed=self.seed if form.seed is None else form.seed,
             mime_type="video/mp4" if isinstance(form, VideoTaskRequest) else f"image/{form.output_format}",
@@ -234,12 +240,12 @@ class EmulatedAPI:
         )
 
 
-def _idempotency(kind: Kind, exchange: RequestContext) -> tuple[str, str] | None:
-    key = exchange.headers.get("idempotency-key")
+def _idempotency(kind: Kind, context: RequestContext) -> tuple[str, str] | None:
+    key = context.headers.get("idempotency-key")
     if key is None:
         return None
     if not 1 <= len(key) <= _LONGEST_KEY:
         message = f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters."
         raise APIError(400, message, code="invalid_value", param="Idempotency-Key")
-    canonical = json.dumps([kind, exchange.json()], sort_keys=True)
+    canonical = json.dumps([kind, context.json()], sort_keys=True)
     return key, sha256(canonical.encode()).hexdigest()

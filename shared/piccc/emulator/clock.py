@@ -1,19 +1,21 @@
-"""The emulator's one clock: under tokens, tasks, webhooks, rate windows and the life of an output's URL."""
+"""The emulator's clock, latencies and rate limit."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import threading
 import time
+from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Literal, Protocol
 
 _SETTLING_TURNS = 50
 
 
 class Clock(Protocol):
-    """Tell the time and wait; seconds since 1970 and durations in seconds."""
+    """A source of time: moments in seconds since 1970, durations in seconds."""
 
     def now(self) -> float:
         """Return the present moment."""
@@ -35,7 +37,7 @@ class WallClock:
 
 
 class ManualClock:
-    """Stand still until it is told to advance.
+    """A clock that stands still until it is advanced.
 
     Whatever the emulator waits for (a token, a webhook's next attempt, a stall) waits on this clock; tasks
     progress and URLs expire by it. Advance it through `Emulator.advance`, which wakes each waiter at its own
@@ -46,9 +48,9 @@ class ManualClock:
         >>> from piccc.emulator import Emulator, ManualClock
         >>> with Emulator(clock=ManualClock()) as emulator:
         ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
-        ...     film = client.videos.submit("A mug that turns", model="piccc-video")
+        ...     video = client.videos.submit("A mug that turns", model="piccc-video")
         ...     emulator.advance(3600)
-        ...     print(film.status, film.refresh().status)
+        ...     print(video.status, video.refresh().status)
         queued completed
     """
 
@@ -75,7 +77,7 @@ class ManualClock:
 
     @property
     def sleepers(self) -> int:
-        """Count those who wait on this clock now."""
+        """The number of coroutines waiting on this clock now."""
         return sum(not future.done() for _, _, future in self._waiters)
 
     def until_sleeping(self, count: int = 1, *, timeout: float = 5.0) -> None:
@@ -114,3 +116,66 @@ async def turns() -> None:
     """Give the loop's ready coroutines enough turns to come to their next wait."""
     for _ in range(_SETTLING_TURNS):
         await asyncio.sleep(0)
+
+
+_SHORTEST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Durations in seconds, divided by `speed`; `math.inf` waits for nothing."""
+
+    speed: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.speed > 0 or math.isnan(self.speed):
+            raise ValueError(f"speed must be positive, not {self.speed}; math.inf waits for nothing")
+
+    @property
+    def first_token(self) -> float:
+        """Seconds before the first token."""
+        return 0.2 / self.speed
+
+    @property
+    def token(self) -> float:
+        """Seconds per token."""
+        return 0.006 / self.speed
+
+    def task(self, kind: Literal["image", "video"]) -> float:
+        """Task duration in seconds; always positive so that clients must poll."""
+        return max(_SHORTEST, {"image": 3.0, "video": 6.0}[kind] / self.speed)
+
+    def scaled(self, seconds: float) -> float:
+        """Divide any other duration by the speed."""
+        return seconds / self.speed
+
+
+_WINDOW = 60.0
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """Count requests in windows of a minute; each begins with the first request after the last one."""
+
+    per_minute: int
+    used: int = 0
+    ends_at: float = 0.0
+
+    def take(self, now: float) -> bool:
+        """Count a request; False when it is one too many."""
+        if now >= self.ends_at:
+            self.used, self.ends_at = 0, now + _WINDOW
+        self.used += 1
+        return self.used <= self.per_minute
+
+    def headers(self, now: float) -> dict[str, str]:
+        """Return the rate limit headers of every response."""
+        return {
+            "x-ratelimit-limit-requests": str(self.per_minute),
+            "x-ratelimit-remaining-requests": str(max(0, self.per_minute - self.used)),
+            "x-ratelimit-reset-requests": f"{self.wait(now)}s",
+        }
+
+    def wait(self, now: float) -> int:
+        """Return how many whole seconds remain until the next window."""
+        return max(0, math.ceil(self.ends_at - now))

@@ -1,9 +1,11 @@
-"""What either chat route asks of the model, and what the model answers: the seam between wire and model."""
+"""Chat between the routes and the model: requests, completions and scripted replies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -11,7 +13,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """An image, file or sound that came with a turn: what it is, and how large, never its bytes."""
+    """An image, file or audio of a turn: its type and size, never its bytes."""
 
     kind: Literal["image", "file", "audio"]
     mime_type: str
@@ -46,7 +48,7 @@ class ModelMessage:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool on offer; `parameters` is its JSON Schema."""
+    """An offered tool; `parameters` is its JSON Schema."""
 
     name: str
     description: str
@@ -55,19 +57,19 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request for a reply, with both routes' words translated into one set.
+    """One chat request, in terms that both routes share.
 
     Attributes:
-        model: the model that was asked.
+        model: the requested model.
         turns: the conversation: each turn has `role`, `text`, `media`, `calls`, `call_id` and `is_error`.
-        tools: the tools on offer: each has `name`, `description` and `parameters`, a JSON Schema.
+        tools: the offered tools: each has `name`, `description` and `parameters`, a JSON Schema.
         named_tool: the tool that must be called, where one was named; else None.
         parallel_tool_calls: whether one reply may call several tools.
-        json_mode: whether JSON was asked for, without a schema.
+        json_mode: whether JSON without a schema was requested.
         stop: texts at which the reply ends.
         max_tokens: how many tokens the reply may have, or None.
-        seed: the seed that was given, or None.
-        reasoning: whether reasoning was asked for.
+        seed: the seed, or None.
+        reasoning: whether reasoning was requested.
     """
 
     model: str
@@ -78,7 +80,7 @@ class ModelRequest:
     named_tool: str | None = None
     parallel_tool_calls: bool = True
     schema: dict[str, Any] | None = None
-    """The JSON Schema that the text must satisfy, when structured output was asked for."""
+    """The JSON Schema that the text must satisfy, or None."""
     json_mode: bool = False
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -88,7 +90,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the emulator counts them: the same rule on both routes, whole and streamed."""
+    """Token counts; the same on both routes, whole and streamed."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -97,17 +99,93 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model says: reasoning first, then text, then calls."""
+    """One reply: reasoning, then text, then calls."""
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[ModelCall, ...] = ()
     refusal: str | None = None
-    """The words of a refusal, "" for one without any, or None when the model does not refuse."""
+    """The text of a refusal, "" for one without text, or None."""
     finish_reason: FinishReason = "stop"
     stop_sequence: str | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     blocks: tuple[Mapping[str, Any], ...] = ()
     """Content blocks to send as they are, after the text."""
     usage_fields: Mapping[str, Any] | None = None
-    """Fields that go over those of the reply's usage."""
+    """Fields that replace those of the usage."""
+
+
+ScriptedCall = tuple[str, Mapping[str, Any] | str] | tuple[str, Mapping[str, Any] | str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """One verbatim reply, including what only a faulty model sends; `max_tokens` and `stop` still cut it.
+
+    Attributes:
+        text: the reply's text.
+        calls: the tool calls: (name, arguments) or (name, arguments, id). Arguments are a mapping, or the
+            raw text of them, which may be cut or no JSON at all; a name or an id may be empty.
+        reasoning: the reasoning before the text.
+        refusal: the text of a refusal; "" refuses without text, None does not refuse.
+        finish_reason: why the reply ends; by default `tool_calls` with calls, else `stop`.
+        usage: fields that replace those of the reply's usage, under the route's own names; in a stream they
+            come with the last count. Charges stay as counted.
+        blocks: content blocks sent as they are, after the text: of `content` on `/v1/messages`, parts of a
+            list of content on `/v1/chat/completions`.
+
+    Examples:
+        >>> from piccc import Client
+        >>> from piccc.emulator import Emulator, Scripted
+        >>> with Emulator() as emulator:
+        ...     emulator.script(["Good morning.", Scripted(calls=[("weather", {"city": "Oslo"})])])
+        ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+        ...     [client.chat.create("Hello").parts[0] for _ in range(2)]
+        [Text(text='Good morning.'), ToolCall(id='call_...', name='weather', arguments='{"city":"Oslo"}')]
+    """
+
+    text: str = ""
+    calls: Sequence[ScriptedCall] = ()
+    reasoning: str = ""
+    refusal: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: Mapping[str, Any] | None = None
+    blocks: Sequence[Mapping[str, Any]] = ()
+
+
+ScriptLine = str | Scripted | Callable[[ModelRequest], "str | Scripted"]
+
+
+@dataclass(slots=True)
+class Script:
+    """Scripted replies: a queue, each used once, and rules, which stay until cleared."""
+
+    lines: deque[ScriptLine] = field(default_factory=deque)
+    rules: list[tuple[Callable[[ModelRequest], bool], ScriptLine]] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def answer(self, request: ModelRequest) -> Completion | None:
+        """Return the reply of the first rule that applies, else the next of the queue, else None."""
+        line = next((then for when, then in self.rules if when(request)), None)
+        if line is None:
+            if not self.lines:
+                return None
+            line = self.lines.popleft()
+        scripted = line(request) if callable(line) else line
+        if isinstance(scripted, str):
+            return Completion(text=scripted)
+        return Completion(
+            text=scripted.text,
+            reasoning=scripted.reasoning,
+            calls=tuple(self._call(*call) for call in scripted.calls),
+            refusal=scripted.refusal,
+            finish_reason=scripted.finish_reason or ("tool_calls" if scripted.calls else "stop"),
+            usage_fields=scripted.usage,
+            blocks=tuple(scripted.blocks),
+        )
+
+    def _call(self, name: str, given: Mapping[str, Any] | str, call_id: str | None = None) -> ModelCall:
+        made = f"call_{next(self._numbers):024d}" if call_id is None else call_id
+        if isinstance(given, str):
+            return ModelCall(made, name, {}, partial=given)
+        return ModelCall(made, name, dict(given))

@@ -1,4 +1,4 @@
-"""Faults: which ones hit a request, and how its response is broken."""
+"""Fault injection: which requests are hit, and how their responses are broken."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from typing import Any, NoReturn
 from starlette.types import Message, Receive, Scope, Send
 
 from piccc.emulator.clock import Clock
-from piccc.emulator.errors import APIError
-from piccc.emulator.event_stream import encoded
 from piccc.emulator.request_log import RequestRecord
 from piccc.emulator.tasks import OUTCOMES
+from piccc.emulator.wire import APIError, encoded
 
-_ON_THE_WAY_IN = frozenset({"disconnect", "html", "empty", "slow"})
-_ON_THE_WAY_OUT = frozenset({"lost-answer", "cut", "stall", "garbled", "error-event", "drip"})
+_INSTEAD_OF_WORK = frozenset({"disconnect", "html", "empty", "slow"})
+_ON_RESPONSES = frozenset({"lost-answer", "cut", "stall", "garbled", "error-event", "drip"})
 _ON_TASKS = OUTCOMES | {"status", "hidden"}
 _ON_LISTS = frozenset({"drift", "repeat-cursor", "no-cursor"})
 _ON_FILES = frozenset({"expired-url"})
 _ON_WEBHOOKS = frozenset({"webhook"})
-_KINDS = _ON_THE_WAY_IN | _ON_THE_WAY_OUT | _ON_TASKS | _ON_LISTS | _ON_FILES | _ON_WEBHOOKS
+_KINDS = _INSTEAD_OF_WORK | _ON_RESPONSES | _ON_TASKS | _ON_LISTS | _ON_FILES | _ON_WEBHOOKS
 _COUNTED = frozenset({"cut", "stall", "garbled", "error-event", "drip", "slow", "hidden"})
 _COUNTED_OPTIONS = frozenset({"seconds", "times", "status", "retry-after-date"})
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -40,28 +39,28 @@ FaultSource = str | Path | Mapping[str, Any] | Iterable[Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong, written `kind[:value][;option=value...]`.
+    """A fault to inject, written `kind[:value][;option=value...]`.
 
-    - A status (`429`, `503;retry-after=2`, `429;retry-after-ms=1500`, `429;retry-after-date=5`): do nothing,
-      refuse.
-    - `disconnect`: do nothing, close the connection; `html`, `empty`: do nothing, answer 200 with a page or
-      with nothing (`html;status=502` changes the status).
-    - `lost-answer`: do the work and charge for it, then close the connection instead of answering.
+    - A status (`429`, `503;retry-after=2`, `429;retry-after-ms=1500`, `429;retry-after-date=5`): refuse
+      the request before any work is done.
+    - `disconnect`: close the connection without doing the work; `html`, `empty`: respond 200 with a page or
+      an empty body instead (`html;status=502` changes the status).
+    - `lost-answer`: do the work and charge for it, then close the connection instead of responding.
     - `cut:3`, `stall:3` (`stall:3;seconds=30`), `garbled:3`, `error-event:3`: after three events of a stream
-      close the connection, fall silent, send an unreadable event, or send an error. Of a whole reply, `cut`
-      and `garbled` send half, or as many bytes as `cut` says; `stall` holds it back.
-    - `slow:2.5`: begin that many seconds later; `drip:7`: send seven bytes at a time.
-    - On a submission, how the task ends: `failed`, `moderated`, `expired`, `cancelled`, `stuck`, `no-output`;
-      `status:WORD`: what it reports while it runs; `hidden:2`: its first two reads are 404.
-    - On a list: `drift` (pages shift as if a task had come in), `repeat-cursor`, `no-cursor`. On a file:
+      close the connection, stop sending, send an unreadable event, or send an error. For a response that
+      is not streamed, `cut` and `garbled` send half of it (`cut:N`: N bytes); `stall` delays the body.
+    - `slow:2.5`: start 2.5 seconds later; `drip:7`: send seven bytes at a time.
+    - On a submission, the outcome: `failed`, `moderated`, `expired`, `cancelled`, `stuck`, `no-output`;
+      `status:WORD`: the status while it runs; `hidden:2`: its first two reads are 404.
+    - On a list: `drift` (pages shift as if a task had been added), `repeat-cursor`, `no-cursor`. On a file:
       `expired-url`.
     - On a submission, its webhook: `webhook:late;seconds=60`, `webhook:twice`, `:never`, `:forged`,
       `:unsigned`, `:early`, `:held` (until another was sent), `:failing;times=2`.
 
     Attributes:
-        kind: what goes wrong, or the status.
-        value: what stood after the colon, or None.
-        options: what stood after each semicolon.
+        kind: the name of the fault, or a status.
+        value: the part after the colon, or None.
+        options: the `option=value` parts.
     """
 
     kind: str
@@ -70,7 +69,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read a fault; ValueError when there is none of that kind."""
+        """Parse a fault. Raises ValueError for an unknown kind or option."""
         head, *rest = (part.strip() for part in text.split(";"))
         kind, _, value = head.partition(":")
         fault = cls(kind, value or None, dict(_option(part) for part in rest if part))
@@ -90,16 +89,16 @@ class Fault:
 
     @property
     def status(self) -> int | None:
-        """Return the status with which the request is refused, if that is the fault."""
+        """The status to refuse the request with, or None."""
         return int(self.kind) if self.kind.isdecimal() and 400 <= int(self.kind) <= 599 else None
 
     @property
-    def harms_answers(self) -> bool:
-        """Tell whether the work is done and only its answer is harmed."""
-        return self.kind in _ON_THE_WAY_OUT
+    def breaks_response(self) -> bool:
+        """Whether the request is processed and only its response is broken."""
+        return self.kind in _ON_RESPONSES
 
-    def problem(self, now: float) -> APIError:
-        """Return the refusal; `retry-after-date` is how many seconds ahead the date in its header is."""
+    def refusal(self, now: float) -> APIError:
+        """Build the error; `retry-after-date` is in seconds from now."""
         headers = {
             name: value for name, value in self.options.items() if name.startswith(("retry-after", "x-"))
         }
@@ -118,22 +117,22 @@ class Fault:
         return all(_NUMBER.fullmatch(number) for number in numbers)
 
     def number(self, default: float) -> float:
-        """Return the value as a number."""
+        """The value as a number."""
         return default if self.value is None else float(self.value)
 
 
 @dataclass(slots=True)
 class FaultRule:
-    """Which requests a fault befalls.
+    """Which requests a fault matches.
 
     Attributes:
-        fault: what goes wrong.
+        fault: the fault to inject.
         route: a pattern such as `POST /v1/*`.
-        times: how many requests are hit at most, or None for no bound.
-        after: how many that fit are spared first.
-        rate: the probability with which each of the others is hit, 0 to 1.
-        when: looks at a request's record and says whether it fits, or None.
-        seen: how many have fitted.
+        times: the maximum number of hits, or None.
+        after: how many matching requests to skip first.
+        rate: the probability of a hit for each remaining match, 0 to 1.
+        when: a predicate on the request's record, or None.
+        seen: how many requests matched.
         hit: how many were hit.
     """
 
@@ -146,22 +145,22 @@ class FaultRule:
     seen: int = 0
     hit: int = 0
 
-    def befalls(self, record: RequestRecord, chance: Callable[[int], float]) -> bool:
-        """Tell whether this request is hit, and count it; `chance` gives the n-th match's lot, 0 to 1."""
+    def matches(self, record: RequestRecord, draw: Callable[[int], float]) -> bool:
+        """Decide whether this request is hit, and count it; `draw(n)` is random, 0 to 1."""
         if not fnmatchcase(f"{record.method} {record.path}", self.route) or (
             self.when and not self.when(record)
         ):
             return False
         self.seen += 1
-        spared = self.seen <= self.after or (self.times is not None and self.hit >= self.times)
-        if spared or chance(self.seen) >= self.rate:
+        skipped = self.seen <= self.after or (self.times is not None and self.hit >= self.times)
+        if skipped or draw(self.seen) >= self.rate:
             return False
         self.hit += 1
         return True
 
 
 class Faults:
-    """The rules in force; with the same seed and the same requests the same ones are hit."""
+    """The active fault rules; the same seed and requests give the same hits."""
 
     def __init__(self, rules: Iterable[FaultRule] = (), *, seed: int = 0) -> None:
         self.seed = seed
@@ -169,7 +168,7 @@ class Faults:
 
     @classmethod
     def load(cls, source: FaultSource, *, seed: int) -> Faults:
-        """Read rules, or `{"seed", "rules": [{"fault", "route", "times", "after", "rate"}]}`, or its file."""
+        """Load rules, `{"seed", "rules": [{"fault", "route", "times", "after", "rate"}]}`, or a JSON file."""
         if isinstance(source, str | Path):
             return cls.load(json.loads(Path(source).read_text(encoding="utf-8")), seed=seed)
         if isinstance(source, Mapping):
@@ -177,15 +176,15 @@ class Faults:
         return cls([_rule(item) for item in source or ()], seed=seed)
 
     def choose(self, record: RequestRecord, header: str | None) -> list[Fault]:
-        """Return what befalls a request: its own header's faults, else that of the first rule that hits."""
+        """Return the faults of the request's own header, else of the first rule that hits."""
         if header:
             return [Fault.parse(part) for part in header.split(",")]
         for number, rule in enumerate(self.rules):
-            if rule.befalls(record, partial(self._lot, number)):
+            if rule.matches(record, partial(self._draw, number)):
                 return [rule.fault]
         return []
 
-    def _lot(self, rule: int, count: int) -> float:
+    def _draw(self, rule: int, count: int) -> float:
         digest = blake2b(f"{self.seed}/{rule}/{count}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) / 2**64
 
@@ -206,7 +205,7 @@ def _rule(item: Any) -> FaultRule:
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request: its record, its headers (names in lower case), its origin, its body, its faults."""
+    """Per-request state: log record, headers (names in lower case), origin, body, selected faults."""
 
     record: RequestRecord
     headers: Mapping[str, str]
@@ -264,42 +263,44 @@ def _refuse_constant(name: str) -> NoReturn:
 _HALF_A_FRAME = b'data: {"choices":[{"delta":{"con\n\n'
 
 
-class Line:
-    """The connection under a request: it can be hung up, or left until the client hangs up."""
+class Connection:
+    """The connection of a request, for faults that close it."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._transport: asyncio.Transport | None = scope["state"].get("transport")
         self._receive = receive
 
-    async def hang_up(self) -> None:
-        """Close the connection, once what was written has been sent."""
+    async def close(self) -> None:
+        """Close the connection after flushing what was written."""
         if self._transport is None:
             raise ConnectionAbortedError(
                 "a provoked disconnect; this server gives the app no way to close quietly"
             )
         self._transport.close()
-        await self.until_hung_up()
+        await self.until_closed()
 
-    async def until_hung_up(self) -> None:
-        """Wait until the connection is closed."""
+    async def until_closed(self) -> None:
+        """Wait for the client to disconnect."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
 class ResponseFaults:
-    """Stand between the app and the connection, and do what one fault says."""
+    """Wraps `send` and breaks the response as one fault says."""
 
-    def __init__(self, fault: Fault, exchange: RequestContext, clock: Clock, line: Line, send: Send) -> None:
+    def __init__(
+        self, fault: Fault, context: RequestContext, clock: Clock, connection: Connection, send: Send
+    ) -> None:
         self._fault = fault
-        self._exchange = exchange
+        self._context = context
         self._clock = clock
-        self._line = line
+        self._connection = connection
         self._send = send
         self._events = 0
         self._streamed = False
-        self._spent = False
-        self._over = False
-        self._ways: dict[str, Callable[[Message], Awaitable[None]]] = {
+        self._broken = False
+        self._finished = False
+        self._actions: dict[str, Callable[[Message], Awaitable[None]]] = {
             "cut": self._cut,
             "stall": self._stall,
             "garbled": self._garble,
@@ -307,16 +308,16 @@ class ResponseFaults:
         }
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app's, or what the fault makes of it."""
-        if self._over:
+        """Send an ASGI message, or its broken form."""
+        if self._finished:
             return
         if message["type"] == "http.response.start":
             await self._start(message)
         elif self._fault.kind == "drip":
             await self._drip(message)
-        elif not self._spent and self._events == self._after:
-            self._spent = True
-            await self._ways[self._fault.kind](message)
+        elif not self._broken and self._events == self._after:
+            self._broken = True
+            await self._actions[self._fault.kind](message)
         else:
             self._events += 1
             await self._send(message)
@@ -333,12 +334,12 @@ class ResponseFaults:
             name == b"content-type" and value.startswith(b"text/event-stream")
             for name, value in message["headers"]
         )
-        self._spent = self._fault.kind == "error-event" and not self._streamed
+        self._broken = self._fault.kind == "error-event" and not self._streamed
         await self._send(message)
 
     async def _end(self) -> None:
-        self._over = True
-        await self._line.hang_up()
+        self._finished = True
+        await self._connection.close()
 
     async def _cut(self, message: Message) -> None:
         if not self._streamed:
@@ -350,8 +351,8 @@ class ResponseFaults:
     async def _stall(self, message: Message) -> None:
         seconds = self._fault.options.get("seconds")
         if seconds is None:
-            self._over = True
-            await self._line.until_hung_up()
+            self._finished = True
+            await self._connection.until_closed()
             return
         await self._clock.sleep(float(seconds))
         await self._send(message)
@@ -362,11 +363,11 @@ class ResponseFaults:
         await self._send({**message, "body": half})
 
     async def _err(self, message: Message) -> None:
-        record = self._exchange.record
-        problem = APIError(529, "The provider is overloaded.", code="overloaded")
+        record = self._context.record
+        error = APIError(529, "The provider is overloaded.", code="overloaded")
         name = b"event: error\n" if record.path.startswith("/v1/messages") else b""
-        body = name + b"data: " + encoded(problem.envelope(record.path, record.request_id)) + b"\n\n"
-        self._over = True
+        body = name + b"data: " + encoded(error.envelope(record.path, record.request_id)) + b"\n\n"
+        self._finished = True
         await self._send({"type": "http.response.body", "body": body})
 
     async def _drip(self, message: Message) -> None:

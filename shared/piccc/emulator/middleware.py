@@ -8,22 +8,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from piccc.emulator.api import EmulatedAPI
-from piccc.emulator.errors import APIError
-from piccc.emulator.event_stream import JSON
-from piccc.emulator.faults import Line, RequestContext, ResponseFaults
-from piccc.emulator.request_log import record_of
+from piccc.emulator.faults import Connection, RequestContext, ResponseFaults
+from piccc.emulator.routes import JSON
+from piccc.emulator.wire import APIError
 
 _LARGEST_BODY = 64 * 1024 * 1024
-# The page asks for its own things several times a second: these are nobody's calls.
+# The page polls its own routes several times a second; those requests are not logged.
 _KEPT = ("/v1/", "/files/")
 _HTML = "<!doctype html><title>Gateway</title><h1>The service is being moved.</h1>"
 
 
 class APIMiddleware:
-    """The ASGI app: the routes behind what holds for all of them."""
+    """The ASGI app: wraps the routes with authentication, rate limits, faults and the request log."""
 
-    def __init__(self, provider: EmulatedAPI, routes: ASGIApp) -> None:
-        self._provider = provider
+    def __init__(self, api: EmulatedAPI, routes: ASGIApp) -> None:
+        self._api = api
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,58 +30,58 @@ class APIMiddleware:
         if scope["type"] != "http":
             await self._routes(scope, receive, send)
             return
-        exchange = self._open(scope)
+        context = self._open(scope)
         try:
-            await self._serve(exchange, scope, receive, send)
+            await self._serve(context, scope, receive, send)
         finally:
-            self._close(exchange)
+            self._close(context)
 
-    async def _serve(self, exchange: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["exchange"] = exchange
-        line, recorded = Line(scope, receive), self._recorded(exchange, send)
+    async def _serve(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["context"] = context
+        connection, recorded = Connection(scope, receive), self._recorded(context, send)
         try:
-            exchange.body = await _body(receive)
-            exchange.record.keep(exchange.body)
-            self._check(exchange)
-            if await self._refused(exchange, line, scope, receive, recorded):
+            context.body = await _body(receive)
+            self._api.request_log.keep_body(context.record, context.body)
+            self._check(context)
+            if await self._refused(context, connection, scope, receive, recorded):
                 return
-        except APIError as problem:
-            body = problem.envelope(scope["path"], exchange.record.request_id)
-            await JSON(body, status_code=problem.status, headers=problem.headers)(scope, receive, recorded)
+        except APIError as error:
+            body = error.envelope(scope["path"], context.record.request_id)
+            await JSON(body, status_code=error.status, headers=error.headers)(scope, receive, recorded)
             return
-        for fault in exchange.faults:
-            if fault.harms_answers:
-                recorded = ResponseFaults(fault, exchange, self._provider.clock, line, recorded).send
+        for fault in context.faults:
+            if fault.breaks_response:
+                recorded = ResponseFaults(fault, context, self._api.clock, connection, recorded).send
         await self._routes(scope, receive, recorded)
 
-    def _check(self, exchange: RequestContext) -> None:
-        """Check the key and the rate, and draw what is to befall the request."""
-        record, provider = exchange.record, self._provider
+    def _check(self, context: RequestContext) -> None:
+        """Check the key and the rate limit, and select the faults for the request."""
+        record, api = context.record, self._api
         if not record.path.startswith(_KEPT):
             return
         if record.path.startswith("/v1/"):
-            provider.admit(exchange)
+            api.admit(context)
         try:
-            exchange.faults = provider.faults.choose(record, exchange.headers.get("x-piccc-fault"))
+            context.faults = api.faults.choose(record, context.headers.get("x-piccc-fault"))
         except ValueError as error:
             raise APIError(400, str(error), code="invalid_value", param="x-piccc-fault") from None
-        record.fault = ",".join(map(str, exchange.faults)) or None
-        now = provider.clock.now()
-        if record.path.startswith("/v1/") and not provider.limit.take(now):
-            wait = {"retry-after": str(provider.limit.wait(now))}
+        record.fault = ",".join(map(str, context.faults)) or None
+        now = api.clock.now()
+        if record.path.startswith("/v1/") and not api.limit.take(now):
+            wait = {"retry-after": str(api.limit.wait(now))}
             raise APIError(429, "Too many requests in this minute.", code="rate_limit_exceeded", headers=wait)
 
     async def _refused(
-        self, exchange: RequestContext, line: Line, scope: Scope, receive: Receive, send: Send
+        self, context: RequestContext, connection: Connection, scope: Scope, receive: Receive, send: Send
     ) -> bool:
-        """Do what the faults say before anything is done; True when that is all."""
-        for fault in exchange.faults:
+        """Apply the faults that replace the work; return True if the request is finished with that."""
+        for fault in context.faults:
             if fault.kind == "slow":
-                await self._provider.clock.sleep(fault.number(1))
+                await self._api.clock.sleep(fault.number(1))
             elif fault.status is not None:
-                raise fault.problem(self._provider.clock.now())
+                raise fault.refusal(self._api.clock.now())
             elif fault.kind == "disconnect":
-                await line.hang_up()
+                await connection.close()
                 return True
             elif fault.kind in ("html", "empty"):
                 content = _HTML if fault.kind == "html" else ""
@@ -93,43 +92,43 @@ class APIMiddleware:
 
     def _open(self, scope: Scope) -> RequestContext:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        record = record_of(
+        record = self._api.request_log.new(
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"].decode("latin-1"),
             headers=headers.items(),
-            at=self._provider.clock.now(),
+            at=self._api.clock.now(),
             request_id=f"req_{secrets.token_hex(12)}",
         )
         if record.path.startswith(_KEPT):
-            self._provider.journal.keep(record)
+            self._api.request_log.keep(record)
         return RequestContext(record, headers, base=f"{scope['scheme']}://{headers.get('host', 'localhost')}")
 
-    def _recorded(self, exchange: RequestContext, send: Send) -> Send:
-        """Note on the record what is sent, before the client can know it."""
-        record = exchange.record
+    def _recorded(self, context: RequestContext, send: Send) -> Send:
+        """Record the response before it is sent, so that a client's next look at the log finds it."""
+        record = context.record
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message = {**message, "headers": [*message["headers"], *self._headers(exchange)]}
+                message = {**message, "headers": [*message["headers"], *self._headers(context)]}
             elif not message.get("more_body"):
-                self._close(exchange)
+                self._close(context)
             await send(message)
 
         return noting
 
-    def _close(self, exchange: RequestContext) -> None:
-        record = exchange.record
+    def _close(self, context: RequestContext) -> None:
+        record = context.record
         if not record.done:
             record.done = True
-            record.seconds = self._provider.clock.now() - record.started_at
+            record.seconds = self._api.clock.now() - record.started_at
 
-    def _headers(self, exchange: RequestContext) -> list[tuple[bytes, bytes]]:
-        record = exchange.record
+    def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        record = context.record
         headers = {"x-request-id": record.request_id}
         if record.path.startswith("/v1/"):
-            headers.update(self._provider.limit.headers(self._provider.clock.now()))
+            headers.update(self._api.limit.headers(self._api.clock.now()))
         if record.path.startswith("/v1/messages"):
             headers["request-id"] = record.request_id
         return [(name.encode(), value.encode()) for name, value in headers.items()]

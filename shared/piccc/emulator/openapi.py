@@ -1,7 +1,7 @@
-"""The OpenAPI document: what the provider's page documents, and what is only assumed, each marked as such.
+"""The OpenAPI document, with each operation and field marked as documented or assumed.
 
-Every operation and every property has `x-piccc`, which is `documented` or `assumed`. An assumption is what
-the emulator does where the page is silent: never a promise of the provider's.
+Every operation and property has `x-piccc`: `documented` or `assumed`. An assumption is how the emulator
+behaves where the provider's page is silent, never a promise of the provider.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any, get_args
 
 from pydantic.json_schema import models_json_schema
 
-from piccc.emulator.tasks import STATUSES, Kind
+from piccc.emulator.tasks import STATUSES, ImageTaskRequest, Kind, VideoTaskRequest
+from piccc.emulator.wire import Form
 from piccc.emulator.wire.anthropic import CountRequest, MessageRequest
-from piccc.emulator.wire.fields import Form
-from piccc.emulator.wire.media import ImageTaskRequest, VideoTaskRequest
 from piccc.emulator.wire.openai import ChatRequest
 
 Schema = dict[str, Any]
@@ -142,7 +141,7 @@ _REPLIES: dict[str, Schema] = {
 
 @cache
 def document() -> Schema:
-    """Return the document; its servers are left to the route, which knows where it was asked."""
+    """Return the document without `servers`, which the route adds."""
     forms: list[type[Form]] = [ChatRequest, MessageRequest, CountRequest, ImageTaskRequest, VideoTaskRequest]
     _, drawn = models_json_schema(
         [(form, "validation") for form in forms], ref_template="#/components/schemas/{model}"
@@ -172,7 +171,7 @@ def document() -> Schema:
 
 
 def _marked(schema: Schema, documented: set[str]) -> Schema:
-    """Say of every property whether it is documented."""
+    """Mark each property as documented or assumed."""
     properties = {
         name: {**field, "x-piccc": "documented" if name in documented else "assumed"}
         for name, field in schema.get("properties", {}).items()
@@ -201,7 +200,7 @@ def _paths() -> Schema:
         "/v1/messages/count_tokens": {
             "post": _operation(
                 "countTokens",
-                "Count what a message would cost to read.",
+                "Count the input tokens of a message.",
                 body="CountRequest",
                 replies={"200": _json("TokenCount", "The count.")},
                 error="MessageError",
@@ -211,7 +210,7 @@ def _paths() -> Schema:
         "/v1/images/tasks": {
             "post": _operation(
                 "submitImage",
-                "Order a picture.",
+                "Submit an image task.",
                 body="ImageTaskRequest",
                 replies=submitted,
                 parameters=[_key()],
@@ -220,7 +219,7 @@ def _paths() -> Schema:
         "/v1/videos/tasks": {
             "post": _operation(
                 "submitVideo",
-                "Order a film.",
+                "Submit a video task.",
                 body="VideoTaskRequest",
                 replies=submitted,
                 parameters=[_key()],
@@ -328,8 +327,8 @@ def _version() -> Schema:
 
 def _webhook() -> Schema:
     return {
-        "summary": "The end of a task, reported to its webhook's URL.",
+        "summary": "A task's terminal event, delivered to its webhook URL.",
         "x-piccc": "assumed",
         "requestBody": {"content": {"application/json": {"schema": _ref("TaskEvent")}}},
-        "responses": {"2XX": {"description": "The event was taken; anything else is tried again."}},
+        "responses": {"2XX": {"description": "The event was accepted; any other status is retried."}},
     }

@@ -1,4 +1,4 @@
-"""Other ways to say the same: variants that a client must read, each by its name, and profiles of them."""
+"""Quirks: named variants of the wire format that a client must read, and profiles of them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _empty_first(chunks: Chunks) -> Iterator[tuple[Shown, int]]:
 
 
 def _calls_at_once(chunks: Chunks) -> Iterator[tuple[Shown, int]]:
-    """Send every call whole, all in one chunk."""
+    """Send all calls complete in one chunk."""
     calls: list[Shown] = []
     spent = 0
     for chunk, tokens in chunks:
@@ -208,7 +208,7 @@ NAMES = frozenset({*_TASKS, *_CHUNKS, *_LISTS, *_OTHERS, *_ON_REQUESTS})
 
 
 class Quirks:
-    """The quirks in force, in the order in which they were named; a profile's name stands for all of its own.
+    """The active quirks, applied in the order given; a profile's name stands for all its quirks.
 
     - Tasks: `id`, `poll-url`, `status-url`, `relative-urls`, `no-polling-url`; `words-pending`,
       `words-success`, `words-succeed`, `words-succeeded`, `words-capital`; outputs under `results`,
@@ -220,7 +220,7 @@ class Quirks:
     - Profiles: `evolink`, `kie`, `kling`, `ark`, `openrouter`.
 
     Attributes:
-        names: the quirks, profiles dissolved.
+        names: the quirks, with profiles expanded.
     """
 
     def __init__(self, names: str | Iterable[str] = ()) -> None:
@@ -234,25 +234,25 @@ class Quirks:
         return name in self.names
 
     def task(self, shown: Shown) -> Shown:
-        """Say a task in these ways."""
+        """Apply the quirks to a task."""
         for name in self.names:
             if name in _TASKS:
                 _TASKS[name](shown)
         return shown
 
     def reply(self, shown: Shown) -> Shown:
-        """Wrap a reply of the task routes."""
+        """Wrap a response of the task routes."""
         return {"code": 200, "msg": "success", "data": shown} if "wrapped" in self else shown
 
     def list(self, shown: Shown) -> Shown:
-        """Say a page of tasks in these ways."""
+        """Apply the quirks to a page of tasks."""
         for name in self.names:
             if name in _LISTS:
                 shown[_LISTS[name]] = shown.pop("data")
         return shown
 
     def chunks(self, chunks: Chunks) -> Chunks:
-        """Stream a completion in these ways."""
+        """Apply the quirks to a streamed completion."""
         for name in self.names:
             if name in _CHUNKS:
                 chunks = _CHUNKS[name](chunks)

@@ -1,4 +1,4 @@
-"""What was asked of the emulator and what it charged for: bounded, and without a secret."""
+"""The request log and charges: bounded, with secrets redacted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-_LENGTH = 1_000
-_BODY_LIMIT = 16_384
+_LARGE_BODY = 256 * 1024
+_LONG_STRING = 1_000
 _SECRET_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "proxy-authorization"})
 _SECRET = re.compile(rb"\b(?:pcc_(?:live|test)_|whsec_|sk-)[\w+/=-]+")
 _REDACTED = "[redacted]"
@@ -18,21 +18,21 @@ _REDACTED = "[redacted]"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request as it was received and answered; keys are redacted wherever they stood.
+    """One request and its response; keys are redacted wherever they occur.
 
     Attributes:
-        method, path, query, headers: of the request; the headers' names are in lower case.
-        started_at: when it came, in seconds since 1970 on the emulator's clock.
-        request_id: the id that the reply had.
+        method, path, query, headers: of the request; header names in lower case.
+        started_at: when it arrived, in seconds since 1970 on the emulator's clock.
+        request_id: the response's id.
         number: counts requests from 1.
-        raw: the body, or its length alone where that is above 16 KiB.
-        status: the reply's status, or None where there is none.
-        model: the model that was asked, or None.
-        prompt_tokens, completion_tokens: what a chat reply counted, or None.
-        task_id: the task that was submitted, or None.
-        fault: what was provoked, or None.
-        seconds: how long the whole reply took, or None.
-        done: whether the reply has ended.
+        raw: the JSON body, with very long strings shortened when it is larger than 256 KiB.
+        status: the response's status, or None if there was no response.
+        model: the requested model, or None.
+        prompt_tokens, completion_tokens: of a chat response, or None.
+        task_id: the task that was submitted or read, or None.
+        fault: the injected faults, or None.
+        seconds: the duration until the response ended, or None.
+        done: whether the response has ended.
     """
 
     method: str
@@ -52,13 +52,11 @@ class RequestRecord:
     seconds: float | None = None
     done: bool = False
 
-    def keep(self, body: bytes) -> None:
-        """Keep the body, unless it is larger than 16 KiB."""
-        self.raw = _redact(body) if len(body) <= _BODY_LIMIT else f"[{len(body)} bytes]".encode()
-
     @property
     def body(self) -> Any:
-        """Return the body as parsed JSON, or as text when it is none."""
+        """The body as parsed JSON, as text if it is not JSON, or None if it was dropped to save memory."""
+        if not self.raw:
+            return None
         try:
             return json.loads(self.raw)
         except ValueError:
@@ -67,12 +65,12 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One billable act: a chat reply, or an accepted task, whether or not its answer arrived.
+    """One billed request: a chat response or an accepted task, whether or not its response arrived.
 
     Attributes:
         kind: `chat`, `image` or `video`.
-        model: the model that was asked.
-        request_id: of the request that it was for.
+        model: the requested model.
+        request_id: of the request that was billed.
         at: when, in seconds since 1970 on the emulator's clock.
         task_id: the task, or None for chat.
         prompt_tokens, completion_tokens: of chat.
@@ -91,50 +89,95 @@ class Charge:
         return asdict(self)
 
 
-def record_of(
-    *, method: str, path: str, query: str, headers: Iterable[tuple[str, str]], at: float, request_id: str
-) -> RequestRecord:
-    """Begin the record of a request."""
-    return RequestRecord(
-        method=method,
-        path=redacted(path),
-        query=redacted(query),
-        headers={name: _header(name, value) for name, value in headers},
-        started_at=at,
-        request_id=request_id,
-    )
-
-
-@dataclass(slots=True)
 class RequestLog:
-    """Keep the latest requests; what falls out of the window is forgotten, its number is not."""
+    """The latest requests, without secrets; numbers keep counting when old records are dropped.
 
-    length: int = _LENGTH
-    count: int = 0
-    _records: deque[RequestRecord] = field(init=False)
+    Of the bodies, the latest are kept up to `size` bytes.
+    """
 
-    def __post_init__(self) -> None:
-        self._records = deque(maxlen=self.length)
+    def __init__(
+        self, secrets: Iterable[str] = (), *, length: int = 1_000, size: int = 64 * 1024 * 1024
+    ) -> None:
+        self.length = length
+        self.count = 0
+        self._records: deque[RequestRecord] = deque(maxlen=length)
+        self._with_body: deque[RequestRecord] = deque()
+        self._size = size
+        self._used = 0
+        self._patterns = [re.compile(_pattern(secret)) for secret in secrets if secret] + [_SECRET]
+
+    def new(
+        self,
+        *,
+        method: str,
+        path: str,
+        query: str,
+        headers: Iterable[tuple[str, str]],
+        at: float,
+        request_id: str,
+    ) -> RequestRecord:
+        """Make the record of a request; it is in the log only after `keep`."""
+        return RequestRecord(
+            method=method,
+            path=self.redacted(path),
+            query=self.redacted(query),
+            headers={
+                name: _REDACTED if name.lower() in _SECRET_HEADERS else self.redacted(value)
+                for name, value in headers
+            },
+            started_at=at,
+            request_id=request_id,
+        )
 
     def keep(self, record: RequestRecord) -> None:
-        """Number a record and keep it."""
+        """Number a record and append it."""
         self.count += 1
         record.number = self.count
         self._records.append(record)
+
+    def keep_body(self, record: RequestRecord, body: bytes) -> None:
+        """Keep a request's body, and drop the oldest ones if all are too large together."""
+        if len(body) > _LARGE_BODY:
+            try:
+                body = json.dumps(_shortened(json.loads(body)), ensure_ascii=False).encode(errors="replace")
+            except (ValueError, RecursionError):
+                body = body[:_LARGE_BODY]
+        record.raw = self._redact(body)
+        self._used += len(record.raw)
+        self._with_body.append(record)
+        while self._with_body and (self._used > self._size or len(self._with_body) > self.length):
+            oldest = self._with_body.popleft()
+            self._used -= len(oldest.raw)
+            oldest.raw = b""
 
     def records(self) -> list[RequestRecord]:
         """Return the records, oldest first."""
         return list(self._records.copy())
 
+    def redacted(self, text: str) -> str:
+        """Redact the emulator's own secrets and everything that looks like a key or a webhook secret."""
+        return self._redact(text.encode(errors="replace")).decode()
 
-def redacted(text: str) -> str:
-    """Blot out whatever looks like a key or a webhook secret."""
-    return _redact(text.encode(errors="replace")).decode()
+    def _redact(self, raw: bytes) -> bytes:
+        for pattern in self._patterns:
+            raw = pattern.sub(_REDACTED.encode(), raw)
+        return raw
 
 
-def _redact(raw: bytes) -> bytes:
-    return _SECRET.sub(_REDACTED.encode(), raw)
+def _pattern(secret: str) -> bytes:
+    """Return a pattern for a secret as it is, percent-encoded, or inside a JSON string."""
+    return b"".join(
+        b"(?:%b%b|(?i:%%%02x))" % (rb"\\?" if byte in b'"\\' else b"", re.escape(bytes([byte])), byte)
+        for byte in secret.encode()
+    )
 
 
-def _header(name: str, value: str) -> str:
-    return _REDACTED if name.lower() in _SECRET_HEADERS else redacted(value)
+def _shortened(value: Any) -> Any:
+    """Copy JSON with strings of more than 1,000 characters cut, which are images and files as a rule."""
+    if isinstance(value, str):
+        return value if len(value) <= _LONG_STRING else f"{value[:_LONG_STRING]}… [{len(value)} characters]"
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _shortened(item) for name, item in value.items()}
+    return value

@@ -1,11 +1,12 @@
-"""What the page shows: the latest calls and tasks, and what they add up to."""
+"""The API's routes, the page and its data, and streamed responses."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, get_args
@@ -15,42 +16,40 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from piccc.emulator.api import EmulatedAPI
+from piccc.emulator.clock import Clock, Latency
 from piccc.emulator.conversation import Completion, ModelRequest
-from piccc.emulator.errors import APIError
-from piccc.emulator.event_stream import JSON, Events, anthropic_frames, openai_frames
 from piccc.emulator.faults import RequestContext
 from piccc.emulator.model.tokens import prompt_tokens
 from piccc.emulator.openapi import document
 from piccc.emulator.render import served
 from piccc.emulator.request_log import RequestRecord
-from piccc.emulator.tasks import STATUSES, Kind, Task
+from piccc.emulator.tasks import FORMS, STATUSES, Kind, Task
 from piccc.emulator.webhooks import on_loopback
-from piccc.emulator.wire import anthropic, openai, strict
-from piccc.emulator.wire.fields import read
-from piccc.emulator.wire.media import FORMS
+from piccc.emulator.wire import APIError, anthropic, encoded, openai, read, strict
 
 _CALLS = 100
 _TASKS = 48
 
 
-def dashboard_state(provider: EmulatedAPI) -> dict[str, Any]:
-    """Return the page's data; calls and tasks newest first."""
-    charges = list(provider.charges.copy())
-    tasks = list(provider.tasks)
+def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
+    """Return the page's data, newest first."""
+    charges = list(api.charges.copy())
+    tasks = list(api.tasks)
     return {
-        "calls": [_call(record) for record in reversed(provider.journal.records()[-_CALLS:])],
-        "tasks": [_task(task, provider.clock.now()) for task in reversed(tasks[-_TASKS:])],
+        "calls": [_call(record) for record in reversed(api.request_log.records()[-_CALLS:])],
+        "tasks": [_task(task, api.clock.now()) for task in reversed(tasks[-_TASKS:])],
         "totals": {
-            "calls": provider.journal.count,
+            "calls": api.request_log.count,
             "tasks": len(tasks),
             "prompt_tokens": sum(charge.prompt_tokens for charge in charges),
             "completion_tokens": sum(charge.completion_tokens for charge in charges),
             "charges": Counter(charge.kind for charge in charges),
         },
-        "speed": str(provider.pace.speed),
-        "api_key": provider.api_key if provider.api_key.startswith("pcc_test_") else None,
+        "speed": str(api.latency.speed),
+        "api_key": api.api_key if api.api_key.startswith("pcc_test_") else None,
     }
 
 
@@ -99,13 +98,13 @@ _PAGE_POLICY = (
 
 
 class Routes:
-    """The API's routes over one provider."""
+    """The API's routes over one api."""
 
-    def __init__(self, provider: EmulatedAPI) -> None:
-        self._provider = provider
+    def __init__(self, api: EmulatedAPI) -> None:
+        self._api = api
 
     def app(self) -> Starlette:
-        """Return the routes as an ASGI app; while it lives, webhooks are sent."""
+        """Return the routes as an ASGI app; its lifespan delivers webhooks."""
         routes = [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/messages", self.messages, methods=["POST"]),
@@ -127,28 +126,28 @@ class Routes:
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
-        self._provider.resume()
+        self._api.resume()
         yield
-        await self._provider.webhooks.close()
+        await self._api.webhooks.close()
 
     async def chat(self, request: Request) -> Response:
-        """Answer in OpenAI's form."""
-        exchange = _exchange(request)
-        form = read(openai.ChatRequest, exchange.json(), status=400)
-        answer = self._answer(form, exchange)
-        reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._provider.clock.now())
+        """Chat, OpenAI dialect."""
+        context = _context(request)
+        form = read(openai.ChatRequest, context.json(), status=400)
+        answer = self._answer(form, context)
+        reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._api.clock.now())
         if form.stream:
-            quirks = self._provider.quirks
+            quirks = self._api.quirks
             chunks = quirks.chunks(openai.chunks(form, answer, reply_id=reply_id, created=created))
             return self._events(openai_frames(chunks, done="no-done" not in quirks))
         await self._think(answer)
         return JSON(openai.reply(form, answer, reply_id=reply_id, created=created))
 
     async def messages(self, request: Request) -> Response:
-        """Answer in Anthropic's form."""
-        exchange = _exchange(request)
-        form = read(anthropic.MessageRequest, exchange.json(), status=400)
-        answer = self._answer(form, exchange)
+        """Chat, Anthropic dialect."""
+        context = _context(request)
+        form = read(anthropic.MessageRequest, context.json(), status=400)
+        answer = self._answer(form, context)
         reply_id = f"msg_{secrets.token_hex(12)}"
         if form.stream:
             return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)))
@@ -156,147 +155,145 @@ class Routes:
         return JSON(anthropic.reply(form, answer, reply_id=reply_id))
 
     async def count_tokens(self, request: Request) -> Response:
-        """Count what a message would cost to read."""
-        form = read(anthropic.CountRequest, _exchange(request).json(), status=400)
+        """Count the input tokens of a message."""
+        form = read(anthropic.CountRequest, _context(request).json(), status=400)
         return JSON({"input_tokens": prompt_tokens(self._asked(form))})
 
     def _answer(
-        self, form: openai.ChatRequest | anthropic.MessageRequest, exchange: RequestContext
+        self, form: openai.ChatRequest | anthropic.MessageRequest, context: RequestContext
     ) -> Completion:
-        exchange.record.model = form.model
-        return self._provider.answer(self._asked(form), exchange)
+        context.record.model = form.model
+        return self._api.answer(self._asked(form), context)
 
     def _asked(self, form: openai.ChatRequest | anthropic.CountRequest) -> ModelRequest:
-        ask = form.ask()
-        if self._provider.strict:
+        ask = form.model_request()
+        if self._api.strict:
             strict.check(form)
         return ask
 
     async def models(self, request: Request) -> Response:
         """List the models."""
-        return JSON(self._provider.models())
+        return JSON(self._api.models())
 
     async def model(self, request: Request) -> Response:
-        """Show one model."""
+        """Return one model."""
         wanted = request.path_params["model_id"]
-        for model in self._provider.models()["data"]:
+        for model in self._api.models()["data"]:
             if model["id"] == wanted:
                 return JSON(model)
         raise APIError(404, f"No model {wanted!r} is listed.", code="model_not_found", param="model")
 
     async def submit_image(self, request: Request) -> Response:
-        """Accept an order for a picture."""
+        """Submit an image task."""
         return self._submit("image", request)
 
     async def submit_video(self, request: Request) -> Response:
-        """Accept an order for a film."""
+        """Submit a video task."""
         return self._submit("video", request)
 
     async def task(self, request: Request) -> Response:
-        """Show one task."""
-        exchange = _exchange(request)
-        task = self._provider.read(request.path_params["task_id"])
-        exchange.record.task_id, exchange.record.model = task.id, task.model
-        return self._reply(self._provider.show(task, exchange.base))
+        """Return one task."""
+        context = _context(request)
+        task = self._api.read(request.path_params["task_id"])
+        context.record.task_id, context.record.model = task.id, task.model
+        return self._reply(self._api.show(task, context.base))
 
     async def tasks(self, request: Request) -> Response:
         """List tasks, newest first."""
-        query, quirks = request.query_params, self._provider.quirks
-        fits = self._provider.fits(
+        query, quirks = request.query_params, self._api.quirks
+        fits = self._api.fits(
             kind=_one_of(query.get("type"), get_args(Kind), "type"),
             status=_one_of(query.get("status"), STATUSES, "status"),
         )
         if "page-numbers" in quirks:
             return self._numbered(request, fits)
         limit, cursor = _whole(query.get("limit"), "limit", _PAGE_LIMIT, _LARGEST_PAGE), query.get("cursor")
-        exchange = _exchange(request)
-        paged = self._provider.tasks.drifting_page if exchange.fault("drift") else self._provider.tasks.page
+        context = _context(request)
+        paged = self._api.tasks.drifting_page if context.fault("drift") else self._api.tasks.page
         page = paged(fits=fits, limit=limit, cursor=cursor)
         following = page.next_cursor
-        if following and exchange.fault("repeat-cursor"):
+        if following and context.fault("repeat-cursor"):
             following = cursor or following
-        if exchange.fault("no-cursor"):
+        if context.fault("no-cursor"):
             following = None
         more = page.next_cursor is not None
-        shown = [self._provider.show(task, exchange.base) for task in page.tasks]
+        shown = [self._api.show(task, context.base) for task in page.tasks]
         body = {"object": "list", "data": shown, "has_more": more, "next_cursor": following}
         return self._reply(quirks.list(body))
 
     async def file(self, request: Request) -> Response:
-        """Give out a picture or a film."""
+        """Serve an output file."""
         name, query = request.path_params["name"], request.query_params
-        now = self._provider.clock.now()
-        known = self._provider.addresses.admits(
-            name, query.get("expires", ""), query.get("signature", ""), now
-        )
-        if not known or _exchange(request).fault("expired-url"):
+        now = self._api.clock.now()
+        known = self._api.output_urls.valid(name, query.get("expires", ""), query.get("signature", ""), now)
+        if not known or _context(request).fault("expired-url"):
             raise APIError(
                 403, "This URL has expired. Read the task again for a fresh one.", code="url_expired"
             )
-        task = self._provider.tasks.get(name.rpartition(".")[0])
-        return served(request, await self._provider.darkroom.develop(task), task.mime_type)
+        task = self._api.tasks.get(name.rpartition(".")[0])
+        return served(request, await self._api.media.get(task), task.mime_type)
 
     async def page(self, request: Request) -> Response:
-        """Show the page to look at."""
+        """Serve the page."""
         html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(html, headers={"content-security-policy": _PAGE_POLICY})
 
     async def openapi(self, request: Request) -> Response:
-        """Describe the API."""
-        return JSON({**document(), "servers": [{"url": _exchange(request).base}]})
+        """Serve the OpenAPI document."""
+        return JSON({**document(), "servers": [{"url": _context(request).base}]})
 
     async def feed(self, request: Request) -> Response:
-        """Give the page its data."""
+        """Serve the page's data."""
         self._near(request)
-        return JSON(dashboard_state(self._provider), headers={"cache-control": "no-store"})
+        return JSON(dashboard_state(self._api), headers={"cache-control": "no-store"})
 
     async def output(self, request: Request) -> Response:
-        """Give the page a picture or a film."""
+        """Serve an output to the page, without a signed URL."""
         self._near(request)
-        task = self._provider.tasks.get(request.path_params["task_id"])
-        if task.status(self._provider.clock.now()) != "completed" or not task.has_output:
+        task = self._api.tasks.get(request.path_params["task_id"])
+        if task.status(self._api.clock.now()) != "completed" or not task.has_output:
             raise APIError(404, "The task has no output.", code="no_output")
-        return served(request, await self._provider.darkroom.develop(task), task.mime_type)
+        return served(request, await self._api.media.get(task), task.mime_type)
 
     def _near(self, request: Request) -> None:
         """Refuse what a page from elsewhere could ask through a name that it points at this machine."""
-        if self._provider.webhooks.loopback_only and not on_loopback(_exchange(request).base):
-            raise APIError(403, "The emulator's page is for this machine only.", code="not_on_loopback")
+        if self._api.webhooks.loopback_only and not on_loopback(_context(request).base):
+            raise APIError(403, "The emulator is for this machine only.", code="not_on_loopback")
 
     def _submit(self, kind: Kind, request: Request) -> Response:
-        exchange = _exchange(request)
-        form = read(FORMS[kind], exchange.json(), status=422)
-        exchange.record.model = form.model
-        task, replayed = self._provider.submit(kind, form, exchange)
+        context = _context(request)
+        form = read(FORMS[kind], context.json(), status=422)
+        context.record.model = form.model
+        task, replayed = self._api.submit(kind, form, context)
         headers = {"idempotency-replayed": "true"} if replayed else {}
         at = task.created_at if not replayed else None
-        return self._reply(self._provider.show(task, exchange.base, at), status=202, headers=headers)
+        return self._reply(self._api.show(task, context.base, at), status=202, headers=headers)
 
     def _numbered(self, request: Request, fits: Callable[[Task], bool]) -> Response:
         query = request.query_params
         number = _whole(query.get("page"), "page", 1, 1_000_000)
         size = _whole(query.get("page_size"), "page_size", _PAGE_LIMIT, 500)
-        tasks, total = self._provider.tasks.numbered_page(fits=fits, number=number, size=size)
-        shown = [self._provider.show(task, _exchange(request).base) for task in tasks]
+        tasks, total = self._api.tasks.numbered_page(fits=fits, number=number, size=size)
+        shown = [self._api.show(task, _context(request).base) for task in tasks]
         body = {"data": shown, "total": total, "page": number, "page_size": size}
-        return self._reply(self._provider.quirks.list(body))
+        return self._reply(self._api.quirks.list(body))
 
     def _reply(
         self, shown: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
     ) -> Response:
-        return JSON(self._provider.quirks.reply(shown), status_code=status, headers=headers)
+        return JSON(self._api.quirks.reply(shown), status_code=status, headers=headers)
 
     def _events(self, frames: Any) -> Events:
-        return Events(frames, clock=self._provider.clock, pace=self._provider.pace)
+        return Events(frames, clock=self._api.clock, latency=self._api.latency)
 
     async def _think(self, answer: Completion) -> None:
-        pace = self._provider.pace
-        await self._provider.clock.sleep(pace.first_token + answer.usage.completion_tokens * pace.token)
+        latency = self._api.latency
+        await self._api.clock.sleep(latency.first_token + answer.usage.completion_tokens * latency.token)
 
 
-def _exchange(request: Request) -> RequestContext:
-    exchange: RequestContext = request.state.exchange
-    return exchange
+def _context(request: Request) -> RequestContext:
+    context: RequestContext = request.state.context
+    return context
 
 
 def _one_of(value: str | None, allowed: tuple[str, ...], name: str) -> str | None:
@@ -314,13 +311,13 @@ def _whole(value: str | None, name: str, default: int, most: int) -> int:
     return int(value)
 
 
-async def _refused(request: Request, problem: APIError) -> Response:
-    body = problem.envelope(request.url.path, _exchange(request).record.request_id)
-    return JSON(body, status_code=problem.status, headers=problem.headers)
+async def _refused(request: Request, error: APIError) -> Response:
+    body = error.envelope(request.url.path, _context(request).record.request_id)
+    return JSON(body, status_code=error.status, headers=error.headers)
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """Answer in the route's own envelope; the server then reports the error itself."""
+    """Respond in the route's error envelope; the server then logs the exception."""
     return await _refused(
         request, APIError(500, "The emulator failed; its console says why.", code="emulator_error")
     )
@@ -332,3 +329,67 @@ async def _not_routed(request: Request, error: HTTPException) -> Response:
     return await _refused(
         request, APIError(error.status_code, message, code="unknown_route", headers=headers)
     )
+
+
+Frame = tuple[bytes, int]
+
+
+class JSON(Response):
+    """A JSON response."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Encode the content."""
+        return encoded(content)
+
+
+class Events(Response):
+    """A stream of server-sent events; each frame has its cost in tokens, which sets its time."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: Iterable[Frame], *, clock: Clock, latency: Latency) -> None:
+        super().__init__(headers={"cache-control": "no-store"})
+        del self.headers["content-length"]
+        self._frames = frames
+        self._clock = clock
+        self._latency = latency
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send each frame when it is due, until the client disconnects."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            due = self._clock.now() + self._latency.first_token
+            for frame, tokens in self._frames:
+                due += tokens * self._latency.token
+                # A sleep of zero still yields, so that a disconnect is noticed.
+                await self._clock.sleep(max(0.0, due - self._clock.now()))
+                if gone.done():
+                    return
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def openai_frames(chunks: Iterable[tuple[dict[str, Any], int]], *, done: bool = True) -> Iterator[Frame]:
+    """Encode chunks as unnamed events, ending in [DONE] if `done`."""
+    for chunk, tokens in chunks:
+        yield b"data: " + encoded(chunk) + b"\n\n", tokens
+    if done:
+        yield b"data: [DONE]\n\n", 0
+
+
+def anthropic_frames(events: Iterable[tuple[dict[str, Any], int]]) -> Iterator[Frame]:
+    """Encode events named by their types."""
+    for event, tokens in events:
+        yield b"event: " + event["type"].encode() + b"\ndata: " + encoded(event) + b"\n\n", tokens

@@ -1,4 +1,4 @@
-"""The emulator on a socket: `with Emulator() as emulator`."""
+"""The public `Emulator` and its server thread."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from piccc.emulator.api import EmulatedAPI, State
-from piccc.emulator.clock import Clock, ManualClock, WallClock
-from piccc.emulator.conversation import ModelRequest
+from piccc.emulator.clock import Clock, Latency, ManualClock, RateLimit, WallClock
+from piccc.emulator.conversation import ModelRequest, ScriptLine
 from piccc.emulator.faults import Fault, FaultRule, Faults, FaultSource
-from piccc.emulator.latency import Latency, RateLimit
 from piccc.emulator.middleware import APIMiddleware
 from piccc.emulator.quirks import Quirks
 from piccc.emulator.request_log import Charge, RequestRecord
 from piccc.emulator.routes import Routes
-from piccc.emulator.script import Line
 from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
 
 _KEY = "pcc_test_emulator"
@@ -38,20 +36,20 @@ class Emulator:
     Enter it with `with` or `async with`; then `base_url` (no trailing slash) and `api_key` are what a client
     needs. `app` is the same as an ASGI app, for a server of your own.
 
-    - `speed` divides every duration; `math.inf` waits for nothing. `clock=ManualClock()` stands still until
+    - `speed` divides every duration; `math.inf` removes all waits. `clock=ManualClock()` stands still until
       `advance`.
-    - `seed` decides what pictures look like and which requests a fault schedule hits.
+    - `seed` decides how outputs look and which requests a fault schedule hits.
     - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
-    - `quirks` are names of variants of the wire, or of profiles of them; see `Quirks`.
+    - `quirks` are names of wire format variants or profiles; see `Quirks`.
     - `strict` refuses, with the field at fault, what the strictest known chat servers refuse: calls without
       results, broken arguments, blank text, mistyped images and the like. False accepts it.
-    - `state` is a directory in which tasks and charges outlive the emulator.
-    - `requests_per_minute` is enforced with 429; `url_lifetime` is how many seconds an output's URL is valid.
-    - `loopback_only` refuses another `host` and keeps webhooks on this machine; False lifts both.
+    - `state` is a directory that keeps tasks and charges between runs.
+    - `requests_per_minute` is enforced with 429; `url_lifetime` is an output URL's validity in seconds.
+    - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
 
     Attributes:
-        api_key: the key that it takes.
-        webhook_secret: with which it signs webhooks, `whsec_…`.
+        api_key: the key that it accepts.
+        webhook_secret: the secret that signs webhooks, `whsec_…`.
         app: the ASGI app.
 
     Raises:
@@ -94,25 +92,25 @@ class Emulator:
         self._host = host
         self._port = port
         self._clock = clock or WallClock()
-        pace = Latency(speed)
-        self._provider = EmulatedAPI(
+        latency = Latency(speed)
+        self._api = EmulatedAPI(
             api_key=api_key,
             clock=self._clock,
-            pace=pace,
+            latency=latency,
             seed=seed,
             faults=Faults.load(faults, seed=seed),
             quirks=Quirks(quirks),
             strict=strict,
             limit=RateLimit(requests_per_minute),
             webhooks=Webhooks(
-                clock=self._clock, pace=pace, secret=self.webhook_secret, loopback_only=loopback_only
+                clock=self._clock, latency=latency, secret=self.webhook_secret, loopback_only=loopback_only
             ),
             url_lifetime=url_lifetime,
             state=State(state) if state is not None else None,
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self.app: ASGIApp = APIMiddleware(self._provider, Routes(self._provider).app())
+        self.app: ASGIApp = APIMiddleware(self._api, Routes(self._api).app())
 
     @property
     def base_url(self) -> str:
@@ -121,26 +119,26 @@ class Emulator:
 
     @property
     def charges(self) -> list[Charge]:
-        """Return what was charged for, oldest first: the latest 10,000 acts."""
-        return list(self._provider.charges.copy())
+        """The latest 10,000 charges, oldest first."""
+        return list(self._api.charges.copy())
 
     @property
     def requests(self) -> list[RequestRecord]:
-        """Return the records of the latest 1,000 requests, oldest first."""
-        return self._provider.journal.records()
+        """The records of the latest 1,000 requests, oldest first."""
+        return self._api.request_log.records()
 
     @property
     def deliveries(self) -> list[Delivery]:
-        """Return the webhooks that fell due, oldest first, each with its attempts: the latest 1,000."""
-        return list(self._provider.webhooks.deliveries.copy())
+        """The latest 1,000 webhook deliveries, oldest first, each with its attempts."""
+        return list(self._api.webhooks.deliveries.copy())
 
-    def script(self, lines: Iterable[Line]) -> None:
-        """Give these as the next chat replies, one each: texts, `Scripted`, or functions of the ask."""
-        self._provider.script.lines.extend(lines)
+    def script(self, lines: Iterable[ScriptLine]) -> None:
+        """Queue the next chat replies, one per request: texts, `Scripted`, or functions of the request."""
+        self._api.script.lines.extend(lines)
 
-    def rule(self, when: Callable[[ModelRequest], bool], then: Line) -> None:
-        """Answer every chat request for which `when` holds; the first such rule wins, before the script."""
-        self._provider.script.rules.append((when, then))
+    def rule(self, when: Callable[[ModelRequest], bool], then: ScriptLine) -> None:
+        """Answer every chat request for which `when` is true; the first such rule wins, before the script."""
+        self._api.script.rules.append((when, then))
 
     def fault(
         self,
@@ -152,33 +150,33 @@ class Emulator:
         rate: float = 1.0,
         when: Callable[[RequestRecord], bool] | None = None,
     ) -> FaultRule:
-        """Let a fault befall requests from now on, as `FaultRule` says; the rule returned counts its hits."""
+        """Inject a fault into coming requests, as `FaultRule` describes; the rule counts its hits."""
         parsed = Fault.parse(fault) if isinstance(fault, str) else fault
         rule = FaultRule(parsed, route, times, after, rate, when)
-        self._provider.faults.rules.append(rule)
+        self._api.faults.rules.append(rule)
         return rule
 
     def clear(self) -> None:
-        """Withdraw the script, its rules and all faults."""
-        self._provider.script.lines.clear()
-        self._provider.script.rules.clear()
-        self._provider.faults.rules.clear()
+        """Remove the script, its rules and all faults."""
+        self._api.script.lines.clear()
+        self._api.script.rules.clear()
+        self._api.faults.rules.clear()
 
     def redeliver(self, event_id: str) -> None:
-        """Send a webhook once more; KeyError when none has that id."""
-        self._provider.webhooks.delivery(event_id)
-        self._running().loop.call_soon_threadsafe(self._provider.webhooks.redeliver, event_id)
+        """Deliver a webhook again. Raises KeyError for an unknown id."""
+        self._api.webhooks.delivery(event_id)
+        self._running().loop.call_soon_threadsafe(self._api.webhooks.redeliver, event_id)
 
     def advance(self, seconds: float) -> None:
-        """Advance the manual clock by seconds, and return when all that it woke has been done."""
+        """Advance the manual clock by seconds, and return when everything due has happened."""
         self._move(seconds).result(_PATIENCE)
 
     async def aadvance(self, seconds: float) -> None:
-        """Do what `advance` does, without blocking the caller's loop."""
+        """`advance` for asynchronous code."""
         await asyncio.wait_for(asyncio.wrap_future(self._move(seconds)), _PATIENCE)
 
     def start(self) -> Self:
-        """Bind the socket and serve; returns when requests are taken. OSError when the port is taken."""
+        """Bind the socket and start serving. Raises OSError when the port is taken."""
         if self._server is not None:
             raise RuntimeError("the emulator runs already")
         self._server = _Server(self.app, _bound(self._host, self._port))
@@ -193,7 +191,7 @@ class Emulator:
     def stop(self) -> None:
         """Close every connection and the socket, and wait for the thread."""
         if self._server and self._thread:
-            self._server.leave()
+            self._server.stop()
             self._thread.join(_PATIENCE)
         self._server = self._thread = None
 
@@ -205,7 +203,7 @@ class Emulator:
     def _move(self, seconds: float) -> Future[None]:
         if not isinstance(self._clock, ManualClock):
             raise TypeError("only a manual clock can be advanced: Emulator(clock=ManualClock())")
-        moved = self._clock.move(seconds, self._provider.webhooks.settle)
+        moved = self._clock.move(seconds, self._api.webhooks.settle)
         return asyncio.run_coroutine_threadsafe(moved, self._running().loop)
 
     def __enter__(self) -> Self:
@@ -226,7 +224,7 @@ class Emulator:
 
 
 class _Connection(H11Protocol):
-    """A connection that the app can close: its transport is in the scope's state."""
+    """Passes the transport in the scope's state, for faults that close the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -235,7 +233,7 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn on a socket that is bound already, left at once when it is told to."""
+    """uvicorn on a bound socket; `stop` ends it at once."""
 
     def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
         config = uvicorn.Config(
@@ -255,41 +253,41 @@ class _Server(uvicorn.Server):
         self.origin = f"http://{_bracketed(address[0])}:{address[1]}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to leave."""
+        """Serve until `stop`."""
         try:
             # uvicorn exits when it cannot start, and has logged why by then.
             with suppress(SystemExit), self._socket, asyncio.Runner() as runner:
                 self.loop = runner.get_loop()
-                self._left = asyncio.Event()
+                self._stopping = asyncio.Event()
                 runner.run(self.serve([self._socket]))
         finally:
             self.ready.set()
 
-    def leave(self) -> None:
-        """Stop serving, from any thread."""
+    def stop(self) -> None:
+        """Stop serving. Safe to call from any thread."""
         with suppress(RuntimeError):  # the loop is closed when serving has failed
-            self.loop.call_soon_threadsafe(self._left.set)
+            self.loop.call_soon_threadsafe(self._stopping.set)
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; when it is cancelled because the server leaves, nobody has to hear of it."""
+        """Serve a request; cancellation by `stop` is not an error to log."""
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not self._left.is_set():
+            if not self._stopping.is_set():
                 raise
 
     async def main_loop(self) -> None:
-        """Keep the date header right until told to leave."""
+        """Keep the date header current until `stop`."""
         self.ready.set()
-        while not self._left.is_set():
+        while not self._stopping.is_set():
             await self.on_tick(0)
             try:
-                await asyncio.wait_for(self._left.wait(), 1.0)
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
             except TimeoutError:
                 continue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the sockets and end what is being served."""
+        """Close the sockets and cancel running requests."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):

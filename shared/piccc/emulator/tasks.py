@@ -1,4 +1,4 @@
-"""Image and video tasks: what was ordered, how far it is at a given moment, and the list of all."""
+"""Image and video tasks: request forms, state over time, and the task list."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from piccc.emulator.errors import APIError
+from pydantic import Field
+
+from piccc.emulator.wire import INTEGRAL, APIError, Form
 
 Kind = Literal["image", "video"]
 
@@ -33,10 +35,10 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An accepted task; everything else about it follows from the clock.
+    """An accepted task; its state follows from the clock.
 
-    `duration` is how long it takes, in seconds; `outcome` how it ends; `odd_status` a word that is reported
-    while it runs; `hidden_reads` how many reads do not find it; `base` the origin it was ordered from.
+    `duration` is in seconds; `odd_status` is the status reported while it runs; `hidden_reads` is how many
+    reads get a 404; `base` is the origin of the submission.
     """
 
     id: str
@@ -59,16 +61,16 @@ class Task:
 
     @property
     def ends_at(self) -> float:
-        """Return the moment at which the task becomes terminal; infinity when it is stuck."""
+        """When the task becomes terminal; infinity if it is stuck."""
         return float("inf") if self.outcome == "stuck" else self.created_at + self.duration
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return width and height in pixels (assumed)."""
+        """Width and height in pixels (assumed)."""
         return pixels(self.kind, self.resolution, self.aspect_ratio)
 
     def ended(self, now: float) -> bool:
-        """Tell whether the task is terminal."""
+        """Whether the task is terminal."""
         return now >= self.ends_at
 
     def status(self, now: float) -> str:
@@ -89,11 +91,11 @@ class Task:
 
     @property
     def has_output(self) -> bool:
-        """Tell whether there will be something to show for it."""
+        """Whether the task completes with an output."""
         return self.outcome == "completed"
 
     def error(self, now: float) -> dict[str, str] | None:
-        """Return the error of a task that ended badly."""
+        """Return the error of a failed task."""
         if not self.ended(now) or self.outcome not in _ERRORS:
             return None
         return dict(zip(("message", "type", "code"), _ERRORS[self.outcome], strict=True))
@@ -104,7 +106,7 @@ class Task:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Task:
-        """Read what `to_json` wrote."""
+        """Restore a task from `to_json`."""
         idempotency = values.pop("idempotency")
         return cls(**values, idempotency=tuple(idempotency) if idempotency else None)
 
@@ -122,7 +124,7 @@ def pixels(kind: Kind, resolution: str, aspect_ratio: str) -> tuple[int, int]:
 def view(
     task: Task, now: float, base: str, outputs: Callable[[Task, float, str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the task as the wire shows it at `now`, under the origin `base`; `outputs` gives its result."""
+    """Return the task's JSON at `now` under the origin `base`; `outputs` makes its result."""
     status = task.status(now)
     shown = {
         "task_id": task.id,
@@ -147,7 +149,7 @@ def view(
 
 
 def missing(task_id: str) -> APIError:
-    """Return the refusal of a task that does not exist."""
+    """Return the error for a task that does not exist."""
     return APIError(404, f"No task {task_id!r} exists.", code="task_not_found", param="task_id")
 
 
@@ -160,7 +162,7 @@ class Page:
 
 
 class Tasks:
-    """All tasks in the order of their creation, found by id, by idempotency key, or page by page."""
+    """All tasks in order of creation, found by id, idempotency key or page."""
 
     def __init__(self) -> None:
         self._order: list[Task] = []
@@ -174,21 +176,21 @@ class Tasks:
         return len(self._order)
 
     def add(self, task: Task) -> None:
-        """Remember a task."""
+        """Add a task."""
         self._places[task.id] = len(self._order)
         self._order.append(task)
         if task.idempotency:
             self._by_idempotency[task.idempotency[0]] = task
 
     def get(self, task_id: str) -> Task:
-        """Find a task; a 404 Problem when there is none."""
+        """Find a task. Raises APIError 404."""
         try:
             return self._order[self._places[task_id]]
         except KeyError:
             raise missing(task_id) from None
 
     def replayed(self, idempotency: tuple[str, str]) -> Task | None:
-        """Find the task of an earlier submission with this key; a 409 Problem when that one differed."""
+        """Find the task submitted with this key before. Raises APIError 409 if that request differed."""
         key, fingerprint = idempotency
         task = self._by_idempotency.get(key)
         if task and task.idempotency and task.idempotency[1] != fingerprint:
@@ -201,7 +203,7 @@ class Tasks:
         return task
 
     def page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None) -> Page:
-        """Return the newest tasks that fit, older than `cursor`: what is added meanwhile shifts nothing."""
+        """Return the newest matching tasks older than `cursor`; tasks added meanwhile do not shift pages."""
         end = len(self._order) if cursor is None else self._position(cursor)
         found: list[Task] = []
         for index in range(end - 1, -1, -1):
@@ -213,7 +215,7 @@ class Tasks:
         return Page(found, None)
 
     def drifting_page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None) -> Page:
-        """Return a page by its offset, as if a task had come in since the last: its end is shown again."""
+        """Return a page by offset, shifted as if a task had been added: the last task comes again."""
         start = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < _LONGEST_NUMBER else 0
         start -= 1 if start and limit > 1 else 0
         found = [task for task in reversed(self._order) if fits(task)]
@@ -237,3 +239,49 @@ class Tasks:
 
 def _cursor(task: Task) -> str:
     return base64.urlsafe_b64encode(task.id.encode()).decode()
+
+
+AspectRatio = Literal["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "21:9"]
+
+
+_FAR = r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?"
+_NEAR = r"http://(127\.0\.0\.1|localhost|\[::1\])"
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_REST = rf"(:{_PORT})?([/?][!-~]*)?"
+
+
+class Webhook(Form):
+    """The URL to notify when a task ends: https anywhere, http on loopback only."""
+
+    url: Annotated[str, Field(pattern=f"^({_FAR}|{_NEAR}){_REST}$")]
+
+
+class TaskRequest(Form):
+    """Fields of both kinds of task."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1, max_length=32_000)]
+    seed: Annotated[int, Field(ge=0, lt=2**63), INTEGRAL] | None = None
+    webhook: Webhook | None = None
+
+
+class ImageTaskRequest(TaskRequest):
+    """An image task."""
+
+    aspect_ratio: AspectRatio = "1:1"
+    resolution: Literal["1K", "2K", "4K"] = "1K"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+
+
+class VideoTaskRequest(TaskRequest):
+    """A video task; its length in whole seconds."""
+
+    aspect_ratio: AspectRatio = "16:9"
+    resolution: Literal["480p", "720p", "1080p"] = "720p"
+    duration_seconds: Annotated[int, Field(ge=1, le=30), INTEGRAL] = 6
+
+
+FORMS: dict[Kind, type[ImageTaskRequest] | type[VideoTaskRequest]] = {
+    "image": ImageTaskRequest,
+    "video": VideoTaskRequest,
+}

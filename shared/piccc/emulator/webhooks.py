@@ -1,4 +1,4 @@
-"""Webhooks: the end of a task reported to the URL given for it, signed, tried again, harmed on demand."""
+"""Webhook deliveries: signed, retried, and broken on demand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from piccc.emulator.clock import Clock, turns
-from piccc.emulator.event_stream import encoded
+from piccc.emulator.clock import Clock, Latency, turns
 from piccc.emulator.faults import Fault
-from piccc.emulator.latency import Latency
 from piccc.emulator.tasks import Task
+from piccc.emulator.wire import encoded
 
 RETRIES = (5.0, 30.0, 120.0, 600.0, 3_600.0)
 
@@ -28,7 +27,7 @@ _LENGTH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try to deliver: the receiver's status, or why there is none."""
+    """One delivery attempt: the receiver's status, or the error."""
 
     at: float
     status: int | None = None
@@ -37,15 +36,15 @@ class Attempt:
 
 @dataclass(slots=True)
 class Delivery:
-    """One event for one receiver, and every try to deliver it; done when a try was answered with a 2xx.
+    """One event for one receiver and its delivery attempts; a 2xx response ends them.
 
     Attributes:
-        event_id: the event's id, the same in every try.
+        event_id: the event's id, the same in every attempt.
         type: such as `task.completed`.
         task_id: the task that ended.
-        url: where it goes.
-        body: what is sent.
-        attempts: the tries, each with `at` (a time in seconds), `status` and `error`.
+        url: the receiver.
+        body: the JSON that is sent.
+        attempts: each with `at` (seconds since 1970), `status` and `error`.
     """
 
     event_id: str
@@ -57,18 +56,18 @@ class Delivery:
 
     @property
     def delivered(self) -> bool:
-        """Tell whether the receiver took it."""
+        """Whether an attempt was answered with a 2xx."""
         return any(attempt.status is not None and 200 <= attempt.status < 300 for attempt in self.attempts)
 
 
 class Webhooks:
-    """Report tasks that end: a 2xx within 10 seconds settles it, else there are five more tries (assumed)."""
+    """Delivers an event when a task ends; without a 2xx in 10 seconds it is retried five times (assumed)."""
 
-    def __init__(self, *, clock: Clock, pace: Latency, secret: str, loopback_only: bool) -> None:
+    def __init__(self, *, clock: Clock, latency: Latency, secret: str, loopback_only: bool) -> None:
         self.secret = secret
         self.deliveries: deque[Delivery] = deque(maxlen=_LENGTH)
         self._clock = clock
-        self._pace = pace
+        self._latency = latency
         self.loopback_only = loopback_only
         self._following: set[asyncio.Task[None]] = set()
         self._posting: set[asyncio.Task[Attempt]] = set()
@@ -82,30 +81,30 @@ class Webhooks:
         fault: Fault | None,
         reported: Callable[[], None],
     ) -> None:
-        """Report the task when it ends; `show` gives its body at a moment, `reported` is called at last."""
+        """Deliver an event when the task ends; `show` gives its JSON, `reported` is called last."""
         if task.webhook_url and task.outcome != "stuck":
             self._keep(self._report(task, task.webhook_url, show, fault or Fault("webhook"), reported))
 
     def delivery(self, event_id: str) -> Delivery:
-        """Find an event; KeyError when there is none of that id."""
+        """Find a delivery. Raises KeyError."""
         for delivery in self.deliveries.copy():
             if delivery.event_id == event_id:
                 return delivery
         raise KeyError(event_id)
 
     def redeliver(self, event_id: str) -> None:
-        """Send an event once more."""
+        """Deliver an event again."""
         self._keep(self._deliver(self.delivery(event_id), Fault("webhook")))
 
     async def settle(self) -> None:
-        """Wait for what can happen without the clock: tries that are under way."""
+        """Wait for attempts in progress, which do not depend on the clock."""
         await turns()
         while self._posting:
             await asyncio.wait(self._posting)
             await turns()
 
     async def close(self) -> None:
-        """Give up whatever is still to be reported."""
+        """Cancel all pending deliveries."""
         pending = [*self._following, *self._posting]
         for task in pending:
             task.cancel()
@@ -133,7 +132,7 @@ class Webhooks:
         delivery = _delivery(task, url, show(task.ends_at), self._clock.now())
         self.deliveries.append(delivery)
         if fault.value == "late":
-            await self._clock.sleep(self._pace.scaled(float(fault.options.get("seconds", "60"))))
+            await self._clock.sleep(self._latency.scaled(float(fault.options.get("seconds", "60"))))
         if fault.value == "held":
             self._held.append(delivery)
         elif fault.value != "never":
@@ -154,7 +153,7 @@ class Webhooks:
         failures = int(fault.options.get("times", "1")) if fault.value == "failing" else 0
         for number, wait in enumerate((0.0, *RETRIES)):
             if wait:
-                await self._clock.sleep(self._pace.scaled(wait))
+                await self._clock.sleep(self._latency.scaled(wait))
             attempt = self._failed() if number < failures else await self._try(delivery, fault)
             delivery.attempts.append(attempt)
             if attempt.status is not None and 200 <= attempt.status < 300:
@@ -199,14 +198,14 @@ def new_secret() -> str:
 
 
 def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
-    """Sign as Standard Webhooks 1.0 does: HMAC-SHA256 with what the secret's base64 part decodes to."""
+    """Sign as Standard Webhooks 1.0 does: HMAC-SHA256 with the decoded base64 part of the secret."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{event_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 def on_loopback(url: str) -> bool:
-    """Tell whether a URL leads to this machine."""
+    """Whether a URL's host is this machine."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -1,4 +1,4 @@
-"""Make the media of finished tasks, keep them, and serve them as files."""
+"""Render, cache and serve the outputs of finished tasks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from piccc.emulator.errors import APIError
 from piccc.emulator.tasks import Task
+from piccc.emulator.wire import APIError
 
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 
 def served(request: Request, content: bytes, mime_type: str) -> Response:
-    """Return a file, or the range of it that was asked for; a 416 Problem when it has no such range."""
+    """Return a file or the requested range of it. Raises APIError 416 for an unsatisfiable range."""
     etag = f'"{sha256(content).hexdigest()[:32]}"'
     headers = {"accept-ranges": "bytes", "etag": etag, "cache-control": "private, immutable"}
     if request.headers.get("if-none-match") == etag:
@@ -35,7 +35,7 @@ def served(request: Request, content: bytes, mime_type: str) -> Response:
 
 
 def _span(request: Request, length: int) -> range | None:
-    """Read a single range; what is not one is ignored, as HTTP says."""
+    """Parse a single range; anything else is ignored (RFC 9110, section 14.2)."""
     match = _RANGE.fullmatch(request.headers.get("range", ""))
     if match is None or match.group(0) == "bytes=-":
         return None
@@ -54,14 +54,14 @@ _SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "vid
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Give out URLs that expire, and know them again; reading the task later gives a fresh one (assumed)."""
+class OutputURLs:
+    """Signed URLs of outputs, which expire; reading the task again gives a fresh one (assumed)."""
 
     secret: bytes
     lifetime: float
 
     def result(self, task: Task, now: float, base: str) -> dict[str, Any]:
-        """Return the result of a completed task as the wire shows it."""
+        """Return the `result` of a completed task."""
         windows = math.floor((now - task.ends_at) / self.lifetime) + 1
         expires = int(task.ends_at + windows * self.lifetime)
         name = f"{task.id}.{_SUFFIXES[task.mime_type]}"
@@ -77,8 +77,8 @@ class Addresses:
             output["duration_seconds"] = task.duration_seconds
         return {"outputs": [output], "expires_at": expires}
 
-    def admits(self, name: str, expires: str, signature: str, now: float) -> bool:
-        """Tell whether an address was given out and has not expired."""
+    def valid(self, name: str, expires: str, signature: str, now: float) -> bool:
+        """Whether the URL is genuine and has not expired."""
         if not (expires.isdecimal() and len(expires) < _LONGEST_NUMBER):
             return False
         genuine = hmac.compare_digest(self._signature(name, int(expires)).encode(), signature.encode())
@@ -89,15 +89,15 @@ class Addresses:
 
 
 class MediaCache:
-    """Make each picture or film once and keep the latest, up to `limit` bytes."""
+    """Renders each output once and caches the latest, up to `limit` bytes."""
 
     def __init__(self, limit: int = 128 * 1024 * 1024) -> None:
         self._limit = limit
         self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
         self._making: dict[Hashable, asyncio.Future[bytes]] = {}
 
-    async def develop(self, task: Task) -> bytes:
-        """Return a task's file; those who ask at the same time wait for the same work."""
+    async def get(self, task: Task) -> bytes:
+        """Return a task's file; concurrent requests share one rendering."""
         key = (
             task.kind,
             task.model,

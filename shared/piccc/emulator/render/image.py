@@ -1,4 +1,4 @@
-"""Draw an image: its composition, and the text on it."""
+"""Draw images: a generated composition, the prompt as a caption, and a label."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _covers(letter: str, *, cjk: bool) -> bool:
 
 
 def caption(frame: Image.Image, text: str) -> None:
-    """Write the prompt over the foot of the picture, as large as it fits in a few lines."""
+    """Write the prompt across the bottom of the frame, as large as fits in a few lines."""
     width, height = frame.size
     unit = min(width, height)
     margin = round(unit * 0.055)
@@ -115,7 +115,7 @@ def caption(frame: Image.Image, text: str) -> None:
 
 
 def badge(frame: Image.Image, text: str) -> None:
-    """Put a small label into the upper left corner."""
+    """Draw a small label in the upper left corner."""
     unit = min(frame.size)
     margin, padding = round(unit * 0.045), round(unit * 0.016)
     text, cjk = drawable(text)
@@ -153,7 +153,7 @@ def _wrapped(text: str, letters: Font, width: int) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Split where a line may break: after a space, and around every wide character."""
+    """Split at line break opportunities: after a space, and around every wide character."""
     words = [""]
     for letter in text:
         wide = unicodedata.east_asian_width(letter) in "WF"
@@ -167,7 +167,7 @@ def _words(text: str) -> list[str]:
 
 
 def _shade(frame: Image.Image, top: int) -> None:
-    """Darken the foot of the picture, so that white letters can be read on anything."""
+    """Darken the bottom of the frame so that white text is legible."""
     width, height = frame.size
     depth = height - max(0, top)
     veil = Image.linear_gradient("L").point(lambda level: round(min(1.0, level / 110) * 175))
@@ -184,7 +184,7 @@ _LARGEST = 1280
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """One shape with a soft edge, and where its corner is at a moment from 0 to 1."""
+    """A soft-edged shape and its position over time, from 0 to 1."""
 
     mask: Image.Image
     colour: Colour
@@ -193,13 +193,13 @@ class Sprite:
 
 @dataclass(slots=True)
 class Composition:
-    """A ground and the shapes that move before it."""
+    """A background and the shapes that move across it."""
 
     ground: Image.Image
     sprites: list[Sprite] = field(default_factory=list)
 
     def at(self, moment: float) -> Image.Image:
-        """Paint the scene at a moment from 0 to 1."""
+        """Draw the frame at a moment from 0 to 1."""
         frame = self.ground.copy()
         for sprite in self.sprites:
             frame.paste(sprite.colour, sprite.place(moment), sprite.mask)
@@ -207,20 +207,20 @@ class Composition:
 
 
 def composition(prompt: str, seed: int, size: Size) -> Composition:
-    """Compose what belongs to a prompt and a seed; the same for the same three, at most 1280 pixels long."""
-    chance = Random(blake2b(f"{seed}\n{prompt}".encode(), digest_size=16).digest())  # noqa: S311 - a painting
+    """Compose a scene from the prompt and the seed, deterministically, at most 1280 pixels long."""
+    rng = Random(blake2b(f"{seed}\n{prompt}".encode(), digest_size=16).digest())  # noqa: S311 - no secret
     scale = min(1.0, _LARGEST / max(size))
     canvas = (round(size[0] * scale), round(size[1] * scale))
-    compose = chance.choice([_hills, _planets, _lanterns])
-    return compose(chance, canvas)
+    compose = rng.choice([_hills, _planets, _lanterns])
+    return compose(rng, canvas)
 
 
-def _hills(chance: Random, size: Size) -> Composition:
+def _hills(rng: Random, size: Size) -> Composition:
     width, height = size
-    hue = chance.random()
+    hue = rng.random()
     made = Composition(_gradient(size, _tone(hue + 0.08, 0.45, 0.98), _tone(hue - 0.04, 0.55, 0.86)))
-    radius = round(min(size) * chance.uniform(0.11, 0.17))
-    sun_left, sun_top = chance.uniform(0.15, 0.65), chance.uniform(0.12, 0.24)
+    radius = round(min(size) * rng.uniform(0.11, 0.17))
+    sun_left, sun_top = rng.uniform(0.15, 0.65), rng.uniform(0.12, 0.24)
     sun = _glow(radius)
     made.sprites.append(Sprite(sun, (255, 246, 224), _arc(size, sun.size, sun_left, sun_top)))
     layers = 5
@@ -229,27 +229,27 @@ def _hills(chance: Random, size: Size) -> Composition:
         colour = _tone(hue + 0.02 - 0.1 * depth, 0.38 + 0.34 * depth, 0.82 - 0.66 * depth)
         travel = round(width * (0.04 + 0.3 * depth))
         crest = height * (0.42 + 0.13 * layer)
-        mask = _ridge(chance, (width + travel, height), crest, height * (0.16 - 0.015 * layer))
+        mask = _ridge(rng, (width + travel, height), crest, height * (0.16 - 0.015 * layer))
         made.sprites.append(Sprite(mask, colour, _slide(-travel)))
     return made
 
 
-def _planets(chance: Random, size: Size) -> Composition:
+def _planets(rng: Random, size: Size) -> Composition:
     width, height = size
-    hue = chance.random()
+    hue = rng.random()
     ground = _gradient(size, _tone(hue, 0.75, 0.1), _tone(hue + 0.12, 0.6, 0.34))
-    _stars(chance, ground)
+    _stars(rng, ground)
     made = Composition(ground)
     unit = min(size)
-    centre = (width * chance.uniform(0.4, 0.6), height * chance.uniform(0.36, 0.48))
+    centre = (width * rng.uniform(0.4, 0.6), height * rng.uniform(0.36, 0.48))
     for number in range(4):
         reach = unit * (0.2 + 0.13 * number)
         ring = _ring(round(reach), max(1, unit // 260))
         spot = (round(centre[0] - ring.width / 2), round(centre[1] - ring.height / 2))
         made.sprites.append(Sprite(ring, _tone(hue + 0.1, 0.25, 0.62), _still(spot)))
-        ball = _disc(round(unit * chance.uniform(0.022, 0.062)))
-        turn, start = chance.choice([1, -1]) * chance.uniform(0.15, 0.6), chance.random()
-        colour = _tone(hue + chance.uniform(-0.25, 0.35), 0.55, 0.98)
+        ball = _disc(round(unit * rng.uniform(0.022, 0.062)))
+        turn, start = rng.choice([1, -1]) * rng.uniform(0.15, 0.6), rng.random()
+        colour = _tone(hue + rng.uniform(-0.25, 0.35), 0.55, 0.98)
         made.sprites.append(Sprite(ball, colour, _orbit(centre, reach, ball.size, start, turn)))
     heart = _glow(round(unit * 0.1))
     spot = (round(centre[0] - heart.width / 2), round(centre[1] - heart.height / 2))
@@ -257,20 +257,18 @@ def _planets(chance: Random, size: Size) -> Composition:
     return made
 
 
-def _lanterns(chance: Random, size: Size) -> Composition:
+def _lanterns(rng: Random, size: Size) -> Composition:
     width, height = size
-    hue = chance.random()
+    hue = rng.random()
     made = Composition(_gradient(size, _tone(hue, 0.62, 0.5), _tone(hue + 0.16, 0.5, 0.93)))
     unit = min(size)
     for number in range(22):
-        radius = unit * (0.02 + 0.2 * (1 - number / 22) ** 1.6) * chance.uniform(0.7, 1.2)
+        radius = unit * (0.02 + 0.2 * (1 - number / 22) ** 1.6) * rng.uniform(0.7, 1.2)
         mask = _disc(round(radius), strength=round(60 + 110 * (number / 22)))
-        left = chance.uniform(-0.05, 1.0) * width - radius
-        start = chance.uniform(-0.1, 1.1) * height - radius
-        colour = _tone(hue + chance.choice([0.0, 0.08, 0.16, 0.5]), chance.uniform(0.15, 0.5), 1.0)
-        made.sprites.append(
-            Sprite(mask, colour, _rise(left, start, height * chance.uniform(0.1, 0.45), unit))
-        )
+        left = rng.uniform(-0.05, 1.0) * width - radius
+        start = rng.uniform(-0.1, 1.1) * height - radius
+        colour = _tone(hue + rng.choice([0.0, 0.08, 0.16, 0.5]), rng.uniform(0.15, 0.5), 1.0)
+        made.sprites.append(Sprite(mask, colour, _rise(left, start, height * rng.uniform(0.1, 0.45), unit)))
     return made
 
 
@@ -284,16 +282,16 @@ def _gradient(size: Size, top: Colour, bottom: Colour) -> Image.Image:
     return Image.composite(Image.new("RGB", size, bottom), Image.new("RGB", size, top), share)
 
 
-def _stars(chance: Random, ground: Image.Image) -> None:
+def _stars(rng: Random, ground: Image.Image) -> None:
     draw = ImageDraw.Draw(ground)
     for _ in range(140):
-        left, top = chance.randrange(ground.width), chance.randrange(ground.height)
-        light = chance.randrange(110, 255)
+        left, top = rng.randrange(ground.width), rng.randrange(ground.height)
+        light = rng.randrange(110, 255)
         draw.point((left, top), fill=(light, light, light))
 
 
-def _ridge(chance: Random, size: Size, crest: float, swing: float) -> Image.Image:
-    waves = [(chance.uniform(0.6, 1.4) * 2**octave, chance.random(), 0.55**octave) for octave in range(4)]
+def _ridge(rng: Random, size: Size, crest: float, swing: float) -> Image.Image:
+    waves = [(rng.uniform(0.6, 1.4) * 2**octave, rng.random(), 0.55**octave) for octave in range(4)]
     width, height = size[0] * _FINE, size[1] * _FINE
     points = [(0.0, float(height))]
     for left in range(0, width + 8, 8):
@@ -369,7 +367,7 @@ _MOMENT = 0.4
 
 
 def render_image(task: Task) -> bytes:
-    """Paint a task's picture; the same bytes for the same order, as PNG, JPEG or WebP."""
+    """Render an image task as PNG, JPEG or WebP; the same task gives the same bytes."""
     ground = composition(task.prompt, task.seed, task.size).at(_MOMENT)
     frame = ground.resize(task.size, Image.Resampling.BICUBIC)
     caption(frame, task.prompt)
@@ -380,6 +378,6 @@ def render_image(task: Task) -> bytes:
 
 
 def label(task: Task) -> str:
-    """Name what was ordered, for the badge."""
+    """Return the label: model, seed, aspect ratio and size."""
     width, height = task.size
     return f"{task.model}  ·  seed {task.seed}  ·  {task.aspect_ratio}  ·  {width} x {height}"

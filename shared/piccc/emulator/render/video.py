@@ -1,4 +1,4 @@
-"""Films: the same compositions in motion, as H.264 in an MP4 that begins to play before it is whole."""
+"""Render videos: the image compositions in motion, as H.264 in a fast-start MP4."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAMES_PER_SECOND = 24
 
 
 def render_video(task: Task) -> bytes:
-    """Shoot a film, exactly its size and length at 24 frames a second: the same bytes for the same order."""
+    """Render a video task at 24 frames per second; the same task gives the same bytes."""
     seconds = task.duration_seconds or 1
     painted = composition(task.prompt, task.seed, task.size)
     overlay = _overlay(task)
@@ -37,9 +37,9 @@ def render_video(task: Task) -> bytes:
 
 
 def _encoded(frames: Iterable[Image.Image], size: tuple[int, int]) -> bytes:
-    """Encode frames; through a file, because the index can only be moved to the front of a real one."""
+    """Encode frames. Needs a real file: faststart rewrites it to move the index to the front."""
     with TemporaryDirectory() as folder:
-        path = Path(folder, "film.mp4")
+        path = Path(folder, "video.mp4")
         with av.open(path, "w", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
             _configure(stream, size)
@@ -60,7 +60,7 @@ def _configure(stream: VideoStream, size: tuple[int, int]) -> None:
 
 
 def _overlay(task: Task) -> Image.Image:
-    """Draw once what stays the same in every frame."""
+    """Draw what is the same in every frame."""
     layer = Image.new("RGBA", task.size)
     caption(layer, task.prompt)
     badge(layer, label(task))
@@ -68,7 +68,7 @@ def _overlay(task: Task) -> Image.Image:
 
 
 def _progress(frame: Image.Image, number: int, count: int) -> None:
-    """Show how far the film is: a bar along the foot and a time code in the upper right corner."""
+    """Draw a progress bar along the bottom and a time code in the upper right corner."""
     width, height = frame.size
     unit = min(frame.size)
     bar = max(4, round(unit * 0.012))

@@ -1,1 +1,183 @@
-"""The forms of the wire: what each route takes, and what it gives back."""
+"""Request forms, errors and JSON that all routes share; each dialect has a module."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import mimetypes
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from piccc.emulator.conversation import Medium, ModelCall
+from piccc.emulator.model.schema import flaw
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+class APIError(Exception):
+    """A refused request; `param` is the field at fault, as a dotted path."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    @property
+    def type(self) -> str:
+        """The error's `type`."""
+        return _TYPES.get(self.status, "api_error")
+
+    def envelope(self, path: str, request_id: str) -> dict[str, Any]:
+        """Return the error's body in the form of the path's dialect (assumed)."""
+        if path.startswith("/v1/messages"):
+            error = {"type": self.type, "message": self.message}
+            return {"type": "error", "error": error, "request_id": request_id}
+        return {"error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param}}
+
+
+def _integral(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON knows one kind of number: 50.0 is an integer there, "50" and true are not. It comes last in an
+# annotation, or the bounds would not be seen in the JSON Schema.
+INTEGRAL = BeforeValidator(_integral)
+Positive = Annotated[int, Field(ge=1), INTEGRAL]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+URLText = Annotated[str, Field(pattern="^(https?://|data:)")]
+
+
+class Form(BaseModel):
+    """A JSON object of a request: types are strict, unknown fields are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+AnyForm = TypeVar("AnyForm", bound=Form)
+
+
+def read(form: type[AnyForm], body: Any, *, status: int) -> AnyForm:
+    """Parse a body. Raises APIError with the field at fault."""
+    if not isinstance(body, dict):
+        raise APIError(status, "The body must be a JSON object.", code="invalid_json")
+    try:
+        return form.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(error, body, status) from None
+
+
+def checked_schema(schema: dict[str, Any], *, param: str) -> dict[str, Any]:
+    """Return a valid JSON Schema unchanged. Raises APIError 400 with the field."""
+    if wrong := flaw(schema):
+        raise APIError(400, f"{param}: is not a JSON Schema: {wrong}", code="invalid_value", param=param)
+    return schema
+
+
+def _refusal(error: ValidationError, body: Any, status: int) -> APIError:
+    found = [(_path(item["loc"], item["type"], body), item["msg"], item["type"]) for item in error.errors()]
+    # Of a union's alternatives, the one that fitted furthest is the one that was meant.
+    path, message, kind = max(found, key=lambda item: len(item[0]))
+    name = ".".join(str(part) for part in path)
+    code = "missing_required_parameter" if kind == "missing" else "invalid_value"
+    return APIError(status, f"{name}: {message}", code=code, param=name)
+
+
+def _path(location: tuple[int | str, ...], kind: str, body: Any) -> tuple[int | str, ...]:
+    """Keep the parts of a location that are in the body, not the names of the alternatives tried."""
+    path: list[int | str] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        # An alternative may be called like a field: `thinking.signature` is no path into a text.
+        if _holds(body, part) and (last or isinstance(body[part], dict | list)):
+            body = body[part]
+        elif not (last and kind == "missing"):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _holds(body: Any, part: int | str) -> bool:
+    if isinstance(body, list):
+        return isinstance(part, int) and part < len(body)
+    return isinstance(body, dict) and part in body
+
+
+Kind = Literal["image", "file", "audio"]
+
+
+def from_url(kind: Kind, url: str, *, param: str, name: str | None = None) -> Medium:
+    """Read a data URL; other URLs are never fetched."""
+    if not url.startswith("data:"):
+        mime_type = mimetypes.guess_type(url.partition("?")[0])[0] or f"{kind}/*"
+        return Medium(kind, mime_type, name=name or url.partition("?")[0].rsplit("/", 1)[-1] or None)
+    head, _, data = url[len("data:") :].partition(",")
+    mime_type = head.partition(";")[0] or "text/plain"
+    return from_base64(kind, mime_type, data, param=param, name=name)
+
+
+def from_base64(kind: Kind, mime_type: str, data: str, *, param: str, name: str | None = None) -> Medium:
+    """Read base64 data. Raises APIError 400 with the field."""
+    try:
+        raw = base64.b64decode("".join(data.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise APIError(400, f"{param}: is not valid base64.", code="invalid_value", param=param) from None
+    width, height = _dimensions(raw, param) if kind == "image" else (None, None)
+    return Medium(kind, mime_type, size=len(raw), name=name, width=width, height=height)
+
+
+def _dimensions(raw: bytes, param: str) -> tuple[int, int]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError):
+        raise APIError(400, f"{param}: is not an image.", code="invalid_image", param=param) from None
+
+
+def arguments_text(call: ModelCall) -> str:
+    """Return a call's arguments as JSON text, which may have been cut."""
+    return compact(call.arguments) if call.partial is None else call.partial
+
+
+def compact(value: Any) -> str:
+    """Return JSON text without blanks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def encoded(value: Any) -> bytes:
+    """Encode JSON as UTF-8, or as escaped ASCII when it holds a lone surrogate."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool
-from piccc.emulator.errors import APIError
 from piccc.emulator.model import pieces
-from piccc.emulator.wire.fields import (
+from piccc.emulator.wire import (
     INTEGRAL,
-    Address,
+    APIError,
     Form,
     Name,
     Positive,
     Share,
+    URLText,
+    arguments_text,
+    checked_schema,
     compact,
-    drawn,
     from_base64,
     from_url,
-    written,
 )
 
 _STOP_REASONS = {
@@ -47,7 +47,7 @@ class URLSource(Form):
     """Data that lies elsewhere."""
 
     type: Literal["url"]
-    url: Address
+    url: URLText
 
 
 class TextSource(Form):
@@ -124,7 +124,7 @@ class ToolResult(Form):
 
 
 class Thinking(Form):
-    """What an earlier reply thought."""
+    """Thinking of an earlier reply."""
 
     type: Literal["thinking"]
     thinking: str
@@ -132,7 +132,7 @@ class Thinking(Form):
 
 
 class RedactedThinking(Form):
-    """What an earlier reply thought, unreadable."""
+    """Encrypted thinking of an earlier reply."""
 
     type: Literal["redacted_thinking"]
     data: str
@@ -175,14 +175,14 @@ class NamedChoice(Form):
 
 
 class ThinkingOn(Form):
-    """Think for at most so many tokens."""
+    """Thinking with a token budget."""
 
     type: Literal["enabled"]
     budget_tokens: Annotated[int, Field(ge=1024), INTEGRAL]
 
 
 class ThinkingOpen(Form):
-    """Think as much as seems fit, or not at all."""
+    """Thinking without a budget, or none."""
 
     type: Literal["adaptive", "disabled"]
 
@@ -195,7 +195,7 @@ class Format(Form):
 
 
 class OutputConfig(Form):
-    """What the reply must look like."""
+    """The required form of the reply."""
 
     format: Format | None = None
 
@@ -212,8 +212,8 @@ class CountRequest(Form):
     output_config: OutputConfig | None = None
     output_format: Format | None = None
 
-    def ask(self) -> ModelRequest:
-        """Translate the request; a 400 Problem when its parts contradict one another."""
+    def model_request(self) -> ModelRequest:
+        """Translate the request. Raises APIError 400 when its parts contradict each other."""
         tools = tuple(_tool(offer, at) for at, offer in enumerate(self.tools or ()))
         choice, named = self._choice({tool.name for tool in tools})
         return ModelRequest(
@@ -229,8 +229,12 @@ class CountRequest(Form):
 
     def _schema(self) -> dict[str, Any] | None:
         if self.output_config and self.output_config.format:
-            return drawn(self.output_config.format.schema_, param="output_config.format.schema")
-        return drawn(self.output_format.schema_, param="output_format.schema") if self.output_format else None
+            return checked_schema(self.output_config.format.schema_, param="output_config.format.schema")
+        return (
+            checked_schema(self.output_format.schema_, param="output_format.schema")
+            if self.output_format
+            else None
+        )
 
     def _choice(self, offered: set[str]) -> tuple[str, str | None]:
         choice = self.tool_choice
@@ -272,13 +276,15 @@ class MessageRequest(CountRequest):
     top_p: Share | None = None
     top_k: Annotated[int, Field(ge=0), INTEGRAL] | None = None
 
-    def ask(self) -> ModelRequest:
+    def model_request(self) -> ModelRequest:
         """Translate the request, its limits included."""
-        return replace(super().ask(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens)
+        return replace(
+            super().model_request(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens
+        )
 
 
 def _tool(offer: ToolOffer, at: int) -> Tool:
-    schema = drawn(offer.input_schema, param=f"tools.{at}.input_schema")
+    schema = checked_schema(offer.input_schema, param=f"tools.{at}.input_schema")
     return Tool(offer.name, offer.description or "", schema)
 
 
@@ -331,7 +337,7 @@ def _medium(block: Image | Document, where: str) -> Medium:
 
 
 def reply(request: MessageRequest, answer: Completion, *, reply_id: str) -> dict[str, Any]:
-    """Return the whole message."""
+    """Return the message's JSON."""
     return {
         **_head(request, reply_id),
         "content": [block for block, _ in _blocks(answer)],
@@ -363,7 +369,7 @@ def events(
 
 
 def _stop(answer: Completion) -> dict[str, Any]:
-    """Return why the answer ended; only a refusal with words has details."""
+    """Return why the reply ended; only a refusal with text has details."""
     reason = "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
     if answer.refusal is None:
         return {"stop_reason": reason, "stop_sequence": answer.stop_sequence}
@@ -406,16 +412,19 @@ def _blocks(answer: Completion) -> Iterator[tuple[dict[str, Any], str | None]]:
     for block in answer.blocks:
         yield dict(block), None
     for call in answer.calls:
-        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)}, written(call)
+        yield (
+            {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)},
+            arguments_text(call),
+        )
 
 
 def signature(thinking: str) -> str:
-    """Sign a thought, so that one that this server did not have can be refused when it comes back."""
+    """Sign thinking, so that foreign thinking can be refused."""
     return blake2b(thinking.encode(errors="surrogatepass"), digest_size=32).hexdigest()
 
 
 def _input(call: ModelCall) -> Any:
-    """Return a call's arguments as a whole reply shows them: `{}` where their text is no JSON."""
+    """Return a call's parsed arguments, or `{}` if their text is not JSON."""
     if call.partial is None:
         return call.arguments
     try:

@@ -9,24 +9,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest, Tool
-from piccc.emulator.errors import APIError
 from piccc.emulator.model import pieces
-from piccc.emulator.wire.fields import (
+from piccc.emulator.wire import (
     INTEGRAL,
-    Address,
+    APIError,
     Form,
     Name,
     Positive,
     Share,
-    drawn,
+    URLText,
+    arguments_text,
+    checked_schema,
     from_base64,
     from_url,
-    written,
 )
 
 
 class Text(Form):
-    """A part that is text."""
+    """A text part."""
 
     type: Literal["text"]
     text: str
@@ -42,26 +42,26 @@ class Refusal(Form):
 class ImageURL(Form):
     """Where an image is: a data URL, or an address."""
 
-    url: Address
+    url: URLText
     detail: str | None = None
 
 
 class Image(Form):
-    """A part that is an image."""
+    """An image part."""
 
     type: Literal["image_url"]
     image_url: ImageURL
 
 
 class AudioData(Form):
-    """A sound as base64."""
+    """Audio as base64."""
 
     data: str
     format: str
 
 
 class Audio(Form):
-    """A part that is a sound."""
+    """An audio part."""
 
     type: Literal["input_audio"]
     input_audio: AudioData
@@ -76,7 +76,7 @@ class FileData(Form):
 
 
 class File(Form):
-    """A part that is a file."""
+    """A file part."""
 
     type: Literal["file"]
     file: FileData
@@ -187,7 +187,7 @@ class SchemaFormat(Form):
 
 
 class StreamOptions(Form):
-    """What a stream says besides its deltas."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
@@ -214,8 +214,8 @@ class ChatRequest(Form):
     top_logprobs: Annotated[int, Field(ge=0, le=20), INTEGRAL] | None = None
     reasoning_effort: str | None = None
 
-    def ask(self) -> ModelRequest:
-        """Translate the request; a 400 Problem when its parts contradict one another."""
+    def model_request(self) -> ModelRequest:
+        """Translate the request. Raises APIError 400 when its parts contradict each other."""
         tools = tuple(_tool(offer.function, at) for at, offer in enumerate(self.tools or ()))
         choice, named = _choice(self.tool_choice, {tool.name for tool in tools})
         wanted = self.response_format
@@ -236,12 +236,14 @@ class ChatRequest(Form):
 
 
 def _tool(function: FunctionOffer, at: int) -> Tool:
-    parameters = drawn(function.parameters or {"type": "object"}, param=f"tools.{at}.function.parameters")
+    parameters = checked_schema(
+        function.parameters or {"type": "object"}, param=f"tools.{at}.function.parameters"
+    )
     return Tool(function.name, function.description or "", parameters)
 
 
 def _schema(wanted: SchemaFormat) -> dict[str, Any]:
-    return drawn(wanted.json_schema.schema_ or {}, param="response_format.json_schema.schema")
+    return checked_schema(wanted.json_schema.schema_ or {}, param="response_format.json_schema.schema")
 
 
 def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
@@ -316,7 +318,7 @@ def _call(call: ToolCall) -> ModelCall:
 
 
 def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: int) -> dict[str, Any]:
-    """Return the whole completion."""
+    """Return the completion's JSON."""
     silent = answer.calls or answer.refusal is not None
     content: Any = answer.text or None if silent else answer.text
     if answer.blocks:  # a list of parts, as Mistral's API answers
@@ -366,7 +368,7 @@ def chunks(
 
 
 def _finish_reason(answer: Completion) -> str:
-    """Say why the answer ended: a refusal without words is only told by its reason."""
+    """Return why the reply ended; a refusal without text shows only here."""
     return "content_filter" if answer.refusal == "" else answer.finish_reason
 
 
@@ -387,14 +389,18 @@ def _head(request: ChatRequest, reply_id: str, created: int, kind: str) -> dict[
 
 
 def _call_shown(call: ModelCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": written(call)}}
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments_text(call)},
+    }
 
 
 def _call_deltas(calls: Iterable[ModelCall]) -> Iterator[dict[str, Any]]:
     for index, call in enumerate(calls):
         shown = _call_shown(call)
         yield {"index": index, **shown, "function": {"name": call.name, "arguments": ""}}
-        for piece in pieces(written(call)):
+        for piece in pieces(arguments_text(call)):
             yield {"index": index, "function": {"arguments": piece}}
 
 

@@ -1,6 +1,7 @@
-"""Refuse what is well-formed but what strict chat servers refuse; `Emulator(strict=False)` accepts it.
+"""Checks for what strict chat servers refuse although it is well-formed.
 
-All of it is assumed: taken from public reports on OpenAI's and Anthropic's APIs, vLLM and llama.cpp.
+All of them are assumed, from public reports on OpenAI's and Anthropic's APIs, vLLM and llama.cpp;
+`Emulator(strict=False)` skips them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from piccc.emulator.errors import APIError
-from piccc.emulator.wire import anthropic, openai
+from piccc.emulator.wire import APIError, anthropic, openai
 
 Flaw = tuple[str, str]
 """The field at fault as a dotted path, and what is wrong with it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 
@@ -31,18 +32,19 @@ def test_every_request_is_kept_with_what_was_asked_and_answered(
     assert (missed.status, missed.number) == (404, 3)
 
 
+@pytest.mark.parametrize("key", [CANARY, "a house key, CANARY+1\\"])
 @pytest.mark.parametrize("scheme", ["bearer", "x-api-key", "wrong bearer", "other headers"])
-def test_no_key_is_kept_anywhere(scheme: str) -> None:
+def test_no_key_is_kept_anywhere(scheme: str, key: str) -> None:
     headers = {
-        "bearer": {"authorization": f"Bearer {CANARY}"},
-        "x-api-key": {"x-api-key": CANARY},
-        "wrong bearer": {"authorization": CANARY},
-        "other headers": {"x-debug": f"key={CANARY}", "cookie": CANARY},
+        "bearer": {"authorization": f"Bearer {key}"},
+        "x-api-key": {"x-api-key": key},
+        "wrong bearer": {"authorization": key},
+        "other headers": {"x-debug": f"key={key}", "cookie": key},
     }[scheme]
-    with Emulator(api_key=CANARY, speed=float("inf")) as emulator:
-        body = chat(f"my key is {CANARY}, my secret whsec_{CANARY}")
+    with Emulator(api_key=key, speed=float("inf")) as emulator:
+        body = chat(f"my key is {key}, my secret whsec_{key}")
         httpx.post(
-            f"{emulator.base_url}/v1/chat/completions?key={CANARY}",
+            f"{emulator.base_url}/v1/chat/completions?key={key}",
             json=body,
             headers=headers,
             trust_env=False,
@@ -52,18 +54,30 @@ def test_no_key_is_kept_anywhere(scheme: str) -> None:
         assert "CANARY" not in repr(emulator.charges) + repr(emulator)
 
 
-def test_the_journal_keeps_only_the_latest() -> None:
-    journal = RequestLog(length=3)
+def test_the_log_keeps_only_the_latest() -> None:
+    log = RequestLog(length=3)
     for number in range(10):
-        journal.keep(RequestRecord("GET", f"/{number}", "", {}, 0.0, ""))
-    assert [record.path for record in journal.records()] == ["/7", "/8", "/9"]
-    assert [record.number for record in journal.records()] == [8, 9, 10]
+        log.keep(RequestRecord("GET", f"/{number}", "", {}, 0.0, ""))
+    assert [record.path for record in log.records()] == ["/7", "/8", "/9"]
+    assert [record.number for record in log.records()] == [8, 9, 10]
 
 
-def test_a_large_body_is_noted_and_not_kept() -> None:
-    record = RequestRecord("POST", "/", "", {}, 0.0, "")
-    record.keep(b'"' + b"x" * 100_000 + b'"')
-    assert record.body == "[100002 bytes]"
+def test_a_large_body_is_parsed_with_its_long_strings_shortened() -> None:
+    log, record = RequestLog(), RequestRecord("POST", "/", "", {}, 0.0, "")
+    turns = [{"role": "user", "content": "x" * 3_000_000}, {"role": "user", "content": "Hello"}]
+    log.keep_body(record, json.dumps({"messages": turns}).encode())
+    first, second = record.body["messages"]
+    assert first["content"].endswith("x… [3000000 characters]")
+    assert second == turns[1]
+    assert len(record.raw) < 5_000
+
+
+def test_the_oldest_bodies_are_dropped_when_all_are_too_large() -> None:
+    log = RequestLog(size=100)
+    records = [RequestRecord("POST", "/", "", {}, 0.0, "") for _ in range(4)]
+    for record in records:
+        log.keep_body(record, b'"' + b"x" * 38 + b'"')
+    assert [record.body for record in records] == [None, None, "x" * 38, "x" * 38]
 
 
 def test_a_charge_is_noted_for_every_answered_chat(emulator: Emulator, client: httpx.Client) -> None:
@@ -79,7 +93,7 @@ def test_a_charge_is_noted_for_every_answered_chat(emulator: Emulator, client: h
     assert charge.completion_tokens == usage["completion_tokens"]
 
 
-def test_the_journal_can_be_read_while_requests_come_in(emulator: Emulator) -> None:
+def test_the_log_can_be_read_while_requests_come_in(emulator: Emulator) -> None:
     with connect(emulator) as client:
         for _ in range(20):
             client.get("/v1/models")
@@ -87,15 +101,15 @@ def test_the_journal_can_be_read_while_requests_come_in(emulator: Emulator) -> N
 
 
 def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: httpx.Client) -> None:
-    provider = emulator._provider
-    provider.journal = RequestLog(length=5)
-    provider.charges = deque(maxlen=5)
+    api = emulator._api
+    api.request_log = RequestLog(length=5)
+    api.charges = deque(maxlen=5)
     for _ in range(20):
         client.post("/v1/chat/completions", json=chat())
-    assert (len(emulator.requests), len(emulator.charges), provider.journal.count) == (5, 5, 20)
-    fresh = Emulator()._provider
+    assert (len(emulator.requests), len(emulator.charges), api.request_log.count) == (5, 5, 20)
+    fresh = Emulator()._api
     assert fresh.charges.maxlen == 10_000
-    assert fresh.journal.length == 1_000
+    assert fresh.request_log.length == 1_000
     assert fresh.webhooks.deliveries.maxlen == 1_000
 
 

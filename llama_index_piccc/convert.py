@@ -1,0 +1,697 @@
+"""LlamaIndex messages, tools and settings as neutral chat requests, and neutral replies as its responses."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from io import IOBase
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    ChatMessage,
+    ChatResponse,
+    CitableBlock,
+    CitationBlock,
+    CompletionResponse,
+    DocumentBlock,
+    ImageBlock,
+    LogProb,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+from llama_index.core.base.llms.types import CachePoint as CacheBlock
+from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools import BaseTool
+
+from piccc.arguments import read_arguments
+from piccc.client import carries
+from piccc.conversation import (
+    JSON,
+    Audio,
+    CachePoint,
+    ChatReply,
+    ChatRequest,
+    Delta,
+    File,
+    Image,
+    InvalidToolCall,
+    JSONSchema,
+    Message,
+    NamedTool,
+    Part,
+    Reasoning,
+    ReasoningDelta,
+    RefusalDelta,
+    Role,
+    Source,
+    Text,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    Usage,
+)
+from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
+from piccc.mime_types import content_type_of
+from piccc.structured import PartialObject
+
+_log = logging.getLogger(__name__)
+
+DialectName = Literal["openai", "anthropic"]
+OnUnsupported = Literal["error", "text", "drop"]
+
+_PROVIDER = "piccc"
+_SHOWN = 200
+
+_ROLES: dict[MessageRole, Role] = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+
+INVALID_CALLS = "invalid_tool_calls"
+"""The key of a message's `additional_kwargs` that has the calls which must not be acted on."""
+
+
+def conversation(
+    messages: Iterable[ChatMessage], dialect: DialectName, on_unsupported: OnUnsupported
+) -> list[Message]:
+    """Return the messages in neutral parts; raise UnsupportedContentError where that is chosen.
+
+    A call that must not be acted on, and that nothing answers, is answered with what is wrong with it:
+    servers refuse calls without results, and the model learns what to do.
+    """
+    given = list(messages)
+    answered = {each.additional_kwargs.get("tool_call_id") for each in given}
+    neutral: list[Message] = []
+    for each in given:
+        message = _message(each, dialect, on_unsupported)
+        neutral.append(message)
+        neutral += [
+            Message("tool", [Text(part.error)], tool_call_id=part.id, is_error=True)
+            for part in message.parts
+            if isinstance(part, InvalidToolCall) and part.name and part.id not in answered
+        ]
+    return neutral
+
+
+def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported) -> Message:
+    role = _ROLES[message.role]
+    if role == "assistant":
+        parts = list(_said_before(message))
+    else:
+        if role == "tool" and on_unsupported == "error":
+            on_unsupported = "text"  # whoever wrote the tool did not choose the model
+        parts = [part for block in message.blocks for part in _carried(block, dialect, on_unsupported)]
+    return Message(
+        role,
+        parts,
+        name=message.additional_kwargs.get("name") if role != "tool" else None,
+        tool_call_id=message.additional_kwargs.get("tool_call_id") if role == "tool" else None,
+    )
+
+
+def _said_before(message: ChatMessage) -> Iterator[Part]:
+    """Read what a model said, this one or another provider's: what has no word here is left out."""
+    invalid = {each["id"]: each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS) or ()}
+    has_calls = False
+    for block in message.blocks:
+        match block:
+            case ToolCallBlock():
+                has_calls = True
+                yield _call_said(
+                    block.tool_call_id or "",
+                    block.tool_name,
+                    block.tool_kwargs,
+                    invalid.get(block.tool_call_id),
+                )
+            case TextBlock() | ThinkingBlock() | CacheBlock() | CitableBlock() | CitationBlock():
+                yield from _parts(block)
+            case _:
+                _log.debug("A %s of an assistant's message is not sent.", type(block).__name__)
+    if not has_calls:
+        yield from listed_calls(message)
+
+
+def _call_said(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCall | InvalidToolCall:
+    if not isinstance(arguments, str) and reason is None:
+        return ToolCall.of(id, name, arguments or {})
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    read = read_arguments(text)
+    if reason is None and read is not None and name:
+        return ToolCall.of(id, name, read)
+    return InvalidToolCall(id, name, text, reason or ("malformed" if name else "unnamed"))
+
+
+def _carried(block: Any, dialect: DialectName, on_unsupported: OnUnsupported) -> Sequence[Part]:
+    if on_unsupported == "error":
+        return _parts(block)
+    with suppress(UnsupportedContentError):
+        parts = _parts(block)
+        if all(carries(dialect, each) for each in parts if isinstance(each, Audio | File)):
+            return parts
+    return [Text(_named(block))] if on_unsupported == "text" else ()
+
+
+def _parts(block: Any) -> Sequence[Part]:
+    match block:
+        case TextBlock():
+            return [Text(block.text)]
+        case ImageBlock():
+            return [_image(block)]
+        case DocumentBlock():
+            return [_document(block)]
+        case AudioBlock():
+            return [_audio(block)]
+        case CacheBlock():
+            return [CachePoint(block.cache_control.ttl)]
+        case CitableBlock():
+            return [part for each in block.content for part in _citable(each, block)]
+        case CitationBlock():
+            return ()  # what was cited stands in the text beside it
+        case ThinkingBlock():
+            return _reasoning(block)
+    raise UnsupportedContentError(
+        f"{type(block).__name__} cannot be sent to a chat model.",
+        hint="Leave it out, or choose on_unsupported='text' or 'drop'.",
+    )
+
+
+def _image(block: ImageBlock) -> Image:
+    content = _content(block.image, block.path)
+    if content is None:
+        if block.url is None:
+            raise _empty(block)
+        return Image(str(block.url), None, block.image_mimetype, block.detail)
+    # Core guesses by the file's name; servers compare what is declared with the bytes.
+    known = content_type_of(content) or ""
+    media_type = known if known.startswith("image/") else block.image_mimetype
+    if media_type is None:
+        raise _unknown("an image", "image_mimetype")
+    return Image(None, b64encode(content).decode(), media_type, block.detail)
+
+
+def _document(block: DocumentBlock) -> File:
+    content = _content(block.data, block.path)
+    if content is None:
+        if block.url is None:
+            raise _empty(block)
+        return File(None, block.document_mimetype, block.title, block.url)
+    known, declared = content_type_of(content), block.document_mimetype
+    if known == "text/plain" and declared and declared != "application/pdf":
+        known = declared  # such as text/csv, which is closer
+    if (known or declared) is None:
+        raise _unknown("a document", "document_mimetype")
+    is_named = block.title not in (None, "input_document")  # core's own name for what has none
+    name = block.title if is_named or not block.path else Path(block.path).name
+    return File(b64encode(content).decode(), known or declared, name)
+
+
+def _audio(block: AudioBlock) -> Audio:
+    content = _content(block.audio, block.path)
+    if content is None:
+        if block.url is None:
+            raise _empty(block)
+        raise UnsupportedContentError(
+            "Audio cannot be sent by its URL.", hint="Give AudioBlock(audio=bytes) or a path."
+        )
+    known = {"audio/wav": "wav", "audio/mpeg": "mp3"}.get(content_type_of(content) or "")
+    audio_format = known or block.format
+    if audio_format is None:
+        raise _unknown("audio", "format")
+    return Audio(b64encode(content).decode(), audio_format)
+
+
+def _unknown(kind: str, field: str) -> UnsupportedContentError:
+    return UnsupportedContentError(f"The type of {kind} is unknown.", hint=f"Name it: {field}=….")
+
+
+def _empty(block: Any) -> UnsupportedContentError:
+    return UnsupportedContentError(
+        f"{type(block).__name__} holds nothing.", hint="Give bytes, a path or a URL."
+    )
+
+
+def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
+    if isinstance(content, TextBlock):
+        return [Source(content.text, block.title, block.source)]
+    return _parts(content)
+
+
+def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
+    known = block.additional_information
+    signature, redacted = known.get("signature"), known.get("redacted")
+    if not (block.content or signature or redacted):
+        return ()
+    # Other integrations do not say whose a signature is; it goes back to its maker only.
+    provider = str(known.get("provider") or "unknown")
+    return [Reasoning(block.content or "", signature, redacted, provider)]
+
+
+def _content(content: bytes | IOBase | None, path: Any) -> bytes | None:
+    """Return a block's content; None where it has only an address. Blocks hold their bytes as base64."""
+    if isinstance(content, bytes):
+        return b64decode(content)
+    if content is not None:
+        content.seek(0)
+        read: bytes = content.read()
+        return read
+    return Path(path).read_bytes() if path else None
+
+
+def listed_calls(message: ChatMessage) -> list[ToolCall | InvalidToolCall]:
+    """Read the calls that older chat stores and other integrations keep beside the blocks."""
+    return [_listed_call(each) for each in message.additional_kwargs.get("tool_calls") or ()]
+
+
+def _listed_call(call: Any) -> ToolCall | InvalidToolCall:
+    """Read a call as OpenAI's Chat or Responses API, Anthropic's, or core itself writes it."""
+    function = _get(call, "function") or call
+    arguments: Any = next(
+        (given for name in ("arguments", "input", "args") if (given := _get(function, name)) is not None), {}
+    )
+    id = _get(call, "call_id") or _get(call, "id") or ""
+    return _call_said(str(id), str(_get(function, "name") or ""), arguments)
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
+def _named(block: Any) -> str:
+    kind = getattr(block, "block_type", type(block).__name__)
+    name = next((str(each) for each in _names(block) if each), "")
+    return f"[{kind}: {name}]" if name else f"[{kind}]"
+
+
+def _names(block: Any) -> Iterable[Any]:
+    """Name a block for a reader: by its title or address, but never by its content."""
+    path, url = getattr(block, "path", None), str(getattr(block, "url", None) or "")
+    yield "" if url.startswith("data:") else url
+    yield Path(path).name if path else None
+    yield getattr(block, "title", None)
+    yield from (getattr(block, f"{kind}_mimetype", None) for kind in ("document", "video", "image"))
+    yield getattr(block, "format", None)
+
+
+_WORDS: dict[str, ToolChoice] = {
+    "auto": "auto",
+    "none": "none",
+    "required": "required",
+    "any": "required",
+}
+
+
+def offered(tool: BaseTool) -> JSON:
+    """Return a tool as plain JSON, so that events and traces can show what was on offer."""
+    return tool.metadata.to_openai_tool(skip_length_check=True)
+
+
+def as_tool(tool: Tool | BaseTool | Mapping[str, Any]) -> Tool:
+    """Read a tool in any of its forms; raise InvalidArgumentError for anything else."""
+    if isinstance(tool, Tool):
+        return tool
+    shown = offered(tool) if isinstance(tool, BaseTool) else tool
+    function = shown.get("function", shown) if isinstance(shown, Mapping) else {}
+    if not isinstance(function, Mapping) or not function.get("name"):
+        raise InvalidArgumentError(
+            f"A tool is {type(tool).__name__} without a name.",
+            hint="Give a FunctionTool, a piccc.Tool, or a mapping with name, description and parameters.",
+        )
+    empty = {"type": "object", "properties": {}}
+    return Tool(
+        name=function["name"],
+        description=function.get("description") or "",
+        parameters=function.get("parameters") or function.get("input_schema") or empty,
+        strict=function.get("strict"),
+    )
+
+
+def as_choice(choice: Any) -> ToolChoice | None:
+    """Read a choice: a word, a tool's name, or a mapping as either API writes it."""
+    if choice is None or isinstance(choice, NamedTool):
+        return choice
+    if isinstance(choice, str):
+        return _WORDS.get(choice) or NamedTool(choice)
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
+        if name:
+            return NamedTool(name)
+        if choice.get("type") in _WORDS:
+            return _WORDS[choice["type"]]
+    raise InvalidArgumentError(
+        f"tool_choice is {choice!r}.",
+        hint="Give 'auto', 'none', 'required', a tool's name, or the object that the API takes.",
+    )
+
+
+def selections(response: ChatResponse) -> list[ToolSelection]:
+    """Return the calls of a response that may be acted on; of one on its way, all that has come of them."""
+    message = response.message
+    blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
+    growing = [each for each in blocks if isinstance(each, GrowingToolCall)]
+    if growing:
+        return [_selection(each.tool_call_id, each.tool_name, each.known) for each in growing]
+    said = [each for each in _said_before(message) if isinstance(each, ToolCall)]
+    return [_selection(each.id, each.name, each.parse()) for each in said]
+
+
+def _selection(id: str | None, name: str, kwargs: JSON) -> ToolSelection:
+    return ToolSelection.model_construct(tool_id=id or "", tool_name=name, tool_kwargs=kwargs)
+
+
+def only_first_call(response: ChatResponse) -> ChatResponse:
+    """Return the response with no more than one call, one that may be acted on if there is any."""
+    message = response.message
+    calls = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
+    if len(calls) < 2:
+        return response
+    valid = {each.tool_id for each in selections(response)}
+    only = next((each for each in calls if each.tool_call_id in valid), calls[0])
+    kept = [each for each in message.blocks if not isinstance(each, ToolCallBlock) or each is only]
+    extra = {
+        name: [each for each in value if each["id"] == only.tool_call_id]
+        if name in ("tool_calls", INVALID_CALLS)
+        else value
+        for name, value in message.additional_kwargs.items()
+    }
+    single = ChatMessage(role=message.role, blocks=kept, additional_kwargs=extra)
+    return response.model_copy(update={"message": single})
+
+
+def extended(history: Sequence[ChatMessage] | None, user: str | ChatMessage | None) -> list[ChatMessage]:
+    """Return a new list: the history, then the user's message."""
+    messages = list(history or ())
+    if isinstance(user, str):
+        user = ChatMessage(role="user", content=user)
+    return messages if user is None else [*messages, user]
+
+
+_KNOWN = frozenset(field.name for field in fields(ChatRequest)) - {"messages"}
+
+
+def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> ChatRequest:
+    """Make a request; keywords that have no place of their own go into its body as they are."""
+    known = {name: value for name, value in options.items() if name in _KNOWN and value is not None}
+    further = {name: value for name, value in options.items() if name not in _KNOWN}
+    known["tools"] = [as_tool(each) for each in known.get("tools", ())]
+    if known["tools"]:
+        known["tool_choice"] = as_choice(known.get("tool_choice"))
+    else:
+        known.pop("tool_choice", None)
+        known.pop("parallel_tool_calls", None)
+    stop = known.get("stop", ())
+    known["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    known["extra_body"] = {**known.get("extra_body", {}), **further}
+    if isinstance(known.get("response_format"), Mapping):
+        known["response_format"] = _response_format(known["response_format"])
+    return ChatRequest(messages=messages, **known)
+
+
+def _response_format(wanted: Mapping[str, Any]) -> JSONSchema | str | None:
+    """Read the form in which the OpenAI API writes it."""
+    match wanted:
+        case {"type": "json_object"}:
+            return "json"
+        case {"type": "json_schema", "json_schema": {"schema": dict()} as given}:
+            names = ("schema", "name", "strict", "description")
+            return JSONSchema(**{name: given[name] for name in names if name in given})
+        case {"type": "text"}:
+            return None
+    raise InvalidArgumentError(
+        "response_format is not understood.", hint="Give 'json', a piccc.JSONSchema, or the API's own object."
+    )
+
+
+class NoToolCallError(ResponseError, ValueError):
+    """A tool call was expected, and the model made none that may be acted on.
+
+    Attributes:
+        text: the model's words.
+        finish_reason: why it stopped, such as `stop` or `length`.
+        invalid_calls: calls that were cut or are no JSON, each with its `error`.
+    """
+
+    text: str = ""
+    finish_reason: str | None = None
+    invalid_calls: Sequence[JSON] = ()
+
+    @classmethod
+    def of(cls, response: ChatResponse) -> NoToolCallError:
+        """Make the error for a response."""
+        facts = response.additional_kwargs
+        text = response.message.content or ""
+        quoted = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+        message = f"The model called no tool; it said: {quoted}"
+        hint = "Pass tool_required=True, or error_on_no_tool_call=False where an answer in words will do."
+        invalid = response.message.additional_kwargs.get(INVALID_CALLS) or ()
+        if invalid:
+            message = f"No tool was run. {invalid[0]['name'] or 'A tool'}: {invalid[0]['error']}"
+            hint = "Raise max_tokens if it was cut; Piccc(retry_invalid_calls=True) asks the model once more."
+        return cls(
+            message,
+            hint=hint,
+            text=text,
+            finish_reason=facts.get("finish_reason"),
+            invalid_calls=invalid,
+            request_id=facts.get("request_id"),
+            may_have_been_billed=True,
+        )
+
+
+class GrowingToolCall(ToolCallBlock):
+    """A tool call on its way: `tool_kwargs` is the JSON text so far, `known` what can be read from it."""
+
+    _known: JSON = PrivateAttr(default_factory=dict)
+
+    @property
+    def known(self) -> JSON:
+        """The arguments as far as they can be read."""
+        return self._known
+
+
+class GrowingReply:
+    """Turn the deltas of one stream into responses, each of which holds all that has come."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._thoughts: dict[int, Reasoning] = {}
+        self._calls: dict[int, tuple[str, str, PartialObject]] = {}
+
+    def add(self, deltas: Iterable[Delta]) -> ChatResponse:
+        """Take what came together; return the response so far."""
+        text = thinking = ""
+        for delta in deltas:
+            match delta:
+                case TextDelta() | RefusalDelta():
+                    text += delta.text
+                case ReasoningDelta():
+                    thinking += delta.text
+                    self._think(delta)
+                case ToolCallDelta():
+                    self._call(delta)
+        self._text += text
+        extra = {"thinking_delta": thinking} if thinking else {}
+        calls = [_growing_call(each) for each in self._calls.values()] if self._calls else []
+        message = _message_of(self._text, self._thoughts.values(), calls)
+        return ChatResponse(message=message, delta=text, raw={}, additional_kwargs=extra)
+
+    def _think(self, delta: ReasoningDelta) -> None:
+        thought = self._thoughts.setdefault(delta.block, Reasoning())
+        thought.text += delta.text
+        thought.signature = (thought.signature or "") + (delta.signature or "") or None
+        thought.redacted = thought.redacted or delta.redacted
+
+    def _call(self, delta: ToolCallDelta) -> None:
+        if delta.block not in self._calls:
+            self._calls[delta.block] = (delta.id or "", delta.name or "", PartialObject())
+            self._calls = dict(sorted(self._calls.items()))  # a call may begin after a later one
+        self._calls[delta.block][2].add(delta.arguments)
+
+
+def whole(reply: ChatReply) -> ChatResponse:
+    """Return a whole reply as a response.
+
+    Calls that must not be acted on stand in the message's `additional_kwargs["invalid_tool_calls"]`, each
+    with what is wrong with it; a ReAct action that cannot be read in `["unreadable_action"]`.
+    """
+    thoughts = [each for each in reply.parts if isinstance(each, Reasoning)]
+    calls = [
+        _call(each) for each in reply.parts if isinstance(each, ToolCall | InvalidToolCall) and each.name
+    ]
+    text = reply.text + reply.refusal
+    said = _without_unreadable_action(text)
+    message = _message_of(said, thoughts, calls)
+    if said != text:
+        message.additional_kwargs["unreadable_action"] = text
+    message.blocks += [block for part in reply.parts if isinstance(part, Text) for block in _citations(part)]
+    if reply.invalid_calls:
+        message.additional_kwargs[INVALID_CALLS] = [
+            {
+                "id": each.id,
+                "name": each.name,
+                "arguments": each.arguments,
+                "reason": each.reason,
+                "error": each.error,
+            }
+            for each in reply.invalid_calls
+        ]
+    if reply.is_refusal:
+        message.additional_kwargs["refusal"] = reply.refusal
+    return ChatResponse(
+        message=message, raw=_raw(reply), logprobs=_logprobs(reply), additional_kwargs=_facts(reply)
+    )
+
+
+_ACTION_INPUT = re.compile(r"\nAction Input:[^{]*(\{.*\})", re.DOTALL)
+
+
+def _without_unreadable_action(text: str) -> str:
+    """Return a text without a ReAct action whose input was cut or is no JSON.
+
+    Where core's ReAct parser fails to read an input, it picks what looks like text fields out of it and runs
+    the tool with the defaults of the rest. Without the input it tells the model to try again.
+    """
+    found = _ACTION_INPUT.search(text)
+    if found is None or read_arguments(found[1]) is not None:
+        return text
+    try:
+        ast.literal_eval(found[1])  # with Python's quotes, which core reads too
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text[: found.start()] + "\nThe action's input was no whole JSON object, so no tool was run."
+    return text
+
+
+def last(reply: ChatReply) -> ChatResponse:
+    """Return a stream's last response: it repeats everything, with usage and finish reason."""
+    response = whole(reply)
+    response.delta = ""
+    return response
+
+
+def completion(response: ChatResponse) -> CompletionResponse:
+    """Return a chat response as the completion of a prompt."""
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        logprobs=response.logprobs,
+        additional_kwargs=response.additional_kwargs,
+    )
+
+
+def _message_of(
+    text: str, thoughts: Iterable[Reasoning], calls: list[tuple[ToolCallBlock, JSON | None]]
+) -> ChatMessage:
+    blocks = [*map(_thinking, thoughts), TextBlock(text=text)]
+    if not calls:
+        return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
+    blocks += [block for block, _ in calls]
+    listed = [each for _, each in calls if each]
+    extra = {"tool_calls": listed} if listed else {}
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
+
+
+def _thinking(thought: Reasoning) -> ThinkingBlock:
+    known = {"signature": thought.signature, "redacted": thought.redacted}
+    given = {name: value for name, value in known.items() if value is not None}
+    return ThinkingBlock(
+        content=thought.text, additional_information={**given, "provider": _PROVIDER} if given else {}
+    )
+
+
+def _citations(text: Text) -> Iterator[CitationBlock]:
+    for each in text.citations:
+        title = str(each.get("document_title") or each.get("title") or "")
+        places = {name: value for name, value in each.items() if isinstance(value, int)}
+        yield CitationBlock(
+            cited_content=TextBlock(text=str(each.get("cited_text") or "")),
+            source=str(each.get("url") or each.get("source") or title),
+            title=title,
+            additional_location_info=places,
+        )
+
+
+def _logprobs(reply: ChatReply) -> list[list[LogProb]] | None:
+    """Return for each token its alternatives, or itself where the server names none."""
+    content = (reply.extra.get("logprobs") or {}).get("content")
+    return [[_logprob(one) for one in each.get("top_logprobs") or [each]] for each in content or ()] or None
+
+
+def _logprob(token: JSON) -> LogProb:
+    value, written = token.get("logprob") or 0.0, token.get("bytes") or []
+    return LogProb(token=str(token.get("token")), logprob=value, bytes=written)
+
+
+def _call(call: ToolCall | InvalidToolCall) -> tuple[ToolCallBlock, JSON | None]:
+    is_valid = isinstance(call, ToolCall)
+    kwargs = call.parse() if isinstance(call, ToolCall) else call.arguments
+    block = ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=kwargs)
+    return block, _listed(call.id, call.name, call.arguments) if is_valid else None
+
+
+def _growing_call(call: tuple[str, str, PartialObject]) -> tuple[ToolCallBlock, JSON | None]:
+    id, name, partial = call
+    block = GrowingToolCall(tool_call_id=id, tool_name=name, tool_kwargs=partial.text)
+    block._known = partial.value if isinstance(partial.value, dict) else {}
+    return block, _listed(id, name, partial.text)
+
+
+def _listed(id: str, name: str, arguments: str) -> JSON:
+    """Return a call as core still looks for it beside the blocks."""
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _raw(reply: ChatReply) -> JSON:
+    raw = reply.raw or {
+        "id": reply.id,
+        "model": reply.model,
+        "finish_reason": reply.finish_reason,
+        **reply.extra,
+    }
+    usage = {**reply.usage.raw, **_counts(reply.usage)} if reply.usage else None
+    return {**raw, "usage": usage}
+
+
+def _counts(usage: Usage) -> JSON:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def _facts(reply: ChatReply) -> JSON:
+    facts: dict[str, Any] = {
+        "finish_reason": reply.finish_reason,
+        "model": reply.model,
+        "request_id": reply.record.request_id,
+    }
+    if usage := reply.usage:
+        facts |= {
+            **_counts(usage),
+            "cached_tokens": usage.cache_read_tokens,
+            "cache_creation_tokens": usage.cache_creation_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        }
+        tiers = ("cache_creation_5m_tokens", "cache_creation_1h_tokens", "service_tier")
+        facts |= {name: value for name in tiers if (value := getattr(usage, name))}
+    return facts

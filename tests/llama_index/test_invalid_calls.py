@@ -1,0 +1,201 @@
+"""No tool runs on a call that was cut or is no JSON, on any path; the model and the program are told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
+
+from llama_index_piccc import NoToolCallError, Piccc
+from llama_index_piccc.convert import INVALID_CALLS
+from piccc.emulator import Emulator, Scripted
+from tests.llama_index.conftest import Async, Sync
+from tests.llama_index.test_agents import pytestmark as _warnings
+
+pytestmark = [*_warnings, pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning")]
+
+Way = Sync | Async
+GOOD = {"path": "/home/ann", "force": False}
+
+
+class Disk:
+    """A tool that must not run by accident: its defaults delete everything."""
+
+    def __init__(self) -> None:
+        self.deleted: list[tuple[str, bool]] = []
+
+    @property
+    def tool(self) -> FunctionTool:
+        """The tool."""
+
+        def delete(path: str = "/", force: bool = True) -> str:
+            """Delete a folder."""
+            self.deleted.append((path, force))
+            return f"deleted {path}"
+
+        return FunctionTool.from_defaults(delete)
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """Return a disk on which nothing was deleted."""
+    return Disk()
+
+
+# What the model says, why its answer ends, and the reason that the call is invalid for.
+KINDS: dict[str, tuple[str, Any, str]] = {
+    "cut within the arguments": ('{"path": "/home/an', "length", "cut"),
+    "cut before the arguments": ("", "length", "cut"),
+    "cut after an empty object": ("{}", "length", "cut"),
+    "no JSON": ('path = """/home/ann"""', "tool_calls", "malformed"),
+    "a JSON string": ('"/home/ann"', "tool_calls", "malformed"),
+    "not an object": ('["/home/ann"]', "tool_calls", "malformed"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, dialect: str) -> str:
+    """Name each kind in turn. Anthropic's `input` is JSON, so its server cannot say what is none."""
+    is_sayable = (dialect, request.param) != ("anthropic", "no JSON")
+    return str(request.param) if is_sayable else "a JSON string"
+
+
+def invalid(kind: str, *more: Any) -> Scripted:
+    """Return a reply whose last call is of this kind."""
+    arguments, reason, _ = KINDS[kind]
+    return Scripted(calls=[*more, ("delete", arguments)], finish_reason=reason)
+
+
+async def run(agent: Any) -> Any:
+    """Return the agent's output."""
+    return await agent.run("Delete it.")
+
+
+def reasons(message: ChatMessage) -> list[str]:
+    """Return why the calls of a message are invalid."""
+    return [each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS, ())]
+
+
+@pytest.mark.parametrize("method", ["chat_with_tools", "stream_chat_with_tools"])
+def test_every_way_to_ask_gives_the_same_invalid_call(
+    way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str, method: str
+) -> None:
+    emulator.script([invalid(kind)])
+    if method.startswith("stream"):
+        response = way.stream(llm, method, [disk.tool], "Delete it.")[-1]
+    else:
+        response = way.call(llm, method, [disk.tool], "Delete it.")
+    assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
+    assert reasons(response.message) == [KINDS[kind][2]]
+    (block,) = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
+    assert isinstance(block.tool_kwargs, str)  # readable as it came
+    with pytest.raises(NoToolCallError, match="No tool was run") as caught:
+        llm.get_tool_calls_from_response(response)
+    assert caught.value.invalid_calls[0]["name"] == "delete"
+    kept = ChatMessage.model_validate_json(response.message.model_dump_json())
+    response.message = kept
+    assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
+
+
+def test_predict_and_call_runs_nothing(
+    way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str
+) -> None:
+    emulator.script([invalid(kind)])
+    with pytest.raises(NoToolCallError):
+        way.call(llm, "predict_and_call", [disk.tool], "Delete it.")
+    assert disk.deleted == []
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("agent", ["agent", "workflow"])
+def test_an_agent_ends_without_the_tool_and_its_output_says_why(
+    llm: Piccc, emulator: Emulator, disk: Disk, kind: str, agent: str, streaming: bool
+) -> None:
+    emulator.script([invalid(kind)])
+    made: Any = FunctionAgent(name="a", description="d", tools=[disk.tool], llm=llm, streaming=streaming)
+    if agent == "workflow":
+        made = AgentWorkflow(agents=[made])
+    output = asyncio.run(run(made))
+    assert disk.deleted == []
+    assert reasons(output.response) == [KINDS[kind][2]]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_model_that_may_try_again_is_told_what_was_wrong(
+    llm: Piccc, emulator: Emulator, disk: Disk, kind: str, streaming: bool
+) -> None:
+    llm.retry_invalid_calls = True
+    emulator.script([invalid(kind), Scripted(calls=[("delete", GOOD)]), "Done."])
+    output = asyncio.run(run(FunctionAgent(tools=[disk.tool], llm=llm, streaming=streaming)))
+    assert (disk.deleted, str(output)) == ([("/home/ann", False)], "Done.")
+    told = json.dumps(emulator.requests[1].body["messages"])
+    assert "the tool was not run" in told
+
+
+def test_it_may_try_again_once_only(way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str) -> None:
+    llm.retry_invalid_calls = True
+    emulator.rule(lambda _: True, invalid(kind))
+    with pytest.raises(NoToolCallError):
+        way.call(llm, "predict_and_call", [disk.tool], "Delete it.")
+    assert len(emulator.requests) == 2
+    assert disk.deleted == []
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_whole_calls_beside_it_run_and_the_model_hears_of_the_rest(
+    llm: Piccc, emulator: Emulator, disk: Disk, kind: str, streaming: bool
+) -> None:
+    emulator.script([invalid(kind, ("delete", GOOD)), "Done."])
+    output = asyncio.run(run(FunctionAgent(tools=[disk.tool], llm=llm, streaming=streaming)))
+    assert (disk.deleted, str(output)) == ([("/home/ann", False)], "Done.")
+    told = json.dumps(emulator.requests[-1].body["messages"])
+    assert "deleted /home/ann" in told
+    assert "the tool was not run" in told
+
+
+def test_a_conversation_goes_on_after_an_invalid_call(
+    way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str
+) -> None:
+    emulator.script([invalid(kind), "Good."])
+    question = ChatMessage(role="user", content="Delete it.")
+    response = way.call(llm, "chat_with_tools", [disk.tool], question)
+    history = [question, response.message, ChatMessage(role="user", content="Leave it.")]
+    assert way.call(llm, "chat_with_tools", [disk.tool], None, history).message.content == "Good."
+
+
+def test_a_whole_call_goes_before_an_invalid_one_where_one_is_allowed(
+    way: Way, llm: Piccc, emulator: Emulator, disk: Disk
+) -> None:
+    calls = [("delete", '"not an object"'), ("delete", GOOD)]
+    emulator.script([Scripted(calls=calls)])
+    response = way.call(llm, "chat_with_tools", [disk.tool], "Delete it.")
+    (selection,) = llm.get_tool_calls_from_response(response)
+    assert selection.tool_kwargs == GOOD
+    assert len([each for each in response.message.blocks if isinstance(each, ToolCallBlock)]) == 1
+
+
+CUT_THOUGHTS = [
+    'Thought: I delete it.\nAction: delete\nAction Input: {"path": "/ho',
+    "Thought: I delete it.\nAction: delete\nAction Input: {",
+    'Thought: I delete it.\nAction: delete\nAction Input: {"force": {"a": 1}, "path": "/home/ann/old',
+    "Thought: I delete it.\nAction: delete",
+    'Thought: I delete it.\nAction: delete\nAction Input: {"path": "/home/ann", "force" false}',
+]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("text", CUT_THOUGHTS, ids=range(len(CUT_THOUGHTS)))
+def test_a_react_agent_runs_nothing_on_a_cut_action(
+    make: Callable[..., Piccc], emulator: Emulator, disk: Disk, text: str, streaming: bool
+) -> None:
+    emulator.script([Scripted(text, finish_reason="length"), "Thought: I can answer.\nAnswer: Sorry."])
+    output = asyncio.run(run(ReActAgent(tools=[disk.tool], llm=make(), streaming=streaming)))
+    assert disk.deleted == []
+    assert str(output)
