@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from piccc._dialects.sse import EventDecoder
@@ -198,35 +198,44 @@ class AsyncChatStream(_Stream):
     Use it as a context manager, or iterate over it directly: leaving early closes the connection.
     """
 
-    def batches(self) -> AsyncIterator[list[Delta]]:
-        """Iterate over lists of deltas: each holds what came together."""
-        return self._batches()
+    # None of these iterates over another: a loop that ends closes all its asynchronous generators at once
+    # (loop.shutdown_asyncgens), and one that is closing another then fails with "already running".
 
-    async def texts(self) -> AsyncIterator[str]:
+    async def batches(self) -> AsyncGenerator[list[Delta]]:
+        """Iterate over lists of deltas: each holds what came together."""
+        try:
+            while (batch := await self._next()) is not None:
+                yield batch
+        finally:
+            await self.close()
+
+    async def texts(self) -> AsyncGenerator[str]:
         """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
-        async with aclosing(self._batches()) as batches:
-            async for batch in batches:
+        try:
+            while (batch := await self._next()) is not None:
                 for delta in batch:
                     if isinstance(delta, TextDelta):
                         yield delta.text
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        async with aclosing(self._batches()) as batches:
-            async for batch in batches:
-                for delta in batch:
-                    yield delta
-
-    async def _batches(self) -> AsyncGenerator[list[Delta]]:
-        pipe = self._pipe
-        if not self._may_go_on():
-            return
-        try:
-            while (deltas := await pipe.advance()) is not None:
-                if deltas:
-                    yield deltas
-            await pipe.drain()
         finally:
             await self.close()
+
+    async def __aiter__(self) -> AsyncGenerator[Delta]:
+        try:
+            while (batch := await self._next()) is not None:
+                for delta in batch:
+                    yield delta
+        finally:
+            await self.close()
+
+    async def _next(self) -> list[Delta] | None:
+        """Return the deltas that came next, None after the last."""
+        if not self._may_go_on():
+            return None
+        while (deltas := await self._pipe.advance()) is not None:
+            if deltas:
+                return deltas
+        await self._pipe.drain()
+        return None
 
     async def close(self) -> None:
         """Close the connection, or give it back when the stream was read to its end."""
