@@ -112,6 +112,10 @@ def test_what_is_no_task_is_a_typed_error(body: object) -> None:
         read_task(body)
 
 
+def test_a_result_that_nests_too_deeply_is_no_result() -> None:
+    assert read_task({"task_id": "t", "resultJson": "[" * 100_000}).outputs == []
+
+
 def test_unknown_fields_are_kept_and_plain_data_reads_back() -> None:
     task = read_task({"id": 7, "status": "Running", "cost": {"credits": 3}, "polling_url": "/v1/tasks/7"})
     assert (task.id, task.raw["cost"], task.polling_url) == ("7", {"credits": 3}, "/v1/tasks/7")

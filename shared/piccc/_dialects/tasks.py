@@ -6,13 +6,13 @@ the one place that knows the variants.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from piccc._dialects.json_text import parse
 from piccc.errors import ResponseError
 from piccc.tasks import REFUSALS, TERMINAL, Output, Page, Task, is_moderation
 
@@ -171,7 +171,7 @@ def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
             return found
     if isinstance(body.get("resultJson"), str):
         try:
-            parsed = json.loads(body["resultJson"])
+            parsed = parse(body["resultJson"])
         except ValueError:
             return {}
         return parsed if isinstance(parsed, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -215,9 +215,10 @@ class Account:
 
     def _path(self, task: Task | str) -> str:
         if isinstance(task, Task) and task.polling_url:
-            url = urljoin(f"{self.session.config.base_url}/", task.polling_url)
-            if origin_of(url) == self.session.config.origin:
-                return url
+            with suppress(ValueError):  # a malformed address
+                url = urljoin(f"{self.session.config.base_url}/", task.polling_url)
+                if origin_of(url) == self.session.config.origin:
+                    return url
         return f"/v1/tasks/{quote(task.id if isinstance(task, Task) else task, safe='')}"
 
 
