@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,17 @@ class Shell:
         )
         assert "Traceback" not in done.stderr
         return done
+
+    def script(self, text: str, *, piped: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell script in which `piccc` is our command."""
+        command = f'piccc() {{ {shlex.join(PICCC)} "$@"; }}\n{text}'
+        return subprocess.run(  # noqa: S603  our own script
+            ["/bin/sh", "-c", command],
+            input=piped,
+            **self._settings({}),
+            capture_output=True,
+            timeout=LONGEST,
+        )
 
     @contextmanager
     def start(self, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:

@@ -39,9 +39,11 @@ def test_stdout_has_the_answer_and_nothing_else(
     assert _asked(emulator)["stream"] is True
 
 
-def test_what_is_piped_in_follows_the_prompt(shell: Shell, emulator: Emulator) -> None:
-    shell("chat", "Summarise:", piped="A long text.\n")
-    assert _asked(emulator)["messages"][-1]["content"] == "Summarise:\n\nA long text."
+def test_standard_input_is_read_for_a_dash_or_without_a_prompt(shell: Shell, emulator: Emulator) -> None:
+    shell("chat", "Summarize:", "-", piped="A long text.\n")
+    assert _asked(emulator)["messages"][-1]["content"] == "Summarize:\n\nA long text."
+    shell("chat", "Summarize.", piped="A long text.\n")
+    assert _asked(emulator)["messages"][-1]["content"] == "Summarize."
     shell("chat", piped="A question.")
     assert _asked(emulator)["messages"][-1]["content"] == "A question."
 

@@ -69,7 +69,9 @@ def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Pat
     assert "piccc-demo/image.png" in out
     assert "piccc-demo/video.mp4" in out
     assert "2 tasks run" in out
-    assert "not sent again unless you set" in " ".join(out.split("A question to our own README")[1].split())
+    assert "not sent again unless you set" in " ".join(
+        out.split("A question to this project's README")[1].split()
+    )
 
 
 def test_live_uses_the_server_of_the_environment_and_json_leaves_stdout_to_one_document(

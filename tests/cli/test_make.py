@@ -17,7 +17,7 @@ from piccc.emulator import Emulator
 from tests.cli.shell import Shell
 
 NOW = ("--poll", "0.01")
-"""The emulator is ours to ask more often than the provider advises."""
+"""Polling faster than the provider advises is fine: the server is the emulator."""
 
 
 def _line_with(process: subprocess.Popen[str], words: str) -> str:
@@ -25,21 +25,21 @@ def _line_with(process: subprocess.Popen[str], words: str) -> str:
     return next(line for line in process.stderr if words in line)
 
 
-def test_a_picture_is_saved_where_it_was_told_to_and_its_path_is_all_of_stdout(shell: Shell) -> None:
+def test_an_image_is_saved_to_the_given_path_which_is_all_of_stdout(shell: Shell) -> None:
     done = shell("image", "A mug", "--aspect-ratio", "16:9", "--to", "mug.png", *NOW)
     assert (done.returncode, done.stdout) == (0, "mug.png\n")
-    with Image.open(shell.folder / "mug.png") as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert picture.width > picture.height
+    with Image.open(shell.folder / "mug.png") as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width > image.height
 
 
-def test_a_film_goes_into_a_folder_under_its_tasks_name(shell: Shell, emulator: Emulator) -> None:
-    done = shell("video", "Rain", "--duration", "1", "--resolution", "480p", "--to", "films", *NOW)
+def test_a_video_is_saved_in_a_folder_under_its_task_id(shell: Shell, emulator: Emulator) -> None:
+    done = shell("video", "Rain", "--duration", "1", "--resolution", "480p", "--to", "videos", *NOW)
     task_id = emulator.charges[0].task_id
-    assert done.stdout == f"films/{task_id}.mp4\n"
-    with av.open(shell.folder / "films" / f"{task_id}.mp4") as film:
-        assert film.streams.video[0].height == 480
+    assert done.stdout == f"videos/{task_id}.mp4\n"
+    with av.open(shell.folder / "videos" / f"{task_id}.mp4") as video:
+        assert video.streams.video[0].height == 480
 
 
 def test_json_is_the_task_and_its_files(shell: Shell, emulator: Emulator) -> None:
@@ -75,7 +75,7 @@ def test_options_reach_the_server(shell: Shell, emulator: Emulator) -> None:
     assert len(emulator.requests) == 1
 
 
-def test_open_shows_what_was_saved(shell: Shell) -> None:
+def test_open_shows_the_saved_file(shell: Shell) -> None:
     viewer = shell.folder / "xdg-open"
     viewer.write_text('#!/bin/sh\necho "$1" > shown\n')
     viewer.chmod(0o755)
@@ -117,7 +117,7 @@ def test_a_task_that_ends_without_output_is_code_3_and_json_shows_it(
     assert task["task_id"] in done.stderr
 
 
-def test_a_task_that_is_still_running_is_code_4_and_is_left_with_the_way_on(
+def test_a_task_that_is_still_running_is_code_4_and_prints_how_to_continue(
     still_shell: Shell, still: Emulator
 ) -> None:
     done = still_shell("image", "A mug", "--timeout", "0.05", "--to", "my mug.png", *NOW)
@@ -125,7 +125,7 @@ def test_a_task_that_is_still_running_is_code_4_and_is_left_with_the_way_on(
     assert f"piccc tasks resume {still.charges[0].task_id} --to 'my mug.png'" in done.stderr
 
 
-def test_ctrl_c_leaves_the_task_id_and_the_way_on(still_shell: Shell, still: Emulator) -> None:
+def test_ctrl_c_prints_the_task_id_and_how_to_continue(still_shell: Shell, still: Emulator) -> None:
     with still_shell.start("image", "A mug", *NOW) as process:
         announced = _line_with(process, "Ctrl-C leaves it running")
         process.send_signal(signal.SIGINT)
@@ -201,3 +201,70 @@ def test_a_bar_is_shown_on_a_terminal_only(shell: Shell) -> None:
     piped = shell("image", "A mug", *NOW)
     assert "━" not in piped.stdout + piped.stderr
     assert "\x1b" not in piped.stdout + piped.stderr
+
+
+def test_with_a_prompt_standard_input_is_left_alone(shell: Shell, emulator: Emulator) -> None:
+    """In a `while read` loop standard input holds the loop's next lines."""
+    loop = 'while read -r line; do piccc image "$line" --no-wait; done'
+    done = shell.script(loop, piped="red mug\nblue mug\ngreen mug\n")
+    assert done.returncode == 0, done.stderr
+    assert [request.body["prompt"] for request in emulator.requests] == ["red mug", "blue mug", "green mug"]
+
+
+def test_a_dash_stands_for_standard_input(shell: Shell, emulator: Emulator) -> None:
+    assert shell("image", "In the style of Hokusai:", "-", "--no-wait", piped="a mug\n").returncode == 0
+    assert emulator.requests[0].body["prompt"] == "In the style of Hokusai:\n\na mug"
+
+
+FILES = {
+    "prompts.txt": "A red mug\n\n  A blue mug\n",
+    "prompts.csv": 'prompt,resolution,seed\n"A red mug",1K,7\nA blue mug,,\n',
+    "prompts.jsonl": '{"prompt": "A red mug", "resolution": "1K", "seed": 7}\n"A blue mug"\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_prompts_makes_an_image_of_each_row(name: str, shell: Shell, emulator: Emulator) -> None:
+    (shell.folder / name).write_text(FILES[name])
+    done = shell("image", "--from", name, "--to", "images", *NOW)
+    assert done.returncode == 0, done.stderr
+    ids = {str(charge.task_id) for charge in emulator.charges}
+    assert sorted(done.stdout.split()) == sorted(f"images/{id}.png" for id in ids)
+    sent = [request.body for request in emulator.requests if request.method == "POST"]
+    assert [body["prompt"] for body in sent] == ["A red mug", "A blue mug"]
+    if name != "prompts.txt":
+        assert [(body.get("resolution"), body.get("seed")) for body in sent] == [("1K", 7), (None, None)]
+
+
+def test_a_batch_with_a_key_continues_and_pays_for_nothing_twice(shell: Shell, emulator: Emulator) -> None:
+    (shell.folder / "prompts.txt").write_text("A red mug\nA blue mug\n")
+    for _ in range(2):
+        assert (
+            shell("image", "--from", "prompts.txt", "--key", "mugs", "--to", "images", *NOW).returncode == 0
+        )
+    assert len(emulator.charges) == 2
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_saved(shell: Shell, emulator: Emulator) -> None:
+    emulator.fault("moderated", route="POST /v1/images/tasks", times=1)
+    (shell.folder / "prompts.txt").write_text("A red mug\nA blue mug\n")
+    done = shell("image", "--from", "prompts.txt", "--to", "images", *NOW)
+    assert done.returncode == 3
+    assert len(done.stdout.split()) == 1
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "no_prompt.csv", "broken.jsonl"])
+def test_a_file_that_holds_no_prompts_is_wrong_usage_and_nothing_is_sent(
+    name: str, shell: Shell, emulator: Emulator
+) -> None:
+    (shell.folder / "no_prompt.csv").write_text("text\nA mug\n")
+    (shell.folder / "broken.jsonl").write_text("{broken\n")
+    done = shell("image", "--from", name)
+    assert (done.returncode, emulator.requests) == (2, [])
+    assert name in done.stderr
+
+
+def test_a_file_name_that_belies_its_content_is_pointed_out(shell: Shell) -> None:
+    done = shell("image", "A mug", "--to", "mug.jpg", *NOW)
+    assert done.stdout == "mug.jpg\n"
+    assert "holds image/png" in done.stderr

@@ -38,7 +38,7 @@ def client(emulator: Emulator) -> Iterator[Client]:
         yield opened
 
 
-def test_it_tells_of_a_task_when_it_has_ended(shell: Shell, client: Client) -> None:
+def test_a_task_is_printed_when_it_ends(shell: Shell, client: Client) -> None:
     task = client.images.submit("A mug", model="piccc-image")
     with shell.start("webhooks", "listen", "--json", "--poll", "0.05") as process:
         told = json.loads(_line(process))
@@ -46,10 +46,10 @@ def test_it_tells_of_a_task_when_it_has_ended(shell: Shell, client: Client) -> N
         _stop(process)
 
 
-def test_webhooks_are_received_confirmed_and_told(shell: Shell, emulator: Emulator) -> None:
+def test_webhooks_are_received_verified_and_printed(shell: Shell, emulator: Emulator) -> None:
     with shell.start("webhooks", "listen", "--receive", "--port", "0", **SECRET) as process:
         assert process.stderr is not None
-        address = process.stderr.readline().split("received at ")[1].split(";")[0]
+        address = process.stderr.readline().split("webhooks at ")[1].split(";")[0]
         submitted = shell("image", "A mug", "--webhook", address, "--no-wait", **SECRET)
         assert _line(process).split("\t")[1:] == [submitted.stdout.strip(), "image", "completed\n"]
         _stop(process)

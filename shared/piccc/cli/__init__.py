@@ -19,9 +19,10 @@ from piccc.cli.webhooks import webhooks
 app = typer.Typer(
     name="piccc",
     cls=Commands,
-    help="Piccc AI on the command line: chat, make pictures and films, and run its API on your own machine.",
+    help="Piccc AI on the command line: chat, images, videos, and an emulator of the API.",
     epilog=CODES,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
 for command in (demo, chat, image, video, doctor, emulator):
@@ -42,4 +43,4 @@ def piccc(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Handle the options before a command."""

@@ -1,4 +1,4 @@
-"""`piccc chat`: one question, answered as it is written."""
+"""`piccc chat`: ask a question and stream the answer."""
 
 from __future__ import annotations
 
@@ -22,37 +22,35 @@ if TYPE_CHECKING:
 def chat(
     prompt: Prompt = None,
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The model.")] = DEFAULT_MODEL,
-    system: Annotated[str | None, option("--system", "TEXT", "What the model is told beforehand.")] = None,
+    system: Annotated[str | None, option("--system", "TEXT", "The system message.")] = None,
     json_schema: Annotated[
         str | None,
-        option("--json-schema", "SCHEMA", "The answer is JSON after this schema: a file, or its text."),
+        option("--json-schema", "SCHEMA", "JSON Schema of the answer: a file, or its text."),
     ] = None,
-    dialect: Annotated[
-        DialectName, typer.Option("--dialect", help="Which of the two chat routes is spoken.")
-    ] = "openai",
+    dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat route to use.")] = "openai",
     max_tokens: Annotated[
-        int | None, option("--max-tokens", "COUNT", "How long the answer may be.", min=1)
+        int | None, option("--max-tokens", "COUNT", "Largest number of tokens in the answer.", min=1)
     ] = None,
     temperature: Annotated[
-        float | None, option("--temperature", "NUMBER", "How free it may be.", min=0)
+        float | None, option("--temperature", "NUMBER", "Sampling temperature.", min=0)
     ] = None,
     effort: Annotated[
-        str | None, option("--reasoning-effort", "WORD", "How long it may think, such as low or high.")
+        str | None, option("--reasoning-effort", "WORD", "Reasoning effort, such as low or high.")
     ] = None,
-    timeout: Annotated[float | None, option("--timeout", "SECONDS", "Give up after that.", min=0)] = None,
+    timeout: Annotated[float | None, option("--timeout", "SECONDS", "Deadline of the call.", min=0)] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell tokens and times on stderr.")
+        bool, typer.Option("--verbose", "-v", help="Print token counts and times on stderr.")
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Ask a model, and print its answer as it is written.
+    """Ask a model and stream its answer.
 
-    On a terminal, what it thinks is shown too, dimmed.
+    On a terminal its reasoning is shown too, dimmed, on stderr.
 
     \b
     Examples:
       piccc chat "Write a launch caption for a ceramic mug."
-      piccc chat "Summarise this in three lines:" < README.md > summary.txt
+      piccc chat "Summarize this in three lines:" - < README.md > summary.txt
       piccc chat "Anna is 31." --json-schema person.json | jq .age
       piccc chat "Hello" --json | jq .usage
     """
@@ -93,7 +91,7 @@ def _schema(text: str) -> JSONSchema:
 
 
 class _Page:
-    """The answer on stdout, and on a terminal what was thought before it, dimmed, on stderr."""
+    """Print the answer on stdout and, on a terminal, the reasoning dimmed on stderr."""
 
     def __init__(self) -> None:
         self._notes = notes()
@@ -101,7 +99,7 @@ class _Page:
         self._last = "\n"
 
     def show(self, delta: Delta) -> None:
-        """Show one more piece."""
+        """Print a delta."""
         from piccc.conversation import ReasoningDelta, TextDelta
 
         if isinstance(delta, ReasoningDelta) and delta.text and self._notes.is_terminal:
@@ -152,8 +150,8 @@ def _figures(reply: ChatReply) -> str:
     first = record.time_to_first_event
     facts = [
         tokens,
-        f"{usage.reasoning_tokens:,} of them thought" if usage and usage.reasoning_tokens else "",
-        f"{record.elapsed:.1f} s" + (f", the first words after {first:.1f} s" if first is not None else ""),
+        f"{usage.reasoning_tokens:,} of them for reasoning" if usage and usage.reasoning_tokens else "",
+        f"{record.elapsed:.1f} s" + (f", first token after {first:.1f} s" if first is not None else ""),
         reply.model,
         f"request {record.request_id}" if record.request_id else "",
         f"{len(record.attempts)} attempts" if len(record.attempts) > 1 else "",
@@ -162,11 +160,11 @@ def _figures(reply: ChatReply) -> str:
 
 
 def _check(reply: ChatReply, *, wants_json: bool) -> None:
-    """Raise ResponseError where there is no answer, or none that is what was asked for."""
+    """Raise ResponseError for a refusal, or where JSON was asked for and the answer is not JSON."""
     if reply.refusal:
-        raise ResponseError(f"The model declined: {reply.refusal}", hint="Ask for something else.")
+        raise ResponseError(f"The model refused: {reply.refusal}", hint="Rephrase the prompt.")
     if reply.finish_reason == "length":
-        say("The answer was cut off: it reached the limit of tokens. Raise --max-tokens.", "yellow")
+        say("The answer was cut off at the token limit. Raise --max-tokens.", "yellow")
     if wants_json:
         try:
             json.loads(reply.text)

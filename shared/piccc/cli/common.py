@@ -34,7 +34,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Take control characters out: text from elsewhere must not steer the terminal that shows it."""
+    """Remove control characters: text from elsewhere must not control the terminal that shows it."""
     return _CONTROLS.sub("", text)
 
 
@@ -49,9 +49,9 @@ def results() -> Console:
 
 
 def say(text: str, style: str = "") -> None:
-    """Tell the person something on stderr."""
+    """Print a message for people on stderr."""
     console = notes()
-    # A log must not find a command broken in two, a terminal breaks lines between words.
+    # In a log a command must stay on one line; on a terminal, Rich wraps between words.
     console.print(Text(printable(text), style=style), soft_wrap=not console.is_terminal)
 
 
@@ -79,23 +79,28 @@ AsJSON = Annotated[
     bool, typer.Option("--json", help="Print JSON for scripts on stdout, one document a line, nothing else.")
 ]
 Prompt = Annotated[
-    str | None,
+    list[str] | None,
     typer.Argument(
-        metavar="PROMPT", help="What to ask for. What is piped in follows it.", show_default=False
+        metavar="PROMPT",
+        help="The prompt; `-` stands for standard input, which is also read when there is no PROMPT.",
+        show_default=False,
     ),
 ]
 To = Annotated[
     Path,
-    typer.Option("--to", help="Where to save: a folder, or a file's name such as cat.png.", metavar="PATH"),
+    typer.Option("--to", help="Where to save: a folder, or a file name such as cat.png.", metavar="PATH"),
 ]
-Open = Annotated[bool, typer.Option("--open", help="Open what was saved, in the system's own viewer.")]
-Seconds = Annotated[float | None, option("--timeout", "SECONDS", "Wait no longer; the task goes on.", min=0)]
+Open = Annotated[bool, typer.Option("--open", help="Open the saved file in the system's viewer.")]
+Seconds = Annotated[
+    float | None,
+    option("--timeout", "SECONDS", "Stop waiting after this time; the task keeps running.", min=0),
+]
 Poll = Annotated[
     float | None,
     option(
         "--poll",
         "SECONDS",
-        "Look at a task so often; by default every 2 to 5 seconds, as the provider advises.",
+        "Polling interval; default: 2 to 5 seconds, as the provider advises.",
         min=0,
     ),
 ]
@@ -104,8 +109,8 @@ LedgerPath = Annotated[
     option(
         "--ledger",
         "FILE",
-        "Where submissions are remembered before they are sent; by default a file for each server in your "
-        "settings folder.",
+        "File that records submissions before they are sent; default: one file per server in your settings "
+        "folder.",
         envvar="PICCC_LEDGER",
     ),
 ]
@@ -114,33 +119,50 @@ LedgerPath = Annotated[
 _OPTIONS = frozenset({"aspect_ratio", "duration_seconds", "key", "model", "prompt", "resolution", "webhook"})
 
 
-def prompt_of(text: str | None) -> str:
-    """Join a prompt from the command line with what is piped in."""
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
-    prompt = "\n\n".join(part for part in (text, piped) if part)
+def prompt_of(words: list[str] | None) -> str:
+    """Join the prompt's words; read standard input for `-`, or where there are no words.
+
+    With words, standard input is left alone: in a `while read` loop it holds the next lines of the loop.
+    """
+    is_piped = sys.stdin is not None and not sys.stdin.isatty()
+    if not words:
+        words = ["-"] if is_piped else []
+    before, dash, after = (" ".join(words), False, "") if "-" not in words else _around_dash(words)
+    piped = sys.stdin.read().strip() if dash and sys.stdin is not None else ""
+    prompt = "\n\n".join(part for part in (before, piped, after) if part)
     if not prompt:
-        raise typer.BadParameter("Give one, or pipe one in.", param_hint="PROMPT")
+        raise typer.BadParameter("Give a prompt, or pipe one in.", param_hint="PROMPT")
     return prompt
 
 
+def _around_dash(words: list[str]) -> tuple[str, bool, str]:
+    at = words.index("-")
+    return " ".join(words[:at]), True, " ".join(words[at + 1 :])
+
+
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """Read NAME=VALUE pairs; a value that is JSON is what it says, any other is text."""
+    """Read NAME=VALUE pairs."""
     settings: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE.", param_hint="--set")
         if name in _OPTIONS:
-            raise typer.BadParameter(f"{name} is an option or argument of its own.", param_hint="--set")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
+            raise typer.BadParameter(f"Use the option or argument for {name} instead.", param_hint="--set")
+        settings[name] = value_of(value)
     return settings
 
 
+def value_of(text: str) -> Any:
+    """Parse a parameter's value: JSON where it is JSON, else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
-    """Make a client of the server that the environment names; `poll` is in seconds."""
+    """Make a client for the server in the environment; `poll` is in seconds."""
     from piccc.client import Client
     from piccc.media.schedule import Polling
 
@@ -148,7 +170,7 @@ def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
 
 
 def open_ledger(path: Path | None) -> Ledger:
-    """Open the ledger at a path, or the server's own; raise ConfigurationError where that fails."""
+    """Open the ledger at a path, or the server's default one; raise ConfigurationError if that fails."""
     import sqlite3
 
     from piccc.media.ledgers.sqlite import SQLiteLedger
@@ -168,7 +190,7 @@ def open_ledger(path: Path | None) -> Ledger:
 
 
 def ledger_of(config: Config) -> Path:
-    """Return where submissions to a server are remembered; each has its own, as it has its own tasks."""
+    """Return the path of a server's default ledger."""
     _, host, port = config.origin
     return Path(typer.get_app_dir("piccc"), f"{host.replace(':', '_')}_{port}.db")
 
@@ -185,38 +207,37 @@ _CODES: dict[type[PicccError], int] = {
 CODES = """\
 \b
 Exit codes:
-    0  done
-    1  an error; stderr says which, and what to do
-    2  the command was used wrongly; nothing was sent
-    3  a task ended without its output: failed, refused, cancelled or expired
-    4  a task is still running: go on with it, do not submit it again
-    5  nobody knows whether a task was submitted: look for it, do not submit it again
-  130  interrupted; stderr says how to go on
+    0  success
+    1  an error; stderr says which one and what to do
+    2  wrong usage; nothing was sent
+    3  a task ended without output: failed, refused, cancelled or expired
+    4  a task is still running: wait for it, do not submit it again
+    5  unknown whether a task was submitted: search for it, do not submit it again
+  130  interrupted; stderr says how to continue
 """
 _CALL = re.compile(r"client\.tasks\.(wait|resume)(?:_all)?\(\[?(.*?)\]?(, resubmit=True)?\)")
 _ARGUMENT = re.compile(r"\(or pass \w+=\) |\bpass \w+=,? or ", re.IGNORECASE)
 
 
 class Commands(TyperGroup):
-    """A group of commands that tells errors of ours without a traceback."""
+    """A group of commands that prints errors without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except PicccError as error:
-            raise typer.Exit(tell(error)) from error
+            raise typer.Exit(report_error(error)) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            told = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
-            tell(PicccError(told or str(error)))
+            parts = ": ".join(str(part) for part in (error.strerror, error.filename) if part)
+            report_error(PicccError(parts or str(error)))
             raise typer.Exit(1) from error
 
 
-def tell(error: PicccError) -> int:
-    """Say on stderr what happened and what to do; return the exit code that it means."""
-
+def report_error(error: PicccError) -> int:
+    """Print an error and its hint on stderr; return its exit code."""
     hint, error.hint = error.hint, ""
     say(str(error), "red")
     error.hint = hint
@@ -226,7 +247,7 @@ def tell(error: PicccError) -> int:
 
 
 def in_shell_words(hint: str) -> str:
-    """Say in commands and variables what a hint says in Python."""
+    """Rewrite a hint for Python into commands and variables of the shell."""
     said = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "above stands")
     return said if said.startswith("pip ") else said[:1].upper() + said[1:]
 

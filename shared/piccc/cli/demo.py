@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CAPTION = "Write a launch caption for a handmade ceramic mug."
 ORDER = (
-    'Make a square 1K picture "a handmade ceramic mug on a wooden table, morning light", '
+    'Make a square 1K image "a handmade ceramic mug on a wooden table, morning light", '
     'and then a 6 second 720p video in 16:9 "the mug turns slowly while steam rises".'
 )
 QUESTION = "What happens to a request that may have been billed?"
@@ -35,7 +35,7 @@ EMULATOR_SPEED = 4.0
 
 @dataclass
 class Show:
-    """What the demo works with, and what it has made."""
+    """The demo's settings, and what it has made so far."""
 
     console: Console
     client: Client
@@ -51,19 +51,19 @@ def demo(
         bool, typer.Option("--live", help="Use the real API: PICCC_API_KEY and PICCC_BASE_URL.")
     ] = False,
     folder: Annotated[
-        Path, typer.Option("--to", metavar="FOLDER", help="Where the picture and the film are saved.")
+        Path, typer.Option("--to", metavar="FOLDER", help="Folder for the image and the video.")
     ] = Path("piccc-demo"),
     as_json: AsJSON = False,
 ) -> None:
-    """Show it all: streaming, an agent with media tools, a question to documents.
+    """Show streaming, an agent with media tools, and a question to documents.
 
-    Without --live it needs no key and no network: the emulator stands in.
+    Without --live it needs no key and no network: it uses the emulator.
 
     \b
     Examples:
       piccc demo --to shown/
     """
-    # What is shown goes out of the way of the document that a script reads.
+    # With --json, stdout holds nothing but the JSON document.
     console = Console(highlight=False, stderr=as_json)
     began = time.monotonic()
     with _show(console, live=live, folder=folder) as show:
@@ -97,9 +97,7 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
         raise _incomplete() from error
     with Emulator(speed=EMULATOR_SPEED) as emulator:
         settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key}
-        polling = Polling(
-            min=0.2, max=0.5
-        )  # the emulator is ours to ask more often than the provider advises
+        polling = Polling(min=0.2, max=0.5)  # the provider's advice, 2 to 5 s, is for its own server
         models = {"image": "piccc-image", "video": "piccc-video"}
         with Client(**settings, polling=polling) as client:
             console.print("[dim]No key and no network are needed: the emulator answers.[/]")
@@ -165,7 +163,7 @@ def _ask_the_readme(show: Show) -> None:
     from llama_index_piccc import Piccc, ensure_nltk_data
 
     ensure_nltk_data()
-    _heading(show, "A question to our own README (LlamaIndex)", QUESTION)
+    _heading(show, "A question to this project's README (LlamaIndex)", QUESTION)
     readme = Document(text=str(metadata.metadata("piccc").json["description"]))
     counter = TokenCountingHandler()
     llm = Piccc(model="piccc-pro", callback_manager=CallbackManager([counter]), **show.settings)
@@ -178,7 +176,7 @@ def _ask_the_readme(show: Show) -> None:
 
 
 def _summary(show: Show, seconds: float) -> None:
-    table = Table(title="What was made", title_justify="left")
+    table = Table(title="Results", title_justify="left")
     for column in ("task", "type", "size", "file", "bytes"):
         table.add_column(column, overflow="fold")
     for task, path in show.made:

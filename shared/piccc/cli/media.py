@@ -1,7 +1,10 @@
-"""`piccc image` and `piccc video`: submit, wait, save."""
+"""`piccc image` and `piccc video`: submit, wait, save; one prompt or a file of them."""
 
 from __future__ import annotations
 
+import csv
+import json
+import mimetypes
 import os
 import shlex
 import uuid
@@ -30,12 +33,13 @@ from piccc.cli.common import (
     open_ledger,
     option,
     prompt_of,
+    report_error,
     say,
     settings_of,
-    tell,
+    value_of,
     write,
 )
-from piccc.errors import OutputError, PicccError, TaskWaitTimeout
+from piccc.errors import BatchStopped, OutputError, PicccError, TaskWaitTimeout
 from piccc.tasks import Task
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """Show tasks as they are made; use it as a context manager."""
+    """Progress bars of running tasks; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}")
@@ -56,7 +60,7 @@ class Bars:
         self._rows: dict[str, Any] = {}
 
     def update(self, task: Task) -> None:
-        """Show a task as it is now; a bar runs to and fro where the server does not say how far it is."""
+        """Show a task's present state; the bar is indeterminate while the server reports no progress."""
         if task.id not in self._rows:
             self._rows[task.id] = self._progress.add_task(f"{task.type} {task.id[-6:]}", status="")
         known = task.progress if task.status != "completed" else 100.0
@@ -77,17 +81,17 @@ class Bars:
 
 
 @contextmanager
-def interruptible(way_on: str) -> Iterator[None]:
-    """On Ctrl-C say how to go on, and end as interrupted."""
+def interruptible(next_step: str) -> Iterator[None]:
+    """On Ctrl-C print how to continue, and exit as interrupted."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\nInterrupted. {way_on}")
+        say(f"\nInterrupted. {next_step}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 class Job:
-    """Wait for tasks, report on them, and save their outputs to `to` if it is given."""
+    """Wait for tasks, print their results, and save their outputs to `to` if it is given."""
 
     def __init__(
         self,
@@ -103,29 +107,29 @@ class Job:
         self._tasks = {task.id: task for task in tasks}
         self._to = to
         if len(self._tasks) > 1 and self._names_a_file():
-            raise typer.BadParameter("Several tasks need a folder.", param_hint="--to")
+            raise typer.BadParameter("Several tasks need a folder, not a file name.", param_hint="--to")
         self._timeout = timeout
         self._opens = opens
         self._as_json = as_json
 
     def run(self) -> None:
-        """Wait, then report and save; exit with the code that the tasks' ends mean."""
+        """Wait, then save and print; exit with the code for how the tasks ended."""
         self._wait()
         self.close()
 
-    def hand_out(self) -> None:
-        """Print the tasks' ids, and do not wait."""
+    def print_ids(self) -> None:
+        """Print the tasks' ids without waiting."""
         for task in self._tasks.values():
             document(_documented(task)) if self._as_json else write(f"{task.id}\n")
 
     def close(self) -> None:
-        """Report and save as the tasks are now; exit with the code that this means."""
+        """Save and print the tasks in their present state; exit with the code for it."""
         code = max([self._closed(task) for task in self._tasks.values()], default=0)
         if code:
             raise typer.Exit(code)
 
     def _wait(self) -> None:
-        with interruptible(self._way_on()):
+        with interruptible(self._next_step()):
             for task in self._tasks.values():
                 if not task.is_terminal:
                     say(f"Task {task.id} is {task.status}; Ctrl-C leaves it running.", "dim")
@@ -139,30 +143,33 @@ class Job:
             for seen in self._client.tasks.events(*self._tasks.values(), timeout=self._timeout):
                 bars.update(self._tasks[seen.id].take(seen))
         except TaskWaitTimeout:
-            return  # each task is reported as it is
+            return  # `close` reports each task in its present state
 
     def _closed(self, task: TaskHandle) -> int:
         error = self._ending(task)
         if error is not None:
             self._report(task, [])
-            return tell(error)
+            return report_error(error)
         try:
-            with interruptible(f"What was made is not lost. {self._saving(task)}"):
+            with interruptible(f"The output is not lost. {self._saving(task)}"):
                 files = self._save(task)
         except (OSError, OutputError) as failure:
             self._report(task, [])
-            return tell(self._unsaved(task, failure))
+            return report_error(self._unsaved(task, failure))
         self._report(task, files)
         for file in files if self._opens else ():
             if typer.launch(str(file), wait=True):
-                say(f"No program was found that opens {file}.")
+                say(f"No program opens {file}.")
         return 0
 
     def _ending(self, task: TaskHandle) -> PicccError | None:
         if task.is_terminal:
             return task.failure()
         return TaskWaitTimeout(
-            f"Task {task.id} is still {task.status}.", hint=self._way_on(task.id), task_id=task.id, task=task
+            f"Task {task.id} is still {task.status}.",
+            hint=self._next_step(task.id),
+            task_id=task.id,
+            task=task,
         )
 
     def _save(self, task: TaskHandle) -> list[Path]:
@@ -191,6 +198,8 @@ class Job:
             for file, output in zip(files, task.outputs, strict=False):
                 write(f"{file}\n")
                 say(_described(output, file), "dim")
+                if output.mime_type and file.suffix not in mimetypes.guess_all_extensions(output.mime_type):
+                    say(f"Note: {file} holds {output.mime_type}, whatever its name says.", "yellow")
 
     def _unsaved(self, task: TaskHandle, failure: Exception) -> PicccError:
         hint = self._saving(task)
@@ -202,11 +211,9 @@ class Job:
     def _saving(self, task: TaskHandle) -> str:
         return f"Save it later with:\n  {self._command('save', task.id)}"
 
-    def _way_on(self, *ids: str) -> str:
-        verb = "wait" if self._to is None else "resume"
-        return (
-            f"It goes on and is paid for: do not submit it again. Go on with:\n  {self._command(verb, *ids)}"
-        )
+    def _next_step(self, *ids: str) -> str:
+        command = self._command("wait" if self._to is None else "resume", *ids)
+        return f"The task keeps running and is billed: do not submit it again. Continue with:\n  {command}"
 
     def _command(self, verb: str, *ids: str) -> str:
         words: list[Any] = ["piccc", "tasks", verb, *(ids or self._tasks)]
@@ -226,29 +233,36 @@ def _described(output: OutputHandle, file: Path) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-ImageModel = Annotated[str, option("--model", "NAME", "The model's id.", envvar="PICCC_IMAGE_MODEL")]
-VideoModel = Annotated[str, option("--model", "NAME", "The model's id.", envvar="PICCC_VIDEO_MODEL")]
+ImageModel = Annotated[str, option("--model", "NAME", "The model id.", envvar="PICCC_IMAGE_MODEL")]
+VideoModel = Annotated[str, option("--model", "NAME", "The model id.", envvar="PICCC_VIDEO_MODEL")]
 Ratio = Annotated[str | None, option("--aspect-ratio", "W:H", "Width to height, such as 16:9.")]
 ImageSize = Annotated[str | None, option("--resolution", "SIZE", "Such as 1K.")]
 VideoSize = Annotated[str | None, option("--resolution", "SIZE", "Such as 720p.")]
-Length = Annotated[float | None, option("--duration", "SECONDS", "The film's length.")]
+Length = Annotated[float | None, option("--duration", "SECONDS", "Length of the video.")]
 Others = Annotated[list[str] | None, option("--set", "NAME=VALUE", "Any other parameter of the API.")]
 Webhook = Annotated[
     str | None,
     option(
         "--webhook",
         "URL",
-        "An https address to report the task's end to. Where PICCC_WEBHOOK_SECRET is set, it is that of "
+        "An https address that is called when the task ends. With PICCC_WEBHOOK_SECRET set, the address of "
         "a receiver: piccc webhooks listen --receive.",
     ),
 ]
 Key = Annotated[
     str | None,
+    option("--key", "NAME", "Idempotency key: the same key never submits twice, it returns the same task."),
+]
+From = Annotated[
+    Path | None,
     option(
-        "--key", "NAME", "Name the submission: one name never submits twice, it finds the same task again."
+        "--from",
+        "FILE",
+        "Many prompts: a .txt file with one in each line, or a .csv or .jsonl file with a prompt and other "
+        "parameters in each row. --key then names the batch: run again, it continues.",
     ),
 ]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Submit, print the task's id, and end.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Submit, print the task id, and exit.")]
 
 
 def image(
@@ -264,17 +278,18 @@ def image(
     poll: Poll = None,
     webhook: Webhook = None,
     key: Key = None,
+    prompts: From = None,
     ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Make a picture and save it; print the file's path.
+    """Generate an image and save it; print the file's path.
 
-    Ctrl-C leaves the task running, and says how to go on with it.
+    Ctrl-C leaves the task running and prints how to continue.
 
     \b
     Examples:
       piccc image "A ceramic mug, studio light" --to mug.png --open
-      piccc image "A mug" --aspect-ratio 16:9 --resolution 2K --to pictures/
+      piccc image "A mug" --aspect-ratio 16:9 --resolution 2K --to images/
       id=$(piccc image "A mug" --no-wait) && piccc tasks resume "$id"
     """
     _make(
@@ -288,6 +303,7 @@ def image(
             "webhook": webhook,
         },
         key=key,
+        prompts=prompts,
         no_wait=no_wait,
         poll=poll,
         ledger=ledger,
@@ -312,12 +328,13 @@ def video(
     poll: Poll = None,
     webhook: Webhook = None,
     key: Key = None,
+    prompts: From = None,
     ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Make a film and save it; print the file's path.
+    """Generate a video and save it; print the file's path.
 
-    Ctrl-C leaves the task running, and says how to go on with it.
+    Ctrl-C leaves the task running and prints how to continue.
 
     \b
     Examples:
@@ -336,6 +353,7 @@ def video(
             "webhook": webhook,
         },
         key=key,
+        prompts=prompts,
         no_wait=no_wait,
         poll=poll,
         ledger=ledger,
@@ -348,22 +366,104 @@ def video(
 
 def _make(
     type: TaskType,
-    prompt: str | None,
-    ordered: dict[str, Any],
+    prompt: list[str] | None,
+    parameters: dict[str, Any],
     *,
     key: str | None,
+    prompts: Path | None,
     no_wait: bool,
     poll: float | None,
     ledger: Path | None,
-    **kept: Any,
+    to: Path,
+    timeout: float | None,
+    **options: Any,
 ) -> None:
-    text, key = prompt_of(prompt), key or str(uuid.uuid4())
-    way_on = f"It may have been submitted. Look for it with:\n  piccc tasks resume {shlex.quote(key)}"
-    with connect(poll, open_ledger(ledger)) as client, interruptible(way_on):
+    key = key or str(uuid.uuid4())
+    if prompts is not None:
+        if prompt or no_wait or to.suffix:
+            given = "PROMPT" if prompt else "--no-wait" if no_wait else "a file name in --to"
+            raise typer.BadParameter(f"It cannot go with {given}.", param_hint="--from")
+        rows = list(_rows(prompts))
+        with connect(poll, open_ledger(ledger)) as client:
+            webhook = _receiver(client, parameters.pop("webhook"))
+            batch = _Batch(client, type, to, **options)
+            batch.run(rows, key, timeout, webhook=webhook, **parameters)
+        return
+    text = prompt_of(prompt)
+    next_step = f"It may have been submitted. Search for it with:\n  piccc tasks resume {shlex.quote(key)}"
+    with connect(poll, open_ledger(ledger)) as client, interruptible(next_step):
         media = client.images if type == "image" else client.videos
-        webhook = _receiver(client, ordered.pop("webhook"))
-        job = Job(client, [media.submit(text, key=key, webhook=webhook, **ordered)], **kept)
-        job.hand_out() if no_wait else job.run()
+        webhook = _receiver(client, parameters.pop("webhook"))
+        job = Job(
+            client,
+            [media.submit(text, key=key, webhook=webhook, **parameters)],
+            to=to,
+            timeout=timeout,
+            **options,
+        )
+        job.print_ids() if no_wait else job.run()
+
+
+def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
+    """Read prompts from a file: lines, CSV rows with a column `prompt`, or JSON lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--from") from error
+    lines = text.splitlines()
+    match path.suffix.lower():
+        case ".csv":
+            reader = csv.DictReader(lines)
+            if "prompt" not in (reader.fieldnames or ()):
+                raise typer.BadParameter(f"{path} has no column named prompt.", param_hint="--from")
+            for row in reader:
+                others = {name: value_of(text) for name, text in row.items() if name and text}
+                yield {**others, "prompt": row["prompt"]}
+        case ".jsonl":
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        yield json.loads(line)
+                    except ValueError as error:
+                        where = f"{path}, line {number}, is not JSON: {error}"
+                        raise typer.BadParameter(where, param_hint="--from") from error
+        case _:
+            yield from (line.strip() for line in lines if line.strip())
+
+
+class _Batch:
+    """Many prompts: each output is saved, and its path printed, as soon as its task ends."""
+
+    def __init__(self, client: Client, type: TaskType, to: Path, *, opens: bool, as_json: bool) -> None:
+        self._client = client
+        self._type: TaskType = type
+        self._options: dict[str, Any] = {"to": to, "opens": opens, "as_json": as_json}
+        self._code = 0
+
+    def run(
+        self, rows: list[str | dict[str, Any]], key: str, timeout: float | None, **parameters: Any
+    ) -> None:
+        """Submit, wait and save; exit with the largest code of any task."""
+        media = self._client.images if self._type == "image" else self._client.videos
+        next_step = f"Run the same command again with --key {shlex.quote(key)}: it continues the batch."
+        with interruptible(next_step):
+            try:
+                batch = media.map(rows, run=key, on_result=self._save, timeout=timeout, **parameters)
+            except BatchStopped as error:
+                error.hint = f"{error.hint} {next_step}".strip()
+                raise
+        for number, reason in batch.errors.items():
+            say(f"Row {number + 1}:", "red")
+            self._code = max(self._code, report_error(reason))
+        say(f"{len(rows) - len(batch.errors)} of {len(rows)} done.", "dim")
+        if self._code:
+            raise typer.Exit(self._code)
+
+    def _save(self, task: TaskHandle) -> None:
+        try:
+            Job(self._client, [task], **self._options).close()
+        except typer.Exit as failed:
+            self._code = max(self._code, failed.exit_code)
 
 
 def _receiver(client: Client, url: str | None) -> str | Webhooks | None:

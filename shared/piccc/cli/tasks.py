@@ -1,4 +1,4 @@
-"""`piccc tasks`: list, look at, wait for, find again and save."""
+"""`piccc tasks`: list, show, wait, resume, save."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ if TYPE_CHECKING:
     from piccc.media.handles import TaskHandle
     from piccc.tasks import Task
 
-tasks = typer.Typer(cls=Commands, no_args_is_help=True, help="Pictures and films that are or were made.")
+tasks = typer.Typer(cls=Commands, no_args_is_help=True, help="Image and video tasks of the account.")
 
-TaskID = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
-TaskIDs = Annotated[list[str], typer.Argument(metavar="ID", help="The tasks' ids.")]
+TaskID = Annotated[str, typer.Argument(metavar="ID", help="The task id.")]
+TaskIDs = Annotated[list[str], typer.Argument(metavar="ID", help="The task ids.")]
 
 
 @tasks.command("list")
 def list_(
-    type: Annotated[TaskType | None, typer.Option("--type", help="Only these.", show_default=False)] = None,
-    status: Annotated[str | None, option("--status", "WORD", "Only these, such as completed.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 20,
+    type: Annotated[
+        TaskType | None, typer.Option("--type", help="Only this type.", show_default=False)
+    ] = None,
+    status: Annotated[str | None, option("--status", "WORD", "Only this status, such as completed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Largest number of tasks.")] = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the account's tasks, newest first.
 
-    It is a table on a terminal, and columns parted by tabs in a pipe.
+    Prints a table on a terminal, and tab-separated columns in a pipe.
 
     \b
     Examples:
@@ -65,7 +67,7 @@ def list_(
         for task in found:
             document(task.to_dict())
     elif sys.stdout.isatty():
-        results().print(_table(found)) if found else say("There are none.")
+        results().print(_table(found)) if found else say("No tasks.")
     else:
         for task in found:
             write("\t".join(_row(task)) + "\n")
@@ -91,7 +93,7 @@ def show(id: TaskID, as_json: AsJSON = False) -> None:
 
 @tasks.command()
 def wait(ids: TaskIDs, timeout: Seconds = None, poll: Poll = None, as_json: AsJSON = False) -> None:
-    """Wait until tasks have ended; print each one's id and status.
+    """Wait until tasks end; print each one's id and status.
 
     \b
     Examples:
@@ -106,10 +108,10 @@ def wait(ids: TaskIDs, timeout: Seconds = None, poll: Poll = None, as_json: AsJS
 def resume(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Tasks' ids, or names of submissions.", show_default=False),
+        typer.Argument(metavar="ID", help="Task ids, or keys of submissions.", show_default=False),
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Submit once more what is not found. It may be billed twice.")
+        bool, typer.Option("--resubmit", help="Submit again what is not found. It may be billed twice.")
     ] = False,
     to: To = Path(),
     opens: Open = False,
@@ -118,9 +120,9 @@ def resume(
     ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Go on where a command broke off: find the task, wait for it, save what it made.
+    """Continue after an interruption: find the task, wait for it, save its output.
 
-    Without an ID: every submission to this server whose answer was lost.
+    Without an ID: every submission to this server whose response was lost.
 
     \b
     Examples:
@@ -128,22 +130,22 @@ def resume(
       piccc tasks resume
     """
     with connect(poll, open_ledger(ledger)) as client:
-        names = ids or [entry.key for entry in client.ledger.unsettled()]
+        names = ids or [submission.key for submission in client.ledger.unsettled()]
         if not names:
             say("No submission was lost.")
         if resubmit and not ids:
-            raise typer.BadParameter("Name what is to be submitted once more.", param_hint="--resubmit")
+            raise typer.BadParameter("Name the submissions to send again.", param_hint="--resubmit")
         found = [_found(client, name, resubmit=resubmit) for name in names]
         Job(client, found, to=to, timeout=timeout, opens=opens, as_json=as_json).run()
 
 
 @tasks.command()
 def save(ids: TaskIDs, to: To = Path(), opens: Open = False, as_json: AsJSON = False) -> None:
-    """Save what tasks have made; print the files' paths.
+    """Save the outputs of tasks; print the files' paths.
 
     \b
     Examples:
-      piccc tasks save task_123 --to pictures/ --open
+      piccc tasks save task_123 --to images/ --open
     """
     with connect() as client:
         Job(client, map(client.tasks.get, ids), to=to, opens=opens, as_json=as_json).close()
@@ -156,7 +158,7 @@ def _found(client: Client, name: str, *, resubmit: bool) -> TaskHandle:
 
 def _table(found: list[TaskHandle]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("TASK", "TYPE", "STATUS", "MADE"):
+    for title in ("TASK", "TYPE", "STATUS", "CREATED"):
         table.add_column(title, no_wrap=True, header_style="dim")
     table.add_column("PROMPT", no_wrap=True, overflow="ellipsis", header_style="dim")
     for task in found:

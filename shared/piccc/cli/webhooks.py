@@ -1,4 +1,4 @@
-"""`piccc webhooks listen`: tell of tasks as they end."""
+"""`piccc webhooks listen`: report tasks as they end."""
 
 from __future__ import annotations
 
@@ -32,38 +32,36 @@ if TYPE_CHECKING:
 
 SIGNING_VARIABLE = "PICCC_WEBHOOK_SIGNING_SECRET"
 
-webhooks = typer.Typer(cls=Commands, no_args_is_help=True, help="Hear of tasks that have ended.")
+webhooks = typer.Typer(cls=Commands, no_args_is_help=True, help="Task completions, by polling or webhook.")
 
 
 @webhooks.callback()
 def _group() -> None:
-    """Keep `listen` a command of its own, though it is the only one."""
+    """Make `listen` a subcommand although it is the only one."""
 
 
 @webhooks.command()
 def listen(
     forward_to: Annotated[
-        str | None, option("--forward-to", "URL", "An address of your own that gets a webhook for each.")
+        str | None, option("--forward-to", "URL", "Send a webhook for each task to this address.")
     ] = None,
-    receive: Annotated[
-        bool, typer.Option("--receive", help="Take webhooks instead of asking the server in turn.")
-    ] = False,
-    host: Annotated[str, typer.Option(help="With --receive: the address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="With --receive: the port; 0 takes a free one.")] = 8766,
+    receive: Annotated[bool, typer.Option("--receive", help="Receive webhooks instead of polling.")] = False,
+    host: Annotated[str, typer.Option(help="With --receive: the address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="With --receive: the port; 0 picks a free one.")] = 8766,
     poll: Poll = None,
     ledger: LedgerPath = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Tell of each of the account's tasks when it has ended, until Ctrl-C.
+    """Print each of the account's tasks when it ends, until Ctrl-C or SIGTERM.
 
-    Without --receive the server is asked in turn, so no tunnel is needed:
-    this is how to try a webhook handler on your own machine.
+    Without --receive it polls the server, so no tunnel is needed: this is how
+    to try a webhook handler on your own machine.
 
-    With --receive, it hears of what was submitted under the same ledger and
-    the same PICCC_WEBHOOK_SECRET, and asks the server whether it is true.
+    With --receive it accepts webhooks for tasks submitted with the same ledger
+    and the same PICCC_WEBHOOK_SECRET, and verifies each with the server.
 
-    PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs what is forwarded and
-    checks what is received.
+    PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs forwarded webhooks and
+    verifies received ones.
 
     \b
     Examples:
@@ -75,36 +73,35 @@ def listen(
     if receive and not secret:
         raise ConfigurationError(
             f"--receive needs {SECRET_VARIABLE}.",
-            hint="Set it to a random text of at least 16 characters, here and where tasks are submitted.",
+            hint="Set it to a random text of at least 16 characters, here and where you submit tasks.",
         )
     with connect(poll, open_ledger(ledger) if receive else None) as client:
         receiver = client.webhooks(
-            secret=secret or secrets.token_urlsafe(),  # nothing is received then
+            secret=secret or secrets.token_urlsafe(),  # unused without --receive
             signing_secret=os.environ.get(SIGNING_VARIABLE),
-            on_task=lambda task: _tell(task, as_json=as_json),
+            on_task=lambda task: _print(task, as_json=as_json),
             forward_to=forward_to,
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop is a Ctrl-C
         try:
-            _receive(receiver, host, port) if receive else _ask(receiver)
+            _receive(receiver, host, port) if receive else _poll(receiver)
         except KeyboardInterrupt:
             say("\nStopped.")
 
 
-def _ask(receiver: Webhooks) -> None:
+def _poll(receiver: Webhooks) -> None:
     say("Waiting for tasks to end; Ctrl-C stops.", "dim")
     for _ in receiver.poll():
         pass
 
 
 def _receive(receiver: Webhooks, host: str, port: int) -> None:
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     with receiver.serve(host, port) as server:
-        say(f"Webhooks are received at {server.url}; Ctrl-C stops. Submit with: --webhook {server.url}")
-        stopped.wait()
+        say(f"Receiving webhooks at {server.url}; Ctrl-C stops. Submit with: --webhook {server.url}")
+        threading.Event().wait()
 
 
-def _tell(task: Task, *, as_json: bool) -> None:
+def _print(task: Task, *, as_json: bool) -> None:
     if as_json:
         document(task.to_dict())
     else:
