@@ -17,7 +17,7 @@ from piccc.emulator import Emulator
 NO_LOOP = "ignore:There is no current event loop:DeprecationWarning"
 """What llama-index-core does to itself on Python 3.12 and 3.13."""
 PICCC = [sys.executable, "-W", "error", "-W", NO_LOOP, "-m", "piccc"]
-LONGEST = 60.0
+LONGEST = 300.0
 
 
 class Shell:
