@@ -14,7 +14,7 @@ from typing import Any, Literal
 from piccc.emulator.clock import Clock, Latency, RateLimit
 from piccc.emulator.conversation import Completion, ModelRequest, Script
 from piccc.emulator.faults import Fault, Faults, RequestContext
-from piccc.emulator.model import RuleModel
+from piccc.emulator.model import RuleModel, Unfillable
 from piccc.emulator.model.tokens import measured
 from piccc.emulator.quirks import Quirks
 from piccc.emulator.render import MediaCache, OutputURLs
@@ -131,9 +131,12 @@ class EmulatedAPI:
             raise APIError(401, "The API key is not valid.", code="invalid_api_key")
 
     def answer(self, request: ModelRequest, context: RequestContext) -> Completion:
-        """Answer a chat request and charge for it."""
-        scripted = self.script.answer(request)
-        answer = measured(request, scripted) if scripted else self._model.answer(request)
+        """Answer a chat request and charge for it; a 400 APIError when its schema has no valid value."""
+        try:
+            scripted = self.script.answer(request)
+            answer = measured(request, scripted) if scripted else self._model.answer(request)
+        except Unfillable as error:
+            raise APIError(400, f"{error} Give it an example or a default.", code="invalid_value") from None
         record = context.record
         record.prompt_tokens = answer.usage.prompt_tokens
         record.completion_tokens = answer.usage.completion_tokens

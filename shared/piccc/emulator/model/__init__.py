@@ -1,6 +1,7 @@
-"""The emulator's deterministic model: what it says, and how its tokens are counted."""
+"""The emulator's deterministic model, and how its tokens are counted."""
 
-from piccc.emulator.model.rules import RuleModel
+from piccc.emulator.model.respond import RuleModel
+from piccc.emulator.model.schema import Unfillable
 from piccc.emulator.model.tokens import pieces
 
-__all__ = ["RuleModel", "pieces"]
+__all__ = ["RuleModel", "Unfillable", "pieces"]

@@ -1,209 +1,137 @@
-"""Context: the sentences of a given text that answer a question best."""
+"""Relevance of texts: words as stems, and the sentences of a given context that answer a question."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import Counter
+from functools import lru_cache
+from threading import Lock
 
-from piccc.emulator.model.words import ASKING, is_wide, rarity, sentences, stems
+# Named by its module: the package's own factory hands over to another engine where it finds one.
+from snowballstemmer.english_stemmer import EnglishStemmer  # type: ignore[import-untyped]  # it ships no types
 
-_QUESTION = re.compile(
-    r"^[ \t]*[#*<\[]*(?:the )?(?:original |user(?:'s)? |input |follow[ -]?up |new )?(?:query|question"
-    r"|human|用户问题|问题|提问|查询)(?: is)?(?: as follows)?[\]>*]*[ \t]*[:：\n]\s*(\S.*)",
-    re.IGNORECASE | re.MULTILINE,
+WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+
+
+def bag(text: str) -> frozenset[str]:
+    """Return the words of a text as they are."""
+    return frozenset(text.split())
+
+
+STOPWORDS = bag(
+    "a an and are as at be been but by can could did do does for from had has have how i if in into is it "
+    "its me my no not of on or our please should so some such than that the their them then there these "
+    "they this those to up us use used using very was we were what when where which who whom whose why "
+    "will with would you your about all also any just let like need want give given tell show know each "
+    "per via only one "
 )
-_QUOTED_QUESTION = re.compile(
-    r"\b(?:question|query)\s*[:：]?\s*['\"“](.+?)['\"”](?=\s*(?:$|\n|\.))", re.IGNORECASE
+_SYNONYMS = (
+    "image picture photo draw paint sketch 图片 图像 照片 插画 画",
+    "video film movie clip animate 视频 短片 影片 动画",
+    "create make generate produce render 生成 制作 创建",
+    "weather forecast temperature warm cold 天气 气温",
+    "search find lookup google 搜索 查找",
+    "add plus sum 加",
+    "subtract minus 减",
+    "multiply times product 乘",
+    "translate translation 翻译",
+    "email mail 邮件",
+    "status progress 状态 进度",
+    "price cost 价格",
 )
-_FENCE = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\"{3}|#{3,}|\*{3,}|-{3,}\w+-{3,})[ \t]*$", re.MULTILINE)
-_TAGGED = re.compile(
-    r"<(context|document|documents|sources?|text|passage|data|article)\b[^>]*>(.*?)</\1>",
-    re.IGNORECASE | re.DOTALL,
+_WORD = re.compile(rf"{WIDE}+|(?:(?!{WIDE})[^\W_])+(?:['’][a-z]+)?")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_STEMMER, _LOCK = EnglishStemmer(), Lock()
+
+
+@lru_cache(maxsize=8192)
+def _stem(word: str) -> str:
+    with _LOCK:  # the stemmer keeps the word that it works on as state
+        return str(_STEMMER.stemWord(re.sub("['’]s?$", "", word.lower())))
+
+
+_STEMS: dict[str, str] = {}
+_WIDE_STEMS: dict[str, str] = {}
+for _group in _SYNONYMS:
+    _first, *_others = _group.split()
+    for _word in (_first, *_others):
+        (_WIDE_STEMS if re.match(WIDE, _word) else _STEMS)[_stem(_word)] = _stem(_first)
+
+
+@lru_cache(maxsize=512)
+def stems(text: str) -> tuple[str, ...]:
+    """Return the stems of a text's words in order, without stop words, one stem for all synonyms.
+
+    Chinese and Japanese have no spaces: their text comes as pairs of neighbouring characters.
+    """
+    found: list[str] = []
+    for word in _WORD.findall(_CAMEL.sub(" ", text)):
+        if re.match(WIDE, word):
+            found += [stem for sign, stem in _WIDE_STEMS.items() if sign in word]
+            found += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+        elif word.lower() not in STOPWORDS:
+            found.append(_STEMS.get(_stem(word), _stem(word)))
+    return tuple(found)
+
+
+def is_wide(text: str) -> bool:
+    """Return whether a text is mostly Chinese, Japanese or Korean."""
+    return 3 * len(re.findall(WIDE, text)) > len(re.findall(r"\w", text))
+
+
+def rarity(texts: list[str]) -> dict[str, float]:
+    """Weigh each stem by how few of the texts have it (inverse document frequency)."""
+    counts = Counter(stem for text in texts for stem in set(stems(text)))
+    return {stem: math.log(1 + len(texts) / count) for stem, count in counts.items()}
+
+
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DM]r\.)\s+(?=[^\sa-z])|(?<=[。！？；])(?![”’」』）])|\n+"
 )
-_LABEL = re.compile(
-    r"(?:^|\n)[^\n]{0,300}?(?:\b(?:context|documents?|sources?|passages?|excerpts?|following|information"
-    r"|text|article|notes)\b|上下文|资料|背景|参考|已知|文档|内容)"
-    r"[^\n:：]{0,120}[:：.。]?[ \t]*(?:\n|(?<=[:：])\s)",
-    re.IGNORECASE,
-)
-_EXISTING = re.compile(r"(?:existing|original|previous) answer\s*[:：]\s*(\S.*)", re.IGNORECASE)
-_SOURCE = re.compile(r"^[ \t]*(?:source|document|\[)\s*(\d+)\]?\s*[:：.\n]", re.IGNORECASE | re.MULTILINE)
-_SUMMARY = re.compile(
-    r"\b(?:summar\w+|overview|what is (?:this|it|the (?:text|document)) about"
-    r"|key (?:points|details)|tl;?dr)\b|总结|概括|摘要",
-    re.IGNORECASE,
-)
-_TELLING = re.compile(
-    r"^(?:please\s+|(?:can|could) you\s+)*(?:explain|describe|list|compare|define|outline|find|look up)\b"
-    r"|什么|怎么|如何|为何|哪|谁|多少|多久|几|吗|解释|说明|介绍|列出|比较",
-    re.IGNORECASE,
-)
-_HEADED = re.compile(r"\n|：|:\s")
-_MOST = 3
-_METADATA = re.compile(
-    r"^(?:file_path|file_name|file_type|page_label|source|creation_date|last_modified_date|file_size)\s*:.*$",
-    re.MULTILINE,
-)
-_LABEL_LINE = re.compile(r"^[\w' ]{1,40}[:：]$")
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A block of context and the question to it; `existing` is the answer to refine, if any."""
-
-    context: str
-    question: str
-    existing: str = ""
-    cites: bool = False
+def sentences(text: str) -> list[str]:
+    """Split a text at the ends of its sentences and lines."""
+    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
 
 
-def passage(text: str, system: str = "") -> Passage | None:
-    """Recognise a context and a question in a prompt; the context may be in the system's words."""
-    question, at, end = _question(text)
-    block = _block(text, at, end)
-    if block and question:
-        existing = _EXISTING.search(text)
-        cites = re.search(r"\bcit(?:e|ation|ing)\b|引用|\[1\]", f"{system} {text}", re.IGNORECASE) is not None
-        return Passage(
-            block, question, existing[1].strip() if existing else "", cites and bool(_SOURCE.search(block))
-        )
-    told = (
-        _block(system, len(system), len(system))
-        if re.search(r"context|上下文|资料|documents", system, re.IGNORECASE)
-        else ""
-    )
-    if len(stems(told)) > 4 and _asks(text.strip()):
-        return Passage(told, text.strip(), cites="[1]" in system and bool(_SOURCE.search(told)))
-    asked = _SUMMARY.search(text[:200])
-    headed = _HEADED.search(text, asked.end()) if asked else None
-    if headed and len(stems(text[headed.end() :])) > 8:
-        return Passage(text[headed.end() :].strip(), text[: headed.start()].strip())
-    return None
+SUMMARY = re.compile(r"\b(?:summar\w+|overview|key points|tl;?dr)\b|总结|概括|摘要", re.I)
+_SOURCE = re.compile(r"[ \t]*(?:source |document |\[)(\d+)\]?\s*[:：.]", re.I)
+_METADATA = re.compile(r"^\w*(?:file|page|source|date)_\w+[ \t]*:.*$", re.MULTILINE)
 
 
-def _asks(text: str) -> bool:
-    return any(pattern.search(text) for pattern in (ASKING, _TELLING, _SUMMARY))
-
-
-def answered(found: Passage) -> str:
-    """Answer from a passage: its best sentences, the existing answer, or that it does not say."""
-    said = answer(found.question, found.context, cites=found.cites)
-    if found.existing:
-        added = [one for one in sentences(said) if one not in found.existing]
-        better = _fit(found.question, said) > _fit(found.question, found.existing)
-        return said if better and added else found.existing
-    if said:
-        return said
-    return "给出的内容没有提到这一点。" if is_wide(found.question) else "The context does not say."
-
-
-def answer(question: str, context: str, *, cites: bool = False) -> str:
-    """Give the sentences of a text that answer a question best, in their order; "" when none does."""
+def best_sentences(question: str, context: str, *, cites: bool = False) -> str:
+    """Return up to three sentences that share most with a question, in their order; "" when none does."""
     units = _units(context)
-    weights = rarity([stems(f"{heading} {text}") for text, heading, _ in units])
-    wanted = set(stems(question))
-    if _SUMMARY.search(question):
-        wanted = set(weights)
-    scores = [_weigh(text, heading, wanted, weights, question) for text, heading, _ in units]
-    top = max(scores, default=0.0)
-    if top <= 0.0:
-        return ""
-    floor = top * (0.3 if _SUMMARY.search(question) else 0.7)
-    ranked = sorted(range(len(units)), key=lambda at: -scores[at])[:_MOST]
-    chosen = sorted(at for at in ranked if scores[at] >= floor)
-    said = [
-        f"{units[at][0].rstrip()}{f' [{units[at][2]}]' if cites and units[at][2] else ''}" for at in chosen
-    ]
+    weights = rarity([text for text, _ in units])
+    summary = SUMMARY.search(question) is not None
+    wanted = set(weights) if summary else set(stems(question))
+    number = re.search(r"\bhow (?:many|much|long|old|often)\b|\bwhen\b|多少|多久|几", question, re.I)
+    scores = []
+    for text, _ in units:
+        shared = math.fsum(weights[stem] for stem in sorted(wanted & set(stems(text))))
+        bonus = 0.7 if shared and number and re.search(r"\d", text) else 0.0
+        scores.append((shared + bonus) / (1 + 0.02 * len(set(stems(text)))))
+    floor = max(scores, default=0.0) * (0.3 if summary else 0.7)
+    ranked = sorted((at for at, one in enumerate(scores) if one >= floor > 0), key=lambda at: -scores[at])[:3]
+    said = [units[at][0] + (f" [{units[at][1]}]" if cites and units[at][1] else "") for at in sorted(ranked)]
     return ("" if is_wide(context) else " ").join(dict.fromkeys(said))
 
 
-def _weigh(text: str, heading: str, wanted: set[str], weights: dict[str, float], question: str) -> float:
-    words, above = set(stems(text)), set(stems(heading))
-    total = math.fsum(weights.get(word, 0.0) for word in wanted & words) + math.fsum(
-        0.5 * weights.get(word, 0.0) for word in (wanted & above) - words
-    )
-    if total and re.search(
-        r"\b(?:how (?:many|much|long|old|far|often|big)|when|what (?:year|date|time))\b"
-        r"|多少|多久|几|什么时候",
-        question,
-        re.IGNORECASE,
-    ):
-        total += 0.7 * bool(re.search(r"\d", text))
-    return float(total / (1 + 0.02 * len(words)))
-
-
-def _fit(question: str, text: str) -> int:
-    return len(set(stems(question)) & set(stems(text)))
-
-
-def _units(context: str) -> list[tuple[str, str, str]]:
-    """Split a text into sentences, each with the heading it stands under and the number of its source."""
-    found: list[tuple[str, str, str]] = []
-    heading = source = ""
-    for block in re.split(r"(```.*?```)", _METADATA.sub("", context), flags=re.DOTALL):
-        if block.startswith("```"):
-            found.append((block, heading, source))
-            continue
-        for line in block.splitlines():
-            plain = line.strip().strip("|*> ").strip()
-            if number := _SOURCE.match(f"{line}\n"):
-                source, plain = number[1], line[number.end() :].strip() if number.end() <= len(line) else ""
-            if line.lstrip().startswith("#") or _LABEL_LINE.match(plain):
-                heading = plain.lstrip("# ").rstrip(":：")
-            elif re.search(r"\w", plain):
-                found += [
-                    (one, heading, source) for one in sentences(re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", plain))
-                ]
-    return _unwrapped(found)
-
-
-def _unwrapped(units: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Join the lines of a paragraph that was broken at a width."""
-    found: list[tuple[str, str, str]] = []
-    for text, heading, source in units:
-        if (
-            found
-            and found[-1][1:] == (heading, source)
-            and text[:1].islower()
-            and not re.search(r"[.!?。！？:|]$", found[-1][0])
-        ):
-            found[-1] = (f"{found[-1][0]} {text}", heading, source)
-        else:
-            found.append((text, heading, source))
+def _units(context: str) -> list[tuple[str, str]]:
+    """Split a text into sentences, each with the number of its source."""
+    found: list[tuple[str, str]] = []
+    paragraph, source = list[str](), ""
+    for line in (*_METADATA.sub("", context).splitlines(), ""):
+        plain = re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", line.strip()).strip("|> ")
+        number = _SOURCE.match(line)
+        own = number or plain != line.strip() or re.match("#|$", plain)
+        # A long line, or one before a small letter, was wrapped in the middle of a sentence.
+        if own or not (plain[0].islower() or (paragraph and len(paragraph[-1]) > 60)):
+            found += [(one, source) for one in sentences(" ".join(paragraph)) if re.search(r"\w", one)]
+            paragraph = []
+        if number:
+            source, plain = number[1], line[number.end() :].strip()
+        paragraph += [plain] if plain and not plain.startswith("#") else []
     return found
-
-
-def _question(text: str) -> tuple[str, int, int]:
-    """Give the question and where it stands: labelled, else quoted, else the last line when it asks."""
-    labelled = [match for match in _QUESTION.finditer(text) if not match[1].startswith(("<", "{"))]
-    if labelled:
-        return labelled[-1][1].strip(), labelled[-1].start(), labelled[-1].end()
-    quoted = list(_QUOTED_QUESTION.finditer(text))
-    if quoted:
-        return quoted[-1][1], quoted[-1].start(), quoted[-1].end()
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    for line in (lines[-1:] + lines[:1]) if len(lines) > 1 else []:
-        last = sentences(line)[-1]
-        last = last if last in line else line.strip()
-        if re.search(r"[?？]\s*$", last) or _SUMMARY.search(last):
-            return last, text.rfind(last), text.rfind(last) + len(last)
-    return "", len(text), len(text)
-
-
-def _block(text: str, at: int, end: int) -> str:
-    """Give the context: between tags or lines of signs, else after a label, else the rest."""
-    tagged = [match[2] for match in _TAGGED.finditer(text)]
-    if tagged:
-        return "\n".join(tagged).strip()
-    fences = list(_FENCE.finditer(text))
-    if len(fences) > 1:
-        between = [text[one.end() : two.start()].strip() for one, two in pairwise(fences)]
-        return max(between, key=len)
-    before, after = text[:at], text[end:]
-    label = next((match for match in _LABEL.finditer(before) if len(before) - match.end() > 20), None)
-    if label:
-        return before[label.end() :].strip()
-    rest = max(before, after, key=len).strip()
-    return rest if len(stems(rest)) > 25 and end > at else ""

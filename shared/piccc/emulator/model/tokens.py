@@ -7,11 +7,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from piccc.emulator.conversation import Completion, FinishReason, ModelCall, ModelMessage, ModelRequest, Usage
+from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest, Usage
 
 _PER_TURN = 4
 _MEDIA = {"image": 256, "file": 512, "audio": 128}
-_UNLIMITED = 1 << 60
 _WIDE = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 _PIECE = re.compile(
     rf"{_WIDE}| ?(?:(?!{_WIDE})[^\W\d_]){{1,8}}| ?\d{{1,3}}| ?[^\w\s]{{1,2}}|\s+|.", re.DOTALL
@@ -27,41 +26,36 @@ def pieces(text: str) -> list[str]:
     return _PIECE.findall(text)
 
 
-def measured(ask: ModelRequest, said: Completion) -> Completion:
+def measured(request: ModelRequest, said: Completion) -> Completion:
     """Cut an answer where `stop` and `max_tokens` say, and count what is left.
 
     Reasoning is spent first, then text, then calls. A call that is cut keeps the JSON text made so far in
     `partial`; calls after it are gone.
     """
-    said = _stopped(ask, said)
-    left = ask.max_tokens if ask.max_tokens is not None else _UNLIMITED
+    said = _stopped(request, said)
+    left = request.max_tokens if request.max_tokens is not None else 1 << 60
     reasoning, left = _limited(said.reasoning, left)
     text, left = _limited(said.text, left)
     calls: list[ModelCall] = []
     for call in said.calls:
-        kept, left = _kept(call, left)
-        calls += [kept] if kept else []
-    cut = (reasoning, text) != (said.reasoning, said.text) or tuple(calls) != said.calls
+        room, cost = left - len(pieces(call.name)), _cost(call)
+        if cost > left:
+            call = replace(call, partial="".join(pieces(_json(call.arguments))[: max(room, 0)]))
+        calls += [call] if room >= 0 else []
+        left = max(left - cost, -1)
+    why, sequence = said.finish_reason, said.stop_sequence
+    if (reasoning, text, tuple(calls)) != (said.reasoning, said.text, said.calls):
+        why, sequence = "length", None
     spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
-    usage = Usage(prompt_tokens(ask), spent, len(pieces(reasoning)))
-    why: FinishReason = "length" if cut else said.finish_reason
-    sequence = None if cut else said.stop_sequence
-    return replace(
-        said,
-        reasoning=reasoning,
-        text=text,
-        calls=tuple(calls),
-        finish_reason=why,
-        stop_sequence=sequence,
-        usage=usage,
-    )
+    usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
+    return Completion(text, reasoning, tuple(calls), said.refusal, why, sequence, usage)
 
 
-def prompt_tokens(ask: ModelRequest) -> int:
+def prompt_tokens(request: ModelRequest) -> int:
     """Count what the model reads: every turn with its calls and media, the tools and the schema."""
-    told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in ask.tools]
-    told += [_json(ask.schema)] if ask.schema is not None else []
-    return sum(len(pieces(one)) for one in told) + sum(_turn_tokens(turn) for turn in ask.turns)
+    told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in request.tools]
+    told += [_json(request.schema)] if request.schema is not None else []
+    return sum(len(pieces(one)) for one in told) + sum(_turn_tokens(turn) for turn in request.turns)
 
 
 def _turn_tokens(turn: ModelMessage) -> int:
@@ -69,8 +63,8 @@ def _turn_tokens(turn: ModelMessage) -> int:
     return _PER_TURN + len(pieces(turn.text)) + media + sum(_cost(call) for call in turn.calls)
 
 
-def _stopped(ask: ModelRequest, said: Completion) -> Completion:
-    found = [(at, -len(stop), stop) for stop in ask.stop if stop and (at := said.text.find(stop)) >= 0]
+def _stopped(request: ModelRequest, said: Completion) -> Completion:
+    found = [(at, -len(stop), stop) for stop in request.stop if stop and (at := said.text.find(stop)) >= 0]
     if not found:
         return said
     at, _, stop = min(found)
@@ -82,19 +76,9 @@ def _limited(text: str, left: int) -> tuple[str, int]:
     return "".join(parts[: max(left, 0)]), left - len(parts)
 
 
-def _kept(call: ModelCall, left: int) -> tuple[ModelCall | None, int]:
-    """Give what is left of a call: all, its JSON as far as it came, or None when not even its name fits."""
-    cost = _cost(call)
-    if cost <= left:
-        return call, left - cost
-    room = left - len(pieces(call.name))
-    return (replace(call, partial="".join(pieces(_json(call.arguments))[:room])) if room >= 0 else None), 0
-
-
 def _cost(call: ModelCall) -> int:
-    return len(pieces(call.name)) + len(
-        pieces(_json(call.arguments) if call.partial is None else call.partial)
-    )
+    written = _json(call.arguments) if call.partial is None else call.partial
+    return len(pieces(call.name)) + len(pieces(written))
 
 
 def _json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The rule model's words: answers from a context, results told, forms kept, plain replies."""
+"""Texts: answers from a context, results in words, prompts of the frameworks, and plain echoes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.react.formatter import ReActChatFormatter
 from llama_index.core.agent.react.output_parser import ReActOutputParser
@@ -22,6 +24,7 @@ from llama_index.core.selectors.prompts import (
 from llama_index.core.tools import FunctionTool, ToolMetadata
 
 from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
+from piccc.emulator.model.prompts import react_request
 from tests.emulator.model.talk import MODEL, TOOLS, ask, carry_on
 
 CONTEXT = """file_path: docs/tasks.md
@@ -95,13 +98,6 @@ def test_a_context_in_the_system_words_answers_what_is_asked(text: str) -> None:
     assert say(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == "Mars has two moons."
 
 
-@pytest.mark.parametrize("text", ["Hello!", "Thanks a lot!", "Write a haiku about rain", "I am tired."])
-def test_a_context_in_the_system_words_leaves_other_words_alone(text: str) -> None:
-    assert say(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == say(
-        ModelMessage("user", text)
-    )
-
-
 def test_a_chinese_context_answers_a_chinese_question() -> None:
     told = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
     text = f"上下文：\n{told}\n\n问题：视频任务需要多久？\n回答："
@@ -130,12 +126,6 @@ def test_citations_name_the_source() -> None:
     assert say(ModelMessage("user", text)) == "Video tasks take two minutes. [2]"
 
 
-def test_a_summary_keeps_sentences_of_the_text() -> None:
-    said = say(ModelMessage("user", prompts.DEFAULT_SUMMARY_PROMPT_TMPL.format(context_str=CONTEXT)))
-    assert said
-    assert all(part.strip() in CONTEXT for part in said.split(". ") if part)
-
-
 SLEEP = (
     "Cats sleep a lot. They sleep sixteen hours a day, mostly by daylight. Dogs sleep less, and bark more."
 )
@@ -144,11 +134,6 @@ SLEEP = (
 @pytest.mark.parametrize("lead", ["Summarize: ", "Give me an overview of this text:\n", "TL;DR: ", "概括："])
 def test_a_summary_is_of_the_text_and_not_of_the_request(lead: str) -> None:
     assert ask(f"{lead}{SLEEP}").text == SLEEP
-
-
-def test_a_summary_without_a_text_is_not_the_request_again() -> None:
-    asked = "Give me an overview of the history of Rome, of its republic, its empire, its laws and its fall."
-    assert ask(asked).text != asked
 
 
 def test_a_quoted_sentence_comes_back_as_it_stands() -> None:
@@ -254,16 +239,6 @@ def _result(text: str, *, is_error: bool = False) -> str:
     return say(*turns, tools=TOOLS)
 
 
-def test_results_are_told_in_words() -> None:
-    assert _result("sunny") == "get_weather (Paris): sunny"
-    assert (
-        _result('{"sky": "clear", "degrees": 21, "wind": null}')
-        == "get_weather (Paris): sky: clear; degrees: 21"
-    )
-    assert _result('["a", "b"]') == "get_weather (Paris): a, b"
-    assert _result("") == "get_weather (Paris) is done; it gave nothing back."
-
-
 def test_an_error_is_told_as_one() -> None:
     assert _result("timeout", is_error=True) == "get_weather failed: timeout"
     assert _result("Error: timeout").startswith("get_weather failed")
@@ -288,100 +263,6 @@ def test_a_long_result_is_read_for_the_question() -> None:
     assert "museum" not in say(*turns, tools=TOOLS)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("What is 17*23?", "17*23 = 391"),
-        ("What is (2+3)*4 / 5?", "(2+3)*4 / 5 = 4"),
-        ("What is 12 plus 30?", "12 + 30 = 42"),
-        ("Say pong", "pong"),
-        ("Repeat after me: I love tea", "I love tea"),
-        ("Reply with only the word “yes”.", "yes"),
-        ("Count to 5", "1, 2, 3, 4, 5"),
-    ],
-)
-def test_plain_requests_get_what_they_ask_for(text: str, expected: str) -> None:
-    assert ask(text).text == expected
-
-
-@pytest.mark.parametrize(
-    "expression", ["9**9**9", "1/0", "(" * 500, "2**-0.5*0", "1+" * 900 + "1", "1" * 5000 + "*2"]
-)
-def test_a_sum_that_cannot_be_reckoned_is_still_answered(expression: str) -> None:
-    assert ask(f"What is {expression}?").text
-
-
-@pytest.mark.parametrize(
-    ("text", "about"),
-    [
-        ("Write a launch caption for a ceramic mug.", "ceramic mug"),
-        ("Write a haiku about autumn rain", "autumn rain"),
-        ("Tell me a joke about cats", "cats"),
-        ("I need a slogan for our bakery", "bakery"),
-        ("给陶瓷杯写一句文案", "陶瓷杯"),
-        ("Explain photosynthesis", "photosynthesis"),
-    ],
-)
-def test_a_piece_is_about_its_topic(text: str, about: str) -> None:
-    assert about in ask(text).text.lower()
-
-
-def test_a_length_that_is_asked_for_is_kept() -> None:
-    words = ask("Write an essay of 300 words about bread").text.split()
-    assert 300 <= len(words) <= 330
-    assert len(ask("Give me three tips for sleeping well").text.splitlines()) == 3
-
-
-def test_the_answer_speaks_the_users_language() -> None:
-    for text in ("你好", "你是谁？", "法国的首都是哪里？", "谢谢"):
-        assert any("\u4e00" <= sign <= "\u9fff" for sign in ask(text).text)
-    assert ask("Hello!").text.isascii()
-
-
-FACTS = "Hi, I'm Ada. My favourite colour is teal and I live in Oslo."
-
-
-@pytest.mark.parametrize(
-    ("question", "expected"),
-    [
-        ("What is my name?", "Your name is Ada."),
-        ("Who am I?", "Your name is Ada."),
-        ("Do you remember my favourite colour?", "Your favourite colour is teal."),
-        ("Where do I live?", "You live in Oslo."),
-        ("What is my dog's name?", "You have not told me your dog's name yet."),
-    ],
-)
-def test_what_was_told_is_remembered(question: str, expected: str) -> None:
-    assert (
-        say(ModelMessage("user", FACTS), ModelMessage("assistant", "Nice!"), ModelMessage("user", question))
-        == expected
-    )
-
-
-def test_a_chinese_name_is_remembered() -> None:
-    assert (
-        say(
-            ModelMessage("user", "我叫小明。"),
-            ModelMessage("assistant", "你好"),
-            ModelMessage("user", "我叫什么名字？"),
-        )
-        == "你的名字是小明。"
-    )
-
-
-def test_media_are_noticed_with_their_kind_and_size() -> None:
-    media = (
-        Medium("image", "image/png", 1234, None, 640, 480),
-        Medium("file", "application/pdf", 99, "plan.pdf"),
-    )
-    said = say(ModelMessage("user", "What is this?", media=media))
-    assert (
-        said
-        == "I see an image (image/png, 640×480 pixels, 1,234 bytes); a file “plan.pdf” (application/pdf, "
-        "99 bytes)."
-    )
-
-
 def test_reasoning_is_there_when_asked_for_and_names_the_tool() -> None:
     assert ask("the weather in Oslo", tools=TOOLS).reasoning == ""
     assert "get_weather" in ask("the weather in Oslo", tools=TOOLS, reasoning=True).reasoning
@@ -402,3 +283,117 @@ def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
     json.loads(
         ask(text, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}).text
     )
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ("sunny", "get_weather (Paris): sunny"),
+        ('{"sky": "clear", "degrees": 21, "wind": null}', "get_weather (Paris): sky: clear; degrees: 21"),
+        ('["a", "b"]', "get_weather (Paris): a, b"),
+        ("", "get_weather (Paris): done"),
+        ("Error: timeout", "get_weather failed: Error: timeout"),
+        ("Traceback (most recent call last)", "get_weather failed: Traceback (most recent call last)"),
+        ("Error handling in Python uses try.", "get_weather (Paris): Error handling in Python uses try."),
+    ],
+)
+def test_results_are_told_in_words(result: str, said: str) -> None:
+    assert _result(result) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 5000, "[" * 600 + "]" * 600, '{"a":' * 600 + "1" + "}" * 600, "[" * 100_000, "NaN", "[1e999]"],
+    ids=lambda text: text[:9],
+)
+def test_no_result_is_too_odd_to_be_told(text: str) -> None:
+    assert _result(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Write a launch caption for a ceramic mug.",
+            "Meet the ceramic mug: made with care, ready for every day.",
+        ),
+        ("Now in five words.", "This answer has five words."),
+        ("Say hello.", "hello."),
+        ("Hello", "You said: Hello (This is the emulator; it knows nothing by itself.)"),
+        ("你好", "你说：你好（这是模拟器，它没有自己的知识。）"),
+    ],
+)
+def test_the_model_repeats_what_it_has_no_rule_for(text: str, said: str) -> None:
+    assert ask(text).text == said
+
+
+@pytest.mark.parametrize("length", [1, 5, 120, 1000])
+def test_a_length_that_is_asked_for_is_kept(length: int) -> None:
+    assert len(ask(f"Write about clay in {length} words.").text.split()) == length
+
+
+def test_media_are_noticed_with_their_kind_and_size() -> None:
+    media = (
+        Medium("image", "image/png", 1234, None, 640, 480),
+        Medium("file", "application/pdf", 99, "plan.pdf"),
+    )
+    assert say(ModelMessage("user", "What is this?", media=media)) == (
+        "I see an image (image/png, 640×480 pixels, 1,234 bytes); "
+        "a file (plan.pdf, application/pdf, 99 bytes)."
+    )
+
+
+REACT = """Answer the questions. You have access to the following tools:
+
+weather(city: str) -> str - Weather in a city
+search(query: str) -> str - Search the web
+
+Use the following format:
+
+Question: the input question
+Thought: think
+Action: the action to take, should be one of [weather, search]
+Action Input: the input to the action
+Observation: the result
+Final Answer: the answer
+
+Begin!
+
+Question: What is the weather in Oslo?
+Thought:"""
+
+
+def test_a_react_prompt_with_a_scratchpad_is_worked_off() -> None:
+    first = ask(REACT, stop=("\nObservation",)).text
+    assert first.endswith("Action: weather\nAction Input: Oslo")
+    said = ask(f"{REACT}{first}\nObservation: snow\nThought:").text
+    assert said.endswith("Final Answer: weather (Oslo): snow")
+    assert "I call weather" in ask(REACT, reasoning=True).reasoning
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [
+        ("one of [weather, search]", ["weather", "search"]),
+        ("one of (weather, oracle)", ["weather", "oracle"]),
+        ("one of weather or search", ["weather", "search"]),
+        ("one of the tools listed above", []),
+        ("one of them, as you see fit", []),
+    ],
+)
+def test_a_react_prompt_offers_the_tools_that_it_lists_and_no_words_of_its_prose(
+    listed: str, names: list[str]
+) -> None:
+    prompt = REACT.replace("one of [weather, search]", listed)
+    found = react_request(ModelRequest("m", (ModelMessage("user", prompt),)))
+    assert [tool.name for tool in (found[0].tools if found else ())] == names
+
+
+@pytest.mark.parametrize("parts", ['{"a": {"type": "any"}}', '{"a": "string"}', '{"a": {"multipleOf": 0}}'])
+def test_what_only_looks_like_a_schema_is_not_followed(parts: str) -> None:
+    assert ask(f'Answer in JSON, as {{"properties": {parts}, "required": ["a"]}}.').text
+
+
+@given(st.text())
+def test_the_same_request_gets_the_same_answer(text: str) -> None:
+    assert ask(text, tools=TOOLS, reasoning=True) == ask(text, tools=TOOLS, reasoning=True)

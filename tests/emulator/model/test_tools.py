@@ -1,0 +1,234 @@
+"""Tools: the model calls those that the words speak of, with the values that the words hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from piccc.emulator.conversation import ModelCall, ModelMessage, ModelRequest, Tool
+from piccc.emulator.model.tools import steps
+from tests.emulator.model.talk import MODEL, TEXT, TEXTS, TOOLS, WHOLE, ask, calls, carry_on, one_of, tool
+
+IMAGE, VIDEO, WEATHER = "create_image", "create_video", "get_weather"
+
+ONE_CALL: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "Make an image of a red fox in the snow, 16:9, 2K.",
+        IMAGE,
+        {"prompt": "a red fox in the snow", "aspect_ratio": "16:9", "resolution": "2K"},
+    ),
+    ("Could you please draw a lighthouse at dusk?", IMAGE, {"prompt": "a lighthouse at dusk"}),
+    ("I need a square picture of a teapot", IMAGE, {"prompt": "a teapot", "aspect_ratio": "1:1"}),
+    ("paint me a picture of Romeo and Juliet", IMAGE, {"prompt": "Romeo and Juliet"}),
+    ("Create 3 images of a tabby cat", IMAGE, {"prompt": "a tabby cat", "n": 3}),
+    (
+        "create_image with prompt='a blue door', resolution=2K",
+        IMAGE,
+        {"prompt": "a blue door", "resolution": "2K"},
+    ),
+    ('Make a square picture "a red mug".', IMAGE, {"prompt": "a red mug", "aspect_ratio": "1:1"}),
+    ("Draw a cat and a dog", IMAGE, {"prompt": "a cat and a dog"}),
+    ("请画一张一只红狐狸在雪地里的图片", IMAGE, {"prompt": "一只红狐狸在雪地里"}),
+    (
+        "Generate a 6 second video of waves on rocks",
+        VIDEO,
+        {"prompt": "waves on rocks", "duration_seconds": 6},
+    ),
+    (
+        "make a video of a dog running for 8 seconds",
+        VIDEO,
+        {"prompt": "a dog running", "duration_seconds": 8},
+    ),
+    (
+        "Film a 2 minute clip of bees, 16:9",
+        VIDEO,
+        {"prompt": "bees", "duration_seconds": 120, "aspect_ratio": "16:9"},
+    ),
+    ("What's the weather like in San Francisco, CA?", WEATHER, {"city": "San Francisco, CA"}),
+    ("What is the forecast for Paris in fahrenheit?", WEATHER, {"city": "Paris", "unit": "fahrenheit"}),
+    ("巴黎的天气怎么样？", WEATHER, {"city": "巴黎"}),
+    ("帮我查一下北京明天的天气", WEATHER, {"city": "北京"}),
+    ("Add 3 and 4", "add", {"a": 3, "b": 4}),
+    ("nine times two, please", "multiply", {"a": 9, "b": 2}),
+    ("Translate 'hello world' to French", "translate", {"text": "hello world", "target_language": "French"}),
+    ("Search the docs for how webhooks are signed", "search_docs", {"query": "how webhooks are signed"}),
+    ("Set a timer for 2 hours", "set_timer", {"minutes": 120}),
+    ("What's the status of task_8f3a2b?", "get_task", {"task_id": "task_8f3a2b"}),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "arguments"), ONE_CALL)
+def test_one_request_becomes_one_call_with_the_values_it_names(
+    text: str, name: str, arguments: dict[str, Any]
+) -> None:
+    assert calls(text) == [(name, arguments)]
+
+
+@pytest.mark.parametrize(("text", "name", "arguments"), ONE_CALL)
+def test_a_call_is_not_repeated_once_its_result_is_there(
+    text: str, name: str, arguments: dict[str, Any]
+) -> None:
+    rounds, said = carry_on(text, lambda call: "done")
+    assert len(rounds) == 1
+    assert said
+
+
+SEVERAL: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
+    ("What's the weather in Paris and in Rome?", [(WEATHER, {"city": "Paris"}), (WEATHER, {"city": "Rome"})]),
+    (
+        "weather in Paris, Rome and New York",
+        [(WEATHER, {"city": one}) for one in ("Paris", "Rome", "New York")],
+    ),
+    ("巴黎和罗马的天气怎么样？", [(WEATHER, {"city": "巴黎"}), (WEATHER, {"city": "罗马"})]),
+    ("Draw a cat. Draw a dog.", [(IMAGE, {"prompt": "a cat"}), (IMAGE, {"prompt": "a dog"})]),
+    ("an image of a cat and an image of a dog", [(IMAGE, {"prompt": "a cat"}), (IMAGE, {"prompt": "a dog"})]),
+    (
+        "Make a square picture of a teapot and set a timer for 3 minutes",
+        [(IMAGE, {"prompt": "a teapot", "aspect_ratio": "1:1"}), ("set_timer", {"minutes": 3})],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SEVERAL)
+def test_independent_requests_become_parallel_calls(
+    text: str, expected: list[tuple[str, dict[str, Any]]]
+) -> None:
+    assert calls(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), SEVERAL)
+def test_without_parallel_calls_they_come_one_after_another(
+    text: str, expected: list[tuple[str, dict[str, Any]]]
+) -> None:
+    rounds, _ = carry_on(text, lambda call: "done", parallel_tool_calls=False)
+    assert rounds == [[call] for call in expected]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Hello!", "What is the capital of France?", "Write a poem about rain", "你好", "Who are you?"),
+        "The image is finished: a red mug on a table.",
+        "Your picture is ready.",
+    ],
+)
+def test_words_that_ask_for_no_tool_get_words(text: str) -> None:
+    answer = ask(text, tools=TOOLS)
+    assert not answer.calls
+    assert answer.text
+
+
+def _media(call: ModelCall) -> str:
+    return json.dumps({"task_id": f"task_{call.name}", "url": f"https://cdn.example/{call.name}"})
+
+
+@pytest.mark.parametrize("result", [_media, lambda call: f"It is at https://cdn.example/{call.name}."])
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("Create an image of a kite, then make a video of it dancing", "it dancing"),
+        ('Make a picture "a kite", and then a video "it dancing".', "it dancing"),
+        ("Draw a kite. Make a video of it dancing.", "it dancing"),
+    ],
+)
+def test_a_step_that_needs_a_result_waits_for_it_and_uses_it(text: str, second: str, result: Any) -> None:
+    rounds, said = carry_on(text, result)
+    assert [[name for name, _ in batch] for batch in rounds] == [[IMAGE], [VIDEO]]
+    assert rounds[1][0][1] == {"prompt": second, "image_url": f"https://cdn.example/{IMAGE}"}
+    assert f"https://cdn.example/{VIDEO}" in said
+
+
+def test_a_number_from_a_result_goes_into_the_next_call() -> None:
+    rounds, said = carry_on("Multiply 3 by 4 and then add 5 to the result", lambda call: "12")
+    assert rounds == [[("multiply", {"a": 3, "b": 4})], [("add", {"a": 5, "b": 12})]]
+    assert "12" in said
+
+
+def test_a_failed_step_ends_the_task_and_is_told() -> None:
+    text = "make an image of a cat, then a video from it"
+    [call] = ask(text, tools=TOOLS).calls
+    turns = (
+        ModelMessage("user", text),
+        ModelMessage("assistant", calls=(call,)),
+        ModelMessage("tool", "quota exceeded", call_id=call.id, is_error=True),
+    )
+    answer = MODEL.answer(ModelRequest("piccc-pro", turns, tools=TOOLS))
+    assert (answer.calls, answer.text) == ((), "create_image failed: quota exceeded")
+
+
+@pytest.mark.parametrize("prompt", ["Hello!", "the weather in Rome"])
+@pytest.mark.parametrize(
+    "choice", [{"tool_choice": "required"}, {"tool_choice": "named", "named_tool": WEATHER}]
+)
+def test_a_forced_tool_is_called_whatever_came_before(prompt: str, choice: dict[str, Any]) -> None:
+    turns = [ModelMessage("user", prompt)]
+    for _ in range(4):
+        answer = MODEL.answer(ModelRequest("piccc-pro", tuple(turns), tools=TOOLS, **choice))
+        assert len(answer.calls) == 1
+        assert choice["tool_choice"] == "required" or answer.calls[0].name == WEATHER
+        turns.append(ModelMessage("assistant", calls=answer.calls))
+        turns.append(ModelMessage("tool", "done", call_id=answer.calls[0].id))
+
+
+def test_none_calls_nothing() -> None:
+    assert calls("the weather in Rome", tool_choice="none") == []
+
+
+def test_a_required_choice_ends_with_the_tool_that_takes_the_results() -> None:
+    report = tool("WeatherReport", "", "city degrees", city=TEXT, degrees=WHOLE)
+    turns = [ModelMessage("user", "What's the weather in Paris?")]
+    for _ in range(2):
+        answer = MODEL.answer(
+            ModelRequest("piccc-pro", tuple(turns), tools=(*TOOLS, report), tool_choice="required")
+        )
+        turns.append(ModelMessage("assistant", calls=answer.calls))
+        turns.append(ModelMessage("tool", '{"city": "Paris", "degrees": 21}', call_id=answer.calls[0].id))
+    assert [(call.name, call.arguments) for call in answer.calls] == [
+        ("WeatherReport", {"city": "Paris", "degrees": 21})
+    ]
+
+
+def test_a_tool_without_arguments_gets_none() -> None:
+    assert calls("Please ping the server", (tool("ping_server", "Ping the server."),)) == [
+        ("ping_server", {})
+    ]
+
+
+def test_a_list_argument_takes_the_whole_list() -> None:
+    note = tool("save_note", "Save a note.", "text", text=TEXT, tags=TEXTS)
+    [(_, arguments)] = calls("Save a note 'call the bank' with tags urgent and finance", (note,))
+    assert arguments["tags"] == ["urgent", "finance"]
+
+
+def test_call_ids_are_unique_within_a_conversation() -> None:
+    ids = []
+    turns = [ModelMessage("user", "weather in Paris, Rome and Oslo")]
+    for _ in range(3):
+        answer = MODEL.answer(ModelRequest("piccc-pro", tuple(turns), tools=TOOLS, parallel_tool_calls=False))
+        ids += [call.id for call in answer.calls]
+        turns.append(ModelMessage("assistant", calls=answer.calls))
+        turns.append(ModelMessage("tool", "sunny", call_id=answer.calls[0].id))
+    assert len(set(ids)) == 3
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"properties": None, "required": None},
+        {"properties": {"city": True}, "required": ["city"]},
+        {"properties": {"city": "string"}, "required": "city"},
+        {"properties": ["city"], "required": {"city": True}},
+    ],
+)
+def test_a_tool_with_a_sloppy_schema_is_chosen_all_the_same(parameters: dict[str, Any]) -> None:
+    sloppy = Tool("get_weather", "Get the weather in a city.", parameters)
+    assert [one.tool for one in steps([sloppy], "the weather in Paris, please")] == [sloppy]
+
+
+@pytest.mark.parametrize("value", ["", " ", "_", "-"])
+def test_an_empty_choice_is_found_in_no_words(value: str) -> None:
+    save = tool("save_note", "Save a note.", priority=one_of(value, "high"))
+    assert calls("Save a note (now - or later)", (save,)) == [("save_note", {})]
