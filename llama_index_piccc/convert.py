@@ -257,12 +257,12 @@ def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
 
 def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
     known = block.additional_information
-    signature, redacted = known.get("signature"), known.get("redacted")
+    # Other integrations do not say whose a signature is: it goes back to its maker only.
+    is_ours = known.get("provider") == _PROVIDER
+    signature, redacted = (known.get("signature"), known.get("redacted")) if is_ours else (None, None)
     if not (block.content or signature or redacted):
         return ()
-    # Other integrations do not say whose a signature is; it goes back to its maker only.
-    provider = str(known.get("provider") or "unknown")
-    return [Reasoning(block.content or "", signature, redacted, provider)]
+    return [Reasoning(block.content or "", signature, redacted, _PROVIDER if is_ours else "unknown")]
 
 
 def _content(content: bytes | IOBase | None, path: Any) -> bytes | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from llama_index.core.base.llms.types import ContentBlock, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
@@ -176,6 +176,9 @@ class PicccMediaToolSpec(BaseToolSpec):
             an id of its own, and for steps of your own that are to be run again in another process.
         on_update: called with a task at each change of its status or progress.
 
+    Raises:
+        InvalidArgumentError: an unknown `mode` or `show`.
+
     Examples:
         >>> import asyncio
         >>> from llama_index.core.agent.workflow import FunctionAgent
@@ -208,6 +211,9 @@ class PicccMediaToolSpec(BaseToolSpec):
         session: str = "",
         on_update: OnUpdate | None = None,
     ) -> None:
+        for name, given, known in (("mode", mode, get_args(Mode)), ("show", show, get_args(Show))):
+            if given not in known:
+                raise InvalidArgumentError(f"{name} is {given!r}.", hint=f"It is one of {', '.join(known)}.")
         self._client = client
         self._async_client = async_client
         self._models: dict[TaskType, str | None] = {"image": image_model, "video": video_model}

@@ -17,7 +17,7 @@ from llama_index.core.agent.workflow import (
     ReActAgent,
     ToolCallResult,
 )
-from llama_index.core.base.llms.types import ImageBlock, TextBlock
+from llama_index.core.base.llms.types import AudioBlock, ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field
 
 from llama_index_piccc import Piccc
 from piccc.emulator import Emulator, Scripted
+from piccc.errors import InvalidArgumentError
 
 # core's agents are pydantic models whose workflow looks at all of its own attributes, old ones too.
 pytestmark = [
@@ -226,3 +227,20 @@ async def test_an_agent_goes_on_with_what_was_said(llm: Piccc, emulator: Emulato
     ]
     await run(FunctionAgent(tools=[weather], llm=llm), "Who am I?", chat_history=history)
     assert "I am Ada." in json.dumps(emulator.requests[-1].body)
+
+
+async def test_sound_that_a_tool_returns_does_not_end_the_run(llm: Piccc, emulator: Emulator) -> None:
+    def listen() -> list[Any]:
+        """Record a sound."""
+        return [TextBlock(text="recorded"), AudioBlock(audio=b"RIFF$\x00\x00\x00WAVEfmt sound", format="wav")]
+
+    emulator.script([Scripted(calls=[("listen", {})]), "A hum."])
+    answer, _ = await run(FunctionAgent(tools=[listen], llm=llm), "Listen.")
+    assert str(answer) == "A hum."
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_on_a_structured_model_says_what_to_do_instead(llm: Piccc, streaming: bool) -> None:
+    agent = FunctionAgent(tools=[weather], llm=llm.as_structured_llm(Report), streaming=streaming)
+    with pytest.raises(InvalidArgumentError, match="output_cls"):
+        await run(agent, "What is the weather in Paris?")

@@ -29,6 +29,7 @@ from piccc.errors import (
     StreamError,
 )
 from tests.llama_index.conftest import Async, Sync
+from tests.llama_index.wire import answering
 
 QUESTION = [ChatMessage(role="user", content="What is a kiln?")]
 ENDPOINTS = [("chat", QUESTION), ("complete", "What is a kiln?")]
@@ -386,3 +387,59 @@ def test_a_timeout_may_be_in_parts() -> None:
     llm = Piccc(timeout=Timeout(total=5, idle=1))
     again = Piccc.from_dict(llm.to_dict())
     assert again.timeout == Timeout(total=5, idle=1)
+
+
+ANTHROPIC_USAGE = {
+    "input_tokens": 5,
+    "output_tokens": 2,
+    "cache_read_input_tokens": 7,
+    "cache_creation_input_tokens": 30,
+    "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
+    "service_tier": "priority",
+}
+
+
+@pytest.mark.parametrize("method", ["chat", "stream_chat"])
+def test_caches_and_tiers_are_counted_whole_and_streamed(
+    way: Sync | Async, make: Callable[..., Piccc], emulator: Emulator, method: str
+) -> None:
+    emulator.script([Scripted("Hot.", usage=ANTHROPIC_USAGE)])
+    llm, question = make(dialect="anthropic"), [ChatMessage(role="user", content="Hot?")]
+    ask = {"chat": way.call, "stream_chat": lambda *given: way.stream(*given)[-1]}[method]
+    response = ask(llm, method, question)
+    facts = response.additional_kwargs
+    assert (facts["prompt_tokens"], facts["completion_tokens"], facts["total_tokens"]) == (42, 2, 44)
+    assert (facts["cached_tokens"], facts["cache_creation_tokens"]) == (7, 30)
+    assert (facts["cache_creation_5m_tokens"], facts["cache_creation_1h_tokens"]) == (10, 20)
+    assert facts["service_tier"] == "priority"
+    usage = response.raw["usage"]
+    assert usage["cache_creation_input_tokens"] == 30
+    assert usage["input_tokens"] == 5  # the server's own
+    assert usage["prompt_tokens"] == 42
+
+
+LOGPROBS = [
+    {"token": "Hot", "logprob": -0.5, "bytes": [72], "top_logprobs": [{"token": "Hot", "logprob": -0.5}]},
+    {"token": ".", "logprob": -0.1, "bytes": None, "top_logprobs": []},
+]
+
+
+def test_responses_and_completions_have_the_log_probabilities() -> None:
+    choice = {"message": {"content": "Hot."}, "finish_reason": "stop", "logprobs": {"content": LOGPROBS}}
+    body = {"id": "1", "model": "m", "choices": [choice]}
+    chunk = {"delta": {"content": "Hot."}, "finish_reason": "stop", "logprobs": {"content": LOGPROBS}}
+    stream = [{"id": "1", "model": "m", "choices": [chunk]}]
+    llm = answering(dict(body), dict(body), stream, stream)
+    question = [ChatMessage(role="user", content="Hot?")]
+    for response in (
+        llm.chat(question, logprobs=True),
+        llm.complete("Hot?"),
+        list(llm.stream_chat(question))[-1],
+        list(llm.stream_complete("Hot?"))[-1],
+    ):
+        assert response.logprobs is not None
+        assert [[(each.token, each.logprob) for each in token] for token in response.logprobs] == [
+            [("Hot", -0.5)],
+            [(".", -0.1)],
+        ]
+    assert answering(dict(body, choices=[{**choice, "logprobs": None}])).chat(question).logprobs is None

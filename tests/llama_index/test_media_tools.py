@@ -17,6 +17,7 @@ from PIL import Image
 from llama_index_piccc import PicccMediaToolSpec, media_from
 from piccc import AsyncClient, Task
 from piccc.emulator import Emulator, ManualClock
+from piccc.errors import InvalidArgumentError
 from piccc.media.limits import SpendLimit
 from piccc.tokens import count_text
 from tests.llama_index.conftest import Async, Sync
@@ -159,3 +160,9 @@ def test_tools_can_be_pickled_without_their_key(emulator: Emulator, monkeypatch:
     pickled = pickle.dumps(tools(emulator)["generate_image"])
     assert emulator.api_key not in pickled.decode("latin-1")
     assert not pickle.loads(pickled)(prompt="A kite").is_error  # noqa: S301  our own
+
+
+@pytest.mark.parametrize("wrong", [{"show": "small"}, {"mode": "whatever"}], ids=["show", "mode"])
+def test_an_unknown_word_is_refused_before_it_costs_anything(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="It is one of"):
+        PicccMediaToolSpec(**wrong)
