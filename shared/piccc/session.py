@@ -99,6 +99,19 @@ class Session:
             wrong = answer.explain(error)
         raise wrong
 
+    async def probe(self, method: str, path: str, *, seconds: float) -> Mapping[str, str]:
+        """Send a request with an empty object where it has a body; return the reply's headers."""
+        call = APICall(
+            kind=Retryability.READ,
+            method=method,
+            path=path,
+            body=b"{}" if method == "POST" else None,
+            timeout=replace(self.config.timeout, total=seconds),
+        )
+        answer = await self._send(call)
+        self._json(answer, call.kind)
+        return answer.response.headers
+
     async def close(self) -> None:
         """Close the connections; no call can be made afterwards."""
         self.is_closed = True

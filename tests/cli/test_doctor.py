@@ -39,18 +39,9 @@ def _found(shell: Shell, code: int, **variables: str) -> dict[str, dict[str, Any
 
 def test_where_all_is_well_it_says_so(shell: Shell, emulator: Emulator) -> None:
     found = _found(shell, 0)
-    well = (
-        "piccc",
-        "cli",
-        "emulator",
-        "langchain",
-        "llama-index",
-        "models",
-        "key",
-        "proxy",
-        "server",
-        "clock",
-    )
+    extras = ("cli", "emulator", "langchain", "llama-index")
+    probed = ("server", "chat", "chat (anthropic)", "model list", "tasks", "clock", "ledger")
+    well = ("piccc", *extras, "models", "key", "proxy", *probed)
     assert {found[name]["state"] for name in well} == {"ok"}
     assert emulator.base_url in found["server"]["says"]
     assert emulator.charges == []
@@ -117,17 +108,102 @@ def test_a_clock_that_is_an_hour_off_is_to_be_fixed(shell: Shell) -> None:
 def test_a_web_page_instead_of_the_api_is_to_be_fixed(shell: Shell, emulator: Emulator) -> None:
     emulator.fault("html", route="GET /v1/tasks")
     found = _found(shell, 1)
-    assert "web page" in found["server"]["says"]
+    assert "web page" in found["tasks"]["says"]
+    assert found["chat"]["state"] == "ok"
 
 
-@pytest.mark.parametrize(("no_proxy", "state"), [("", "fix"), ("127.0.0.1", "ok")])
-def test_a_proxy_on_the_way_to_this_machine_is_to_be_fixed_and_its_password_not_shown(
-    shell: Shell, no_proxy: str, state: str
-) -> None:
-    done = shell("doctor", "--json", http_proxy="http://me:hush123@127.0.0.1:9", no_proxy=no_proxy)
-    proxy = next(each for each in json.loads(done.stdout)["findings"] if each["name"] == "proxy")
-    assert proxy["state"] == state
+def _proxy(shell: Shell, **variables: str) -> dict[str, Any]:
+    done = shell("doctor", "--json", **variables)
     assert "hush123" not in done.stdout + done.stderr
+    finding: dict[str, Any] = next(
+        each for each in json.loads(done.stdout)["findings"] if each["name"] == "proxy"
+    )
+    return finding
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_a_proxy_is_not_used_for_this_machine_and_its_password_is_not_shown(
+    shell: Shell, variable: str
+) -> None:
+    proxy = _proxy(shell, **{variable: "http://me:hush123@127.0.0.1:9"})
+    assert proxy["state"] == "ok"
+    assert "not used for 127.0.0.1" in proxy["says"]
+
+
+def test_a_proxy_on_the_way_to_another_machine_is_named(shell: Shell) -> None:
+    variables = {"PICCC_BASE_URL": "http://nowhere.invalid", "http_proxy": "http://me:hush123@127.0.0.1:9"}
+    proxy = _proxy(shell, **variables)
+    assert proxy["state"] == "note"
+    assert "127.0.0.1:9 is asked for nowhere.invalid" in proxy["says"]
+
+
+def test_a_proxy_that_takes_a_missing_package_is_to_be_fixed(shell: Shell) -> None:
+    variables = {"PICCC_BASE_URL": "http://nowhere.invalid", "all_proxy": "socks5://me:hush123@127.0.0.1:9"}
+    proxy = _proxy(shell, **variables)
+    assert (proxy["state"], proxy["to_do"]) in (("fix", 'pip install "piccc[socks]"'), ("note", ""))
+
+
+NO_ROUTE, REFUSED = (404, b"File Not Found"), (400, b'{"error": {"message": "no messages"}}')
+CHAT, MESSAGES = ("POST", "/v1/chat/completions"), ("POST", "/v1/messages")
+LISTED = (200, b'{"object": "list", "data": []}')
+SERVERS: dict[str, tuple[dict[tuple[str, str], tuple[int, bytes]], int, dict[str, str]]] = {
+    "chat alone": (
+        {CHAT: REFUSED},
+        0,
+        {"server": "ok", "chat": "ok", "chat (anthropic)": "note", "model list": "note", "tasks": "note"},
+    ),
+    "chat that fails on an empty request": ({CHAT: (500, b"{}")}, 0, {"chat": "ok", "tasks": "note"}),
+    "messages alone": ({MESSAGES: (422, b"{}")}, 0, {"chat": "note", "chat (anthropic)": "ok"}),
+    "tasks alone": ({("GET", "/v1/tasks"): LISTED}, 0, {"chat": "note", "tasks": "ok"}),
+    "no route at all": ({}, 1, {"server": "fix"}),
+    "a refused key": ({CHAT: (401, b"{}")}, 1, {"server": "ok", "chat": "fix", "tasks": "note"}),
+    "no credit": ({CHAT: (402, b"{}")}, 1, {"chat": "fix"}),
+    "broken tasks": ({CHAT: REFUSED, ("GET", "/v1/tasks"): (500, b"{}")}, 1, {"chat": "ok", "tasks": "fix"}),
+    "a web page for everything": (
+        dict.fromkeys((CHAT, MESSAGES), (200, b"<html>")),
+        1,
+        {"server": "fix"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("routes", "code", "states"), SERVERS.values(), ids=SERVERS)
+def test_each_capability_is_probed_by_itself(
+    shell: Shell, routes: dict[tuple[str, str], tuple[int, bytes]], code: int, states: dict[str, str]
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = routes.get((self.command, self.path.partition("?")[0]), NO_ROUTE)
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815  as the base class names them
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        found = _found(shell, code, PICCC_BASE_URL=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        serving.join()
+    assert {name: found[name]["state"] for name in states} == states
+
+
+def test_certificates_that_cannot_be_read_are_to_be_fixed(shell: Shell) -> None:
+    (shell.folder / "not.pem").write_text("nothing")
+    found = _found(shell, 1, SSL_CERT_DIR="", SSL_CERT_FILE=str(shell.folder / "not.pem"))
+    assert found["certificates"]["state"] == "fix"
+
+
+def test_a_ledger_that_cannot_be_written_is_to_be_fixed(shell: Shell) -> None:
+    found = _found(shell, 1, PICCC_LEDGER="/dev/null/ledger.db")
+    assert found["ledger"]["state"] == "fix"
+    assert "PICCC_LEDGER" in found["ledger"]["to_do"]
 
 
 def test_lost_submissions_are_told_of(shell: Shell, emulator: Emulator) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import re
+import ssl
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVarTuple
 from urllib.request import getproxies, proxy_bypass
 
 import typer
@@ -19,11 +22,21 @@ import typer
 from piccc._version import __version__
 from piccc.cli.common import AsJSON, LedgerPath, document, in_shell_words, ledger_of, printable, results
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, redact, resolve
-from piccc.errors import APIStatusError, AuthenticationError, ConfigurationError, PicccError
+from piccc.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ConfigurationError,
+    InvalidRequestError,
+    PicccError,
+)
 
 PATIENCE = 10.0
 CLOCK_TOLERANCE = 60.0
+DATE_RESOLUTION = 2.0
+"""A Date header has whole seconds, and takes its time to come."""
+_NO_KEY = f"Set {KEY_VARIABLE}, or start the emulator: piccc emulator"
 _REQUIREMENT = re.compile(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""")
+Ts = TypeVarTuple("Ts")
 _MARKS = {"ok": ("✓", "green"), "note": ("-", "dim"), "fix": ("✗", "red")}
 
 
@@ -38,10 +51,10 @@ class Finding:
 
 
 def doctor(ledger: LedgerPath = None, as_json: AsJSON = False) -> None:
-    """Look at key, server, clock, proxies and what is installed; say what to fix.
+    """Look at key, server, ledger, clock, proxies and what is installed; say what to fix.
 
-    It reads one page of the task list, which costs nothing.
-    It works without a network, and ends with 1 where something must be fixed.
+    It asks the server for its models and tasks, and sends each chat route an empty request, which a server
+    refuses: nothing is billed. It works without a network, and ends with 1 where something must be fixed.
 
     \b
     Examples:
@@ -62,37 +75,49 @@ def _show(findings: list[Finding]) -> None:
     console = results()
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        console.print(mark, f"{finding.name:<13}", style=style, end=" ")
+        console.print(mark, f"{finding.name:<16}", style=style, end=" ")
         console.print(printable(finding.says), soft_wrap=True)
         if finding.to_do:
-            console.print(f"{'':<16}→ {printable(finding.to_do)}", soft_wrap=True)
+            console.print(f"{'':<19}→ {printable(finding.to_do)}", soft_wrap=True)
 
 
 def _findings(ledger: Path | None) -> Iterator[Finding]:
     yield Finding(
         "piccc", "ok", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
     )
-    yield _http()
-    yield from _installed()
-    yield _models()
-    yield _key()
+    yield from _looked_at("http", _http)
+    yield from _looked_at("extras", _installed)
+    yield from _looked_at("models", _models)
+    yield from _looked_at("key", _key)
     try:
         config = resolve()
     except ConfigurationError as error:
         yield Finding("server", "fix", error.message, error.hint)
         return
-    yield from _way(config)
-    yield from _server(config)
-    yield _submissions(ledger or ledger_of(config))
+    yield from _looked_at("proxy", _proxy, config)
+    yield from _looked_at("certificates", _certificates)
+    yield from _looked_at("server", _server, config)
+    yield from _looked_at("ledger", _ledger, ledger or ledger_of(config))
 
 
-def _http() -> Finding:
+def _looked_at(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts) -> Iterator[Finding]:
+    try:
+        yield from look(*about)
+    except PicccError as error:
+        yield Finding(name, "fix", error.message, in_shell_words(error.hint))
+    except Exception as error:  # a doctor that falls ill is of no use: whatever it is, it is a finding
+        yield Finding(
+            name,
+            "fix",
+            redact(f"{type(error).__name__}: {error}"),
+            "If nothing else here explains it, report it.",
+        )
+
+
+def _http() -> Iterator[Finding]:
     from piccc._http.httpx_backend import SyncBackend
 
-    try:
-        return Finding("http", "ok", SyncBackend().backend)
-    except PicccError as error:
-        return Finding("http", "fix", error.message, error.hint)
+    yield Finding("http", "ok", SyncBackend().backend)
 
 
 def _installed() -> Iterator[Finding]:
@@ -123,110 +148,173 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _models() -> Finding:
+def _models() -> Iterator[Finding]:
     variables = "PICCC_IMAGE_MODEL", "PICCC_VIDEO_MODEL"
     if missing := [name for name in variables if not os.environ.get(name)]:
-        return Finding(
-            "models",
-            "note",
-            f"{' and '.join(missing)} not set",
-            "Set them, or give --model to image and video.",
-        )
-    return Finding("models", "ok", ", ".join(f"{name}={os.environ[name]}" for name in variables))
+        said = f"{' and '.join(missing)} not set"
+        yield Finding("models", "note", said, "Set them, or give --model to image and video.")
+    else:
+        yield Finding("models", "ok", ", ".join(f"{name}={os.environ[name]}" for name in variables))
 
 
-def _key() -> Finding:
+def _key() -> Iterator[Finding]:
     from piccc._http.backend import run_sync
 
     try:
         key = run_sync(Key().ask())
     except ConfigurationError as error:
-        return Finding(
-            "key", "fix", error.message, f"Set {KEY_VARIABLE}, or start the emulator: piccc emulator"
-        )
+        hint = error.hint if os.environ.get(KEY_VARIABLE, "").strip() else _NO_KEY
+        yield Finding("key", "fix", error.message, hint)
+        return
     kind = "" if key.startswith("pcc_") else "; it does not begin with pcc_, as the provider's keys do"
-    return Finding("key", "note" if kind else "ok", f"{KEY_VARIABLE} is set{kind}")
+    yield Finding("key", "note" if kind else "ok", f"{KEY_VARIABLE} is set{kind}")
 
 
-def _way(config: Config) -> Iterator[Finding]:
-    """Say which proxies and certificates stand on the way to the server."""
+def _proxy(config: Config) -> Iterator[Finding]:
     scheme, host, _ = config.origin
     proxies = getproxies()
     used = proxies.get(scheme) or proxies.get("all")
     if used is None:
         yield Finding("proxy", "ok", "none")
-    elif proxy_bypass(host):
+    elif proxy_bypass(host) or host == "localhost" or host.startswith("127.") or host == "::1":
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
-    elif host in ("127.0.0.1", "::1", "localhost"):
-        yield Finding("proxy", "fix", f"{redact(used)} is asked for {host}", f"Set NO_PROXY={host}")
+    elif used.startswith("socks") and find_spec("socksio") is None:
+        said = f"{redact(used)} is asked for {host}, which takes a package that is not installed"
+        yield Finding("proxy", "fix", said, 'pip install "piccc[socks]"')
     else:
         yield Finding("proxy", "note", f"{redact(used)} is asked for {host}")
+
+
+def _certificates() -> Iterator[Finding]:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         place = os.environ.get(name)
-        if place and not Path(place).exists():
-            yield Finding("certificates", "fix", f"{name} is {place}, which does not exist", "Correct it.")
-        elif place:
+        if not place:
+            continue
+        try:
+            if name == "SSL_CERT_FILE":
+                ssl.create_default_context(cafile=place)
+            else:
+                next(Path(place).iterdir(), None)
+        except OSError as error:
+            yield Finding("certificates", "fix", f"{name} is {place}: {error}", "Correct it, or unset it.")
+        else:
             yield Finding("certificates", "note", f"{name} is {place}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A request that costs nothing, and what it tells about."""
+
+    name: str
+    method: Literal["GET", "POST"]
+    path: str
+    without: str
+
+
+_PROBES = (
+    _Probe("chat", "POST", "/v1/chat/completions", "Use --dialect anthropic, or dialect='anthropic'."),
+    _Probe("chat (anthropic)", "POST", "/v1/messages", "Use the default dialect."),
+    _Probe("model list", "GET", "/v1/models", "Nothing needs it."),
+    _Probe("tasks", "GET", "/v1/tasks?limit=1", "Images and videos cannot be made on this server."),
+)
+_ABSENT = (404, 405, 501)
 
 
 def _server(config: Config) -> Iterator[Finding]:
     if config.is_placeholder:
         yield Finding("server", "fix", f"{URL_VARIABLE} is not set", in_shell_words(WAYS_OUT))
         return
+    # Without a key the server's refusal still tells that it is there.
+    has_key = bool(os.environ.get(KEY_VARIABLE))
+    asked = config if has_key else replace(config, key=Key("none"))
+    findings: list[Finding] = []
     headers: Mapping[str, str] = {}
+    for probe in _PROBES:
+        try:
+            finding, found = _probe(asked, probe, has_key=has_key)
+        except PicccError as error:
+            if not findings:
+                yield Finding("server", "fix", error.message, in_shell_words(error.hint))
+                return
+            finding, found = Finding(probe.name, "fix", error.message, in_shell_words(error.hint)), {}
+        findings.append(finding)
+        headers = found or headers
+    if all(finding.says.startswith(_NONE) for finding in findings):
+        hint = "Check that base_url is the address of a Piccc API."
+        yield Finding("server", "fix", f"{config.base_url} answers, but has none of the API's routes", hint)
+        return
+    yield Finding("server", "ok", f"{config.base_url} answers")
+    yield from findings
+    yield from _clock(headers.get("date"))
+
+
+_NONE = "the server has no such route"
+
+
+def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Mapping[str, str]]:
+    """Ask once; raise PicccError where the answer is not one of an API."""
     try:
-        headers = _read(config)
-        yield Finding("server", "ok", f"{config.base_url} answers, and takes the key")
+        headers = _ask(config, probe)
     except APIStatusError as error:
-        headers = error.headers
-        yield _refusal(config, error)
-    except PicccError as error:
-        yield Finding("server", "fix", error.message, in_shell_words(error.hint))
-    if moment := headers.get("date"):
-        yield _clock(parsedate_to_datetime(moment).timestamp() - time.time())
+        headers, status = error.headers, error.status or 0
+        if isinstance(error, AuthenticationError) and not has_key:
+            return Finding(probe.name, "ok", "there; it was asked without a key"), headers
+        if status in _ABSENT:
+            return Finding(probe.name, "note", f"{_NONE} (HTTP {status})", probe.without), headers
+        refusals = isinstance(error, InvalidRequestError) or status >= 500
+        if probe.method == "POST" and refusals and "a web page" not in error.message:
+            return Finding(probe.name, "ok", f"there: refuses an empty request (HTTP {status})"), headers
+        said = f"HTTP {status}. {error.message}"
+        return Finding(probe.name, "fix", said, in_shell_words(error.hint)), headers
+    return Finding(probe.name, "ok", "there"), headers
 
 
-def _read(config: Config) -> Mapping[str, str]:
-    from piccc._dialects.tasks import read_task_list
+def _ask(config: Config, probe: _Probe) -> Mapping[str, str]:
     from piccc._http.backend import run_sync
     from piccc._http.httpx_backend import SyncBackend
     from piccc.session import Session
 
-    # Without a key the server's refusal still tells that it is there.
-    asked = config if os.environ.get(KEY_VARIABLE) else replace(config, key=Key("none"))
-    session = Session(asked, SyncBackend())
+    session = Session(replace(config, max_retries=0), SyncBackend())
     try:
-        return run_sync(session.read("/v1/tasks?limit=1", read_task_list, seconds=PATIENCE, retries=0))[1]
+        return run_sync(session.probe(probe.method, probe.path, seconds=PATIENCE))
     finally:
         run_sync(session.close())
 
 
-def _refusal(config: Config, error: APIStatusError) -> Finding:
-    if isinstance(error, AuthenticationError) and not os.environ.get(KEY_VARIABLE):
-        return Finding("server", "ok", f"{config.base_url} answers; it was asked without a key")
-    said = f"{config.base_url} answers HTTP {error.status}. {error.message}"
-    return Finding("server", "fix", said, in_shell_words(error.hint))
-
-
-def _clock(ahead: float) -> Finding:
+def _clock(date: str | None) -> Iterator[Finding]:
+    try:
+        ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return  # no time, or nonsense
     said = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the server's"
-    if abs(ahead) <= CLOCK_TOLERANCE:
-        return Finding("clock", "ok", said)
-    return Finding("clock", "fix", said, "Set it right, by NTP say: signatures and lost submissions need it.")
+    if abs(ahead) > CLOCK_TOLERANCE:
+        yield Finding(
+            "clock", "fix", said, "Set it right, by NTP say: signatures and lost submissions need it."
+        )
+    else:
+        yield Finding("clock", "ok", said if abs(ahead) > DATE_RESOLUTION else "agrees with the server's")
 
 
-def _submissions(path: Path) -> Finding:
-    import sqlite3
-
+def _ledger(path: Path) -> Iterator[Finding]:
     from piccc.media.ledgers.sqlite import SQLiteLedger
 
+    other = "Set PICCC_LEDGER to another file."
     try:
         lost = SQLiteLedger(path).unsettled() if path.exists() else []
-    except sqlite3.Error as error:
-        return Finding(
-            "ledger", "fix", f"{path} cannot be read: {error}", "Set PICCC_LEDGER to another file."
-        )
+    except (OSError, PicccError) as error:
+        yield Finding("ledger", "fix", f"{path} cannot be read: {error}", other)
+        return
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            folder = next(each for each in path.absolute().parents if each.exists())
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        yield Finding("ledger", "fix", f"{path} cannot be written: {error.strerror}", other)
+        return
     if lost:
         said = f"submissions without an answer: {len(lost)}, in {path}"
-        return Finding("ledger", "note", said, "They may be paid for. Look for them: piccc tasks resume")
-    return Finding("ledger", "ok", f"no lost submission in {path}")
+        yield Finding("ledger", "note", said, "They may be paid for. Look for them: piccc tasks resume")
+    else:
+        yield Finding("ledger", "ok", f"no lost submission in {path}")
