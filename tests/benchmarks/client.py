@@ -116,6 +116,17 @@ def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]
     return work
 
 
+def stream_object(kilobytes: int) -> Callable[[str, str], float]:
+    """Return the work of reading a structured answer as it grows."""
+
+    def work(subject: str, server: str) -> float:
+        make(subject, f"{server}/object-1").read_object()
+        model = make(subject, f"{server}/object-{kilobytes}")
+        return cpu(model.read_object, kilobytes * 256)
+
+    return work
+
+
 def _streaming(subject: str, server: str, scenario: str) -> tuple[Subject, Subject, int]:
     """Return a subject to warm the code up, one to measure once it is connected, and how many tokens come."""
     count = int(scenario.partition("-")[2] or 2000)
@@ -147,6 +158,10 @@ WORKS = {
     "fragment of 8 KB tool arguments, µs": Work(
         stream_sync("args"), _but("langchain-anthropic", "llama-index-anthropic", "anthropic")
     ),
+    # Linear work costs the same for each token of the smaller and the larger object. Peers are left out: most
+    # parse all that has come again with each token.
+    "token of a 16 KB object, µs": Work(stream_object(16), ("langchain-piccc", "llama-index-piccc")),
+    "token of a 64 KB object, µs": Work(stream_object(64), ("langchain-piccc", "llama-index-piccc")),
     "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:-1]),  # a floor would do nothing
     "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"]),
     "waiting for 1,000 tasks": Work(waiting, ("piccc", "openai", "httpx"), once=True),

@@ -27,6 +27,12 @@ class LangChain:
         for _ in self.model.stream("hi"):
             pass
 
+    def read_object(self) -> None:
+        """Read a structured answer as it grows."""
+        schema = {"title": "Text", "type": "object", "properties": {"text": {"type": "string"}}}
+        for _ in self.model.with_structured_output(schema).stream("hi"):
+            pass
+
     async def aread(self) -> None:
         """Read a streamed answer to its end."""
         async for _ in self.model.astream("hi"):

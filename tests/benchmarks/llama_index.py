@@ -30,6 +30,15 @@ class LlamaIndex:
         for _ in self.model.stream_chat(self._prompt):
             pass
 
+    def read_object(self) -> None:
+        """Read a structured answer as it grows."""
+        from llama_index.core.prompts import PromptTemplate
+        from pydantic import create_model
+
+        text = create_model("Text", text=(str, ...))
+        for _ in self.model.stream_structured_predict(text, PromptTemplate("hi")):
+            pass
+
     async def aread(self) -> None:
         """Read a streamed answer to its end."""
         async for _ in await self.model.astream_chat(self._prompt):

@@ -1,7 +1,8 @@
 """A server that answers both dialects from memory, as cheaply as asyncio can: the clients are measured.
 
 The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write;
-or `wait-7`: the tasks of the client that calls itself 7.
+`object-16`: a JSON object of 16 KB, four characters an event; or `wait-7`: the tasks of the client that calls
+itself 7.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from itertools import islice
 from tests.benchmarks.served_tasks import Tasks
 
 TOKEN = " token"
-PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "args": 0.0004}
-PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "args": 1}
+PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "args": 0.0004, "object": 0.0004}
+PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "args": 1, "object": 1}
 ARGUMENTS = json.dumps({"text": "x" * 8_000})
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
@@ -53,6 +54,10 @@ def _openai_stream(kind: str, count: int) -> Iterator[bytes]:
         for start in range(0, len(ARGUMENTS), 4):
             piece = {"index": 0, "function": {"arguments": ARGUMENTS[start : start + 4]}}
             yield _chunk({"tool_calls": [piece]})
+    elif kind == "object":
+        text = json.dumps({"text": "x" * count * 1024})
+        for start in range(0, len(text), 4):
+            yield _chunk({"content": text[start : start + 4]})
     else:
         for _ in range(count):
             yield _chunk({"content": TOKEN})
