@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from piccc._dialects import Dialect
 from piccc._dialects.json_text import parse, serialize
-from piccc._dialects.tasks import read_task
-from piccc._http.backend import Backend
+from piccc._dialects.tasks import read_error, read_task
+from piccc._http.backend import Backend, Outcome
 from piccc._http.chat_stream import StreamParser
-from piccc._http.responses import RawResponse
+from piccc._http.responses import RawResponse, outcome_of, status_error
 from piccc._http.retry import APICall, Retryability, send_with_retries
 from piccc.config import Config, Timeout, as_timeout, check_headers
 from piccc.conversation import ChatReply, ChatRequest
@@ -59,22 +59,35 @@ class Session:
         answer = await self._send(call)
         return answer, StreamParser(self.io, answer, dialect.reader(), call.timeout)
 
-    async def submit(self, path: str, body: Mapping[str, Any], key: str) -> Task:
+    async def submit(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        key: str,
+        *,
+        seconds: float | None = None,
+        retries: int | None = None,
+    ) -> Task:
         """Submit a task and return it; raise SubmissionUnknown where no answer came that is a task.
 
-        The key goes along as `Idempotency-Key`; that a server heeds it is not relied on.
+        The key goes along as `Idempotency-Key`; that a server heeds it is not relied on. An error in a reply
+        of 200 is raised as if its status said so. `seconds` bounds it, by default the client's timeout.
         """
+        config = self.config if retries is None else replace(self.config, max_retries=retries)
         call = APICall(
             kind=Retryability.SUBMISSION,
             method="POST",
             path=path,
             body=serialize(body),
             headers=(("idempotency-key", key),),
-            timeout=self.config.timeout,
+            timeout=_bounded(config.timeout, seconds),
         )
-        answer = await self._send(call)
+        answer = await self._send(call, config)
+        payload = self._json(answer, call.kind)
+        if refusal := _refusal_in(payload, answer, call.kind):
+            raise refusal
         try:
-            return read_task(self._json(answer, call.kind))
+            return read_task(payload)
         except ResponseError as error:
             wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
         raise wrong
@@ -89,12 +102,14 @@ class Session:
     ) -> tuple[T, Mapping[str, str]]:
         """Read a path or a URL on the server's origin in at most `seconds`; return content and headers."""
         config = self.config if retries is None else replace(self.config, max_retries=retries)
-        total = config.timeout.total
-        timeout = replace(config.timeout, total=seconds if total is None else min(total, seconds))
+        timeout = _bounded(config.timeout, seconds)
         call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
         answer = await self._send(call, config)
+        payload = self._json(answer, Retryability.READ)
+        if refusal := _refusal_in(payload, answer, Retryability.READ):
+            raise refusal
         try:
-            return decode(self._json(answer, Retryability.READ)), answer.response.headers
+            return decode(payload), answer.response.headers
         except ResponseError as error:
             wrong = answer.explain(error)
         raise wrong
@@ -153,6 +168,27 @@ class Session:
         except ValueError:
             wrong = _not_json(answer, kind)
         raise wrong
+
+
+def _bounded(timeout: Timeout, seconds: float | None) -> Timeout:
+    if seconds is None:
+        return timeout
+    return replace(timeout, total=seconds if timeout.total is None else min(timeout.total, seconds))
+
+
+def _refusal_in(payload: object, answer: RawResponse, kind: Retryability) -> PicccError | None:
+    """Return the error that a reply of 200 to a media request carries, as if its status said so."""
+    found = read_error(payload)
+    if found is None:
+        return None
+    status, message, code = found
+    body = serialize({"error": {"message": message, "code": code}})
+    error: PicccError = status_error(status, answer.response.headers, body)
+    if kind is Retryability.SUBMISSION and outcome_of(status) in (Outcome.FAILED, Outcome.UNKNOWN):
+        error = SubmissionUnknown(**{**vars(error), "may_have_been_billed": True})
+    error.body = answer.body.decode(errors="replace")
+    answer.explain(error).status = status
+    return error
 
 
 def _not_json(answer: RawResponse, kind: Retryability) -> PicccError:

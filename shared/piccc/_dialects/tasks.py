@@ -95,6 +95,67 @@ def _status(body: Mapping[str, Any], *, has_error: bool) -> tuple[str, str | Non
     return status, word if word in REFUSALS else None
 
 
+_MINIMAX = {"1002": 429, "1004": 401, "1008": 402, "1039": 429, "2049": 401, "2056": 429}
+"""MiniMax's `base_resp.status_code`; from its public documentation, as are the others."""
+_CODES = {"1001": 401, "1002": 401, "1101": 402, "1102": 402, "1302": 429, "1303": 429, "455": 503}
+_CODE_WORDS = (
+    (("insufficient", "balance", "credit", "arrear", "overdue", "billing"), 402),
+    (("ratelimit", "toomany", "throttl", "resourceexhausted", "quota", "concurren"), 429),
+    (("apikey", "unauthor", "authentic", "invalidtoken"), 401),
+    (("forbidden", "permission", "accessdenied"), 403),
+    (("notfound", "notexist"), 404),
+    (("overload", "unavailable", "busy"), 503),
+    (("internal", "servererror", "timeout"), 500),
+)
+
+
+def read_error(payload: object) -> tuple[int, str, str | None] | None:
+    """Return the error that a reply of 200 carries: the status it amounts to, its message and its code.
+
+    None where there is a task, a list, or no word of an error. Read are `{code, msg}`, `{error}`,
+    `{base_resp}` and `{success: false}`; a code that nobody knows amounts to 400.
+    """
+    if not isinstance(payload, dict) or _has_content(payload):
+        return None
+    base, error = payload.get("base_resp"), payload.get("error")
+    if isinstance(base, dict):
+        code, message = _first_text(base, "status_code"), _first_text(base, "status_msg")
+    elif isinstance(error, dict):
+        code, message = _first_text(error, "code", "type"), _first_text(error, "message", "msg", "detail")
+    else:
+        code = _first_text(payload, "code", "error_code", "errcode")
+        message = _text(error) or _first_text(payload, "message", "msg", "detail", "error_msg", "errmsg")
+    if (
+        not error
+        and payload.get("success") is not False
+        and (code or "").lower() in _NO_ERROR | {"201", "202"}
+    ):
+        return None
+    known = _MINIMAX if isinstance(base, dict) else _CODES
+    return known.get(code or "") or _status_of(code or ""), message or "no reason was given", code
+
+
+def _has_content(payload: Mapping[str, Any]) -> bool:
+    for body in (payload, payload.get("data")):
+        if isinstance(body, list):
+            return True
+        if isinstance(body, dict) and (
+            body.get("task_id") or body.get("id") or any(isinstance(body.get(n), list) for n in _ROWS)
+        ):
+            return True
+    return False
+
+
+def _status_of(code: str) -> int:
+    if code.isdecimal() and 400 <= int(code[:9]) < 600:
+        return int(code)
+    plain = "".join(filter(str.isalnum, code)).lower()
+    return next((status for words, status in _CODE_WORDS if any(word in plain for word in words)), 400)
+
+
+_ROWS = ("data", "items", "tasks")
+
+
 def read_task_list(payload: object) -> Page:
     """Read one page; raise ResponseError where it is none, or where none of its rows is a task."""
     body = payload
@@ -103,7 +164,7 @@ def read_task_list(payload: object) -> Page:
     if isinstance(body, list):
         return _page(body, None)
     rows = (
-        next((body[name] for name in ("data", "items", "tasks") if isinstance(body.get(name), list)), None)
+        next((body[name] for name in _ROWS if isinstance(body.get(name), list)), None)
         if isinstance(body, dict)
         else None
     )
