@@ -27,7 +27,7 @@ from langchain_piccc import (
 )
 from piccc import AsyncClient, Client, Task
 from piccc.emulator import Emulator, ManualClock
-from piccc.media.limits import SpendLimit
+from piccc.media.requests import SpendLimit
 from piccc.tokens import count_text
 from tests.langchain.media import Way, calling, clients, settings
 from tests.media.paid import made

@@ -18,7 +18,7 @@ from llama_index_piccc import PicccMediaToolSpec, media_from
 from piccc import AsyncClient, Task
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import InvalidArgumentError
-from piccc.media.limits import SpendLimit
+from piccc.media.requests import SpendLimit
 from piccc.tokens import count_text
 from tests.llama_index.conftest import Async, Sync
 from tests.llama_index.media import client, spec, tools

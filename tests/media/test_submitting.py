@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from piccc import AsyncClient, Client
@@ -19,11 +21,13 @@ from piccc.emulator import Emulator
 from piccc.errors import (
     InvalidArgumentError,
     InvalidRequestError,
+    LedgerError,
     RateLimitError,
     SpendLimitExceeded,
     SubmissionUnknown,
 )
-from piccc.media.limits import SpendLimit
+from piccc.media.requests import SpendLimit, build_task_request
+from piccc.tasks import Output, Task
 from tests.media.driven import QUICK, Connect
 
 IMAGE = {"model": "piccc-image"}
@@ -53,8 +57,28 @@ def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: E
     [
         ({"prompt": " "}, "prompt"),
         ({"model": None}, "PICCC_IMAGE_MODEL"),
-        ({"aspect_ratio": "16x9"}, "16:9"),
-        ({"resolution": "720p"}, "1K, 2K, 4K"),
+        ({"prompt": 7}, "prompt"),
+        ({"model": 7}, "model"),
+        ({"aspect_ratio": (16, 9)}, "'16:9'"),
+        ({"aspect_ratio": ""}, "'16:9'"),
+        ({"resolution": 1024}, "'1K'"),
+        ({"duration_seconds": "3"}, "client.videos"),
+        ({"webhook": {"url": "https://example.com"}}, "https"),
+        ({"webhook": "https://[::1/x"}, "https"),
+        ({"lost": "retry"}, "resend"),
+        ({"aspect": "1:1"}, "aspect_ratio"),
+        ({"aspect_ration": "1:1"}, "aspect_ratio"),
+        ({"size": "1K"}, "resolution"),
+        ({"duration": 3}, "duration_seconds"),
+        ({"webhooks": "https://example.com"}, "webhook"),
+        ({"modle": "m"}, "model"),
+        ({"n": 4}, "map"),
+        ({"image": Path("nowhere.png")}, "cannot be read"),
+        ({"image": "photos/me.png"}, "pathlib.Path"),
+        ({"first_frame": "/home/me/a"}, "pathlib.Path"),
+        ({"image": b"abc"}, "known kind"),
+        ({"images": [b"abc"]}, "known kind"),
+        ({"image": Task("t", "processing")}, "Wait for the task"),
         ({"duration_seconds": 3}, "client.videos"),
         ({"webhook": "http://example.com/hook"}, "https"),
         ({"webhook": "ftp://example.com/hook"}, "https"),
@@ -73,8 +97,57 @@ def test_a_bad_argument_is_refused_before_anything_is_sent(
     assert not emulator.requests
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True])
-def test_a_film_needs_a_length_that_can_be(client: Any, seconds: float) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aspect_ratio": "auto"},
+        {"aspect_ratio": "2.39:1"},
+        {"resolution": "2k"},
+        {"resolution": "1024x1024"},
+        {"mode": "pro"},
+        {"style": "ink"},
+        {"extra_body": {"aspect": "1:1", "n": 2}},
+        {"image": "https://example.com/a.png"},
+        {"image": "file-abc123"},
+    ],
+)
+def test_what_only_the_server_can_judge_is_sent_as_it_is(options: dict[str, Any]) -> None:
+    named = {name: options[name] for name in ("aspect_ratio", "resolution", "extra_body") if name in options}
+    extra = {name: value for name, value in options.items() if name not in named}
+    body = build_task_request("image", "a fox", model="m", extra=extra, **named).body
+    sent = {**options, **options.get("extra_body", {})}
+    sent.pop("extra_body", None)
+    assert {name: body[name] for name in sent} == sent
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 8
+
+
+def test_references_are_sent_as_addresses_or_as_their_content(tmp_path: Path) -> None:
+    file = tmp_path / "ref.png"
+    file.write_bytes(PNG)
+    url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    output = Output("https://files.example.com/a.png")
+    done = Task("t", "completed", outputs=[output])
+    given: dict[str, Any] = {
+        "image": file,
+        "images": [PNG, done, output, "https://example.com/b.png"],
+        "first_frame": PIL.Image.new("RGB", (2, 2)),
+    }
+    body = build_task_request("image", "a fox", model="m", extra=given).body
+    assert body["image"] == url
+    assert body["images"] == [url, output.url, output.url, "https://example.com/b.png"]
+    assert body["first_frame"].startswith("data:image/png;base64,")
+
+
+def test_a_character_that_was_cut_in_two_is_replaced() -> None:
+    request = build_task_request("image", "a fox \ud83e and \ud83e\udd8a", model="m", extra={"x": ["\udd8a"]})
+    assert request.body["prompt"] == "a fox \ufffd and 🦊"
+    assert request.body["x"] == ["\ufffd"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "3"])
+def test_a_video_needs_a_length_that_can_be(client: Any, seconds: float) -> None:
     with pytest.raises(InvalidArgumentError, match="duration_seconds"):
         client.videos.submit("a fox", model="piccc-video", duration_seconds=seconds)
 
@@ -92,9 +165,9 @@ def test_the_same_key_never_submits_twice(client: Any, emulator: Emulator) -> No
     assert posts(emulator)[0].headers["idempotency-key"] == "fox"
 
 
-def test_a_key_cannot_stand_for_two_orders(client: Any, emulator: Emulator) -> None:
+def test_a_key_cannot_stand_for_two_requests(client: Any, emulator: Emulator) -> None:
     client.images.submit("a fox", **IMAGE, key="fox")
-    with pytest.raises(InvalidArgumentError, match="another order"):
+    with pytest.raises(InvalidArgumentError, match="another request"):
         client.images.submit("a hare", **IMAGE, key="fox")
     assert len(posts(emulator)) == 1
 
@@ -194,9 +267,11 @@ def test_a_ledger_that_fails_after_the_answer_still_tells_the_task(
         raise OSError("disk full")
 
     monkeypatch.setattr(client.ledger, "settle", full)
-    with pytest.raises(OSError, match="disk full") as raised:
+    with pytest.raises(LedgerError, match="disk full") as raised:
         client.images.submit("a fox", **IMAGE, key="fox")
-    assert emulator.charges[0].task_id in "".join(raised.value.__notes__)
+    assert emulator.charges[0].task_id == raised.value.task_id
+    assert raised.value.may_have_been_billed
+    assert "do not submit again" in str(raised.value)
     assert [each.key for each in client.ledger.unsettled()] == ["fox"]
 
 

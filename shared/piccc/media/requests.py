@@ -1,31 +1,51 @@
-"""What is ordered: checked before it is sent, named by a key, and found again among the account's tasks."""
+"""A media request: its arguments checked, its references read, its key, and what it may cost."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import ipaddress
 import json
 import math
 import os
-import re
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from piccc._dialects.json_text import serialize
-from piccc.errors import InvalidArgumentError
+from piccc._dialects.json_text import parse, serialize
+from piccc.arguments import join_halves
+from piccc.errors import InvalidArgumentError, SpendLimitExceeded
 from piccc.media.ledgers import Submission
-from piccc.tasks import ASPECT_RATIOS, IMAGE_RESOLUTIONS, VIDEO_RESOLUTIONS, Task, TaskType
+from piccc.mime_types import content_type_of
+from piccc.tasks import Output, Task, TaskType
 
 CLOCK_SKEW = 300.0
 """Seconds by which the server's clock and ours may differ when a lost submission is looked for (assumed)."""
-LONGEST_FILM = 3600.0
-_RATIO = re.compile(r"[1-9]\d*:[1-9]\d*")
-_RESOLUTION = {"image": re.compile(r"[1-9]\d*K"), "video": re.compile(r"[1-9]\d*[pK]")}
+LONGEST_VIDEO = 3600.0
+MAX_REFERENCE_BYTES = 20 * 1024**2
+"""How large a reference may be that is sent inside the request (assumed: no upload route is documented)."""
 _COMPARED = ("aspect_ratio", "resolution", "duration_seconds")
+_NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "webhook", "key")
+_ALIASES = {
+    **dict.fromkeys(("aspect", "ratio", "aspectratio", "image_aspect_ratio"), "aspect_ratio"),
+    **dict.fromkeys(("size", "image_size", "video_size", "dimensions"), "resolution"),
+    **dict.fromkeys(("duration", "seconds", "secs", "length", "duration_s"), "duration_seconds"),
+    **dict.fromkeys(("webhook_url", "callback", "callback_url", "call_back_url", "notify_url"), "webhook"),
+    **dict.fromkeys(("prompts", "prompt_text"), "prompt"),
+    **dict.fromkeys(("model_id", "model_name", "engine"), "model"),
+    **dict.fromkeys(("idempotency_key",), "key"),
+}
+_COUNTS = ("n", "count", "num_images", "num_outputs", "batch_size", "n_images")
+_NO_TYPOS = frozenset({"mode", "modes", "keys"})
+"""Names near one of ours that servers are known to use."""
+_REFERENCES = ("image", "frame", "reference", "mask", "video", "audio", "img")
 
 
 @runtime_checkable
@@ -39,7 +59,7 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One order of a picture or a film: the body that is sent, under a key that names it."""
+    """One request for an image or a video: the body that is sent, under a key that names it."""
 
     type: TaskType
     key: str
@@ -47,15 +67,16 @@ class TaskRequest:
 
     @property
     def digest(self) -> str:
-        """A hash of what is ordered; where its end is reported to does not count."""
-        ordered = {name: value for name, value in self.body.items() if name != "webhook"}
-        text = json.dumps([self.type, ordered], sort_keys=True, default=str)
+        """A hash of what is requested; where its end is reported to does not count."""
+        requested = {name: value for name, value in self.body.items() if name != "webhook"}
+        text = json.dumps([self.type, requested], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def video_seconds(self) -> float:
-        """How much film is ordered; 0 for a picture, and where the length is left to the server."""
-        return float(self.body.get("duration_seconds", 0)) if self.type == "video" else 0.0
+        """How many seconds of video are requested; 0 for an image, and where the server chooses."""
+        seconds = self.body.get("duration_seconds", 0)
+        return float(seconds) if self.type == "video" and isinstance(seconds, int | float) else 0.0
 
     def entry(self) -> Submission:
         """Return what the ledger writes down."""
@@ -73,81 +94,207 @@ def build_task_request(
     webhook: str | Receiver | None = None,
     key: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
 ) -> TaskRequest:
-    """Check and make an order; raise InvalidArgumentError for what no server can mean.
+    """Check and make a request; raise InvalidArgumentError for what no server can mean.
 
-    Which ratios, resolutions and lengths exist is for the server to say: only their form is checked.
+    Which ratios, resolutions and lengths exist is for the server to say. Files of references are read, so it
+    must not run on an event loop.
     """
     model = model or os.environ.get(f"PICCC_{type.upper()}_MODEL")
-    _check(type, prompt, model, aspect_ratio, resolution, duration_seconds)
-    key = str(uuid.uuid4()) if key is None else _checked_key(key)
+    texts = {"prompt": prompt, "model": model, "aspect_ratio": aspect_ratio, "resolution": resolution}
+    _check(type, texts, duration_seconds)
+    for name in extra or {}:
+        _check_name(name)
+    key = str(uuid.uuid4()) if key is None else checked_key(key)
     if isinstance(webhook, Receiver):
         webhook = webhook.url_for(key)
     body = {
-        "model": model,
-        "prompt": prompt,
-        "aspect_ratio": aspect_ratio,
-        "resolution": resolution,
+        **texts,
         "duration_seconds": duration_seconds,
         "webhook": {"url": _checked_webhook(webhook)} if webhook else None,
-        **(extra or {}),
+        **{name: _as_reference(name, value) for name, value in (extra or {}).items()},
+        **(extra_body or {}),
     }
     body = {name: value for name, value in body.items() if value is not None}
-    serialize(body)  # so that what JSON cannot say is refused before it is written down
-    return TaskRequest(type, key, body)
+    # Written and read again, so that the ledger keeps, and a digest sees, just what goes over the wire.
+    return TaskRequest(type, key, _joined(parse(serialize(body))))
 
 
-def _check(
-    type: TaskType,
-    prompt: str,
-    model: str | None,
-    aspect_ratio: str | None,
-    resolution: str | None,
-    seconds: float | None,
-) -> None:
-    if not isinstance(prompt, str) or not prompt.strip():
+def _check(type: TaskType, texts: Mapping[str, object], seconds: object) -> None:
+    for name, example in (("aspect_ratio", "16:9"), ("resolution", "1K" if type == "image" else "720p")):
+        value = texts[name]
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise InvalidArgumentError(f"{name} is {value!r}.", hint=f"Give a text such as {example!r}.")
+    prompt = texts["prompt"]
+    if not isinstance(prompt, str):
+        raise InvalidArgumentError(
+            f"The prompt is {prompt!r:.80}.", hint="Give a text that says what to make."
+        )
+    if not prompt.strip():
         raise InvalidArgumentError("The prompt is empty.", hint="Say what to make.")
+    model = texts["model"]
+    if model is not None and not isinstance(model, str):
+        raise InvalidArgumentError(f"model is {model!r:.80}.", hint="Give the model's id as a text.")
     if not model:
         raise InvalidArgumentError(
             f"No {type} model was named.",
             hint=f"Pass model=, or set PICCC_{type.upper()}_MODEL. The provider documents no default; "
             f"the emulator offers piccc-{type}.",
         )
-    if aspect_ratio is not None and not _RATIO.fullmatch(aspect_ratio):
-        raise _malformed("aspect_ratio", aspect_ratio, ASPECT_RATIOS)
-    if resolution is not None and not _RESOLUTION[type].fullmatch(resolution):
-        known = IMAGE_RESOLUTIONS if type == "image" else VIDEO_RESOLUTIONS
-        raise _malformed("resolution", resolution, known)
     if seconds is None:
         return
     if type == "image":
-        raise InvalidArgumentError("A picture has no duration_seconds.", hint="Use client.videos for a film.")
-    if isinstance(seconds, bool) or not math.isfinite(seconds) or not 0 < seconds < LONGEST_FILM:
+        raise InvalidArgumentError("An image has no duration_seconds.", hint="Use client.videos for a video.")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not math.isfinite(seconds) or not 0 < seconds < LONGEST_VIDEO:  # type: ignore[arg-type,operator]  # checked first
         raise InvalidArgumentError(
-            f"duration_seconds is {seconds!r}.", hint="Give the film's length in seconds, above 0."
+            f"duration_seconds is {seconds!r}.", hint="Give the video's length in seconds, a number above 0."
         )
 
 
-def _malformed(name: str, value: str, known: tuple[str, ...]) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{name} is {value!r}.", hint=f"Write it like one of {', '.join(known)}.")
+def _check_name(name: str) -> None:
+    """Refuse a name that is nearly one of ours: a server ignores what it does not know, and bills for it."""
+    if name in _COUNTS:
+        raise InvalidArgumentError(
+            f"{name} is not a parameter: each submission makes one task.",
+            hint=f"Use map([prompt] * 4) for several. If your server knows it: extra_body={{{name!r}: …}}.",
+        )
+    right = _ALIASES.get(name.lower()) or next(
+        (ours for ours in _NAMED if _is_typo(name.lower(), ours)), None
+    )
+    if right and name not in _NO_TYPOS:
+        raise InvalidArgumentError(
+            f"{name} is not a parameter. Did you mean {right}?",
+            hint=f"If your server really knows it, give it as extra_body={{{name!r}: …}}.",
+        )
 
 
-def _checked_key(key: str) -> str:
-    # It goes into a header and into a webhook's path.
+def _is_typo(name: str, right: str) -> bool:
+    """Tell whether a name is within two edits of another, one for a short one; a swap is one edit."""
+    most = 2 if len(right) > 5 else 1
+    if name == right or abs(len(name) - len(right)) > most:
+        return False
+    rows = [list(range(len(right) + 1))]
+    for i, mine in enumerate(name, 1):
+        row = [i]
+        for j, theirs in enumerate(right, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (mine != theirs)))
+            if i > 1 and j > 1 and (mine, theirs) == (right[j - 2], name[i - 2]):
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1] <= most
+
+
+def _as_reference(name: str, value: object) -> object:
+    """Return a value as the wire carries it: an address as it is, content as a `data:` URL (assumed).
+
+    Content is a `Path`, bytes, or a Pillow image. A finished task, or an output, stands for its address.
+    """
+    if isinstance(value, list | tuple):
+        return [_as_reference(name, each) for each in value]
+    if isinstance(value, Task):
+        if len(value.outputs) != 1:
+            raise InvalidArgumentError(
+                f"{name} is task {value.id}, which has {len(value.outputs)} outputs ({value.status}).",
+                hint="Wait for the task, and give one of its outputs.",
+            )
+        value = value.outputs[0]
+    if isinstance(value, Output):
+        return value.url
+    if isinstance(value, os.PathLike):
+        return _data_url(name, _content(name, Path(value)))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _data_url(name, bytes(value))
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is not None and isinstance(value, pillow.Image):
+        buffer = io.BytesIO()
+        value.save(buffer, "PNG")
+        return _data_url(name, buffer.getvalue())
+    if isinstance(value, str) and any(each in name.lower() for each in _REFERENCES) and _is_file(value):
+        raise InvalidArgumentError(
+            f"{name} is the path of a file, as a text, which would be sent as it is.",
+            hint=f"Give {name}=pathlib.Path({value[:80]!r}), or an https address.",
+        )
+    return value
+
+
+def _is_file(text: str) -> bool:
+    if "://" in text or text.startswith("data:") or len(text) > 1000:
+        return False
+    return text.startswith(("/", "./", "../", "~")) or Path(text).suffix.lower() in _SUFFIXES
+
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".mp4", ".mov", ".webm", ".mp3", ".wav")
+
+
+def _content(name: str, path: Path) -> bytes:
+    try:
+        path = path.expanduser()
+        if path.stat().st_size > MAX_REFERENCE_BYTES:
+            raise _too_large(name)
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:
+        raise InvalidArgumentError(
+            f"{name} cannot be read: {error}.", hint="Give the path of a file that exists."
+        ) from error
+
+
+def _data_url(name: str, content: bytes) -> str:
+    if len(content) > MAX_REFERENCE_BYTES:
+        raise _too_large(name)
+    mime_type = content_type_of(content) or ""
+    if mime_type.partition("/")[0] not in ("image", "video", "audio"):
+        raise InvalidArgumentError(
+            f"{name} is no image, video or audio file of a known kind.",
+            hint="Give one, such as PNG, JPEG, WebP, MP4 or MP3, or an https address.",
+        )
+    return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _too_large(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{name} has more than {MAX_REFERENCE_BYTES // 1024**2} MB.",
+        hint="Make it smaller, or give an https address from which the server can fetch it.",
+    )
+
+
+def _joined(value: Any) -> Any:
+    """Join surrogate pairs that were cut in two, and replace halves: no server reads them."""
+    if isinstance(value, str):
+        return value if value.isascii() else join_halves(value)
+    if isinstance(value, dict):
+        return {_joined(name): _joined(each) for name, each in value.items()}
+    return [_joined(each) for each in value] if isinstance(value, list) else value
+
+
+def checked_key(key: str) -> str:
+    """Return a key; raise InvalidArgumentError where a header and a webhook's path cannot carry it."""
     if not isinstance(key, str) or not 0 < len(key) <= 200 or not key.isascii() or not key.isprintable():
         raise InvalidArgumentError(
-            f"key is {key!r}.", hint="Give up to 200 printable ASCII characters, or leave it out."
+            f"key is {key!r:.100}.", hint="Give up to 200 printable ASCII characters, or leave it out."
         )
     return key
 
 
-def _checked_webhook(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.hostname and (
-        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
-    ):
-        return url
-    raise InvalidArgumentError("webhook is not an https address.", hint="Give it as https://host/path.")
+def key_of_row(run: str, digest: str, number: int) -> str:
+    """Return the key of the `number`-th of a run's equal rows; a run may have a name in any language."""
+    if not run.isascii() or not run.isprintable() or len(run) > 120:
+        run = f"run-{hashlib.sha256(run.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return checked_key(f"{run}/{digest[:24]}/{number}")
+
+
+def _checked_webhook(url: object) -> str:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if host and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        return str(url)
+    raise InvalidArgumentError(
+        "webhook is not an https address.", hint="Give it as a text, https://host/path, or as a receiver."
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -179,3 +326,76 @@ def nearest(tasks: Iterable[Task], entry: Submission) -> list[Task]:
     """Return the tasks that may be what became of a submission, the nearest in time first."""
     found = [task for task in tasks if can_be(task, entry)]
     return sorted(found, key=lambda task: abs((task.created_at or time.time()) - entry.at))
+
+
+class SpendLimit:
+    """Bound what is submitted: `max_tasks` tasks, `max_video_seconds` of video; None sets no bound.
+
+    One spend limit may be shared by clients, threads and runs. What the server refused is given back.
+
+    Attributes:
+        max_tasks: how many tasks may be submitted.
+        max_video_seconds: how many seconds of video.
+        tasks: how many have been.
+        video_seconds: how many seconds have been.
+
+    Examples:
+        >>> from piccc import SpendLimit, Client
+        >>> spend_limit = SpendLimit(max_tasks=10)
+        >>> task = Client(spend_limit=spend_limit).images.submit("A ceramic mug", model="piccc-image")
+        >>> spend_limit
+        SpendLimit(1 of 10 tasks, 0.0 of None s of video)
+    """
+
+    def __init__(self, *, max_tasks: int | None = None, max_video_seconds: float | None = None) -> None:
+        self.max_tasks = max_tasks
+        self.max_video_seconds = max_video_seconds
+        self.tasks = 0
+        self.video_seconds = 0.0
+        self._lock = threading.Lock()
+
+    def spend(self, request: TaskRequest) -> None:
+        """Count a request; raise SpendLimitExceeded, counting nothing, where it is too much.
+
+        A video of which no length was asked cannot be counted, so it is refused under `max_video_seconds`.
+        """
+        with self._lock:
+            tasks, seconds = self.tasks + 1, self.video_seconds + request.video_seconds
+            if self.max_tasks is not None and tasks > self.max_tasks:
+                raise _exceeded(f"max_tasks={self.max_tasks}")
+            if request.type == "video" and self.max_video_seconds is not None:
+                if not request.video_seconds:
+                    raise _exceeded("max_video_seconds needs duration_seconds")
+                if seconds > self.max_video_seconds:
+                    raise _exceeded(f"max_video_seconds={self.max_video_seconds}")
+            self.tasks, self.video_seconds = tasks, seconds
+
+    def give_back(self, request: TaskRequest) -> None:
+        """Take back the count of a request that was not accepted."""
+        with self._lock:
+            self.tasks -= 1
+            self.video_seconds -= request.video_seconds
+
+    def __repr__(self) -> str:
+        return (
+            f"SpendLimit({self.tasks} of {self.max_tasks} tasks, "
+            f"{self.video_seconds} of {self.max_video_seconds} s of video)"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (self.max_tasks, self.max_video_seconds, self.tasks, self.video_seconds))
+
+
+def _rebuild(
+    max_tasks: int | None, max_video_seconds: float | None, tasks: int, video_seconds: float
+) -> SpendLimit:
+    spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
+    spend_limit.tasks, spend_limit.video_seconds = tasks, video_seconds
+    return spend_limit
+
+
+def _exceeded(bound: str) -> SpendLimitExceeded:
+    return SpendLimitExceeded(
+        f"The spend limit is used up: {bound}.",
+        hint="Nothing was sent. Raise the spend limit if more is meant to be spent.",
+    )
