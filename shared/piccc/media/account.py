@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urljoin
 
 from piccc._dialects.tasks import read_task, read_task_list
-from piccc._http.backend import Backend
+from piccc._http.backend import Backend, Signal, T, Ts
 from piccc._http.responses import retry_after
 from piccc.config import origin_of
-from piccc.errors import InvalidArgumentError, PicccError, SubmissionUnknown, TaskError
+from piccc.errors import (
+    InvalidArgumentError,
+    LedgerError,
+    NotFoundError,
+    PicccError,
+    SubmissionUnknown,
+    TaskError,
+)
 from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
-from piccc.media.limits import SpendLimit
 from piccc.media.polling import READ_SECONDS, Subscription, wake
-from piccc.media.requests import TaskRequest, is_recent, nearest
+from piccc.media.requests import CLOCK_SKEW, SpendLimit, TaskRequest, is_recent, nearest
 from piccc.media.schedule import Pages, Polling
 from piccc.session import Session
 from piccc.tasks import Page, Task
 
+Lost = Literal["ask", "resend"]
+"""What to do about a submission of which nobody knows whether it arrived: raise, or send it again."""
+MAX_SUBMISSIONS = 32
+"""How many submissions of a client may be under way at a time."""
+RESEND_SECONDS = 60.0
+"""How old a lost submission must be before the list proves that there is no such task."""
 LOOK_AGAIN_SECONDS = 1.0
 FLIGHT_SECONDS = 10.0
 """How old a submission of another process must be before nobody can be sending it any more."""
@@ -45,6 +68,8 @@ class Account:
         self.spend_limit = spend_limit
         self.private_outputs = private_outputs
         self._in_flight: set[str] = set()
+        self._slots = _Slots(MAX_SUBMISSIONS)
+        self._uses_polling_urls = True
 
     def over(self, io: Backend) -> Account:
         """Return the same account over another port."""
@@ -59,117 +84,244 @@ class Account:
         settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         return (_rebuild, (self.session, *settings))
 
-    async def submit(self, order: TaskRequest, *allowances: SpendLimit) -> Task:
-        """Submit an order, or return the task that its key has already become.
+    async def submit(
+        self,
+        request: TaskRequest,
+        *limits: SpendLimit,
+        lost: Lost = "ask",
+        seconds: float | None = None,
+    ) -> Task:
+        """Submit a request, or return the task that its key has already become.
 
         It is written into the ledger before it is sent. Raise SubmissionUnknown where no answer came, now or
-        when the key was used before.
+        when the key was used before and `lost` does not say to send it again.
         """
-        earlier = self.ledger.claim(order.entry())
-        if earlier is not None:
-            return await self._earlier(order, earlier)
-        self._in_flight.add(order.key)
-        try:
-            with _spent(order, self.spend_limit, *allowances):
-                return await self._send(order)
-        except SubmissionUnknown:
-            raise
-        except PicccError:
-            self.ledger.release(order.key)
-            raise
-        except BaseException as interruption:
-            interruption.add_note(f"The submission may have been sent. {_way_on(order.key)}")
-            raise
-        finally:
-            self._in_flight.discard(order.key)
+        task, earlier = await self.place(request, *limits, seconds=seconds, lost=lost)
+        return _filled(await self.get(task), request) if earlier else task
 
-    async def _send(self, order: TaskRequest) -> Task:
+    async def place(
+        self,
+        request: TaskRequest,
+        *limits: SpendLimit,
+        lost: Lost | None = None,
+        is_absent: bool = False,
+        seconds: float | None = None,
+        retries: int | None = None,
+    ) -> tuple[Task, Submission | None]:
+        """Submit a request; for a key that became a task earlier, return its id alone and the ledger's entry.
+
+        Without `lost` a lost submission raises SubmissionUnknown at once; `is_absent` says that the list has
+        been read and does not have it.
+        """
+        # Only what is on the wire may be in doubt after a crash: so its slot comes before the claim.
+        async with self._slots.taken(self.session.io):
+            earlier = await self.use_ledger(self.ledger.claim, request.entry())
+            if earlier is None:
+                return await self._send(request, limits, seconds, retries), None
+        if earlier.digest != request.digest:
+            raise InvalidArgumentError(
+                f"The key {request.key!r} stands for another request already.",
+                hint="Give each request a key of its own, or leave key out.",
+            )
+        if earlier.task_id:
+            return _filled(Task(earlier.task_id), request), earlier
+        if lost is None and request.key not in self._in_flight:
+            raise _unknown(earlier.key, earlier.request, None)
+        entry = await self._landed(earlier, is_absent=is_absent)
+        if entry is None:  # it was refused meanwhile, and so forgotten
+            return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
+        if entry.task_id is None:
+            if lost != "resend":
+                raise _unknown(entry.key, entry.request, None)
+            entry = await self._confirmed_absent(entry, is_absent=is_absent)
+        if entry.task_id:
+            return _filled(Task(entry.task_id), request), entry
+        async with self._slots.taken(self.session.io):
+            if await self.use_ledger(self.ledger.reclaim, request.entry(), entry.at):
+                return await self._send(request, limits, seconds, retries), None
+        # Another process was quicker: what it sends is young, and is waited for as such.
+        return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
+
+    async def _send(
+        self,
+        request: TaskRequest,
+        limits: Iterable[SpendLimit],
+        seconds: float | None,
+        retries: int | None,
+    ) -> Task:
+        path = f"/v1/{request.type}s/tasks"
+        self._in_flight.add(request.key)
         try:
-            task = await self.session.submit(f"/v1/{order.type}s/tasks", order.body, order.key)
+            with _spent(request, self.spend_limit, *limits):
+                task = await self.session.submit(
+                    path, request.body, request.key, seconds=seconds, retries=retries
+                )
         except PicccError as error:
             if error.may_have_been_billed:
-                raise _unknown(order.key, order.body, error) from error
+                raise _unknown(request.key, request.body, error) from error
+            try:
+                await self.use_ledger(self.ledger.release, request.key)
+            except LedgerError as broken:
+                error.add_note(f"{broken.message} The key {request.key!r} stays taken.")
             raise
+        except BaseException as interruption:
+            interruption.add_note(f"The submission may have been sent. {_way_on(request.key)}")
+            raise
+        finally:
+            self._in_flight.discard(request.key)
+        task = _filled(task, request)
         try:
-            self.ledger.settle(order.key, task.id)
-        except Exception as error:
-            error.add_note(f"The task is {task.id}. It goes on and is paid for: do not submit again.")
+            await self.use_ledger(self.ledger.settle, request.key, task.id)
+        except LedgerError as error:
+            error.task_id, error.tasks, error.may_have_been_billed = task.id, [task], True
+            error.hint = f"Task {task.id} goes on and is paid for: do not submit again. {error.hint}"
             raise
-        return _filled(task, order)
+        return task
 
-    async def _earlier(self, order: TaskRequest, earlier: Submission) -> Task:
-        if earlier.digest != order.digest:
-            raise InvalidArgumentError(
-                f"The key {order.key!r} stands for another order already.",
-                hint="Give each order a key of its own, or leave key out.",
-            )
-        io = self.session.io
-        # Another thread or process may be sending it at this moment, so a young entry gets some time.
-        until = io.now() + FLIGHT_SECONDS - max(0.0, time.time() - earlier.at)
-        while (entry := self.ledger.get(order.key)) is not None:
-            if entry.task_id or order.key not in self._in_flight:
-                try:
-                    return _filled(await self.resume(order.key), order)
-                except SubmissionUnknown:
-                    if io.now() >= until:
-                        raise
+    async def _landed(self, entry: Submission, *, is_absent: bool) -> Submission | None:
+        """Return what became of a lost submission: settled, still lost, or None where it was refused.
+
+        Another thread or process may be sending it at this moment, so a young one gets some time.
+        """
+        io, known, is_later = self.session.io, entry, False
+        until = io.now() + _left(entry, FLIGHT_SECONDS)
+        if entry.key not in self._in_flight and not is_absent and (found := await self._adopt(entry)):
+            return found
+        while (found := await self.use_ledger(self.ledger.get, known.key)) is not None:
+            known = found
+            if known.task_id or (known.key not in self._in_flight and io.now() >= until):
+                break
             await io.sleep(LOOK_AGAIN_SECONDS)
-        return await self.submit(order)
+            is_later = True
+        if found is None or known.task_id or not is_later:
+            return found
+        return await self._adopt(known) or known
+
+    async def _confirmed_absent(self, entry: Submission, *, is_absent: bool) -> Submission:
+        """Return a lost submission that the account's list, read a minute after it, does not have.
+
+        Raise SubmissionUnknown where the list cannot prove that; return it settled where it is there.
+        """
+        await self.session.io.sleep(_left(entry, RESEND_SECONDS))
+        if is_absent:
+            return entry
+        found, is_complete = await self.find_all([entry])
+        for task in found.get(entry.key, ()):
+            if await self.use_ledger(self.ledger.settle, entry.key, task.id):
+                return replace(entry, task_id=task.id)
+        if not is_complete:
+            raise _unknown(entry.key, entry.request, None)
+        return entry
+
+    async def _adopt(self, entry: Submission) -> Submission | None:
+        """Settle a lost submission with the likeliest task of the account; return it, or None."""
+        found, _ = await self.find_all([entry])
+        for task in found.get(entry.key, ()):
+            if await self.use_ledger(self.ledger.settle, entry.key, task.id):
+                return replace(entry, task_id=task.id)
+        return None
 
     async def resume(self, key: str, *, resubmit: bool = False) -> Task:
         """Return the task that a submission became: from the ledger, else found among the account's tasks.
 
         Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
         """
-        entry = self.ledger.get(key)
+        entry = await self.use_ledger(self.ledger.get, key)
         if entry is None:
             raise InvalidArgumentError(
                 f"The ledger has no submission {key!r}.",
                 hint='Keep the ledger in a file to find submissions again: Client(ledger="tasks.db").',
             )
+        if entry.task_id is None:
+            entry = await self._adopt(entry) or await self.use_ledger(self.ledger.get, key) or entry
         if entry.task_id:
             return await self.get(entry.task_id)
-        for task in await self.find(key):
-            if self.ledger.settle(key, task.id):
-                return task
-        settled = self.ledger.get(key)
-        if settled and settled.task_id:
-            return await self.get(settled.task_id)
         if not resubmit:
             raise _unknown(key, entry.request, None)
-        order = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
-        return await self._send(order)
+        request = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
+        async with self._slots.taken(self.session.io):
+            if not await self.use_ledger(self.ledger.reclaim, request.entry(), entry.at):
+                raise _unknown(key, entry.request, None)
+            return await self._send(request, (), None, None)
 
     async def find(self, key: str) -> list[Task]:
         """Return the tasks that a lost submission may have become, the likeliest first.
 
         They have its prompt and parameters, were not made before it, and belong to no other submission.
         """
-        entry = self.ledger.get(key)
+        entry = await self.use_ledger(self.ledger.get, key)
         if entry is None:
             return []
         if entry.task_id:
             return [await self.get(entry.task_id)]
-        pages, found = Pages(type=entry.type), []
+        found, _ = await self.find_all([entry])
+        return found.get(key, [])
+
+    async def find_all(self, entries: Sequence[Submission]) -> tuple[dict[str, list[Task]], bool]:
+        """Return by key what lost submissions may have become, as `find` does, in one walk of the list.
+
+        Also whether every row of the list could be read, so that what is not there does not exist.
+        """
+        types = {entry.type for entry in entries}
+        pages, listed = Pages(type=types.pop() if len(types) == 1 else None), []
+        oldest = min(entries, key=lambda entry: entry.at)
         while not pages.is_done:
             page = await self.next_page(pages)
-            found += page
-            if page and not any(is_recent(task, entry) for task in page):
+            listed += page
+            if page and not any(is_recent(task, oldest) for task in page):
                 break
-        return [task for task in nearest(found, entry) if self.ledger.key_of(task.id) is None]
+        by_prompt: dict[str, list[Task]] = {}
+        for task in listed:
+            by_prompt.setdefault(task.prompt, []).append(task)
+        found: dict[str, list[Task]] = {}
+        for entry in entries:
+            likely = nearest(by_prompt.get(str(entry.request.get("prompt")), ()), entry)
+            free = [task for task in likely if await self.use_ledger(self.ledger.key_of, task.id) is None]
+            if free:
+                found[entry.key] = free
+        return found, not pages.unreadable
+
+    async def look_up(self, since: float, ids: Collection[str]) -> tuple[dict[str, Task], bool]:
+        """Return tasks by their ids as the account's list shows them, back to the moment `since`.
+
+        Also whether the list was read that far: it is left where asking for each task would cost less.
+        """
+        pages, found, missing = Pages(), dict[str, Task](), set(ids)
+        for _ in range(len(ids)):
+            page = await self.next_page(pages)
+            found |= {task.id: task for task in page if task.id in missing}
+            missing -= found.keys()
+            is_past = page and all((task.created_at or math.inf) < since - CLOCK_SKEW for task in page)
+            if not missing or pages.is_done or is_past:
+                return found, not pages.unreadable
+        return found, False
+
+    async def use_ledger(self, method: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a method of the ledger, off the event loop; raise LedgerError for whatever it raises."""
+        try:
+            if isinstance(self.ledger, MemoryLedger):
+                return method(*args)
+            return await self.session.io.run(method, *args)
+        except PicccError:
+            raise
+        except Exception as error:
+            raise LedgerError(
+                f"The ledger {self.ledger!r} failed: {type(error).__name__}: {error}",
+                hint="Nothing is submitted without it.",
+            ) from error
 
     async def get(self, task: Task | str, *, seconds: float = READ_SECONDS) -> Task:
-        """Read a task, within so many seconds but no more than usual."""
-        found, _ = await self.session.read(self._path(task), read_task, seconds=min(seconds, READ_SECONDS))
+        """Read a task in at most `seconds`, but no more than usual."""
+        found, _ = await self._read(task, min(seconds, READ_SECONDS), None)
         return found
 
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
-        """Read a task once, within so many seconds; return it, and how long the server asks to wait."""
-        found, headers = await self.session.read(self._path(task), read_task, seconds=seconds, retries=0)
+        """Read a task once in at most `seconds`; return it, and how long the server asks to wait."""
+        found, headers = await self._read(task, seconds, 0)
         return replace(found, id=task.id), retry_after(headers)
 
     async def poll_page(self, path: str, seconds: float) -> Page:
-        """Read a page of a list once, within so many seconds."""
+        """Read a page of a list once in at most `seconds`."""
         page, _ = await self.session.read(path, read_task_list, seconds=seconds, retries=0)
         return page
 
@@ -178,11 +330,11 @@ class Account:
         page, _ = await self.session.read(pages.path, read_task_list)
         return pages.take(page)
 
-    def wake(self, task_id: str) -> None:
+    async def wake(self, task_id: str) -> None:
         """Have a task asked for next by whatever waits for it, also in processes that share the ledger."""
         wake(task_id)
         if isinstance(self.ledger, Notifier):
-            self.ledger.notify(task_id)
+            await self.use_ledger(self.ledger.notify, task_id)
 
     def watch(
         self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False
@@ -213,45 +365,117 @@ class Account:
             raise error
         return known
 
-    def _path(self, task: Task | str) -> str:
-        if isinstance(task, Task) and task.polling_url:
-            with suppress(ValueError):  # a malformed address
-                url = urljoin(f"{self.session.config.base_url}/", task.polling_url)
-                if origin_of(url) == self.session.config.origin:
-                    return url
-        return f"/v1/tasks/{quote(task.id if isinstance(task, Task) else task, safe='')}"
+    async def _read(
+        self, task: Task | str, seconds: float, retries: int | None
+    ) -> tuple[Task, Mapping[str, str]]:
+        id = task.id if isinstance(task, Task) else task
+        if not isinstance(id, str) or not id or id in (".", ".."):
+            raise InvalidArgumentError(f"{task!r:.80} is no task.", hint="Give a task, or its id as a text.")
+        base = self.session.config.base_url
+        url = f"{base}/v1/tasks/{quote(id, safe='')}"
+        theirs = self._polling_url(task) if isinstance(task, Task) and self._uses_polling_urls else url
+        try:
+            return await self.session.read(theirs, read_task, seconds=seconds, retries=retries)
+        except NotFoundError:
+            if theirs == url:
+                raise
+        found = await self.session.read(url, read_task, seconds=seconds, retries=retries)
+        # Behind a gateway the server may not know its own prefix: then none of its addresses is right.
+        self._uses_polling_urls = False
+        return found
+
+    def _polling_url(self, task: Task) -> str:
+        """Return where the server says it can be asked about a task, if that is on the server itself."""
+        base = f"{self.session.config.base_url}/"
+        try:
+            url = urljoin(base, task.polling_url or f"v1/tasks/{quote(task.id, safe='')}")
+        except ValueError:
+            url = ""
+        if origin_of(url) == self.session.config.origin:
+            return url
+        return f"{base}v1/tasks/{quote(task.id, safe='')}"
+
+
+def checked_lost(lost: Lost) -> Lost:
+    """Return what `lost` says; raise InvalidArgumentError where it is another word."""
+    if lost not in ("ask", "resend"):
+        raise InvalidArgumentError(f"lost is {lost!r}.", hint="It is 'ask' or 'resend'.")
+    return lost
+
+
+class _Slots:
+    """Bound how many submissions are under way, over all threads and event loops.
+
+    `pop` and `append` are atomic. A wake that gets lost, for its waiter was cancelled, costs a second.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._process = os.getpid()
+        self._free: list[None] = [None] * count
+        self._waiting: deque[Signal] = deque()
+
+    @asynccontextmanager
+    async def taken(self, io: Backend) -> AsyncIterator[None]:
+        if self._process != os.getpid():  # what the parent has under way is not ours
+            self._process, self._free, self._waiting = os.getpid(), [None] * self._count, deque()
+        while not self._take():
+            signal = io.signal()
+            self._waiting.append(signal)
+            if self._take():
+                break
+            await signal.wait(LOOK_AGAIN_SECONDS)
+            with suppress(ValueError):
+                self._waiting.remove(signal)
+        try:
+            yield
+        finally:
+            self._free.append(None)
+            with suppress(IndexError):
+                self._waiting.popleft().set()
+
+    def _take(self) -> bool:
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
 
 
 @contextmanager
-def _spent(order: TaskRequest, *allowances: SpendLimit | None) -> Iterator[None]:
-    """Count an order against allowances, unless it is refused."""
+def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
+    """Count a request against limits, unless it is refused."""
     counted: list[SpendLimit] = []
     try:
-        for spend_limit in allowances:
-            if spend_limit is not None:
-                spend_limit.spend(order)
-                counted.append(spend_limit)
+        for limit in limits:
+            if limit is not None:
+                limit.spend(request)
+                counted.append(limit)
         yield
-    except SubmissionUnknown:
-        raise
-    except PicccError:
-        for spend_limit in counted:
-            spend_limit.give_back(order)
+    except PicccError as error:
+        if not error.may_have_been_billed:
+            for limit in counted:
+                limit.give_back(request)
         raise
 
 
-def _filled(task: Task, order: TaskRequest) -> Task:
-    """Give a task what its order knows and the server left out."""
+def _left(entry: Submission, seconds: float) -> float:
+    """Return how long until an entry is so many seconds old, whatever the clock was set to meanwhile."""
+    return min(max(0.0, seconds - max(0.0, time.time() - entry.at)), seconds)
+
+
+def _filled(task: Task, request: TaskRequest) -> Task:
+    """Give a task what its request knows and the server left out."""
     return replace(
         task,
-        type=task.type or order.type,
-        model=task.model or str(order.body.get("model") or ""),
-        prompt=task.prompt or str(order.body.get("prompt") or ""),
+        type=task.type or request.type,
+        model=task.model or str(request.body.get("model") or ""),
+        prompt=task.prompt or str(request.body.get("prompt") or ""),
     )
 
 
 def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnknown:
-    reason = cause.message if cause else f"Nobody knows what became of the submission {key!r}."
+    reason = cause.message if cause else f"It is not known what became of the submission {key!r}."
     known = {
         name: getattr(cause, name)
         for name in ("status", "code", "request_id", "attempts", "elapsed", "retry_after", "body", "record")

@@ -115,13 +115,17 @@ class Subscription:
                     return None
                 if now >= self.deadline and (running := list(self.open.values())):
                     raise self._still_running(running, now)
-                self._joined().ensure_running()
+                self.keep_going()
                 await self.signal.wait(min(by - now, LONGEST_SLEEP))
         except BaseException as error:
             if not isinstance(error, PicccError) and self.open:
                 error.add_note(way_on(list(self.open.values())))
             raise
         return self.take()
+
+    def keep_going(self) -> None:
+        """Have the poller read, also after a fork or where its event loop was shut down."""
+        self._joined().ensure_running()
 
     def take(self) -> Task | None:
         """Return a task of which there is news now, or None; raise the error of one that cannot be read."""

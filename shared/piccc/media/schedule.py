@@ -78,6 +78,7 @@ class Pages:
         self._asked: set[str] = set()
         self._seen: set[str] = set()
         self.is_done = False
+        self.unreadable = 0
 
     @property
     def path(self) -> str:
@@ -86,6 +87,7 @@ class Pages:
 
     def take(self, page: Page) -> list[Task]:
         """Take a page; return the tasks that no earlier page had."""
+        self.unreadable += page.unreadable
         new = [task for task in page.tasks if task.id not in self._seen]
         self._seen.update(task.id for task in new)
         self._asked.add(self.path)

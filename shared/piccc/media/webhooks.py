@@ -252,7 +252,7 @@ class Webhooks:
             return
         try:
             if delivery.entry.task_id is not None:
-                account.wake(task_id)
+                await account.wake(task_id)
                 if self._on_task is None and self._forward_to is None:
                     return
             await self._confirm(delivery, account)
@@ -277,7 +277,7 @@ class Webhooks:
         if delivery.entry.task_id is None:
             if not can_be(task, delivery.entry) or not account.ledger.settle(delivery.entry.key, task.id):
                 return
-            account.wake(task.id)
+            await account.wake(task.id)
         for pause in _PAUSES:
             if task.is_terminal:
                 break
@@ -291,7 +291,7 @@ class Webhooks:
         with self._lock:
             if not _is_new(self._reported, task.id):
                 return
-        account.wake(task.id)
+        await account.wake(task.id)
         if self._on_task is not None:
             is_async = isinstance(account.session.io, AsyncBackend)
             handle = AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)
