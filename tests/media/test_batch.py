@@ -94,13 +94,18 @@ def test_a_row_that_fails_costs_the_others_nothing(client: Any, emulator: Emulat
     emulator.fault("lost-answer", route=SUBMISSIONS, times=1)
     emulator.fault("422", route=SUBMISSIONS, times=1)
     batch = client.images.map(FOXES, **IMAGE)
-    assert [type(batch.errors[row]) for row in sorted(batch.errors)] == [
-        SubmissionUnknown,
-        InvalidRequestError,
-    ]
-    assert isinstance(batch.tasks[0].failure(), TaskFailed)
-    assert [task.status for task in batch] == ["failed"] + ["completed"] * 9
-    assert "9 completed of 12, 2 errors" in repr(batch)
+    assert [type(error) for error in batch.errors.values()] == [InvalidRequestError]
+    failures = [failure for task in batch if (failure := task.failure())]
+    assert [type(failure) for failure in failures] == [TaskFailed]
+    assert "10 completed of 12, 1 errors" in repr(batch)
+    assert len(emulator.charges) == len({task.id for task in batch}) == 11
+
+
+def test_a_submission_that_never_arrived_is_an_error_of_its_row(client: Any, emulator: Emulator) -> None:
+    emulator.fault("disconnect", route=SUBMISSIONS, times=1)
+    batch = client.images.map(FOXES, **IMAGE)
+    assert [type(error) for error in batch.errors.values()] == [SubmissionUnknown]
+    assert len(batch) == len(emulator.charges) == 11
 
 
 def test_a_storm_of_429_delays_and_loses_nothing(connect: Connect, emulator: Emulator) -> None:
@@ -140,10 +145,19 @@ def test_a_batch_that_runs_out_of_time_keeps_what_was_made(client: Any, emulator
     assert len(raised.value.batch) == 2
 
 
-def test_progress_is_a_line_that_ends_full(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("is_terminal", "line"), [(True, "████████████████████ 12/12"), (False, "12/12")])
+def test_progress_ends_full_and_is_one_line_in_a_log(
+    client: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool,
+    line: str,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     client.images.map(FOXES, **IMAGE, progress=True)
-    last = capsys.readouterr().err.split("\r")[-1]
-    assert last == "████████████████████ 12/12\n"
+    shown = capsys.readouterr().err
+    assert shown.split("\r")[-1] == f"{line}\n"
+    assert shown.count("\n") == 1
 
 
 def test_no_prompts_make_an_empty_batch(client: Any, emulator: Emulator) -> None:

@@ -7,15 +7,17 @@ number of loops and threads run in one thread, the same way each time.
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from piccc._http.backend import Failure, HTTPRequest, Outcome
 from piccc.config import resolve
 from piccc.media.account import Account
+from piccc.media.ledgers import Ledger
 from piccc.media.schedule import Polling
 from piccc.session import Session
 from piccc.tasks import Task
@@ -67,10 +69,21 @@ class World:
     refusals: int = 0
     started: deque[Callable[[], Coroutine[Any, Any, Any]]] = field(default_factory=deque)
 
-    def account(self, *, key: Any = "pcc_live_world", polling: Polling | None = None, **port: Any) -> Account:
+    def account(
+        self,
+        *,
+        key: Any = "pcc_live_world",
+        polling: Polling | None = None,
+        ledger: Ledger | None = None,
+        **port: Any,
+    ) -> Account:
         """Return an account over a port of its own."""
         config = resolve(api_key=key, base_url=f"http://world-{id(self)}.test")
-        return Account(Session(config, WorldIO(self, **port)), polling=polling)
+        return Account(Session(config, WorldIO(self, **port)), polling=polling, ledger=ledger)
+
+    def seconds_for(self, request: HTTPRequest) -> float:
+        """Return how long the server takes for a request."""
+        return 0.0
 
     def answer(self, request: HTTPRequest) -> WorldResponse:
         """Answer a request."""
@@ -150,7 +163,7 @@ class WorldIO:
         if self._fails:
             raise Failure(Outcome.NOT_SENT, "no route")
         response = self._world.answer(request)
-        await Pause(self._world.now + self._latency)
+        await Pause(self._world.now + self._latency + self._world.seconds_for(request))
         return response
 
 
@@ -173,3 +186,88 @@ class WorldResponse:
 
 def _body(task: Task) -> dict[str, Any]:
     return {"task_id": task.id, "status": task.status, "images": [output.url for output in task.outputs]}
+
+
+Fault = Callable[[], "WorldResponse | None"]
+"""What happens to a submission instead of its being accepted; None accepts it after all."""
+
+
+@dataclass
+class Server(World):
+    """A server that takes submissions: each costs one charge, takes `post` seconds, and its task `seconds`.
+
+    `faults` are what happens to submissions from one moment to another, the first that fits.
+    """
+
+    fleet: Fleet = field(default_factory=lambda: Fleet([], []))
+    post: float = 1.0
+    seconds: float = 3.0
+    faults: list[tuple[float, float, Fault]] = field(default_factory=list)
+    charges: list[dict[str, Any]] = field(default_factory=list)
+    posts: int = 0
+    gone: set[str] = field(default_factory=set)
+    epoch: float = field(default_factory=time.time)
+
+    def seconds_for(self, request: HTTPRequest) -> float:
+        """Return how long the server takes for a request."""
+        return self.post if request.method == "POST" else 0.0
+
+    def answer(self, request: HTTPRequest) -> WorldResponse:
+        """Answer a request."""
+        path = urlsplit(request.url.partition(".test")[2])
+        if request.method == "POST":
+            self.posts += 1
+            return self._fault() or self.accept(request)
+        self.asked.append((self.now, path.geturl()))
+        if path.path == "/v1/tasks":
+            return self._page(parse_qs(path.query))
+        task = next((each for each in self.charges if path.path == f"/v1/tasks/{each['task_id']}"), None)
+        if task is None or task["task_id"] in self.gone:
+            return WorldResponse(404, {"error": {"message": "No such task"}})
+        return WorldResponse(200, self._shown(task))
+
+    def accept(self, request: HTTPRequest) -> WorldResponse:
+        """Take a submission."""
+        body = json.loads(request.body or b"{}")
+        task = {
+            **body,
+            "task_id": f"t{len(self.charges)}",
+            "type": "image",
+            "created_at": self.epoch + self.now,
+            "key": dict(request.headers)["idempotency-key"],
+            "ends": self.now + self.post + self.seconds,
+        }
+        self.charges.append(task)
+        return WorldResponse(202, self._shown(task))
+
+    def lists(self) -> int:
+        """Return how many pages of the list were read."""
+        return sum(path.startswith("/v1/tasks?") for _, path in self.asked)
+
+    def _fault(self) -> WorldResponse | None:
+        return next((fault() for start, end, fault in self.faults if start <= self.now < end), None)
+
+    def _shown(self, task: dict[str, Any]) -> dict[str, Any]:
+        is_over = self.now >= task["ends"]
+        output = {"images": [f"https://files.example.com/{task['task_id']}.png"]} if is_over else {}
+        return {**task, **output, "status": "completed" if is_over else "processing"}
+
+    def _page(self, query: dict[str, list[str]]) -> WorldResponse:
+        start, size = int(query.get("cursor", ["0"])[0]), int(query["limit"][0])
+        shown = [self._shown(each) for each in reversed(self.charges) if each["task_id"] not in self.gone]
+        if "status" in query:
+            shown = [task for task in shown if task["status"] == query["status"][0]]
+        more = start + size < len(shown)
+        page = {"data": shown[start : start + size], "has_more": more}
+        return WorldResponse(200, {**page, "next_cursor": str(start + size) if more else None})
+
+
+def refusal(status: int, body: object = None, **headers: str) -> Fault:
+    """Return a fault that answers with a status."""
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda: WorldResponse(status, body or {"error": {"message": "Slow down"}}, told)
+
+
+def not_sent() -> WorldResponse:
+    """Refuse the connection."""
+    raise Failure(Outcome.NOT_SENT, "connection refused")

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from piccc._dialects.tasks import read_task
 from piccc._http.backend import run_sync
-from piccc.media.account import Account
-from piccc.media.batch import AsyncBatchRun, AsyncOnResult, Batch, BatchRun, OnResult, Rows
+from piccc.errors import PicccError
+from piccc.media.account import Account, Lost, checked_lost
+from piccc.media.batch import (
+    SUBMISSIONS,
+    AsyncBatchRun,
+    AsyncOnResult,
+    Batch,
+    BatchOptions,
+    BatchRun,
+    OnResult,
+    Rows,
+)
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
-from piccc.media.limits import SpendLimit
-from piccc.media.requests import Receiver, build_task_request
+from piccc.media.requests import Receiver, SpendLimit, build_task_request
 from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
 
@@ -26,7 +36,12 @@ class _Resource:
 class _Media(_Resource):
     def __init__(self, account: Account, type: TaskType) -> None:
         super().__init__(account)
-        self._type = type
+        self._type: TaskType = type
+
+    async def _submit(self, prompt: str, *, lost: Lost, **options: Any) -> Task:
+        build = partial(build_task_request, self._type, prompt, **options)
+        # Off the event loop: the files of references are read.
+        return await self._account.submit(await self._account.session.io.run(build), lost=checked_lost(lost))
 
 
 class Media(_Media):
@@ -42,6 +57,8 @@ class Media(_Media):
         duration_seconds: float | None = None,
         webhook: str | Receiver | None = None,
         key: str | None = None,
+        lost: Lost = "ask",
+        extra_body: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> TaskHandle:
         """Submit a task and return at once. Other keywords go into the request as they are.
@@ -50,15 +67,22 @@ class Media(_Media):
             prompt: what to make.
             model: the model's id; by default `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
             aspect_ratio: such as "16:9".
-            resolution: such as "1K" for a picture, "720p" for a film.
-            duration_seconds: a film's length.
+            resolution: such as "1K" for an image, "720p" for a video.
+            duration_seconds: a video's length.
             webhook: an https address, or a receiver that has one for each submission.
             key: names the submission: the same key never submits twice, but gives the same task again.
-            extra: whatever else the server takes.
+            lost: what to do about an earlier submission of this key that got no answer and is not among the
+                account's tasks: `ask` raises SubmissionUnknown; `resend` reads the list a minute after it
+                and submits again. Where its process is alive and that slow, it is then paid for twice.
+            extra_body: fields that are merged over the request last, unchecked.
+            extra: whatever else the server takes. A `Path`, bytes, a Pillow image, a finished task or an
+                output, alone or in a list, is sent as an address or a `data:` URL (assumed).
 
         Raises:
-            InvalidArgumentError: an argument makes no sense; nothing was sent.
+            InvalidArgumentError: an argument makes no sense, or its name is nearly one of these; nothing was
+                sent.
             SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
+            LedgerError: the ledger cannot be used; nothing was sent, or `task_id` says what was.
             SubmissionUnknown: no answer came; it says how to find the task.
 
         Examples:
@@ -69,8 +93,7 @@ class Media(_Media):
             >>> again.id == task.id
             True
         """
-        ordered = build_task_request(
-            self._type,
+        submitting = self._submit(
             prompt,
             model=model,
             aspect_ratio=aspect_ratio,
@@ -78,9 +101,11 @@ class Media(_Media):
             duration_seconds=duration_seconds,
             webhook=webhook,
             key=key,
+            extra_body=extra_body,
             extra=extra,
+            lost=lost,
         )
-        return TaskHandle(run_sync(self._account.submit(ordered)), self._account)
+        return TaskHandle(run_sync(submitting), self._account)
 
     def generate(
         self,
@@ -116,27 +141,38 @@ class Media(_Media):
         *,
         run: str | None = None,
         concurrency: int = 50,
+        submissions: int = SUBMISSIONS,
         on_result: OnResult | None = None,
         progress: bool = False,
         max_tasks: int | None = None,
         max_video_seconds: float | None = None,
         timeout: float | None = None,
+        lost: Lost = "ask",
         **options: Any,
     ) -> Batch[TaskHandle]:
-        """Make something of each prompt, `concurrency` at a time, and return the batch when all have ended.
+        """Make something of each prompt and return the batch when all have ended.
+
+        A server that is busy (429, 503) or, once a submission has succeeded, out of reach pauses the batch
+        and costs no row. Lost submissions are looked for at the end.
 
         Args:
-            prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
-            run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
+            prompts: prompts, or mappings of `submit`'s arguments that go before `options`. A sequence is
+                judged whole before anything is sent; any other iterable is drawn from as the batch goes on.
+            run: names the batch, in any language: under a ledger in a file, the same run goes on where it
+                was broken off.
             concurrency: how many tasks may run at a time.
+            submissions: how many submissions may be under way at a time.
             on_result: is called with each task that has ended, in the order of their ending; once per run.
-            progress: show a line of progress on the terminal.
+            progress: show a line of progress on stderr.
             max_tasks, max_video_seconds: a spend limit for this batch.
-            timeout: seconds for the whole batch.
+            timeout: seconds for the whole batch; a day by default.
+            lost: as for `submit`.
             options: `submit`'s arguments for all.
 
         Raises:
-            BatchStopped: a row failed in a way that all others would; `batch` has what was made.
+            InvalidArgumentError: an argument or a row makes no sense; nothing was sent.
+            BatchStopped: the account or the time is used up, or `on_result` raised; `batch` has what was
+                made and what is running.
 
         Examples:
             >>> from piccc import Client
@@ -144,9 +180,16 @@ class Media(_Media):
             >>> [(task.prompt, task.status) for task in batch]
             [('A red mug', 'completed'), ('A blue mug', 'completed')]
         """
-        spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
-        batch = BatchRun(self._account, self._type, prompts, options, run, spend_limit, timeout)
-        return batch.finish(concurrency, on_result, progress=progress)
+        settings = BatchOptions(
+            run=run,
+            lost=checked_lost(lost),
+            concurrency=concurrency,
+            submissions=submissions,
+            spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
+            timeout=timeout,
+            progress=progress,
+        )
+        return BatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
 class AsyncMedia(_Media):
@@ -162,27 +205,12 @@ class AsyncMedia(_Media):
         duration_seconds: float | None = None,
         webhook: str | Receiver | None = None,
         key: str | None = None,
+        lost: Lost = "ask",
+        extra_body: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> AsyncTaskHandle:
-        """Submit a task and return at once. Other keywords go into the request as they are.
-
-        Args:
-            prompt: what to make.
-            model: the model's id; by default `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
-            aspect_ratio: such as "16:9".
-            resolution: such as "1K" for a picture, "720p" for a film.
-            duration_seconds: a film's length.
-            webhook: an https address, or a receiver that has one for each submission.
-            key: names the submission: the same key never submits twice, but gives the same task again.
-            extra: whatever else the server takes.
-
-        Raises:
-            InvalidArgumentError: an argument makes no sense; nothing was sent.
-            SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
-            SubmissionUnknown: no answer came; it says how to find the task.
-        """
-        ordered = build_task_request(
-            self._type,
+        """Submit a task and return at once; arguments and errors as of `Media.submit`."""
+        task = await self._submit(
             prompt,
             model=model,
             aspect_ratio=aspect_ratio,
@@ -190,9 +218,11 @@ class AsyncMedia(_Media):
             duration_seconds=duration_seconds,
             webhook=webhook,
             key=key,
+            extra_body=extra_body,
             extra=extra,
+            lost=lost,
         )
-        return AsyncTaskHandle(await self._account.submit(ordered), self._account)
+        return AsyncTaskHandle(task, self._account)
 
     async def generate(
         self,
@@ -212,32 +242,29 @@ class AsyncMedia(_Media):
         *,
         run: str | None = None,
         concurrency: int = 50,
+        submissions: int = SUBMISSIONS,
         on_result: AsyncOnResult | None = None,
         progress: bool = False,
         max_tasks: int | None = None,
         max_video_seconds: float | None = None,
         timeout: float | None = None,
+        lost: Lost = "ask",
         **options: Any,
     ) -> Batch[AsyncTaskHandle]:
-        """Make something of each prompt, `concurrency` at a time, and return the batch when all have ended.
+        """Make something of each prompt and return the batch; arguments and errors as of `Media.map`.
 
-        Args:
-            prompts: prompts, or mappings of `submit`'s arguments that go before `options`.
-            run: names the batch: under a ledger in a file, the same run goes on where it was broken off.
-            concurrency: how many tasks may run at a time.
-            on_result: is called with each task that has ended, in the order of their ending, once per run;
-                what it returns is awaited if it can be.
-            progress: show a line of progress on the terminal.
-            max_tasks, max_video_seconds: a spend limit for this batch.
-            timeout: seconds for the whole batch.
-            options: `submit`'s arguments for all.
-
-        Raises:
-            BatchStopped: a row failed in a way that all others would; `batch` has what was made.
+        What `on_result` returns is awaited if it can be. `prompts` are drawn on the event loop.
         """
-        spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
-        batch = AsyncBatchRun(self._account, self._type, prompts, options, run, spend_limit, timeout)
-        return await batch.finish(concurrency, on_result, progress=progress)
+        settings = BatchOptions(
+            run=run,
+            lost=checked_lost(lost),
+            concurrency=concurrency,
+            submissions=submissions,
+            spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
+            timeout=timeout,
+            progress=progress,
+        )
+        return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
 class Tasks(_Resource):
@@ -273,8 +300,8 @@ class Tasks(_Resource):
         Examples:
             >>> from piccc import Client
             >>> client = Client()
-            >>> film = client.videos.submit("A mug that turns", model="piccc-video", duration_seconds=2)
-            >>> client.tasks.wait(film.id, timeout=60).outputs[0].mime_type
+            >>> video = client.videos.submit("A mug that turns", model="piccc-video", duration_seconds=2)
+            >>> client.tasks.wait(video.id, timeout=60).outputs[0].mime_type
             'video/mp4'
         """
         return self._handle(task).wait(timeout=timeout, on_update=on_update)
@@ -285,12 +312,16 @@ class Tasks(_Resource):
         """Wait until all tasks have ended and return them in their order, failed ones too.
 
         Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
-        last the error of a task that cannot be read.
+        last the error of a task that cannot be read; its `tasks` are all of them, as far as they were read.
         """
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
-        for _ in self.as_completed(known.values(), timeout=timeout):
-            pass
+        try:
+            for _ in self.as_completed(known.values(), timeout=timeout):
+                pass
+        except PicccError as error:
+            error.tasks = handles
+            raise
         return [known[handle.id] for handle in handles]
 
     def as_completed(
@@ -298,14 +329,14 @@ class Tasks(_Resource):
     ) -> Iterator[TaskHandle]:
         """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
-        with self._account.watch(handles.values(), timeout=timeout) as watching:
-            while (task := run_sync(watching.next())) is not None:
+        with self._account.watch(handles.values(), timeout=timeout) as waiting:
+            while (task := run_sync(waiting.next())) is not None:
                 yield handles[task.id].take(task)
 
     def events(self, *tasks: Task | str, timeout: float | None = None) -> Iterator[Task]:
         """Yield tasks as they were at each change of status or progress, until all have ended."""
-        with self._account.watch(tasks, timeout=timeout, every_change=True) as watching:
-            while (task := run_sync(watching.next())) is not None:
+        with self._account.watch(tasks, timeout=timeout, every_change=True) as waiting:
+            while (task := run_sync(waiting.next())) is not None:
                 yield task
 
     def find(self, key: str) -> builtins.list[TaskHandle]:
@@ -370,12 +401,16 @@ class AsyncTasks(_Resource):
         """Wait until all tasks have ended and return them in their order, failed ones too.
 
         Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
-        last the error of a task that cannot be read.
+        last the error of a task that cannot be read; its `tasks` are all of them, as far as they were read.
         """
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
-        async for _ in self.as_completed(known.values(), timeout=timeout):
-            pass
+        try:
+            async for _ in self.as_completed(known.values(), timeout=timeout):
+                pass
+        except PicccError as error:
+            error.tasks = handles
+            raise
         return [known[handle.id] for handle in handles]
 
     async def as_completed(
@@ -383,14 +418,14 @@ class AsyncTasks(_Resource):
     ) -> AsyncIterator[AsyncTaskHandle]:
         """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
-        with self._account.watch(handles.values(), timeout=timeout) as watching:
-            while (task := await watching.next()) is not None:
+        with self._account.watch(handles.values(), timeout=timeout) as waiting:
+            while (task := await waiting.next()) is not None:
                 yield handles[task.id].take(task)
 
     async def events(self, *tasks: Task | str, timeout: float | None = None) -> AsyncIterator[Task]:
         """Yield tasks as they were at each change of status or progress, until all have ended."""
-        with self._account.watch(tasks, timeout=timeout, every_change=True) as watching:
-            while (task := await watching.next()) is not None:
+        with self._account.watch(tasks, timeout=timeout, every_change=True) as waiting:
+            while (task := await waiting.next()) is not None:
                 yield task
 
     async def find(self, key: str) -> builtins.list[AsyncTaskHandle]:
