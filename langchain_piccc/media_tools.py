@@ -297,7 +297,7 @@ class _MakingTool(PicccMediaTool):
             task = await run.place(self._type, {"model": self.model, **arguments}, key=key)
         except _TRANSIENT:
             # The task exists, and cannot be read at the moment: the run goes on when it can.
-            if self.mode == "interrupt" and (known := run.submitted()):
+            if self.mode == "interrupt" and (known := await run.submitted()):
                 _stop(known)
             raise
         run.report_progress()
@@ -396,9 +396,9 @@ def _output(report: ToolResult) -> tuple[Content, dict[str, Any]]:
     if report.error is not None:
         current_call().failure = report.artifact
         raise ToolException(report.text) from report.error
-    if not report.pictures:
+    if not report.images:
         return report.text, report.artifact
-    return [{"type": "text", "text": report.text}, *map(dict, report.pictures)], report.artifact
+    return [{"type": "text", "text": report.text}, *map(dict, report.images)], report.artifact
 
 
 _TRANSIENT = (errors.APIConnectionError, errors.RateLimitError, errors.ResponseError, errors.ServerError)

@@ -249,7 +249,7 @@ def _answer(id: str, task: Task | None) -> ToolMessage:
 
 def _news_message(reports: Sequence[ToolResult]) -> HumanMessage:
     text = "\n".join(["News of the media tasks:", *(report.text for report in reports)])
-    images = [dict(image) for report in reports for image in report.pictures]
+    images = [dict(image) for report in reports for image in report.images]
     return HumanMessage(
         [{"type": "text", "text": text}, *images] if images else text,
         additional_kwargs={TASKS: [report.artifact for report in reports]},

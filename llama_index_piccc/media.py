@@ -451,7 +451,7 @@ async def _wait_for_event(ctx: Context[Any], call: Call, task_id: str, task_type
 
 
 def _output(name: str, arguments: Mapping[str, Any], report: ToolResult) -> ToolOutput:
-    blocks = [TextBlock(text=report.text), *map(_image, report.pictures)]
+    blocks = [TextBlock(text=report.text), *map(_image, report.images)]
     return ToolOutput(
         tool_name=name,
         blocks=cast("list[ContentBlock]", blocks),

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from piccc.media.batch import Batch
     from piccc.media.handles import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
     from piccc.media.ledgers import Ledger, Submission
-    from piccc.media.limits import SpendLimit
+    from piccc.media.requests import SpendLimit
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
     from piccc.media.webhooks import Webhooks, WebhookServer
@@ -63,7 +63,7 @@ _HOMES = {
     "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
     "piccc.errors": ("PicccError",),
-    "piccc.media.limits": ("SpendLimit",),
+    "piccc.media.requests": ("SpendLimit",),
     "piccc.media.batch": ("Batch",),
     "piccc.media.handles": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
     "piccc.media.ledgers": ("Ledger", "Submission"),

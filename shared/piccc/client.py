@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from piccc.media.account import Account
     from piccc.media.ledgers import Ledger
-    from piccc.media.limits import SpendLimit
+    from piccc.media.requests import SpendLimit
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
     from piccc.media.webhooks import OnTask, Webhooks

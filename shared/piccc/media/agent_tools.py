@@ -23,8 +23,9 @@ from piccc.errors import PicccError, SubmissionUnknown, TaskError, TaskWaitTimeo
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
+    from piccc.media.account import Lost
     from piccc.media.handles import AsyncTaskHandle, TaskHandle
-    from piccc.media.ledgers import Ledger
+    from piccc.media.ledgers import Ledger, Submission
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Arguments(BaseModel):
 class ImageArguments(Arguments):
     """What a model may ask of the image tool."""
 
-    prompt: str = Field(min_length=1, description="What the picture shows, in full sentences.")
+    prompt: str = Field(min_length=1, description="What the image shows, in full sentences.")
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
     resolution: Literal["1K", "2K", "4K"] | None = Field(
         default=None, description="Pixels on the longer side: 1K is 1024, 2K is 2048, 4K is 4096."
@@ -70,13 +71,13 @@ class ImageArguments(Arguments):
 class VideoArguments(Arguments):
     """What a model may ask of the video tool."""
 
-    prompt: str = Field(min_length=1, description="What the film shows and how it moves, in full sentences.")
+    prompt: str = Field(min_length=1, description="What the video shows and how it moves, in full sentences.")
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
     resolution: Literal["480p", "720p", "1080p"] | None = Field(
         default=None, description="Pixels on the shorter side."
     )
     duration_seconds: int | None = Field(
-        default=None, gt=0, lt=3600, description="The film's length in seconds."
+        default=None, gt=0, lt=3600, description="The video's length in seconds."
     )
 
 
@@ -130,7 +131,8 @@ _ADVICE: dict[type[Exception], tuple[bool, str]] = {
     errors.TaskFailed: (True, "You may call again once."),
     errors.TaskCancelled: (False, _TELL_THE_USER),
     errors.TaskExpired: (True, "You may call again once."),
-    errors.SpendLimitExceeded: (False, f"The spend_limit is used up and nothing was sent. {_TELL_THE_USER}"),
+    errors.SpendLimitExceeded: (False, f"The spend limit is used up and nothing was sent. {_TELL_THE_USER}"),
+    errors.LedgerError: (False, f"Nothing was made. {_TELL_THE_USER}"),
     errors.NotFoundError: (False, f"Look for the right id with {LIST_TASKS}, or tell the user."),
     errors.RateLimitError: (True, "Nothing was made. Call again later."),
     errors.OverloadedError: (True, "Nothing was made. Call again later."),
@@ -149,13 +151,13 @@ class ToolResult:
     Attributes:
         text: what the model reads.
         artifact: what the program gets: a task or `{"tasks": […]}`, and `tool_error` where something failed.
-        pictures: content blocks `{type, base64, mime_type}` for models that see.
+        images: content blocks `{type, base64, mime_type}` for models that see.
         error: why it failed, or None.
     """
 
     text: str
     artifact: dict[str, Any]
-    pictures: Sequence[Mapping[str, str]] = field(default=(), repr=False)
+    images: Sequence[Mapping[str, str]] = field(default=(), repr=False)
     error: Exception | None = None
 
 
@@ -303,17 +305,22 @@ class MediaToolRun:
         self._key: str | None = None
         self._task: TaskHandle | AsyncTaskHandle | None = None
 
-    async def place(self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None) -> Task:
-        """Submit a task, or find the one that this key became; look for one whose answer was lost."""
+    async def place(
+        self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None, lost: Lost = "ask"
+    ) -> Task:
+        """Submit a task, or find the one that this key became; look for one whose answer was lost.
+
+        `lost` says what to do where an earlier run of this call got no answer, as for `Media.submit`.
+        """
         self._key = key or f"agent-{uuid.uuid4().hex}"
         made = self.client.images if type == "image" else self.client.videos
         try:
-            self._task = await _settled(made.submit(key=self._key, **arguments))
-        except SubmissionUnknown as lost:
+            self._task = await _settled(made.submit(key=self._key, lost=lost, **arguments))
+        except SubmissionUnknown as unknown:
             try:
-                self._task = await _settled(self.client.tasks.resume(str(lost.submission_key)))
+                self._task = await _settled(self.client.tasks.resume(str(unknown.submission_key)))
             except PicccError:
-                raise lost from lost.__cause__
+                raise unknown from unknown.__cause__
         return self._known()
 
     async def read(self, task_id: str) -> Task:
@@ -350,10 +357,10 @@ class MediaToolRun:
         task = self._known()
         text = describe_for_model(task, then)
         try:
-            pictures = await self._pictures()
+            images = await self._images()
         except PicccError as error:
-            pictures, text = (), f"{text} (It cannot be shown here: {type(error).__name__}.)"
-        return ToolResult(text, artifact_of(task), pictures)
+            images, text = (), f"{text} (It cannot be shown here: {type(error).__name__}.)"
+        return ToolResult(text, artifact_of(task), images)
 
     async def list(self, type: TaskType | None, status: str | None, limit: int) -> ToolResult:
         """Report on the latest tasks."""
@@ -362,34 +369,39 @@ class MediaToolRun:
     async def reported(
         self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...] = ()
     ) -> ToolResult:
-        """Return what some work of this errand reports, its failure too; let signals of a framework pass."""
+        """Return the result of `work`, or its failure as one; let signals of a framework pass."""
         try:
             return await work
         except passing:
             raise
         except Exception as error:
             # A submission that was refused leaves the ledger: one that is still in it may have been accepted.
-            entry = self.client.ledger.get(self._key) if self._task is None and self._key else None
+            entry = await self._entry() if self._task is None else None
             return failed(
                 error,
-                self._task or self.submitted(),
+                self._task or _task_of(entry),
                 may_exist=entry is not None and entry.task_id is None,
                 is_gone=isinstance(error, errors.NotFoundError) and entry is not None,
             )
 
-    def submitted(self) -> Task | None:
+    async def submitted(self) -> Task | None:
         """Return the task that the ledger knows this call became, also where it cannot be read now."""
-        if self._task is not None:
-            return self._task
-        entry = self.client.ledger.get(self._key) if self._key else None
-        return Task(entry.task_id, type=entry.type) if entry and entry.task_id else None
+        return self._task or _task_of(await self._entry())
+
+    async def _entry(self) -> Submission | None:
+        if self._key is None:
+            return None
+        with suppress(errors.LedgerError):  # the failure that is reported says more
+            entry: Submission | None = await _settled(self.client.tasks.submission(self._key))
+            return entry
+        return None
 
     def _known(self) -> TaskHandle | AsyncTaskHandle:
         if self._task is None:
-            raise RuntimeError("This errand has no task yet: place one or read one first.")
+            raise RuntimeError("This run has no task yet: place one or read one first.")
         return self._task
 
-    async def _pictures(self) -> Sequence[Mapping[str, str]]:
+    async def _images(self) -> Sequence[Mapping[str, str]]:
         task = self._known()
         if self._show == "none" or task.type != "image" or not task.is_terminal:
             return ()
@@ -463,6 +475,10 @@ async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:
     except PicccError:
         return None
     return await run.reported(outcome()) if now.is_terminal else None
+
+
+def _task_of(entry: Submission | None) -> Task | None:
+    return Task(entry.task_id, type=entry.type) if entry and entry.task_id else None
 
 
 async def _settled(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a client gives out: tasks and outputs that know where they come from, and can be asked for more."""
+"""The tasks and outputs that a client returns, which can be waited for, fetched and shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from piccc.mime_types import mime_type_of
 from piccc.tasks import Output, Task
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image
 
     from piccc.media.account import Account
 
@@ -46,7 +46,7 @@ class _BoundOutput(Output):
 
 
 class OutputHandle(_BoundOutput):
-    """One finished picture or film, which can be fetched.
+    """One finished image, video or audio file, which can be fetched.
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
@@ -70,7 +70,7 @@ class OutputHandle(_BoundOutput):
         Args:
             path: a file, or a directory: one that exists, or a path that ends with a separator.
             max_bytes: how large it may be; 2 GiB by default.
-            any_type: whether content that is neither picture nor film is taken too.
+            any_type: whether content that is neither image, video nor audio is taken too.
             provenance: whether a JSON note is written beside it.
 
         The file appears when it is whole.
@@ -84,9 +84,9 @@ class OutputHandle(_BoundOutput):
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
         return run_sync(load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes)))
 
-    def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
-        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
-        return picture(self.bytes(max_bytes=max_bytes), self.task_id)
+    def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
+        """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
+        return as_image(self.bytes(max_bytes=max_bytes), self.task_id)
 
     def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
         """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
@@ -94,7 +94,7 @@ class OutputHandle(_BoundOutput):
 
 
 class AsyncOutputHandle(_BoundOutput):
-    """One finished picture or film, which can be fetched.
+    """One finished image, video or audio file, which can be fetched.
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
@@ -118,7 +118,7 @@ class AsyncOutputHandle(_BoundOutput):
         Args:
             path: a file, or a directory: one that exists, or a path that ends with a separator.
             max_bytes: how large it may be; 2 GiB by default.
-            any_type: whether content that is neither picture nor film is taken too.
+            any_type: whether content that is neither image, video nor audio is taken too.
             provenance: whether a JSON note is written beside it.
 
         The file appears when it is whole.
@@ -132,9 +132,9 @@ class AsyncOutputHandle(_BoundOutput):
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
         return await load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes))
 
-    async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Picture:
-        """Return it as a Pillow image; raise OutputError for a film, and MissingExtraError without Pillow."""
-        return picture(await self.bytes(max_bytes=max_bytes), self.task_id)
+    async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
+        """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
+        return as_image(await self.bytes(max_bytes=max_bytes), self.task_id)
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
         """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
@@ -272,8 +272,8 @@ def _folder(path: FilePath) -> str:
     return f"{os.fspath(path)}{os.sep}"
 
 
-def picture(content: bytes, task_id: str) -> Picture:
-    """Read a picture with Pillow; raise OutputError for what it cannot read, and for decompression bombs."""
+def as_image(content: bytes, task_id: str) -> Image:
+    """Read an image with Pillow; raise OutputError for what it cannot read, and for decompression bombs."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -283,16 +283,16 @@ def picture(content: bytes, task_id: str) -> Picture:
         found.load()
     except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise OutputError(
-            f"The output of task {task_id} cannot be read as a picture: {error}", task_id=task_id
+            f"The output of task {task_id} cannot be read as an image: {error}", task_id=task_id
         ) from error
     return found
 
 
 def block(content: bytes, task_id: str, max_px: int | None) -> dict[str, str]:
-    """Return content as a block for a conversation; a picture is made smaller where it exceeds `max_px`."""
+    """Return content as a block for a conversation; an image is made smaller where it exceeds `max_px`."""
     mime_type = mime_type_of(content) or "application/octet-stream"
     if max_px is not None:
-        found = picture(content, task_id)
+        found = as_image(content, task_id)
         if max(found.size) > max_px:
             found.thumbnail((max_px, max_px))
             buffer = io.BytesIO()

@@ -23,6 +23,7 @@ from piccc.media.batch import (
     Rows,
 )
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
+from piccc.media.ledgers import Submission
 from piccc.media.requests import Receiver, SpendLimit, build_task_request
 from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
@@ -357,6 +358,10 @@ class Tasks(_Resource):
         """
         return self._handle(run_sync(self._account.resume(key, resubmit=resubmit)))
 
+    def submission(self, key: str) -> Submission | None:
+        """Return what the ledger knows of a submission; raise LedgerError where it cannot be used."""
+        return run_sync(self._account.use_ledger(self._account.ledger.get, key))
+
     def load(self, text: str) -> TaskHandle:
         """Return the handle that `to_json` wrote."""
         return self._handle(read_task(json.loads(text)))
@@ -439,6 +444,10 @@ class AsyncTasks(_Resource):
         Raise InvalidArgumentError where the ledger has no submission of that key.
         """
         return self._handle(await self._account.resume(key, resubmit=resubmit))
+
+    async def submission(self, key: str) -> Submission | None:
+        """Return what the ledger knows of a submission; raise LedgerError where it cannot be used."""
+        return await self._account.use_ledger(self._account.ledger.get, key)
 
     def load(self, text: str) -> AsyncTaskHandle:
         """Return the handle that `to_json` wrote."""
