@@ -76,6 +76,8 @@ class ClientSettings(StrictModel):
     """Which documented header carries the key."""
     retry_unknown: bool = False
     """Send again what the server may have acted on already; this may bill twice."""
+    max_connections: int = Field(default=1000, ge=1)
+    """How many connections to the server may be in use at once; a call beyond waits for one."""
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An `httpx.Client` (or httpx2's) to use for blocking calls."""
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
@@ -164,7 +166,7 @@ class ClientSettings(StrictModel):
 
         settings = (
             self.api_key, self.base_url, self.url_login, self.timeout, self.max_retries,
-            self.default_headers, self.auth, self.retry_unknown,
+            self.default_headers, self.auth, self.retry_unknown, self.max_connections,
         )  # fmt: skip
         if self._clients is None:
             self._clients = ClientCache()
@@ -183,6 +185,7 @@ class ClientSettings(StrictModel):
             },
             auth=self.auth,
             retry_unknown=self.retry_unknown,
+            max_connections=self.max_connections,
         )
 
 

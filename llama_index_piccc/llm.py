@@ -150,6 +150,9 @@ class Piccc(PredictingLLM):
     retry_unknown: bool = Field(
         default=False, description="Send again what may have been acted on already; it may be billed twice."
     )
+    max_connections: int = Field(
+        default=1000, ge=1, description="How many connections to the server may be in use at once."
+    )
     http_client: Any = Field(default=None, exclude=True, repr=False, description="An httpx.Client of yours.")
     http_async_client: Any = Field(
         default=None, exclude=True, repr=False, description="An httpx.AsyncClient of yours."
@@ -444,6 +447,7 @@ class Piccc(PredictingLLM):
             default_headers=self.default_headers,
             auth=self.auth,
             retry_unknown=self.retry_unknown,
+            max_connections=self.max_connections,
         )
 
     def _client(self) -> Client:

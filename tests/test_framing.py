@@ -1,7 +1,9 @@
-"""The head goes to the HTTP library, the chunks are ours: however they are cut, and as h11 reads them."""
+"""A reply is read the same however its bytes are cut, and its chunks as h11 reads them."""
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterable
 
 import h11
@@ -9,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc._http.chunked import MAX_LINE_BYTES, MAX_TRAILER_BYTES, ChunkedDecoder, HeaderSplitter
+from piccc._http.http11 import (
+    MAX_LINE_BYTES,
+    MAX_TRAILER_BYTES,
+    ChunkedBody,
+    MalformedReply,
+    Reply,
+    unpacker_for,
+)
 
-REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\naccept: text/event-stream\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 contents = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
@@ -41,11 +49,11 @@ def test_chunks_say_the_same_however_they_are_cut(
     body: tuple[bytes, bytes], cuts: list[int], after: bytes
 ) -> None:
     written, content = body
-    chunks, rest = ChunkedDecoder(), b""
+    chunks, rest = ChunkedBody(), b""
     read = b"".join(b"" if chunks.is_over else chunks.feed(piece) for piece in cut(written, cuts))
     rest = chunks.rest
     assert (read, chunks.is_over, rest) == (content, True, b"")
-    whole = ChunkedDecoder()
+    whole = ChunkedBody()
     assert whole.feed(written + after) == content
     assert whole.rest == after
 
@@ -58,7 +66,7 @@ def test_a_damaged_body_is_never_read_as_another_whole_one(
     place %= len(written)
     written = written[:place] + damage + written[place + len(damage) :]
     judged = _h11(cut(written, cuts))
-    chunks, read = ChunkedDecoder(), b""
+    chunks, read = ChunkedBody(), b""
     for piece in cut(written, cuts):
         if not chunks.is_over and not chunks.damage:
             read += chunks.feed(piece)
@@ -101,46 +109,118 @@ def _h11(pieces: list[bytes]) -> tuple[bytes, bool] | None:
     ],
 )
 def test_what_is_no_chunk_is_refused(written: bytes, what: str) -> None:
-    chunks = ChunkedDecoder()
+    chunks = ChunkedBody()
     assert chunks.feed(b"5\r\nhello\r\n" + written)[:5] == b"hello"
     assert what in chunks.damage
 
 
+def asked() -> Reply:
+    reply = Reply()
+    assert reply.request("GET", "/", [("host", "a.test")], None) == b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n"
+    return reply
+
+
 @given(st.binary(max_size=60), cuts)
-def test_the_library_gets_the_head_alone(body: bytes, cuts: list[int]) -> None:
-    gate = HeaderSplitter()
-    gate.notice(REQUEST)
-    given_, held = b"", b""
+def test_a_head_is_read_however_it_is_cut(body: bytes, cuts: list[int]) -> None:
+    reply, behind = asked(), b""
     for piece in cut(HEAD + body, cuts):
-        if gate.is_at_body:
-            held += piece
+        if reply.is_begun:
+            behind += piece
         else:
-            given_ += gate.let_through(piece)
-    assert given_ == HEAD
-    assert gate.take() + held == body
-    assert gate.take() == b""
+            reply.feed(piece)
+    assert reply.is_begun
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/event-stream")
+    assert reply.rest + behind == body
 
 
-def test_after_an_interim_reply_the_body_is_left_to_the_library() -> None:
-    gate = HeaderSplitter()
-    gate.notice(REQUEST)
-    assert gate.let_through(b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD) == b"HTTP/1.1 103 Early Hints\r\n\r\n"
-    assert gate.let_through(gate.take()) == HEAD
-    assert not gate.is_at_body
+@pytest.mark.parametrize(
+    ("head", "content", "is_whole", "may_continue"),
+    [
+        (b"200 OK\r\ncontent-length: 5", b"hello", True, True),
+        (b"200 OK\r\ncontent-length: 9", b"hello", False, True),
+        (b"200 OK\r\ncontent-length: 5\r\nconnection: close", b"hello", True, False),
+        (b"200 OK", b"hello", True, False),
+        (b"204 No Content\r\ntransfer-encoding: chunked", b"", True, True),
+        (b"204 No Content\r\ncontent-length: 5", b"", True, True),
+        (b"304 Not Modified\r\ncontent-length: 5", b"", True, True),
+    ],
+)
+def test_a_body_ends_where_the_head_says(
+    head: bytes, content: bytes, is_whole: bool, may_continue: bool
+) -> None:
+    reply = asked()
+    reply.feed(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 " + head + b"\r\n\r\nhello")
+    body = reply.body
+    read = b"" if body.is_over else body.feed(reply.rest)
+    if not body.is_over:
+        body.end()
+    assert (read, body.is_over, not body.damage) == (content, is_whole, is_whole)
+    assert reply.may_continue is may_continue
 
 
-def test_what_answers_no_request_for_a_stream_passes_whole() -> None:
-    gate = HeaderSplitter()
-    for sent in (b"\x05\x01\x00", b"GET /v1/tasks/1 HTTP/1.1\r\naccept: application/json\r\n\r\n"):
-        gate.notice(sent)
-        assert gate.let_through(b"\x05\x00\x00\x01\n\n\n\n") == b"\x05\x00\x00\x01\n\n\n\n"
-        assert not gate.is_at_body
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"220 smtp.example ESMTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: " + b"x" * 200_000,
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(head: bytes) -> None:
+    with pytest.raises(MalformedReply):
+        asked().feed(head)
 
 
-def test_the_next_request_shuts_the_gate_anew() -> None:
-    gate = HeaderSplitter()
-    for _ in range(2):
-        gate.notice(REQUEST)
-        assert gate.let_through(HEAD + b"5\r\n") == HEAD
-        assert gate.is_at_body
-        assert gate.take() == b"5\r\n"
+PACKED = gzip.compress(b"hello " * 1000, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "content"),
+    [
+        ("gzip", PACKED, b"hello " * 1000),
+        ("x-gzip", PACKED + gzip.compress(b"again", mtime=0), b"hello " * 1000 + b"again"),
+        ("gzip", PACKED + b"\0" * 64, b"hello " * 1000),
+        ("deflate", zlib.compress(b"hello"), b"hello"),
+        ("gzip", b"", b""),
+    ],
+    ids=["one", "two", "padded", "deflate", "empty"],
+)
+@given(cuts=cuts)
+def test_a_coded_body_is_unpacked_however_it_is_cut(
+    encoding: str, packed: bytes, content: bytes, cuts: list[int]
+) -> None:
+    unpacker, read = unpacker_for(encoding), b""
+    assert unpacker is not None
+    for piece in cut(packed, cuts):
+        read += unpacker.feed(piece)
+        while more := unpacker.more():
+            read += more
+    unpacker.end()
+    assert read == content
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [PACKED[:-9], PACKED[:30], PACKED + gzip.compress(b"again", mtime=0)[:-1], b"\x1f\x8b no gzip"],
+    ids=["cut", "cut early", "cut in the second", "damaged"],
+)
+def test_a_coded_body_that_is_cut_or_damaged_is_refused(packed: bytes) -> None:
+    unpacker = unpacker_for("gzip")
+    assert unpacker is not None
+    with pytest.raises(MalformedReply):  # noqa: PT012  either may say so
+        unpacker.feed(packed)
+        while unpacker.more():
+            pass
+        unpacker.end()
+
+
+def test_a_small_body_does_not_become_endless_work() -> None:
+    unpacker = unpacker_for("gzip")
+    assert unpacker is not None
+    unpacked = len(unpacker.feed(gzip.compress(b" " * 2**28, 9)))
+    with pytest.raises(MalformedReply, match="far more"):  # noqa: PT012  some step does
+        while step := unpacker.more():
+            unpacked += len(step)
+    assert unpacked < 2**27

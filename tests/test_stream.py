@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from piccc._dialects import dialect_named
+from piccc._http.backends import SyncBackend
 from piccc._http.chat_stream import ChatStream, StreamParser
-from piccc._http.httpx_backend import SyncBackend
 from piccc._http.responses import RawResponse
 from piccc.config import Timeout
 from piccc.record import Record

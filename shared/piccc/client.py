@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 from piccc._dialects import DialectName, dialect_named
 from piccc._http.backend import run_sync
+from piccc._http.backends import AsyncBackend, SyncBackend
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
-from piccc._http.httpx_backend import AsyncBackend, SyncBackend
 from piccc.config import ApiKey, Config, Timeout, resolve
 from piccc.conversation import (
     ChatReply,
@@ -92,6 +92,7 @@ class _Settings(TypedDict, total=False):
     default_headers: Mapping[str, str] | None
     auth: Literal["bearer", "x-api-key"]
     retry_unknown: bool
+    max_connections: int
 
 
 class ClientOptions(_Settings, total=False):
@@ -427,12 +428,15 @@ class Client(_Client):
         default_headers: headers of every request to the server.
         auth: which documented header carries the key: `bearer` (recommended) or `x-api-key`.
         retry_unknown: send again even what the server may have acted on; it may be billed twice.
+        max_connections: how many connections to the server may be in use at once; 1000 by default. A call
+            beyond waits for one, within its timeout, and for no other server's.
         dialect: which of the two documented chat routes to speak: `openai` or `anthropic`.
         polling: how often to ask about tasks, a `Polling`.
         ledger: where submissions are remembered: a file's path, or a `Ledger`; by default in memory.
         spend_limit: how much may be ordered, a `SpendLimit`.
         private_outputs: whether outputs may be fetched from addresses within private networks.
-        http_client: an `httpx.Client` (or httpx2's) of yours.
+        http_client: an `httpx.Client` (or httpx2's) of yours. Its connections are its own: `max_connections`
+            and what is said of idle connections do not hold for them, the timeout does.
 
     Attributes:
         chat: chat completions, a `Chat`.
@@ -481,6 +485,10 @@ class Client(_Client):
     def as_async(self, *, http_client: Any = None) -> AsyncClient:
         """Return the asynchronous client with the same settings, ledger and spend limit."""
         return _rebuild(AsyncClient, self.config, self._dialect, {**self._media, "http_client": http_client})
+
+    def warm_up(self) -> None:
+        """Load what the first call needs, such as the certificates; nothing is sent."""
+        run_sync(self._session.io.warm_up(self.config.base_url))
 
     def close(self) -> None:
         """Close the connections."""
@@ -547,6 +555,10 @@ class AsyncClient(_Client):
     def as_sync(self, *, http_client: Any = None) -> Client:
         """Return the blocking client with the same settings, ledger and spend limit."""
         return _rebuild(Client, self.config, self._dialect, {**self._media, "http_client": http_client})
+
+    async def warm_up(self) -> None:
+        """Load what the first call needs, such as the certificates, in a thread; nothing is sent."""
+        await self._session.io.warm_up(self.config.base_url)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""

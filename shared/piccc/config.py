@@ -259,6 +259,7 @@ class Config:
         headers: sent with every request to the server.
         retry_unknown: send again what may have been acted on already (may bill twice).
         basic: credentials that stood in the URL, for a gateway in front of the server.
+        max_connections: how many connections to the server may be in use at once.
     """
 
     base_url: str = PLACEHOLDER_URL
@@ -269,6 +270,7 @@ class Config:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     retry_unknown: bool = False
     basic: Key | None = None
+    max_connections: int = 1000
 
     def __repr__(self) -> str:
         return (
@@ -330,6 +332,7 @@ def resolve(
     default_headers: Mapping[str, str] | None = None,
     auth: Literal["bearer", "x-api-key"] = "bearer",
     retry_unknown: bool = False,
+    max_connections: int = 1000,
 ) -> Config:
     """Settle the configuration: argument, else `PICCC_API_KEY` and `PICCC_BASE_URL`, else default.
 
@@ -342,6 +345,10 @@ def resolve(
     if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
         raise ConfigurationError(
             "max_retries is no whole number from 0 up.", hint="Give the number of retries."
+        )
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ConfigurationError(
+            "max_connections is no whole number above 0.", hint="Give the number of connections."
         )
     if auth not in ("bearer", "x-api-key"):
         raise ConfigurationError("auth is neither 'bearer' nor 'x-api-key'.", hint="'bearer' is recommended.")
@@ -362,6 +369,7 @@ def resolve(
         headers=headers,
         retry_unknown=retry_unknown,
         basic=basic,
+        max_connections=max_connections,
     )
 
 

@@ -11,16 +11,19 @@ class Attempt:
     """One sending of a request.
 
     Attributes:
-        outcome: the HTTP status as text, or the word for what went wrong.
+        outcome: the HTTP status as text, or what went wrong; `stale connection` where the server had closed
+            an idle connection and the request was sent once more on a fresh one, which is no retry.
         elapsed: seconds until the outcome was known.
         request_id: the server's id of it, or None.
         waited: seconds slept afterwards, before the next attempt.
+        queued: seconds spent waiting for one of `max_connections`.
     """
 
     outcome: str
     elapsed: float
     request_id: str | None = None
     waited: float = 0.0
+    queued: float = 0.0
 
 
 @dataclass(slots=True)
@@ -29,7 +32,7 @@ class Record:
 
     Attributes:
         method, path: of the request.
-        backend: the HTTP library that sent it, `httpx` or `httpx2`.
+        backend: what sent it, with its version: `h11` (our own connections), `httpx` or `httpx2`.
         attempts: each sending of it, in order.
         bytes_received: of the reply's body.
         time_to_first_event: seconds from the call's beginning to a stream's first event, or None.

@@ -1,11 +1,11 @@
-"""The seven kinds of call, blocking and asynchronous, over either HTTP library and either event loop."""
+"""The seven kinds of call, blocking and on both event loops, over our connections or either HTTP library."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -13,10 +13,11 @@ import httpx2
 
 from piccc._dialects import dialect_named
 from piccc._http.backend import run_sync
+from piccc._http.backends import AsyncBackend, SyncBackend
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
-from piccc._http.httpx_backend import AsyncBackend, SyncBackend
 from piccc.config import Config
 from piccc.conversation import ChatReply, ChatRequest, Message, Text
+from piccc.errors import PicccError
 from piccc.session import Session
 from tests.faults.virtual import VirtualIO
 
@@ -28,26 +29,27 @@ ORDER = {"model": "piccc-image", "prompt": "a hedgehog"}
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How calls are made."""
+    """How calls are made; without a library, over our own connections."""
 
     is_async: bool
-    library: Any
+    library: Any = None
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 
     def __str__(self) -> str:
         kind = "uvloop" if self.new_loop else "async" if self.is_async else "blocking"
-        return f"{kind}-{self.library.__name__}"
+        return f"{kind}-{self.library.__name__}" if self.library else kind
 
     def port(self) -> SyncBackend | AsyncBackend:
         """Return a port of this mode."""
         return (AsyncBackend if self.is_async else SyncBackend)(library=self.library)
 
 
-MODES = [Mode(is_async, library) for is_async in (False, True) for library in (httpx, httpx2)]
+MODES = [Mode(is_async, library) for library in (None, httpx, httpx2) for is_async in (False, True)]
 if sys.platform != "win32":
     import uvloop
 
-    MODES.append(Mode(True, httpx2, uvloop.new_event_loop))
+    MODES.append(Mode(True, new_loop=uvloop.new_event_loop))
+OWN_MODES = [mode for mode in MODES if mode.library is None]
 
 
 def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
@@ -59,9 +61,34 @@ def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
     return _blocking_stream(kind, session) if "stream" in kind else run_sync(_call(kind, session))
 
 
-async def _call(kind: str, session: Session) -> Any:
+def calls(mode: Mode, kinds: list[str], config: Config, io: VirtualIO, *, padding: int = 0) -> list[Any]:
+    """Make calls one after the other on one event loop; return what each gave, or its error."""
+    session = Session(config, io)
+    ask = replace(ASK, extra_body={"padding": "x" * padding}) if padding else ASK
+
+    async def all_of_them() -> list[Any]:
+        results: list[Any] = []
+        for kind in kinds:
+            try:
+                if "stream" not in kind:
+                    results.append(await _call(kind, session, ask))
+                elif mode.is_async:
+                    results.append(await _async_stream(kind, session))
+                else:
+                    results.append(_blocking_stream(kind, session))
+            except PicccError as error:
+                results.append(error)
+        return results
+
+    if not mode.is_async:
+        return run_sync(all_of_them())
+    with asyncio.Runner(loop_factory=mode.new_loop) as runner:
+        return runner.run(all_of_them())
+
+
+async def _call(kind: str, session: Session, ask: ChatRequest = ASK) -> Any:
     if kind in DIALECTS:
-        return await session.chat(dialect_named(DIALECTS[kind]), ASK)
+        return await session.chat(dialect_named(DIALECTS[kind]), ask)
     if kind == "submit":
         return (await session.submit("/v1/images/tasks", ORDER, "the-submission-key")).raw
     payload, _ = await session.read("/v1/tasks/task_1" if kind == "poll" else "/v1/tasks?limit=100", json_of)

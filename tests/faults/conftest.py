@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
+from piccc._http import connections
 from piccc._http import retry as budget
 from tests.faults.server import FaultServer
 
@@ -28,3 +29,9 @@ def fresh_budget() -> None:
 def authority() -> trustme.CA:
     """Make a certificate authority that nobody trusts yet."""
     return trustme.CA()
+
+
+@pytest.fixture(autouse=True)
+def fresh_connections() -> None:
+    """Close what earlier tests left idle: a reused connection that breaks is another fault than a new one."""
+    connections.blocking_pool.close()

@@ -256,7 +256,7 @@ STATUSES = [
     same("503 once", after([reply(503)]), "ok x2 waits 0.5"),
     Fault(
         "503, then a reset",
-        [[reply(503)], [RESET]],
+        [[reply(503, b"", "connection: close"), CLOSE], [RESET]],
         "ResponseLostError x2 waits 0.5 billed",
         "ResponseLostError x2 waits 0.5 billed",
         "SubmissionUnknown x2 waits 0.5 billed",

@@ -7,27 +7,32 @@ import copy
 import os
 import pickle
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx2
 import pytest
+import trustme
 
 from piccc import AsyncClient, Client, PicccError
 from piccc._http import chat_stream as streams
-from piccc._http import connections as pools
+from piccc._http import connections
+from piccc._http.backends import BACKEND_VARIABLE
 from piccc.errors import APIConnectionError, ConfigurationError, StreamError
 from tests.faults.replies import EVENTS, TEXT, whole
 from tests.faults.server import CLOSE, HANG, Case, FaultServer, Step, chunk, reply, stream, stream_head
 
 KEY = "pcc_live_for_clients"
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
+WAYS = pytest.mark.parametrize("library", [None, httpx, httpx2], ids=["own", "httpx", "httpx2"])
 ANSWER: list[Step] = [reply(200, whole("chat"))]
 STREAM: list[Step] = [b"".join(step for step in stream(*EVENTS["chat"].values()) if isinstance(step, bytes))]
 BEGUN: list[Step] = [stream_head(), chunk(EVENTS["chat"]["one"])]
@@ -36,8 +41,8 @@ BEGUN: list[Step] = [stream_head(), chunk(EVENTS["chat"]["one"])]
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for the library that a test is about."""
-    if "library" in request.fixturenames:
-        monkeypatch.setenv(pools.BACKEND_VARIABLE, request.getfixturevalue("library").__name__)
+    if "library" in request.fixturenames and (library := request.getfixturevalue("library")):
+        monkeypatch.setenv(BACKEND_VARIABLE, library.__name__)
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def asynchronous(case: Case, **options: Any) -> AsyncClient:
     return AsyncClient(api_key=KEY, base_url=case.base_url, **options)
 
 
-@LIBRARIES
+@WAYS
 def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
     client = blocking(server.case([*BEGUN, HANG]))
     for delta in client.chat.stream("hi"):
@@ -72,7 +77,7 @@ def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, lib
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
     server: FaultServer, library: Any
 ) -> None:
@@ -93,7 +98,7 @@ async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
     await asyncio.to_thread(server.wait_until_all_closed)
 
 
-@LIBRARIES
+@WAYS
 def test_an_exception_inside_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
     client = blocking(server.case([*BEGUN, HANG]))
 
@@ -107,7 +112,7 @@ def test_an_exception_inside_a_stream_closes_its_connection(server: FaultServer,
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 async def test_cancelling_a_call_closes_its_connection_and_sends_nothing_more(
     server: FaultServer, library: Any
 ) -> None:
@@ -129,8 +134,7 @@ async def test_cancelling_a_call_closes_its_connection_and_sends_nothing_more(
     assert len(case.requests) == 2
 
 
-@LIBRARIES
-def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: FaultServer, library: Any) -> None:
+def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: FaultServer) -> None:
     main = threading.main_thread().ident
     assert main is not None
     interrupt: Step = lambda: signal.pthread_kill(main, signal.SIGINT)  # noqa: E731  a step of an answer
@@ -145,7 +149,7 @@ def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: Fault
     assert len(case.requests) == 2
 
 
-@LIBRARIES
+@WAYS
 def test_another_thread_can_close_a_stream(server: FaultServer, library: Any) -> None:
     client = blocking(server.case([*BEGUN, HANG]))
     stream = client.chat.stream("hi")
@@ -161,7 +165,7 @@ def test_another_thread_can_close_a_stream(server: FaultServer, library: Any) ->
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 def test_a_stream_that_was_closed_early_says_so(server: FaultServer, library: Any) -> None:
     client = blocking(server.case([*BEGUN, HANG]))
     with client.chat.stream("hi") as stream:
@@ -170,7 +174,7 @@ def test_a_stream_that_was_closed_early_says_so(server: FaultServer, library: An
         list(stream)
 
 
-@LIBRARIES
+@WAYS
 @pytest.mark.parametrize("ending", [HANG, CLOSE], ids=lambda ending: ending.name)
 def test_a_whole_answer_needs_no_done_and_does_not_wait_for_one(
     server: FaultServer, library: Any, ending: Step, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +187,7 @@ def test_a_whole_answer_needs_no_done_and_does_not_wait_for_one(
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 def test_a_stream_can_be_asked_again_after_its_end(server: FaultServer, library: Any) -> None:
     stream = blocking(server.case(STREAM)).chat.stream("hi")
     assert len(list(stream)) == 2
@@ -191,7 +195,7 @@ def test_a_stream_can_be_asked_again_after_its_end(server: FaultServer, library:
     assert stream.reply.text == TEXT
 
 
-@LIBRARIES
+@WAYS
 def test_a_forgotten_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
     forgotten = [blocking(server.case([*BEGUN, HANG])).chat.stream("hi")]
     with pytest.warns(ResourceWarning, match="neither read nor closed"):
@@ -199,7 +203,7 @@ def test_a_forgotten_stream_warns_and_closes(server: FaultServer, library: Any) 
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 async def test_a_forgotten_asynchronous_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
     forgotten = [await asynchronous(server.case([*BEGUN, HANG])).chat.stream("hi")]
     with pytest.warns(ResourceWarning, match="neither read nor closed"):
@@ -207,11 +211,8 @@ async def test_a_forgotten_asynchronous_stream_warns_and_closes(server: FaultSer
     await asyncio.to_thread(server.wait_until_all_closed)
 
 
-@LIBRARIES
 @pytest.mark.parametrize("way", ["texts", "batches", "__aiter__"])
-def test_an_iteration_that_outlives_its_event_loop_ends_in_silence(
-    server: FaultServer, library: Any, way: str
-) -> None:
+def test_an_iteration_that_outlives_its_event_loop_ends_in_silence(server: FaultServer, way: str) -> None:
     case = server.case([*BEGUN, HANG])
     kept, complaints = [], []
 
@@ -226,12 +227,7 @@ def test_an_iteration_that_outlives_its_event_loop_ends_in_silence(
     assert complaints == []
 
 
-@LIBRARIES
-def test_calls_and_whole_streams_share_a_connection(
-    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # An environment of its own gives this client a pool that no other test's client holds open.
-    monkeypatch.setenv("SSL_CERT_DIR", f"/nowhere/alone/{library.__name__}")
+def test_calls_and_whole_streams_share_a_connection(server: FaultServer) -> None:
     client = blocking(server.case(ANSWER, STREAM, STREAM, ANSWER))
     assert client.chat.create("hi").text == TEXT
     assert len(list(client.chat.stream("hi"))) == len(list(client.chat.stream("hi"))) == 2
@@ -241,7 +237,7 @@ def test_calls_and_whole_streams_share_a_connection(
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 def test_three_event_loops_in_a_row_are_three_answers(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
     client = asynchronous(case, max_retries=0)
@@ -254,7 +250,7 @@ def test_three_event_loops_in_a_row_are_three_answers(server: FaultServer, libra
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 def test_three_streams_on_three_event_loops_in_a_row(server: FaultServer, library: Any) -> None:
     case = server.case(STREAM)
     client = asynchronous(case, max_retries=0)
@@ -268,7 +264,7 @@ def test_three_streams_on_three_event_loops_in_a_row(server: FaultServer, librar
     server.wait_until_all_closed()
 
 
-@LIBRARIES
+@WAYS
 def test_eight_threads_with_a_loop_each_send_what_they_are_asked(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
     client = asynchronous(case, max_retries=0)
@@ -283,8 +279,7 @@ def test_eight_threads_with_a_loop_each_send_what_they_are_asked(server: FaultSe
     server.wait_until_all_closed()
 
 
-@LIBRARIES
-def test_eight_threads_share_a_blocking_client(server: FaultServer, library: Any) -> None:
+def test_eight_threads_share_a_blocking_client(server: FaultServer) -> None:
     case = server.case(ANSWER)
     with blocking(case, max_retries=0) as client, ThreadPoolExecutor(8) as threads:
         texts = list(threads.map(lambda _: client.chat.create("hi").text, range(40)))
@@ -293,8 +288,7 @@ def test_eight_threads_share_a_blocking_client(server: FaultServer, library: Any
     assert server.connections <= 8
 
 
-@LIBRARIES
-def test_loops_that_were_closed_are_forgotten(server: FaultServer, library: Any) -> None:
+def test_loops_that_were_closed_are_forgotten(server: FaultServer) -> None:
     client = asynchronous(server.case(ANSWER))
 
     async def ask() -> None:
@@ -302,10 +296,10 @@ def test_loops_that_were_closed_are_forgotten(server: FaultServer, library: Any)
 
     for _ in range(3):
         asyncio.run(ask())
-    assert pools.shared_pool(library)._running == {}
+    assert not connections._pools
 
 
-@LIBRARIES
+@WAYS
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
 def test_a_copy_made_after_use_works(
     server: FaultServer, library: Any, copied: Callable[[Client], Client]
@@ -347,8 +341,7 @@ def test_a_client_is_pickled_after_use_without_its_key(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@LIBRARIES
-def test_a_fork_after_use_has_connections_of_its_own(server: FaultServer, library: Any) -> None:
+def test_a_fork_after_use_has_connections_of_its_own(server: FaultServer) -> None:
     case = server.case(ANSWER)
     client = blocking(case)
     client.chat.create("hi")
@@ -409,11 +402,27 @@ def test_a_given_client_that_follows_redirects_does_not_take_the_key_along(
 
 @LIBRARIES
 def test_a_given_client_is_bound_by_the_deadline_too(server: FaultServer, library: Any) -> None:
-    dripping = [b"HTTP/1.1 200 OK\r\nx: ", *[step for _ in range(40) for step in (b"x", 0.01)], HANG]
-    case = server.case(dripping)
-    with library.Client() as mine, pytest.raises(APIConnectionError) as caught:
-        blocking(case, http_client=mine, timeout=0.1).chat.create("hi")
-    assert caught.value.elapsed < 0.3
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+    for begun in (b"HTTP/1.1 200 OK\r\nx: ", head + b"\r\n5;", head + b"\r\n5\r\n: hi\n\r\n1;"):
+        dripping = [begun, *[step for _ in range(3000) for step in (b"x", 0.01)]]
+        case = server.case(dripping)
+        with library.Client(transport=Wrapping(library.HTTPTransport())) as mine:
+            client = blocking(case, http_client=mine, timeout=0.3, max_retries=0)
+            with pytest.raises(PicccError) as caught:
+                client.chat.stream("hi").texts().__next__()
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.may_have_been_billed
+        assert caught.value.elapsed < 10  # and not the 30 seconds that the server takes
+
+
+class Wrapping(httpx.BaseTransport):
+    """A transport around another, as those for retries, caches and traces are."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+
+    def handle_request(self, request: Any) -> Any:
+        return self.wrapped.handle_request(request)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +458,7 @@ def test_a_stream_that_was_left_gives_its_place_in_the_pool_back(server: FaultSe
         assert client.chat.create("hi").text == TEXT
 
 
-@LIBRARIES
+@WAYS
 def test_the_environments_proxy_is_used(
     server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +470,7 @@ def test_the_environments_proxy_is_used(
     assert case.requests[0].path.startswith("http://behind.test/")
 
 
-@LIBRARIES
+@WAYS
 def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
     server: FaultServer, library: Any
 ) -> None:
@@ -473,19 +482,22 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
     assert len(case.requests) == 3
 
 
-@LIBRARIES
+@WAYS
 def test_all_clients_share_one_certificate_store(
-    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    made: list[object] = []
-    create = library.create_ssl_context
-    monkeypatch.setattr(library, "create_ssl_context", lambda: made.append(None) or create())
-    monkeypatch.setenv("SSL_CERT_DIR", f"/nowhere/{library.__name__}")
-    case = server.case(ANSWER)
-    for _ in range(2):
-        blocking(case).chat.create("hi")
-        asyncio.run(_ask_once(case))
-    assert len(made) == 1
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(bundle)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    connections.tls_context.cache_clear()
+    with FaultServer(tls=context) as secure:
+        case = secure.case(ANSWER)
+        for _ in range(2):
+            blocking(case).chat.create("hi")
+            asyncio.run(_ask_once(case))
+    assert connections.tls_context.cache_info().misses == 1
 
 
 def test_making_a_client_imports_no_http_library() -> None:
@@ -497,6 +509,6 @@ def test_making_a_client_imports_no_http_library() -> None:
 
 
 def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
-    monkeypatch.setenv(pools.BACKEND_VARIABLE, "urllib9")
+    monkeypatch.setenv(BACKEND_VARIABLE, "urllib9")
     with pytest.raises(ConfigurationError, match="PICCC_HTTP_BACKEND"):
         blocking(server.case(ANSWER)).chat.create("hi")

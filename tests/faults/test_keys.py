@@ -12,7 +12,7 @@ import pytest
 
 from piccc import AsyncClient
 from piccc._http.backend import run_sync
-from piccc._http.httpx_backend import SyncBackend
+from piccc._http.backends import SyncBackend
 from piccc.config import resolve
 from piccc.errors import (
     APITimeoutError,

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from piccc._http.backend import run_sync
-from piccc._http.httpx_backend import AsyncBackend, SyncBackend
+from piccc._http.backends import AsyncBackend, SyncBackend
 
 PLACE: ContextVar[str] = ContextVar("place", default="elsewhere")
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from piccc._http import connections as pools
+from piccc._http import connections
 from piccc._http import retry as budget
+from piccc._http.retry import STALE
 from piccc.config import Config, Timeout, resolve
 from piccc.errors import PicccError, SubmissionUnknown
 from tests.faults.calls import MODES, Mode, call
@@ -75,19 +76,22 @@ class Till(RuleBasedStateMachine):
         self.case.answers = [[]] * asked + answers
         io = VirtualIO(self.mode.port())
         try:
-            call(self.mode, kind, self.config, io)
-            failure = None
+            result, failure = call(self.mode, kind, self.config, io), None
         except PicccError as error:
-            failure = error
+            result, failure = None, error
         cost = len(self.charges) - charged
-        assert cost <= 1
+        # A server that acts on a request and then closes its idle connection without a byte is asked again.
+        record = failure.record if failure else getattr(result, "record", None)
+        stale = [each.outcome for each in record.attempts].count(STALE) if record else 0
+        assert stale <= (kind != "submit")
+        assert cost <= 1 + stale
         assert io.skipped < DEADLINE
-        assert len(self.case.requests) - asked <= 3
+        assert len(self.case.requests) - asked <= 3 + stale
         if failure is not None and cost:
             assert failure.may_have_been_billed
             assert kind != "submit" or isinstance(failure, SubmissionUnknown)
         if failure is None:
-            assert cost == 1
+            assert cost >= 1
 
     @rule(kind=st.sampled_from(PAID), acts=st.lists(st.sampled_from(sorted(ACTS)), min_size=1, max_size=4))
     def pay(self, kind: str, acts: list[str]) -> None:
@@ -129,7 +133,7 @@ class Till(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "server"):
-            pools.shared_pool(self.mode.library).close_blocking()
+            connections.blocking_pool.close()
             self.server.wait_until_all_closed()
             self.server.__exit__()
 

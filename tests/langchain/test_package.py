@@ -33,7 +33,7 @@ def test_importing_and_making_load_nothing_heavy() -> None:
     ours = modules_after("import langchain_piccc\nfor _ in range(10): langchain_piccc.ChatPiccc(api_key='k')")
     heavy = {"anyio", "h11", "httpcore", "httpx", "httpx2", "langchain", "llama_index", "openai", "tiktoken"}
     assert heavy & (ours - core) == set()
-    assert "piccc._http.httpx_backend" not in ours
+    assert "piccc._http.backends" not in ours
 
 
 def test_without_langchain_core_the_error_says_what_to_install() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from piccc import AsyncClient, Client
 from piccc._http.backend import HTTPRequest
-from piccc._http.httpx_backend import SyncBackend
+from piccc._http.backends import SyncBackend
 from piccc.emulator import Emulator
 from piccc.errors import (
     InvalidArgumentError,

@@ -36,16 +36,39 @@ class Outcome(Enum):
 class Failure(Exception):
     """An attempt that brought no answer; the cause is the HTTP library's own error."""
 
-    def __init__(self, outcome: Outcome, reason: str, *, timed_out: bool = False) -> None:
+    def __init__(self, outcome: Outcome, reason: str, *, timed_out: bool = False, hint: str = "") -> None:
         super().__init__(reason)
         self.outcome = outcome
         self.reason = reason
         self.timed_out = timed_out
+        self.hint = hint
+        self.is_stale = False
+        """Whether a connection that had served before was closed before any byte of a reply."""
+
+
+MAX_CONNECTIONS = 1000
+
+
+@dataclass(slots=True)
+class SendNotes:
+    """What became of a request on its way.
+
+    Attributes:
+        queued: seconds spent waiting for one of `max_connections`.
+        stale: seconds after which a connection that had been idle was closed, so that the request was sent
+            once more, or None.
+    """
+
+    queued: float = 0.0
+    stale: float | None = None
 
 
 @dataclass(slots=True)
 class HTTPRequest:
-    """One attempt. `by` is the moment on the port's clock when all of it, up to the headers, must be done."""
+    """One attempt. `by` is the moment on the backend's clock by which the reply's headers must have come.
+
+    `fresh` asks for a connection that has not been used before. `notes` are written by the backend.
+    """
 
     method: str
     url: str
@@ -54,13 +77,23 @@ class HTTPRequest:
     connect: float | None = None
     idle: float | None = None
     by: float | None = None
+    fresh: bool = False
+    max_connections: int = MAX_CONNECTIONS
+    notes: SendNotes = field(default_factory=SendNotes)
 
 
 class HTTPResponse(Protocol):
     """A reply whose headers have come and whose body may still be under way."""
 
-    status: int
-    headers: Mapping[str, str]
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, their names in lower case."""
+        ...
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
@@ -132,6 +165,10 @@ class Backend(Protocol):
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
+        ...
+
+    async def warm_up(self, url: str) -> None:
+        """Load what requests to a server need, such as the certificates; nothing is sent."""
         ...
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:

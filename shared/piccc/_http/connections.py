@@ -1,181 +1,523 @@
-"""HTTP clients: made when first needed, one per event loop and one for blocking calls, shared."""
+"""Our own connections: one pool for each event loop and one for blocking calls, a stack of each server's.
+
+Why not an HTTP library's pool: CONTRIBUTING.md, "Connections".
+"""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import importlib
 import os
+import re
 import ssl
 import threading
 import weakref
+from base64 import b64encode
 from collections import deque
-from collections.abc import AsyncGenerator
-from functools import cache
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-from urllib.request import getproxies
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from piccc._http.asyncio_stream import install_asyncio_backend
-from piccc._http.sync_stream import install_deadline_backend
-from piccc.errors import ConfigurationError, MissingExtraError
+import certifi
+import h11
 
-if TYPE_CHECKING:
-    import httpx
+from piccc._http.backend import Failure, HTTPRequest, Outcome, Signal, T, Ts
+from piccc._http.http11 import MalformedReply, Reply, unpacker_for
+from piccc._http.streams import Stream
 
-BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
-MAX_CONNECTIONS = 100
-KEEPALIVE_SECONDS = 60.0
+IDLE_SECONDS = 4.0
+"""How long an idle connection is kept where the server does not say; uvicorn and Node keep theirs for 5."""
+MAX_IDLE_SECONDS = 60.0
+MAX_ORIGINS = 256
+FOREVER = 3600.0
+TOO_LATE = "the deadline passed"
+_KEEP_ALIVE = re.compile(r"timeout=(\d{1,6})")
 
 
-def library_named(name: str | None = None) -> Any:
-    """Return the module `httpx` or `httpx2`: as named, else as `PICCC_HTTP_BACKEND` says.
+class Opener(Protocol):
+    """What a pool needs of a backend."""
 
-    Where nobody says, httpx2 if it is installed: its pool costs a fraction when many calls run at once.
+    def now(self) -> float:
+        """Return the time."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+    def signal(self) -> Signal:
+        """Make a signal for a wait in this thread or event loop."""
+        ...
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call a function that may block."""
+        ...
+
+    async def connect(self, host: str, port: int, by: float | None) -> Stream:
+        """Open a TCP connection; raise OSError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A server and the way to it: requests with equal routes share connections."""
+
+    scheme: str
+    host: str
+    port: int
+    proxy: str | None
+    certificates: tuple[str | None, str | None]
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a URL has them, the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}.get(self.scheme) else f"{host}:{self.port}"
+
+
+@lru_cache(maxsize=16)
+def tls_context(certificates: tuple[str | None, str | None]) -> ssl.SSLContext:
+    """Return the context for `SSL_CERT_FILE` and `SSL_CERT_DIR`, else for certifi's authorities.
+
+    Making one takes some 20 ms of reading files, so all connections share it.
     """
-    name = name or os.environ.get(BACKEND_VARIABLE) or ("httpx2" if find_spec("httpx2") else "httpx")
-    if name not in ("httpx", "httpx2"):
-        raise ConfigurationError(f"{BACKEND_VARIABLE} is {name!r}.", hint="It is 'httpx' or 'httpx2'.")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(f"{name} is not installed.", hint=f"pip install {name}") from error
-
-
-def _certificates() -> tuple[str | None, str | None]:
-    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-
-
-@cache
-def _ssl_context(library: Any, certificates: tuple[str | None, str | None]) -> ssl.SSLContext:
-    # Making one costs more than a hundred clients, so all share it; `certificates` is what it is made from.
-    context: ssl.SSLContext = library.create_ssl_context()
+    file, folder = certificates
+    context = ssl.create_default_context(
+        cafile=file or (None if folder else certifi.where()), capath=None if file else folder
+    )
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def _settings(library: Any) -> dict[str, Any]:
-    limits = library.Limits(
-        max_connections=MAX_CONNECTIONS,
-        max_keepalive_connections=MAX_CONNECTIONS,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-    )
-    return {"verify": _ssl_context(library, _certificates()), "limits": limits, "follow_redirects": False}
+class Connection:
+    """One connection and what is known of its use."""
+
+    __slots__ = ("expires_at", "is_used", "served_stream", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.is_used = False
+        self.served_stream = False
+        self.expires_at = 0.0
+
+
+class Origin:
+    """The connections by one route: the idle ones, newest last, and how many are in use.
+
+    To take or return one costs the same however many are open. Nobody here waits for another origin's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: deque[Connection] = deque()
+        self._in_use = 0
+        self._waiting: deque[Signal] = deque()
+        self._abandoned: deque[None] = deque()
+        self._is_closed = False
+        self._keeps_after_stream = True
+
+    async def acquire(self, io: Opener, request: HTTPRequest, limit: int) -> Connection | None:
+        """Take an idle connection, or with None the right to open one; wait while `limit` are in use."""
+        signal: Signal | None = None
+        began = io.now()
+        try:
+            while True:
+                with self._lock:
+                    self._settle(now := io.now())
+                    if not self._waiting or self._waiting[0] is signal:  # first come, first served
+                        connection = None if request.fresh else self._pop_idle(now)
+                        if connection is not None or self._in_use < limit:
+                            if connection is None and self._idle and self._in_use + len(self._idle) >= limit:
+                                self._idle.popleft().stream.close()
+                            self._in_use += 1
+                            return connection
+                    if signal is None:
+                        self._waiting.append(signal := io.signal())
+                left = FOREVER if request.by is None else request.by - now
+                if left <= 0:
+                    raise Failure(
+                        Outcome.NOT_SENT,
+                        f"all {limit} connections to the server stayed in use",
+                        timed_out=True,
+                        hint="Nothing was sent. Raise max_connections, or make fewer calls at once.",
+                    )
+                await signal.wait(left)
+        finally:
+            if signal is not None:
+                request.notes.queued += io.now() - began
+                with self._lock:
+                    self._waiting.remove(signal)
+                    self._wake()
+
+    def release(self, connection: Connection | None, expires_at: float | None = None) -> None:
+        """Take a connection back until it expires, or close it."""
+        with self._lock:
+            self._in_use -= 1
+            is_kept = (
+                connection is not None
+                and expires_at is not None
+                and not self._is_closed
+                and (self._keeps_after_stream or not connection.served_stream)
+            )
+            if is_kept and connection is not None and expires_at is not None:
+                connection.expires_at = expires_at
+                self._idle.append(connection)
+            self._wake()
+        if connection is not None and not is_kept:
+            connection.stream.close()
+
+    def abandon(self) -> None:
+        """Give a place back from a finalizer, which may run amid `acquire` and so must not take the lock."""
+        self._abandoned.append(None)
+        try:
+            self._waiting[0].set()
+        except IndexError:
+            return
+
+    def note_end(self, connection: Connection) -> None:
+        """Note that the server closed an idle connection; where that was after a stream, keep none of these.
+
+        llama.cpp's server, for one, promises to keep the connection and closes it behind the last chunk.
+        """
+        if connection.served_stream:
+            self._keeps_after_stream = False
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use when it is released."""
+        self._is_closed = True
+        self._drop_idle()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether there is nothing to keep."""
+        return not self._in_use and not self._waiting
+
+    def _drop_idle(self) -> None:
+        while True:
+            try:
+                connection = self._idle.popleft()
+            except IndexError:
+                return
+            connection.stream.close()
+
+    def _settle(self, now: float) -> None:
+        while self._abandoned:
+            self._abandoned.popleft()
+            self._in_use -= 1
+        while self._idle and self._idle[0].expires_at <= now:
+            self._idle.popleft().stream.close()
+
+    def _pop_idle(self, now: float) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.expires_at > now:
+                if not connection.stream.is_readable():
+                    return connection
+                self.note_end(connection)  # or bytes have come that nobody asked for
+            connection.stream.close()
+        return None
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting[0].set()
 
 
 class Pool:
-    """The clients that all ports with equal settings share."""
+    """The origins of one event loop, or of all blocking calls."""
 
-    def __init__(self, library: Any) -> None:
-        self.library = library
-        self.is_stale = False
-        self._lock = threading.Lock()
-        self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._blocking: httpx.Client | None = None
-        self._running: dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[None]]] = {}
+    def __init__(self) -> None:
+        self._origins: dict[Route, Origin] = {}
+        self.holders: weakref.WeakSet[object] = weakref.WeakSet()
 
-    def blocking(self, holder: object) -> httpx.Client:
-        """Return the client for blocking calls."""
-        client = self._blocking
-        if client is None or client.is_closed:
-            with self._lock:
-                client = self._blocking
-                if client is None or client.is_closed:
-                    client = self.library.Client(**_settings(self.library))
-                    install_deadline_backend(client)
-                    self._blocking = client
-        self._holders.add(holder)
-        return client
+    def origin(self, route: Route) -> Origin:
+        """Return the connections by this route."""
+        found = self._origins.get(route)
+        if found is None:
+            if len(self._origins) >= MAX_ORIGINS:
+                for each, origin in list(self._origins.items()):
+                    if origin.is_unused:
+                        self._origins.pop(each, None)
+                        origin.close()
+            found = self._origins.setdefault(route, Origin())
+        return found
 
-    async def running(self, holder: object) -> httpx.AsyncClient:
-        """Return the client of the running event loop; it is closed when the loop shuts down."""
-        loop = asyncio.get_running_loop()
-        held = self._running.get(loop)
-        if held is None or held[0].is_closed:
-            client = self.library.AsyncClient(**_settings(self.library))
-            install_asyncio_backend(client)
-            keeper = self._keep(loop, client)
-            with self._lock:
-                self._forget_closed_loops()
-                held = self._running[loop] = (client, keeper)
-            await anext(keeper)
-        self._holders.add(holder)
-        return held[0]
+    def close(self) -> None:
+        """Close the idle connections, and the others when they are released."""
+        origins, self._origins = self._origins, {}
+        for origin in origins.values():
+            origin.close()
 
-    def close(self, holder: object) -> None:
-        """Let go of the blocking client; the last holder closes it."""
-        self._holders.discard(holder)
-        if not self._holders:
-            self.close_blocking()
 
-    def close_blocking(self) -> None:
-        """Close the blocking client, whoever holds it; the next call makes another."""
-        client, self._blocking = self._blocking, None
-        if client is not None:
-            client.close()
+class Response:
+    """A reply whose headers have come and whose body may still be under way."""
 
-    async def aclose(self, holder: object) -> None:
-        """Let go of the running loop's client; the last holder closes it."""
-        self._holders.discard(holder)
-        held = self._running.get(asyncio.get_running_loop())
-        if not self._holders and held is not None:
-            await held[1].aclose()
+    def __init__(
+        self, io: Opener, origin: Origin, connection: Connection, reply: Reply, request: HTTPRequest
+    ) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self._io = io
+        self._origin = origin
+        self._connection = connection
+        self._stream = connection.stream
+        self._may_continue = reply.may_continue
+        self._body = reply.body
+        self._unpacker = unpacker_for(reply.headers.get("content-encoding", ""))
+        self._rest = reply.rest
+        self._idle = request.idle
+        self._is_released = False
+        connection.served_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
 
-    async def _keep(self, loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> AsyncGenerator[None]:
-        # A loop that shuts down closes its asynchronous generators: so this one closes the client in time.
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
         try:
-            yield
-        finally:
-            with self._lock:
-                self._running.pop(loop, None)
-            await client.aclose()
+            return await self._receive(by)
+        except (OSError, MalformedReply) as error:
+            self._may_continue = False
+            raise unanswered(error) from scrub(error)
 
-    def _forget_closed_loops(self) -> None:
-        for loop in [each for each in self._running if each.is_closed()]:
-            del self._running[loop]
+    async def _receive(self, by: float | None) -> bytes:
+        body, unpacker = self._body, self._unpacker
+        if unpacker is not None and (data := unpacker.more()):
+            await self._io.sleep(0)  # for unpacking what has come long ago never waits by itself
+            if by is not None and self._io.now() >= by:
+                raise TimeoutError
+            return data
+        while not body.is_over:
+            if body.damage:
+                raise MalformedReply(f"the body {body.damage}")
+            if by is not None and self._io.now() >= by:  # bytes that come all the time are no content yet
+                raise TimeoutError
+            data = self._rest or await self._stream.read(by, self._idle)
+            self._rest = b""
+            if not data:
+                body.end()
+                continue
+            content = body.feed(data)
+            if content and unpacker is not None:
+                content = unpacker.feed(content)
+            if content:
+                return content
+        if unpacker is not None:
+            unpacker.end()
+        return b""
 
-
-_pools: dict[tuple[Any, ...], Pool] = {}
-_pools_lock = threading.Lock()
-_left_by_parent: list[Any] = []
-abandoned: deque[Any] = deque()
-"""Replies of blocking clients that were left half-read; the next call closes them."""
-
-
-def shared_pool(library: Any) -> Pool:
-    """Return the process's pool for this library under the present proxy and certificate environment."""
-    key = (library.__name__, *_certificates(), *sorted(getproxies().items()))
-    with _pools_lock:
-        if key not in _pools:
-            _pools[key] = Pool(library)
-        return _pools[key]
-
-
-def close_abandoned() -> None:
-    """Close the replies that nobody wants any more, so that their places in the pools are free."""
-    while True:
-        try:
-            response = abandoned.popleft()
-        except IndexError:
+    async def close(self) -> None:
+        """Keep the connection if the body was read to its end and nothing came behind it, else close it."""
+        if self._is_released:
             return
-        response.close()
+        self._is_released = True
+        expires_at = None
+        if self._may_continue and self._body.is_over and not self._body.rest and not self._rest:
+            if self._stream.is_readable():
+                self._origin.note_end(self._connection)
+            elif seconds := idle_seconds(self.headers.get("keep-alive", "")):
+                expires_at = self._io.now() + seconds
+        self._origin.release(self._connection, expires_at)
+
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        if not self._is_released:
+            self._is_released = True
+            self._stream.close()
+            self._origin.abandon()
+
+
+def idle_seconds(keep_alive: str) -> float:
+    """Return how long to keep a connection idle: a second less than the server says that it does."""
+    found = _KEEP_ALIVE.search(keep_alive)
+    return min(MAX_IDLE_SECONDS, max(0.0, int(found[1]) - 1.0)) if found else IDLE_SECONDS
+
+
+async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent: str) -> Response:
+    """Send a request and return when the headers of its reply have come; raise Failure if they do not."""
+    try:
+        reply = Reply()
+        written = _write(reply, route, request, agent)
+    except Exception as error:
+        raise Failure(Outcome.HOPELESS, described(error)) from scrub(error)
+    origin = pool.origin(route)
+    connection = await origin.acquire(io, request, request.max_connections)
+    try:
+        if connection is None:
+            connection = Connection(await _open(io, route, request))
+        await _exchange(connection, reply, written, request.by)
+        return Response(io, origin, connection, reply, request)
+    except BaseException as error:
+        if isinstance(error, Failure) and error.is_stale and connection is not None:
+            origin.note_end(connection)
+        origin.release(connection)
+        raise
+
+
+def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> bytes:
+    parts = urlsplit(request.url)
+    # What is escaped already stays as it is; what no request line can carry is escaped.
+    target = quote(
+        f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", safe="%/?:@!$&'()*+,;=-._~#[]|"
+    )
+    given = {name for name, _ in request.headers}
+    headers = [
+        (
+            "host",
+            route.authority.encode("idna").decode() if not route.authority.isascii() else route.authority,
+        )
+    ]
+    headers = [each for each in (*headers, ("user-agent", agent)) if each[0] not in given] + request.headers
+    if route.proxy and route.scheme == "http":
+        target = f"http://{route.authority}{target}"
+        headers += _proxy_authorization(urlsplit(route.proxy))
+    return reply.request(request.method, target, headers, request.body)
+
+
+async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
+    bounds = [request.by, None if request.connect is None else io.now() + request.connect]
+    by = min((each for each in bounds if each is not None), default=None)
+    proxy = urlsplit(route.proxy) if route.proxy else None
+    stream: Stream | None = None
+    try:
+        host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (route.host, route.port)
+        stream = await io.connect(host, port, by)
+        if route.scheme == "https":
+            if proxy is not None:
+                await _tunnel(stream, proxy, route, by)
+            context = await io.run(tls_context, route.certificates)
+            stream = await stream.start_tls(context, route.host, by)
+        return stream
+    except BaseException as error:
+        if stream is not None:
+            stream.close()
+        if isinstance(error, Failure) or not isinstance(error, Exception):
+            raise
+        may_help = isinstance(error, OSError) and not isinstance(error, ssl.SSLCertVerificationError)
+        through = f", through the proxy {proxy.hostname}:{proxy.port or 80}" if proxy else ""
+        raise Failure(
+            Outcome.NOT_SENT if may_help else Outcome.HOPELESS,
+            f"no connection{through}: {described(error)}",
+            timed_out=isinstance(error, TimeoutError),
+        ) from scrub(error)
+
+
+async def _tunnel(stream: Stream, proxy: SplitResult, route: Route, by: float | None) -> None:
+    """Ask a proxy for a tunnel (RFC 9110, section 9.3.6)."""
+    host = f"[{route.host}]" if ":" in route.host else route.host
+    reply, target = Reply(), f"{host}:{route.port}"
+    headers = [("host", target), *_proxy_authorization(proxy)]
+    await stream.write(reply.request("CONNECT", target, headers, None), by)
+    while not reply.is_begun:
+        if not (data := await stream.read(by)):
+            raise ConnectionResetError("it closed the connection")
+        reply.feed(data)
+    if not 200 <= reply.status < 300 or reply.rest:
+        raise Failure(
+            Outcome.HOPELESS if reply.status == 407 else Outcome.NOT_SENT,
+            f"the proxy {proxy.hostname}:{proxy.port or 80} answered HTTP {reply.status}",
+        )
+
+
+def _proxy_authorization(proxy: SplitResult) -> list[tuple[str, str]]:
+    if proxy.username is None:
+        return []
+    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return [("proxy-authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
+
+
+async def _exchange(connection: Connection, reply: Reply, written: bytes, by: float | None) -> None:
+    stream, is_reused, has_begun = connection.stream, connection.is_used, False
+    connection.is_used = True
+    try:
+        broken: OSError = ConnectionResetError("the server closed the connection without a reply")
+        try:
+            await stream.write(written, by)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            broken = error  # the server may have refused a large body before all of it was sent
+        while not reply.is_begun:
+            data = await stream.read(by)
+            if not data:
+                raise broken
+            has_begun = True
+            reply.feed(data)
+    except (OSError, MalformedReply, h11.ProtocolError) as error:
+        failure = unanswered(error)
+        failure.is_stale = is_reused and not has_begun and not failure.timed_out
+        raise failure from scrub(error)
+
+
+def unanswered(error: Exception) -> Failure:
+    """Return the failure for a request that was sent."""
+    if isinstance(error, TimeoutError):
+        return Failure(Outcome.UNKNOWN, TOO_LATE, timed_out=True)
+    return Failure(Outcome.UNKNOWN, described(error))
+
+
+def described(error: BaseException) -> str:
+    """Return an error's own words, else its name."""
+    return str(error) or type(error).__name__
+
+
+def scrub(error: Exception) -> Exception:
+    """Take out of an error, and of what caused it, the request and the frames that hold its headers."""
+    for each in chain_of(error):
+        each.__traceback__ = None
+        if hasattr(type(each), "request"):  # where httpx and httpx2 keep it, behind a property
+            each.request = None  # type: ignore[attr-defined]
+    return error
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """Return an error and what led to it."""
+    found: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in found:
+        found.append(following)
+        following = following.__cause__ or following.__context__
+    return found
+
+
+blocking_pool = Pool()
+_pools: dict[asyncio.AbstractEventLoop, tuple[Pool, AsyncGenerator[None]]] = {}
+_lock = threading.Lock()
+_left_by_parent: list[object] = []
+
+
+async def running_pool() -> Pool:
+    """Return the pool of the running event loop; it is closed when the loop shuts down."""
+    loop = asyncio.get_running_loop()
+    held = _pools.get(loop)
+    if held is None:
+        pool = Pool()
+        held = pool, _keep(loop, pool)
+        with _lock:
+            for each in [each for each in _pools if each.is_closed()]:
+                del _pools[each]
+            _pools[loop] = held
+        await anext(held[1])
+    return held[0]
+
+
+async def _keep(loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None]:
+    # A loop that shuts down closes its asynchronous generators: so this one closes the pool in time.
+    try:
+        yield
+    finally:
+        with _lock:
+            _pools.pop(loop, None)
+        pool.close()
 
 
 def _after_fork() -> None:
-    # The parent's sockets are not ours to use, nor to close by collecting their clients.
-    global _pools_lock
-    _pools_lock = threading.Lock()
-    for pool in _pools.values():
-        pool.is_stale = True
-    _left_by_parent.extend([dict(_pools), *abandoned])
+    # The parent's connections are not ours to use, nor to close by collecting them.
+    global _lock, blocking_pool
+    _lock = threading.Lock()
+    _left_by_parent.extend([blocking_pool, dict(_pools)])
+    blocking_pool = Pool()
     _pools.clear()
-    abandoned.clear()
 
 
-def _at_exit() -> None:
-    for pool in _pools.values():
-        pool.close_blocking()
-
-
-atexit.register(_at_exit)
+atexit.register(lambda: blocking_pool.close())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -42,6 +42,11 @@ class RetryBudget:
         self._tokens = capacity
         self._lock = threading.Lock()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no failure is remembered."""
+        return self._tokens >= self._capacity
+
     def take(self, cost: float) -> bool:
         """Pay for one retry; return False, taking nothing, where too little is left."""
         with self._lock:
@@ -62,7 +67,14 @@ _budgets: dict[tuple[str, str, int], RetryBudget] = {}
 
 def budget_of(origin: tuple[str, str, int]) -> RetryBudget:
     """Return the one budget that all clients of this process share for a server."""
-    return _budgets.get(origin) or _budgets.setdefault(origin, RetryBudget())
+    budget = _budgets.get(origin)
+    if budget is None:
+        if len(_budgets) >= MAX_BUDGETS:  # a full one says no more than a new one
+            for each, unused in list(_budgets.items()):
+                if unused.is_full:
+                    _budgets.pop(each, None)
+        budget = _budgets.setdefault(origin, RetryBudget())
+    return budget
 
 
 if hasattr(os, "register_at_fork"):
@@ -81,6 +93,8 @@ LONGEST_WAIT = 600.0
 MAX_REDIRECTS = 3
 ROTATION_SECONDS = 0.2
 """How long to wait at least before a key that was refused is asked for again."""
+STALE = "stale connection"
+MAX_BUDGETS = 256
 
 
 # What OpenSSL says where plain HTTP answers its greeting.
@@ -174,14 +188,19 @@ class _RetryState:
         self.spent = 0.0
         self.may_bill = False
         self.has_rotated = False
+        self.queued = 0.0
+        self.tries = 0
+        """How often the request was sent or tried, but for what was sent again from a stale connection."""
 
     async def attempt(self) -> RawResponse | _Failed:
         """Send once and read what comes."""
+        self.tries += 1
         try:
             self.headers = await self._headers()
         except PicccError as error:
             return _Failed(Outcome.HOPELESS, error, error.__cause__)
         self.sent = self.io.now()
+        self.queued = 0.0
         try:
             response = await self._send()
         except Failure as failure:
@@ -200,7 +219,7 @@ class _RetryState:
         """Return the seconds to wait before the next attempt, None where there must be none."""
         if failed.outcome is Outcome.UNKNOWN and self.call.kind is not Retryability.READ:
             self.may_bill = True
-        if len(self.record.attempts) > self.config.max_retries:
+        if self.tries > self.config.max_retries:
             return None
         rotates = self._rotates(failed.error)
         is_free = rotates or self._gets_plainer(failed.error)
@@ -227,13 +246,23 @@ class _RetryState:
 
     async def _send(self) -> HTTPResponse:
         for _ in range(MAX_REDIRECTS):
-            response = await self.io.send(self._request())
+            response = await self._exchange()
             target = self._redirect(response)
             if target is None:
                 return response
             await response.close()
             self.url = target
-        return await self.io.send(self._request())
+        return await self._exchange()
+
+    async def _exchange(self) -> HTTPResponse:
+        request = self._request()
+        try:
+            return await self.io.send(request)
+        finally:
+            self.queued += request.notes.queued
+            if request.notes.stale is not None:
+                self.may_bill = self.may_bill or self.call.kind is not Retryability.READ
+                self.record.attempts.append(Attempt(STALE, request.notes.stale))
 
     async def _headers(self) -> list[tuple[str, str]]:
         headers = {
@@ -267,7 +296,16 @@ class _RetryState:
         timeout = self.call.timeout
         idle = timeout.idle if self.call.is_stream else None
         return HTTPRequest(
-            self.call.method, self.url, self.headers, self.body, timeout.connect, idle, self._answer_by()
+            self.call.method,
+            self.url,
+            self.headers,
+            self.body,
+            timeout.connect,
+            idle,
+            self._answer_by(),
+            # An idle connection may be closed just then, and nobody could tell what became of the request.
+            fresh=self.call.kind is Retryability.SUBMISSION,
+            max_connections=self.config.max_connections,
         )
 
     def _answer_by(self) -> float | None:
@@ -363,7 +401,7 @@ class _RetryState:
         error = kind(
             f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
             f"{redact(failure.reason, secrets)}",
-            hint=self._advice(sent=sent, reason=failure.reason),
+            hint=failure.hint or self._advice(sent=sent, reason=failure.reason),
         )
         redact_causes(failure.__cause__, secrets)
         return _Failed(failure.outcome, error, failure.__cause__)
@@ -400,7 +438,7 @@ class _RetryState:
         asked = failed.error.retry_after or 0.0
         if not self._may_repeat(failed) or (self.deadline is None and asked > LONGEST_WAIT):
             return None
-        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (len(self.record.attempts) - 1))
+        longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (self.tries - 1))
         return max(self.io.random() * longest, asked)
 
     def _may_repeat(self, failed: _Failed) -> bool:
@@ -425,9 +463,10 @@ class _RetryState:
         elapsed, secrets = self.io.now() - self.sent, secrets_in(self.headers)
         if response is None:
             outcome = redact(outcome, secrets)
-            self.record.attempts.append(Attempt(outcome, elapsed))
+            self.record.attempts.append(Attempt(outcome, elapsed, queued=self.queued))
         else:
-            self.record.attempts.append(Attempt(outcome, elapsed, request_id(response.headers, secrets)))
+            identifier = request_id(response.headers, secrets)
+            self.record.attempts.append(Attempt(outcome, elapsed, identifier, queued=self.queued))
             self.record.rate_limit = {
                 name.lower(): redact(value, secrets)
                 for name, value in response.headers.items()

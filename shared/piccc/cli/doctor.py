@@ -115,7 +115,7 @@ def _looked_at(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts)
 
 
 def _http() -> Iterator[Finding]:
-    from piccc._http.httpx_backend import SyncBackend
+    from piccc._http.backends import SyncBackend
 
     yield Finding("http", "ok", SyncBackend().backend)
 
@@ -271,7 +271,7 @@ def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Ma
 
 def _ask(config: Config, probe: _Probe) -> Mapping[str, str]:
     from piccc._http.backend import run_sync
-    from piccc._http.httpx_backend import SyncBackend
+    from piccc._http.backends import SyncBackend
     from piccc.session import Session
 
     session = Session(replace(config, max_retries=0), SyncBackend())

@@ -28,7 +28,7 @@ from typing import Protocol, Self
 from weakref import WeakValueDictionary
 
 from piccc._http.backend import Backend, run_sync
-from piccc._http.httpx_backend import AsyncBackend
+from piccc._http.backends import AsyncBackend
 from piccc.config import Config
 from piccc.errors import PicccError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Notifier
