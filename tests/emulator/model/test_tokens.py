@@ -10,8 +10,9 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
+from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest
 from piccc.emulator.model import pieces
+from piccc.emulator.model.tokens import measured
 from tests.emulator.model.talk import MODEL, TOOLS, ask
 
 
@@ -114,3 +115,9 @@ def test_every_process_gives_the_same_answers() -> None:
     first = _printed("0")
     assert first
     assert _printed("1") == first
+
+
+def test_a_call_that_is_no_object_is_cut_in_its_own_text() -> None:
+    said = Completion(calls=(ModelCall("c", "weather", {}, partial="[1, 2, 3]"),))
+    [cut] = measured(ModelRequest("m", (), max_tokens=3), said).calls
+    assert cut.partial == "".join(pieces("[1, 2, 3]")[:2])

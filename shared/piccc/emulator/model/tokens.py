@@ -40,7 +40,7 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
     for call in said.calls:
         room, cost = left - len(pieces(call.name)), _cost(call)
         if cost > left:
-            call = replace(call, partial="".join(pieces(_json(call.arguments))[: max(room, 0)]))
+            call = replace(call, partial="".join(pieces(_written(call))[: max(room, 0)]))
         calls += [call] if room >= 0 else []
         left = max(left - cost, -1)
     why, sequence = said.finish_reason, said.stop_sequence
@@ -77,8 +77,11 @@ def _limited(text: str, left: int) -> tuple[str, int]:
 
 
 def _cost(call: ModelCall) -> int:
-    written = _json(call.arguments) if call.partial is None else call.partial
-    return len(pieces(call.name)) + len(pieces(written))
+    return len(pieces(call.name)) + len(pieces(_written(call)))
+
+
+def _written(call: ModelCall) -> str:
+    return _json(call.arguments) if call.partial is None else call.partial
 
 
 def _json(value: Any) -> str:
