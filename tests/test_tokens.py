@@ -5,13 +5,28 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from piccc import tokens
-from piccc.conversation import Audio, File, Image, Message, Reasoning, Source, Text, Tool, ToolCall
+from piccc.conversation import (
+    Audio,
+    CachePoint,
+    File,
+    Image,
+    InvalidToolCall,
+    Message,
+    Part,
+    Raw,
+    Reasoning,
+    Source,
+    Text,
+    Tool,
+    ToolCall,
+)
 
 PROSE = "The quick brown fox jumps over the lazy dog, and then it does so again. " * 20
 CHINESE = "今天天气很好，我们一起去公园散步吧。" * 20
@@ -71,6 +86,19 @@ def test_the_estimate_is_near_the_count(text: str, monkeypatch: pytest.MonkeyPat
 
 def test_half_a_character_can_be_counted(bare: Path) -> None:
     assert tokens.count_text("\ud83d") > 0
+
+
+def test_what_a_request_can_carry_can_be_counted() -> None:
+    odd: list[Part] = [
+        Text("\ud83d"),
+        InvalidToolCall("c", "", '{"a": "\ud83d', "cut"),
+        Raw({"type": "novel", "at": date(2026, 11, 25), "a": "\ud83d"}),
+        File(url="https://a.test/b.pdf"),
+        Image(data="no base64"),
+        CachePoint(),
+    ]
+    schema = {"type": "object", "properties": {"a": {"default": float("nan"), "title": "\ud83d"}}}
+    assert tokens.count_tokens([Message("assistant", odd)], [Tool("look", "\ud83d", schema)]) > 0
 
 
 def test_everything_in_a_conversation_costs() -> None:

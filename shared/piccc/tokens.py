@@ -18,15 +18,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic_core import to_json
-
+from piccc.arguments import join_halves, write_arguments
 from piccc.conversation import (
     Audio,
+    CachePoint,
     File,
     Image,
     InvalidToolCall,
     Message,
     Part,
+    Raw,
     Reasoning,
     Refusal,
     Source,
@@ -81,7 +82,7 @@ def encoding() -> Encoding | None:
 
 def token_ids(text: str) -> list[int]:
     """Return a text's tokens; without a vocabulary they are positions, of which only the number counts."""
-    vocabulary = encoding()
+    vocabulary, text = encoding(), join_halves(text)
     if vocabulary is None:
         return list(range(_by_length(text)))
     return vocabulary.encode(text, disallowed_special=())
@@ -89,7 +90,7 @@ def token_ids(text: str) -> list[int]:
 
 def count_text(text: str) -> int:
     """Return how many tokens a text has."""
-    vocabulary = encoding()
+    vocabulary, text = encoding(), join_halves(text)
     return _by_length(text) if vocabulary is None else len(vocabulary.encode(text, disallowed_special=()))
 
 
@@ -118,12 +119,15 @@ def _count_part(part: Part) -> int:
             return TOKENS_PER_PAGE * max(1, math.ceil(_decoded_size(part.data) / BYTES_PER_PAGE))
         case Audio():
             return math.ceil(_decoded_size(part.data) / AUDIO_BYTES_PER_TOKEN)
-    return 0
+        case Raw():
+            return count_text(write_arguments(part.data))
+        case CachePoint():
+            return 0
 
 
 def _count_tool(tool: Tool) -> int:
     described = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return count_text(to_json(described).decode())
+    return count_text(write_arguments(described))
 
 
 def _decoded_size(base64: str | None) -> int:
@@ -131,7 +135,7 @@ def _decoded_size(base64: str | None) -> int:
 
 
 def _by_length(text: str) -> int:
-    return math.ceil(len(text.encode(errors="replace")) / BYTES_PER_TOKEN)
+    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
 def _folders() -> Iterator[Path]:
