@@ -52,7 +52,8 @@ def mime_type_of(head: bytes) -> str | None:
 
 def content_type_of(data: bytes) -> str | None:
     """Return the media type of whole content, `text/plain` for any text, None where it is unknown."""
-    if known := mime_type_of(data[:64]):
+    known = mime_type_of(data[:64])
+    if known and known != "image/bmp":
         return known
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "audio/wav"
@@ -62,9 +63,9 @@ def content_type_of(data: bytes) -> str | None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return None
-    # Control characters other than white space stand in binary formats only.
-    return None if any(each < " " and each not in "\t\n\r\f" for each in text) else "text/plain"
+        return known
+    # Control characters other than white space stand in binary formats only. "BM" begins bitmaps and words.
+    return known if any(each < " " and each not in "\t\n\r\f" for each in text) else "text/plain"
 
 
 def suffix_of(mime_type: str | None) -> str:

@@ -38,6 +38,7 @@ class Record:
         time_to_first_event: seconds from the call's beginning to a stream's first event, or None.
         elapsed: seconds of the whole call.
         rate_limit: the reply's `x-ratelimit-*` headers (assumed, may be empty).
+        adapted: what was changed of what was asked for, so that the server takes it, in words.
     """
 
     method: str = ""
@@ -48,6 +49,7 @@ class Record:
     time_to_first_event: float | None = None
     elapsed: float = 0.0
     rate_limit: dict[str, str] = field(default_factory=dict)
+    adapted: list[str] = field(default_factory=list)
 
     @property
     def request_id(self) -> str | None:
@@ -60,6 +62,7 @@ class Record:
             **_fields(self),
             "attempts": [_fields(each) for each in self.attempts],
             "rate_limit": dict(self.rate_limit),
+            "adapted": list(self.adapted),
         }
 
 

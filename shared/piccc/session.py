@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ class Session:
         self.config = config
         self.io = io
         self.is_closed = False
+        self.token_limits: dict[tuple[str, str], int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A port holds sockets: what is loaded gets a fresh one of its kind.
@@ -39,10 +41,10 @@ class Session:
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
     ) -> ChatReply:
         """Ask for a whole reply."""
-        call = self._chat_call(dialect, request, timeout, is_stream=False)
-        answer = await self._send(call)
+        exchange = _Exchange(self, dialect, request, is_stream=False)
+        answer = await exchange.send(timeout)
         try:
-            reply = dialect.decode(self._json(answer, call.kind))
+            reply = dialect.decode(self._json(answer, Retryability.CHAT), exchange.sent.names)
         except PicccError as error:
             wrong = answer.explain(error)
         else:
@@ -54,10 +56,10 @@ class Session:
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
     ) -> tuple[RawResponse, StreamParser]:
         """Ask for a stream; return it open, with the machine that reads it."""
-        call = self._chat_call(dialect, request, timeout, is_stream=True)
-        call.plainer = lambda refusal: _plainer(dialect, request, refusal)
-        answer = await self._send(call)
-        return answer, StreamParser(self.io, answer, dialect.reader(), call.timeout)
+        exchange = _Exchange(self, dialect, request, is_stream=True)
+        answer = await exchange.send(timeout)
+        bounds = as_timeout(timeout, self.config.timeout)
+        return answer, StreamParser(self.io, answer, dialect.reader(exchange.sent.names), bounds)
 
     async def submit(
         self,
@@ -148,20 +150,6 @@ class Session:
             return await send_with_retries(self.io, config or self.config, call)
         raise no_loop
 
-    def _chat_call(
-        self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None, *, is_stream: bool
-    ) -> APICall:
-        check_headers(request.extra_headers)
-        return APICall(
-            kind=Retryability.CHAT,
-            method="POST",
-            path=dialect.path,
-            body=serialize(dialect.encode(request, stream=is_stream)),
-            headers=(*dialect.headers, *request.extra_headers.items()),
-            timeout=as_timeout(timeout, self.config.timeout),
-            is_stream=is_stream,
-        )
-
     def _json(self, answer: RawResponse, kind: Retryability) -> object:
         try:
             return parse(answer.body)
@@ -207,10 +195,93 @@ def _rebuild(config: Config, port: type[Backend]) -> Session:
     return Session(config, port())
 
 
-def _plainer(dialect: Dialect, request: ChatRequest, refusal: str) -> bytes | None:
-    """Return the body without the option that asks for usage, where an older server refuses that."""
-    if "stream_options" not in refusal:
-        return None
-    body = dialect.encode(request, stream=True)
-    body.pop("stream_options", None)
-    return serialize(body)
+class _Exchange:
+    """One chat request, sent as it was asked for, or once more as the server can take it."""
+
+    def __init__(self, session: Session, dialect: Dialect, request: ChatRequest, *, is_stream: bool) -> None:
+        check_headers(request.extra_headers)
+        self._session = session
+        self._dialect = dialect
+        self._request = request
+        self._is_stream = is_stream
+        self._is_limited = False
+        self.sent = dialect.encode(request, stream=is_stream)
+        if (limit := session.token_limits.get(self._model)) is not None:
+            self._limit(limit)
+
+    async def send(self, timeout: float | Timeout | None) -> RawResponse:
+        """Send it; return the answer, with what was adapted in its record."""
+        session = self._session
+        call = APICall(
+            kind=Retryability.CHAT,
+            method="POST",
+            path=self._dialect.path,
+            body=serialize(self.sent.body),
+            headers=(*self._dialect.headers, *self._request.extra_headers.items()),
+            timeout=as_timeout(timeout, session.config.timeout),
+            is_stream=self._is_stream,
+            plainer=self._again,
+        )
+        try:
+            answer = await session._send(call)
+        except PicccError as error:
+            if error.record is not None:
+                error.record.adapted = [*self.sent.adapted]
+            raise
+        answer.record.adapted = [*self.sent.adapted]
+        return answer
+
+    def _again(self, refusal: str) -> bytes | None:
+        """Return another body where the refusal says what to change, None where it does not.
+
+        An older server refuses the option that asks for usage. A smaller one names the most tokens that an
+        answer may have: that is used once if nobody asked for a number, and remembered for the model.
+        """
+        if "stream_options" in refusal and self.sent.body.pop("stream_options", None):
+            return serialize(self.sent.body)
+        limit, is_of_model = _token_limit(refusal)
+        if self._is_limited or not self._limit(limit):
+            return None
+        self._is_limited = True
+        if is_of_model:
+            self._session.token_limits[self._model] = limit
+        return serialize(self.sent.body)
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        return self._dialect.name, self._request.model
+
+    def _limit(self, limit: int) -> bool:
+        """Keep to a limit that the server named; tell whether that changes anything."""
+        request, sent = self._request, self.sent.body.get("max_tokens")
+        is_ours = request.max_tokens is None and "max_tokens" not in request.extra_body
+        if not is_ours or sent is None or not 0 < limit < sent:
+            return False
+        encoded = self._dialect.encode(replace(request, max_tokens=limit), stream=self._is_stream)
+        note = f"max_tokens is {limit}: the server takes no more"
+        self.sent = replace(encoded, adapted=(*encoded.adapted, note))
+        return True
+
+
+# What servers say of a limit that is the model's (assumed; typed from public reports).
+_MODEL_LIMIT = re.compile(
+    r"max_tokens: \d+ > (\d+)"  # Anthropic: "max_tokens: 16384 > 8192, which is the maximum allowed …"
+    r"|at most (\d+) (?:completion|output) tokens"  # OpenAI
+    r"|max_tokens[^.]{0,60}?(?:less than or equal to|<=|at most|up to|\[1,) ?(\d+)"  # DeepSeek and others
+    r"|exceeds the model limit of (\d+)",  # Bedrock
+    re.IGNORECASE,
+)
+# What vLLM says where the prompt and the answer together are too long: the window, then the prompt's tokens.
+_CONTEXT_LIMIT = re.compile(
+    r"> (\d+) - (\d+)\)|maximum context length is (\d+) tokens.{0,80}?(\d+) in the (?:messages|prompt)"
+)
+
+
+def _token_limit(refusal: str) -> tuple[int, bool]:
+    """Return the most tokens of an answer that a refusal names, else 0, and whether it is the model's."""
+    if found := _MODEL_LIMIT.search(refusal):
+        return int(next(number for number in found.groups() if number)), True
+    if found := _CONTEXT_LIMIT.search(refusal):
+        window, prompt = (int(number) for number in found.groups() if number)
+        return window - prompt, False
+    return 0, False

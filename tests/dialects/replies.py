@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from piccc._dialects import DialectName, dialect_named
+from piccc._dialects import NO_NAMES, DialectName, dialect_named
 from piccc._dialects.sse import Event
 from piccc.conversation import ChatReply, Delta
 
@@ -24,24 +24,35 @@ _STOP_REASONS = {
 
 
 def reply_of(
-    dialect: DialectName, way: str, calls: Iterable[Call], finish_reason: str | None, text: str = ""
+    dialect: DialectName,
+    way: str,
+    calls: Iterable[Call],
+    finish_reason: str | None,
+    *,
+    text: str = "",
+    names: Mapping[str, str] = NO_NAMES,
 ) -> ChatReply:
     """Read a reply with a text and calls."""
+    at_once = way == "events at once"
     if dialect == "openai":
         if way == "whole":
-            return dialect_named(dialect).decode(_completion(calls, finish_reason, text))
-        return read(dialect, _chunks(calls, finish_reason, text), at_once=way == "events at once")[1]
+            return dialect_named(dialect).decode(_completion(calls, finish_reason, text), names)
+        return read(dialect, _chunks(calls, finish_reason, text), at_once=at_once, names=names)[1]
     reason = _STOP_REASONS.get(finish_reason or "")
     if way == "whole":
-        return dialect_named(dialect).decode(_message(calls, reason, text))
-    return read(dialect, _events(calls, reason, text), at_once=way == "events at once")[1]
+        return dialect_named(dialect).decode(_message(calls, reason, text), names)
+    return read(dialect, _events(calls, reason, text), at_once=at_once, names=names)[1]
 
 
 def read(
-    dialect: DialectName, events: Sequence[JSON | str], *, at_once: bool = False
+    dialect: DialectName,
+    events: Sequence[JSON | str],
+    *,
+    at_once: bool = False,
+    names: Mapping[str, str] = NO_NAMES,
 ) -> tuple[list[Delta], ChatReply]:
     """Read a stream's events; return its deltas and what they add up to."""
-    reader = dialect_named(dialect).reader()
+    reader = dialect_named(dialect).reader(names)
     sent = [Event("message", each if isinstance(each, str) else json.dumps(each)) for each in events]
     deltas: list[Delta] = []
     for batch in [sent] if at_once else [[each] for each in sent]:

@@ -131,7 +131,7 @@ def test_what_is_no_object_goes_back_inside_of_one(dialect: DialectName, part: A
         Message("assistant", [part]),
         Message("tool", [], tool_call_id="c"),
     ]
-    body = dialect_named(dialect).encode(ChatRequest(model="m", messages=messages), stream=False)
+    body = dialect_named(dialect).encode(ChatRequest(model="m", messages=messages), stream=False).body
     sent = body["messages"][1]
     if dialect == "openai":
         arguments = read_arguments(sent["tool_calls"][0]["function"]["arguments"])

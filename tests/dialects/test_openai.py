@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -34,11 +35,12 @@ from piccc.conversation import (
 from piccc.errors import ResponseError, StreamError, UnsupportedContentError
 
 DIALECT = OpenAIDialect()
+PDF = b64encode(b"%PDF-1.7").decode()
 LOOK = Tool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}})
 
 
 def encode(*messages: Message, stream: bool = False, **options: Any) -> dict[str, Any]:
-    return DIALECT.encode(ChatRequest(model="piccc-pro", messages=messages, **options), stream=stream)
+    return DIALECT.encode(ChatRequest(model="piccc-pro", messages=messages, **options), stream=stream).body
 
 
 def sent(*parts: Any, role: Any = "user") -> Any:
@@ -169,8 +171,11 @@ def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
             {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,QUJD", "detail": "low"}},
         ),
         (
-            File(data="QUJD", media_type="application/pdf", name="a.pdf"),
-            {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,QUJD"}},
+            File(data=PDF, name="a.pdf"),
+            {
+                "type": "file",
+                "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{PDF}"},
+            },
         ),
         (File(file_id="file-1"), {"type": "file", "file": {"file_id": "file-1"}}),
         (Audio("QUJD", "wav"), {"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}}),
@@ -215,10 +220,12 @@ def test_a_refusal_goes_back_as_one() -> None:
 
 
 def test_pictures_in_a_tools_result_follow_it_in_a_users_turn() -> None:
-    result = Message("tool", [Text("here"), Image(url="https://a.test/b.png")], tool_call_id="c1")
-    messages = encode(result, Message("user", [Text("and?")]))["messages"]
-    assert [each["role"] for each in messages] == ["tool", "user", "user"]
-    assert messages[1]["content"][0]["type"] == "image_url"
+    calls = Message("assistant", [ToolCall("c1", "look"), ToolCall("c2", "look")])
+    first = Message("tool", [Text("here"), Image(url="https://a.test/b.png")], tool_call_id="c1")
+    second = Message("tool", [Text("there")], tool_call_id="c2")
+    messages = encode(calls, first, second, Message("user", [Text("and?")]))["messages"]
+    assert [each["role"] for each in messages] == ["assistant", "tool", "tool", "user", "user"]
+    assert messages[3]["content"][0]["type"] == "image_url"
 
 
 def test_a_reply_is_read_with_all_its_parts() -> None:

@@ -147,10 +147,15 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(value: Any) -> None:
 
 
 def test_any_text_can_be_sent() -> None:
-    for text in ("NaN", "Infinity", "😀", "\ud83d", "\x00"):
+    for text in ("NaN", "Infinity", "😀", "\x00"):
         assert json.loads(serialize({"text": text})) == {"text": text}
 
 
+def test_halves_of_characters_are_joined_or_replaced_before_they_are_sent() -> None:
+    sent = serialize({"text": ["\ud83d", "\ud83d\ude00"], "\udc00": 1}).decode()
+    assert json.loads(sent) == {"text": ["\ufffd", "😀"], "\ufffd": 1}
+
+
 def test_an_unknown_dialect_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="esperanto"):
+    with pytest.raises(ConfigurationError, match="'anthropic'"):
         dialect_named("esperanto")

@@ -143,8 +143,8 @@ def test_events_that_nobody_hears_are_not_made(
 def test_spans_name_the_arguments(llm: Piccc, monkeypatch: pytest.MonkeyPatch) -> None:
     spans = Spans()
     monkeypatch.setattr(get_dispatcher(), "span_handlers", [spans])
-    llm.chat(QUESTION, seed=3)
-    assert spans.seen[0] == {"messages": QUESTION, "kwargs": {"seed": 3}}
+    llm.chat(QUESTION, top_p=0.5)
+    assert spans.seen[0] == {"messages": QUESTION, "kwargs": {"top_p": 0.5}}
 
 
 def test_events_say_model_and_temperature(llm: Piccc, heard: Heard) -> None:

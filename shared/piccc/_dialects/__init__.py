@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from piccc.errors import ConfigurationError
@@ -13,6 +16,24 @@ if TYPE_CHECKING:
 DialectName = Literal["openai", "anthropic"]
 
 
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A request in a dialect's words.
+
+    Attributes:
+        body: of the HTTP request.
+        names: the tools' own names, by those that were sent in their place.
+        adapted: what was changed of what was asked for, so that the server accepts it, in words.
+    """
+
+    body: JSON
+    names: Mapping[str, str]
+    adapted: Sequence[str]
+
+
 class Dialect(Protocol):
     """One chat route's words."""
 
@@ -20,16 +41,16 @@ class Dialect(Protocol):
     path: str
     headers: tuple[tuple[str, str], ...]
 
-    def encode(self, request: ChatRequest, *, stream: bool) -> JSON:
-        """Return the request's body."""
+    def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
+        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
         ...
 
-    def decode(self, payload: object) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none."""
+    def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
+        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
         ...
 
-    def reader(self) -> Reader:
-        """Return a reader for one stream."""
+    def reader(self, names: Mapping[str, str] = NO_NAMES) -> Reader:
+        """Return a reader for one stream. `names` are those of the request."""
         ...
 
 

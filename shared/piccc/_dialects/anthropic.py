@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from piccc._dialects import DialectName
+from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
+from piccc._dialects.content import Inline, document_source, image_source
+from piccc._dialects.history import ToolNames, check, left_out, sendable, sent_arguments
 from piccc._dialects.json_text import (
     arguments_of,
     count,
@@ -15,7 +18,6 @@ from piccc._dialects.json_text import (
     merge_usage,
     not_a_reply,
     own_id,
-    sent_arguments,
     text_of,
 )
 from piccc._dialects.reader import Reader
@@ -50,7 +52,9 @@ from piccc.conversation import (
     judge_calls,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from piccc.models import model_info
+from piccc.models import DEFAULT_MAX_TOKENS
+
+logger = logging.getLogger("piccc")
 
 _FINISH = {
     "end_turn": "stop",
@@ -60,7 +64,18 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-_THINKING_TOKENS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
+_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
+_LEAST_BUDGET = 1024
+_LEAST_TOP_P = 0.95
+_MOST_CACHE_MARKS = 4
+_OWN_TOOLS = ("server_tool_use", "container_upload")
+_CITATIONS = (
+    "char_location",
+    "page_location",
+    "content_block_location",
+    "search_result_location",
+    "web_search_result_location",
+)
 _TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
 _SAYS_NOTHING = (Text(""), Reasoning())
 _JSON_ONLY = "Answer with one JSON object and nothing else."
@@ -73,31 +88,41 @@ class AnthropicDialect:
     path = "/v1/messages"
     headers: tuple[tuple[str, str], ...] = (("anthropic-version", "2023-06-01"),)
 
-    def encode(self, request: ChatRequest, *, stream: bool) -> JSON:
-        """Return the request's body."""
+    def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
+        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
+        check(request)
+        if request.seed is not None:
+            raise InvalidArgumentError(
+                "The Anthropic dialect has no seed.", hint="Leave it out, or use dialect='openai'."
+            )
+        names = ToolNames(request)
+        messages = sendable(request.messages)
+        turns = _turns(messages, request.replay_reasoning is not False, names)
+        plan = _plan(request, ends_in_answer=turns[-1]["role"] == "assistant")
         body: JSON = {
             "model": request.model,
-            "max_tokens": request.max_tokens or model_info(request.model).max_output_tokens,
-            "messages": _messages(request),
+            "max_tokens": plan.max_tokens,
+            "messages": turns,
             "stream": stream,
         }
         options: JSON = {
-            "system": _system(request),
-            "temperature": request.temperature,
-            "top_p": request.top_p,
+            "system": _system(request, messages),
+            "temperature": plan.temperature,
+            "top_p": plan.top_p,
             "stop_sequences": list(request.stop) or None,
-            "thinking": _thinking(request.reasoning_effort, request.max_tokens),
+            "thinking": plan.thinking,
             "output_config": _output_config(request.response_format),
         }
         if request.tools:
-            options["tools"] = [_tool(tool) for tool in request.tools]
-            options["tool_choice"] = _tool_choice(request)
+            options["tools"] = [_tool(tool, names) for tool in request.tools]
+            options["tool_choice"] = _tool_choice(request, names)
         body.update({name: value for name, value in options.items() if value is not None})
         body.update(request.extra_body)
-        return body
+        _check_cache_marks(body)
+        return EncodedRequest(body, names.originals, (*names.adapted, *plan.adapted))
 
-    def decode(self, payload: object) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none."""
+    def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
+        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
             raise not_a_reply(payload)
         reply = ChatReply(raw=payload)
@@ -109,7 +134,7 @@ class AnthropicDialect:
         ids: set[str] = set()
         for part in map(_read_part, mappings(payload["content"])):
             if isinstance(part, ToolCall):
-                part.id = own_id(part.id, ids)
+                part.id, part.name = own_id(part.id, ids), names.get(part.name, part.name)
                 ids.add(part.id)
             if part not in _SAYS_NOTHING:
                 parts.append(part)
@@ -118,9 +143,9 @@ class AnthropicDialect:
         reply.parts = judge_calls(parts, reply.finish_reason)
         return reply
 
-    def reader(self) -> AnthropicReader:
-        """Return a reader for one stream."""
-        return AnthropicReader()
+    def reader(self, names: Mapping[str, str] = NO_NAMES) -> AnthropicReader:
+        """Return a reader for one stream. `names` are those of the request."""
+        return AnthropicReader(names)
 
 
 @dataclass(slots=True)
@@ -134,8 +159,8 @@ class _Held:
 class AnthropicReader(Reader):
     """Read the events of one stream."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__(names)
         self._calls: dict[int, int] = {}
         self._ids: set[str] = set()
         self._held: dict[int, _Held] = {}
@@ -196,7 +221,8 @@ class AnthropicReader(Reader):
                     self._held[index] = _Held(block)  # unless it comes again, in deltas
                 id = own_id(block.get("id"), self._ids)
                 self._ids.add(id)
-                return [ToolCallDelta(number, "", id, text_of(block.get("name")), index)]
+                name = text_of(block.get("name"))
+                return [ToolCallDelta(number, "", id, self._names.get(name, name), index)]
         if block:
             self._held[index] = _Held(block)
         return []
@@ -239,27 +265,103 @@ class AnthropicReader(Reader):
         return []
 
 
-def _system(request: ChatRequest) -> str | list[JSON] | None:
-    parts = [part for message in request.messages if message.role == "system" for part in message.parts]
+@dataclass(slots=True)
+class _Plan:
+    """The settings that depend on one another, made to fit."""
+
+    max_tokens: int
+    thinking: JSON | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    adapted: list[str] = field(default_factory=list)
+
+
+def _plan(request: ChatRequest, *, ends_in_answer: bool) -> _Plan:
+    """Fit the settings together: with thinking, the API refuses several of them (assumed for Piccc).
+
+    https://docs.claude.com/en/docs/build-with-claude/extended-thinking#feature-compatibility
+    """
+    effort, limit = request.reasoning_effort, request.max_tokens
+    plan = _Plan(limit or DEFAULT_MAX_TOKENS, None, request.temperature, request.top_p)
+    if effort is None:
+        return plan
+    if effort == "none":
+        plan.thinking = {"type": "disabled"}
+        return plan
+    conflict = (
+        "a tool is forced"
+        if request.tools and (request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool))
+        else "the answer is begun already"
+        if ends_in_answer
+        else "max_tokens leaves no room for it"
+        if limit is not None and limit <= _LEAST_BUDGET
+        else None
+    )
+    if conflict:
+        plan.adapted.append(f"reasoning_effort is left out: {conflict}")
+        return plan
+    budget = _BUDGETS.get(effort, _BUDGETS["high"])
+    if limit is None:
+        plan.max_tokens += budget  # of which the budget is a part
+    else:
+        budget = min(budget, max(_LEAST_BUDGET, limit // 2))
+    plan.thinking = {"type": "enabled", "budget_tokens": budget}
+    if plan.temperature not in (None, 1):
+        plan.temperature = None
+        plan.adapted.append("temperature is left out: it must be 1 with reasoning")
+    if plan.top_p is not None and plan.top_p < _LEAST_TOP_P:
+        plan.top_p = None
+        plan.adapted.append(f"top_p is left out: it must be at least {_LEAST_TOP_P} with reasoning")
+    return plan
+
+
+def _check_cache_marks(body: JSON) -> None:
+    def count_marks(value: object) -> int:
+        if isinstance(value, Mapping):
+            return ("cache_control" in value) + sum(map(count_marks, value.values()))
+        return sum(map(count_marks, value)) if isinstance(value, list) else 0
+
+    tools = [
+        {name: tool[name] for name in ("cache_control",) if name in tool}
+        for tool in mappings(body.get("tools"))
+    ]
+    marks = count_marks([tools, body.get("system"), body.get("messages")])
+    if marks > _MOST_CACHE_MARKS:
+        raise InvalidArgumentError(
+            f"There are {marks} cache marks; the server takes {_MOST_CACHE_MARKS}.",
+            hint="Mark the longest beginnings only: the tools, the system message, the last turns.",
+        )
+
+
+def _system(request: ChatRequest, messages: Sequence[Message]) -> str | list[JSON] | None:
+    parts = [part for message in messages if message.role == "system" for part in message.parts]
     if request.response_format == "json":
         parts.append(Text(_JSON_ONLY))
     if any(isinstance(part, CachePoint) for part in parts):
-        return _blocks(parts)
-    return "\n\n".join(part.text for part in parts if isinstance(part, Text)) or None
+        return _blocks(parts, None) or None
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    return "\n\n".join(text for text in texts if text.strip()) or None
 
 
-def _messages(request: ChatRequest) -> list[JSON]:
-    messages: list[JSON] = []
-    for message in request.messages:
+def _turns(messages: Sequence[Message], replay: bool, names: ToolNames) -> list[JSON]:
+    turns: list[JSON] = []
+    for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = _message(message, request) if message.role != "system" else []
+        blocks = _message(message, replay, names) if message.role != "system" else []
         if not blocks:
             continue
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += blocks
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
         else:
-            messages.append({"role": role, "content": blocks})
-    return [{"role": each["role"], "content": _plain(each["content"])} for each in messages]
+            turns.append({"role": role, "content": blocks})
+    if turns and turns[-1]["role"] == "assistant" and "text" in (last := turns[-1]["content"][-1]):
+        last["text"] = last["text"].rstrip()  # the model goes on from there; blanks at the end are refused
+    if not turns:
+        raise InvalidArgumentError(
+            "There is nothing to answer: no message but the system's says anything.",
+            hint="Add a user's message.",
+        )
+    return [{"role": each["role"], "content": _plain(each["content"])} for each in turns]
 
 
 def _plain(blocks: list[JSON]) -> str | list[JSON]:
@@ -268,57 +370,75 @@ def _plain(blocks: list[JSON]) -> str | list[JSON]:
     return blocks
 
 
-def _message(message: Message, request: ChatRequest) -> list[JSON]:
+def _message(message: Message, replay: bool, names: ToolNames) -> list[JSON]:
     if message.role == "tool":
-        block: JSON = {
-            "type": "tool_result",
-            "tool_use_id": message.tool_call_id or "",
-            "content": _blocks(message.parts),
-        }
+        block: JSON = {"type": "tool_result", "tool_use_id": message.tool_call_id}
+        if content := _blocks([_carried(part) for part in message.parts], names):
+            block["content"] = content
         return [{**block, "is_error": True} if message.is_error else block]
-    replay = request.replay_reasoning
-    kept = [
-        part
-        for part in message.parts
-        if not isinstance(part, Reasoning)
-        or (replay is not False and (replay or part.signature or part.redacted))
-    ]
-    return _blocks(kept)
+    if message.role == "user":
+        return _blocks(message.parts, names)
+    blocks = _blocks([part for part in message.parts if _goes_back(part, replay)], names)
+    while blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
+        blocks.pop()  # an answer that was cut while the model thought: thinking alone is refused
+    return blocks
 
 
-def _blocks(parts: list[Part]) -> list[JSON]:
+def _goes_back(part: Part, replay: bool) -> bool:
+    """Tell whether a part of an earlier answer is sent: reasoning only with its signature."""
+    if isinstance(part, Reasoning):
+        return replay and bool(part.signature or part.redacted)
+    if isinstance(part, Raw):
+        kind = str(part.data.get("type"))
+        if not (kind in _OWN_TOOLS or kind.endswith("_tool_result")):
+            left_out(part, "the Anthropic dialect does not take it in an assistant's message")
+            return False
+    return True
+
+
+def _carried(part: Part) -> Part:
+    """Return a part of a result, or a text that says what the model cannot be shown."""
+    try:
+        _blocks([part], None)
+    except UnsupportedContentError:
+        logger.warning("A tool returned %s, which the Anthropic dialect cannot carry.", type(part).__name__)
+        return Text(f"[{type(part).__name__.lower()} content, which cannot be shown here]")
+    return part
+
+
+def _blocks(parts: Iterable[Part], names: ToolNames | None) -> list[JSON]:
     blocks: list[JSON] = []
     for part in parts:
         if isinstance(part, CachePoint):
             if blocks:
                 ttl = {"ttl": part.ttl} if part.ttl else {}
                 blocks[-1] = {**blocks[-1], "cache_control": {"type": "ephemeral", **ttl}}
-        elif not (isinstance(part, Text | Refusal) and not part.text):
-            blocks.append(_block(part))
+        elif not (isinstance(part, Text | Refusal | Source) and not part.text.strip()):
+            blocks.append(_block(part, names))
     return blocks
 
 
-def _block(part: Part) -> JSON:
+def _block(part: Part, names: ToolNames | None) -> JSON:
     match part:
-        case Text() | Refusal():
+        case Text():
+            cited = [each for each in part.citations if each.get("type") in _CITATIONS]
+            return {"type": "text", "text": part.text, **({"citations": cited} if cited else {})}
+        case Refusal():
             return {"type": "text", "text": part.text}
         case Image():
-            return {"type": "image", "source": _source(part.url, part.data, part.media_type or "image/png")}
+            return {"type": "image", "source": _source(image_source(part))}
         case File():
-            title = {"title": part.name} if part.name else {}
-            if part.file_id:
-                return {"type": "document", "source": {"type": "file", "file_id": part.file_id}, **title}
-            return {"type": "document", "source": _document(part), **title}
+            return _document(part)
         case Source():
             text = [{"type": "text", "text": part.text}]
             return {"type": "search_result", "source": part.url, "title": part.title, "content": text}
         case Reasoning(redacted=str()):
             return {"type": "redacted_thinking", "data": part.redacted}
         case Reasoning():
-            signature = {"signature": part.signature} if part.signature else {}
-            return {"type": "thinking", "thinking": part.text, **signature}
-        case ToolCall() | InvalidToolCall():
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": sent_arguments(part)}
+            return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+        case ToolCall() | InvalidToolCall() if names is not None:
+            name = names.sent(part.name)
+            return {"type": "tool_use", "id": part.id, "name": name, "input": sent_arguments(part)}
         case Raw():
             return part.data
     raise UnsupportedContentError(
@@ -328,58 +448,51 @@ def _block(part: Part) -> JSON:
 
 
 def _document(part: File) -> JSON:
-    media_type = part.media_type or "application/pdf"
-    if part.data and media_type.startswith("text/"):
-        return {"type": "text", "media_type": "text/plain", "data": _decoded(part.data)}
-    return _source(part.url, part.data, media_type)
+    title = {"title": part.name} if part.name else {}
+    if part.file_id:
+        return {"type": "document", "source": {"type": "file", "file_id": part.file_id}, **title}
+    source = document_source(part)
+    if isinstance(source, str) or source.media_type == "application/pdf":
+        return {"type": "document", "source": _source(source), **title}
+    if source.text is not None:
+        text = {"type": "text", "media_type": "text/plain", "data": source.text}
+        return {"type": "document", "source": text, **title}
+    if source.media_type.startswith("image/"):
+        return {"type": "image", "source": _source(source)}
+    raise UnsupportedContentError(
+        f"The Anthropic dialect cannot carry documents of the type {source.media_type}.",
+        hint="Send a PDF or text, or use dialect='openai'.",
+    )
 
 
-def _decoded(data: str) -> str:
-    try:
-        return b64decode("".join(data.split()), validate=True).decode(errors="replace")
-    except ValueError:
-        raise InvalidArgumentError("A file's data is not base64.", hint="Encode its bytes first.") from None
+def _source(source: Inline | str) -> JSON:
+    if isinstance(source, str):
+        return {"type": "url", "url": source}
+    return {"type": "base64", "media_type": source.media_type, "data": source.data}
 
 
-def _source(url: str | None, data: str | None, media_type: str) -> JSON:
-    if url and url.startswith("data:"):
-        head, _, data = url.partition(",")
-        media_type = head.removeprefix("data:").partition(";")[0] or media_type
-    elif url:
-        return {"type": "url", "url": url}
-    return {"type": "base64", "media_type": media_type, "data": data or ""}
-
-
-def _tool(tool: Tool) -> JSON:
-    body: JSON = {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
+def _tool(tool: Tool, names: ToolNames) -> JSON:
+    body: JSON = {
+        "name": names.sent(tool.name),
+        "description": tool.description,
+        "input_schema": tool.parameters,
+    }
     if tool.strict is not None:
         body["strict"] = tool.strict
     return {**body, **tool.extra}
 
 
-def _tool_choice(request: ChatRequest) -> JSON | None:
+def _tool_choice(request: ChatRequest, names: ToolNames) -> JSON | None:
     choice, parallel = request.tool_choice, request.parallel_tool_calls
     if choice is None and parallel is None:
         return None
     if isinstance(choice, NamedTool):
-        body: JSON = {"type": "tool", "name": choice.name}
+        body: JSON = {"type": "tool", "name": names.sent(choice.name)}
     else:
         body = {"type": {"required": "any", None: "auto"}.get(choice, choice)}
     if parallel is not None and body["type"] != "none":
         body["disable_parallel_tool_use"] = not parallel
     return body
-
-
-def _thinking(effort: str | None, max_tokens: int | None) -> JSON | None:
-    if effort is None:
-        return None
-    if effort == "none":
-        return {"type": "disabled"}
-    budget = _THINKING_TOKENS.get(effort, _THINKING_TOKENS["high"])
-    if max_tokens is not None:
-        # The budget is part of max_tokens, so it must leave room for the answer.
-        budget = min(budget, max(_THINKING_TOKENS["minimal"], max_tokens // 2))
-    return {"type": "enabled", "budget_tokens": budget}
 
 
 def _output_config(wanted: JSONSchema | str | None) -> JSON | None:

@@ -11,15 +11,13 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from piccc._dialects.sse import Event
-from piccc.arguments import join_halves, read_arguments
+from piccc.arguments import as_json, join_halves
 from piccc.conversation import (
     JSON,
     Delta,
-    InvalidToolCall,
     RawDelta,
     ReasoningDelta,
     TextDelta,
-    ToolCall,
     ToolCallDelta,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, StreamError
@@ -79,9 +77,10 @@ def serialize(body: Any) -> bytes:
         if b"NaN" not in written and b"Infinity" not in written:
             return written
     except (ValueError, RecursionError):
-        pass  # halves of surrogate pairs, which the careful writer can escape, or nonsense, which it names
+        pass  # halves of surrogate pairs, which the careful writer replaces, or nonsense, which it names
     try:
-        return json.dumps(body, allow_nan=False, default=_plain).encode()
+        whole = json.loads(json.dumps(body, allow_nan=False, default=_plain))
+        return json.dumps(as_json(whole), ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(
             f"The request cannot be written as JSON: {error}", hint="Give plain JSON values only."
@@ -129,17 +128,6 @@ def arguments_of(value: Any) -> str:
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def sent_arguments(call: ToolCall | InvalidToolCall) -> JSON:
-    """Return a call's arguments as they go back to a server, which takes nothing but an object.
-
-    The text of what is none goes along in it, so that the model sees what it said.
-    """
-    arguments = None if isinstance(call, InvalidToolCall) else read_arguments(call.arguments)
-    if arguments is not None:
-        return arguments
-    return {"invalid_arguments": call.arguments} if read_arguments(call.arguments) != {} else {}
-
-
 def own_id(value: Any, taken: Collection[str] = ()) -> str:
     """Read the id of a tool call; make one where it came without, and tell it apart from another's."""
     id = id_of(value) or f"call_{uuid.uuid4().hex[:24]}"
@@ -159,11 +147,6 @@ def merge_usage(known: JSON, usage: JSON) -> None:
             merge_usage(inner, value)
         elif value or not known.get(name):
             known[name] = value
-
-
-def data_url(data: str, media_type: str | None, fallback: str) -> str:
-    """Return base64 data as a data URL."""
-    return f"data:{media_type or fallback};base64,{data}"
 
 
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from mimetypes import guess_extension
 from typing import Any
 
-from piccc._dialects import DialectName
+from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
+from piccc._dialects.content import document_source, image_source
+from piccc._dialects.history import (
+    ToolNames,
+    check,
+    flat,
+    left_out,
+    sendable,
+    sent_arguments,
+    sent_name,
+)
 from piccc._dialects.json_text import (
     arguments_of,
     count,
-    data_url,
     id_of,
     mapping,
     mappings,
     merge_usage,
     not_a_reply,
     own_id,
-    sent_arguments,
     text_of,
 )
 from piccc._dialects.reader import Reader
@@ -48,6 +57,7 @@ from piccc.conversation import (
     Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
     Usage,
     judge_calls,
 )
@@ -64,9 +74,11 @@ class OpenAIDialect:
     path = "/v1/chat/completions"
     headers: tuple[tuple[str, str], ...] = ()
 
-    def encode(self, request: ChatRequest, *, stream: bool) -> JSON:
-        """Return the request's body."""
-        body: JSON = {"model": request.model, "messages": _messages(request), "stream": stream}
+    def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
+        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
+        check(request)
+        names = ToolNames(request)
+        body: JSON = {"model": request.model, "messages": _messages(request, names), "stream": stream}
         if stream:
             body["stream_options"] = {"include_usage": True}
         options: JSON = {
@@ -78,16 +90,18 @@ class OpenAIDialect:
             "reasoning_effort": request.reasoning_effort,
             "response_format": _response_format(request.response_format),
         }
+        if "max_completion_tokens" in request.extra_body:
+            del options["max_tokens"]  # servers refuse both
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
-            options["tool_choice"] = _tool_choice(request.tool_choice)
+            body["tools"] = [_tool(tool, names) for tool in request.tools]
+            options["tool_choice"] = _tool_choice(request.tool_choice, names)
             options["parallel_tool_calls"] = request.parallel_tool_calls
         body.update({name: value for name, value in options.items() if value is not None})
         body.update(request.extra_body)
-        return body
+        return EncodedRequest(body, names.originals, names.adapted)
 
-    def decode(self, payload: object) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none."""
+    def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
+        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
         choice = _first_choice(payload)
         if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
             raise not_a_reply(payload)
@@ -101,7 +115,7 @@ class OpenAIDialect:
             parts.append(Refusal(refusal))
         ids: set[str] = set()
         for each in mappings(message.get("tool_calls")):
-            call = _whole_call(each, ids)
+            call = _whole_call(each, ids, names)
             ids.add(call.id)
             parts.append(call)
         finish_reason = _finish_reason(choice.get("finish_reason"))
@@ -111,9 +125,9 @@ class OpenAIDialect:
             reply.usage = _usage(usage, reply.extra)
         return reply
 
-    def reader(self) -> OpenAIReader:
-        """Return a reader for one stream."""
-        return OpenAIReader()
+    def reader(self, names: Mapping[str, str] = NO_NAMES) -> OpenAIReader:
+        """Return a reader for one stream. `names` are those of the request."""
+        return OpenAIReader(names)
 
 
 @dataclass(slots=True)
@@ -129,8 +143,8 @@ class _Call:
 class OpenAIReader(Reader):
     """Read the chunks of one stream, repairing what WIRE-compatible servers get wrong in tool calls."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__(names)
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
@@ -233,87 +247,89 @@ class OpenAIReader(Reader):
     def _open(self, call: _Call) -> Delta:
         call.is_open = True
         call.id = own_id(call.id)
-        return ToolCallDelta(call.index, call.held, call.id, call.name, _CALLS + call.index)
+        name = self._names.get(call.name, call.name)
+        return ToolCallDelta(call.index, call.held, call.id, name, _CALLS + call.index)
 
 
-def _messages(request: ChatRequest) -> list[JSON]:
+def _messages(request: ChatRequest, names: ToolNames) -> list[JSON]:
     messages: list[JSON] = []
-    pictures: list[JSON] = []
-    for message in request.messages:
-        if message.role != "tool" and pictures:
-            messages.append({"role": "user", "content": pictures})
-            pictures = []
-        messages.append(_message(message, replay=bool(request.replay_reasoning)))
+    media: list[JSON] = []  # of results, which are text here: it follows them in a user's turn
+    for message in sendable(request.messages):
+        if message.role != "tool" and media:
+            messages.append({"role": "user", "content": media})
+            media = []
         if message.role == "tool":
-            pictures = pictures + [_part(each) for each in message.parts if not _is_text(each)]
-    if pictures:
-        messages.append({"role": "user", "content": pictures})
-    return messages
+            texts = [flat(each) for each in message.parts if isinstance(each, Text | Source)]
+            for part in message.parts:
+                if isinstance(part, File) and part.url:
+                    texts.append(part.url)
+                elif isinstance(part, Image | File | Audio):
+                    media = [*media, _part(part)]
+            result = "\n".join(texts)
+            messages.append({"role": "tool", "tool_call_id": message.tool_call_id, "content": result})
+        elif message.role == "assistant":
+            messages.append(_assistant(message, bool(request.replay_reasoning), names))
+        else:
+            messages.append({"role": message.role, **_named(message), "content": _content(message.parts)})
+    return [*messages, {"role": "user", "content": media}] if media else messages
 
 
-def _is_text(part: Part) -> bool:
-    return isinstance(part, Text | Source | CachePoint)
+def _named(message: Message) -> JSON:
+    name = sent_name(message)
+    return {"name": name} if name else {}
 
 
-def _message(message: Message, *, replay: bool) -> JSON:
-    body: JSON = {"role": message.role}
-    if message.name:
-        body["name"] = message.name
-    if message.role == "tool":
-        body["tool_call_id"] = message.tool_call_id or ""
-        body["content"] = "\n".join(_flat(each) for each in message.parts if isinstance(each, Text | Source))
-    elif message.role == "assistant":
-        body.update(_assistant(message, replay=replay))
-    else:
-        body["content"] = _content(message.parts)
-    return body
-
-
-def _assistant(message: Message, *, replay: bool) -> JSON:
+def _assistant(message: Message, replay: bool, names: ToolNames) -> JSON:
     calls = [each for each in message.parts if isinstance(each, ToolCall | InvalidToolCall)]
-    rest = [each for each in message.parts if not isinstance(each, ToolCall | InvalidToolCall | Reasoning)]
-    body: JSON = {"content": _content(rest) if rest or not calls else None}
+    said = [each for each in message.parts if _goes_back(each)]
+    content = _content(said) if said or not calls else None
+    body: JSON = {"role": "assistant", **_named(message), "content": content}
     if calls:
-        body["tool_calls"] = [_sent_call(each) for each in calls]
+        body["tool_calls"] = [_sent_call(each, names) for each in calls]
     reasoning = "".join([each.text for each in message.parts if isinstance(each, Reasoning)])
     if replay and reasoning:
         body["reasoning_content"] = reasoning
     return body
 
 
-def _sent_call(call: ToolCall | InvalidToolCall) -> JSON:
+def _goes_back(part: Part) -> bool:
+    """Tell whether a part of an earlier answer is content here."""
+    if isinstance(part, Raw):
+        if part.data.get("type") in ("text", "refusal"):
+            return True
+        left_out(part, "the OpenAI dialect does not take it in an assistant's message")
+        return False
+    return isinstance(part, Text | Refusal) and bool(part.text)
+
+
+def _sent_call(call: ToolCall | InvalidToolCall, names: ToolNames) -> JSON:
     text = call.arguments
     if isinstance(call, InvalidToolCall) or not is_strict_object(text):
         text = write_arguments(sent_arguments(call))
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": text}}
+    return {"id": call.id, "type": "function", "function": {"name": names.sent(call.name), "arguments": text}}
 
 
-def _content(parts: Sequence[Part]) -> str | list[JSON]:
-    kept = [each for each in parts if not isinstance(each, CachePoint | Reasoning)]
+def _content(parts: Iterable[Part]) -> str | list[JSON]:
+    kept = [each for each in parts if not isinstance(each, CachePoint)]
     if all(isinstance(each, Text) for each in kept) and len(kept) < 2:
         return kept[0].text if kept and isinstance(kept[0], Text) else ""
     return [_part(each) for each in kept]
 
 
-def _flat(part: Text | Source) -> str:
-    if isinstance(part, Text):
-        return part.text
-    return "\n".join(each for each in (part.title, part.url, part.text) if each)
-
-
 def _part(part: Part) -> JSON:
     match part:
         case Text() | Source():
-            return {"type": "text", "text": _flat(part)}
+            return {"type": "text", "text": flat(part)}
         case Image():
-            url = part.url or data_url(part.data or "", part.media_type, "image/png")
+            source = image_source(part)
             detail = {"detail": part.detail} if part.detail else {}
+            url = source if isinstance(source, str) else source.url
             return {"type": "image_url", "image_url": {"url": url, **detail}}
-        case File(url=None):
-            if part.file_id:
-                return {"type": "file", "file": {"file_id": part.file_id}}
-            data = data_url(part.data or "", part.media_type, "application/pdf")
-            return {"type": "file", "file": {"filename": part.name or "file", "file_data": data}}
+        case File(file_id=str()):
+            return {"type": "file", "file": {"file_id": part.file_id}}
+        case File() if not isinstance(document := document_source(part), str):
+            name = part.name or "document" + (guess_extension(document.media_type) or "")
+            return {"type": "file", "file": {"filename": name, "file_data": document.url}}
         case Audio():
             return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
         case Refusal():
@@ -327,17 +343,21 @@ def _part(part: Part) -> JSON:
     )
 
 
-def _tool(tool: Tool) -> JSON:
-    function: JSON = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+def _tool(tool: Tool, names: ToolNames) -> JSON:
+    function: JSON = {
+        "name": names.sent(tool.name),
+        "description": tool.description,
+        "parameters": tool.parameters,
+    }
     if tool.strict is not None:
         function["strict"] = tool.strict
     return {"type": "function", "function": function, **tool.extra}
 
 
-def _tool_choice(choice: Any) -> Any:
-    return (
-        {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedTool) else choice
-    )
+def _tool_choice(choice: ToolChoice | None, names: ToolNames) -> JSON | str | None:
+    if not isinstance(choice, NamedTool):
+        return choice
+    return {"type": "function", "function": {"name": names.sent(choice.name)}}
 
 
 def _response_format(wanted: JSONSchema | str | None) -> JSON | None:
@@ -377,10 +397,11 @@ def _index(value: Any) -> int | None:
         return None
 
 
-def _whole_call(call: JSON, ids: set[str]) -> ToolCall:
+def _whole_call(call: JSON, ids: set[str], names: Mapping[str, str]) -> ToolCall:
     function = mapping(call.get("function"))
     arguments = arguments_of(function.get("arguments"))
-    return ToolCall(own_id(call.get("id"), ids), text_of(function.get("name")), arguments)
+    name = text_of(function.get("name"))
+    return ToolCall(own_id(call.get("id"), ids), names.get(name, name), arguments)
 
 
 def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from piccc._dialects.event_template import EventTemplate
 from piccc._dialects.json_text import SurrogateJoiner, read_event
@@ -16,7 +16,8 @@ class Reader:
     `is_complete` tells whether the proof of a whole answer has come, `is_done` that nothing more will.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
         self.is_complete = False
         self.is_done = False
         self._builder = ReplyBuilder()

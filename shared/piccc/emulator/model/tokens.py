@@ -48,15 +48,7 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
         why, sequence = "length", None
     spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
     usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
-    return replace(
-        said,
-        text=text,
-        reasoning=reasoning,
-        calls=tuple(calls),
-        finish_reason=why,
-        stop_sequence=sequence,
-        usage=usage,
-    )
+    return Completion(text, reasoning, tuple(calls), said.refusal, why, sequence, usage)
 
 
 def prompt_tokens(request: ModelRequest) -> int:
