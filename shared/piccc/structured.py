@@ -65,6 +65,7 @@ _KEYWORDS = frozenset(
         "type",
     }
 )
+_NO_OBJECT = frozenset({"allOf", "anyOf", "const", "enum", "oneOf"})
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "boolean": (bool,),
@@ -201,15 +202,11 @@ def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None
 def _is_schema(schema: Mapping[str, Any]) -> bool:
     kinds = schema.get("type", "object")
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    if not _KEYWORDS & schema.keys() or not all(
-        isinstance(each, str) and each in _JSON_TYPES for each in kinds
-    ):
-        return False
     try:
         json.dumps(schema)
     except (TypeError, ValueError):
         return False
-    return True
+    return bool(_KEYWORDS & schema.keys()) and all(str(each) in _JSON_TYPES for each in kinds)
 
 
 def _schema_of_type(given: Any) -> JSON:
@@ -236,16 +233,10 @@ def _with_object_root(schema: JSON) -> tuple[JSON, bool]:
     """Return a schema with an object at its root, and whether it had to be wrapped."""
     definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
     root = schema
-    if isinstance(
-        reference := schema.get("$ref"), str
-    ):  # a recursive class: servers want no $ref at the root
-        _, _, path = reference.partition("#/")
-        place, _, name = path.partition("/")
+    if reference := schema.get("$ref"):  # a recursive class has one, and servers take none at the root
+        place, _, name = str(reference).removeprefix("#/").partition("/")
         root = {**definitions.get(place, {}).get(name, schema), **definitions}
-    if (
-        root.get("type", "object") == "object"
-        and not {"anyOf", "oneOf", "allOf", "enum", "const"} & root.keys()
-    ):
+    if root.get("type", "object") == "object" and not _NO_OBJECT & root.keys():
         return {"type": "object", **root}, False
     inner = {name: value for name, value in schema.items() if name not in _DEFINITIONS}
     wrapper: JSON = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED]}
@@ -253,36 +244,30 @@ def _with_object_root(schema: JSON) -> tuple[JSON, bool]:
 
 
 def _closed(schema: Any) -> Any:
-    """Return a schema whose objects allow no further fields, as strict servers demand."""
+    """Return a schema whose objects have all of their fields and no others, as strict servers demand."""
     if isinstance(schema, list):
         return [_closed(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {name: _closed(value) for name, value in schema.items()}
     if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        closed.setdefault("additionalProperties", False)
+        closed.update(additionalProperties=False, required=list(schema["properties"]))
     return closed
 
 
 def _checked(schema: JSON, value: Any) -> Any:
     """Check plain JSON against the root of its schema; the server is trusted with what lies below."""
-    kinds = schema.get("type")
-    allowed = [kind for each in _listed(kinds) for kind in _JSON_TYPES[each]]
-    if allowed and (
-        not isinstance(value, tuple(allowed)) or (isinstance(value, bool) and bool not in allowed)
-    ):
-        raise ValueError(f"it is no JSON {' or '.join(_listed(kinds))} but {type(value).__name__}")
+    kinds = schema.get("type") or []
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    # Exactly these types: Python's booleans are integers, JSON's are not.
+    if kinds and not any(type(value) in _JSON_TYPES[each] for each in kinds):
+        raise ValueError(f"it is no JSON {' or '.join(kinds)} but {type(value).__name__}")
     if "enum" in schema and value not in schema["enum"]:
         raise ValueError(f"it is none of {schema['enum']}")
-    if missing := [
-        name for name in schema.get("required", ()) if isinstance(value, dict) and name not in value
-    ]:
+    required = schema.get("required", ()) if isinstance(value, dict) else ()
+    if missing := [name for name in required if name not in value]:
         raise ValueError(f"these fields are missing: {', '.join(missing)}")
     return value
-
-
-def _listed(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value] if value else []
 
 
 class NoJSONError(ValueError):
@@ -358,7 +343,7 @@ class PartialObject:
         value: the object (or list) as far as it was last read.
     """
 
-    __slots__ = ("_due", "_pattern", "text", "value")
+    __slots__ = ("_due", "text", "value")
     _SHARE = 32
     _HEAD = re.compile(r"\s*(?:```\w*\s*)?(?=[{\[])")
 
@@ -571,9 +556,8 @@ class StructuredCall:
     def _ask(self) -> Attempt:
         strategy = self._left[0]
         words = f"Answer with JSON alone. It must satisfy this JSON Schema:\n{self.schema.text}"
-        return Attempt(
-            strategy, _options(strategy, self.schema), (("user", words),) if strategy == "text" else ()
-        )
+        turns: tuple[Turn, ...] = (("user", words),) if strategy == "text" else ()
+        return Attempt(strategy, _options(strategy, self.schema), turns)
 
     def _repair(self, answer: Answer, wrong: ValueError) -> Attempt:
         # As text, also where it was a call: broken arguments cannot go back as a call to a strict server.
@@ -599,10 +583,14 @@ class StructuredCall:
         if reason == "unfit":
             hint = "`text` has the model's words; a larger model or a simpler schema may help."
         error = StructuredOutputError(
-            message, hint=hint, text=answer.text, finish_reason=answer.finish_reason, reason=reason,
+            message,
+            hint=hint,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            reason=reason,
             request_id=answer.request_id,
             may_have_been_billed=True,
-        )  # fmt: skip
+        )
         error.__cause__ = wrong
         return error
 
@@ -631,18 +619,22 @@ def _complaint(wrong: ValueError) -> str:
 
 
 _OWN_CAUSES = re.compile(
-    # Moderation and unknown models, by code or words; and a named parameter that is none of a strategy's.
-    r"moderation|content.?(policy|filter)|safety|flagged|model_not_found|(unknown|invalid|no such) model"
-    r"|model\b.{0,60}\b(not found|not exist|unknown)"
-    r'|"param":\s*"(messages|model|temperature|top_p|max_tokens|stop|seed|system)\b',
+    r"moderation|content.?(policy|filter)|flagged"
+    r"|model_not_found|(unknown|invalid|no such) model|model\b.{0,60}\b(not found|not exist)",
     re.IGNORECASE,
 )
+_OTHER_PARAMETER = re.compile(r'"param":\s*"(messages|model|temperature|top_p|max_tokens|stop|seed|system)\b')
 
 
 def has_own_cause(error: InvalidRequestError) -> bool:
-    """Tell whether a refused request would be refused whatever strategy it used."""
+    """Return whether the request would be refused whatever strategy it used.
+
+    Moderation, an unknown model, and a parameter that no strategy adds are such causes, and the window.
+    """
     return (
         isinstance(error, ContextOverflowError)
         or error.status not in (400, 422)
-        or bool(_OWN_CAUSES.search(f"{error.code} {error.message} {error.body}"))
+        # Not the whole body: servers quote the request in it, which may speak of moderation itself.
+        or bool(_OWN_CAUSES.search(f"{error.code} {error.message}"))
+        or bool(_OTHER_PARAMETER.search(error.body or ""))
     )
