@@ -281,6 +281,12 @@ class _MakingTool(PicccMediaTool):
       id. It needs a checkpointer, and to outlive the process a client with its ledger in a file.
     - `background`: return at once; `PicccTasksMiddleware` tells the model when the task is finished.
     """
+    lost: Literal["ask", "resend"] = "ask"
+    """What to do where an earlier run of the call got no answer.
+
+    - `ask`: tell the model.
+    - `resend`: submit again a minute later where the account's list does not have the task.
+    """
     _type: ClassVar[TaskType]
 
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
@@ -294,7 +300,7 @@ class _MakingTool(PicccMediaTool):
         if key is not None and call.place is not None:
             _warn_of_durability(run.client.ledger, call)
         try:
-            task = await run.place(self._type, {"model": self.model, **arguments}, key=key)
+            task = await run.place(self._type, {"model": self.model, **arguments}, key=key, lost=self.lost)
         except _TRANSIENT:
             # The task exists, and cannot be read at the moment: the run goes on when it can.
             if self.mode == "interrupt" and (known := await run.submitted()):
@@ -473,6 +479,8 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
     """The model that makes videos. Default: `PICCC_VIDEO_MODEL`."""
     mode: Mode = "wait"
     """What the image and the video tool do once a task is submitted: see `PicccImageTool.mode`."""
+    lost: Literal["ask", "resend"] = "ask"
+    """What they do where an earlier run of a call got no answer: see `PicccImageTool.lost`."""
     wait_s: float | None = Field(default=60.0, ge=0)
     """How many seconds a call waits at most; then the model is told that the task is still running."""
     show: Show = "none"
@@ -488,8 +496,8 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
             "show": self.show,
         }
         return [
-            PicccImageTool(model=self.image_model, mode=self.mode, **shared),
-            PicccVideoTool(model=self.video_model, mode=self.mode, **shared),
+            PicccImageTool(model=self.image_model, mode=self.mode, lost=self.lost, **shared),
+            PicccVideoTool(model=self.video_model, mode=self.mode, lost=self.lost, **shared),
             PicccTaskTool(**shared),
             PicccTaskListTool(**shared),
         ]

@@ -15,6 +15,7 @@ from workflows.events import Event, HumanResponseEvent, InputRequiredEvent
 
 from piccc.errors import InvalidArgumentError
 from piccc.media import agent_tools as asked
+from piccc.media.account import Lost
 from piccc.media.agent_tools import (
     MediaToolRun,
     OnUpdate,
@@ -175,9 +176,11 @@ class PicccMediaToolSpec(BaseToolSpec):
         session: names the conversation or the run, for an agent whose model's server does not give each call
             an id of its own, and for steps of your own that are to be run again in another process.
         on_update: called with a task at each change of its status or progress.
+        lost: what to do where an earlier run of a call got no answer: `ask` tells the model, `resend` submits
+            again a minute later where the account's list does not have the task.
 
     Raises:
-        InvalidArgumentError: an unknown `mode` or `show`.
+        InvalidArgumentError: an unknown `mode`, `show` or `lost`.
 
     Examples:
         >>> import asyncio
@@ -210,8 +213,14 @@ class PicccMediaToolSpec(BaseToolSpec):
         show: Show = "none",
         session: str = "",
         on_update: OnUpdate | None = None,
+        lost: Lost = "ask",
     ) -> None:
-        for name, given, known in (("mode", mode, get_args(Mode)), ("show", show, get_args(Show))):
+        words = (
+            ("mode", mode, get_args(Mode)),
+            ("show", show, get_args(Show)),
+            ("lost", lost, get_args(Lost)),
+        )
+        for name, given, known in words:
             if given not in known:
                 raise InvalidArgumentError(f"{name} is {given!r}.", hint=f"It is one of {', '.join(known)}.")
         self._client = client
@@ -222,6 +231,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         self._show = show
         self._session = session
         self._on_update = on_update
+        self._lost = lost
 
     def generate_image(
         self,
@@ -363,7 +373,7 @@ class PicccMediaToolSpec(BaseToolSpec):
                 )
             await self._suspend(type, errand, order, call, ctx)
         else:
-            await errand.place(type, order, key=call.key if call else None)
+            await errand.place(type, order, key=call.key if call else None, lost=self._lost)
         await errand.attend(self._wait_s if self._mode == "wait" else 0)
         return await errand.report()
 
@@ -376,7 +386,11 @@ class PicccMediaToolSpec(BaseToolSpec):
         for turn, task_id in enumerate(begun):
             await _wait_for_event(ctx, call, task_id, type, turn)
         # The event is a hint: what the task has become is asked.
-        task = await errand.read(begun[-1]) if begun else await errand.place(type, order, key=call.key)
+        task = (
+            await errand.read(begun[-1])
+            if begun
+            else await errand.place(type, order, key=call.key, lost=self._lost)
+        )
         if not task.is_terminal:
             await _wait_for_event(ctx, call, task.id, type, len(begun))
 

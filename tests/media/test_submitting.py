@@ -7,7 +7,10 @@ import base64
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from piccc.errors import (
     SpendLimitExceeded,
     SubmissionUnknown,
 )
+from piccc.media.ledgers.sqlite import SQLiteLedger
 from piccc.media.requests import SpendLimit, build_task_request
 from piccc.tasks import Output, Task
 from tests.media.driven import QUICK, Connect
@@ -383,3 +387,31 @@ def _submit_and_die(base_url: str, api_key: str, ledger: Path, number: int) -> N
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_of_two_processes_that_are_killed_again_and_again_pays_once_for_each_row(
+    tmp_path: Path,
+) -> None:
+    rows, kills = 60, 8
+    with Emulator(speed=60) as emulator:
+        command = [sys.executable, "-m", "tests.media.run_in_pieces", emulator.base_url, emulator.api_key]
+        command += [str(tmp_path / "run.db"), str(rows)]
+
+        def start() -> subprocess.Popen[str]:
+            return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  our own command
+
+        running = [start(), start()]
+        for number in range(kills):
+            # Kill when it is amid its work: after some more submissions have arrived than at the last kill.
+            arrived = len(posts(emulator))
+            until = time.monotonic() + 30
+            while len(posts(emulator)) < min(arrived + 5, rows) and time.monotonic() < until:
+                time.sleep(0.01)
+            victim = running[number % 2]
+            victim.kill()
+            victim.communicate()
+            running[number % 2] = start()
+        outputs = [process.communicate(timeout=120)[0].split() for process in running]
+        assert outputs == [[str(rows), "0"]] * 2
+        assert len({charge.task_id for charge in emulator.charges}) == len(emulator.charges) == rows
+        assert SQLiteLedger(tmp_path / "run.db").unsettled() == []

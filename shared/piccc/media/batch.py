@@ -203,8 +203,8 @@ class _Run(Generic[H]):
             self._build(number, row)
         self._numbers.clear()
 
-    async def next(self) -> tuple[H, bool] | None:
-        """Return the next task that has ended, and whether it is to be handed over; None when all have."""
+    async def next(self) -> tuple[H, str, bool] | None:
+        """Return the next task that has ended, its key, whether it is to be handed over; None at the end."""
         while True:
             self._collect()
             if self._ended:
@@ -476,23 +476,22 @@ class _Run(Generic[H]):
             task=running[0] if running else None,
         )
 
-    async def _end(self, place: _Place, task: Task) -> tuple[H, bool]:
+    async def _end(self, place: _Place, task: Task) -> tuple[H, str, bool]:
         known = self.batch.tasks[place.number]
         handle = self._handle(task, self._account) if known is None else known.take(task)
         self.batch.tasks[place.number] = handle
-        if place.earlier is None or place.request is None:
-            return handle, True
-        # Another process may run the same rows and have handed it over meanwhile.
-        entry = await self._account.use_ledger(self._account.ledger.get, place.request.key)
-        return handle, entry is None or not entry.is_handled
-
-    async def handed_over(self, handle: H) -> None:
-        """Note that a result has been handed over, and report the progress."""
-        account = self._account
-        if key := await account.use_ledger(account.ledger.key_of, handle.id):
-            await account.use_ledger(account.ledger.handled, key)
         if self._report is not None:
             self._report.show(self.batch)
+        key = place.request.key if place.request else ""
+        if place.earlier is None:
+            return handle, key, True
+        # Another process may run the same rows and have handed it over meanwhile.
+        entry = await self._account.use_ledger(self._account.ledger.get, key)
+        return handle, key, entry is None or not entry.is_handled
+
+    async def handed_over(self, key: str) -> None:
+        """Note that a result has been handed over."""
+        await self._account.use_ledger(self._account.ledger.handled, key)
 
     async def broken_off(self, error: BaseException) -> BaseException:
         """Take in the answers to what is under way; return what to raise, with the batch on it."""
@@ -562,10 +561,11 @@ class BatchRun(_Run[TaskHandle]):
         try:
             run_sync(self.judge())
             while (ended := run_sync(self.next())) is not None:
-                handle, is_new = ended
+                handle, key, is_new = ended
                 if on_result is not None and is_new:
                     on_result(handle)
-                run_sync(self.handed_over(handle))
+                if is_new:
+                    run_sync(self.handed_over(key))
             return self.result()
         except BaseException as error:
             broken_off = run_sync(self.broken_off(error))
@@ -584,10 +584,11 @@ class AsyncBatchRun(_Run[AsyncTaskHandle]):
         try:
             await self.judge()
             while (ended := await self.next()) is not None:
-                handle, is_new = ended
+                handle, key, is_new = ended
                 if on_result is not None and is_new and inspect.isawaitable(done := on_result(handle)):
                     await done
-                await self.handed_over(handle)
+                if is_new:
+                    await self.handed_over(key)
             return self.result()
         except BaseException as error:
             broken_off = await self.broken_off(error)
