@@ -26,8 +26,10 @@ URL = "https://files.example.com/a.png"
         ),
         *((word, "processing") for word in ("running", "in_progress", "generating", "Processing")),
         *((word, "completed") for word in ("success", "succeed", "succeeded", "done", " COMPLETED ")),
-        *((word, "failed") for word in ("fail", "error", "Failure")),
-        ("canceled", "cancelled"),
+        *((word, "completed") for word in ("complete", "Finished", "ready", "ok", "TASK_STATUS_SUCCEED")),
+        *((word, "failed") for word in ("fail", "error", "Failure", "timeout", "timed out", "rejected")),
+        *((word, "failed") for word in ("moderated", "Blocked", "banned", "TASK_STATUS_FAILED")),
+        *((word, "cancelled") for word in ("canceled", "aborted")),
         ("expired", "expired"),
         ("NOT_START", "NOT_START"),
     ],
@@ -99,6 +101,92 @@ def test_a_task_without_an_output_says_why(body: dict[str, Any], error: type, me
     assert type(failure) is error
     assert message in str(failure)
     assert failure.task_id == "t"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"status": "polishing", "outputs": [URL]}, "completed"),
+        ({"status": "polishing", "progress": 100, "url": URL}, "completed"),
+        ({"status": "running", "progress": 100, "outputs": [URL]}, "completed"),
+        ({"status": "polishing", "error": {"message": "It broke."}}, "failed"),
+        ({"status": "running", "error": "It broke."}, "failed"),
+        ({"done": True, "result": {"outputs": [URL]}}, "completed"),
+        ({"done": True, "error": {"message": "It broke."}}, "failed"),
+        ({"status": "polishing"}, "polishing"),
+        ({"status": "polishing", "image_url": URL}, "polishing"),
+        ({"status": "running", "progress": 40, "outputs": [URL]}, "processing"),
+        ({"status": "running", "error": {"code": 0, "message": ""}}, "processing"),
+        ({"status": "running", "error": {"code": "success", "message": "ok"}}, "processing"),
+        ({"status": "running", "task_status_msg": "in the queue"}, "processing"),
+        ({"done": False}, "queued"),
+    ],
+)
+def test_outputs_or_an_error_end_a_task_whatever_its_status_says(body: dict[str, Any], status: str) -> None:
+    assert read_task({"task_id": "t", **body}).status == status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(
+            {"code": code}
+            for code in (
+                "CONTENT_POLICY_VIOLATION",
+                "moderation_blocked",
+                "content_filter",
+                "NSFW",
+                "SAFETY_BLOCKED",
+                "InputTextSensitiveContentDetected",
+                "OutputVideoSensitiveContentDetected.PolicyViolation",
+                "DataInspectionFailed",
+                "new_sensitive",
+                1026,
+            )
+        ),
+        {"message": "Advanced moderation failed"},
+        {"message": "Rejected by our safety system."},
+    ],
+)
+def test_moderation_is_known_by_its_codes_and_words(error: dict[str, Any]) -> None:
+    failure = TaskError.of(read_task({"task_id": "t", "status": "failed", "error": error}))
+    assert isinstance(failure, TaskRejected)
+
+
+@pytest.mark.parametrize("code", ["internal_error", "timeout", "1000", "invalid_parameter"])
+def test_other_failures_are_not_moderation(code: str) -> None:
+    failure = TaskError.of(read_task({"task_id": "t", "status": "failed", "error": {"code": code}}))
+    assert type(failure) is TaskFailed
+
+
+def test_one_bad_field_or_row_costs_only_itself() -> None:
+    task = read_task(
+        {
+            "task_id": "t",
+            "status": "done",
+            "progress": float("nan"),
+            "outputs": ["http://[::1/x.png", {"url": URL, "width": float("inf"), "type": "IMAGE_URL"}],
+        }
+    )
+    assert [(output.url, output.width, output.type) for output in task.outputs] == [(URL, None, "")]
+    page = read_task_list({"data": [{"task_id": "a"}, {"status": "done"}, None, {"id": "b"}]})
+    assert [task.id for task in page.tasks] == ["a", "b"]
+    assert page.unreadable == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "url"),
+    [
+        ({"uri": URL}, URL),
+        ({"download_url": URL}, URL),
+        ({"image_url": {"url": URL}}, URL),
+        ({"b64_json": "aGk=", "mime_type": "image/png"}, "data:image/png;base64,aGk="),
+        ({"base64": "aGk="}, "data:;base64,aGk="),
+        ("data:image/png;base64,aGk=", "data:image/png;base64,aGk="),
+    ],
+)
+def test_outputs_are_read_in_every_shape(output: object, url: str) -> None:
+    assert [each.url for each in read_task({"task_id": "t", "images": [output]}).outputs] == [url]
 
 
 def test_a_task_that_runs_or_has_an_output_has_not_failed() -> None:

@@ -144,6 +144,19 @@ def test_one_unreadable_task_costs_the_others_nothing(client: Any) -> None:
     assert sorted(seen) == sorted(task.id for task in tasks)
 
 
+def test_the_error_of_a_wait_for_several_carries_all_of_them(client: Any, emulator: Emulator) -> None:
+    tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(2)]
+    with pytest.raises(NotFoundError) as raised:
+        client.tasks.wait_all([tasks[0].id, "task_nowhere", tasks[1].id])
+    assert [task.id for task in raised.value.tasks] == [tasks[0].id, "task_nowhere", tasks[1].id]
+    assert [task.status for task in raised.value.tasks] == ["completed", "queued", "completed"]
+    emulator.fault("stuck", route="POST /v1/images/tasks", times=1)
+    stuck = client.images.submit("stuck", **IMAGE)
+    with pytest.raises(TaskWaitTimeout) as late:
+        client.tasks.wait_all([stuck.id, tasks[0].id], timeout=1.0)
+    assert [task.status for task in late.value.tasks][1] == "completed"
+
+
 def test_as_completed_gives_each_task_once_and_the_quick_one_first(client: Any, emulator: Emulator) -> None:
     emulator.fault("stuck", route="POST /v1/images/tasks", times=1)
     slow = client.images.submit("slow", **IMAGE)
