@@ -526,11 +526,11 @@ class _Run(Generic[H]):
         self._watch.close()
 
     def _halted(self, error: Exception) -> BatchStopped:
-        ended, rows = len(self.batch), len(self.batch.tasks)
+        rows = len(self._prompts) if isinstance(self._prompts, Sized) else len(self.batch.tasks)
         said = error.message if isinstance(error, PicccError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, PicccError) else ""
         return BatchStopped(
-            f"The batch stopped with {ended} of {rows} tasks ended: {said}",
+            f"The batch stopped with {len(self.batch)} of {rows} tasks ended: {said}",
             hint=f"{hint} {self._hint()}".strip(),
             batch=self.batch,
         )
