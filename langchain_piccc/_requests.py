@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from langchain_core.messages import (
     AIMessage,
@@ -41,9 +41,6 @@ from piccc.conversation import (
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.options import describe_unknown
-
-if TYPE_CHECKING:
-    from langchain_piccc.chat_models import ChatPiccc
 
 Block = Mapping[str, Any]
 
@@ -441,8 +438,15 @@ _OTHERS = (
 _IGNORED = ("stream",)
 
 
+class CallSettings(Protocol):
+    """A model's settings for its calls; those in `SETTINGS` are read by name."""
+
+    stop: list[str] | str | None
+    extra_body: dict[str, Any] | None
+
+
 def to_request(
-    model: ChatPiccc,
+    model: CallSettings,
     messages: Sequence[BaseMessage],
     stop: Sequence[str] | str | None,
     options: Mapping[str, Any],

@@ -115,7 +115,7 @@ def conversation(
 def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported) -> Message:
     role = _ROLES[message.role]
     if role == "assistant":
-        parts = list(_said_before(message))
+        parts = list(_assistant_parts(message))
     else:
         if role == "tool" and on_unsupported == "error":
             on_unsupported = "text"  # whoever wrote the tool did not choose the model
@@ -128,15 +128,15 @@ def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsup
     )
 
 
-def _said_before(message: ChatMessage) -> Iterator[Part]:
-    """Read what a model said, this one or another provider's: what has no word here is left out."""
+def _assistant_parts(message: ChatMessage) -> Iterator[Part]:
+    """Read an assistant message, of this or another integration; leave out blocks without a counterpart."""
     invalid = {each["id"]: each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS) or ()}
     has_calls = False
     for block in message.blocks:
         match block:
             case ToolCallBlock():
                 has_calls = True
-                yield _call_said(
+                yield _read_call(
                     block.tool_call_id or "",
                     block.tool_name,
                     block.tool_kwargs,
@@ -150,7 +150,7 @@ def _said_before(message: ChatMessage) -> Iterator[Part]:
         yield from listed_calls(message)
 
 
-def _call_said(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCall | InvalidToolCall:
+def _read_call(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCall | InvalidToolCall:
     if not isinstance(arguments, str) and reason is None:
         return ToolCall.of(id, name, arguments or {})
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
@@ -278,17 +278,17 @@ def _content(content: bytes | IOBase | None, path: Any) -> bytes | None:
 
 def listed_calls(message: ChatMessage) -> list[ToolCall | InvalidToolCall]:
     """Read the calls that older chat stores and other integrations keep beside the blocks."""
-    return [_listed_call(each) for each in message.additional_kwargs.get("tool_calls") or ()]
+    return [_read_listed_call(each) for each in message.additional_kwargs.get("tool_calls") or ()]
 
 
-def _listed_call(call: Any) -> ToolCall | InvalidToolCall:
+def _read_listed_call(call: Any) -> ToolCall | InvalidToolCall:
     """Read a call as OpenAI's Chat or Responses API, Anthropic's, or core itself writes it."""
     function = _get(call, "function") or call
     arguments: Any = next(
         (given for name in ("arguments", "input", "args") if (given := _get(function, name)) is not None), {}
     )
     id = _get(call, "call_id") or _get(call, "id") or ""
-    return _call_said(str(id), str(_get(function, "name") or ""), arguments)
+    return _read_call(str(id), str(_get(function, "name") or ""), arguments)
 
 
 def _get(value: Any, name: str) -> Any:
@@ -302,7 +302,7 @@ def _named(block: Any) -> str:
 
 
 def _names(block: Any) -> Iterable[Any]:
-    """Name a block for a reader: by its title or address, but never by its content."""
+    """Yield possible names of a block: its address, file or title; never its content."""
     path, url = getattr(block, "path", None), str(getattr(block, "url", None) or "")
     yield "" if url.startswith("data:") else url
     yield Path(path).name if path else None
@@ -319,7 +319,7 @@ _WORDS: dict[str, ToolChoice] = {
 }
 
 
-def offered(tool: BaseTool) -> JSON:
+def tool_json(tool: BaseTool) -> JSON:
     """Return a tool as plain JSON, so that events and traces can show what was on offer."""
     return tool.metadata.to_openai_tool(skip_length_check=True)
 
@@ -328,7 +328,7 @@ def as_tool(tool: Tool | BaseTool | Mapping[str, Any]) -> Tool:
     """Read a tool in any of its forms; raise InvalidArgumentError for anything else."""
     if isinstance(tool, Tool):
         return tool
-    shown = offered(tool) if isinstance(tool, BaseTool) else tool
+    shown = tool_json(tool) if isinstance(tool, BaseTool) else tool
     function = shown.get("function", shown) if isinstance(shown, Mapping) else {}
     if not isinstance(function, Mapping) or not function.get("name"):
         raise InvalidArgumentError(
@@ -370,8 +370,8 @@ def selections(response: ChatResponse) -> list[ToolSelection]:
     growing = [each for each in blocks if isinstance(each, GrowingToolCall)]
     if growing:
         return [_selection(each.tool_call_id, each.tool_name, each.known) for each in growing]
-    said = [each for each in _said_before(message) if isinstance(each, ToolCall)]
-    return [_selection(each.id, each.name, each.parse()) for each in said]
+    calls = [each for each in _assistant_parts(message) if isinstance(each, ToolCall)]
+    return [_selection(each.id, each.name, each.parse()) for each in calls]
 
 
 def _selection(id: str | None, name: str, kwargs: JSON) -> ToolSelection:
@@ -397,7 +397,9 @@ def only_first_call(response: ChatResponse) -> ChatResponse:
     return response.model_copy(update={"message": single})
 
 
-def extended(history: Sequence[ChatMessage] | None, user: str | ChatMessage | None) -> list[ChatMessage]:
+def with_user_message(
+    history: Sequence[ChatMessage] | None, user: str | ChatMessage | None
+) -> list[ChatMessage]:
     """Return a new list: the history, then the user's message."""
     messages = list(history or ())
     if isinstance(user, str):
@@ -538,9 +540,9 @@ def whole(reply: ChatReply) -> ChatResponse:
         _call(each) for each in reply.parts if isinstance(each, ToolCall | InvalidToolCall) and each.name
     ]
     text = reply.text + reply.refusal
-    said = _without_unreadable_action(text)
-    message = _message_of(said, thoughts, calls)
-    if said != text:
+    readable = _without_unreadable_action(text)
+    message = _message_of(readable, thoughts, calls)
+    if readable != text:
         message.additional_kwargs["unreadable_action"] = text
     message.blocks += [block for part in reply.parts if isinstance(part, Text) for block in _citations(part)]
     if reply.invalid_calls:

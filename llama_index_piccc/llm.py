@@ -37,12 +37,12 @@ from llama_index_piccc.convert import (
     chat_request,
     completion,
     conversation,
-    extended,
     last,
-    offered,
     only_first_call,
     selections,
+    tool_json,
     whole,
+    with_user_message,
 )
 from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
 from llama_index_piccc.structured import PredictingLLM
@@ -54,7 +54,7 @@ from piccc.options import wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
-    """Return a setting without the secrets that an address or headers may hold."""
+    """Return a setting without the secrets that a URL or headers may contain."""
     if not value:
         return value
     match name:
@@ -79,9 +79,8 @@ _SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "r
 class Piccc(PredictingLLM):
     """Talk to the Piccc chat models, over either of their two dialects.
 
-    Settings not given are left to the server; key and address come from `PICCC_API_KEY` and `PICCC_BASE_URL`
-    where they are not arguments. Every setting can also be a keyword of one call; keywords that have no
-    meaning here go into the request's body as they are.
+    Settings left out are the server's choice; `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
+    Every setting can also be passed to a single call; unknown keywords go into the request body as they are.
 
     Raises:
         ConfigurationError: a malformed address, timeout or number of retries. A missing key is an error at
@@ -100,55 +99,64 @@ class Piccc(PredictingLLM):
         default=None,
         exclude=True,
         repr=False,
-        description="The key, or a function that gives it; kept out of every copy that leaves the process.",
+        description="The API key, or a function that returns it; never serialized, pickled or shown.",
     )
-    base_url: str | None = Field(default=None, description="The server's address, with or without /v1.")
+    base_url: str | None = Field(default=None, description="The server's base URL, with or without /v1.")
     dialect: DialectName = Field(
-        default="openai", description="Which of the two chat routes to speak: `openai` or `anthropic`."
+        default="openai", description="Which of the two chat APIs to use: `openai` or `anthropic`."
     )
-    temperature: float | None = Field(default=None, description="How freely to choose words.")
-    top_p: float | None = Field(default=None, description="How much of the likely words to choose from.")
-    max_tokens: int | None = Field(default=None, gt=0, description="Tokens that one answer may have.")
-    stop: str | list[str] | None = Field(default=None, description="Texts at which the answer ends.")
+    temperature: float | None = Field(default=None, description="Sampling temperature.")
+    top_p: float | None = Field(
+        default=None, description="Nucleus sampling: the probability mass to sample from, 0 to 1."
+    )
+    max_tokens: int | None = Field(default=None, gt=0, description="Maximum number of tokens in a reply.")
+    stop: str | list[str] | None = Field(default=None, description="Stop sequences.")
     seed: int | None = Field(
-        default=None, description="A number that makes answers repeatable, where the server can."
+        default=None, description="Seed for repeatable sampling, where the server supports it."
     )
     timeout: float | Timeout | None = Field(
-        default=None, description="Seconds for a whole call, with its retries and its stream; or a Timeout."
+        default=None, description="Seconds for a whole call, including retries and streaming; or a Timeout."
     )
-    max_retries: int = Field(default=2, description="How many times more than once a request may be sent.")
+    max_retries: int = Field(default=2, description="Maximum number of retries of a request.")
     reasoning_effort: str | None = Field(
-        default=None, description="How much to think first, such as `low` or `high`."
+        default=None, description="Reasoning effort, such as `low` or `high`."
     )
     replay_reasoning: bool | None = Field(
         default=None,
-        description="Send earlier reasoning back; None sends only what is signed, to the dialect that signs.",
+        description="Whether to send earlier reasoning back; None sends signed reasoning only.",
     )
     on_unsupported: OnUnsupported = Field(
         default="error",
-        description="What becomes of content that the dialect cannot carry: an error, its name, or nothing; "
-        "in a tool's result an error becomes its name.",
+        description="What to do with content that the dialect cannot carry: raise, send its name, drop it. "
+        "In tool results, `error` sends its name too.",
     )
     retry_invalid_calls: bool = Field(
         default=False,
-        description="Whether the model is asked once more where all its calls were cut or are no JSON.",
+        description="Whether to ask the model once more when all its tool calls were cut or are not JSON.",
     )
     context_window: int | None = Field(
-        default=None, gt=0, description="Tokens that prompt and answer may have; None takes an assumption."
+        default=None, gt=0, description="Tokens of prompt and reply together; None uses an assumed value."
     )
-    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keywords of every call.")
-    extra_body: dict[str, Any] = Field(default_factory=dict, description="Merged over every request's body.")
-    default_headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request.")
+    additional_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for every call."
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="Fields merged into every request body."
+    )
+    default_headers: dict[str, str] = Field(default_factory=dict, description="Headers for every request.")
     coalesce: bool = Field(
         default=True,
-        description="Whether what arrived in one read becomes one response; False gives one for each event.",
+        description="Whether events that arrive in one read become one response; False yields one per event.",
     )
     skip_callbacks: bool = Field(
-        default=True, description="Whether core's callbacks are skipped where nobody listens to them."
+        default=True, description="Whether to skip core's callbacks when no handler listens."
     )
-    auth: Literal["bearer", "x-api-key"] = Field(default="bearer", description="The header that has the key.")
+    auth: Literal["bearer", "x-api-key"] = Field(
+        default="bearer", description="The header that carries the key."
+    )
     retry_unknown: bool = Field(
-        default=False, description="Send again what may have been acted on already; it may be billed twice."
+        default=False,
+        description="Whether to retry requests that the server may have acted on; this may bill twice.",
     )
     max_connections: int = Field(
         default=1000, ge=1, description="How many connections to the server may be in use at once."
@@ -202,12 +210,12 @@ class Piccc(PredictingLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the id under which this class is known in saved components."""
+        """Return the name of this class in serialized components."""
         return "piccc_llm"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What core asks before a call. Window and abilities are assumed unless `context_window` says."""
+        """The model's limits and abilities; assumed, except for `context_window` where it is set."""
         info = model_info(self.model)
         return LLMMetadata(
             context_window=self.context_window or info.context_window,
@@ -219,49 +227,49 @@ class Piccc(PredictingLLM):
 
     @property
     def server(self) -> tuple[str | None, ...]:
-        """The server that is asked, in the dialect that is spoken."""
+        """The server and the dialect, as a key for what is known of them."""
         return self.base_url, self.dialect
 
     def to_payload(self) -> dict[str, Any]:
-        """Return what traces and callbacks may see: settings, never a secret."""
+        """Return the settings that traces and callbacks may show; no secrets."""
         shown = {name: getattr(self, name) for name in ("model", "temperature", "max_tokens", "dialect")}
         return {**super().to_payload(), **shown}
 
     @chat_callback
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Return the answer to a conversation."""
+        """Return the reply to a conversation."""
         return whole(self._client().chat.send(*self._ask(messages, kwargs)))
 
     @chat_callback
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Return the answer to a conversation."""
+        """Return the reply to a conversation."""
         return whole(await self._async_client().chat.send(*self._ask(messages, kwargs)))
 
     @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Return the answer as it is written; every response holds all that has come."""
+        """Stream the reply; every response contains everything so far."""
         return self._stream(*self._ask(messages, kwargs))
 
     @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Return the answer as it is written; every response holds all that has come."""
+        """Stream the reply; every response contains everything so far."""
         return self._astream(*self._ask(messages, kwargs))
 
     @completion_callback
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Return the answer to a prompt."""
+        """Return the completion of a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         return completion(whole(self._client().chat.send(*ask)))
 
     @completion_callback
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Return the answer to a prompt."""
+        """Return the completion of a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         return completion(whole(await self._async_client().chat.send(*ask)))
 
     @completion_callback
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Return the answer to a prompt as it is written."""
+        """Stream the completion of a prompt."""
         stream = self._stream(*self._ask(self._prompt(prompt, formatted), kwargs))
         return (completion(each) for each in stream)
 
@@ -269,14 +277,14 @@ class Piccc(PredictingLLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """Return the answer to a prompt as it is written."""
+        """Stream the completion of a prompt."""
         stream = self._astream(*self._ask(self._prompt(prompt, formatted), kwargs))
         return (completion(each) async for each in stream)
 
     def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()
     ) -> int:
-        """Return about how many tokens a conversation has as a prompt; nothing is sent or downloaded.
+        """Estimate the number of prompt tokens of a conversation; nothing is sent or downloaded.
 
         No tokenizer is documented: `piccc.tokens` says how the estimate is made.
         """
@@ -305,10 +313,10 @@ class Piccc(PredictingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
-        """Return the answer to a conversation, with tools on offer."""
+        """Return the reply to a conversation, with tools available."""
         response = super().chat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
         if self._asks_again(response):
-            history = [*extended(chat_history, user_msg), response.message]
+            history = [*with_user_message(chat_history, user_msg), response.message]
             response = super().chat_with_tools(tools, None, history, *args, **kwargs)
         return response
 
@@ -320,10 +328,10 @@ class Piccc(PredictingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
-        """Return the answer to a conversation, with tools on offer."""
+        """Return the reply to a conversation, with tools available."""
         response = await super().achat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
         if self._asks_again(response):
-            history = [*extended(chat_history, user_msg), response.message]
+            history = [*with_user_message(chat_history, user_msg), response.message]
             response = await super().achat_with_tools(tools, None, history, *args, **kwargs)
         return response
 
@@ -335,7 +343,7 @@ class Piccc(PredictingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponseGen:
-        """Return the answer to a conversation as it is written, with tools on offer."""
+        """Stream the reply to a conversation, with tools available."""
         ask = super().stream_chat_with_tools
         stream = ask(tools, user_msg, chat_history, *args, **kwargs)
 
@@ -344,7 +352,7 @@ class Piccc(PredictingLLM):
             for response in stream:
                 yield response
             if response is not None and self._asks_again(response):
-                history = [*extended(chat_history, user_msg), response.message]
+                history = [*with_user_message(chat_history, user_msg), response.message]
                 yield from ask(tools, None, history, *args, **kwargs)
 
         return twice()
@@ -357,7 +365,7 @@ class Piccc(PredictingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponseAsyncGen:
-        """Return the answer to a conversation as it is written, with tools on offer."""
+        """Stream the reply to a conversation, with tools available."""
         ask = super().astream_chat_with_tools
         stream = await ask(tools, user_msg, chat_history, *args, **kwargs)
 
@@ -366,14 +374,14 @@ class Piccc(PredictingLLM):
             async for response in stream:
                 yield response
             if response is not None and self._asks_again(response):
-                history = [*extended(chat_history, user_msg), response.message]
+                history = [*with_user_message(chat_history, user_msg), response.message]
                 async for response in await ask(tools, None, history, *args, **kwargs):
                     yield response
 
         return twice()
 
     def _asks_again(self, response: ChatResponse) -> bool:
-        """Tell whether only calls came that must not be acted on, and the model is to be told so."""
+        """Return whether to ask again: all calls of the response are invalid, and retrying is on."""
         invalid = response.message.additional_kwargs.get(INVALID_CALLS)
         return self.retry_invalid_calls and bool(invalid) and not selections(response)
 
@@ -389,8 +397,8 @@ class Piccc(PredictingLLM):
     ) -> dict[str, Any]:
         choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else "auto")
         return {
-            "messages": extended(chat_history, user_msg),
-            "tools": [offered(each) for each in tools],
+            "messages": with_user_message(chat_history, user_msg),
+            "tools": [tool_json(each) for each in tools],
             "tool_choice": choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
@@ -451,11 +459,11 @@ class Piccc(PredictingLLM):
         )
 
     def _client(self) -> Client:
-        return self._kept(Client, self.http_client)
+        return self._cached(Client, self.http_client)
 
     def _async_client(self) -> AsyncClient:
-        return self._kept(AsyncClient, self.http_async_client)
+        return self._cached(AsyncClient, self.http_async_client)
 
-    def _kept(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
+    def _cached(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
         config = self._config()  # from the environment too, which may have changed
         return self._clients.get(kind, self.dialect, http_client, config, lambda: config)

@@ -1,4 +1,4 @@
-"""What core needs to work without a network where its files were installed as hard links."""
+"""Make the nltk word lists that come with core readable where they were installed as hard links."""
 
 from __future__ import annotations
 

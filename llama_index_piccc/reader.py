@@ -63,7 +63,7 @@ class PicccTaskReader(BaseReader):
             task_ids: only these tasks, in this order; each is asked for.
             limit: at most so many tasks.
         """
-        tasks = self._client_of_calls().tasks
+        tasks = self._sync_client().tasks
         found = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)
         for task in islice((task for task in found if _is_wanted(task, type)), limit):
             for place, output in enumerate(task.outputs):
@@ -94,7 +94,7 @@ class PicccTaskReader(BaseReader):
     async def _found(
         self, type: TaskType | None, task_ids: Iterable[str] | None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        tasks = self._client_of_coroutines().tasks
+        tasks = self._get_async_client().tasks
         if task_ids is None:
             async for task in tasks.list(type=type, status="completed"):
                 if _is_wanted(task, type):
@@ -105,16 +105,16 @@ class PicccTaskReader(BaseReader):
             if _is_wanted(task, type):
                 yield task
 
-    def _client_of_calls(self) -> Client:
+    def _sync_client(self) -> Client:
         if self._client is None:
             from piccc.client import Client
 
             self._client = self._async_client.as_sync() if self._async_client else Client()
         return self._client
 
-    def _client_of_coroutines(self) -> AsyncClient:
+    def _get_async_client(self) -> AsyncClient:
         if self._async_client is None:
-            self._async_client = self._client_of_calls().as_async()
+            self._async_client = self._sync_client().as_async()
         return self._async_client
 
 

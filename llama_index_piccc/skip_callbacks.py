@@ -24,13 +24,13 @@ from llama_index_instrumentation.dispatcher import Dispatcher
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _where_heard(callback: Callable[[Any], Any]) -> Callable[[Method], Method]:
+def _only_with_listeners(callback: Callable[[Any], Any]) -> Callable[[Method], Method]:
     def wrap(method: Method) -> Method:
         signature = inspect.signature(method)  # before core marks the method with `__wrapped__ = True`
         instrumented = callback(method)
 
         def choose(llm: LLM, *args: Any, **kwargs: Any) -> Any:
-            return (instrumented if _is_heard(llm) else method)(llm, *args, **kwargs)
+            return (instrumented if _needs_callbacks(llm) else method)(llm, *args, **kwargs)
 
         async def choose_async(llm: LLM, *args: Any, **kwargs: Any) -> Any:
             return await choose(llm, *args, **kwargs)
@@ -45,11 +45,11 @@ def _where_heard(callback: Callable[[Any], Any]) -> Callable[[Method], Method]:
     return wrap
 
 
-chat_callback = _where_heard(llm_chat_callback())
-completion_callback = _where_heard(llm_completion_callback())
+chat_callback = _only_with_listeners(llm_chat_callback())
+completion_callback = _only_with_listeners(llm_completion_callback())
 
 
-def _is_heard(llm: LLM) -> bool:
+def _needs_callbacks(llm: LLM) -> bool:
     manager = llm.callback_manager
     if not getattr(llm, "skip_callbacks", False) or llm.rate_limiter is not None:
         return True  # core's callback is what asks the rate limiter

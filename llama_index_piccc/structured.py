@@ -65,7 +65,7 @@ _RESERVED = ("tools", "tool_choice", "tool_required", "allow_parallel_tool_calls
 
 
 class Prediction(Generic[Model]):
-    """One object on its way, and the responses that it has cost."""
+    """One prediction: its calls of the LLM and the responses that it has used."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class PicccStructuredLLM(StructuredLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the id under which this class is known in saved components."""
+        """Return the name of this class in serialized components."""
         return "piccc_structured_llm"
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -291,16 +291,16 @@ class PredictingLLM(FunctionCallingLLM):
             answer's text and finish reason.
     """
 
-    model: str = Field(default=DEFAULT_MODEL, description="The model's name; any name works.")
+    model: str = Field(default=DEFAULT_MODEL, description="Model name; any name the server knows.")
     structured_max_answers: int = Field(
-        default=MAX_ANSWERS, gt=0, description="How many answers one predicted object may pay for."
+        default=MAX_ANSWERS, gt=0, description="Maximum number of billed replies for one predicted object."
     )
 
     _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
 
     @property
     def server(self) -> tuple[str | None, ...]:
-        """The server that is asked, in the dialect that is spoken."""
+        """The server and the dialect, as a key for what is known of them."""
         raise NotImplementedError
 
     @dispatcher.span

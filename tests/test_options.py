@@ -146,6 +146,39 @@ def test_a_slip_in_a_message_is_said_before_anything_is_sent(messages: Any, said
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("model", 3),
+        ("system", ["be brief"]),
+        ("stop", 3),
+        ("stop", [3]),
+        ("tools", "look"),
+        ("tools", [{"name": "look"}]),
+        ("tools", 3),
+        ("tool_choice", {"name": "look"}),
+        ("extra_body", [("a", 1)]),
+        ("extra_headers", ["a"]),
+        ("response_format", 3),
+    ],
+)
+@pytest.mark.parametrize("way", ["create", "stream"])
+def test_an_option_of_the_wrong_type_is_said_before_anything_is_sent(
+    way: str, option: str, value: Any
+) -> None:
+    chat = Client(api_key=KEY, base_url="http://127.0.0.1:9").chat
+    with pytest.raises(InvalidArgumentError):
+        getattr(chat, way)("hi", **{option: value})
+
+
+@pytest.mark.parametrize("options", [{"config": 3}, {"ledger": 3}, {"polling": 3}, {"http_client": 3}])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_object_of_the_wrong_type_is_refused_at_once(kind: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        kind(**options)
+    assert "Give" in caught.value.hint
+
+
 def test_a_client_that_was_closed_makes_no_call() -> None:
     client = Client(api_key=KEY, base_url="http://127.0.0.1:9")
     client.close()

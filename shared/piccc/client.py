@@ -18,6 +18,7 @@ from piccc.conversation import (
     ChatRequest,
     JSONSchema,
     Message,
+    NamedTool,
     Part,
     Role,
     Text,
@@ -117,6 +118,11 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
             hint="What the API knows beyond the named options goes into extra_body=.",
         )
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    for name in rest.keys() & _SHAPES.keys():
+        kind, content, said = _SHAPES[name]
+        is_right = isinstance(rest[name], kind)
+        if not is_right or (content and not all(isinstance(each, content) for each in rest[name])):
+            raise InvalidArgumentError(f"{name} is not {said}.", hint="Nothing was sent: correct it.")
     system, stop = rest.pop("system", None), rest.pop("stop", ())
     conversation = as_messages(messages)
     if "response_format" in rest:
@@ -129,6 +135,18 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
         stop=[stop] if isinstance(stop, str) else list(stop),
         **rest,
     )
+
+
+_SHAPES: dict[str, tuple[Any, Any, str]] = {
+    "model": (str, None, "a name"),
+    "system": (str, None, "a text"),
+    "stop": (Sequence, str, "a text or a list of texts"),
+    "tools": (Sequence, Tool, "a list of piccc.Tool"),
+    "tool_choice": (str | NamedTool, None, "'auto', 'none', 'required' or a NamedTool"),
+    "extra_body": (Mapping, str, "a mapping of names to values"),
+    "extra_headers": (Mapping, str, "a mapping of names to values"),
+}
+"""The type of an option and of what it holds, for those that are taken apart here."""
 
 
 def as_messages(value: Any) -> list[Message]:
@@ -323,6 +341,10 @@ class _Client:
                 f"{name} does not know {describe_unknown(unknown, known, ChatOptions.__annotations__)}.",
                 hint=f"It knows {', '.join(sorted(known))}.",
             )
+        if not isinstance(config, Config | None):
+            raise ConfigurationError(f"config is a {_kind(config)}.", hint="Give a Config, or its settings.")
+        if polling is not None and not hasattr(polling, "timeout"):
+            raise ConfigurationError(f"polling is a {_kind(polling)}.", hint="Give a piccc.Polling.")
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         self._dialect: DialectName = dialect
@@ -404,6 +426,8 @@ def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
 
         return MemoryLedger()
     if not isinstance(place, str | os.PathLike):
+        if not hasattr(place, "claim"):
+            raise ConfigurationError(f"ledger is a {_kind(place)}.", hint="Give a file's path, or a Ledger.")
         return place
     from piccc.media.ledgers.sqlite import SQLiteLedger
 

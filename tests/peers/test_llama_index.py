@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
+from llama_index.core.base.llms.types import ImageBlock, TextBlock, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
+from PIL import Image
 from pydantic import BaseModel
 
 from llama_index_piccc import Piccc
@@ -151,3 +156,41 @@ def test_ours_count_exactly_what_was_charged(models: Models, emulator: Emulator,
         assert counter.prompt_llm_token_count == sum(each.prompt_tokens for each in charged)
         assert counter.completion_llm_token_count == sum(each.completion_tokens for each in charged)
         assert len(counter.llm_token_counts) == len(charged) == len(QUESTIONS)
+
+
+def test_a_picture_and_a_tools_history_are_sent_the_same(models: Models, emulator: Emulator) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "JPEG")
+    call = ToolCallBlock(tool_call_id="call_1", tool_name="multiply", tool_kwargs={"a": 2, "b": 3})
+    history = [
+        ChatMessage(role="user", blocks=[TextBlock(text="See:"), ImageBlock(image=buffer.getvalue())]),
+        ChatMessage(role="assistant", blocks=[call]),
+        ChatMessage(role="tool", content="6", additional_kwargs={"tool_call_id": "call_1"}),
+        ChatMessage(role="user", content="And?"),
+    ]
+    sent = {}
+    for name in ("ours-openai", "peer-openai"):
+        models[name].chat_with_tools([TOOL], chat_history=history)
+        asked, answered, result, _ = emulator.requests[-1].body["messages"]
+        (called,) = answered["tool_calls"]
+        sent[name] = (
+            asked["content"][-1]["image_url"]["url"],
+            (called["id"], called["function"]["name"], json.loads(called["function"]["arguments"])),
+            (result["tool_call_id"], result["content"]),
+        )
+    assert sent["ours-openai"] == sent["peer-openai"]
+
+
+def test_log_probabilities_are_the_same() -> None:
+    token = {"token": "Hot", "logprob": -0.5, "bytes": [72]}
+    tokens = [{**token, "top_logprobs": [token]}]
+    message = {"role": "assistant", "content": "Hot"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": NAME, "choices": [choice]}
+    client = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=body)))
+    ours = Piccc(base_url="http://server.test", api_key="k", http_client=client)
+    options = {"is_chat_model": True, "logprobs": True, "http_client": client}
+    peer = openai_like.OpenAILike(model=NAME, api_base="http://server.test/v1", api_key="k", **options)
+    question = [ChatMessage(role="user", content="Hot?")]
+    assert ours.chat(question).logprobs
+    assert ours.chat(question).logprobs == peer.chat(question).logprobs

@@ -48,7 +48,15 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
         why, sequence = "length", None
     spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
     usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
-    return Completion(text, reasoning, tuple(calls), said.refusal, why, sequence, usage)
+    return replace(
+        said,
+        text=text,
+        reasoning=reasoning,
+        calls=tuple(calls),
+        finish_reason=why,
+        stop_sequence=sequence,
+        usage=usage,
+    )
 
 
 def prompt_tokens(request: ModelRequest) -> int:
