@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def piccc_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """Run an emulator for one test, with PICCC_BASE_URL and PICCC_API_KEY set to reach it.
+    """Run an emulator for one test, with the environment variables PICCC_* set to reach it.
 
-    It waits for nothing: tokens come at once, and a task is finished by the first read after its submission.
-    For another pace or a manual clock, enter `piccc.emulator.Emulator` yourself. Needs `piccc[emulator]`.
+    PICCC_BASE_URL, PICCC_API_KEY, PICCC_IMAGE_MODEL and PICCC_VIDEO_MODEL are set, and NO_PROXY keeps proxies
+    of the environment away from it. It waits for nothing: tokens come at once, and a task is finished by the
+    first read after its submission. For another speed or a manual clock, enter `piccc.emulator.Emulator`
+    yourself. Needs `piccc[emulator]`.
     """
     from piccc.emulator import Emulator
 
     with Emulator(speed=float("inf")) as emulator:
-        monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
-        monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        for name in ("NO_PROXY", "no_proxy"):
+            spared = [os.environ.get(name, ""), "127.0.0.1", "localhost"]
+            monkeypatch.setenv(name, ",".join(filter(None, spared)))
         yield emulator

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from piccc.emulator import Emulator, ManualClock
+from piccc.emulator.api import MODELS
 from tests.cli.shell import Shell
 
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Run an emulator at full speed."""
-    with Emulator(speed=math.inf) as running:
+    with Emulator(speed=math.inf, models=[*MODELS, "other"]) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from piccc import Client
@@ -135,6 +136,40 @@ def test_the_emulator_does_what_its_faults_file_says_and_shows_it_as_json(nowher
         ]
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("sh", "  export PICCC_API_KEY=my-key"),
+        ("fish", "  set -gx PICCC_API_KEY my-key"),
+        ("powershell", "  $env:PICCC_API_KEY = 'my-key'"),
+        ("dotenv", "  PICCC_API_KEY=my-key"),
+    ],
+)
+def test_the_emulator_prints_its_variables_for_any_shell(nowhere: Shell, kind: str, line: str) -> None:
+    words = ("emulator", "--port", "0", "--api-key", "my-key", "--shell", kind)
+    with nowhere.start(*words) as process:
+        assert process.stdout is not None
+        assert line in (said.rstrip() for said in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+
+
+def test_the_emulators_options_are_those_of_its_class(nowhere: Shell) -> None:
+    words = ("--models", "my-model,other", "--quirk", "id", "--rate-limit", "2", "--no-strict", "--json")
+    with nowhere.start("emulator", "--port", "0", *words) as process:
+        assert process.stdout is not None
+        known = json.loads(process.stdout.readline())
+        assert known["PICCC_IMAGE_MODEL"] == "other"
+        with httpx.Client(base_url=known["PICCC_BASE_URL"], trust_env=False, timeout=60) as client:
+            client.headers["x-api-key"] = known["PICCC_API_KEY"]
+            models = [model["id"] for model in client.get("/v1/models").json()["data"]]
+            task = client.post("/v1/images/tasks", json={"model": "any", "prompt": "A mug"}).json()
+            assert (models, "id" in task) == (["my-model", "other"], True)
+            assert client.get("/v1/models").status_code == 429
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
 
 
 def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:

@@ -11,6 +11,7 @@ import pytest
 from piccc import Client
 from piccc.emulator import Emulator
 
+MODELS = ["piccc-flash", "piccc-pro", "piccc-ultra", "some-image-model", "some-video-model"]
 CHAT = {"model": "piccc-pro", "messages": [{"role": "user", "content": "Name a colour."}]}
 IMAGE = {
     "model": "some-image-model",
@@ -30,7 +31,7 @@ VIDEO = {
 
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[Emulator]:
-    with Emulator(speed=float("inf")) as emulator:
+    with Emulator(speed=float("inf"), models=MODELS) as emulator:
         yield emulator
 
 

@@ -276,7 +276,7 @@ def test_a_rule_holds_until_it_is_withdrawn_and_goes_before_the_script(
 
 
 def test_half_a_character_is_refused(client: httpx.Client) -> None:
-    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d"}]}'
+    body = b'{"model": "piccc-pro", "messages": [{"role": "user", "content": "\\ud83d"}]}'
     assert client.post("/v1/chat/completions", content=body).status_code == 400
     body = body.replace(b"ud83d", b"ud83d\\udc4d")
     assert client.post("/v1/chat/completions", content=body).status_code == 200

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -106,24 +111,29 @@ NO_SCHEMAS: list[dict[str, Any]] = [
     ("path", "body", "status", "field"),
     [
         ("/v1/chat/completions", {"messages": []}, 400, "model"),
-        ("/v1/chat/completions", {"model": "m", "messages": []}, 400, "messages"),
+        ("/v1/chat/completions", {"model": "piccc-pro", "messages": []}, 400, "messages"),
         ("/v1/chat/completions", chat(temperature="hot"), 400, "temperature"),
         ("/v1/chat/completions", chat(temperature=2.5), 400, "temperature"),
         ("/v1/chat/completions", chat(max_tokens=1.5), 400, "max_tokens"),
         ("/v1/chat/completions", chat(max_tokens=True), 400, "max_tokens"),
         ("/v1/chat/completions", chat(stream="yes"), 400, "stream"),
-        ("/v1/chat/completions", {"model": "m", "messages": [{"role": "wizard"}]}, 400, "messages.0"),
-        ("/v1/chat/completions", {"model": "m", "messages": [{"role": "user"}]}, 400, "messages.0.content"),
+        ("/v1/chat/completions", {"model": "piccc-pro", "messages": [{"role": "wizard"}]}, 400, "messages.0"),
         (
             "/v1/chat/completions",
-            {"model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            {"model": "piccc-pro", "messages": [{"role": "user"}]},
+            400,
+            "messages.0.content",
+        ),
+        (
+            "/v1/chat/completions",
+            {"model": "piccc-pro", "messages": [{"role": "user", "content": [{"type": "text"}]}]},
             400,
             "messages.0.content.0.text",
         ),
         (
             "/v1/chat/completions",
             {
-                "model": "m",
+                "model": "piccc-pro",
                 "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             },
             400,
@@ -131,7 +141,7 @@ NO_SCHEMAS: list[dict[str, Any]] = [
         ),
         (
             "/v1/chat/completions",
-            {"model": "m", "messages": [{"role": "tool", "tool_call_id": "call_1", "content": "1"}]},
+            {"model": "piccc-pro", "messages": [{"role": "tool", "tool_call_id": "call_1", "content": "1"}]},
             400,
             "messages.0.tool_call_id",
         ),
@@ -194,7 +204,7 @@ def test_a_wrong_field_is_named(
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"model": "m", "messages": [{"role": "user", "content": "x"}]}, "max_tokens"),
+        ({"model": "piccc-pro", "messages": [{"role": "user", "content": "x"}]}, "max_tokens"),
         (message(max_tokens=0), "max_tokens"),
         (message(temperature=1.5), "temperature"),
         (message(messages=[{"role": "system", "content": "x"}]), "messages.0.role"),
@@ -261,10 +271,134 @@ def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> Non
     assert client.post("/v1/videos/tasks", json=video(duration_seconds=2.0)).json()["duration_seconds"] == 2
 
 
-def test_unknown_models_and_fields_are_taken(client: httpx.Client) -> None:
-    reply = client.post("/v1/chat/completions", json={**chat(), "model": "piccc-next", "surprise": 1})
-    assert reply.json()["model"] == "piccc-next"
-    assert client.post("/v1/images/tasks", json=image(style="oil")).status_code == 202
+ROUTES = {
+    "chat": ("/v1/chat/completions", chat),
+    "messages": ("/v1/messages", message),
+    "image": ("/v1/images/tasks", image),
+    "video": ("/v1/videos/tasks", video),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("model", ["piccc-next", "piccc-pro", "piccc-image", "piccc-video"])
+def test_a_model_must_be_listed_for_its_route(client: httpx.Client, route: str, model: str) -> None:
+    path, body = ROUTES[route]
+    fits = body()["model"] == model
+    reply = client.post(path, json=body(**({} if fits else {"model": model})))
+    assert reply.status_code == ((200 if route in ("chat", "messages") else 202) if fits else 404)
+    if not fits:
+        assert reply.json()["error"]["message"].startswith("model: ")
+        assert body()["model"] in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("options", [{"models": ["my-model"]}, {"strict": False}])
+@pytest.mark.parametrize("route", ROUTES)
+def test_other_models_can_be_listed_or_all_accepted(route: str, options: dict[str, Any]) -> None:
+    path, body = ROUTES[route]
+    with Emulator(speed=math.inf, **options) as emulator, connect(emulator) as client:
+        assert client.post(path, json=body(model="my-model")).is_success
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert ("my-model" in names) == ("models" in options)
+        if "models" in options:
+            assert client.post(path, json=body(model="other")).status_code == 404
+            assert set(emulator.environment.values()) >= {"my-model"}
+
+
+@pytest.mark.parametrize(
+    ("route", "field", "meant"),
+    [
+        ("chat", "max_token", "max_tokens"),
+        ("chat", "maxTokens", "max_tokens"),
+        ("chat", "temprature", "temperature"),
+        ("chat", "tool", "tools"),
+        ("chat", "messags", "messages"),
+        ("messages", "stop_sequence", "stop_sequences"),
+        ("messages", "systems", "system"),
+        ("image", "aspectRatio", "aspect_ratio"),
+        ("image", "aspect-ratio", "aspect_ratio"),
+        ("image", "ratio", "aspect_ratio"),
+        ("image", "resolutions", "resolution"),
+        ("image", "webhook_url", "webhook"),
+        ("video", "duration", "duration_seconds"),
+        ("video", "duration_second", "duration_seconds"),
+    ],
+)
+def test_a_near_miss_of_a_field_is_refused(
+    emulator: Emulator, client: httpx.Client, route: str, field: str, meant: str
+) -> None:
+    path, body = ROUTES[route]
+    reply = client.post(path, json=body(**{field: "x"}))
+    assert reply.status_code == (400 if route in ("chat", "messages") else 422)
+    assert reply.json()["error"]["message"] == (
+        f"{field}: is not a field of this request. Did you mean {meant}?"
+    )
+    assert (emulator.requests[-1].param, emulator.charges) == (field, [])
+    with Emulator(speed=math.inf, strict=False) as lenient, connect(lenient) as other:
+        assert other.post(path, json=body(**{field: "x"})).is_success
+
+
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        (
+            "chat",
+            ["top_k", "min_p", "repetition_penalty", "user", "store", "metadata", "functions", "surprise"],
+        ),
+        ("messages", ["metadata", "cache_control", "service_tier", "surprise"]),
+        ("image", ["style", "negative_prompt", "surprise"]),
+        ("video", ["fps", "camera_fixed", "surprise"]),
+    ],
+)
+def test_another_unknown_field_is_accepted_and_marked(
+    emulator: Emulator, client: httpx.Client, route: str, fields: list[str]
+) -> None:
+    path, body = ROUTES[route]
+    assert client.post(path, json=body(**dict.fromkeys(fields, 1))).is_success
+    assert emulator.requests[-1].ignored_fields == fields
+
+
+def test_a_body_is_bounded_before_it_is_read_and_after_the_key_is_checked(emulator: Emulator) -> None:
+    """A body that was announced too large is refused before any of it came, one without a key is not read."""
+
+    def answer(head: str) -> bytes:
+        address = urlsplit(emulator.base_url)
+        with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+            connection.sendall(f"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n".encode())
+            return connection.recv(65536)
+
+    key = f"x-api-key: {emulator.api_key}\r\n"
+    assert answer(f"{key}content-length: 1000000000").startswith(b"HTTP/1.1 413 ")
+    assert answer("content-length: 1000000000").startswith(b"HTTP/1.1 401 ")
+    assert answer("transfer-encoding: chunked").startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_large_request_does_not_hold_up_others(emulator: Emulator, client: httpx.Client) -> None:
+    began, done = threading.Event(), threading.Event()
+
+    def wait(request: object) -> str:
+        began.set()
+        done.wait(60)
+        return "Read."
+
+    emulator.rule(lambda request: len(request.turns[0].text) > 1_000_000, wait)
+    with ThreadPoolExecutor() as pool:
+        large = pool.submit(client.post, "/v1/chat/completions", json=chat("word " * 600_000))
+        assert began.wait(60)
+        assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+        done.set()
+        assert large.result().json()["choices"][0]["message"]["content"] == "Read."
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/openapi.json", "/v1/models", "/v1/tasks", "/files/x.png"])
+def test_every_route_is_for_this_machine_only(emulator: Emulator, client: httpx.Client, path: str) -> None:
+    """A page elsewhere may point a name of its own at this machine (DNS rebinding)."""
+    assert client.get(path, headers={"host": "evil.example"}).status_code == 403
+    assert client.get(path, headers={"host": "localhost:1"}).status_code != 403 or path.startswith("/files")
+
+
+def test_health_needs_no_key_and_is_not_logged(emulator: Emulator) -> None:
+    reply = httpx.get(emulator.base_url + "/health", trust_env=False, timeout=60)
+    assert (reply.status_code, reply.json(), emulator.requests) == (200, {"status": "ok"}, [])
 
 
 def test_the_models_are_listed_and_can_be_read_one_by_one(client: httpx.Client) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -297,11 +301,121 @@ def test_rules_can_be_given_as_texts_faults_or_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["200", "explode", "webhook:loudly", "webhook", "", "cut:x", "drip:-1", "stall;seconds=x"]
+    "text",
+    [
+        *("200", "explode", "webhook:loudly", "webhook", "", "cut:x", "drip:-1", "stall;seconds=x"),
+        *("503;retry_after=2", "cut;seconds=2", "stuck;after=3", "disconnect:3", "html;code=502", "stale:2"),
+    ],
 )
 def test_an_unknown_fault_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(ValueError, match=r"there are|needs one of|is a number"):
+    with pytest.raises(ValueError, match=r"there are|needs one of|is a number|takes no"):
         Fault.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("fault", "route"),
+    [
+        ("503", "POST /v1/chat"),
+        ("503", "/v1/models"),
+        ("503", "DELETE /v1/tasks/*"),
+        ("stuck", "POST /v1/chat/completions"),
+        ("webhook:late", "GET /v1/tasks/*"),
+        ("drift", "GET /v1/tasks/task_1"),
+        ("expired-url", "GET /v1/tasks"),
+    ],
+)
+def test_a_rule_that_can_match_nothing_is_refused(emulator: Emulator, fault: str, route: str) -> None:
+    with pytest.raises(ValueError, match="never acts on the route"):
+        emulator.fault(fault, route=route)
+
+
+@pytest.mark.parametrize(
+    ("fault", "route"),
+    [
+        ("503", "*"),
+        ("503", "POST *"),
+        ("503", "POST /v1/*/tasks"),
+        ("503", "GET /v1/tasks/task_[0-9]*"),
+        ("503", "GET /v1/tasks/task_1"),
+        ("503", "* /v1/m?ssages"),
+        ("stuck", "*"),
+        ("drift", "GET /v1/tasks"),
+    ],
+)
+def test_a_rule_that_can_match_something_is_taken(emulator: Emulator, fault: str, route: str) -> None:
+    emulator.fault(fault, route=route)
+
+
+def test_a_fault_on_submissions_waits_for_one(emulator: Emulator, client: httpx.Client) -> None:
+    rule = emulator.fault("failed", times=1)
+    client.get("/v1/models")
+    task_id = client.post("/v1/images/tasks", json=image()).json()["task_id"]
+    assert client.get(f"/v1/tasks/{task_id}").json()["status"] == "failed"
+    assert (rule.seen, rule.hit) == (1, 1)
+
+
+@pytest.mark.parametrize("rule", [{"fault": "503", "rout": "*"}, {"route": "*"}])
+def test_a_rule_of_a_schedule_with_a_misspelt_word_is_refused(rule: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="a fault rule has fault, route"):
+        Faults.load([rule], seed=0)
+
+
+@contextmanager
+def raw(emulator: Emulator) -> Iterator[tuple[Callable[..., bytes], Callable[[], bool]]]:
+    """Open a connection: send a request on it and get the reply, or b"" if closed; see whether it closes."""
+    address = urlsplit(emulator.base_url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+
+        def ask(fault: str = "") -> bytes:
+            header = f"x-piccc-fault: {fault}\r\n" if fault else ""
+            head = f"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx-api-key: {emulator.api_key}\r\n"
+            reply = b""
+            with suppress(ConnectionError):
+                connection.sendall(f"{head}{header}\r\n".encode())
+                while (piece := connection.recv(65536)) and not (reply := reply + piece).endswith(b"]}"):
+                    pass
+            return reply.lower()
+
+        yield ask, lambda: connection.recv(1) == b""
+
+
+def test_a_connection_can_be_closed_as_announced(emulator: Emulator) -> None:
+    with raw(emulator) as (ask, closed):
+        assert b"connection: close" in ask("close")
+        assert closed()
+
+
+def test_a_connection_can_be_closed_unannounced_after_a_response(emulator: Emulator) -> None:
+    with raw(emulator) as (ask, closed):
+        assert b"connection: close" not in ask("hang-up")
+        assert closed()
+
+
+@pytest.mark.parametrize(("path", "body"), STREAMS)
+def test_a_stream_that_ends_with_its_connection_is_whole(
+    client: httpx.Client, path: str, body: object
+) -> None:
+    whole = events_until_the_end(client, path, body, "drip:1000000")
+    assert len(events_until_the_end(client, path, body, "hang-up")) == len(whole)
+
+
+def test_a_connection_can_turn_out_to_be_stale(emulator: Emulator) -> None:
+    with raw(emulator) as (ask, _):
+        assert ask("stale").startswith(b"http/1.1 200")
+        assert ask() == b""
+    assert len(emulator.requests) == 1
+
+
+def test_an_idle_connection_can_be_closed_after_some_seconds(still: Emulator, clock: ManualClock) -> None:
+    with raw(still) as (ask, closed):
+        ask("idle:4")
+        clock.until_sleeping()
+        assert ask().startswith(b"http/1.1 200")
+        still.advance(5)
+        assert ask("idle:4").startswith(b"http/1.1 200")
+        clock.until_sleeping()
+        still.advance(5)
+        assert closed()
 
 
 def test_an_unknown_fault_in_the_header_is_a_400(client: httpx.Client) -> None:

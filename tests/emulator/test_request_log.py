@@ -65,7 +65,7 @@ def test_the_log_keeps_only_the_latest() -> None:
 def test_a_large_body_is_parsed_with_its_long_strings_shortened() -> None:
     log, record = RequestLog(), RequestRecord("POST", "/", "", {}, 0.0, "")
     turns = [{"role": "user", "content": "x" * 3_000_000}, {"role": "user", "content": "Hello"}]
-    log.keep_body(record, json.dumps({"messages": turns}).encode())
+    log.keep_body(record, log.readable(json.dumps({"messages": turns}).encode()))
     first, second = record.body["messages"]
     assert first["content"].endswith("x… [3000000 characters]")
     assert second == turns[1]

@@ -63,7 +63,9 @@ def test_a_taken_port_is_an_error_at_once() -> None:
 def test_only_loopback_is_served_unless_told_otherwise() -> None:
     with pytest.raises(ValueError, match="loopback_only"):
         Emulator(host="0.0.0.0")  # noqa: S104 - this is what must be refused
-    Emulator(host="0.0.0.0", loopback_only=False)  # noqa: S104 - not started
+    with Emulator(host="0.0.0.0", loopback_only=False) as emulator:  # noqa: S104 - on purpose
+        assert emulator.base_url.startswith("http://127.0.0.1:")
+        assert httpx.get(emulator.base_url + "/health", trust_env=False, timeout=60).status_code == 200
     with Emulator(host="localhost") as emulator:
         assert emulator.base_url.startswith("http://127.0.0.1:")
 
@@ -161,7 +163,7 @@ async def test_hundreds_of_streams_at_once_lose_nothing() -> None:
 
 
 async def test_the_app_itself_is_served_by_any_asgi_server() -> None:
-    emulator = Emulator(speed=math.inf)
+    emulator = Emulator(speed=math.inf, loopback_only=False)
     transport = httpx.ASGITransport(app=emulator.app)
     headers = {"x-api-key": emulator.api_key}
     async with httpx.AsyncClient(transport=transport, base_url="http://app.test", headers=headers) as client:

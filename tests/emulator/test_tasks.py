@@ -137,7 +137,7 @@ def test_a_submission_sent_twice_with_one_key_makes_and_charges_one_task(
     assert [charge.task_id for charge in emulator.charges] == [first.json()["task_id"]]
 
 
-@pytest.mark.parametrize(("path", "body"), [("images", image("another")), ("videos", image())])
+@pytest.mark.parametrize(("path", "body"), [("images", image("another")), ("videos", video())])
 def test_a_key_used_for_another_request_is_a_409(client: httpx.Client, path: str, body: object) -> None:
     headers = {"idempotency-key": "order-1"}
     client.post("/v1/images/tasks", json=image(), headers=headers)

@@ -255,8 +255,8 @@ def test_a_tool_that_a_middleware_runs_again_is_paid_once(own_emulator: Emulator
 
 def test_servers_that_number_calls_anew_do_not_mix_up_what_is_made(own_emulator: Emulator) -> None:
     both = clients(own_emulator)
-    image = PicccImageTool(model="i", **both)
-    video = PicccVideoTool(model="v", **both)
+    image = PicccImageTool(model="piccc-image", **both)
+    video = PicccVideoTool(model="piccc-video", **both)
     call = {"type": "tool_call", "id": "call_0"}
     for prompt in ("A kite", "A tree"):
         image.invoke({**call, "name": image.name, "args": {"prompt": prompt}}, THREAD)

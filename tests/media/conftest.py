@@ -10,12 +10,13 @@ import pytest
 
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
+from piccc.emulator.api import MODELS
 from tests.media.driven import QUICK, Connect, Driven
 
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
-    with Emulator(speed=60) as running:
+    with Emulator(speed=60, models=[*MODELS, "other"]) as running:
         yield running
 
 

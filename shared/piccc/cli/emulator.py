@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from piccc.cli.common import AsJSON, document, option, printable, results, say
-from piccc.config import KEY_VARIABLE, URL_VARIABLE
 from piccc.errors import InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
     from piccc.emulator import Emulator, RequestRecord
 
 LOOK_SECONDS = 0.1
+
+
+class Shell(StrEnum):
+    """Where environment variables are set."""
+
+    SH = "sh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+    DOTENV = "dotenv"
+
+
+_EXPORTS = {
+    Shell.SH: "export {name}={value}",
+    Shell.FISH: "set -gx {name} {value}",
+    Shell.POWERSHELL: "$env:{name} = '{value}'",
+    Shell.DOTENV: "{name}={value}",
+}
 _SHOWN = (
     "number",
     "method",
@@ -29,6 +48,9 @@ _SHOWN = (
     "completion_tokens",
     "task_id",
     "fault",
+    "error",
+    "param",
+    "ignored_fields",
     "started_at",
     "seconds",
 )
@@ -46,9 +68,30 @@ def emulator(
     state: Annotated[
         Path | None, option("--state", "FOLDER", "Keep tasks and charges there between runs.")
     ] = None,
+    api_key: Annotated[
+        str | None, option("--api-key", "KEY", "The key to accept; pcc_test_emulator by default.")
+    ] = None,
     strict: Annotated[
-        bool, typer.Option(help="Refuse what the strictest chat servers refuse, naming the field.")
+        bool, typer.Option(help="Refuse what the strictest servers refuse, naming the field.")
     ] = True,
+    models: Annotated[
+        str | None, option("--models", "NAMES", "Models to accept instead of Piccc's, with commas between.")
+    ] = None,
+    quirk: Annotated[
+        list[str] | None, option("--quirk", "NAME", "A variant of the wire format; may be repeated.")
+    ] = None,
+    rate_limit: Annotated[
+        int, typer.Option("--rate-limit", min=1, help="Requests per minute; more are refused with 429.")
+    ] = 1_000_000,
+    url_lifetime: Annotated[
+        float, typer.Option("--url-lifetime", help="How long an output's URL is valid, in seconds.")
+    ] = 86_400.0,
+    webhook_secret: Annotated[
+        str | None, option("--webhook-secret", "SECRET", "Sign webhooks with it: whsec_ and base64.")
+    ] = None,
+    shell: Annotated[
+        Shell | None, typer.Option(help="How to print the variables; the current shell's way by default.")
+    ] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Run the whole API on this machine until Ctrl-C, and show the requests as they come.
@@ -57,6 +100,7 @@ def emulator(
     Examples:
       piccc emulator --port 8765 --speed 10
       piccc emulator --faults faults.json --state ./emulator-state
+      piccc emulator --shell dotenv --models piccc-pro,piccc-image --rate-limit 60
     \b
     A faults file:
       {"rules": [{"fault": "429;retry-after=2", "route": "POST /v1/*", "times": 2}]}
@@ -72,9 +116,18 @@ def emulator(
         faults=faults,
         state=state,
         strict=strict,
+        models=[name.strip() for name in models.split(",") if name.strip()] if models is not None else None,
+        quirks=quirk or (),
+        requests_per_minute=rate_limit,
+        url_lifetime=url_lifetime,
+        webhook_secret=webhook_secret,
+        **({} if api_key is None else {"api_key": api_key}),
     )
     with made as running:
-        _welcome(running, as_json=as_json)
+        if as_json:
+            document(running.environment)
+        else:
+            _welcome(running, shell or _current_shell())
         try:
             _serve(running, stopped, as_json=as_json)
         except KeyboardInterrupt:
@@ -88,30 +141,27 @@ def _made(**settings: Any) -> Emulator:
         raise MissingExtraError(str(error)) from error
     try:
         return Emulator(**settings)
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         said = str(error).replace("loopback_only=False", "--allow-remote")
         raise InvalidArgumentError(f"The emulator cannot be run like this: {said}") from error
 
 
-def _welcome(emulator: Emulator, *, as_json: bool) -> None:
-    known = {
-        URL_VARIABLE: emulator.base_url,
-        KEY_VARIABLE: emulator.api_key,
-        "PICCC_IMAGE_MODEL": "piccc-image",
-        "PICCC_VIDEO_MODEL": "piccc-video",
-    }
-    if as_json:
-        document(known)
-        return
+def _welcome(emulator: Emulator, shell: Shell) -> None:
     console = results()
     console.print(f"The Piccc API is served at {emulator.base_url}; Ctrl-C stops it.", soft_wrap=True)
     console.print(
         "Open that address in a browser to watch it. For programs and for piccc in another shell:\n",
         soft_wrap=True,
     )
-    for name, value in known.items():
-        console.print(f"  export {name}={value}", soft_wrap=True)
+    for name, value in emulator.environment.items():
+        console.print("  " + _EXPORTS[shell].format(name=name, value=value), soft_wrap=True)
     console.print()
+
+
+def _current_shell() -> Shell:
+    if sys.platform == "win32":
+        return Shell.POWERSHELL
+    return Shell.FISH if os.environ.get("SHELL", "").endswith("fish") else Shell.SH
 
 
 def _serve(emulator: Emulator, stopped: threading.Event, *, as_json: bool) -> None:
@@ -139,7 +189,8 @@ def _line(record: RequestRecord) -> str:
     tokens = f"{record.prompt_tokens} → {record.completion_tokens} tokens" if record.completion_tokens else ""
     task = "" if record.task_id and record.task_id in record.path else record.task_id
     fault = record.fault and f"fault {record.fault}"
-    facts = [f"{record.method:<4} {record.path}", record.model, tokens, task, fault]
+    ignored = record.ignored_fields and f"ignored {', '.join(record.ignored_fields)}"
+    facts = [f"{record.method:<4} {record.path}", record.model, tokens, task, fault, ignored, record.error]
     line = "  ".join(printable(fact) for fact in facts if fact)
     return f"{at}  {record.status or '---'}  {record.seconds or 0.0:6.2f} s  {line}"
 

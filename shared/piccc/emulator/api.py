@@ -6,7 +6,7 @@ import hmac
 import json
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -67,8 +67,13 @@ class State:
 
 _CHARGES = 10_000
 _LONGEST_KEY = 255
-_CHAT_MODELS = ("piccc-flash", "piccc-pro", "piccc-ultra")
-_MEDIA_MODELS = ("piccc-image", "piccc-video")
+MODELS: dict[str, Literal["chat", "image", "video"]] = {
+    "piccc-flash": "chat",
+    "piccc-pro": "chat",
+    "piccc-ultra": "chat",
+    "piccc-image": "image",
+    "piccc-video": "video",
+}
 
 
 class EmulatedAPI:
@@ -84,6 +89,7 @@ class EmulatedAPI:
         faults: Faults,
         quirks: Quirks,
         strict: bool,
+        models: Iterable[str] | None,
         limit: RateLimit,
         webhooks: Webhooks,
         url_lifetime: float,
@@ -96,6 +102,7 @@ class EmulatedAPI:
         self.faults = faults
         self.quirks = quirks
         self.strict = strict
+        self.models = tuple(MODELS if models is None else models)
         self.limit = limit
         self.webhooks = webhooks
         self.request_log = RequestLog([api_key, webhooks.secret])
@@ -129,6 +136,13 @@ class EmulatedAPI:
             raise APIError(401, message, code="missing_api_key")
         if not any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in offered):
             raise APIError(401, "The API key is not valid.", code="invalid_api_key")
+
+    def check_model(self, name: str, kind: Literal["chat", "image", "video"]) -> None:
+        """Raise APIError 404 for a model that is not in the list, or of another kind."""
+        if self.strict and (name not in self.models or MODELS.get(name, kind) != kind):
+            fitting = [model for model in self.models if MODELS.get(model, kind) == kind]
+            message = f"model: there is no {kind} model {name!r}. There are {', '.join(fitting) or 'none'}."
+            raise APIError(404, message, code="model_not_found", param="model")
 
     def answer(self, request: ModelRequest, context: RequestContext) -> Completion:
         """Answer a chat request and charge for it; a 400 APIError when its schema has no valid value."""
@@ -192,10 +206,10 @@ class EmulatedAPI:
         now = self.clock.now()
         return lambda task: kind in (None, task.kind) and status in (None, task.status(now))
 
-    def models(self) -> dict[str, Any]:
+    def model_list(self) -> dict[str, Any]:
         """Return the list of models (assumed)."""
         made = {"object": "model", "created": 1_780_000_000, "owned_by": "piccc"}
-        return {"object": "list", "data": [{"id": name, **made} for name in (*_CHAT_MODELS, *_MEDIA_MODELS)]}
+        return {"object": "list", "data": [{"id": name, **made} for name in self.models]}
 
     def _charge(self, charge: Charge) -> None:
         self.charges.append(charge)

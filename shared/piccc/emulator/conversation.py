@@ -140,8 +140,10 @@ class Scripted:
         >>> with Emulator() as emulator:
         ...     emulator.script(["Good morning.", Scripted(calls=[("weather", {"city": "Oslo"})])])
         ...     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
-        ...     [client.chat.create("Hello").parts[0] for _ in range(2)]
-        [Text(text='Good morning.'), ToolCall(id='call_...', name='weather', arguments='{"city":"Oslo"}')]
+        ...     print(client.chat.create("Hello").text)
+        ...     client.chat.create("Hello").parts[0]
+        Good morning.
+        ToolCall(id='call_...', name='weather', arguments='{"city":"Oslo"}')
     """
 
     text: str = ""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,14 +21,28 @@ from piccc.emulator.request_log import RequestRecord
 from piccc.emulator.tasks import OUTCOMES
 from piccc.emulator.wire import APIError, encoded
 
+_SUBMISSIONS = ("POST /v1/images/tasks", "POST /v1/videos/tasks")
+_STREAMING = ("POST /v1/chat/completions", "POST /v1/messages")
+ROUTES = (
+    *_STREAMING,
+    "POST /v1/messages/count_tokens",
+    "GET /v1/models",
+    "GET /v1/models/*",
+    *_SUBMISSIONS,
+    "GET /v1/tasks",
+    "GET /v1/tasks/*",
+    "GET /files/*",
+)
 _INSTEAD_OF_WORK = frozenset({"disconnect", "html", "empty", "slow"})
 _ON_RESPONSES = frozenset({"lost-answer", "cut", "stall", "garbled", "error-event", "drip"})
-_ON_TASKS = OUTCOMES | {"status", "hidden"}
+_ON_CONNECTIONS = frozenset({"close", "hang-up", "idle", "stale"})
+_ON_TASKS = OUTCOMES | {"status", "hidden", "webhook"}
 _ON_LISTS = frozenset({"drift", "repeat-cursor", "no-cursor"})
 _ON_FILES = frozenset({"expired-url"})
-_ON_WEBHOOKS = frozenset({"webhook"})
-_KINDS = _INSTEAD_OF_WORK | _ON_RESPONSES | _ON_TASKS | _ON_LISTS | _ON_FILES | _ON_WEBHOOKS
-_COUNTED = frozenset({"cut", "stall", "garbled", "error-event", "drip", "slow", "hidden"})
+_KINDS = _INSTEAD_OF_WORK | _ON_RESPONSES | _ON_CONNECTIONS | _ON_TASKS | _ON_LISTS | _ON_FILES
+_COUNTED = frozenset({"cut", "stall", "garbled", "error-event", "drip", "slow", "hidden", "idle"})
+_WITH_VALUE = _COUNTED | {"status", "webhook"}
+_OPTIONS = {"html": {"status"}, "empty": {"status"}, "stall": {"seconds"}, "webhook": {"seconds", "times"}}
 _COUNTED_OPTIONS = frozenset({"seconds", "times", "status", "retry-after-date"})
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 WEBHOOK_FAULTS = frozenset({"late", "twice", "never", "forged", "unsigned", "early", "held", "failing"})
@@ -50,6 +64,9 @@ class Fault:
       close the connection, stop sending, send an unreadable event, or send an error. For a response that
       is not streamed, `cut` and `garbled` send half of it (`cut:N`: N bytes); `stall` delays the body.
     - `slow:2.5`: start 2.5 seconds later; `drip:7`: send seven bytes at a time.
+    - On the connection: `close` announces `Connection: close`; `hang-up` closes it right after the response,
+      unannounced; `idle:4` closes it 4 seconds after the response unless it is used again; `stale` closes it
+      when the next request arrives, before any byte of a response.
     - On a submission, the outcome: `failed`, `moderated`, `expired`, `cancelled`, `stuck`, `no-output`;
       `status:WORD`: the status while it runs; `hidden:2`: its first two reads are 404.
     - On a list: `drift` (pages shift as if a task had been added), `repeat-cursor`, `no-cursor`. On a file:
@@ -72,16 +89,37 @@ class Fault:
         """Parse a fault. Raises ValueError for an unknown kind or option."""
         head, *rest = (part.strip() for part in text.split(";"))
         kind, _, value = head.partition(":")
-        fault = cls(kind, value or None, dict(_option(part) for part in rest if part))
+        options = dict(_option(part) for part in rest if part)
+        fault = cls(kind, value or None, options)
         if fault.status is None and kind not in _KINDS:
             raise ValueError(
                 f"no fault is called {kind!r}; there are a status and {', '.join(sorted(_KINDS))}"
             )
+        if value and kind not in _WITH_VALUE:
+            raise ValueError(f"{text!r}: {kind} takes no value")
+        if unknown := [name for name in options if not fault._takes(name)]:
+            raise ValueError(f"{text!r}: {kind} takes no option {', '.join(unknown)}")
         if not fault._counts():
             raise ValueError(f"{text!r}: what follows is a number")
         if kind == "webhook" and value not in WEBHOOK_FAULTS:
             raise ValueError(f"webhook: needs one of {', '.join(sorted(WEBHOOK_FAULTS))}, not {value!r}")
         return fault
+
+    def _takes(self, option: str) -> bool:
+        if self.status is not None:
+            return option in ("message", "code") or option.startswith(("retry-after", "x-"))
+        return option in _OPTIONS.get(self.kind, ())
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Patterns of the routes on which the fault can act."""
+        if self.kind in _ON_TASKS:
+            return _SUBMISSIONS
+        if self.kind in _ON_LISTS:
+            return ("GET /v1/tasks",)
+        if self.kind in _ON_FILES:
+            return ("GET /files/*",)
+        return _STREAMING if self.kind == "error-event" else ("*",)
 
     def __str__(self) -> str:
         head = self.kind if self.value is None else f"{self.kind}:{self.value}"
@@ -145,10 +183,20 @@ class FaultRule:
     seen: int = 0
     hit: int = 0
 
+    def __post_init__(self) -> None:
+        able = [route for route in ROUTES if any(_overlap(route, each) for each in self.fault.routes)]
+        if not any(_overlap(self.route, route) for route in able):
+            raise ValueError(
+                f"{self.fault} never acts on the route {self.route!r}; it acts on {', '.join(able)}"
+            )
+
     def matches(self, record: RequestRecord, draw: Callable[[int], float]) -> bool:
         """Decide whether this request is hit, and count it; `draw(n)` is random, 0 to 1."""
-        if not fnmatchcase(f"{record.method} {record.path}", self.route) or (
-            self.when and not self.when(record)
+        called = f"{record.method} {record.path}"
+        if not (
+            fnmatchcase(called, self.route)
+            and any(fnmatchcase(called, route) for route in self.fault.routes)
+            and (self.when is None or self.when(record))
         ):
             return False
         self.seen += 1
@@ -199,8 +247,32 @@ def _rule(item: Any) -> FaultRule:
         return item
     if isinstance(item, str | Fault):
         item = {"fault": item}
+    unknown = item.keys() - {"fault", "route", "times", "after", "rate", "when"}
+    if unknown or "fault" not in item:
+        wrong = f"not {', '.join(sorted(unknown))}" if unknown else "and needs a fault"
+        raise ValueError(f"a fault rule has fault, route, times, after, rate and when, {wrong}: {item}")
     fault = item["fault"]
     return FaultRule(**{**item, "fault": Fault.parse(fault) if isinstance(fault, str) else fault})
+
+
+@lru_cache(maxsize=1024)
+def _overlap(one: str, other: str) -> bool:
+    """Whether some text matches both patterns; sets such as [abc] count as any character."""
+    if not one and not other:
+        return True
+    for left, right in ((one, other), (other, one)):
+        if left.startswith("*"):
+            return _overlap(left[1:], right) or (bool(right) and _overlap(left, _rest(right)))
+    if not one or not other:
+        return False
+    wild = one[0] in "?[" or other[0] in "?["
+    return (wild or one[0] == other[0]) and _overlap(_rest(one), _rest(other))
+
+
+def _rest(pattern: str) -> str:
+    """Drop a pattern's first element."""
+    end = pattern.find("]", 2) if pattern.startswith("[") else -1
+    return pattern[end + 1 :] if end > 0 else pattern[1:]
 
 
 @dataclass(slots=True)
@@ -263,26 +335,59 @@ def _refuse_constant(name: str) -> NoReturn:
 _HALF_A_FRAME = b'data: {"choices":[{"delta":{"con\n\n'
 
 
+@dataclass(slots=True)
+class ConnectionState:
+    """A TCP connection: how many requests it has had, and whether the next one finds it closed."""
+
+    transport: asyncio.Transport
+    requests: int = 0
+    stale: bool = False
+    closing: asyncio.Task[None] | None = None
+
+
 class Connection:
     """The connection of a request, for faults that close it."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._transport: asyncio.Transport | None = scope["state"].get("transport")
+        self._state: ConnectionState | None = scope["state"].get("connection")
         self._receive = receive
+        if self._state:
+            self._state.requests += 1
 
-    async def close(self) -> None:
-        """Close the connection after flushing what was written."""
-        if self._transport is None:
+    @property
+    def state(self) -> ConnectionState:
+        """The connection's state. Raises ConnectionAbortedError when another server runs the app."""
+        if self._state is None:
             raise ConnectionAbortedError(
                 "a provoked disconnect; this server gives the app no way to close quietly"
             )
-        self._transport.close()
+        return self._state
+
+    async def close(self) -> None:
+        """Close the connection after flushing what was written."""
+        self.state.transport.close()
         await self.until_closed()
 
     async def until_closed(self) -> None:
         """Wait for the client to disconnect."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    def after_response(self, fault: Fault, clock: Clock) -> None:
+        """Do to the idle connection what a fault says."""
+        state, requests = self.state, self.state.requests
+
+        async def close_when_idle() -> None:
+            await clock.sleep(fault.number(5))
+            if state.requests == requests:
+                state.transport.close()
+
+        if fault.kind == "hang-up":
+            state.transport.close()
+        elif fault.kind == "stale":
+            state.stale = True
+        elif fault.kind == "idle":
+            state.closing = asyncio.ensure_future(close_when_idle())
 
 
 class ResponseFaults:

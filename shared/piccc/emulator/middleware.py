@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 from starlette.responses import Response
@@ -9,12 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from piccc.emulator.api import EmulatedAPI
 from piccc.emulator.faults import Connection, RequestContext, ResponseFaults
-from piccc.emulator.routes import JSON
+from piccc.emulator.routes import off_loop, refusal
+from piccc.emulator.webhooks import on_loopback
 from piccc.emulator.wire import APIError
 
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _LARGEST_BODY = 64 * 1024 * 1024
 # The page polls its own routes several times a second; those requests are not logged.
-_KEPT = ("/v1/", "/files/")
+_LOGGED = ("/v1/", "/files/")
 _HTML = "<!doctype html><title>Gateway</title><h1>The service is being moved.</h1>"
 
 
@@ -40,27 +43,40 @@ class APIMiddleware:
         scope.setdefault("state", {})["context"] = context
         connection, recorded = Connection(scope, receive), self._recorded(context, send)
         try:
-            context.body = await _body(receive)
-            self._api.request_log.keep_body(context.record, context.body)
-            self._check(context)
+            self._authorize(context)
+            await self._read(context, receive)
+            self._choose_faults(context)
             if await self._refused(context, connection, scope, receive, recorded):
                 return
         except APIError as error:
-            body = error.envelope(scope["path"], context.record.request_id)
-            await JSON(body, status_code=error.status, headers=error.headers)(scope, receive, recorded)
+            await refusal(context, error)(scope, receive, recorded)
             return
         for fault in context.faults:
             if fault.breaks_response:
                 recorded = ResponseFaults(fault, context, self._api.clock, connection, recorded).send
         await self._routes(scope, receive, recorded)
+        for fault in context.faults:
+            connection.after_response(fault, self._api.clock)
 
-    def _check(self, context: RequestContext) -> None:
-        """Check the key and the rate limit, and select the faults for the request."""
+    def _authorize(self, context: RequestContext) -> None:
+        """Check the host and the key, before a byte of the body is read."""
+        # A page from elsewhere could reach this machine through a name of its own (DNS rebinding).
+        if self._api.webhooks.loopback_only and not on_loopback(context.base):
+            raise APIError(403, "The emulator is for this machine only.", code="not_on_loopback")
+        if context.record.path.startswith("/v1/"):
+            self._api.admit(context)
+
+    async def _read(self, context: RequestContext, receive: Receive) -> None:
+        length = context.headers.get("content-length", "")
+        context.body = await _body(receive, int(length) if _LENGTH.fullmatch(length) else 0)
+        log = self._api.request_log
+        log.keep_body(context.record, await off_loop(context, lambda: log.readable(context.body)))
+
+    def _choose_faults(self, context: RequestContext) -> None:
+        """Select the faults for the request, and check the rate limit."""
         record, api = context.record, self._api
-        if not record.path.startswith(_KEPT):
+        if not record.path.startswith(_LOGGED):
             return
-        if record.path.startswith("/v1/"):
-            api.admit(context)
         try:
             context.faults = api.faults.choose(record, context.headers.get("x-piccc-fault"))
         except ValueError as error:
@@ -100,7 +116,7 @@ class APIMiddleware:
             at=self._api.clock.now(),
             request_id=f"req_{secrets.token_hex(12)}",
         )
-        if record.path.startswith(_KEPT):
+        if record.path.startswith(_LOGGED):
             self._api.request_log.keep(record)
         return RequestContext(record, headers, base=f"{scope['scheme']}://{headers.get('host', 'localhost')}")
 
@@ -127,6 +143,8 @@ class APIMiddleware:
     def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         record = context.record
         headers = {"x-request-id": record.request_id}
+        if context.fault("close"):
+            headers["connection"] = "close"
         if record.path.startswith("/v1/"):
             headers.update(self._api.limit.headers(self._api.clock.now()))
         if record.path.startswith("/v1/messages"):
@@ -134,15 +152,14 @@ class APIMiddleware:
         return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, announced: int) -> bytes:
+    """Read the body. Raises APIError 413 as soon as it is too large; uvicorn discards the rest."""
     chunks: list[bytes] = []
     size = 0
-    while True:
+    while max(size, announced) <= _LARGEST_BODY:
         message = await receive()
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if not message.get("more_body"):
-            break
-    if size > _LARGEST_BODY:
-        raise APIError(413, f"The body is larger than {_LARGEST_BODY} bytes.", code="request_too_large")
-    return b"".join(chunks)
+            return b"".join(chunks)
+    raise APIError(413, f"The body is larger than {_LARGEST_BODY} bytes.", code="request_too_large")

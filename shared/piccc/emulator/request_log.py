@@ -33,6 +33,8 @@ class RequestRecord:
         fault: the injected faults, or None.
         seconds: the duration until the response ended, or None.
         done: whether the response has ended.
+        error, param: the message of an error response and the field at fault, or None.
+        ignored_fields: top-level fields of the body that the emulator accepted and ignored.
     """
 
     method: str
@@ -51,6 +53,9 @@ class RequestRecord:
     fault: str | None = None
     seconds: float | None = None
     done: bool = False
+    error: str | None = None
+    param: str | None = None
+    ignored_fields: list[str] = field(default_factory=list)
 
     @property
     def body(self) -> Any:
@@ -135,15 +140,19 @@ class RequestLog:
         record.number = self.count
         self._records.append(record)
 
-    def keep_body(self, record: RequestRecord, body: bytes) -> None:
-        """Keep a request's body, and drop the oldest ones if all are too large together."""
+    def readable(self, body: bytes) -> bytes:
+        """Return a body as the log keeps it: without secrets, with long strings cut if it is large."""
         if len(body) > _LARGE_BODY:
             try:
                 body = json.dumps(_shortened(json.loads(body)), ensure_ascii=False).encode(errors="replace")
             except (ValueError, RecursionError):
                 body = body[:_LARGE_BODY]
-        record.raw = self._redact(body)
-        self._used += len(record.raw)
+        return self._redact(body)
+
+    def keep_body(self, record: RequestRecord, body: bytes) -> None:
+        """Keep a readable body, and drop the oldest ones if all are too large together."""
+        record.raw = body
+        self._used += len(body)
         self._with_body.append(record)
         while self._with_body and (self._used > self._size or len(self._with_body) > self.length):
             oldest = self._with_body.popleft()

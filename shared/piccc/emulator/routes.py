@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,8 +27,7 @@ from piccc.emulator.openapi import document
 from piccc.emulator.render import served
 from piccc.emulator.request_log import RequestRecord
 from piccc.emulator.tasks import FORMS, STATUSES, Kind, Task
-from piccc.emulator.webhooks import on_loopback
-from piccc.emulator.wire import APIError, anthropic, encoded, openai, read, strict
+from piccc.emulator.wire import APIError, anthropic, encoded, ignored_fields, openai, read, strict
 
 _CALLS = 100
 _TASKS = 48
@@ -90,6 +89,7 @@ def _task(task: Task, now: float) -> dict[str, Any]:
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PAGE_LIMIT = 20
+_LARGE_BODY = 64 * 1024
 _LARGEST_PAGE = 100
 _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data:; media-src 'self'; connect-src 'self'; "
@@ -116,6 +116,7 @@ class Routes:
             Route("/v1/tasks", self.tasks),
             Route("/v1/tasks/{task_id}", self.task),
             Route("/files/{name}", self.file),
+            Route("/health", self.health),
             Route("/", self.page),
             Route("/openapi.json", self.openapi),
             Route("/emulator/feed", self.feed),
@@ -133,8 +134,7 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """Chat, OpenAI dialect."""
         context = _context(request)
-        form = read(openai.ChatRequest, context.json(), status=400)
-        answer = self._answer(form, context)
+        form, answer = await off_loop(context, lambda: self._answer(openai.ChatRequest, context))
         reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._api.clock.now())
         if form.stream:
             quirks = self._api.quirks
@@ -146,8 +146,7 @@ class Routes:
     async def messages(self, request: Request) -> Response:
         """Chat, Anthropic dialect."""
         context = _context(request)
-        form = read(anthropic.MessageRequest, context.json(), status=400)
-        answer = self._answer(form, context)
+        form, answer = await off_loop(context, lambda: self._answer(anthropic.MessageRequest, context))
         reply_id = f"msg_{secrets.token_hex(12)}"
         if form.stream:
             return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)))
@@ -156,29 +155,38 @@ class Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """Count the input tokens of a message."""
-        form = read(anthropic.CountRequest, _context(request).json(), status=400)
-        return JSON({"input_tokens": prompt_tokens(self._asked(form))})
+        context = _context(request)
 
-    def _answer(
-        self, form: openai.ChatRequest | anthropic.MessageRequest, context: RequestContext
-    ) -> Completion:
-        context.record.model = form.model
-        return self._api.answer(self._asked(form), context)
+        def count() -> int:
+            return prompt_tokens(self._understood(read(anthropic.CountRequest, context.json()), context))
 
-    def _asked(self, form: openai.ChatRequest | anthropic.CountRequest) -> ModelRequest:
-        ask = form.model_request()
-        if self._api.strict:
+        return JSON({"input_tokens": await off_loop(context, count)})
+
+    def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion]:
+        request = read(form, context.json())
+        return request, self._api.answer(self._understood(request, context), context)
+
+    def _understood(
+        self, form: openai.ChatRequest | anthropic.CountRequest, context: RequestContext
+    ) -> ModelRequest:
+        """Translate a request after all checks."""
+        record, api = context.record, self._api
+        record.model = form.model
+        api.check_model(form.model, "chat")
+        record.ignored_fields = ignored_fields(form, status=400, strict=api.strict)
+        request = form.model_request()
+        if api.strict:
             strict.check(form)
-        return ask
+        return request
 
     async def models(self, request: Request) -> Response:
         """List the models."""
-        return JSON(self._api.models())
+        return JSON(self._api.model_list())
 
     async def model(self, request: Request) -> Response:
         """Return one model."""
         wanted = request.path_params["model_id"]
-        for model in self._api.models()["data"]:
+        for model in self._api.model_list()["data"]:
             if model["id"] == wanted:
                 return JSON(model)
         raise APIError(404, f"No model {wanted!r} is listed.", code="model_not_found", param="model")
@@ -233,6 +241,10 @@ class Routes:
         task = self._api.tasks.get(name.rpartition(".")[0])
         return served(request, await self._api.media.get(task), task.mime_type)
 
+    async def health(self, request: Request) -> Response:
+        """Say that the emulator serves; needs no key."""
+        return JSON({"status": "ok"})
+
     async def page(self, request: Request) -> Response:
         """Serve the page."""
         html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
@@ -244,26 +256,21 @@ class Routes:
 
     async def feed(self, request: Request) -> Response:
         """Serve the page's data."""
-        self._near(request)
         return JSON(dashboard_state(self._api), headers={"cache-control": "no-store"})
 
     async def output(self, request: Request) -> Response:
         """Serve an output to the page, without a signed URL."""
-        self._near(request)
         task = self._api.tasks.get(request.path_params["task_id"])
         if task.status(self._api.clock.now()) != "completed" or not task.has_output:
             raise APIError(404, "The task has no output.", code="no_output")
         return served(request, await self._api.media.get(task), task.mime_type)
 
-    def _near(self, request: Request) -> None:
-        """Refuse what a page from elsewhere could ask through a name that it points at this machine."""
-        if self._api.webhooks.loopback_only and not on_loopback(_context(request).base):
-            raise APIError(403, "The emulator is for this machine only.", code="not_on_loopback")
-
     def _submit(self, kind: Kind, request: Request) -> Response:
         context = _context(request)
         form = read(FORMS[kind], context.json(), status=422)
         context.record.model = form.model
+        self._api.check_model(form.model, kind)
+        context.record.ignored_fields = ignored_fields(form, status=422, strict=self._api.strict)
         task, replayed = self._api.submit(kind, form, context)
         headers = {"idempotency-replayed": "true"} if replayed else {}
         at = task.created_at if not replayed else None
@@ -311,9 +318,25 @@ def _whole(value: str | None, name: str, default: int, most: int) -> int:
     return int(value)
 
 
-async def _refused(request: Request, error: APIError) -> Response:
-    body = error.envelope(request.url.path, _context(request).record.request_id)
+T = TypeVar("T")
+AnyChat = TypeVar("AnyChat", openai.ChatRequest, anthropic.MessageRequest)
+
+
+async def off_loop(context: RequestContext, work: Callable[[], T]) -> T:
+    """Do work on a request, in a thread when its body is large, so that others are served meanwhile."""
+    return await asyncio.to_thread(work) if len(context.body) > _LARGE_BODY else work()
+
+
+def refusal(context: RequestContext, error: APIError) -> Response:
+    """Record an error and return its response, in the form of the path's dialect."""
+    record = context.record
+    record.error, record.param = error.message, error.param
+    body = error.envelope(record.path, record.request_id)
     return JSON(body, status_code=error.status, headers=error.headers)
+
+
+async def _refused(request: Request, error: APIError) -> Response:
+    return refusal(_context(request), error)
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -16,10 +16,10 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from piccc.emulator.api import EmulatedAPI, State
+from piccc.emulator.api import MODELS, EmulatedAPI, State
 from piccc.emulator.clock import Clock, Latency, ManualClock, RateLimit, WallClock
 from piccc.emulator.conversation import ModelRequest, ScriptLine
-from piccc.emulator.faults import Fault, FaultRule, Faults, FaultSource
+from piccc.emulator.faults import ConnectionState, Fault, FaultRule, Faults, FaultSource
 from piccc.emulator.middleware import APIMiddleware
 from piccc.emulator.quirks import Quirks
 from piccc.emulator.request_log import Charge, RequestRecord
@@ -42,7 +42,10 @@ class Emulator:
     - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
     - `quirks` are names of wire format variants or profiles; see `Quirks`.
     - `strict` refuses, with the field at fault, what the strictest known chat servers refuse: calls without
-      results, broken arguments, blank text, mistyped images and the like. False accepts it.
+      results, broken arguments, blank text, mistyped images and the like; also models outside `models` and
+      near misses of field names. False accepts all of it.
+    - `models` are the names to accept instead of `piccc-flash`, `piccc-pro` and `piccc-ultra` for chat,
+      `piccc-image` and `piccc-video`.
     - `state` is a directory that keeps tasks and charges between runs.
     - `requests_per_minute` is enforced with 429; `url_lifetime` is an output URL's validity in seconds.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
@@ -78,6 +81,7 @@ class Emulator:
         faults: FaultSource = None,
         quirks: str | Iterable[str] = (),
         strict: bool = True,
+        models: Iterable[str] | None = None,
         requests_per_minute: int = 1_000_000,
         url_lifetime: float = 86_400.0,
         webhook_secret: str | None = None,
@@ -87,6 +91,8 @@ class Emulator:
             raise ValueError(
                 f"{host} is not on loopback; loopback_only=False serves it to others all the same"
             )
+        if models is not None and not (models := tuple(models)):
+            raise ValueError("models must name at least one model")
         self.api_key = api_key
         self.webhook_secret = webhook_secret or new_secret()
         self._host = host
@@ -101,6 +107,7 @@ class Emulator:
             faults=Faults.load(faults, seed=seed),
             quirks=Quirks(quirks),
             strict=strict,
+            models=models,
             limit=RateLimit(requests_per_minute),
             webhooks=Webhooks(
                 clock=self._clock, latency=latency, secret=self.webhook_secret, loopback_only=loopback_only
@@ -114,8 +121,19 @@ class Emulator:
 
     @property
     def base_url(self) -> str:
-        """Return the origin to send requests to; RuntimeError when the emulator does not run."""
+        """The origin to send requests to. Raises RuntimeError when the emulator does not run."""
         return self._running().origin
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that point a client to the emulator."""
+        models = self._api.models
+        return {
+            "PICCC_BASE_URL": self.base_url,
+            "PICCC_API_KEY": self.api_key,
+            "PICCC_IMAGE_MODEL": next((name for name in models if MODELS.get(name) == "image"), models[-1]),
+            "PICCC_VIDEO_MODEL": next((name for name in models if MODELS.get(name) == "video"), models[-1]),
+        }
 
     @property
     def charges(self) -> list[Charge]:
@@ -224,12 +242,19 @@ class Emulator:
 
 
 class _Connection(H11Protocol):
-    """Passes the transport in the scope's state, for faults that close the connection."""
+    """Passes its state in the scope, for faults that close the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "transport": transport}
+        self._state = ConnectionState(transport)
+        self.app_state = {**self.app_state, "connection": self._state}
         self.access_log = False
+
+    def data_received(self, data: bytes) -> None:
+        if self._state.stale:
+            self._state.transport.close()
+        else:
+            super().data_received(data)
 
 
 class _Server(uvicorn.Server):
@@ -250,7 +275,9 @@ class _Server(uvicorn.Server):
         self._app = app
         self._socket = bound
         address = bound.getsockname()
-        self.origin = f"http://{_bracketed(address[0])}:{address[1]}"
+        # One can listen on all addresses (0.0.0.0, ::), but not connect to them on every system.
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104
+        self.origin = f"http://{_bracketed(reachable)}:{address[1]}"
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until `stop`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -64,6 +65,10 @@ class Webhooks:
     """Delivers an event when a task ends; without a 2xx in 10 seconds it is retried five times (assumed)."""
 
     def __init__(self, *, clock: Clock, latency: Latency, secret: str, loopback_only: bool) -> None:
+        try:
+            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            raise ValueError("a webhook secret is whsec_ and base64") from None
         self.secret = secret
         self.deliveries: deque[Delivery] = deque(maxlen=_LENGTH)
         self._clock = clock

@@ -7,7 +7,9 @@ import binascii
 import io
 import json
 import mimetypes
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -86,7 +88,7 @@ class Form(BaseModel):
 AnyForm = TypeVar("AnyForm", bound=Form)
 
 
-def read(form: type[AnyForm], body: Any, *, status: int) -> AnyForm:
+def read(form: type[AnyForm], body: Any, *, status: int = 400) -> AnyForm:
     """Parse a body. Raises APIError with the field at fault."""
     if not isinstance(body, dict):
         raise APIError(status, "The body must be a JSON object.", code="invalid_json")
@@ -94,6 +96,44 @@ def read(form: type[AnyForm], body: Any, *, status: int) -> AnyForm:
         return form.model_validate(body)
     except ValidationError as error:
         raise _refusal(error, body, status) from None
+
+
+# How other APIs call a field of a task (the near misses that resemble no name).
+_ALIASES = {
+    "duration": "duration_seconds",
+    "seconds": "duration_seconds",
+    "length": "duration_seconds",
+    "ratio": "aspect_ratio",
+    "aspect": "aspect_ratio",
+    "format": "output_format",
+    "callback_url": "webhook",
+    "webhook_url": "webhook",
+}
+# Real fields of the two chat APIs that resemble others.
+_REAL = frozenset({"cache_control", "functions", "function_call", "metadata", "modalities", "store", "user"})
+
+
+def ignored_fields(form: Form, *, status: int, strict: bool) -> list[str]:
+    """Return the fields that the form does not know; if strict, raise APIError for near misses."""
+    ignored = list(form.model_extra or ())
+    known = {field.alias or name for name, field in type(form).model_fields.items()}
+    for name in ignored if strict else ():
+        meant = _meant(name, known)
+        if meant:
+            message = f"{name}: is not a field of this request. Did you mean {meant}?"
+            raise APIError(status, message, code="unknown_parameter", param=name)
+    return ignored
+
+
+def _meant(name: str, known: set[str]) -> str | None:
+    if name in _REAL:
+        return None
+    if _ALIASES.get(name) in known:
+        return _ALIASES[name]
+    plain = {re.sub(r"[^a-z0-9]", "", one.lower()): one for one in known}
+    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    close = get_close_matches(letters, plain, 1, cutoff=0.85)  # above top_k and top_p
+    return plain[close[0]] if close else None
 
 
 def checked_schema(schema: dict[str, Any], *, param: str) -> dict[str, Any]:
