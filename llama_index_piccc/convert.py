@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,8 +66,6 @@ from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContent
 from piccc.mime_types import content_type_of
 from piccc.structured import PartialObject
 
-_log = logging.getLogger(__name__)
-
 DialectName = Literal["openai", "anthropic"]
 OnUnsupported = Literal["error", "text", "drop"]
 
@@ -93,32 +90,17 @@ INVALID_CALLS = "invalid_tool_calls"
 def conversation(
     messages: Iterable[ChatMessage], dialect: DialectName, on_unsupported: OnUnsupported
 ) -> list[Message]:
-    """Return the messages in neutral parts; raise UnsupportedContentError where that is chosen.
-
-    A call that must not be acted on, and that nothing answers, is answered with what is wrong with it:
-    servers refuse calls without results, and the model learns what to do.
-    """
-    given = list(messages)
-    answered = {each.additional_kwargs.get("tool_call_id") for each in given}
-    neutral: list[Message] = []
-    for each in given:
-        message = _message(each, dialect, on_unsupported)
-        neutral.append(message)
-        neutral += [
-            Message("tool", [Text(part.error)], tool_call_id=part.id, is_error=True)
-            for part in message.parts
-            if isinstance(part, InvalidToolCall) and part.name and part.id not in answered
-        ]
-    return neutral
+    """Return the messages in neutral parts; raise UnsupportedContentError where that is chosen."""
+    return [_message(each, dialect, on_unsupported) for each in messages]
 
 
 def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported) -> Message:
     role = _ROLES[message.role]
+    if role in ("assistant", "tool") and on_unsupported == "error":
+        on_unsupported = "text"  # the model or the tool chose this content, not the caller
     if role == "assistant":
-        parts = list(_assistant_parts(message))
+        parts = list(_assistant_parts(message, dialect, on_unsupported))
     else:
-        if role == "tool" and on_unsupported == "error":
-            on_unsupported = "text"  # whoever wrote the tool did not choose the model
         parts = [part for block in message.blocks for part in _carried(block, dialect, on_unsupported)]
     return Message(
         role,
@@ -128,26 +110,25 @@ def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsup
     )
 
 
-def _assistant_parts(message: ChatMessage) -> Iterator[Part]:
-    """Read an assistant message, of this or another integration; leave out blocks without a counterpart."""
+def _assistant_parts(
+    message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported
+) -> Iterator[Part]:
+    """Read an assistant message, of this or of another integration."""
+    blocks = [each for each in message.blocks if not isinstance(each, ToolCallBlock)]
+    for block in blocks:
+        yield from _carried(block, dialect, on_unsupported)
+    yield from _calls(message)
+
+
+def _calls(message: ChatMessage) -> Iterator[ToolCall | InvalidToolCall]:
+    """Read the calls of a message, or those that older and other integrations keep beside the blocks."""
     invalid = {each["id"]: each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS) or ()}
-    has_calls = False
-    for block in message.blocks:
-        match block:
-            case ToolCallBlock():
-                has_calls = True
-                yield _read_call(
-                    block.tool_call_id or "",
-                    block.tool_name,
-                    block.tool_kwargs,
-                    invalid.get(block.tool_call_id),
-                )
-            case TextBlock() | ThinkingBlock() | CacheBlock() | CitableBlock() | CitationBlock():
-                yield from _parts(block)
-            case _:
-                _log.debug("A %s of an assistant's message is not sent.", type(block).__name__)
-    if not has_calls:
-        yield from listed_calls(message)
+    blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
+    for block in blocks:
+        id = block.tool_call_id or ""
+        yield _read_call(id, block.tool_name, block.tool_kwargs, invalid.get(id))
+    if not blocks:
+        yield from map(_read_listed_call, message.additional_kwargs.get("tool_calls") or ())
 
 
 def _read_call(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCall | InvalidToolCall:
@@ -195,52 +176,33 @@ def _parts(block: Any) -> Sequence[Part]:
 
 
 def _image(block: ImageBlock) -> Image:
-    content = _content(block.image, block.path)
-    if content is None:
-        if block.url is None:
-            raise _empty(block)
-        return Image(str(block.url), None, block.image_mimetype, block.detail)
-    # Core guesses by the file's name; servers compare what is declared with the bytes.
-    known = content_type_of(content) or ""
-    media_type = known if known.startswith("image/") else block.image_mimetype
-    if media_type is None:
-        raise _unknown("an image", "image_mimetype")
-    return Image(None, b64encode(content).decode(), media_type, block.detail)
+    data = _base64(block.image, block.path)
+    if data is None and block.url is None:
+        raise _empty(block)
+    return Image(None if data else str(block.url), data, block.image_mimetype, block.detail)
 
 
 def _document(block: DocumentBlock) -> File:
-    content = _content(block.data, block.path)
-    if content is None:
-        if block.url is None:
-            raise _empty(block)
-        return File(None, block.document_mimetype, block.title, block.url)
-    known, declared = content_type_of(content), block.document_mimetype
-    if known == "text/plain" and declared and declared != "application/pdf":
-        known = declared  # such as text/csv, which is closer
-    if (known or declared) is None:
-        raise _unknown("a document", "document_mimetype")
+    data = _base64(block.data, block.path)
+    if data is None and block.url is None:
+        raise _empty(block)
     is_named = block.title not in (None, "input_document")  # core's own name for what has none
     name = block.title if is_named or not block.path else Path(block.path).name
-    return File(b64encode(content).decode(), known or declared, name)
+    return File(data, block.document_mimetype, name, None if data else block.url)
 
 
 def _audio(block: AudioBlock) -> Audio:
-    content = _content(block.audio, block.path)
-    if content is None:
-        if block.url is None:
-            raise _empty(block)
+    data = _base64(block.audio, block.path)
+    if data is None and block.url is None:
+        raise _empty(block)
+    if data is None:
         raise UnsupportedContentError(
             "Audio cannot be sent by its URL.", hint="Give AudioBlock(audio=bytes) or a path."
         )
-    known = {"audio/wav": "wav", "audio/mpeg": "mp3"}.get(content_type_of(content) or "")
-    audio_format = known or block.format
-    if audio_format is None:
-        raise _unknown("audio", "format")
-    return Audio(b64encode(content).decode(), audio_format)
-
-
-def _unknown(kind: str, field: str) -> UnsupportedContentError:
-    return UnsupportedContentError(f"The type of {kind} is unknown.", hint=f"Name it: {field}=….")
+    known = {"audio/wav": "wav", "audio/mpeg": "mp3"}.get(content_type_of(b64decode(data[:256])) or "")
+    if (audio_format := known or block.format) is None:
+        raise UnsupportedContentError("The type of an audio is unknown.", hint="Name it: format='wav'.")
+    return Audio(data, audio_format)
 
 
 def _empty(block: Any) -> UnsupportedContentError:
@@ -257,28 +219,21 @@ def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
 
 def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
     known = block.additional_information
-    # Other integrations do not say whose a signature is: it goes back to its maker only.
-    is_ours = known.get("provider") == _PROVIDER
-    signature, redacted = (known.get("signature"), known.get("redacted")) if is_ours else (None, None)
-    if not (block.content or signature or redacted):
+    if not (block.content or known.get("signature") or known.get("redacted")):
         return ()
-    return [Reasoning(block.content or "", signature, redacted, _PROVIDER if is_ours else "unknown")]
+    # Other integrations do not say whose a signature is; it goes back to its maker only.
+    provider = str(known.get("provider") or "")
+    return [Reasoning(block.content or "", known.get("signature"), known.get("redacted"), provider)]
 
 
-def _content(content: bytes | IOBase | None, path: Any) -> bytes | None:
-    """Return a block's content; None where it has only an address. Blocks hold their bytes as base64."""
+def _base64(content: bytes | IOBase | None, path: Any) -> str | None:
+    """Read content as base64 text; the blocks hold their bytes as base64 already."""
     if isinstance(content, bytes):
-        return b64decode(content)
+        return content.decode("ascii")
     if content is not None:
         content.seek(0)
-        read: bytes = content.read()
-        return read
-    return Path(path).read_bytes() if path else None
-
-
-def listed_calls(message: ChatMessage) -> list[ToolCall | InvalidToolCall]:
-    """Read the calls that older chat stores and other integrations keep beside the blocks."""
-    return [_read_listed_call(each) for each in message.additional_kwargs.get("tool_calls") or ()]
+        return b64encode(content.read()).decode("ascii")
+    return b64encode(Path(path).read_bytes()).decode("ascii") if path else None
 
 
 def _read_listed_call(call: Any) -> ToolCall | InvalidToolCall:
@@ -370,7 +325,7 @@ def selections(response: ChatResponse) -> list[ToolSelection]:
     growing = [each for each in blocks if isinstance(each, GrowingToolCall)]
     if growing:
         return [_selection(each.tool_call_id, each.tool_name, each.known) for each in growing]
-    calls = [each for each in _assistant_parts(message) if isinstance(each, ToolCall)]
+    calls = [each for each in _calls(message) if isinstance(each, ToolCall)]
     return [_selection(each.id, each.name, each.parse()) for each in calls]
 
 
