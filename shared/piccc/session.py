@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from piccc._dialects import Dialect
@@ -22,6 +23,8 @@ from piccc.tasks import Task
 T = TypeVar("T")
 
 READ_SECONDS = 30.0
+LARGE_BODY = 1024 * 1024
+"""Bytes from which a reply is parsed beside the event loop and not on it."""
 
 
 class Session:
@@ -44,7 +47,7 @@ class Session:
         exchange = _Exchange(self, dialect, request, is_stream=False)
         answer = await exchange.send(timeout)
         try:
-            reply = dialect.decode(self._json(answer, Retryability.CHAT), exchange.sent.names)
+            reply = dialect.decode(await self._json(answer, Retryability.CHAT), exchange.sent.names)
         except PicccError as error:
             wrong = answer.explain(error)
         else:
@@ -85,7 +88,7 @@ class Session:
             timeout=_bounded(config.timeout, seconds),
         )
         answer = await self._send(call, config)
-        payload = self._json(answer, call.kind)
+        payload = await self._json(answer, call.kind)
         if refusal := _refusal_in(payload, answer, call.kind):
             raise refusal
         try:
@@ -107,7 +110,7 @@ class Session:
         timeout = _bounded(config.timeout, seconds)
         call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
         answer = await self._send(call, config)
-        payload = self._json(answer, Retryability.READ)
+        payload = await self._json(answer, Retryability.READ)
         if refusal := _refusal_in(payload, answer, Retryability.READ):
             raise refusal
         try:
@@ -126,7 +129,7 @@ class Session:
             timeout=replace(self.config.timeout, total=seconds),
         )
         answer = await self._send(call)
-        self._json(answer, call.kind)
+        await self._json(answer, call.kind)
         return answer.response.headers
 
     async def close(self) -> None:
@@ -150,8 +153,10 @@ class Session:
             return await send_with_retries(self.io, config or self.config, call)
         raise no_loop
 
-    def _json(self, answer: RawResponse, kind: Retryability) -> object:
+    async def _json(self, answer: RawResponse, kind: Retryability) -> object:
         try:
+            if len(answer.body) > LARGE_BODY and b"\\ud" not in answer.body:
+                return await self.io.run(partial(parse, answer.body, slowly=True))
             return parse(answer.body)
         except ValueError:
             wrong = _not_json(answer, kind)

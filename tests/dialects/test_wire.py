@@ -98,6 +98,7 @@ def test_what_the_fast_parser_refuses_the_slow_one_reads_alike(value: Any) -> No
         (r'"a\ud83d"', "a\ufffd"),
         (r'"\ude00a"', "\ufffda"),
         (b"\xef\xbb\xbf[]", []),
+        (b'"a\xff"', "a\ufffd"),
     ],
 )
 def test_a_whole_text_has_whole_characters(text: str | bytes, value: Any) -> None:
@@ -111,7 +112,7 @@ REFUSED: dict[str, str | bytes] = {
     "deep": "[" * 300 + "]" * 300,
     "bottomless": "[" * 100_000,
     "deep behind half a character": '["\\ud83d",' + "[" * 900 + "]" * 901,
-    "bad UTF-8": b'"\xff"',
+    "too many values": "[" + "0," * 1_000_001 + "0]",
 }
 
 

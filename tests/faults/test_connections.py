@@ -401,7 +401,21 @@ def test_204_has_no_body_whatever_its_headers_say(server: FaultServer, mode: Mod
     assert healthy_result("chat", results[1])
 
 
-DEAD = ("192.0.2.1", 9)
+@MODE
+def test_a_byte_that_is_no_utf8_does_not_lose_a_reply(server: FaultServer, mode: Mode) -> None:
+    damaged = whole("chat").replace(TEXT.encode(), b"Hell\xff")
+    (result,) = in_turn(mode, server, ["chat"], [reply(200, damaged)])
+    assert result.text == "Hell\N{REPLACEMENT CHARACTER}"
+
+
+@MODE
+@pytest.mark.parametrize("more", ["x" * 2**21, "\ud83d" + "x" * 2**21], ids=["plain", "half a pair"])
+def test_a_large_reply_is_read_beside_the_event_loop_alike(
+    server: FaultServer, mode: Mode, more: str
+) -> None:
+    padded = json.dumps({**json.loads(whole("chat")), "padding": more}).encode()
+    (result,) = in_turn(mode, server, ["chat"], [reply(200, padded)])
+    assert result.text == TEXT
 
 
 def named(monkeypatch: pytest.MonkeyPatch, port: int, addresses: list[tuple[int, Any]]) -> None:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from pydantic_core import from_json, to_json
 
@@ -23,15 +23,26 @@ from piccc.conversation import (
 from piccc.errors import InvalidArgumentError, ResponseError, StreamError
 
 MESSAGE_LENGTH = 500
+MAX_VALUES = 1_000_000
+"""How many values a text may hold: 27 MB of `[[],[],…]` would take 700 MB of memory."""
 
 
-def parse(text: str | bytes) -> Any:
-    """Parse JSON; a half of a surrogate pair becomes U+FFFD.
+def parse(text: str | bytes, *, slowly: bool = False) -> Any:
+    """Parse JSON; a half of a surrogate pair, and what is no UTF-8, becomes U+FFFD.
 
-    Raise ValueError where it is none, or nests deeper than any reply does.
+    `slowly` is for another thread beside an event loop: it lets that run now and then.
+
+    Raise ValueError where it is no JSON, nests deeper than any reply does, or holds more than `MAX_VALUES`.
     """
+    if len(text) > MAX_VALUES:
+        data = text.encode() if isinstance(text, str) else text
+        if sum(data.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
+            raise ValueError("too many values")
     try:
-        return from_json(text)
+        # A parser holds the interpreter from end to end, unless it calls a Python function now and then.
+        return _loads(text, object_hook=lambda each: each) if slowly else from_json(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     except ValueError:
         return from_json(join_halves(_rewritten(text)))
 
@@ -39,9 +50,16 @@ def parse(text: str | bytes) -> Any:
 def _rewritten(text: str | bytes) -> str:
     # The slow parser knows a byte order mark and lone halves of surrogate pairs; it does not bound the depth.
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False)
+        return json.dumps(_loads(text), ensure_ascii=False)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _loads(text: str | bytes, **options: Any) -> Any:
+    try:
+        return json.loads(text, **options)
+    except UnicodeDecodeError:
+        return json.loads(cast("bytes", text).decode(errors="replace"), **options)
 
 
 def read_event(event: Event) -> tuple[JSON, bool]:
