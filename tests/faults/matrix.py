@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 from piccc.config import Timeout
-from tests.faults.calls import KINDS
+from tests.faults.calls import KINDS, MODES, OWN_MODES
 from tests.faults.replies import DONE, EVENTS, USAGE, anthropic_event, event, openai_chunk, whole
 from tests.faults.server import CLOSE, HANG, RESET, Answer, chunk, head, reply, stream, stream_head
 
-SOON = 0.05
+SOON = 0.2
+"""Bounds are multiples of it, far above what anything but a faulty server takes, on a busy machine too."""
 PATIENT = Timeout()
 Answers = Sequence[Answer] | Callable[[str], Sequence[Answer]]
 
@@ -172,7 +173,7 @@ SILENCE = [
         "ResponseError x1 billed",
         "SubmissionUnknown x1 billed",
         "APITimeoutError x1",
-        timeout=Timeout(total=18 * SOON),  # a third of it is for a read's headers, also on a busy machine
+        timeout=Timeout(total=6 * SOON),
         jitter=0.0,
     ),
     Fault(
@@ -476,9 +477,19 @@ def _unknown(kind: str) -> bytes:
     return openai_chunk({"mood": "good"}, novelty=1) + USAGE
 
 
+MODES_OF_WAITING = [*OWN_MODES, *MODES[2:4]]
+TIMED = {"chat", "chat-stream", "submit", "poll"}
+"""The kinds of call that wait for a bound to pass: one of each kind of waiting, for it takes real time."""
+
 ROWS = [
     *((fault, kind) for fault in [*SILENCE, *STATUSES, *BODIES] for kind in KINDS),
     *((fault, kind) for fault in SHAPES for kind in KINDS[:4]),
     *((fault, kind) for fault in NOT_FOR_STREAMS for kind in KINDS if "stream" not in kind),
     *((fault, kind) for fault in STREAMS for kind in KINDS if "stream" in kind),
+]
+CASES = [
+    (fault, kind, mode)
+    for fault, kind in ROWS
+    for mode in MODES
+    if fault.timeout is PATIENT or (kind in TIMED and mode in MODES_OF_WAITING)
 ]

@@ -11,8 +11,8 @@ import pytest
 from piccc.config import resolve
 from piccc.conversation import ChatReply
 from piccc.errors import PicccError, StreamError
-from tests.faults.calls import MODES, Mode, call
-from tests.faults.matrix import ROWS, Expected, Fault
+from tests.faults.calls import Mode, call
+from tests.faults.matrix import CASES, Expected, Fault
 from tests.faults.replies import TEXT, WHOLE
 from tests.faults.server import Answer, Case, FaultServer
 from tests.faults.virtual import VirtualIO
@@ -30,8 +30,9 @@ def elsewhere() -> Iterator[FaultServer]:
         yield running
 
 
-@pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize(("fault", "kind"), ROWS, ids=[f"{fault.name}-{kind}" for fault, kind in ROWS])
+@pytest.mark.parametrize(
+    ("fault", "kind", "mode"), CASES, ids=[f"{fault.name}-{kind}-{mode}" for fault, kind, mode in CASES]
+)
 def test_a_fault_ends_as_the_matrix_says(
     server: FaultServer, elsewhere: FaultServer, fault: Fault, kind: str, mode: Mode
 ) -> None:

@@ -18,7 +18,6 @@ import trustme
 from piccc.config import Timeout, resolve
 from piccc.errors import APIConnectionError
 from tests.faults.calls import KINDS, MODES, Mode, call
-from tests.faults.matrix import SOON
 from tests.faults.server import CLOSE, FaultServer, head, reply
 from tests.faults.virtual import VirtualIO
 
@@ -144,7 +143,7 @@ def place(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
 def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
     place: Place, fault: Callable[[Place], str], kind: str, mode: Mode
 ) -> None:
-    patience = Timeout(connect=SOON if fault is never_accepted else 5.0)
+    patience = Timeout(connect=0.05 if fault is never_accepted else 5.0)
     config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), timeout=patience)
     io = VirtualIO(mode.port())
     with pytest.raises(APIConnectionError) as caught:
