@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from piccc._version import __version__
-from piccc.errors import MissingExtraError
+from piccc.errors import MissingExtraError, PicccError
 
 if find_spec("langchain_core") is None:
     raise MissingExtraError('langchain_piccc needs langchain-core: pip install "piccc[langchain]"')
 
 from langchain_piccc import _replies
-from langchain_piccc.registry import admit, register
+from piccc.conversation import PROVIDER
 
 if TYPE_CHECKING:
     from langchain_piccc.chat_models import ChatPiccc
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
         PicccVideoTool,
         media_from,
     )
-    from langchain_piccc.middleware import PicccTasksMiddleware
+    from langchain_piccc.middleware import PicccInvalidCallsMiddleware, PicccTasksMiddleware
     from langchain_piccc.structured import StructuredOutputError
 
 _replies.register()
-admit()
 
 _HOMES = {
     "ChatPiccc": "chat_models",
     "PicccImageTool": "media_tools",
+    "PicccInvalidCallsMiddleware": "middleware",
     "PicccMediaToolkit": "media_tools",
     "PicccTaskListTool": "media_tools",
     "PicccTaskTool": "media_tools",
@@ -57,6 +57,7 @@ _HOMES = {
 __all__ = [
     "ChatPiccc",
     "PicccImageTool",
+    "PicccInvalidCallsMiddleware",
     "PicccMediaToolkit",
     "PicccTaskListTool",
     "PicccTaskTool",
@@ -70,6 +71,30 @@ __all__ = [
     "register",
     "resume_when_done",
 ]
+
+
+def register() -> None:
+    """Let LangChain find ChatPiccc by the strings `piccc:MODEL`; calling it again changes nothing.
+
+    LangChain has no public way for this, so it writes into a private table of the package `langchain`. Raise
+    PicccError where that table looks otherwise than expected; a ChatPiccc object always works in its place.
+    """
+    try:
+        home = import_module("langchain.chat_models.base")
+    except ImportError as error:
+        raise MissingExtraError("register() needs langchain: pip install langchain") from error
+    table: Any = getattr(home, "_BUILTIN_PROVIDERS", None)
+    rows = list(table.values()) if isinstance(table, dict) else []
+    if not rows or not all(isinstance(row, tuple) and len(row) == 3 for row in rows):
+        raise PicccError(
+            "This version of langchain keeps its chat models otherwise than register() knows.",
+            hint="Pass the object: create_agent(ChatPiccc(model=…), …).",
+        )
+    table[PROVIDER] = ("langchain_piccc", "ChatPiccc", _make)
+
+
+def _make(cls: Any, **settings: Any) -> Any:
+    return cls(**settings)
 
 
 def __getattr__(name: str) -> Any:

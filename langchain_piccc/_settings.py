@@ -101,6 +101,10 @@ class ClientSettings(StrictModel):
         """The fields that are secret, and the variables that they are read from."""
         return {"api_key": KEY_VARIABLE}
 
+    def model_post_init(self, context: Any, /) -> None:
+        """Go on to the framework's own hook: pydantic puts one here, for the private field, that ends it."""
+        super().model_post_init(context)
+
     def _check(self) -> None:
         self._config()
 

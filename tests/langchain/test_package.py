@@ -11,9 +11,11 @@ import pytest
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
+from pydantic import SecretStr
 
 from langchain_piccc import ChatPiccc
 from piccc.emulator import Emulator
+from piccc.errors import ConfigurationError
 from piccc.models import MODELS
 from tests.langchain.replay import Replay, completion, whole
 
@@ -59,6 +61,20 @@ else:
     modules_after(code)
 
 
+# What the profiles of langchain-openai and langchain-anthropic both tell, but for names and dates.
+PEERS_KNOW = {
+    "attachment",
+    "audio_inputs",
+    "audio_outputs",
+    "image_inputs",
+    "image_outputs",
+    "image_tool_message",
+}
+PEERS_KNOW |= {"image_url_inputs", "max_input_tokens", "max_output_tokens", "pdf_inputs", "pdf_tool_message"}
+PEERS_KNOW |= {"reasoning_output", "structured_output", "temperature", "text_inputs", "text_outputs"}
+PEERS_KNOW |= {"tool_call_streaming", "tool_calling", "video_inputs", "video_outputs"}
+
+
 def test_every_model_has_a_profile() -> None:
     for name in (*MODELS, "piccc-of-tomorrow"):
         profile = ChatPiccc(model=name, api_key="k").profile
@@ -66,6 +82,10 @@ def test_every_model_has_a_profile() -> None:
         assert profile["max_input_tokens"] == 128_000
         assert profile["structured_output"] is True
         assert profile["tool_calling"] is True
+        assert set(PEERS_KNOW) <= profile.keys()
+    assert ChatPiccc(api_key="k").profile["mid_conversation_system_messages"] is True
+    anthropic = ChatPiccc(api_key="k", dialect="anthropic").profile
+    assert anthropic["mid_conversation_system_messages"] is False
     assert ChatPiccc(api_key="k", profile={"max_input_tokens": 5}).profile == {"max_input_tokens": 5}
 
 
@@ -81,11 +101,21 @@ def test_a_dumped_model_loads_with_its_settings(monkeypatch: pytest.MonkeyPatch)
         base_url="https://a.test",
     )
     options: Any = {"valid_namespaces": ["langchain_piccc"], "secrets_from_env": True}
-    for allowed in ("all", [ChatPiccc]):
-        loaded = load(dumpd(model), allowed_objects=allowed, **options)
-        assert loaded.asdict() == model.asdict()
-        assert loaded.base_url == "https://a.test"
-        assert loaded.api_key.get_secret_value() == "pcc_test_loaded"
+    loaded = load(dumpd(model), allowed_objects=[ChatPiccc], **options)
+    assert loaded.asdict() == model.asdict()
+    assert loaded.base_url == "https://a.test"
+    assert loaded.api_key.get_secret_value() == "pcc_test_loaded"
+
+
+def test_importing_changes_no_table_of_langchains() -> None:
+    code = """
+from langchain_core.load.load import ALL_SERIALIZABLE_MAPPINGS as table
+before = dict(table)
+import langchain_piccc
+langchain_piccc.ChatPiccc
+assert table == before
+"""
+    modules_after(code)
 
 
 def test_the_traced_parameters_name_the_model_that_is_asked() -> None:
@@ -152,3 +182,21 @@ def test_streaming_can_be_switched_off_and_on(emulator: Emulator, dialect: str, 
     assert isinstance(model.invoke("Hello"), AIMessage)
     assert len(list(model.stream("Hello"))) > 1 if streaming else len(list(model.stream("Hello"))) == 1
     assert [request.body["stream"] for request in emulator.requests[before:]] == [streaming, streaming]
+
+
+@pytest.mark.parametrize(
+    ("other", "value", "ours"),
+    [
+        ("model_name", "piccc-flash", "model"),
+        ("request_timeout", 5.0, "timeout"),
+        ("stop_sequences", ["x"], "stop"),
+        ("max_completion_tokens", 7, "max_tokens"),
+        ("piccc_api_key", SecretStr("k"), "api_key"),
+    ],
+)
+def test_names_of_other_models_are_taken(other: str, value: Any, ours: str) -> None:
+    model = ChatPiccc(**{"api_key": "k", other: value} if ours != "api_key" else {other: value})
+    assert getattr(model, ours) == value
+    assert ChatPiccc(api_key="k", stream_usage=True)  # type: ignore[call-arg]  # which is always so
+    with pytest.raises(ConfigurationError):
+        ChatPiccc(api_key="k", stream_usage=False)  # type: ignore[call-arg]  # which is never so
