@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
@@ -13,10 +14,13 @@ from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock
 from langchain_core.messages.content import InvalidToolCall as LangChainInvalidToolCall
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
+from langchain_core.utils.json import parse_partial_json
 
+from piccc.conversation import PROVIDER as PROVIDER
 from piccc.conversation import (
     ChatReply,
     Delta,
+    InvalidReason,
     InvalidToolCall,
     Part,
     Raw,
@@ -31,7 +35,9 @@ from piccc.conversation import (
     Usage,
 )
 
-PROVIDER = "piccc"
+INVALID = "invalid_tool_calls"
+"""Where `response_metadata` says why calls are invalid."""
+_TIERS = ("flex", "priority")
 _ORDER: dict[type[Part | Delta], int] = {
     Reasoning: 0,
     ReasoningDelta: 0,
@@ -52,7 +58,7 @@ def to_message(reply: ChatReply) -> AIMessage:
     calls, invalid = read_calls(reply.parts)
     return AIMessage(
         content=reply.text if plain else [to_block(part) for part in reply.parts],
-        additional_kwargs={**(_kept_aside(reply) if plain else {}), **late_refusal(reply)},
+        additional_kwargs=_kept_aside(reply) if plain else {},
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=to_usage(reply.usage),
@@ -73,25 +79,45 @@ def read_calls(parts: Iterable[Part]) -> tuple[list[LangChainToolCall], list[Lan
     return valid, invalid
 
 
-def late_refusal(reply: ChatReply) -> dict[str, str]:
-    """Return what the end of a reply says of a refusal that no part of it was."""
-    details = reply.extra.get("stop_details")
-    if reply.refusal or not isinstance(details, dict):
-        return {}
-    text = details.get("explanation") or details.get("category")
-    return {"refusal": str(text)} if text else {}
+_MARK = "<invalid>"
+_MARKED = re.compile(re.escape(_MARK) + r'"?[\]}]\Z')
+
+
+def invalid_ending(arguments: str) -> str:
+    """Return what to append to the arguments of an invalid call, so that a sum of chunks has it as invalid.
+
+    LangChain reads the summed arguments with `parse_partial_json`, which closes strings and brackets that are
+    open, and drops what follows. Only a bracket that closes what was not opened makes it give up. The ending
+    is taken off again wherever we read such a message.
+    """
+    for closing in ("]", "}", '"]', '"}'):
+        try:
+            parsed = parse_partial_json(f"{arguments}{_MARK}{closing}")
+        except ValueError:
+            break
+        if not isinstance(parsed, dict):
+            break
+    return f"{_MARK}{closing}"
+
+
+def without_ending(arguments: str) -> str:
+    """Return the arguments of an invalid call as the model wrote them."""
+    return _MARKED.sub("", arguments)
+
+
+def invalid_reasons(message: AIMessage) -> dict[str, InvalidReason]:
+    """Return why calls of ours are invalid, by their ids."""
+    known = message.response_metadata.get(INVALID)
+    return {each["id"]: each["reason"] for each in known} if isinstance(known, list) else {}
 
 
 def _kept_aside(reply: ChatReply) -> dict[str, str]:
     signature = "".join(
         [part.signature or "" for part in reply.parts if isinstance(part, Reasoning) and part.signature]
     )
-    aside = {
-        "reasoning_content": reply.reasoning,
-        "reasoning_signature": signature,
-        "refusal": reply.refusal,
-    }
-    return {name: text for name, text in aside.items() if text}
+    aside = {"reasoning_content": reply.reasoning, "reasoning_signature": signature}
+    refusal = {"refusal": reply.refusal} if reply.is_refusal else {}
+    return {**{name: text for name, text in aside.items() if text}, **refusal}
 
 
 def to_metadata(reply: ChatReply) -> dict[str, Any]:
@@ -103,9 +129,10 @@ def to_metadata(reply: ChatReply) -> dict[str, Any]:
         "id": reply.id,
         "request_id": reply.record.request_id,
         **reply.extra,
+        INVALID: [{"id": call.id, "reason": call.reason} for call in reply.invalid_calls],
         "record": reply.record.to_dict(),
     }
-    return {name: value for name, value in metadata.items() if value not in (None, "")}
+    return {name: value for name, value in metadata.items() if value not in (None, "", [])}
 
 
 def to_usage(usage: Usage | None) -> UsageMetadata | None:
@@ -117,12 +144,22 @@ def to_usage(usage: Usage | None) -> UsageMetadata | None:
         output_tokens=usage.output_tokens,
         total_tokens=usage.total_tokens,
     )
+    # As langchain-openai and -anthropic have it, no token is in two details: each has a price of its own.
+    written = {
+        "ephemeral_5m_input_tokens": usage.cache_creation_5m_tokens,
+        "ephemeral_1h_input_tokens": usage.cache_creation_1h_tokens,
+    }
+    tier = f"{usage.service_tier}_" if usage.service_tier in _TIERS else ""
     given = {
         "audio": usage.audio_input_tokens,
-        "cache_creation": usage.cache_creation_tokens,
-        "cache_read": usage.cache_read_tokens,
+        f"{tier}cache_creation": usage.cache_creation_tokens - sum(written.values()),
+        f"{tier}cache_read": usage.cache_read_tokens,
+        **written,
     }
-    made = {"audio": usage.audio_output_tokens, "reasoning": usage.reasoning_tokens}
+    made = {"audio": usage.audio_output_tokens, f"{tier}reasoning": usage.reasoning_tokens}
+    if tier:
+        given[tier[:-1]] = usage.input_tokens - usage.cache_read_tokens
+        made[tier[:-1]] = usage.output_tokens - usage.reasoning_tokens
     if any(given.values()):
         counts["input_token_details"] = cast("InputTokenDetails", _positive(given))
     if any(made.values()):
@@ -131,12 +168,14 @@ def to_usage(usage: Usage | None) -> UsageMetadata | None:
 
 
 def _positive(counts: dict[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if count}
+    return {name: count for name, count in counts.items() if count > 0}
 
 
 def rank(piece: Part | Delta) -> int:
     """Return where a piece stands in a plain reply."""
     if isinstance(piece, Reasoning | ReasoningDelta) and piece.redacted is not None:
+        return _NEVER_PLAIN
+    if (isinstance(piece, Text) and piece.citations) or (isinstance(piece, TextDelta) and piece.citation):
         return _NEVER_PLAIN
     return _ORDER.get(type(piece), _NEVER_PLAIN)
 
@@ -151,8 +190,10 @@ def is_plain(ranks: Sequence[int]) -> bool:
 def to_block(part: Part) -> dict[str, Any]:
     """Return a part as a block of a reply that is not plain."""
     match part:
-        case Text():
+        case Text(citations=[]):
             return {"type": "text", "text": part.text}
+        case Text():
+            return {"type": "text", "text": part.text, "citations": part.citations}
         case Reasoning(redacted=str()):
             return {"type": "redacted_thinking", "data": part.redacted}
         case Reasoning():
@@ -163,7 +204,7 @@ def to_block(part: Part) -> dict[str, Any]:
         case ToolCall():
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.parse()}
         case InvalidToolCall():
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": part.arguments}
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
         case Raw():
             return part.data
     raise TypeError(f"A reply does not hold {type(part).__name__}.")
@@ -180,8 +221,9 @@ def translate(message: AIMessage) -> list[ContentBlock]:
 
 def translate_chunk(chunk: AIMessageChunk) -> list[ContentBlock]:
     """Return the blocks of a chunk, or of a sum of chunks."""
-    calls = _whole_calls(chunk) if chunk.chunk_position == "last" else _partial_calls(chunk)
-    return _translate(chunk, calls, index=True)
+    # The last chunk alone has ends of calls, without ids; a sum has whole calls.
+    is_sum = chunk.chunk_position == "last" and all(call.get("id") for call in chunk.tool_call_chunks)
+    return _translate(chunk, _whole_calls(chunk) if is_sum else _partial_calls(chunk), index=True)
 
 
 def register() -> None:
@@ -201,7 +243,7 @@ def _translate(message: AIMessage, calls: Calls, *, index: bool) -> list[Content
             blocks += _marked_call(item, calls, is_chunk=index)
         else:
             blocks.append(_block(item))
-    if refusal := message.additional_kwargs.get("refusal"):
+    if (refusal := message.additional_kwargs.get("refusal")) is not None:
         blocks.append({**to_refusal(refusal), "index": "lc_rf_0"})
     blocks += calls.values()
     if not index:
@@ -222,22 +264,31 @@ def _whole_calls(message: AIMessage) -> Calls:
     calls: Calls = {
         call["id"]: to_call(call["id"], call["name"], call["args"]) for call in message.tool_calls
     }
-    for wrong in message.invalid_tool_calls:
-        calls[wrong["id"]] = {**wrong, "type": "invalid_tool_call"}
+    reasons = invalid_reasons(message)
+    for call in message.invalid_tool_calls:
+        id = call["id"] or ""
+        arguments, reason = without_ending(call["args"] or ""), reasons.get(id, "malformed")
+        invalid = InvalidToolCall(id, call["name"] or "", arguments, reason)
+        calls[id] = {**read_calls([invalid])[1][0]}
     return calls
 
 
 def _partial_calls(chunk: AIMessageChunk) -> Calls:
-    return {
-        call.get("id") or ("fragment", position): {
+    errors = [InvalidToolCall("", "", "", reason).error for reason in invalid_reasons(chunk).values()]
+    calls: Calls = {}
+    for position, call in enumerate(chunk.tool_call_chunks):
+        arguments = call.get("args") or ""
+        block: Block = {
             "type": "tool_call_chunk",
             "id": call.get("id"),
             "name": call.get("name"),
-            "args": call.get("args"),
+            "args": without_ending(arguments),
             "index": f"lc_tc_{call.get('index') or 0}",
         }
-        for position, call in enumerate(chunk.tool_call_chunks)
-    }
+        if errors and block["args"] != arguments:
+            block["error"] = errors.pop(0)  # LangChain merges no block's type; this says what it is
+        calls[call.get("id") or ("fragment", position)] = block
+    return calls
 
 
 def _thought_aside(aside: Mapping[str, Any]) -> Block | None:
@@ -252,6 +303,9 @@ def _block(item: Mapping[str, Any]) -> Block:
     match item.get("type"):
         case "thinking":
             return {**to_reasoning(item.get("thinking", ""), item.get("signature")), **index}
+        case "text" if item.get("citations"):
+            cited = [{"type": "non_standard_annotation", "value": each} for each in item["citations"]]
+            return {"type": "text", "text": item.get("text", ""), "annotations": cited, **index}
         case "refusal":
             return {**to_refusal(item.get("refusal", "")), **index}
         case kind if kind in KNOWN_BLOCK_TYPES:

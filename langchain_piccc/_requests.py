@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+import logging
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from mimetypes import guess_type
+from typing import Any, Literal, Protocol, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -18,13 +21,17 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import SecretStr
 
+from langchain_piccc._replies import invalid_reasons, without_ending
 from langchain_piccc._settings import Dialect
+from piccc.arguments import as_json
 from piccc.conversation import (
+    PROVIDER,
     Audio,
     CachePoint,
     ChatRequest,
     File,
     Image,
+    InvalidToolCall,
     JSONSchema,
     Message,
     NamedTool,
@@ -43,6 +50,7 @@ from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.options import describe_unknown
 
 Block = Mapping[str, Any]
+_log = logging.getLogger(__name__)
 
 _ROLES: dict[str, Role] = {
     "ai": "assistant",
@@ -52,37 +60,41 @@ _ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
 }
-_CALLS = frozenset({"tool_call", "tool_use", "invalid_tool_call"})
-# Pieces of a call that `tool_calls` holds whole, and what another provider's own tools did.
-_NOT_REPLAYED = frozenset(
-    {
-        "function_call",
-        "input_json_delta",
-        "server_tool_call",
-        "server_tool_call_chunk",
-        "server_tool_result",
-        "tool_call_chunk",
-    }
+_CALLS = frozenset({"custom_tool_call", "function_call", "tool_call", "tool_call_chunk", "tool_use"})
+"""Blocks that say where a call stands which `tool_calls` holds whole."""
+_UNSENDABLE = frozenset(
+    {"input_json_delta", "server_tool_call", "server_tool_call_chunk", "server_tool_result"}
 )
+"""Pieces of calls, and LangChain's own words for what tools of a server did, which no dialect takes."""
+_DATA = frozenset({"base64", "blob", "bytes", "data"})
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     """Read LangChain messages; raise InvalidArgumentError or UnsupportedContentError for nonsense."""
-    return [_message(each) for each in messages]
+    return [each for message in messages for each in _messages(message)]
 
 
-def _message(message: BaseMessage) -> Message:
+def _messages(message: BaseMessage) -> Iterator[Message]:
     if isinstance(message, AIMessage):
-        return Message("assistant", _assistant_parts(message), name=message.name)
-    if isinstance(message, ToolMessage):
-        return Message(
-            "tool",
-            to_parts(message.content),
-            tool_call_id=message.tool_call_id,
-            is_error=message.status == "error",
-        )
-    role = _role(message)
-    return Message(role, to_parts(message.content), name=message.name if role == "user" else None)
+        yield Message("assistant", _assistant_parts(message), name=message.name)
+    elif isinstance(message, ToolMessage):
+        parts = _result_parts(message.content)
+        if message.additional_kwargs.get("type") == "computer_call_output":
+            yield Message("user", parts)  # OpenAI's own tool, whose calls are left out
+        else:
+            failed = message.status == "error"
+            yield Message("tool", parts, tool_call_id=message.tool_call_id, is_error=failed)
+    else:
+        role = _role(message)
+        content = message.content
+        rest: list[Any] = []
+        for item in [content] if isinstance(content, str) else content:
+            if role == "user" and isinstance(item, Mapping) and item.get("type") == "tool_result":
+                yield _tool_result(item)  # Anthropic's form: results are blocks of a user's message
+            else:
+                rest.append(item)
+        if rest or not content:
+            yield Message(role, to_parts(rest), name=message.name if role == "user" else None)
 
 
 def _role(message: BaseMessage) -> Role:
@@ -99,8 +111,30 @@ def _role(message: BaseMessage) -> Role:
     return _ROLES[role]
 
 
-def to_parts(content: str | Iterable[str | Block]) -> list[Part]:
-    """Read a message's content."""
+def _tool_result(block: Block) -> Message:
+    id, is_error = str(block.get("tool_use_id") or ""), bool(block.get("is_error"))
+    return Message("tool", _result_parts(block.get("content") or ""), tool_call_id=id, is_error=is_error)
+
+
+def _result_parts(content: str | Iterable[str | Block]) -> list[Part]:
+    """Read a tool's result: what no dialect can carry is data, and becomes text without its bytes."""
+    if isinstance(content, str):
+        return to_parts(content)
+    parts: list[Part] = []
+    for item in content:
+        if isinstance(item, Mapping) and item.get("type") == "json":
+            parts.append(Text(json.dumps(as_json(item.get("json")), ensure_ascii=False)))
+            continue
+        try:
+            parts += to_parts([item])
+        except UnsupportedContentError:
+            kept = {name: each for name, each in cast("Block", item).items() if name not in _DATA}
+            parts.append(Text(json.dumps(as_json(kept), ensure_ascii=False)))
+    return parts
+
+
+def to_parts(content: str | Iterable[str | Block], provider: str = PROVIDER) -> list[Part]:
+    """Read a message's content; `provider` is whose reasoning and raw blocks are in it."""
     if isinstance(content, str):
         return [Text(content)] if content else []
     parts: list[Part] = []
@@ -108,16 +142,18 @@ def to_parts(content: str | Iterable[str | Block]) -> list[Part]:
         if isinstance(item, str):
             parts.append(Text(item))
         elif isinstance(item, Mapping):
-            parts.extend(_parts(item))
+            parts.extend(_parts(item, provider))
         else:
-            parts.append(Text(json.dumps(item, ensure_ascii=False, default=str)))
+            parts.append(Text(json.dumps(as_json(item), ensure_ascii=False)))
     return parts
 
 
-def _parts(block: Block) -> list[Part]:
-    kind = block.get("type", "text" if "text" in block else None)
+def _parts(block: Block, provider: str) -> list[Part]:
+    kind = block.get("type", next((each for each in _UNTYPED if each in block), None))
     read = _READERS.get(kind) if isinstance(kind, str) else None
     part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
+    if isinstance(part, Reasoning | Raw):
+        part.provider = provider
     mark = block.get("cache_control") or _extras(block).get("cache_control")
     if isinstance(mark, Mapping):
         return [part, CachePoint(mark.get("ttl"))]
@@ -125,46 +161,93 @@ def _parts(block: Block) -> list[Part]:
 
 
 def _assistant_parts(message: AIMessage) -> list[Part]:
+    # Our own messages say that they are; what does not may be anybody's.
+    provider = str(message.response_metadata.get("model_provider") or "")
     calls = _calls_of(message)
     parts: list[Part] = []
-    content = [message.content] if isinstance(message.content, str) else message.content
-    for item in content:
+    for item in [message.content] if isinstance(message.content, str) else message.content:
         kind = item.get("type") if isinstance(item, Mapping) else None
-        if kind in _CALLS and isinstance(item, Mapping):
-            id = str(item.get("id"))
-            parts.append(calls.pop(id) if id in calls else _call(item))
-        elif kind not in _NOT_REPLAYED and item:
-            parts.extend(to_parts([item]))
-    return [*_kept_aside(message, parts), *parts, *_refused_aside(message, parts), *calls.values()]
+        if isinstance(item, Mapping) and (kind in _CALLS or kind == "invalid_tool_call"):
+            id = item.get("call_id") or item.get("id")
+            known = next((call for call in calls if call.id == id), None)
+            if known is not None:
+                calls.remove(known)
+            if part := known or _content_call(item):
+                parts.append(part)
+        elif kind not in _UNSENDABLE and item:
+            parts += _assistants(item, provider)
+    return [*_kept_aside(message, parts, provider), *parts, *_refused_aside(message, parts), *calls]
 
 
-def _calls_of(message: AIMessage) -> dict[str, ToolCall]:
-    calls = [_call(each) for each in (*message.tool_calls, *message.invalid_tool_calls)]
-    return {call.id or str(number): call for number, call in enumerate(calls)}
+def _assistants(item: str | Block, provider: str) -> list[Part]:
+    if isinstance(item, str):
+        return [Text(item)]
+    try:
+        parts = to_parts([item], provider)
+    except UnsupportedContentError as error:
+        _log.debug("A block of an earlier answer is left out: %s", error)
+        return []
+    if provider == PROVIDER and isinstance(parts[0], Text):
+        parts[0].citations = _citations(item)
+    return parts
 
 
-def _call(call: Any) -> ToolCall:
-    arguments = call.get("args", call.get("input"))
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments or {}, ensure_ascii=False)
-    return ToolCall(call.get("id") or "", call.get("name") or "", arguments or "{}")
+def _citations(block: Block) -> list[JSON]:
+    cited = block.get("citations")
+    if isinstance(cited, list):
+        return cited
+    annotations = block.get("annotations")
+    found = (
+        [each for each in annotations if isinstance(each, Mapping)] if isinstance(annotations, list) else []
+    )
+    return [each["value"] for each in found if each.get("type") == "non_standard_annotation"]
 
 
-def _kept_aside(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
+def _calls_of(message: AIMessage) -> list[ToolCall | InvalidToolCall]:
+    reasons = invalid_reasons(message)
+    invalid = [
+        InvalidToolCall(
+            call["id"] or "",
+            call["name"] or "",
+            without_ending(call["args"] or ""),
+            reasons.get(call["id"] or "", "malformed"),
+        )
+        for call in message.invalid_tool_calls
+    ]
+    return [
+        *(ToolCall.of(each["id"] or "", each["name"], each["args"]) for each in message.tool_calls),
+        *invalid,
+    ]
+
+
+def _content_call(block: Block) -> ToolCall | InvalidToolCall | None:
+    """Return a call that stands in the content alone; None for the rest of one."""
+    name, id = str(block.get("name") or ""), str(block.get("call_id") or block.get("id") or "")
+    arguments = block.get("args", block.get("input", block.get("arguments")))
+    if block.get("type") == "invalid_tool_call":
+        return InvalidToolCall(id, name, str(arguments or ""), "malformed")
+    if not name:
+        return None
+    if isinstance(arguments, Mapping) or not arguments:
+        return ToolCall.of(id, name, arguments or {})
+    return ToolCall(id, name, arguments if isinstance(arguments, str) else json.dumps(as_json(arguments)))
+
+
+def _kept_aside(message: AIMessage, parts: Sequence[Part], provider: str) -> list[Part]:
     # A streamed message keeps its first reasoning here even where its content is a list.
     aside = message.additional_kwargs
     text, signature = aside.get("reasoning_content"), aside.get("reasoning_signature")
-    if not (text or signature):
+    if not isinstance(text, str | None) or not (text or signature):
         return []
-    thought = Reasoning(text or "", signature)
+    thought = Reasoning(text or "", signature, provider=provider)
     return [] if thought in parts else [thought]
 
 
 def _refused_aside(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
     text = message.additional_kwargs.get("refusal")
-    if not text or any(isinstance(part, Refusal) for part in parts):
+    if text is None or any(isinstance(part, Refusal) for part in parts):
         return []
-    return [Refusal(text)]
+    return [Refusal(str(text))]
 
 
 def _extras(block: Block) -> Block:
@@ -177,13 +260,17 @@ def _text(block: Block) -> Part:
 
 
 def _image_url(block: Block) -> Part:
+    """Read an image of OpenAI's Chat API (`image_url`) or its Responses API (`input_image`)."""
     given = block.get("image_url")
-    if isinstance(given, Mapping):
-        return Image(url=given.get("url"), detail=given.get("detail"))
-    return Image(url=given, detail=block.get("detail"))
+    fields = given if isinstance(given, Mapping) else {"url": given, "detail": block.get("detail")}
+    if not fields.get("url"):
+        raise _unreadable(block)
+    return Image(url=str(fields["url"]), detail=fields.get("detail"))
 
 
 def _image(block: Block) -> Part:
+    if isinstance(nested := block.get("image"), Mapping):
+        return Image(data=_bedrock_bytes(block, nested), media_type=f"image/{nested.get('format')}")
     url, data, id, media_type = _source(block)
     if id is not None:
         return Raw({"type": "image", "source": {"type": "file", "file_id": id}})
@@ -245,7 +332,7 @@ def _source(block: Block) -> tuple[str | None, str | None, str | None, str | Non
     """Find URL, base64 data, file id and media type in a standard, older standard, or Anthropic block."""
     nested = block.get("source")
     source: Block = nested if isinstance(nested, Mapping) else block
-    media_type = source.get("mime_type") or source.get("media_type")
+    media_type = source.get("mime_type") or source.get("media_type") or source.get("mimeType")
     data = source.get("base64") or source.get("data")
     id = source.get("file_id") or (source.get("id") if source.get("source_type") == "id" else None)
     url = source.get("url")
@@ -262,8 +349,53 @@ def _cut_data_url(value: Any) -> tuple[str | None, str | None]:
     return data, head.removeprefix("data:").partition(";")[0] or None
 
 
+def _bedrock_bytes(block: Block, nested: Block) -> str:
+    """Return the base64 data of Bedrock's `{"image": {"format", "source": {"bytes"}}}`."""
+    source = nested.get("source")
+    given = source.get("bytes") if isinstance(source, Mapping) else None
+    if not given:
+        raise _unreadable(block)
+    return b64encode(given).decode() if isinstance(given, bytes) else str(given)
+
+
+def _bedrock_document(block: Block) -> Part:
+    nested = block.get("document")
+    if not isinstance(nested, Mapping):
+        return _document(block)
+    media_type = guess_type(f"a.{nested.get('format')}")[0]
+    return File(_bedrock_bytes(block, nested), media_type, nested.get("name"))
+
+
+def _media(block: Block) -> Part:
+    """Read Gemini's block for any medium, told by its `mime_type`."""
+    kind = str(block.get("mime_type") or "").partition("/")[0]
+    read = {"image": _image, "audio": _audio, "video": _video}.get(kind, _file)
+    return read({**block, "url": block.get("file_uri") or block.get("url")})
+
+
+def _made_image(block: Block) -> Part:
+    """Read what OpenAI's image tool made."""
+    if not block.get("result"):
+        raise _unreadable(block)
+    return Image(data=str(block["result"]), media_type=f"image/{block.get('output_format') or 'png'}")
+
+
+def _input_file(block: Block) -> Part:
+    data, media_type = _cut_data_url(block.get("file_data"))
+    return File(data, media_type, block.get("filename"), block.get("file_url"), block.get("file_id"))
+
+
 def _thinking(block: Block) -> Part:
-    return Reasoning(str(block.get("thinking") or ""), block.get("signature"))
+    given = block.get("thinking")
+    if isinstance(given, list):  # Mistral's
+        given = "".join(each.get("text") or "" for each in given if isinstance(each, Mapping))
+    return Reasoning(str(given or ""), block.get("signature"))
+
+
+def _bedrock_reasoning(block: Block) -> Part:
+    nested = block.get("reasoning_content")
+    given = nested if isinstance(nested, Mapping) else {}
+    return Reasoning(str(given.get("text") or ""), given.get("signature"))
 
 
 def _redacted(block: Block) -> Part:
@@ -272,9 +404,9 @@ def _redacted(block: Block) -> Part:
 
 def _reasoning(block: Block) -> Part:
     text = block.get("reasoning")
-    if text is None:
+    if not isinstance(text, str):
         summary = block.get("summary")
-        text = "".join(each.get("text", "") for each in summary or () if isinstance(each, Mapping))
+        text = "".join(each.get("text") or "" for each in summary or () if isinstance(each, Mapping))
     return Reasoning(text, block.get("signature") or _extras(block).get("signature"))
 
 
@@ -305,23 +437,30 @@ def _video(block: Block) -> Part:
 
 _READERS: dict[str, Callable[[Block], Part]] = {
     "audio": _audio,
-    "document": _document,
+    "document": _bedrock_document,
     "file": _file,
     "image": _image,
+    "image_generation_call": _made_image,
     "image_url": _image_url,
     "input_audio": _audio,
+    "input_file": _input_file,
+    "input_image": _image_url,
+    "input_text": _text,
+    "media": _media,
     "non_standard": _non_standard,
+    "output_text": _text,
     "reasoning": _reasoning,
+    "reasoning_content": _bedrock_reasoning,
     "redacted_thinking": _redacted,
     "refusal": _refusal,
     "search_result": _search_result,
     "text": _text,
     "text-plain": _plain,
     "thinking": _thinking,
-    "tool_call": _call,
-    "tool_use": _call,
     "video": _video,
 }
+_UNTYPED = ("text", "image", "document", "reasoning_content")
+"""Keys by which a block without a type is told, as Bedrock has them."""
 
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -475,7 +614,7 @@ def to_request(
 
 def to_dialect(preferred: Dialect, request: ChatRequest) -> Dialect:
     """Return the preferred dialect, or the other one where only that has words for the content."""
-    parts = [part for message in request.messages for part in message.parts]
+    parts = [part for message in request.messages if message.role != "assistant" for part in message.parts]
     needs: set[Dialect] = set()
     if any(isinstance(part, Audio) for part in parts):
         needs.add("openai")

@@ -11,8 +11,8 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_piccc._replies import (
     PROVIDER,
+    invalid_ending,
     is_plain,
-    late_refusal,
     rank,
     read_calls,
     to_block,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
     """Join the deltas of each block into one, in the order in which the blocks first occur."""
-    if len(deltas) == 1:
+    if len(deltas) == 1 or any(_is_citation(delta) for delta in deltas):
         return deltas
     if len({delta.block for delta in deltas}) == 1:
         return [_join(deltas)]
@@ -86,6 +86,8 @@ class ChunkWriter:
         self._id = id or None
         self._ranks: dict[int, int] = {}
         self._calls: list[ToolCallDelta] = []
+        self._arguments: dict[int, list[str]] = {}
+        self._held: dict[int, str] = {}
         self._plain = True
 
     def start(self, model: str) -> Iterable[ChatGenerationChunk]:
@@ -95,7 +97,7 @@ class ChunkWriter:
     def write(self, deltas: Sequence[Delta]) -> Iterable[ChatGenerationChunk]:
         """Return the chunks for deltas that came together: one, or two where the reply stops being plain."""
         for position, delta in enumerate(deltas):
-            if delta.block not in self._ranks and self._notice(delta):
+            if (delta.block not in self._ranks or _is_citation(delta)) and self._notice(delta):
                 before = [self._plain_chunk(deltas[:position])] if position else []
                 return [*before, self._block_chunk(deltas[position:], self._calls)]
         return [self._plain_chunk(deltas) if self._plain else self._block_chunk(deltas)]
@@ -104,13 +106,41 @@ class ChunkWriter:
         """Return the chunk that ends the stream: the only one with usage, model name and finish reason."""
         message = AIMessageChunk(
             content="" if self._plain else [],
-            additional_kwargs=late_refusal(reply),
+            tool_call_chunks=self._call_ends(reply),
             usage_metadata=to_usage(reply.usage),
             response_metadata=to_metadata(reply),
             chunk_position="last",
             id=self._id,
         )
         return [ChatGenerationChunk(message=message)]
+
+    def _call_ends(self, reply: ChatReply) -> list[ToolCallChunk]:
+        """Return what makes LangChain read each call of the sum of chunks as the reply has it."""
+        ends = []
+        calls = [part for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall)]
+        for index, call in enumerate(calls):
+            sent, held = "".join(self._arguments.get(index, ())), self._held.get(index, "")
+            if isinstance(call, InvalidToolCall):
+                ends.append(tool_call_chunk(args=held + invalid_ending(sent + held), index=index))
+            elif not sent:
+                ends.append(tool_call_chunk(args=call.arguments, index=index))
+        return ends
+
+    def _call_chunk(self, delta: ToolCallDelta) -> ToolCallChunk:
+        """Return a call's fragment; what comes before its object begins is held back.
+
+        `null` for no arguments is an object to us and none to LangChain, and cannot be corrected afterwards.
+        """
+        arguments = delta.arguments
+        if delta.index not in self._arguments:
+            arguments = self._held.pop(delta.index, "") + arguments
+            if arguments.lstrip().startswith("{"):
+                self._arguments[delta.index] = []
+            else:
+                self._held[delta.index], arguments = arguments, ""
+        if arguments:
+            self._arguments[delta.index].append(arguments)
+        return tool_call_chunk(name=delta.name, args=arguments, id=delta.id, index=delta.index)
 
     def _notice(self, delta: Delta) -> bool:
         """Take note of a new block; tell whether the reply is plain no more from here."""
@@ -132,7 +162,7 @@ class ChunkWriter:
                 case TextDelta():
                     text += delta.text
                 case ToolCallDelta():
-                    calls.append(_call_chunk(delta))
+                    calls.append(self._call_chunk(delta))
                 case ReasoningDelta():
                     aside["reasoning_content"] = aside.get("reasoning_content", "") + delta.text
                     if delta.signature:
@@ -145,7 +175,7 @@ class ChunkWriter:
         self, deltas: Sequence[Delta], opened: Sequence[ToolCallDelta] = ()
     ) -> ChatGenerationChunk:
         blocks = [_delta_block(delta) for delta in (*opened, *deltas)]
-        calls = [_call_chunk(delta) for delta in deltas if isinstance(delta, ToolCallDelta)]
+        calls = [self._call_chunk(delta) for delta in deltas if isinstance(delta, ToolCallDelta)]
         return self._chunk([block for block in blocks if block], calls, {})
 
     def _chunk(
@@ -161,15 +191,16 @@ class ChunkWriter:
         return ChatGenerationChunk(message=message)
 
 
-_MESSAGE = AIMessageChunk(content="").__getstate__()
-_CHUNK = ChatGenerationChunk(message=AIMessageChunk(content="")).__getstate__()
+_MESSAGE = AIMessageChunk(content="", response_metadata={"model_provider": PROVIDER})
+_CHUNK = ChatGenerationChunk(message=_MESSAGE)
 
 
 def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
-    """Return what nearly every chunk is, made as unpickling does: to validate it would cost more."""
-    message = AIMessageChunk.__new__(AIMessageChunk)
-    fields = {
-        **_MESSAGE["__dict__"],
+    """Return what nearly every chunk is: a copy, because validating it would cost 2.5 µs more a token.
+
+    That is an eighth of a token that comes alone in blocking code, and 5 % of one in 100 streams at once.
+    """
+    own: dict[str, Any] = {
         "content": text,
         "id": id,
         "additional_kwargs": {},
@@ -178,24 +209,18 @@ def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
         "invalid_tool_calls": [],
         "tool_call_chunks": [],
     }
-    given = {"content", "id", "response_metadata", "tool_call_chunks"}
-    message.__setstate__(
-        {**_MESSAGE, "__dict__": fields, "__pydantic_fields_set__": given, "__pydantic_extra__": {}}
-    )
-    chunk = ChatGenerationChunk.__new__(ChatGenerationChunk)
-    fields = {**_CHUNK["__dict__"], "text": text, "message": message}
-    chunk.__setstate__({**_CHUNK, "__dict__": fields, "__pydantic_fields_set__": {"text", "message"}})
-    return chunk
+    return _CHUNK.model_copy(update={"text": text, "message": _MESSAGE.model_copy(update=own)})
 
 
-def _call_chunk(delta: ToolCallDelta) -> ToolCallChunk:
-    return tool_call_chunk(name=delta.name, args=delta.arguments, id=delta.id, index=delta.index)
+def _is_citation(delta: Delta) -> bool:
+    return isinstance(delta, TextDelta) and delta.citation is not None
 
 
 def _delta_block(delta: Delta) -> dict[str, Any] | None:
     match delta:
         case TextDelta():
-            return {**to_block(Text(delta.text)), "index": f"lc_txt_{delta.block + 1}"}
+            cited = [delta.citation] if delta.citation else []
+            return {**to_block(Text(delta.text, cited)), "index": f"lc_txt_{delta.block + 1}"}
         case ReasoningDelta():
             thought = Reasoning(delta.text, delta.signature, delta.redacted)
             return {**to_block(thought), "index": f"lc_rs_{delta.block + 1}"}
@@ -239,15 +264,11 @@ class EventWriter:
         parts = dict(zip(sorted(self._wire), reply.parts, strict=True))
         for block, index in self._wire.items():
             yield _event("content-block-finish", index=index, content=_whole(parts[block]))
-        if late := late_refusal(reply):
-            index = len(self._wire)
-            yield _event("content-block-start", index=index, content=to_non_standard({}))
-            yield _event("content-block-finish", index=index, content=_whole(Refusal(late["refusal"])))
         extra: dict[str, Any] = {"metadata": to_metadata(reply)}
         if usage := to_usage(reply.usage):
             extra["usage"] = usage
-        if refusal := reply.refusal or late.get("refusal"):
-            extra["additional_kwargs"] = {"refusal": refusal}
+        if reply.is_refusal:
+            extra["additional_kwargs"] = {"refusal": reply.refusal}
         yield _event("message-finish", **extra)
 
 
@@ -281,7 +302,8 @@ def _growth(delta: Delta) -> dict[str, Any]:
 def _whole(part: Part) -> dict[str, Any]:
     match part:
         case Text():
-            return {"type": "text", "text": part.text}
+            cited = [{"type": "non_standard_annotation", "value": each} for each in part.citations]
+            return {"type": "text", "text": part.text, **({"annotations": cited} if cited else {})}
         case Reasoning(redacted=str()):
             return to_non_standard({"type": "redacted_thinking", "data": part.redacted})
         case Reasoning():

@@ -14,7 +14,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from langchain_piccc._replies import invalid_reasons
 from langchain_piccc.media_tools import EVENT, TASKS, media_from
+from piccc.conversation import InvalidToolCall
 from piccc.errors import MissingExtraError, PicccError
 from piccc.media.agent_tools import (
     GENERATE_IMAGE,
@@ -254,3 +256,65 @@ def _news_message(reports: Sequence[ToolResult]) -> HumanMessage:
         [{"type": "text", "text": text}, *images] if images else text,
         additional_kwargs={TASKS: [report.artifact for report in reports]},
     )
+
+
+class PicccInvalidCallsMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
+    """Tell the model which of its tool calls were cut off or cannot be read, and ask it once more.
+
+    No tool runs on such a call with or without this: an agent ends with it, and it can be read in
+    `invalid_tool_calls` of the last message. With this middleware each gets a tool message that says what is
+    wrong. Where a reply has nothing but invalid calls, the model is asked again, up to `max_retries` times
+    in a row; then the run ends with the call as the last message.
+
+    Args:
+        max_retries: how many more replies to pay for where only invalid calls came.
+
+    Examples:
+        >>> from langchain.agents import create_agent
+        >>> from langchain_piccc import ChatPiccc, PicccInvalidCallsMiddleware
+        >>> agent = create_agent(ChatPiccc(), [], middleware=[PicccInvalidCallsMiddleware()])
+    """
+
+    def __init__(self, *, max_retries: int = 1) -> None:
+        super().__init__()
+        self._max_retries = max_retries
+
+    @hook_config(can_jump_to=["model"])
+    def after_model(self, state: AgentState[Any], runtime: Runtime[Any]) -> Update:
+        """Answer invalid calls, and ask again where nothing else came."""
+        messages = state["messages"]
+        last = messages[-1] if messages else None
+        if not isinstance(last, AIMessage) or not last.invalid_tool_calls:
+            return None
+        if not last.tool_calls and _failed_in_a_row(messages) > self._max_retries:
+            return None
+        reasons = invalid_reasons(last)
+        answers = [
+            ToolMessage(
+                InvalidToolCall(id, "", "", reasons.get(id, "malformed")).error,
+                tool_call_id=id,
+                name=call["name"] or None,
+                status="error",
+            )
+            for call in last.invalid_tool_calls
+            for id in [call["id"] or ""]
+        ]
+        return {"messages": answers, **({} if last.tool_calls else {"jump_to": "model"})}
+
+    @hook_config(can_jump_to=["model"])
+    async def aafter_model(self, state: AgentState[Any], runtime: Runtime[Any]) -> Update:
+        """Answer invalid calls, and ask again where nothing else came."""
+        return self.after_model(state, runtime)
+
+
+def _failed_in_a_row(messages: Sequence[AnyMessage]) -> int:
+    """Count the replies with nothing but invalid calls at the end of a conversation."""
+    count = 0
+    for message in reversed(messages):
+        if isinstance(message, AIMessage):
+            if message.tool_calls or not message.invalid_tool_calls:
+                break
+            count += 1
+        elif not isinstance(message, ToolMessage):
+            break
+    return count

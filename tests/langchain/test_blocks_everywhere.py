@@ -22,6 +22,7 @@ from tests.langchain.replay import Replay, chunks, completion, fragment, stream,
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # v3 is in beta
 
+OURS = {"model_provider": "piccc"}
 Block = dict[str, Any]
 WORDS = st.text(min_size=1, max_size=4)
 ARGUMENTS = st.dictionaries(
@@ -215,7 +216,9 @@ def test_openai_blocks_and_history_are_the_same_in_every_way(
     blocks, body, events = reply
     for way, message in ways(body, events):
         assert bare(message) == blocks, way
-        assert to_messages([message]) == to_messages([AIMessage(content_blocks=blocks)]), way
+        assert to_messages([message]) == to_messages(
+            [AIMessage(content_blocks=blocks, response_metadata=OURS)]
+        ), way
 
 
 @settings(deadline=None, max_examples=50)
@@ -226,7 +229,9 @@ def test_anthropic_blocks_and_history_are_the_same_in_every_way(
     blocks, body, events = reply
     for way, message in ways(body, events, dialect="anthropic"):
         assert bare(message) == blocks, way
-        assert to_messages([message]) == to_messages([AIMessage(content_blocks=blocks)]), way
+        assert to_messages([message]) == to_messages(
+            [AIMessage(content_blocks=blocks, response_metadata=OURS)]
+        ), way
 
 
 @settings(deadline=None, max_examples=30)

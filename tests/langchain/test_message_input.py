@@ -21,6 +21,7 @@ from piccc.conversation import (
     CachePoint,
     File,
     Image,
+    InvalidToolCall,
     Message,
     Raw,
     Reasoning,
@@ -80,7 +81,33 @@ BLOCKS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("block", "part"), BLOCKS, ids=[str(block)[:60] for block, _ in BLOCKS])
+FOREIGN_FORMS: list[tuple[dict[str, Any], Any]] = [
+    ({"type": "input_text", "text": "a"}, Text("a")),
+    ({"type": "input_image", "image_url": URL, "detail": "low"}, Image(URL, detail="low")),
+    ({"type": "input_file", "file_id": "f1"}, File(file_id="f1")),
+    (
+        {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,aGk="},
+        File("aGk=", "application/pdf", "a.pdf"),
+    ),
+    ({"type": "media", "mime_type": "image/png", "data": "aGk="}, PNG),
+    ({"type": "media", "mime_type": "audio/wav", "data": "aGk="}, Audio("aGk=", "wav")),
+    (
+        {"type": "media", "mime_type": "application/pdf", "file_uri": URL},
+        File(media_type="application/pdf", url=URL),
+    ),
+    ({"image": {"format": "png", "source": {"bytes": b"hi"}}}, PNG),
+    ({"type": "image", "image": {"format": "png", "source": {"bytes": "aGk="}}}, PNG),
+    (
+        {"document": {"format": "pdf", "name": "a", "source": {"bytes": b"hi"}}},
+        File("aGk=", "application/pdf", "a"),
+    ),
+    ({"type": "image", "data": "aGk=", "mimeType": "image/png"}, PNG),
+]
+
+
+@pytest.mark.parametrize(
+    ("block", "part"), BLOCKS + FOREIGN_FORMS, ids=[str(block)[:60] for block, _ in BLOCKS + FOREIGN_FORMS]
+)
 def test_a_block_is_read(block: dict[str, Any], part: Any) -> None:
     assert to_parts([block]) == [part]
 
@@ -92,7 +119,16 @@ def test_a_cache_mark_stands_behind_its_block() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [{"type": "video", "url": URL}, {"type": "image"}, {"type": "audio", "url": URL}, {"type": "file"}],
+    [
+        {"type": "video", "url": URL},
+        {"type": "media", "mime_type": "video/mp4", "data": "aGk="},
+        {"type": "input_image"},
+        {"type": "image_url", "image_url": {}},
+        {"type": "image_url", "image_url": None},
+        {"type": "image"},
+        {"type": "audio", "url": URL},
+        {"type": "file"},
+    ],
 )
 def test_what_cannot_be_sent_is_refused(block: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedContentError):
@@ -121,10 +157,14 @@ HISTORY: list[tuple[BaseMessage, Message]] = [
     ),
     (
         AIMessage("", invalid_tool_calls=[{"id": "c2", "name": "look", "args": "{oops", "error": None}]),
-        Message("assistant", [ToolCall("c2", "look", "{oops")]),
+        Message("assistant", [InvalidToolCall("c2", "look", "{oops", "malformed")]),
     ),
     (
-        AIMessage("a", additional_kwargs={"reasoning_content": "hm", "refusal": "no"}),
+        AIMessage(
+            "a",
+            additional_kwargs={"reasoning_content": "hm", "refusal": "no"},
+            response_metadata={"model_provider": "piccc"},
+        ),
         Message("assistant", [Reasoning("hm"), Text("a"), Refusal("no")]),
     ),
     (
