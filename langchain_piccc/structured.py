@@ -283,7 +283,7 @@ class _Run:
             Answer(
                 text=([*calls, *wrong] or [str(raw.text)])[0] if is_tool else str(raw.text),
                 finish_reason=raw.response_metadata.get("finish_reason"),
-                refusal=str(raw.additional_kwargs.get("refusal") or ""),
+                refusal=_refusal(raw),
                 invalid=str(raw.invalid_tool_calls[0].get("error"))
                 if is_tool and wrong and not calls
                 else "",
@@ -316,3 +316,9 @@ def _messages(given: LanguageModelInput) -> list[BaseMessage]:
     if isinstance(given, str):
         return [HumanMessage(given)]
     return given.to_messages() if isinstance(given, PromptValue) else convert_to_messages(given)
+
+
+def _refusal(message: AIMessage) -> str:
+    """Return the words of a refusal: beside the content of a plain message, else in a block of it."""
+    blocks = [each for each in message.content if isinstance(each, dict) and each.get("type") == "refusal"]
+    return str(message.additional_kwargs.get("refusal") or next((each["refusal"] for each in blocks), ""))

@@ -184,6 +184,20 @@ def is_refusal(error: StructuredOutputError) -> bool:
     )
 
 
+def test_a_refusal_among_other_blocks_is_one_too() -> None:
+    function = {"name": "look", "arguments": "{}"}
+    message = {
+        "content": None,
+        "refusal": "I will not.",
+        "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        "reasoning_content": "Hm.",
+    }
+    server = Replay(whole(completion(message)))
+    shaped = server.model().with_structured_output(City, method="function_calling")
+    with pytest.raises(StructuredOutputError, match="I will not"):
+        shaped.invoke("?")
+
+
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_a_filtered_answer_without_details_is_a_refusal_that_says_filtered(dialect: Any) -> None:
     bodies = {
