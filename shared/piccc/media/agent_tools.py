@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from piccc import errors
 from piccc._dialects.tasks import read_task
 from piccc._http.backend import run_sync
-from piccc.errors import PicccError, SubmissionUnknown, TaskError, TaskWaitTimeout
+from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ class MediaToolRun:
                 await _settled(task.wait(timeout=seconds, on_update=self._on_update))
         except TaskWaitTimeout:
             return
-        if error := TaskError.of(task):
+        if error := task.failure():
             raise error
 
     def report_progress(self) -> None:

@@ -36,13 +36,29 @@ OnUpdate = Callable[[Task], object]
 
 
 class _BoundOutput(Output):
-    __slots__ = ("_account", "_task", "preview")
+    __slots__ = ("_account", "_path", "_preview", "_task")
 
     def __init__(self, output: Output, task: Task, account: Account) -> None:
         super().__init__(**{each.name: getattr(output, each.name) for each in fields(output)})
         self._task = task
         self._account = account
-        self.preview = Preview(account, task, self)
+        self._preview: Preview | None = None
+        self._path: Path | None = None
+
+    @property
+    def preview(self) -> Preview:
+        """What a notebook can show of it without its address."""
+        if self._preview is None:
+            self._preview = Preview(self._account, self._task, self)
+            if self._path is not None:
+                self._preview.saved(self._path)
+        return self._preview
+
+    def _saved(self, path: Path) -> Path:
+        self._path = path
+        if self._preview is not None:
+            self._preview.saved(path)
+        return path
 
 
 class OutputHandle(_BoundOutput):
@@ -50,9 +66,6 @@ class OutputHandle(_BoundOutput):
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
-
-    Attributes:
-        preview: what a notebook can show of it without its address.
     """
 
     __slots__ = ()
@@ -76,9 +89,9 @@ class OutputHandle(_BoundOutput):
         The file appears when it is whole.
         """
         terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
-        saved = run_sync(save(self._account, self._task, self, path, terms, provenance=provenance))
-        self.preview.saved(saved)
-        return saved
+        return self._saved(
+            run_sync(save(self._account, self._task, self, path, terms, provenance=provenance))
+        )
 
     def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
@@ -98,9 +111,6 @@ class AsyncOutputHandle(_BoundOutput):
 
     Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
     renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
-
-    Attributes:
-        preview: what a notebook can show of it without its address.
     """
 
     __slots__ = ()
@@ -124,9 +134,7 @@ class AsyncOutputHandle(_BoundOutput):
         The file appears when it is whole.
         """
         terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
-        saved = await save(self._account, self._task, self, path, terms, provenance=provenance)
-        self.preview.saved(saved)
-        return saved
+        return self._saved(await save(self._account, self._task, self, path, terms, provenance=provenance))
 
     async def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
@@ -154,19 +162,20 @@ class _BoundTask(Task):
 
     def take(self, task: Task) -> Self:
         """Become what a task is now; a card of it that a notebook shows changes too."""
-        previews = {place_of(output): output.preview for output in self.outputs}
+        shown = {place_of(output): output for output in self.outputs}
         for each in fields(Task):
             setattr(self, each.name, getattr(task, each.name))
         self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
         for output in self.outputs:
-            output.preview = previews.get(place_of(output), output.preview)
+            before = shown.get(place_of(output), output)
+            output._preview, output._path = before._preview, before._path
         if self._display_id is not None:
             Card(self).update(self._display_id)
         return self
 
     def failure(self) -> TaskError | None:
         """Return the error of a task that ended without output, or None."""
-        return TaskError.of(self)
+        return None if self.status == "completed" and self.outputs else TaskError.of(self)
 
     def to_json(self) -> str:
         """Return it as JSON, from which `client.tasks.load` makes a handle again."""
