@@ -18,6 +18,7 @@ from piccc.config import Config, resolve
 from piccc.errors import (
     ConfigurationError,
     InvalidArgumentError,
+    LedgerError,
     PicccError,
     SubmissionUnknown,
     TaskCancelled,
@@ -171,17 +172,14 @@ def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
 
 def open_ledger(path: Path | None) -> Ledger:
     """Open the ledger at a path, or the server's default one; raise ConfigurationError if that fails."""
-    import sqlite3
-
     from piccc.media.ledgers.sqlite import SQLiteLedger
 
     path = path or ledger_of(resolve())
     ledger = SQLiteLedger(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
         ledger.unsettled()
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, LedgerError) as error:
         raise ConfigurationError(
             f"The ledger of submissions at {path} cannot be used: {error}",
             hint="Set PICCC_LEDGER to another file.",
