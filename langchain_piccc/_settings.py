@@ -33,9 +33,9 @@ class StrictModel(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
-        def __init__(self, *args, **data):
+        def __init__(self, **data):
             try:
-                super().__init__(*args, **data)
+                super().__init__(**data)
                 self._check()
             except ValidationError as error:
                 wrong = wrong_settings(type(self).__name__, error, type(self).model_fields.keys())
