@@ -16,8 +16,9 @@ import pytest
 import trustme
 
 from piccc.config import Timeout, resolve
-from piccc.errors import APIConnectionError
+from piccc.errors import APIConnectionError, ConfigurationError
 from tests.faults.calls import KINDS, MODES, Mode, call
+from tests.faults.matrix import healthy
 from tests.faults.server import CLOSE, FaultServer, head, reply
 from tests.faults.virtual import VirtualIO
 
@@ -53,6 +54,14 @@ class Closing(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         self.request.recv(4096)
+
+
+class Plain(socketserver.BaseRequestHandler):
+    """Answer a TLS greeting as an HTTP server does."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
 
 
 def unknown_host(place: Place) -> str:
@@ -98,7 +107,11 @@ def misnamed(place: Place) -> str:
 
 
 def handshake_cut(place: Place) -> str:
-    listener = place.stack.enter_context(socketserver.TCPServer(("127.0.0.1", 0), Closing))
+    return listening(place, Closing)
+
+
+def listening(place: Place, handler: type[socketserver.BaseRequestHandler]) -> str:
+    listener = place.stack.enter_context(socketserver.TCPServer(("127.0.0.1", 0), handler))
     threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
     place.stack.callback(listener.shutdown)
     return f"https://127.0.0.1:{listener.server_address[1]}"
@@ -117,6 +130,16 @@ def proxy_is_down(place: Place) -> str:
     return "http://behind.test"
 
 
+def speaks_no_tls(place: Place) -> str:
+    return listening(place, Plain)
+
+
+def no_certificates(place: Place) -> str:
+    (place.folder / "empty.pem").write_text("nothing")
+    place.patch.setenv("SSL_CERT_FILE", str(place.folder / "empty.pem"))
+    return listening(place, Closing)
+
+
 AGAIN, NEVER = 3, 1
 FAULTS: dict[Callable[[Place], str], int] = {
     unknown_host: AGAIN,
@@ -127,6 +150,16 @@ FAULTS: dict[Callable[[Place], str], int] = {
     handshake_cut: AGAIN,
     proxy_wants_a_password: NEVER,
     proxy_is_down: AGAIN,
+    speaks_no_tls: AGAIN,
+    no_certificates: AGAIN,
+}
+SAID: dict[Callable[[Place], str], str] = {
+    refused: "start the emulator",
+    untrusted: "certificate is not trusted here",
+    speaks_no_tls: "begin base_url with http://",
+    no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates",
+    proxy_is_down: "through the proxy",
+    proxy_wants_a_password: "the proxy",
 }
 
 
@@ -153,6 +186,39 @@ def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
     assert not error.may_have_been_billed
     assert "Nothing was sent" in error.hint
     assert io.skipped == (1.5 if FAULTS[fault] == AGAIN else 0)
-    if fault is handshake_cut:
+    if fault in (handshake_cut, speaks_no_tls):
         del caught, error
         gc.collect()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("fault", SAID, ids=lambda fault: fault.__name__)
+def test_an_error_says_why_nothing_could_be_sent(
+    place: Place, fault: Callable[[Place], str], mode: Mode
+) -> None:
+    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), max_retries=0)
+    with pytest.raises(APIConnectionError) as caught:
+        call(mode, "chat", config, VirtualIO(mode.port()))
+    assert SAID[fault] in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("proxy", ["nonsense://me:hush123@proxy.test", "://"])
+def test_a_proxy_that_is_none_is_a_wrong_setting(place: Place, proxy: str, mode: Mode) -> None:
+    place.patch.setenv("HTTP_PROXY", proxy)
+    place.patch.setenv("NO_PROXY", "")
+    config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test")
+    with pytest.raises(ConfigurationError, match="is no address of one") as caught:
+        call(mode, "chat", config, VirtualIO(mode.port()))
+    assert "hush123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense://x"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(place: Place, proxy: str, mode: Mode) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        place.patch.setenv(name, proxy)
+    place.patch.setenv("NO_PROXY", "")
+    base_url = place.serve().case(healthy("chat")).base_url
+    config = resolve(api_key="pcc_live_at_home", base_url=base_url, max_retries=0)
+    assert call(mode, "chat", config, VirtualIO(mode.port())).text

@@ -44,6 +44,7 @@ from piccc._http.connections import TOO_LATE, Pool, Route, chain_of, described, 
 from piccc._http.http11 import MalformedReply, unpacker_for
 from piccc._http.streams import AsyncStream, SyncStream, addresses_of
 from piccc._version import __version__
+from piccc.config import redact
 from piccc.errors import ConfigurationError, MissingExtraError
 
 BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
@@ -125,9 +126,22 @@ class _Backend:
             )
         except ImportError as error:
             raise ConfigurationError(
-                f"The proxy {urlsplit(route.proxy or '').hostname} needs a package that is not installed.",
+                f"The proxy {_shown(route.proxy)} needs a package that is not installed.",
                 hint='pip install "piccc[socks]"',
             ) from error
+        except ValueError as error:
+            raise ConfigurationError(
+                f"The proxy {_shown(route.proxy)} is no address of one.",
+                hint="Set HTTPS_PROXY, HTTP_PROXY or ALL_PROXY to http://host:port, or unset it.",
+            ) from error
+        except OSError as error:
+            raise Failure(Outcome.NOT_SENT, f"no connection: {described(error)}") from error
+
+    def _classified(self, error: Exception, library: Any, client: Any, route: Route) -> Failure:
+        failure = classify(error, library, client)
+        if self.client is None and route.proxy and failure.outcome is not Outcome.UNKNOWN:
+            failure.reason = f"{failure.reason}, through the proxy {_shown(route.proxy)}"
+        return failure
 
     def _build(self, client: Any, request: HTTPRequest, now: float) -> Any:
         left = None if request.by is None else max(request.by - now, 0.001)
@@ -199,7 +213,7 @@ class SyncBackend(_Backend):
         except Exception as error:
             if self.client is None:
                 client.close()
-            raise classify(error, library, client) from scrub(error)
+            raise self._classified(error, library, client, route) from scrub(error)
 
     async def close(self) -> None:
         """Close what this backend has opened; a client that was passed in stays open."""
@@ -269,7 +283,7 @@ class AsyncBackend(_Backend):
                 await client.aclose()
             if not isinstance(error, Exception):
                 raise
-            raise classify(error, library, client) from scrub(error)
+            raise self._classified(error, library, client, route) from scrub(error)
 
     async def close(self) -> None:
         """Close what this backend has opened on the running loop; a client that was passed in stays open."""
@@ -500,6 +514,11 @@ def _was_sent(error: Exception, client: Any) -> bool:
         frame.f_code in after or frame.f_code.co_name in ("handle_request", "handle_async_request")
         for frame in frames
     )
+
+
+def _shown(proxy: str | None) -> str:
+    """Return a proxy's address as the environment has it, without what follows and without credentials."""
+    return redact((proxy or "")[:200])
 
 
 def proxy_for(scheme: str, host: str, port: int) -> str | None:

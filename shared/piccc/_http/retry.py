@@ -97,8 +97,21 @@ STALE = "stale connection"
 MAX_BUDGETS = 256
 
 
-# What OpenSSL says where plain HTTP answers its greeting.
-_NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|record layer failure|packet length too long")
+_CAUSES = (
+    # What OpenSSL says where plain HTTP answers its greeting.
+    (
+        re.compile("WRONG_VERSION_NUMBER|record layer failure|packet length too long"),
+        "The server does not speak TLS: begin base_url with http://.",
+    ),
+    (
+        re.compile("CERTIFICATE_VERIFY_FAILED"),
+        "The server's certificate is not trusted here: set SSL_CERT_FILE to its authority's.",
+    ),
+    (
+        re.compile("NO_CERTIFICATE_OR_CRL_FOUND|No such file or directory"),
+        "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates: correct it.",
+    ),
+)
 
 
 class Retryability(Enum):
@@ -206,6 +219,8 @@ class _RetryState:
         except Failure as failure:
             self._note(failure.reason, None)
             return self._unanswered(failure)
+        except PicccError as error:
+            return _Failed(Outcome.HOPELESS, error, error.__cause__)
         result = None
         try:
             self._note(str(response.status), response)
@@ -409,10 +424,10 @@ class _RetryState:
     def _advice(self, *, sent: bool, reason: str = "") -> str:
         if self.config.is_placeholder:
             return f"No server was named: {self.config.base_url} is a placeholder. {WAYS_OUT}."
-        if not sent and _NO_TLS.search(reason):
-            return "Nothing was sent: the server does not speak TLS. Begin base_url with http://."
         if not sent:
-            return f"Nothing was sent. Check the address, the network and the proxy. {WAYS_OUT}."
+            general = f"Check the address, the network and the proxy. {WAYS_OUT}."
+            hint = next((hint for words, hint in _CAUSES if words.search(reason)), general)
+            return f"Nothing was sent. {hint}"
         if self.call.kind is Retryability.READ:
             return "Try again later."
         acted = "The request was sent, so the server may have acted on it"
