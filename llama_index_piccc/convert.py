@@ -84,7 +84,7 @@ _ROLES: dict[MessageRole, Role] = {
 }
 
 INVALID_CALLS = "invalid_tool_calls"
-"""The key of a message's `additional_kwargs` that has the calls which must not be acted on."""
+"""The key in a message's `additional_kwargs` for calls that must not be run."""
 
 
 def conversation(
@@ -319,7 +319,7 @@ def as_choice(choice: Any) -> ToolChoice | None:
 
 
 def selections(response: ChatResponse) -> list[ToolSelection]:
-    """Return the calls of a response that may be acted on; of one on its way, all that has come of them."""
+    """Return the valid calls of a response; for a partial response, all calls as far as they have arrived."""
     message = response.message
     blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
     growing = [each for each in blocks if isinstance(each, GrowingToolCall)]
@@ -334,7 +334,7 @@ def _selection(id: str | None, name: str, kwargs: JSON) -> ToolSelection:
 
 
 def only_first_call(response: ChatResponse) -> ChatResponse:
-    """Return the response with no more than one call, one that may be acted on if there is any."""
+    """Return the response with at most one call, a valid one if there is any."""
     message = response.message
     calls = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
     if len(calls) < 2:
@@ -399,12 +399,12 @@ def _response_format(wanted: Mapping[str, Any]) -> JSONSchema | str | None:
 
 
 class NoToolCallError(ResponseError, ValueError):
-    """A tool call was expected, and the model made none that may be acted on.
+    """A tool call was expected, and the model made no valid one.
 
     Attributes:
-        text: the model's words.
+        text: the model's reply.
         finish_reason: why it stopped, such as `stop` or `length`.
-        invalid_calls: calls that were cut or are no JSON, each with its `error`.
+        invalid_calls: calls that were cut off or are not JSON, each with its `error`.
     """
 
     text: str = ""
@@ -417,7 +417,7 @@ class NoToolCallError(ResponseError, ValueError):
         facts = response.additional_kwargs
         text = response.message.content or ""
         quoted = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
-        message = f"The model called no tool; it said: {quoted}"
+        message = f"The model called no tool; its reply: {quoted}"
         hint = "Pass tool_required=True, or error_on_no_tool_call=False where an answer in words will do."
         invalid = response.message.additional_kwargs.get(INVALID_CALLS) or ()
         if invalid:
@@ -435,18 +435,18 @@ class NoToolCallError(ResponseError, ValueError):
 
 
 class GrowingToolCall(ToolCallBlock):
-    """A tool call on its way: `tool_kwargs` is the JSON text so far, `known` what can be read from it."""
+    """A partial tool call: `tool_kwargs` is the JSON text so far, `known` what can be parsed of it."""
 
     _known: JSON = PrivateAttr(default_factory=dict)
 
     @property
     def known(self) -> JSON:
-        """The arguments as far as they can be read."""
+        """The arguments as far as they can be parsed."""
         return self._known
 
 
 class GrowingReply:
-    """Turn the deltas of one stream into responses, each of which holds all that has come."""
+    """Turn the deltas of one stream into responses, each with everything so far."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -454,7 +454,7 @@ class GrowingReply:
         self._calls: dict[int, tuple[str, str, PartialObject]] = {}
 
     def add(self, deltas: Iterable[Delta]) -> ChatResponse:
-        """Take what came together; return the response so far."""
+        """Add deltas; return the response so far."""
         text = thinking = ""
         for delta in deltas:
             match delta:
@@ -487,8 +487,8 @@ class GrowingReply:
 def whole(reply: ChatReply) -> ChatResponse:
     """Return a whole reply as a response.
 
-    Calls that must not be acted on stand in the message's `additional_kwargs["invalid_tool_calls"]`, each
-    with what is wrong with it; a ReAct action that cannot be read in `["unreadable_action"]`.
+    Invalid calls are in the message's `additional_kwargs["invalid_tool_calls"]`, each with its error; a reply
+    with an unparseable ReAct action is in `additional_kwargs["unreadable_action"]`.
     """
     thoughts = [each for each in reply.parts if isinstance(each, Reasoning)]
     calls = [
@@ -522,10 +522,10 @@ _ACTION_INPUT = re.compile(r"\nAction Input:[^{]*(\{.*\})", re.DOTALL)
 
 
 def _without_unreadable_action(text: str) -> str:
-    """Return a text without a ReAct action whose input was cut or is no JSON.
+    """Return a text without a ReAct action whose input was cut off or is not JSON.
 
-    Where core's ReAct parser fails to read an input, it picks what looks like text fields out of it and runs
-    the tool with the defaults of the rest. Without the input it tells the model to try again.
+    When core's ReAct parser cannot parse an action's input, it extracts whatever looks like a string field
+    and runs the tool with defaults for the rest. Without the input, it asks the model to try again.
     """
     found = _ACTION_INPUT.search(text)
     if found is None or read_arguments(found[1]) is not None:
@@ -533,7 +533,9 @@ def _without_unreadable_action(text: str) -> str:
     try:
         ast.literal_eval(found[1])  # with Python's quotes, which core reads too
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text[: found.start()] + "\nThe action's input was no whole JSON object, so no tool was run."
+        return (
+            text[: found.start()] + "\nThe action input was not a complete JSON object, so no tool was run."
+        )
     return text
 
 

@@ -1,4 +1,4 @@
-"""Structured output: how to ask for an object, read it, and go on where it does not come.
+"""Structured output: asking for an object, reading it, and what to try next when it does not come.
 
 `StructuredCall` decides what to send next and sends nothing itself, so blocking, asynchronous and streaming
 callers of every framework share its decisions:
@@ -43,7 +43,7 @@ STRATEGIES: tuple[Strategy, ...] = ("schema", "tool", "text")
 """What is tried in turn where the caller names nothing."""
 
 MAX_ANSWERS = 2
-"""How many answers one object may cost: the first, and one more where it does not fit."""
+"""How many replies one object may cost: the first, and one more if it does not fit."""
 FORGET_AFTER = 600.0
 """Seconds until a strategy that did not work is tried again."""
 _PROSE_LIMIT = 2
@@ -79,7 +79,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class OutputSchema:
-    """What an answer must be. Its `schema` always has an object at the root, as servers demand.
+    """What an answer must be. Its `schema` always has an object at the root, as servers require.
 
     Anything else (a list, a union, an enum, a RootModel) is wrapped as the only field of an object, and
     unwrapped when it is read.
@@ -141,7 +141,7 @@ class OutputSchema:
         return JSONSchema(self.schema, self.name, self.strict, self.description)
 
     def validate(self, value: Any) -> Any:
-        """Return the answer as the type that was asked for; raise ValueError saying what is wrong with it."""
+        """Return the answer as the requested type; raise ValueError with what is wrong with it."""
         value = self.unwrap(value)
         if self.type is None:
             return _checked(self._inner, value)
@@ -151,7 +151,7 @@ class OutputSchema:
         return self._adapter.validate_json(to_json(value, inf_nan_mode="constants"))
 
     def unwrap(self, value: Any) -> Any:
-        """Return the answer itself, which a server may also have given without the object around it."""
+        """Return the answer without the object around it, if there is one."""
         is_wrapper = self.is_wrapped and isinstance(value, dict) and value.keys() == {_WRAPPED}
         return value[_WRAPPED] if is_wrapper else value
 
@@ -178,7 +178,7 @@ class OutputSchema:
 
 
 def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None]:
-    """Take a mapping apart into schema, name, description and strict."""
+    """Split a mapping into schema, name, description and strict."""
     match given:
         case {"type": "json_schema", "json_schema": Mapping() as named}:
             pass
@@ -193,7 +193,7 @@ def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None
     schema = next((named[name] for name in ("schema", "parameters", "input_schema") if name in named), None)
     if not isinstance(schema, Mapping) or not _is_schema(schema):
         raise InvalidArgumentError(
-            f"A mapping with {sorted(map(str, given))} is no JSON Schema.",
+            f"A mapping with {sorted(map(str, given))} is not a JSON Schema.",
             hint='Give {"type": "object", "properties": {...}}, {"name": ..., "schema": ...}, or a class.',
         )
     return dict(schema), str(named.get("name") or "answer"), named.get("description"), named.get("strict")
@@ -225,7 +225,7 @@ def _schema_of_type(given: Any) -> JSON:
 
 
 def _is_old_model(given: Any) -> bool:
-    """Tell whether this is a class of pydantic v1, without importing its compatibility module."""
+    """Return whether this is a pydantic v1 class, without importing the compatibility module."""
     return inspect.isclass(given) and hasattr(given, "parse_obj") and not issubclass(given, BaseModel)
 
 
@@ -261,17 +261,17 @@ def _checked(schema: JSON, value: Any) -> Any:
     kinds = kinds if isinstance(kinds, list) else [kinds]
     # Exactly these types: Python's booleans are integers, JSON's are not.
     if kinds and not any(type(value) in _JSON_TYPES[each] for each in kinds):
-        raise ValueError(f"it is no JSON {' or '.join(kinds)} but {type(value).__name__}")
+        raise ValueError(f"expected a JSON {' or '.join(kinds)}, got {type(value).__name__}")
     if "enum" in schema and value not in schema["enum"]:
-        raise ValueError(f"it is none of {schema['enum']}")
+        raise ValueError(f"expected one of {schema['enum']}")
     required = schema.get("required", ()) if isinstance(value, dict) else ()
     if missing := [name for name in required if name not in value]:
-        raise ValueError(f"these fields are missing: {', '.join(missing)}")
+        raise ValueError(f"missing fields: {', '.join(missing)}")
     return value
 
 
 class NoJSONError(ValueError):
-    """The text holds no JSON at all."""
+    """The text contains no JSON at all."""
 
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -280,10 +280,10 @@ _OBJECT = re.compile(r'\{(?=\s*["}])')
 
 
 def read_json(text: str) -> Any:
-    """Read the one JSON value that a model's answer holds.
+    """Parse the one JSON value in a model's reply.
 
-    A code fence, words around an object, a `<think>` block before it and raw newlines in its strings are
-    allowed: they leave no doubt about what is meant. Two objects, or one that was cut, are not.
+    A code fence, words around an object, a `<think>` block before it and raw newlines in strings are
+    accepted, because they are unambiguous. Two objects, or an incomplete one, are not.
 
     Raises:
         NoJSONError: there is none.
@@ -304,7 +304,7 @@ def read_json(text: str) -> Any:
     if values:
         return _the_only(values)
     if (start := _OBJECT.search(text)) is None:
-        raise NoJSONError("it holds no JSON")
+        raise NoJSONError("it contains no JSON")
     try:
         value, end = _DECODER.raw_decode(text, start.start())
     except (ValueError, RecursionError) as error:
@@ -313,7 +313,7 @@ def read_json(text: str) -> Any:
 
 
 def _reject(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)  # not strict: raw newlines in strings
@@ -328,19 +328,19 @@ def _decoded(text: str) -> Any:
 
 def _the_only(values: Sequence[Any]) -> Any:
     if len(values) > 1:
-        raise ValueError("it holds more than one JSON value")
+        raise ValueError("it contains more than one JSON value")
     return values[0]
 
 
 class PartialObject:
-    """Collect the text of one JSON value and read what has come of it.
+    """Collect the text of one JSON value and parse it while it is incomplete.
 
-    It is read again whenever it has grown by a thirty-second: the work stays linear in its length, and what
-    is known lags behind by no more than that.
+    It is parsed again whenever it has grown by a thirty-second, so the total work is linear in its length and
+    the value lags behind by no more than that.
 
     Attributes:
         text: the text so far.
-        value: the object (or list) as far as it was last read.
+        value: the object or list as last parsed.
     """
 
     __slots__ = ("_due", "text", "value")
@@ -353,12 +353,12 @@ class PartialObject:
         self._due = 0
 
     def add(self, piece: str) -> bool:
-        """Take more of the text; tell whether more of the value is known now."""
+        """Append text; return whether the value has grown."""
         self.text += piece
         return len(self.text) >= self._due and self.read()
 
     def read(self) -> bool:
-        """Read all that has come; tell whether more of the value is known now."""
+        """Parse the text so far; return whether the value has grown."""
         length = len(self.text)
         self._due = length + 1 + length // self._SHARE
         head = self._HEAD.match(self.text)
@@ -394,14 +394,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a reply to an attempt said.
+    """The reply to an attempt.
 
     Attributes:
-        text: what should hold the object: the arguments of its call, else the reply's text.
+        text: the arguments of its tool call, else its text.
         finish_reason: why the reply ended.
-        refusal: the model's words where it declined.
-        invalid: why its call must not be acted on, such as that it was cut; empty where it may.
-        calls_others: whether it calls tools of the caller's instead of answering.
+        refusal: the text of a refusal, or empty.
+        invalid: why its tool call must not be used, such as that it was cut off; or empty.
+        calls_others: whether it calls the caller's own tools instead of answering.
         request_id: the server's id of the request.
     """
 
@@ -414,10 +414,10 @@ class Answer:
 
 
 class StructuredOutputError(ResponseError, ValueError):
-    """No answer was the object that was asked for.
+    """No reply was the requested object.
 
     Attributes:
-        text: the model's words, or the arguments of its call.
+        text: the model's reply, or the arguments of its tool call.
         finish_reason: why it stopped, such as `stop` or `length`.
         reason: `refused` by the model, `filtered` by the server, `cut` at max_tokens, or `unfit`.
     """
@@ -428,7 +428,7 @@ class StructuredOutputError(ResponseError, ValueError):
 
 
 class StrategyMemory:
-    """Which strategies a server has refused, or answered in prose twice in a row; forgotten after a while.
+    """Strategies to avoid for a while: those that a server refused, or answered with prose twice in a row.
 
     A strategy that was refused for one schema is still tried for another: some servers know response formats
     but not every keyword of JSON Schema. Safe to share between threads; a pickle or a copy is empty.
@@ -440,19 +440,19 @@ class StrategyMemory:
         self._proses: dict[Hashable, int] = {}
 
     def usable(self, place: Hashable, strategies: Sequence[Strategy]) -> list[Strategy]:
-        """Return the strategies worth trying at a place; the last always is."""
+        """Return the strategies to try; the last one always is."""
         now = self._now()
         *better, last = strategies
         return [*(each for each in better if self._avoided_until.get((place, each), now) <= now), last]
 
     def avoid(self, place: Hashable, strategy: Strategy) -> None:
-        """Note that the server refuses a strategy."""
+        """Record that the server refused a strategy."""
         if len(self._avoided_until) >= _MAX_REMEMBERED:
             self._avoided_until.clear()
         self._avoided_until[place, strategy] = self._now() + FORGET_AFTER
 
     def read(self, place: Hashable, strategy: Strategy, *, was_prose: bool) -> None:
-        """Note whether an answer was prose instead of JSON; the second in a row rules the strategy out."""
+        """Record whether a reply was prose instead of JSON; two in a row rule the strategy out."""
         if not was_prose:
             self._proses.pop((place, strategy), None)
             return
@@ -467,16 +467,16 @@ class StrategyMemory:
 
 
 class StructuredCall:
-    """One object on its way: `attempt` is what to send next, None once there is a result.
+    """The state of one request for an object.
 
-    `answers` counts the replies that were taken.
+    `attempt` is what to send next, None once there is a result; `answers` counts the replies so far.
 
     Args:
         schema: what is asked for.
         strategies: the ways to ask, best first.
         memory: what is known of the server.
         server: names server and model, for the memory.
-        max_answers: how many answers it may cost; requests that the server refuses cost nothing.
+        max_answers: the maximum number of replies; requests that the server refuses do not count.
     """
 
     def __init__(
@@ -501,10 +501,10 @@ class StructuredCall:
         self.attempt: Attempt | None = self._ask()
 
     def refuse(self, error: InvalidRequestError) -> None:
-        """Take the server's refusal of the attempt.
+        """Handle a 4xx reply to the attempt: try the next strategy, or raise.
 
-        Any refusal without a recognised cause of its own may be one of the strategy, however it is worded:
-        the next one is tried. If all are refused, the first refusal is raised.
+        The wording of such errors is not reliable, so any refusal without a recognised cause of its own
+        counts as one of the strategy. If all strategies are refused, the first refusal is raised.
         """
         self._refusal = self._refusal or error
         is_last = len(self._left) == 1 or has_own_cause(error)
@@ -517,7 +517,7 @@ class StructuredCall:
         self.attempt = self._ask()
 
     def take(self, answer: Answer) -> None:
-        """Take the reply to the attempt."""
+        """Handle a reply to the attempt."""
         for each in self._refused:
             self._memory.avoid(self._place, each)
         self._refused.clear()
@@ -534,7 +534,7 @@ class StructuredCall:
         self._value, self._error, self.attempt = value, None, None
 
     def result(self) -> Any:
-        """Return the object; raise StructuredOutputError where no answer was one."""
+        """Return the object; raise StructuredOutputError if no reply contained it."""
         if self._error is not None:
             raise self._error
         return self._value
@@ -563,25 +563,31 @@ class StructuredCall:
         # As text, also where it was a call: broken arguments cannot go back as a call to a strict server.
         asked = self._ask()
         given: tuple[Turn, ...] = (("assistant", answer.text),) if answer.text.strip() else ()
-        complaint = f"That does not satisfy the schema: {_complaint(wrong)}"
-        wanted: Turn = ("user", f"{complaint}\nGive it again: the whole answer, corrected, and nothing else.")
+        complaint = f"That does not match the schema: {_complaint(wrong)}"
+        wanted: Turn = (
+            "user",
+            f"{complaint}\nReply again with the complete, corrected JSON and nothing else.",
+        )
         return replace(asked, turns=(*asked.turns, *given, wanted))
 
     def _explained(self, answer: Answer, wrong: ValueError) -> StructuredOutputError:
         name, reason = self.schema.name, "unfit"
-        message, hint = f"The answer is no {name}: {_complaint(wrong)}", ""
+        message, hint = f"The reply is not a valid {name}: {_complaint(wrong)}", ""
         if answer.refusal:
-            reason, message = "refused", f"The model declined to give a {name}: {answer.refusal}"
+            reason, message = "refused", f"The model declined to answer: {answer.refusal}"
         elif answer.finish_reason == "content_filter":
-            reason, message = "filtered", f"The answer was filtered before it was a whole {name}."
-            hint = "The server or its model withheld it; asking in the same words again will not help."
+            reason, message = "filtered", f"The reply was filtered before it contained a complete {name}."
+            hint = "The server or its model withheld it; sending the same request again will not help."
         elif answer.finish_reason == "length":
-            reason, message = "cut", f"The answer was cut at max_tokens before it was a whole {name}."
+            reason, message = (
+                "cut",
+                f"The reply was cut off at max_tokens before it contained a complete {name}.",
+            )
             hint = "Raise max_tokens."
         elif self._error is not None:
-            message = f"The answer is no {name}, nor is the second one: {_complaint(wrong)}"
+            message = f"No reply was a valid {name}; the last one: {_complaint(wrong)}"
         if reason == "unfit":
-            hint = "`text` has the model's words; a larger model or a simpler schema may help."
+            hint = "`text` has the model's reply; a larger model or a simpler schema may help."
         error = StructuredOutputError(
             message,
             hint=hint,
