@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -47,7 +48,16 @@ from llama_index_piccc.convert import (
 from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
 from llama_index_piccc.structured import PredictingLLM
 from piccc.client import AnyClient, AsyncClient, Client, ClientCache
-from piccc.config import Config, Timeout, is_secret_header, redact_headers, resolve, split_url
+from piccc.config import (
+    KEY_VARIABLE,
+    URL_VARIABLE,
+    Config,
+    Timeout,
+    is_secret_header,
+    redact_headers,
+    resolve,
+    split_url,
+)
 from piccc.conversation import ChatRequest, Delta, Message
 from piccc.models import model_info
 from piccc.options import wrong_settings
@@ -73,6 +83,15 @@ def public(name: str, value: Any) -> Any:
 ApiKey = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
 
 _CALL_FIELDS = ("model", "temperature", "top_p", "max_tokens", "stop", "seed", "reasoning_effort")
+_CONNECTION = (
+    "api_key",
+    "base_url",
+    "timeout",
+    "max_retries",
+    "auth",
+    "retry_unknown",
+    "max_connections",
+)
 _SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "rate_limiter")
 
 
@@ -447,16 +466,12 @@ class Piccc(PredictingLLM):
         return [batch] if self.coalesce else [[delta] for delta in batch]
 
     def _config(self) -> Config:
-        return resolve(
-            api_key=self.api_key,
-            base_url=self.base_url,
-            timeout=self.timeout,
-            max_retries=self.max_retries,
-            default_headers=self.default_headers,
-            auth=self.auth,
-            retry_unknown=self.retry_unknown,
-            max_connections=self.max_connections,
-        )
+        return resolve(**self._connection())
+
+    def _connection(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _CONNECTION} | {
+            "default_headers": dict(self.default_headers)
+        }
 
     def _client(self) -> Client:
         return self._cached(Client, self.http_client)
@@ -465,5 +480,6 @@ class Piccc(PredictingLLM):
         return self._cached(AsyncClient, self.http_async_client)
 
     def _cached(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
-        config = self._config()  # from the environment too, which may have changed
-        return self._clients.get(kind, self.dialect, http_client, config, lambda: config)
+        environment = os.environ.get(KEY_VARIABLE), os.environ.get(URL_VARIABLE)
+        settings = (self._connection(), environment)
+        return self._clients.get(kind, self.dialect, http_client, settings, self._config)

@@ -15,7 +15,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
 from piccc.emulator import Emulator
-from piccc.emulator.render.image import _covers, caption, cjk_font_file, drawable, font
+from piccc.emulator.render.drawing import _covers, caption, cjk_font_file, drawable, font
 from piccc.emulator.tasks import ASPECT_RATIOS, pixels
 from tests.emulator.wire import connect, image, video
 
@@ -110,7 +110,7 @@ def cjk_font(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[bool]:
     """Run without any system font, and with one that has a single Chinese character."""
-    monkeypatch.setattr("piccc.emulator.render.image.font_folders", lambda: [tmp_path])
+    monkeypatch.setattr("piccc.emulator.render.drawing.font_folders", lambda: [tmp_path])
     if request.param:
         pen = TTGlyphPen(None)
         pen.moveTo((100, 0))

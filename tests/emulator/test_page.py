@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from importlib.resources import files
 from typing import Any
 
 import httpx
@@ -19,8 +18,10 @@ def test_the_page_loads_nothing_from_elsewhere(emulator: Emulator) -> None:
     reply = httpx.get(emulator.base_url, trust_env=False)
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in reply.headers["content-security-policy"]
-    html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
-    assert reply.text == html
+    html = reply.text
+    nonces = re.findall(r'nonce="([^"{]+)"', html)
+    assert len(nonces) == 2
+    assert f"script-src 'nonce-{nonces[0]}'" in reply.headers["content-security-policy"]
     assert not re.search(r"""(?:src|href)=["'](?!/|data:)|url\(|@import""", html)
 
 
@@ -105,3 +106,113 @@ async def test_what_happens_while_one_looks_is_shown(browser: Any) -> None:
         await page.wait_for_selector(".task img")
         assert not await page.is_visible("#no-calls")
     await until(page, "document.getElementById('live').textContent === 'not running'")
+
+
+ACTIONS = [
+    {"action": "fault", "fault": "503", "route": "*", "times": None},
+    {"action": "reply", "text": "Hello"},
+    {"action": "reset"},
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("token", [{}, {"x-piccc-page-token": "guessed"}, {"x-api-key": "pcc_test_emulator"}])
+def test_only_the_page_changes_anything(
+    emulator: Emulator, client: httpx.Client, action: dict[str, Any], token: dict[str, str]
+) -> None:
+    client.get("/v1/models")
+    reply = client.post("/emulator/actions", json=action, headers=token)
+    assert reply.status_code == 403
+    assert len(emulator.requests) == 1
+
+
+def test_the_page_s_token_is_in_the_page_and_bad_actions_say_why(client: httpx.Client) -> None:
+    token = re.findall(r'name="page-token" content="([^"]+)"', client.get("/").text)[0]
+    headers = {"x-piccc-page-token": token}
+
+    def act(**action: Any) -> httpx.Response:
+        return client.post("/emulator/actions", json=action, headers=headers)
+
+    assert act(action="reply", text="Hello").status_code == 200
+    assert "no fault is called" in act(action="fault", fault="explode", route="", times=None).text
+    assert "never acts on the route" in act(action="fault", fault="503", route="GET /x", times=1).text
+    for wrong in (
+        {"action": "dance"},
+        {"action": "remove-fault", "index": 7},
+        {"action": "redeliver", "event_id": "x"},
+    ):
+        assert act(**wrong).status_code == 400
+
+
+async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None:
+    async with Emulator(speed=math.inf) as emulator:
+        with connect(emulator) as client:
+            client.post("/v1/chat/completions", json=chat("What did I send?", surprise=1))
+            client.post("/v1/chat/completions", json=chat(temperature=9))
+        page = await browser.new_page(viewport={"width": 390, "height": 800})
+        await page.goto(emulator.base_url)
+        await page.get_by_label("Filter requests").fill("400")
+        await page.locator("#calls button").first.focus()
+        await page.keyboard.press("Enter")
+        details = page.locator("#details")
+        await details.get_by_text("Field temperature.").wait_for()
+        await page.keyboard.press("Escape")
+        await page.get_by_label("Filter requests").fill("piccc-pro 200")
+        await page.locator("#calls button").first.click()
+        text = await details.inner_text()
+        for part in (
+            "What did I send?",
+            "ignored fields: surprise",
+            "charged",
+            emulator.requests[0].request_id,
+        ):
+            assert part in text
+        await details.get_by_role("button", name="Send again").click()
+        await until(page, "document.querySelectorAll('#calls tr').length === 2")
+        assert emulator.requests[-1].body == emulator.requests[0].body
+
+
+async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) -> None:
+    async with Emulator(speed=math.inf) as emulator:
+        page = await browser.new_page()
+        await page.goto(emulator.base_url)
+        await page.get_by_label("Fault", exact=True).fill("explode")
+        await page.get_by_role("button", name="Add fault").click()
+        await page.get_by_text("no fault is called 'explode'").wait_for()
+        await page.get_by_label("Fault", exact=True).fill("503")
+        await page.get_by_role("button", name="Add fault").click()
+        await page.get_by_role("button", name="Remove 503").wait_for()
+        with connect(emulator) as client:
+            assert client.post("/v1/chat/completions", json=chat()).status_code == 503
+            await page.get_by_role("button", name="Remove 503").click()
+            await page.get_by_role("button", name="Remove 503").wait_for(state="detached")
+            await page.get_by_label("Next chat reply").fill("As you wish.")
+            await page.get_by_role("button", name="Queue reply").click()
+            await page.get_by_text("1 queued").wait_for()
+            reply = client.post("/v1/chat/completions", json=chat()).json()
+            assert reply["choices"][0]["message"]["content"] == "As you wish."
+        await page.locator("#chart").get_by_text("1 charged").wait_for()
+        page.on("dialog", lambda dialog: dialog.accept())
+        await page.get_by_role("button", name="Reset").click()
+        await page.locator("#no-calls").wait_for()
+        assert (emulator.requests, emulator.charges) == ([], [])
+
+
+async def test_a_person_looks_at_a_task_and_delivers_its_webhook_again(browser: Any) -> None:
+    async with Emulator(speed=math.inf) as emulator:
+        with connect(emulator) as client:
+            body = image("a mug", webhook={"url": "https://hooks.example/piccc"})
+            task_id = client.post("/v1/images/tasks", json=body).json()["task_id"]
+        page = await browser.new_page()
+        await page.goto(emulator.base_url)
+        await page.get_by_role("button", name="a mug").click()
+        details = page.locator("#details")
+        await details.get_by_text("1 attempts").wait_for()
+        assert task_id in await details.inner_text()
+        await until(page, "document.querySelector('#details img').naturalWidth === 1024")
+        await details.get_by_role("button", name="Deliver again").click()
+        for _ in range(400):
+            if len(emulator.deliveries[0].attempts) == 2:
+                break
+            await asyncio.sleep(0.05)
+        assert len(emulator.deliveries[0].attempts) == 2

@@ -25,6 +25,8 @@ class FileHost:
     cuts: int = 10_000
     announced: int | None = None
     takes_ranges: bool = True
+    excess: bytes = b""
+    """What is sent behind a resumed file's end."""
     statuses: list[int] = field(default_factory=list)
     redirect: str | None = None
     task: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +60,8 @@ class FileHost:
             return _reply(416, b"", {"content-range": f"bytes */{len(self.content)}"})
         if start:
             sent["content-range"] = f"bytes {start}-{total - 1}/{total}"
+            body += self.excess
+            sent["content-length"] = str(total - start + len(self.excess))
         if self.cut_after is not None and self.cuts:
             self.cuts -= 1
             body = body[: self.cut_after]

@@ -96,6 +96,12 @@ def test_a_host_without_ranges_is_fetched_from_anew(made: Made, host: FileHost) 
     assert made().outputs[0].bytes() == PICTURE
 
 
+def test_a_range_that_holds_more_than_it_says_is_fetched_from_anew(made: Made, host: FileHost) -> None:
+    host.cut_after, host.cuts, host.excess = 100, 1, b"and something else"
+    assert made().outputs[0].bytes() == PICTURE
+    assert [headers.get("range") for headers in host.downloads] == [None, "bytes=100-", None]
+
+
 def test_a_file_that_changed_meanwhile_is_fetched_from_anew(made: Made, host: FileHost) -> None:
     host.cut_after, host.cuts = 100, 1
 

@@ -108,6 +108,7 @@ class EmulatedAPI:
         self.request_log = RequestLog([api_key, webhooks.secret])
         self.script = Script()
         self.tasks = Tasks()
+        self.page_token = secrets.token_urlsafe(16)
         self.charges: deque[Charge] = deque(maxlen=_CHARGES)
         self.media = MediaCache()
         self.output_urls = OutputURLs(sha256(api_key.encode()).digest(), lifetime=url_lifetime)
@@ -116,6 +117,20 @@ class EmulatedAPI:
         self._state = state
         if state:
             self._restore(state)
+
+    def reset(self) -> None:
+        """Forget requests, charges, tasks, webhooks, faults and scripted replies; what is on disk stays."""
+        self.clear_scripts()
+        self.request_log.reset()
+        self.charges.clear()
+        self.tasks = Tasks()
+        self.webhooks.deliveries.clear()
+
+    def clear_scripts(self) -> None:
+        """Remove the script, its rules and all faults."""
+        self.script.lines.clear()
+        self.script.rules.clear()
+        self.faults.rules.clear()
 
     def resume(self) -> None:
         """Deliver the webhooks of restored tasks that were not delivered in the last run."""

@@ -128,8 +128,11 @@ class APIMiddleware:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message = {**message, "headers": [*message["headers"], *self._headers(context)]}
-            elif not message.get("more_body"):
-                self._close(context)
+            else:
+                if record.path.startswith("/v1/"):
+                    record.keep_response(message.get("body", b""))
+                if not message.get("more_body"):
+                    self._close(context)
             await send(message)
 
         return noting

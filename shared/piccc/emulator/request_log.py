@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 _LARGE_BODY = 256 * 1024
 _LONG_STRING = 1_000
+_KEPT_RESPONSE = 64 * 1024
 _SECRET_HEADERS = frozenset({"authorization", "x-api-key", "cookie", "proxy-authorization"})
 _SECRET = re.compile(rb"\b(?:pcc_(?:live|test)_|whsec_|sk-)[\w+/=-]+")
 _REDACTED = "[redacted]"
@@ -34,6 +35,7 @@ class RequestRecord:
         seconds: the duration until the response ended, or None.
         done: whether the response has ended.
         error, param: the message of an error response and the field at fault, or None.
+        raw_response: the first 64 KiB of the response's body; empty for files.
         ignored_fields: top-level fields of the body that the emulator accepted and ignored.
     """
 
@@ -56,6 +58,11 @@ class RequestRecord:
     error: str | None = None
     param: str | None = None
     ignored_fields: list[str] = field(default_factory=list)
+    raw_response: bytearray = field(default_factory=bytearray, repr=False)
+
+    def keep_response(self, piece: bytes) -> None:
+        """Keep a piece of the response's body, up to 64 KiB together."""
+        self.raw_response += piece[: max(0, _KEPT_RESPONSE - len(self.raw_response))]
 
     @property
     def body(self) -> Any:
@@ -158,6 +165,12 @@ class RequestLog:
             oldest = self._with_body.popleft()
             self._used -= len(oldest.raw)
             oldest.raw = b""
+
+    def reset(self) -> None:
+        """Forget all requests, and count from 1 again."""
+        self.count = self._used = 0
+        self._records.clear()
+        self._with_body.clear()
 
     def records(self) -> list[RequestRecord]:
         """Return the records, oldest first."""

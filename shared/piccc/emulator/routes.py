@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, TypeVar, get_args
 
@@ -21,16 +22,17 @@ from starlette.types import Receive, Scope, Send
 from piccc.emulator.api import EmulatedAPI
 from piccc.emulator.clock import Clock, Latency
 from piccc.emulator.conversation import Completion, ModelRequest
-from piccc.emulator.faults import RequestContext
+from piccc.emulator.faults import Fault, FaultRule, RequestContext
 from piccc.emulator.model.tokens import prompt_tokens
 from piccc.emulator.openapi import document
 from piccc.emulator.render import served
-from piccc.emulator.request_log import RequestRecord
+from piccc.emulator.request_log import Charge, RequestRecord
 from piccc.emulator.tasks import FORMS, STATUSES, Kind, Task
 from piccc.emulator.wire import APIError, anthropic, encoded, ignored_fields, openai, read, strict
 
 _CALLS = 100
 _TASKS = 48
+_BARS = 40
 
 
 def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
@@ -47,9 +49,32 @@ def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
             "completion_tokens": sum(charge.completion_tokens for charge in charges),
             "charges": Counter(charge.kind for charge in charges),
         },
+        "chart": _chart(charges, api.clock.now()),
+        "faults": [
+            {"fault": str(rule.fault), "route": rule.route, "times": rule.times, "hit": rule.hit}
+            for rule in api.faults.rules
+        ],
+        "script": len(api.script.lines),
         "speed": str(api.latency.speed),
         "api_key": api.api_key if api.api_key.startswith("pcc_test_") else None,
     }
+
+
+def _chart(charges: list[Charge], now: float) -> list[dict[str, Any]]:
+    """Return for each model its charges and tokens, in equal spans from the first charge until now."""
+    models: dict[str, dict[str, Any]] = {}
+    start = min((charge.at for charge in charges), default=now)
+    span = max(now - start, 1.0) / _BARS
+    for charge in charges:
+        of = models.setdefault(
+            charge.model,
+            {"model": charge.model, "charges": 0, "tokens": 0, "bars": [0] * _BARS},
+        )
+        tokens = charge.prompt_tokens + charge.completion_tokens
+        of["charges"] += 1
+        of["tokens"] += tokens
+        of["bars"][max(0, min(_BARS - 1, int((charge.at - start) / span)))] += tokens or 1
+    return [models[name] for name in sorted(models)]
 
 
 def _call(record: RequestRecord) -> dict[str, Any]:
@@ -63,6 +88,7 @@ def _call(record: RequestRecord) -> dict[str, Any]:
         "completion_tokens": record.completion_tokens,
         "task_id": record.task_id,
         "fault": record.fault,
+        "ignored_fields": record.ignored_fields,
         "started_at": record.started_at,
         "seconds": record.seconds,
         "done": record.done,
@@ -93,7 +119,8 @@ _LARGE_BODY = 64 * 1024
 _LARGEST_PAGE = 100
 _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data:; media-src 'self'; connect-src 'self'; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    "style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 
 
@@ -121,6 +148,9 @@ class Routes:
             Route("/openapi.json", self.openapi),
             Route("/emulator/feed", self.feed),
             Route("/emulator/outputs/{task_id}", self.output),
+            Route("/emulator/requests/{number:int}", self.request),
+            Route("/emulator/tasks/{task_id}", self.task_details),
+            Route("/emulator/actions", self.act, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {APIError: _refused, HTTPException: _not_routed, Exception: _broken}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
@@ -248,7 +278,77 @@ class Routes:
     async def page(self, request: Request) -> Response:
         """Serve the page."""
         html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
-        return HTMLResponse(html, headers={"content-security-policy": _PAGE_POLICY})
+        nonce = secrets.token_urlsafe(16)
+        html = html.replace("{{nonce}}", nonce).replace("{{token}}", self._api.page_token)
+        headers = {"content-security-policy": _PAGE_POLICY.format(nonce=nonce), "cache-control": "no-store"}
+        return HTMLResponse(html, headers=headers)
+
+    async def request(self, request: Request) -> Response:
+        """Serve one logged request and its response to the page."""
+        number, log = request.path_params["number"], self._api.request_log
+        record = next((one for one in log.records() if one.number == number), None)
+        if record is None:
+            raise APIError(404, "The request is not in the log any more.", code="not_logged")
+        response = log.redacted(record.raw_response.decode(errors="replace"))
+        charged = any(charge.request_id == record.request_id for charge in self._api.charges.copy())
+        details = {
+            "query": record.query,
+            "headers": record.headers,
+            "body": record.body,
+            "response": response,
+            "error": record.error,
+            "param": record.param,
+            "request_id": record.request_id,
+            "charged": charged,
+        }
+        return JSON({**_call(record), **details}, headers={"cache-control": "no-store"})
+
+    async def task_details(self, request: Request) -> Response:
+        """Serve one task and its webhook deliveries to the page."""
+        task = self._api.tasks.get(request.path_params["task_id"])
+        deliveries = [
+            {
+                "event_id": delivery.event_id,
+                "type": delivery.type,
+                "url": delivery.url,
+                "delivered": delivery.delivered,
+                "attempts": [asdict(attempt) for attempt in delivery.attempts],
+            }
+            for delivery in self._api.webhooks.deliveries.copy()
+            if delivery.task_id == task.id
+        ]
+        shown = {**_task(task, self._api.clock.now()), "seed": task.seed, "webhook": task.webhook_url}
+        shown |= {"aspect_ratio": task.aspect_ratio, "resolution": task.resolution, "deliveries": deliveries}
+        return JSON(shown, headers={"cache-control": "no-store"})
+
+    async def act(self, request: Request) -> Response:
+        """Do what a button of the page asks for; only the page knows the token."""
+        token = _context(request).headers.get("x-piccc-page-token", "")
+        if not secrets.compare_digest(token.encode(), self._api.page_token.encode()):
+            raise APIError(403, "Only the emulator's own page may do this.", code="page_token")
+        body, api = _context(request).json(), self._api
+        try:
+            match body:
+                case {
+                    "action": "fault",
+                    "fault": str(text),
+                    "route": str(route),
+                    "times": int() | None as times,
+                }:
+                    api.faults.rules.append(FaultRule(Fault.parse(text), route or "*", times))
+                case {"action": "remove-fault", "index": int(index)}:
+                    del api.faults.rules[index]
+                case {"action": "reply", "text": str(text)}:
+                    api.script.lines.append(text)
+                case {"action": "redeliver", "event_id": str(event_id)}:
+                    api.webhooks.redeliver(event_id)
+                case {"action": "reset"}:
+                    api.reset()
+                case _:
+                    raise ValueError("there is no such action")
+        except (LookupError, ValueError) as error:
+            raise APIError(400, str(error), code="invalid_action") from None
+        return JSON({"done": True})
 
     async def openapi(self, request: Request) -> Response:
         """Serve the OpenAPI document."""

@@ -176,9 +176,11 @@ class Emulator:
 
     def clear(self) -> None:
         """Remove the script, its rules and all faults."""
-        self._api.script.lines.clear()
-        self._api.script.rules.clear()
-        self._api.faults.rules.clear()
+        self._api.clear_scripts()
+
+    def reset(self) -> None:
+        """Forget requests, charges, tasks, webhooks, faults and scripts; what is on disk stays."""
+        self._api.reset()
 
     def redeliver(self, event_id: str) -> None:
         """Deliver a webhook again. Raises KeyError for an unknown id."""

@@ -199,6 +199,9 @@ class Fetch:
         try:
             while piece := await response.receive(self._deadline):
                 self._check_size(self._size + len(piece))
+                if self._total is not None and self._size + len(piece) > self._total:
+                    self._may_resume = False
+                    raise _Broken(f"is more than the {self._total} bytes that were announced")
                 self._write(piece)
         except Failure as failure:
             raise _Broken(f"broke off after {self._size} bytes: {failure.reason}") from failure

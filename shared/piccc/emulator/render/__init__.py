@@ -126,10 +126,6 @@ class MediaCache:
 
 
 def _made(task: Task) -> bytes:
-    if task.kind == "video":
-        from piccc.emulator.render.video import render_video
+    from piccc.emulator.render.drawing import render_image, render_video
 
-        return render_video(task)
-    from piccc.emulator.render.image import render_image
-
-    return render_image(task)
+    return render_video(task) if task.kind == "video" else render_image(task)
