@@ -241,9 +241,6 @@ def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object,
         {"properties": {"a": {"type": "string", "nullable": True, "x-order": 1, "format": "money"}}},
         {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"a": {"items": [{}]}}},
         {"$schema": "https://example.com/unknown", "properties": {"a": {}}},
-        {"properties": {"a": {"$ref": "#/nowhere"}}, "required": ["a"]},
-        {"properties": {"a": {"$ref": "http://["}}, "required": ["a"]},
-        {"anyOf": [{"$ref": "#"}, {"type": "object"}]},
         {"properties": {"a": {"anyOf": []}}},
         {"properties": {"a": {"maxLength": 3.0, "minLength": 1.0}}, "required": ["a"]},
     ],
@@ -256,6 +253,23 @@ def test_an_odd_schema_that_is_one_is_taken(client: httpx.Client, schema: dict[s
     offer = {"name": "note", "input_schema": schema}
     body = message(tools=[offer], tool_choice={"type": "any"})
     assert client.post("/v1/messages", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"$ref": "#/nowhere"}}, "required": ["a"]},
+        {"properties": {"a": {"$ref": "http://["}}, "required": ["a"]},
+        {"anyOf": [{"$ref": "#"}, {"type": "object"}]},
+    ],
+)
+def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(
+    client: httpx.Client, schema: dict[str, Any]
+) -> None:
+    tool = {"type": "function", "function": {"name": "note", "parameters": schema}}
+    reply = client.post("/v1/chat/completions", json=chat(tools=[tool], tool_choice="required"))
+    assert reply.status_code == 400
+    assert "The schema cannot be followed" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a": NaN}', b"\xff", b"[" * 100_000])
@@ -380,13 +394,25 @@ def test_a_large_request_does_not_hold_up_others(emulator: Emulator, client: htt
         done.wait(60)
         return "Read."
 
-    emulator.rule(lambda request: len(request.turns[0].text) > 1_000_000, wait)
+    emulator.rule(lambda request: len(request.turns[0].text) > 100_000, wait)
     with ThreadPoolExecutor() as pool:
-        large = pool.submit(client.post, "/v1/chat/completions", json=chat("word " * 600_000))
+        large = pool.submit(client.post, "/v1/chat/completions", json=chat("word " * 100_000))
         assert began.wait(60)
         assert client.post("/v1/chat/completions", json=chat()).status_code == 200
         done.set()
         assert large.result().json()["choices"][0]["message"]["content"] == "Read."
+
+
+@pytest.mark.parametrize("route", ["chat", "messages"])
+def test_a_prompt_beyond_the_context_window_is_refused(
+    emulator: Emulator, client: httpx.Client, route: str
+) -> None:
+    path, body = ROUTES[route]
+    reply = client.post(path, json=body("word " * 600_000))
+    said = {"chat": "maximum context length is 128000 tokens", "messages": "prompt is too long: "}[route]
+    assert (reply.status_code, emulator.charges) == (400, [])
+    assert said in reply.json()["error"]["message"]
+    assert emulator.requests[-1].body["model"] == "piccc-pro"
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/openapi.json", "/v1/models", "/v1/tasks", "/files/x.png"])

@@ -23,6 +23,7 @@ from piccc.emulator.api import EmulatedAPI
 from piccc.emulator.clock import Clock, Latency
 from piccc.emulator.conversation import Completion, ModelRequest
 from piccc.emulator.faults import Fault, FaultRule, RequestContext
+from piccc.emulator.model import pieces
 from piccc.emulator.model.tokens import prompt_tokens
 from piccc.emulator.openapi import document
 from piccc.emulator.render import served
@@ -116,6 +117,7 @@ def _task(task: Task, now: float) -> dict[str, Any]:
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PAGE_LIMIT = 20
 _LARGE_BODY = 64 * 1024
+_CONTEXT_WINDOW = 128_000
 _LARGEST_PAGE = 100
 _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data:; media-src 'self'; connect-src 'self'; "
@@ -194,7 +196,14 @@ class Routes:
 
     def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion]:
         request = read(form, context.json())
-        return request, self._api.answer(self._understood(request, context), context)
+        understood = self._understood(request, context)
+        if self._api.strict and (tokens := _text_tokens(understood)) > _CONTEXT_WINDOW:
+            # The words of OpenAI and Anthropic, by which clients know it.
+            message = f"This model's maximum context length is {_CONTEXT_WINDOW} tokens, not {tokens}."
+            if isinstance(request, anthropic.MessageRequest):
+                message = f"prompt is too long: {tokens} tokens > {_CONTEXT_WINDOW} maximum"
+            raise APIError(400, message, code="context_length_exceeded", param="messages")
+        return request, self._api.answer(understood, context)
 
     def _understood(
         self, form: openai.ChatRequest | anthropic.CountRequest, context: RequestContext
@@ -416,6 +425,16 @@ def _whole(value: str | None, name: str, default: int, most: int) -> int:
         message = f"{name}: must be a whole number from 1 to {most}."
         raise APIError(400, message, code="invalid_value", param=name)
     return int(value)
+
+
+def _text_tokens(request: ModelRequest) -> int:
+    """Count the tokens of the turns, in parts, for a regular expression does not let other threads run."""
+    parts = (
+        turn.text[at : at + _LARGE_BODY]
+        for turn in request.turns
+        for at in range(0, len(turn.text), _LARGE_BODY)
+    )
+    return sum(len(pieces(part)) for part in parts)
 
 
 T = TypeVar("T")

@@ -42,8 +42,8 @@ class Emulator:
     - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
     - `quirks` are names of wire format variants or profiles; see `Quirks`.
     - `strict` refuses, with the field at fault, what the strictest known chat servers refuse: calls without
-      results, broken arguments, blank text, mistyped images and the like; also models outside `models` and
-      near misses of field names. False accepts all of it.
+      results, broken arguments, blank text, mistyped images, prompts above 128,000 tokens; also models
+      outside `models` and near misses of field names. False accepts all of it.
     - `models` are the names to accept instead of `piccc-flash`, `piccc-pro` and `piccc-ultra` for chat,
       `piccc-image` and `piccc-video`.
     - `state` is a directory that keeps tasks and charges between runs.
