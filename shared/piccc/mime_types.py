@@ -38,7 +38,12 @@ _OTHER_STARTS = (
     (b"OggS", "audio/ogg"),
 )
 _RIFF = {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
-_BRANDS = {b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b"mif1": "image/heic"}
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "image/avif"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "image/heic"),
+}
+_QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide")
+"""What QuickTime files begin with that have no `ftyp`."""
 
 
 def mime_type_of(head: bytes) -> str | None:
@@ -47,13 +52,17 @@ def mime_type_of(head: bytes) -> str | None:
         return _RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
         return "video/quicktime" if head[8:12] == b"qt  " else _BRANDS.get(head[8:12], "video/mp4")
+    if head[4:8] in _QUICKTIME_ATOMS:
+        return "video/quicktime"
+    if head[:2] == b"BM" and head[6:10] != bytes(4):
+        return None  # a text: these bytes of a bitmap's header are reserved and zero
     return next((mime_type for start, mime_type in _STARTS if head.startswith(start)), None)
 
 
 def content_type_of(data: bytes) -> str | None:
     """Return the media type of whole content, `text/plain` for any text, None where it is unknown."""
     known = mime_type_of(data[:64])
-    if known and known != "image/bmp":
+    if known:
         return known
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "audio/wav"
@@ -63,9 +72,9 @@ def content_type_of(data: bytes) -> str | None:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        return known
-    # Control characters other than white space stand in binary formats only. "BM" begins bitmaps and words.
-    return known if any(each < " " and each not in "\t\n\r\f" for each in text) else "text/plain"
+        return None
+    # Control characters other than white space stand in binary formats only.
+    return None if any(each < " " and each not in "\t\n\r\f" for each in text) else "text/plain"
 
 
 def suffix_of(mime_type: str | None) -> str:

@@ -52,6 +52,7 @@ class Output:
         duration_seconds: a video's or audio's length, or None.
         task_id: the task that made it.
         sha256: of its content, in hex, once it has been fetched; else None.
+        place: its position among the outputs of its task, from 0.
     """
 
     url: str
@@ -62,6 +63,7 @@ class Output:
     duration_seconds: float | None = None
     task_id: str = ""
     sha256: str | None = None
+    place: int = 0
 
 
 @dataclass(slots=True)

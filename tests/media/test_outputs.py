@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import io
@@ -16,7 +17,14 @@ import pytest
 from PIL import Image
 
 from piccc.emulator import Emulator
-from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType, PicccError
+from piccc.errors import (
+    InvalidArgumentError,
+    OutputError,
+    OutputExpired,
+    OutputTooLarge,
+    OutputWrongType,
+    PicccError,
+)
 from piccc.mime_types import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import PICTURE, FileHost, serving
@@ -29,6 +37,7 @@ Made = Callable[..., Any]
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.media.downloads.FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -149,7 +158,7 @@ def test_a_bomb_is_refused_while_it_unfolds(made: Made, host: FileHost, tmp_path
 @pytest.mark.parametrize(
     "content", [b"<!doctype html><h1>Moved</h1>" * 9, b'{"error": "gone"}', b"", b"MZ" * 99]
 )
-def test_content_that_is_no_picture_is_refused(
+def test_content_that_is_no_image_is_refused(
     made: Made, host: FileHost, tmp_path: Path, content: bytes
 ) -> None:
     host.content = content
@@ -158,7 +167,7 @@ def test_content_that_is_no_picture_is_refused(
     assert files(tmp_path) == []
 
 
-def test_a_picture_is_no_film(made: Made, tmp_path: Path) -> None:
+def test_an_image_is_no_video(made: Made, tmp_path: Path) -> None:
     with pytest.raises(OutputWrongType, match="video"):
         made(type="video").outputs[0].save(tmp_path / "a.mp4")
     assert made(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == PICTURE
@@ -194,6 +203,126 @@ def test_an_address_that_cannot_be_renewed_has_expired(made: Made, host: FileHos
     assert len(host.downloads) == 1
 
 
+def test_an_output_that_is_not_there_yet_is_waited_for(
+    made: Made, host: FileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 30.0)
+    monkeypatch.setattr("piccc.media.downloads.NOT_YET_PAUSE", 0.001)
+    host.statuses, host.task = [404] * 3, completed(f"{host.url}/file/a.png")
+    assert made().outputs[0].bytes() == PICTURE
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_any_answer_to_an_expired_signature_renews_the_address(
+    made: Made, host: FileHost, status: int
+) -> None:
+    with serving(FileHost(statuses=[status])) as store:
+        host.task = completed(f"{store.url}/file/a.png?fresh")
+        assert made(f"{store.url}/file/a.png?old", private_outputs=True).outputs[0].bytes() == PICTURE
+        assert [path for path, _ in store.asked] == ["/file/a.png?old", "/file/a.png?fresh"]
+
+
+def test_an_output_on_the_servers_own_origin_may_want_the_key(made: Made, host: FileHost) -> None:
+    host.statuses = [401]
+    assert made().outputs[0].bytes() == PICTURE
+    assert [headers.get("authorization") for headers in host.downloads] == [None, f"Bearer {KEY}"]
+
+
+def test_relative_and_data_addresses_are_read(made: Made) -> None:
+    assert made("/file/a.png").outputs[0].bytes() == PICTURE
+    inline = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
+    assert made(inline).outputs[0].bytes() == PICTURE
+    with pytest.raises(OutputError, match="not base64"):
+        made("data:image/png;base64,!").outputs[0].bytes()
+
+
+@pytest.mark.parametrize(
+    "where", ["http://[", "https://a..b/", f"https://{'a' * 70}.example.com/", "ftp://x/"]
+)
+def test_an_address_that_is_nonsense_is_our_error(made: Made, host: FileHost, where: str) -> None:
+    host.redirect = where
+    with pytest.raises(OutputError):
+        made().outputs[0].bytes()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-range": f"bytes 100-{'9' * 5000}/{'9' * 5000}"},
+        {"content-range": "bytes 100-149/150"},
+        {"content-length": "1" * 5000},
+    ],
+)
+def test_a_figure_that_lies_is_our_error_or_is_fetched_anew(
+    made: Made, host: FileHost, headers: dict[str, str], tmp_path: Path
+) -> None:
+    host.cut_after, host.cuts = 100, 1
+
+    def lie() -> None:
+        host.headers = headers if len(host.downloads) == 2 else {}
+
+    host.on_ask = lie
+    with contextlib.suppress(OutputError):
+        assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == PICTURE
+    assert files(tmp_path) in ([], ["a.png"])
+
+
+def test_two_outputs_whose_addresses_change_never_share_a_file(
+    connect: Connect, host: FileHost, tmp_path: Path
+) -> None:
+    client = connect(base_url=host.url, api_key=KEY)
+    task = client.tasks.load(json.dumps(completed(f"{host.url}/file/1?old", f"{host.url}/file/2?old")))
+    first, second = task.outputs
+    assert first.save(tmp_path).name == "task_1-1.png"
+    host.task = completed(f"{host.url}/file/1?new", f"{host.url}/file/2?new")
+    task.refresh()
+    host.content = PICTURE + b"2"
+    assert second.save(tmp_path).name == "task_1-2.png"
+
+
+def test_saving_again_keeps_the_file_and_another_one_is_not_replaced_unasked(
+    made: Made, host: FileHost, tmp_path: Path
+) -> None:
+    target, output = tmp_path / "a.png", made().outputs[0]
+    assert output.save(target) == made().outputs[0].save(target) == target
+    host.content = PICTURE + b"other"
+    with pytest.raises(OutputError, match="overwrite=True"):
+        made().outputs[0].save(target)
+    assert target.read_bytes() == PICTURE
+    assert made().outputs[0].save(target, overwrite=True).read_bytes() == PICTURE + b"other"
+    assert files(tmp_path) == ["a.png"]
+
+
+def test_a_partial_file_of_a_killed_process_is_removed(made: Made, tmp_path: Path) -> None:
+    old, recent = tmp_path / ".task_1.aaaa.part", tmp_path / ".task_1.bbbb.part"
+    for part in (old, recent):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    made().outputs[0].save(tmp_path)
+    assert files(tmp_path) == [recent.name, "task_1.png"]
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a.png", "gs://bucket/", "https://example.com/a.png"])
+def test_a_url_is_no_place_to_save_to(made: Made, place: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="URL"):
+        made().outputs[0].save(place)
+
+
+def test_an_unknown_or_wrong_type_word_declares_nothing(connect: Connect, host: FileHost) -> None:
+    client = connect(base_url=host.url, api_key=KEY)
+    for word in ("image_url", "png", "file", "IMAGE"):
+        task = completed(f"{host.url}/file/a.png")
+        task["result"]["outputs"][0]["type"] = word
+        assert client.tasks.load(json.dumps(task)).outputs[0].bytes() == PICTURE
+
+
+def test_the_poster_of_a_video_does_not_fail_it(connect: Connect, host: FileHost, tmp_path: Path) -> None:
+    poster = {"url": f"{host.url}/file/a.png", "mime_type": "image/png"}
+    task = {**completed(type="video"), "result": {"outputs": [poster]}}
+    client = connect(base_url=host.url, api_key=KEY)
+    assert [path.suffix for path in client.tasks.load(json.dumps(task)).save(tmp_path)] == [".png"]
+
+
 def test_a_host_that_is_busy_is_asked_again(made: Made, host: FileHost) -> None:
     host.statuses = [503, 429]
     assert made().outputs[0].bytes() == PICTURE
@@ -219,6 +348,9 @@ def test_the_key_goes_to_no_host_of_outputs_and_to_no_redirect(made: Made, host:
         "https://169.254.169.254/latest/meta-data",
         "https://localhost/a.png",
         "https://0x7f.1/a.png",
+        "https://[64:ff9b::a00:1]/a.png",
+        "https://[2002:a00:1::]/a.png",
+        "https://[2001:0:a00:1::1]/a.png",
         "file:///etc/passwd",
     ],
 )
@@ -258,7 +390,7 @@ def test_provenance_says_what_it_was_made_from_and_not_where_it_lay(
     assert "signature" not in json.dumps(note)
 
 
-def test_pictures_come_as_pillow_images_and_as_blocks(connect: Connect, emulator: Emulator) -> None:
+def test_images_come_as_pillow_images_and_as_blocks(connect: Connect, emulator: Emulator) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
     output = client.images.generate("a fox", model="piccc-image").outputs[0]
     assert output.pil().size == (output.width, output.height) == (1024, 1024)
@@ -267,7 +399,7 @@ def test_pictures_come_as_pillow_images_and_as_blocks(connect: Connect, emulator
     assert Image.open(io.BytesIO(base64.b64decode(block["base64"]))).size == (64, 64)
 
 
-def test_a_picture_that_is_broken_is_a_typed_error(made: Made) -> None:
+def test_an_image_that_is_broken_is_a_typed_error(made: Made) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
         made().outputs[0].pil()
 
@@ -292,6 +424,11 @@ def test_an_existing_file_stays_as_it_was_when_fetching_fails(
         (b"\x00\x00\x00\x18ftypavif", "image/avif", ".avif"),
         (b"\x00\x00\x00\x18ftypqt  ", "video/quicktime", ".mov"),
         (b"\x1a\x45\xdf\xa3", "video/webm", ".webm"),
+        (b"\x00\x00\x00\x18ftypheix", "image/heic", ".heic"),
+        (b"\x00\x00\x00\x18moov", "video/quicktime", ".mov"),
+        (b"BM\x36\x00\x0c\x00\x00\x00\x00\x00", "image/bmp", ".bmp"),
+        (b"BMW is a maker of cars", None, ".bin"),
+        (b"II* is a text", None, ".bin"),
         (b"%PDF-1.7", None, ".bin"),
     ],
 )

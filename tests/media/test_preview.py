@@ -119,7 +119,7 @@ def test_what_cannot_be_copied_is_shown_by_its_address(
     url = f"{host.url}/file/a.png"
     match trouble:
         case "gone":
-            host.statuses, host.task = [404] * 9, json.loads(body(url))
+            host.statuses, host.task = [410] * 9, json.loads(body(url))
         case "huge":
             host.announced = preview.MAX_BYTES + 1
         case "no picture":

@@ -71,7 +71,7 @@ def read_task(payload: object) -> Task:
         expires_at=_time(_result(body).get("expires_at") or body.get("expires_at")),
         raw=body,
     )
-    task.outputs = [_output(each, task) for each in _found_outputs(body)]
+    task.outputs = [_output(each, task, place) for place, each in enumerate(_found_outputs(body))]
     if not task.is_terminal and task.outputs:
         # An address at the top may be the task's own, or that of an image which it was given.
         inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
@@ -295,7 +295,7 @@ def _is_address(url: str) -> bool:
     return True
 
 
-def _output(entry: Mapping[str, Any], task: Task) -> Output:
+def _output(entry: Mapping[str, Any], task: Task, place: int) -> Output:
     width, height = _number(entry.get("width")), _number(entry.get("height"))
     declared = _text(entry.get("type")).lower()
     return Output(
@@ -306,6 +306,7 @@ def _output(entry: Mapping[str, Any], task: Task) -> Output:
         height=int(height) if height else None,
         duration_seconds=_number(entry.get("duration_seconds") or entry.get("duration")),
         task_id=task.id,
+        place=place,
     )
 
 

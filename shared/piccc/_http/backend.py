@@ -67,7 +67,8 @@ class SendNotes:
 class HTTPRequest:
     """One attempt. `by` is the moment on the backend's clock by which the reply's headers must have come.
 
-    `fresh` asks for a connection that has not been used before. `notes` are written by the backend.
+    `fresh` asks for a connection that has not been used before, `address` for one to this IP address of the
+    host. `notes` are written by the backend.
     """
 
     method: str
@@ -78,6 +79,7 @@ class HTTPRequest:
     idle: float | None = None
     by: float | None = None
     fresh: bool = False
+    address: str | None = None
     max_connections: int = MAX_CONNECTIONS
     notes: SendNotes = field(default_factory=SendNotes)
 

@@ -378,7 +378,9 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
     proxy = urlsplit(route.proxy) if route.proxy else None
     stream: Stream | None = None
     try:
-        host, port = (proxy.hostname or "", proxy.port or 80) if proxy else (route.host, route.port)
+        host, port = (
+            (proxy.hostname or "", proxy.port or 80) if proxy else (request.address or route.host, route.port)
+        )
         stream = await io.connect(host, port, by)
         if route.scheme == "https":
             if proxy is not None:

@@ -149,7 +149,7 @@ def _save(show: Show, message: Any) -> None:
         return
     task = show.client.tasks.get(message.artifact["task_id"])
     suffix = {"image": ".png", "video": ".mp4"}[task.type]
-    path = task.outputs[0].save(show.folder / f"{task.type}{suffix}")
+    path = task.outputs[0].save(show.folder / f"{task.type}{suffix}", overwrite=True)
     show.made.append((task, path))
 
 

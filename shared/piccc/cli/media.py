@@ -176,7 +176,8 @@ class Job:
         if self._to is None:
             return []
         return [
-            output.save(path) for output, path in zip(task.outputs, self._paths(task.outputs), strict=True)
+            output.save(path, overwrite=True)
+            for output, path in zip(task.outputs, self._paths(task.outputs), strict=True)
         ]
 
     def _paths(self, outputs: list[OutputHandle]) -> list[Path | str]:

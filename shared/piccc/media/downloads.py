@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import glob
 import hashlib
 import io
 import ipaddress
@@ -9,17 +12,18 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.responses import retry_after
 from piccc._version import __version__
 from piccc.config import Config, origin_of
-from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType
+from piccc.errors import InvalidArgumentError, OutputError, OutputExpired, OutputTooLarge, OutputWrongType
 from piccc.mime_types import mime_type_of, suffix_of
 from piccc.tasks import Output, Task
 
@@ -32,8 +36,19 @@ FETCH_SECONDS = 3600.0
 MAX_REDIRECTS = 5
 FRUITLESS_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_GONE = (401, 403, 404, 410)
+BUFFER_BYTES = 1024 * 1024
+NOT_YET_SECONDS = 10.0
+"""How long a 404 is waited through: an output may be announced before its store has it."""
+NOT_YET_PAUSE = 1.0
+STALE_PART_SECONDS = 2 * FETCH_SECONDS
+LONGEST_NAME = 100
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_GONE = (400, 401, 403, 404, 410)
+"""What stores answer for a signed address that has expired; S3 and GCS say 400 for an expired token."""
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_KINDS = ("image", "video", "audio")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LATER = (408, 425, 429)
 
 
@@ -44,8 +59,8 @@ class DownloadOptions:
     Attributes:
         max_bytes: how large an output may be.
         timeout: seconds for all of it.
-        any_type: whether content that is neither picture nor film is taken too.
-        private: whether addresses within private networks, and plain http to them, are allowed.
+        any_type: whether content that is neither image, video nor audio is taken too.
+        private: whether plain http and addresses within private networks are allowed.
     """
 
     max_bytes: int = MAX_OUTPUT_BYTES
@@ -93,16 +108,23 @@ class Fetch:
         self._file = file
         self._terms = terms
         self._renew = renew
-        self._url = output.url
+        self._url = urljoin(f"{config.base_url}/", output.url)
         self._renewed_at = -1
+        self._not_yet_until = io.now() + NOT_YET_SECONDS
+        self._key_headers: list[tuple[str, str]] = []
+        self._buffer = bytearray()
         self._deadline = io.now() + terms.timeout
         self._may_resume = True
         self._validator: str | None = None
-        self._total: int | None
-        self._restart()
+        self._total: int | None = None
+        self._size, self._head = 0, b""
+        self._hash = hashlib.sha256()
 
     async def run(self) -> Content:
         """Fetch all of it; raise OutputExpired, OutputTooLarge, OutputWrongType or OutputError."""
+        if self._url.startswith("data:"):
+            await self._decode()
+            return Content(self._size, self._hash.hexdigest(), self._check_type())
         fruitless = most = 0
         while True:
             try:
@@ -118,33 +140,55 @@ class Fetch:
                 await self._io.sleep(max(broken.wait, self._backoff(fruitless)))
         return Content(self._size, self._hash.hexdigest(), self._check_type())
 
+    async def _decode(self) -> None:
+        about, _, content = self._url.partition(",")
+        self._check_size(len(content) * 3 // 4)
+        try:
+            decode = base64_content if about.endswith(";base64") else unquote_to_bytes
+            data = await self._io.run(decode, content)
+        except ValueError as error:
+            raise self._error("is data that is not base64") from error
+        await self._take(data)
+        await self._flush()
+
     async def _attempt(self) -> None:
         response = await self._open()
         try:
-            self._accept(response)
+            await self._accept(response)
             await self._copy(response)
         finally:
+            await self._flush()
             await response.close()
         if self._total is not None and self._size < self._total:
             raise _Broken(f"broke off after {self._size} of {self._total} bytes")
 
     async def _take_fresh_address(self, status: int) -> None:
+        if status == 401 and not self._key_headers and origin_of(self._url) == self._config.origin:
+            # Some servers guard outputs on their own origin with the key (OpenRouter's `unsigned_urls`).
+            self._key_headers = await self._config.authorize(self._io.run)
+            return
         fresh = await self._renew() if self._renewed_at < self._size else None
         if fresh is None or fresh == self._url:
+            if status == 404 and self._io.now() < self._not_yet_until:
+                self._renewed_at = self._size
+                await self._io.sleep(NOT_YET_PAUSE)
+                return
+            if status == 400:
+                raise self._error("could not be fetched: HTTP 400")
             raise OutputExpired(
                 f"The output of task {self._output.task_id} is gone.",
                 hint="Its task has no fresh address for it either.",
                 status=status,
                 task_id=self._output.task_id,
             )
-        self._url, self._renewed_at = fresh, self._size
+        self._url, self._renewed_at = urljoin(f"{self._config.base_url}/", fresh), self._size
 
     async def _open(self) -> HTTPResponse:
         url = self._url
         for _ in range(MAX_REDIRECTS + 1):
-            await self._check_address(url)
+            address = await self._checked_address(url)
             try:
-                response = await self._io.send(self._request(url))
+                response = await self._io.send(self._request(url, address))
             except Failure as failure:
                 if failure.outcome is Outcome.HOPELESS:
                     raise self._error(f"could not be fetched: {failure.reason}") from failure
@@ -153,24 +197,31 @@ class Fetch:
             if not (300 <= response.status < 400 and location):
                 return response
             await response.close()
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise self._error(f"is redirected to nonsense: {location[:100]!r}") from error
         raise self._error(f"is behind more than {MAX_REDIRECTS} redirects")
 
-    def _request(self, url: str) -> HTTPRequest:
+    def _request(self, url: str, address: str | None) -> HTTPRequest:
         headers = [("accept", "*/*"), ("accept-encoding", "identity")]
+        if origin_of(url) == self._config.origin:
+            headers += self._key_headers
         if self._size and self._may_resume:
             headers.append(("range", f"bytes={self._size}-"))
             if self._validator:
                 headers.append(("if-range", self._validator))
         timeout = self._config.timeout
-        return HTTPRequest("GET", url, headers, None, timeout.connect, timeout.idle, self._deadline)
+        request = HTTPRequest("GET", url, headers, None, timeout.connect, timeout.idle, self._deadline)
+        request.address = address
+        return request
 
-    def _accept(self, response: HTTPResponse) -> None:
+    async def _accept(self, response: HTTPResponse) -> None:
         status, headers = response.status, response.headers
         if status == 200:
             announced = headers.get("content-length", "")
             is_plain = headers.get("content-encoding", "identity").lower() == "identity"
-            self._restart(int(announced) if announced.isdigit() and is_plain else None)
+            await self._restart(int(announced[:18]) if announced.isdigit() and is_plain else None)
             etag = headers.get("etag", "")
             self._validator = etag if etag.startswith('"') else headers.get("last-modified")
             self._may_resume = is_plain
@@ -189,11 +240,12 @@ class Fetch:
 
     def _continue(self, content_range: str) -> None:
         match = _CONTENT_RANGE.fullmatch(content_range)
-        total = int(match[2]) if match and match[2].isdigit() else None
+        total = int(match[3]) if match and match[3].isdigit() else None
         if match is None or int(match[1]) != self._size or (self._total and total and total != self._total):
             self._may_resume = False
             raise _Broken("changed while it was fetched")
-        self._total = self._total or total
+        # RFC 9110, section 14.4: what comes ends where the range does.
+        self._total = self._total or total or int(match[2]) + 1
 
     async def _copy(self, response: HTTPResponse) -> None:
         try:
@@ -202,22 +254,36 @@ class Fetch:
                 if self._total is not None and self._size + len(piece) > self._total:
                     self._may_resume = False
                     raise _Broken(f"is more than the {self._total} bytes that were announced")
-                self._write(piece)
+                await self._take(piece)
         except Failure as failure:
             raise _Broken(f"broke off after {self._size} bytes: {failure.reason}") from failure
 
-    def _write(self, piece: bytes) -> None:
-        self._file.write(piece)
-        self._hash.update(piece)
+    async def _take(self, piece: bytes) -> None:
+        self._buffer += piece
         self._size += len(piece)
+        if len(self._buffer) >= BUFFER_BYTES:
+            await self._flush()
         if len(self._head) < HEAD_BYTES:
             self._head += piece[: HEAD_BYTES - len(self._head)]
             if len(self._head) == HEAD_BYTES:
                 self._check_type()
 
-    def _restart(self, total: int | None = None) -> None:
-        self._file.seek(0)
-        self._file.truncate()
+    async def _flush(self) -> None:
+        """Write what is buffered, off the event loop: a disk may take its time."""
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data:
+            await self._io.run(self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+
+    async def _restart(self, total: int | None) -> None:
+        def empty() -> None:
+            self._file.seek(0)
+            self._file.truncate()
+
+        await self._io.run(empty)
         self._size, self._total, self._head = 0, total, b""
         self._hash = hashlib.sha256()
 
@@ -231,30 +297,44 @@ class Fetch:
 
     def _check_type(self) -> str | None:
         found = mime_type_of(self._head)
-        declared = self._output.type or (self._output.mime_type or "").partition("/")[0]
-        if self._terms.any_type or (found and declared in ("", found.partition("/")[0])):
+        declared = {self._output.type, (self._output.mime_type or "").partition("/")[0]} & set(_KINDS)
+        if self._terms.any_type or (found and (not declared or found.partition("/")[0] in declared)):
             return found
+        due = " or ".join(sorted(declared)) or "media"
         raise OutputWrongType(
-            f"The output of task {self._output.task_id} should be {declared or 'a picture or a film'}, "
-            f"but its content is {found or 'neither picture nor film'}.",
+            f"The output of task {self._output.task_id} should be {due}, "
+            f"but its content is {found or 'neither image, video nor audio'}.",
             hint="Nothing was saved. If it is right all the same, pass any_type=True.",
             task_id=self._output.task_id,
         )
 
-    async def _check_address(self, url: str) -> None:
-        parts = urlsplit(url)
+    async def _checked_address(self, url: str) -> str | None:
+        """Return the address to connect to, None for any.
+
+        The one that was checked is used: a second answer of the DNS could lead elsewhere.
+        """
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").encode("idna").decode() if parts.hostname else ""
+        except ValueError as error:  # UnicodeError too: labels that no host name may have
+            raise self._error(f"has an address that cannot be read: {url[:100]!r}") from error
         if origin_of(url) == self._config.origin or self._terms.private:
-            return
-        if parts.scheme != "https" or not parts.hostname:
-            raise self._error(f"has an address that is not https: {parts.scheme}://{parts.hostname}")
-        for address in await self._addresses(parts.hostname):
-            if not address.is_global or address.is_multicast:
+            return None
+        if parts.scheme != "https" or not host:
+            raise self._error(
+                f"has an address that is not https: {parts.scheme}://{host}",
+                hint="If you trust that server, make the client with private_outputs=True.",
+            )
+        addresses = await self._addresses(host)
+        for address in addresses:
+            if not all(each.is_global and not each.is_multicast for each in embedded(address)):
                 raise self._error(
-                    f"has an address within a private network: {parts.hostname} is {address}",
+                    f"has an address within a private network: {host} is {address}",
                     hint="If that is meant, make the client with private_outputs=True.",
                 )
+        return str(addresses[0]) if addresses else None
 
-    async def _addresses(self, host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    async def _addresses(self, host: str) -> list[Address]:
         try:
             return [ipaddress.ip_address(host)]
         except ValueError:
@@ -271,6 +351,23 @@ class Fetch:
         )
 
 
+def base64_content(text: str) -> bytes:
+    """Decode base64, whose lines may be broken; raise ValueError where it is none."""
+    return base64.b64decode("".join(text.split()).encode("ascii"), validate=True)
+
+
+def embedded(address: Address) -> list[Address]:
+    """Return an address and the IPv4 address within it: mapped, NAT64 (RFC 6052), 6to4, Teredo."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return [address]
+    if address.ipv4_mapped:
+        return [address.ipv4_mapped]
+    inner = [address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [address, *(each for each in inner if each is not None)]
+
+
 FilePath = str | os.PathLike[str]
 _PARAMETERS = ("aspect_ratio", "resolution", "duration_seconds", "seed", "usage", "cost")
 
@@ -282,27 +379,67 @@ async def save(
     path: FilePath,
     terms: DownloadOptions,
     *,
+    overwrite: bool = False,
     provenance: bool = False,
 ) -> Path:
     """Write an output to a file, or into a directory under a name of its own; return the file's path.
 
-    `provenance` writes beside it, as `NAME.json`, what it was made from. No half file stays.
+    `provenance` writes what it was made from beside it, as `NAME.json`. A file with the same content stays;
+    another one in the way is an OutputError unless `overwrite`. No partial file stays.
     """
-    folder = Path(path) if _is_folder(path) else Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{secrets.token_hex(8)}.part"
+    if _URL.match(os.fspath(path)):
+        raise InvalidArgumentError(
+            f"{os.fspath(path)!r} is a URL, and outputs are saved to files.",
+            hint="Save to a file and upload it, or take `bytes()`.",
+        )
+    run, stem = account.session.io.run, _stem(task, output)
+    folder, name = await run(_prepared, os.fspath(path), stem)
+    part = folder / f".{stem}.{secrets.token_hex(4)}.part"
+    file = await run(part.open, "xb")
     try:
-        with part.open("xb") as file:
-            content = await _fetch(account, task, output, file, terms)
-            file.flush()
-            os.fsync(file.fileno())
-        target = folder / _name(task, output, content) if _is_folder(path) else Path(path)
-        part.replace(target)
+        content = await _fetch(account, task, output, file, terms)
+        await run(_synced, file)
+        target = folder / (name or f"{stem}{suffix_of(content.mime_type)}")
+        await run(_moved, part, target, content, overwrite)
     finally:
-        part.unlink(missing_ok=True)
+        await run(_removed, file, part)
     if provenance:
-        _write_whole(target.with_name(f"{target.name}.json"), _provenance(task, output, content))
+        await run(_write_whole, target.with_name(f"{target.name}.json"), _provenance(task, output, content))
     return target
+
+
+def _prepared(path: str, stem: str) -> tuple[Path, str | None]:
+    """Make the directory, and remove what killed processes left in it; return it, and the name if given."""
+    is_folder = path.endswith(("/", os.sep)) or Path(path).is_dir()
+    folder = Path(path) if is_folder else Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f".{glob.escape(stem)}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_PART_SECONDS:
+                left.unlink()
+    return folder, None if is_folder else Path(path).name
+
+
+def _synced(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _moved(part: Path, target: Path, content: Content, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        with target.open("rb") as file:
+            is_same = hashlib.file_digest(file, "sha256").hexdigest() == content.sha256
+        if is_same:
+            return
+        raise OutputError(
+            f"{target} exists and holds something else.", hint="Pass overwrite=True, or another path."
+        )
+    part.replace(target)
+
+
+def _removed(file: BinaryIO, part: Path) -> None:
+    file.close()
+    part.unlink(missing_ok=True)
 
 
 async def load(account: Account, task: Task, output: Output, terms: DownloadOptions) -> bytes:
@@ -316,7 +453,8 @@ async def _fetch(
     account: Account, task: Task, output: Output, file: BinaryIO, terms: DownloadOptions
 ) -> Content:
     async def renew() -> str | None:
-        return _same_output(await account.get(task, seconds=terms.timeout), output)
+        fresh = await account.get(task, seconds=terms.timeout)
+        return fresh.outputs[output.place].url if len(fresh.outputs) == len(task.outputs) else None
 
     terms = replace(terms, private=account.private_outputs)
     session = account.session
@@ -331,28 +469,10 @@ async def _fetch(
     return content
 
 
-def place_of(output: Output) -> tuple[str, str]:
-    """Return what stays the same when an output's address is renewed: host and path."""
-    parts = urlsplit(output.url)
-    return parts.netloc, parts.path
-
-
-def _same_output(task: Task, output: Output) -> str | None:
-    """Return the present address of an output: the one with its path, else its task's only one."""
-    same = [each.url for each in task.outputs if place_of(each) == place_of(output)]
-    found = same or [each.url for each in task.outputs]
-    return found[0] if len(found) == 1 else None
-
-
-def _is_folder(path: FilePath) -> bool:
-    return Path(path).is_dir() or os.fspath(path).endswith(("/", os.sep))
-
-
-def _name(task: Task, output: Output, content: Content) -> str:
+def _stem(task: Task, output: Output) -> str:
     safe = "".join(each if each.isalnum() or each in "-_." else "_" for each in task.id).lstrip(".")
-    place = [each.url for each in task.outputs].index(output.url) if output in task.outputs else 0
-    number = f"-{place + 1}" if len(task.outputs) > 1 else ""
-    return f"{safe or 'task'}{number}{suffix_of(content.mime_type)}"
+    number = f"-{output.place + 1}" if len(task.outputs) > 1 else ""
+    return f"{safe[:LONGEST_NAME] or 'task'}{number}"
 
 
 def _provenance(task: Task, output: Output, content: Content) -> bytes:

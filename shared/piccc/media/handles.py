@@ -16,11 +16,11 @@ from piccc._http.backend import run_sync
 from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, Preview, mimebundle
 from piccc.media.downloads import (
+    FETCH_SECONDS,
     MAX_OUTPUT_BYTES,
     DownloadOptions,
     FilePath,
     load,
-    place_of,
     save,
 )
 from piccc.mime_types import mime_type_of
@@ -75,7 +75,9 @@ class OutputHandle(_BoundOutput):
         path: FilePath,
         *,
         max_bytes: int = MAX_OUTPUT_BYTES,
+        timeout: float = FETCH_SECONDS,
         any_type: bool = False,
+        overwrite: bool = False,
         provenance: bool = False,
     ) -> Path:
         """Write it to a file, or into a directory under a name of its own; return the file's path.
@@ -83,19 +85,25 @@ class OutputHandle(_BoundOutput):
         Args:
             path: a file, or a directory: one that exists, or a path that ends with a separator.
             max_bytes: how large it may be; 2 GiB by default.
+            timeout: seconds for all of it; an hour by default.
             any_type: whether content that is neither image, video nor audio is taken too.
+            overwrite: whether a file with other content may be replaced; else that is an OutputError.
             provenance: whether a JSON note is written beside it.
 
         The file appears when it is whole.
         """
-        terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
-        return self._saved(
-            run_sync(save(self._account, self._task, self, path, terms, provenance=provenance))
+        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
+        saving = save(
+            self._account, self._task, self, path, terms, overwrite=overwrite, provenance=provenance
         )
+        return self._saved(run_sync(saving))
 
-    def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
+    def bytes(
+        self, *, max_bytes: int = MAX_MEMORY_BYTES, timeout: float = FETCH_SECONDS, any_type: bool = False
+    ) -> bytes:
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
-        return run_sync(load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes)))
+        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
+        return run_sync(load(self._account, self._task, self, terms))
 
     def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
         """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
@@ -120,7 +128,9 @@ class AsyncOutputHandle(_BoundOutput):
         path: FilePath,
         *,
         max_bytes: int = MAX_OUTPUT_BYTES,
+        timeout: float = FETCH_SECONDS,
         any_type: bool = False,
+        overwrite: bool = False,
         provenance: bool = False,
     ) -> Path:
         """Write it to a file, or into a directory under a name of its own; return the file's path.
@@ -128,17 +138,25 @@ class AsyncOutputHandle(_BoundOutput):
         Args:
             path: a file, or a directory: one that exists, or a path that ends with a separator.
             max_bytes: how large it may be; 2 GiB by default.
+            timeout: seconds for all of it; an hour by default.
             any_type: whether content that is neither image, video nor audio is taken too.
+            overwrite: whether a file with other content may be replaced; else that is an OutputError.
             provenance: whether a JSON note is written beside it.
 
         The file appears when it is whole.
         """
-        terms = DownloadOptions(max_bytes=max_bytes, any_type=any_type)
-        return self._saved(await save(self._account, self._task, self, path, terms, provenance=provenance))
+        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
+        saving = save(
+            self._account, self._task, self, path, terms, overwrite=overwrite, provenance=provenance
+        )
+        return self._saved(await saving)
 
-    async def bytes(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> bytes:
+    async def bytes(
+        self, *, max_bytes: int = MAX_MEMORY_BYTES, timeout: float = FETCH_SECONDS, any_type: bool = False
+    ) -> bytes:
         """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
-        return await load(self._account, self._task, self, DownloadOptions(max_bytes=max_bytes))
+        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
+        return await load(self._account, self._task, self, terms)
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
         """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
@@ -162,12 +180,12 @@ class _BoundTask(Task):
 
     def take(self, task: Task) -> Self:
         """Become what a task is now; a card of it that a notebook shows changes too."""
-        shown = {place_of(output): output for output in self.outputs}
+        shown = {output.place: output for output in self.outputs}
         for each in fields(Task):
             setattr(self, each.name, getattr(task, each.name))
         self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
         for output in self.outputs:
-            before = shown.get(place_of(output), output)
+            before = shown.get(output.place, output)
             output._preview, output._path = before._preview, before._path
         if self._display_id is not None:
             Card(self).update(self._display_id)
