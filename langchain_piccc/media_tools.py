@@ -210,8 +210,13 @@ class PicccMediaTool(ClientSettings, BaseTool):
     failure is an error message that says whether to call again, so that no agent ends by one. Progress goes
     to `on_update`, out as the event `piccc_task`, and into LangGraph's `custom` stream.
 
-    Give `client` a ledger in a file, and no restart of the process makes anybody pay twice; give it an
-    spend_limit, and no agent spends more.
+    Give `client` a ledger in a file and run the graph with `durability="sync"`, and no restart of the process
+    pays twice; with LangGraph's other durabilities a killed process may lose the call's id. Give it a
+    `spend_limit`, and no agent spends more.
+
+    A call is identified by its thread, its graph task, its id and its arguments: run again, it returns the
+    same task; asked for again in another reply, subgraph, `Send` or fork of the thread, it is a new one. A
+    call outside a graph is identified by thread and id, and not at all without a thread.
     """
 
     model_config = STRICT
@@ -318,7 +323,7 @@ class PicccImageTool(_MakingTool):
 
     The model reads a short text; the artifact is JSON for the program, which `media_from` reads. Every
     failure is an error message that says whether to call again. With a `client` that has its ledger in a
-    file, no restart of the process makes anybody pay twice.
+    file, and `durability="sync"`, no restart of the process pays twice.
 
     Examples:
         >>> from langchain_piccc import PicccImageTool
