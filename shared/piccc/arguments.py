@@ -18,14 +18,14 @@ def read_arguments(text: str) -> dict[str, Any] | None:
     if not text.strip():
         return {}
     try:
-        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(join_halves(text), strict=False, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     if value is None:
         return {}
     if not isinstance(value, dict):
         return None
-    # Half of a surrogate pair can stand in JSON as an escape only, and cannot be sent on.
+    # An escape may be half of a surrogate pair too, which cannot be sent on.
     return dict(as_json(value)) if "\\ud" in text.lower() else value
 
 
@@ -33,7 +33,7 @@ def is_strict_object(text: str) -> bool:
     """Tell whether readers without our tolerance read this text as an object too."""
     try:
         return isinstance(from_json(text, allow_inf_nan=False), dict)
-    except ValueError:
+    except (ValueError, TypeError):  # the latter for halves of surrogate pairs
         return False
 
 

@@ -199,6 +199,10 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
         [HI, said(ToolCall("a", "look", '{"at": "1\n2\\ud83d"}')), result("a")],
         [("user", "hi"), ("call", "a", "look", {"at": "1\n2\ufffd"}), ("result", "a", "of a")],
     ),
+    "halves of characters in arguments of our own making": (
+        [HI, said(ToolCall("a", "look", '{"at": "\ud83d"}')), result("a")],
+        [("user", "hi"), ("call", "a", "look", {"at": "\ufffd"}), ("result", "a", "of a")],
+    ),
     "an image in a system message": (
         [Message("system", [Text("Be kind."), Image(data=PNG)]), HI],
         [("system", "Be kind."), ("user", "image"), ("user", "hi")],

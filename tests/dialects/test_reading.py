@@ -13,7 +13,14 @@ from tests.dialects.replies import DIALECTS, JSON, read
 
 SEARCH: JSON = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}}
 FOUND: JSON = {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}
-CITED: JSON = {"type": "char_location", "cited_text": "x", "document_index": 0}
+CITED: JSON = {
+    "type": "char_location",
+    "cited_text": "x",
+    "document_index": 0,
+    "document_title": None,
+    "start_char_index": 0,
+    "end_char_index": 1,
+}
 NOTED: JSON = {"type": "url_citation", "url_citation": {"url": "https://a.test", "title": "a"}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from base64 import b64encode
@@ -21,6 +22,7 @@ from piccc._dialects.json_text import serialize
 from piccc.conversation import (
     Audio,
     CachePoint,
+    ChatReply,
     ChatRequest,
     File,
     Image,
@@ -37,7 +39,9 @@ from piccc.conversation import (
     ToolCall,
 )
 from piccc.emulator import Emulator
-from tests.dialects.replies import DIALECTS
+from tests.dialects import test_invalid_calls as invalid_calls
+from tests.dialects import test_reading as reading
+from tests.dialects.replies import DIALECTS, WAYS, read, reply_of
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PDF = b64encode(b"%PDF-1.7\n\xff").decode()
@@ -61,6 +65,7 @@ ARGUMENTS = st.sampled_from(
         '{"at": "\\ud83d"}',
         "{}{}",
         "NaN",
+        '{"at": "\ud83d"}',
     ]
 )
 PROVIDERS = st.sampled_from(["piccc", "openai", "anthropic"])
@@ -202,6 +207,33 @@ def test_any_conversation_is_accepted_by_a_strict_server(dialect: DialectName, h
         assert reply.status_code == 200, reply.text
 
     check()
+
+
+def replies() -> Iterator[tuple[str, DialectName, ChatReply]]:
+    """Yield the odd replies of the other tables, as each dialect and way reads them."""
+    for dialect in DIALECTS:
+        for case, (calls, finish_reason, _) in invalid_calls.CASES.items():
+            numbered = [(f"call_{at}", *each) for at, each in enumerate(calls)]
+            for way in WAYS[:2]:
+                yield case, dialect, reply_of(dialect, way, numbered, finish_reason)
+    for case, (dialect, whole, stream, parts) in reading.CASES.items():
+        if not any(isinstance(part, Reasoning) and part.signature for part in parts):  # it is checked
+            yield case, dialect, dialect_named(dialect).decode(copy.deepcopy(whole))
+            yield case, dialect, read(dialect, stream)[1]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_any_reply_goes_back_over_either_dialect(dialect: DialectName, http: httpx.Client) -> None:
+    hi, further = Message("user", [Text("hi")]), Message("user", [Text("so?")])
+    refused = {}
+    for case, origin, reply in replies():
+        request = ChatRequest(model="piccc-pro", messages=[hi, reply.message, further])
+        body = encoded(dialect, request).body
+        validated(official(dialect).validate_python(body))
+        answer = http.post(dialect_named(dialect).path, content=serialize(body))
+        if answer.status_code != 200:
+            refused[origin, case] = answer.text
+    assert not refused
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

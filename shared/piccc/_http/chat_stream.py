@@ -155,7 +155,7 @@ class ChatStream(_Stream):
         """Iterate over the answer's text alone; `reply` has what was thought, and the calls of tools."""
         with closing(self._batches()) as batches:
             for batch in batches:
-                yield from [delta.text for delta in batch if isinstance(delta, TextDelta)]
+                yield from [each.text for each in batch if isinstance(each, TextDelta) and each.text]
 
     def __iter__(self) -> Iterator[Delta]:
         with closing(self._batches()) as batches:
@@ -214,7 +214,7 @@ class AsyncChatStream(_Stream):
         try:
             while (batch := await self._next()) is not None:
                 for delta in batch:
-                    if isinstance(delta, TextDelta):
+                    if isinstance(delta, TextDelta) and delta.text:  # a citation has none
                         yield delta.text
         finally:
             await self.close()

@@ -138,8 +138,41 @@ class RedactedThinking(Form):
     data: str
 
 
+class ServerToolUse(Form):
+    """A call in an earlier reply that the server itself ran."""
+
+    type: Literal["server_tool_use"]
+    id: Name
+    name: Name
+    input: dict[str, Any]
+
+
+class ServerToolResult(Form):
+    """The result of such a call."""
+
+    type: Literal[
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+    ]
+    tool_use_id: Name
+    content: Any
+
+
 Block = Annotated[
-    Text | Image | Document | SearchResult | ToolUse | ToolResult | Thinking | RedactedThinking,
+    Text
+    | Image
+    | Document
+    | SearchResult
+    | ToolUse
+    | ToolResult
+    | Thinking
+    | RedactedThinking
+    | ServerToolUse
+    | ServerToolResult,
     Field(discriminator="type"),
 ]
 
