@@ -48,7 +48,7 @@ class Kiln(BaseModel):
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
     """Run an emulator at full speed."""
-    with Emulator(speed=math.inf) as running:
+    with Emulator(speed=math.inf, models=[NAME]) as running:
         yield running
 
 
