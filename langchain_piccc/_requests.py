@@ -161,7 +161,7 @@ def _parts(block: Block, provider: str) -> list[Part]:
 
 
 def _assistant_parts(message: AIMessage) -> list[Part]:
-    # Our own messages say that they are; what does not may be anybody's.
+    # Our own messages name us; reasoning and raw blocks of any other message are not ours to send back.
     provider = str(message.response_metadata.get("model_provider") or "")
     calls = _calls_of(message)
     parts: list[Part] = []
@@ -367,7 +367,7 @@ def _bedrock_document(block: Block) -> Part:
 
 
 def _media(block: Block) -> Part:
-    """Read Gemini's block for any medium, told by its `mime_type`."""
+    """Read Gemini's block for images, audio and files alike, by its `mime_type`."""
     kind = str(block.get("mime_type") or "").partition("/")[0]
     read = {"image": _image, "audio": _audio, "video": _video}.get(kind, _file)
     return read({**block, "url": block.get("file_uri") or block.get("url")})
@@ -460,7 +460,7 @@ _READERS: dict[str, Callable[[Block], Part]] = {
     "video": _video,
 }
 _UNTYPED = ("text", "image", "document", "reasoning_content")
-"""Keys by which a block without a type is told, as Bedrock has them."""
+"""Keys that identify a block without a type, as Bedrock's are."""
 
 
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool

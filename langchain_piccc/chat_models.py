@@ -112,7 +112,7 @@ _OTHER_NAMES = {
 
 
 class ChatPiccc(ClientSettings, BaseChatModel):
-    """Talk with Piccc's chat models.
+    """Chat model for Piccc AI.
 
     The key comes from `api_key=` or `PICCC_API_KEY`, the server from `base_url=` or `PICCC_BASE_URL`. Making
     a model does no I/O; its connections are shared, made when needed, one set for each event loop. Both
@@ -148,17 +148,17 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     """Which of the provider's two chat routes to speak. What one has no words for goes over the other: sound
     over OpenAI's, a file by its URL over Anthropic's."""
     temperature: float | None = None
-    """How freely to choose words; None leaves it to the server."""
+    """Sampling temperature; None leaves it to the server."""
     top_p: float | None = None
-    """How much of the likely words to choose from; None leaves it to the server."""
+    """Nucleus sampling threshold, 0 to 1; None leaves it to the server."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """How many tokens the answer may have; None leaves it to the server."""
+    """Maximum tokens of an answer; None leaves it to the server."""
     stop: list[str] | str | None = None
-    """Where to stop."""
+    """Stop sequences."""
     seed: int | None = None
-    """A number that makes answers repeatable, where the server can."""
+    """Seed for repeatable answers, over the OpenAI dialect only; with the other it is refused."""
     reasoning_effort: str | None = None
-    """How much to think first, such as `low` or `high`; None leaves it to the server."""
+    """Reasoning effort, such as `low` or `high`; None leaves it to the server."""
     replay_reasoning: bool | None = None
     """Whether earlier reasoning goes back to the model. None: only where it is signed."""
     extra_body: dict[str, Any] | None = None
