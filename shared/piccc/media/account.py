@@ -371,9 +371,8 @@ class Account:
         id = task.id if isinstance(task, Task) else task
         if not isinstance(id, str) or not id or id in (".", ".."):
             raise InvalidArgumentError(f"{task!r:.80} is no task.", hint="Give a task, or its id as a text.")
-        base = self.session.config.base_url
-        url = f"{base}/v1/tasks/{quote(id, safe='')}"
-        theirs = self._polling_url(task) if isinstance(task, Task) and self._uses_polling_urls else url
+        url = f"{self.session.config.base_url}/v1/tasks/{quote(id, safe='')}"
+        theirs = self._polling_url(task) or url if isinstance(task, Task) else url
         try:
             return await self.session.read(theirs, read_task, seconds=seconds, retries=retries)
         except NotFoundError:
@@ -384,16 +383,15 @@ class Account:
         self._uses_polling_urls = False
         return found
 
-    def _polling_url(self, task: Task) -> str:
+    def _polling_url(self, task: Task) -> str | None:
         """Return where the server says it can be asked about a task, if that is on the server itself."""
-        base = f"{self.session.config.base_url}/"
+        if not task.polling_url or not self._uses_polling_urls:
+            return None
         try:
-            url = urljoin(base, task.polling_url or f"v1/tasks/{quote(task.id, safe='')}")
+            url = urljoin(f"{self.session.config.base_url}/", task.polling_url)
         except ValueError:
-            url = ""
-        if origin_of(url) == self.session.config.origin:
-            return url
-        return f"{base}v1/tasks/{quote(task.id, safe='')}"
+            return None
+        return url if origin_of(url) == self.session.config.origin else None
 
 
 def checked_lost(lost: Lost) -> Lost:

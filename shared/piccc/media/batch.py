@@ -316,11 +316,11 @@ class _Run(Generic[H]):
 
     def _take(self, place: _Place, answer: Task | BaseException) -> None:
         if isinstance(answer, Task):
-            self._has_succeeded, self._refusals = True, 0
             if place.earlier is None:
+                self._has_succeeded, self._refusals = True, 0
                 self._wait_for(place, answer)
             else:
-                self._earlier.append(place)
+                self._earlier.append(place)  # which the ledger knew: it says nothing of the server
         elif not isinstance(answer, PicccError):
             raise answer
         else:

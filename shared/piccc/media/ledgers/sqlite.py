@@ -245,6 +245,7 @@ class _File:
         self._finalizer = weakref.finalize(self, _close, self._database, self.process)
         self._lock = threading.Lock()
         self._acts: deque[_Act[Any]] = deque()
+        self._synchronous = ""
         _share(self._database)
         _migrate(self._database)
         found = path.stat()
@@ -279,8 +280,10 @@ class _File:
         try:
             # In WAL mode, FULL syncs at each commit and NORMAL does not; neither can damage the file.
             # https://www.sqlite.org/pragma.html#pragma_synchronous
-            is_durable = any(act.is_durable for act in acts)
-            database.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+            wanted = "FULL" if any(act.is_durable for act in acts) else "NORMAL"
+            if wanted != self._synchronous:
+                database.execute(f"PRAGMA synchronous = {wanted}")
+                self._synchronous = wanted
             database.execute("BEGIN IMMEDIATE")
             for act in acts:
                 act.run(database)
