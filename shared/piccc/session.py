@@ -89,12 +89,13 @@ class Session:
         )
         answer = await self._send(call, config)
         payload = await self._json(answer, call.kind)
-        if refusal := _refusal_in(payload, answer, call.kind):
-            raise refusal
-        try:
-            return read_task(payload)
-        except ResponseError as error:
-            wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
+        wrong = _refusal_in(payload, answer, call.kind)
+        if wrong is None:
+            try:
+                return read_task(payload)
+            except ResponseError as error:
+                wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
+        del payload  # an error's frames must not hold what the server said: it may echo the key
         raise wrong
 
     async def read(
@@ -111,12 +112,13 @@ class Session:
         call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
         answer = await self._send(call, config)
         payload = await self._json(answer, Retryability.READ)
-        if refusal := _refusal_in(payload, answer, Retryability.READ):
-            raise refusal
-        try:
-            return decode(payload), answer.response.headers
-        except ResponseError as error:
-            wrong = answer.explain(error)
+        wrong = _refusal_in(payload, answer, Retryability.READ)
+        if wrong is None:
+            try:
+                return decode(payload), answer.response.headers
+            except ResponseError as error:
+                wrong = answer.explain(error)
+        del payload  # as in submit
         raise wrong
 
     async def probe(self, method: str, path: str, *, seconds: float) -> Mapping[str, str]:

@@ -152,7 +152,7 @@ def test_errors_survive_copies(copied: Any) -> None:
 
 
 def test_every_error_of_a_chat_has_a_counterpart() -> None:
-    media = ("Task", "Output", "Submission", "Batch", "Spend", "MissingExtra")
+    media = ("Task", "Output", "Submission", "Batch", "Spend", "MissingExtra", "Ledger")
     kinds = [
         kind
         for kind in vars(errors).values()
