@@ -25,7 +25,7 @@ SURFACES = (
         "",
         "with_nothing.py",
         ("piccc", "-piccc.cli", "-piccc.emulator", "-piccc.pytest_plugin"),
-        frozenset({"httpx", "pydantic", "tiktoken"}),
+        frozenset({"certifi", "h11", "httpx", "pydantic", "tiktoken"}),
     ),
     Surface(
         "langchain",
