@@ -76,7 +76,6 @@ _CITATIONS = (
     "search_result_location",
     "web_search_result_location",
 )
-_TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
 _SAYS_NOTHING = (Text(""), Reasoning())
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
@@ -176,11 +175,7 @@ class AnthropicReader(Reader):
             return self._release(index)
         if kind != "content_block_delta":
             return self._frame(str(kind), body)
-        delta = mapping(body.get("delta"))
-        deltas = self._delta(index, delta)
-        if len(deltas) == 1 and (key := _TEXT_OF.get(str(delta.get("type")))):
-            self._template.learn(event, body, delta, key, deltas[0])
-        return deltas
+        return self._delta(index, mapping(body.get("delta")))
 
     def _rest(self) -> list[Delta]:
         return [delta for index in list(self._held) for delta in self._release(index)]

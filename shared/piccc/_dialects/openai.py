@@ -184,9 +184,6 @@ class OpenAIReader(Reader):
         deltas = self._deltas(delta)
         if unopened is not None and not unopened.is_open and unopened is not self._unopened:
             deltas.insert(0, self._open(unopened))
-        said = [key for key, value in delta.items() if value and key != "role"]
-        if not says_more and len(said) == len(deltas) == 1:
-            self._template.learn(event, body, delta, said[0], deltas[0])
         return deltas
 
     def _deltas(self, delta: JSON) -> list[Delta]:

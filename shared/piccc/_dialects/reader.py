@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from piccc._dialects.event_template import EventTemplate
 from piccc._dialects.json_text import SurrogateJoiner, read_event
 from piccc._dialects.sse import Event
 from piccc.conversation import JSON, ChatReply, Delta, ReplyBuilder
@@ -22,7 +21,6 @@ class Reader:
         self.is_done = False
         self._builder = ReplyBuilder()
         self._characters = SurrogateJoiner()
-        self._template = EventTemplate()
         self._usage: JSON = {}
 
     def feed(self, events: Iterable[Event]) -> list[Delta]:
@@ -32,9 +30,7 @@ class Reader:
             for event in events:
                 if self.is_done:
                     break
-                if (known := self._template.read(event)) is not None:
-                    deltas.append(known)
-                elif event.data:
+                if event.data:
                     deltas += self._take(event)
         finally:
             self._builder.add(deltas)
@@ -55,7 +51,6 @@ class Reader:
         deltas = self._read(event, body)
         if has_halves or self._characters.is_waiting:
             deltas = self._characters.join(deltas)
-            self._template = EventTemplate()  # what comes next may have to be joined too
         return deltas
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
