@@ -21,14 +21,11 @@ OURS = ("piccc", "langchain_piccc", "llama_index_piccc", "__future__")
 TOUCHED = {
     # Of the module: without it, register() is a PicccError that names the way out.
     "_BUILTIN_PROVIDERS",
-    # Of the module: without it, nothing has to be cleared.
-    "_default_class_paths_cache",
-    # Keys of pydantic's pickles, which have to stay readable; a test of LangChain's chunks guards them.
-    "__pydantic_extra__",
-    "__pydantic_fields_set__",
+    # A key of pydantic's pickles.
     "__pydantic_private__",
     # Of base classes, whose subclasses are to call them.
     "_acall_with_config",
+    "_add_version",
     "_atransform_stream_with_config",
     "_call_with_config",
     "_extend_messages",
@@ -83,16 +80,10 @@ def test_no_other_private_name_is_touched() -> None:
 
 
 @pytest.mark.parametrize("change", ["rename", "delete"])
-def test_without_langchains_private_tables_a_model_works(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module, name in (
-        ("langchain.chat_models.base", "_BUILTIN_PROVIDERS"),
-        ("langchain_core.load.load", "_default_class_paths_cache"),
-    ):
-        home = importlib.import_module(module)
-        monkeypatch.setattr(home, f"{name}_of_the_next_version", getattr(home, name), raising=False)
-        monkeypatch.delattr(home, name)
+def test_without_langchains_private_table_a_model_works(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = importlib.import_module("langchain.chat_models.base")
+    monkeypatch.setattr(home, "_PROVIDERS_OF_THE_NEXT_VERSION", home._BUILTIN_PROVIDERS, raising=False)
+    monkeypatch.delattr(home, "_BUILTIN_PROVIDERS")
     with pytest.raises(PicccError, match="otherwise than register"):
         register()
     with FaultServer() as server:
