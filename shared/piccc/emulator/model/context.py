@@ -6,39 +6,26 @@ import math
 import re
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 from threading import Lock
 
 # Named by its module: the package's own factory hands over to another engine where it finds one.
 from snowballstemmer.english_stemmer import EnglishStemmer  # type: ignore[import-untyped]  # it ships no types
 
 WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-
-
-def bag(text: str) -> frozenset[str]:
-    """Return the words of a text as they are."""
-    return frozenset(text.split())
-
-
-STOPWORDS = bag(
+_COMMON = (
     "a an and are as at be been but by can could did do does for from had has have how i if in into is it "
     "its me my no not of on or our please should so some such than that the their them then there these "
-    "they this those to up us use used using very was we were what when where which who whom whose why "
-    "will with would you your about all also any just let like need want give given tell show know each "
-    "per via only one "
+    "they this those to up us use used using very was we were what when where which who whom whose why will "
+    "with would you your about all also any just let like need want give given tell show know each per only "
+    "one via"
 )
+STOPWORDS = frozenset(_COMMON.split())
 _SYNONYMS = (
-    "image picture photo draw paint sketch 图片 图像 照片 插画 画",
-    "video film movie clip animate 视频 短片 影片 动画",
-    "create make generate produce render 生成 制作 创建",
-    "weather forecast temperature warm cold 天气 气温",
-    "search find lookup google 搜索 查找",
-    "add plus sum 加",
-    "subtract minus 减",
-    "multiply times product 乘",
-    "translate translation 翻译",
-    "email mail 邮件",
-    "status progress 状态 进度",
-    "price cost 价格",
+    "image picture photo draw paint sketch 图片 图像 照片 画 | video film movie clip animate 视频 动画 | "
+    "create make generate produce render 生成 制作 创建 | weather forecast temperature 天气 | "
+    "search find lookup google 搜索 查找 | add plus sum 加 | subtract minus 减 | multiply times product 乘 | "
+    "translate translation 翻译 | email mail 邮件 | status progress 状态 进度 | price cost 价格"
 )
 _WORD = re.compile(rf"{WIDE}+|(?:(?!{WIDE})[^\W_])+(?:['’][a-z]+)?")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -51,20 +38,14 @@ def _stem(word: str) -> str:
         return str(_STEMMER.stemWord(re.sub("['’]s?$", "", word.lower())))
 
 
-_STEMS: dict[str, str] = {}
-_WIDE_STEMS: dict[str, str] = {}
-for _group in _SYNONYMS:
-    _first, *_others = _group.split()
-    for _word in (_first, *_others):
-        (_WIDE_STEMS if re.match(WIDE, _word) else _STEMS)[_stem(_word)] = _stem(_first)
+_GROUPS = [group.split() for group in _SYNONYMS.split(" | ")]
+_STEMS = {_stem(word): _stem(group[0]) for group in _GROUPS for word in group}
+_WIDE_STEMS = {word: stem for word, stem in _STEMS.items() if re.match(WIDE, word)}
 
 
 @lru_cache(maxsize=512)
 def stems(text: str) -> tuple[str, ...]:
-    """Return the stems of a text's words in order, without stop words, one stem for all synonyms.
-
-    Chinese and Japanese have no spaces: their text comes as pairs of neighbouring characters.
-    """
+    """Return the stems of a text's words in order, one for all synonyms; Chinese as pairs of characters."""
     found: list[str] = []
     for word in _WORD.findall(_CAMEL.sub(" ", text)):
         if re.match(WIDE, word):
@@ -89,49 +70,74 @@ def rarity(texts: list[str]) -> dict[str, float]:
 _SENTENCE_END = re.compile(
     r"(?<=[.!?][\"'”’)])\s+|(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[DM]r\.)\s+(?=[^\sa-z])|(?<=[。！？；])(?![”’」』）])|\n+"
 )
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text at the ends of its sentences and lines."""
-    return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
-
-
 SUMMARY = re.compile(r"\b(?:summar\w+|overview|key points|tl;?dr)\b|总结|概括|摘要", re.I)
-_SOURCE = re.compile(r"[ \t]*(?:source |document |\[)(\d+)\]?\s*[:：.]", re.I)
-_METADATA = re.compile(r"^\w*(?:file|page|source|date)_\w+[ \t]*:.*$", re.MULTILINE)
+_NO_SENTENCE = re.compile(r"^(?:#|\w*(?:file|page|source|date)_\w+[ \t]*:).*$", re.MULTILINE)
 
 
-def best_sentences(question: str, context: str, *, cites: bool = False) -> str:
+def best_sentences(question: str, context: str) -> str:
     """Return up to three sentences that share most with a question, in their order; "" when none does."""
-    units = _units(context)
-    weights = rarity([text for text, _ in units])
-    summary = SUMMARY.search(question) is not None
-    wanted = set(weights) if summary else set(stems(question))
-    number = re.search(r"\bhow (?:many|much|long|old|often)\b|\bwhen\b|多少|多久|几", question, re.I)
-    scores = []
-    for text, _ in units:
-        shared = math.fsum(weights[stem] for stem in sorted(wanted & set(stems(text))))
-        bonus = 0.7 if shared and number and re.search(r"\d", text) else 0.0
-        scores.append((shared + bonus) / (1 + 0.02 * len(set(stems(text)))))
+    # A line that goes on in small letters was wrapped; headings and metadata are no sentences.
+    parts = _SENTENCE_END.split(re.sub(r"(?<=[\w,])\n(?=[a-z])", " ", _NO_SENTENCE.sub("", context)))
+    plain = (re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", part.strip()).strip("|> ") for part in parts)
+    units = list(dict.fromkeys(one for one in plain if re.search(r"\w", one)))
+    weights, scores = rarity(units), list[float]()
+    summary = SUMMARY.search(question)
+    wanted = {*weights} if summary else {*stems(question)}
+    for text in units:
+        shared = math.fsum(weights[stem] for stem in sorted(wanted & {*stems(text)}))
+        scores.append(shared / (1 + 0.02 * len({*stems(text)})))
     floor = max(scores, default=0.0) * (0.3 if summary else 0.7)
     ranked = sorted((at for at, one in enumerate(scores) if one >= floor > 0), key=lambda at: -scores[at])[:3]
-    said = [units[at][0] + (f" [{units[at][1]}]" if cites and units[at][1] else "") for at in sorted(ranked)]
-    return ("" if is_wide(context) else " ").join(dict.fromkeys(said))
+    return ("" if is_wide(context) else " ").join(units[at] for at in sorted(ranked))
 
 
-def _units(context: str) -> list[tuple[str, str]]:
-    """Split a text into sentences, each with the number of its source."""
-    found: list[tuple[str, str]] = []
-    paragraph, source = list[str](), ""
-    for line in (*_METADATA.sub("", context).splitlines(), ""):
-        plain = re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", line.strip()).strip("|> ")
-        number = _SOURCE.match(line)
-        own = number or plain != line.strip() or re.match("#|$", plain)
-        # A long line, or one before a small letter, was wrapped in the middle of a sentence.
-        if own or not (plain[0].islower() or (paragraph and len(paragraph[-1]) > 60)):
-            found += [(one, source) for one in sentences(" ".join(paragraph)) if re.search(r"\w", one)]
-            paragraph = []
-        if number:
-            source, plain = number[1], line[number.end() :].strip()
-        paragraph += [plain] if plain and not plain.startswith("#") else []
-    return found
+_QUESTION = re.compile(
+    r"(?im)^[ \t]*[#*<\[]*(?:the |original |user )*(?:query|question|问题)(?: is)?(?: as follows)?[\]>*]*"
+    r"[ \t]*[:：\n][ \t]*([^\s<{].*)"
+)
+_FENCE = re.compile(r"(?m)^[ \t]*(?:-{3,}|={3,}|\"{3}|#{3,}|\*{3,})[ \t]*$")
+_TAGGED = re.compile(r"(?is)<(context|documents?|sources?|text|passage)\b[^>]*>(.*?)</\1>")
+_LABEL = re.compile(
+    r"(?i)(?:^|\n)[^\n]{0,300}?(?:\b(?:context|documents?|sources?|passages?|text)\b|上下文|资料)"
+    r"[^\n:：]{0,120}(?:[:：][ \t]|[:：.。]?[ \t]*\n)"
+)
+
+
+def from_context(text: str, system: str = "") -> str:
+    """Answer from the context that a prompt or the system message gives; "" when neither gives one."""
+    question, said = answered(text)
+    if not question:
+        return best_sentences(text, _block(system))
+    return said or ("给出的内容没有提到这一点。" if is_wide(question) else "The context does not say.")
+
+
+def answered(text: str) -> tuple[str, str]:
+    """Return the question of a prompt that gives a context, and the sentences that answer it; "" for none."""
+    question, rest = _question(text)
+    context = _block(rest) if question else ""
+    if not context and SUMMARY.search(text[:200]):
+        question, _, context = re.split(r"(\n|：|:\s)", f"{text}\n", maxsplit=1)
+    return (question, best_sentences(question, context)) if context.strip() else ("", "")
+
+
+def _question(text: str) -> tuple[str, str]:
+    """Return the question, labelled or as the last or first line, and the text without it."""
+    if labelled := [*_QUESTION.finditer(text)]:
+        start, end = labelled[-1].span()
+        return labelled[-1][1].strip(), max(text[:start], text[end:], key=len)
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    for line in (lines[-1], lines[0]) if len(lines) > 1 else ():
+        if re.search(r"[?？]\s*$", line) or SUMMARY.search(line):
+            return line.strip(), text.replace(line, "", 1)
+    return "", text
+
+
+def _block(text: str) -> str:
+    """Return the context in a prompt: between tags or lines of signs, after a label, or the whole if long."""
+    if tagged := [match[2] for match in _TAGGED.finditer(text)]:
+        return "\n".join(tagged)
+    fences = list(_FENCE.finditer(text))
+    if len(fences) > 1:
+        return max((text[one.end() : two.start()] for one, two in pairwise(fences)), key=len).strip()
+    label = next((match for match in _LABEL.finditer(text) if len(text) - match.end() > 20), None)
+    return text[label.end() :].strip() if label else text if len(stems(text)) > 25 else ""

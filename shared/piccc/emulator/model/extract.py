@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from piccc.emulator.model.context import bag, is_wide, stems
+from piccc.emulator.model.context import stems
 
 _NAME = r"[A-Z][\w'’&-]*(?:\s+(?:(?:of|the|de|la)\s+)?[A-Z][\w'’&-]*)*(?:,\s[A-Z]{2}\b)?"
+_INNER_NAME = rf"(?<=.)\b({_NAME})"  # the first word of a text has a capital anyway
 _QUOTED = r"“([^”]+)”|「([^」]+)」|\"([^\"\n]+)\"|`([^`\n]+)`|(?<![\w’'])'([^'\n]+(?:'\w[^'\n]*)*)'(?!\w)"
 _URL = r"\b(?:https?|ftp|s3|data):[^\s<>\"'」》”)\]，。]+[^\s<>\"'」》”)\].,;:!?，。]"
 _EMAIL = r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
@@ -37,30 +38,22 @@ _COUNTS = {*stems("n count number limit top k results")}
 _DURATIONS = {*stems("duration seconds minutes hours length timeout delay")}
 _TIMES = ((1, "s sec second 秒"), (60, "min minut 分钟"), (3600, "hour 小时"))
 _SECONDS = {unit: seconds for seconds, units in _TIMES for unit in units.split()}
-_UNITS = {"age": "year 岁", "price": "dollar $ € ¥ 元", "amount": "usd eur dollar $ € ¥ 元"}
 _SAID_AS = {"1:1": "square 方形", "16:9": "landscape 横屏", "9:16": "portrait vertical 竖屏"}
 WORDS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
 _NUMBER = re.compile(
-    rf"([$€¥]\s?)?(?:(?<![\w.:-])(-?\d[\d,]*(?:\.\d+)?(?:e\d+)?)(?![\d:]|\.\d)|\b({'|'.join(WORDS)})\b)"
-    r"(?:[\s-]?(%|秒|分钟|小时|[岁元]|[A-Za-z]+))?",
-    re.I,
+    rf"(?i)([$€¥]\s?)?(?:(?<![\w.:-])(-?\d[\d,]*(?:\.\d+)?(?:e\d+)?)(?![\d:]|\.\d)|\b({'|'.join(WORDS)})\b)"
+    r"(?:[\s-]?(%|秒|分钟|小时|[岁元]|[A-Za-z]+))?"
 )
 _POLITE = re.compile(
     r"(?i)^(?:(?:please|hey|hi|hello|ok|now|then|also|and|next|finally|first|(?:can|could|would|will) you"
     r"|i(?:'d| would)? (?:want|like|need)(?: you)?(?: to)?|let's|help me)(?![\w-])|请|帮我|给我|我想要?|然后)"
     r"[\s,:，：]*|\W*\bplease$"
 )
-_FILLERS = bag("me us a an the some new short one my this in for up on like")
+_FILLERS = re.compile("(?i)(?:me|us|an?|the|some|new|short|one|my|this|in|for|up|on|like)$")
 _LINK = re.compile(r"(?i)^(?:[\s,;:，、-]+|(?:of|about|for|showing|depicting|with|on|from|into|in)\s+)+")
-_WIDE_HEAD = re.compile(
-    r"^(?:用|生成|制作|画|写|查询|查一下|查|搜索|翻译|[\d一二两三]*[张幅段个条]|的?(?:图片|视频)[：:，]|\s)*"
-)
-_WIDE_TAIL = re.compile(r"的?(?:图片|图像|照片|视频)$")
-_WIDE_NOISE = re.compile(r"今天|明天|现在|怎么样|如何|是什么|多少|天气|气温|价格|[的吗呢]")
 _CUT = re.compile(
-    r"(?:\b(?:in|at|with|for|of|lasting|and|an?|the|as|top)\s+){0,3}\x00[\x00\s,，]*"
-    r"(?:(?:resolution|aspect ratio|format|long|quality|orientation|results?)\b[\s,]*)*",
-    re.I,
+    r"(?i)(?:\b(?:in|at|with|for|of|lasting|and|an?|the|as|top)\s+){0,3}\x00[\x00\s,，]*"
+    r"(?:(?:resolution|aspect ratio|format|long|quality|orientation|results?)\b[\s,]*)*"
 )
 _EDGES = " \t\n,;:，、；：-.!?。！？"
 
@@ -72,17 +65,11 @@ class _Found(NamedTuple):
 
 
 class Values:
-    """The values that a request gives for the arguments of a tool or the properties of a schema.
+    """The values that a request gives; `around` are texts to look into next, `known` objects from results."""
 
-    `around` are texts to look into next, `known` JSON objects from results, `tool` the stems of the tool's
-    name, which are no part of a free text, and `back` is a result that the request may speak about.
-    """
-
-    def __init__(
-        self, text: str, around: Iterable[str] = (), known: Any = (), tool: Iterable[str] = (), back: str = ""
-    ) -> None:
+    def __init__(self, text: str, around: Iterable[str] = (), known: Any = (), tool: Any = ()) -> None:
         self._text, self._around, self._known, self._tool = text, [*around], [*known], {*tool}
-        self._back, self._offered, self._used = back, dict[str, _Found](), list[_Found]()
+        self._offered, self._used = dict[str, _Found](), list[_Found]()
 
     def claim(self, value: Any) -> None:
         """Note that a value was used: it is neither given again nor part of a free text."""
@@ -91,30 +78,30 @@ class Values:
 
     def stated(self, name: str, schema: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the values that the request ties to a name, the best first."""
-        if schema["type"] == "array":
-            yield from self._lists(name, schema)
-        else:
+        if schema["type"] != "array":
             yield from self._offer(_bound(self._text, name, schema, self._tool))
             yield from self._from_known(name) if _meaning(name) & _HANDLES else ()
+        elif isinstance(item := schema.get("items"), Mapping):
+            plain = _numbers(self._text) if item.get("type") != "string" else _matches(_QUOTED, self._text)
+            listed = _choices(self._text, item["enum"]) if "enum" in item else plain
+            found = [*dict.fromkeys(one.value for one in sorted(listed, key=lambda one: one.start))]
+            yield from [found[: int(schema.get("maxItems", len(found)))]] if found else ()
 
     def likely(self, name: str, schema: Mapping[str, Any]) -> Iterator[Any]:
         """Yield values of the right type for a name that must have one."""
         yield from self._from_known(name)
         yield from (one.value for text in self._around for one in _bound(text, name, schema, self._tool))
-        if schema["type"] != "string":
-            yield from self._offer(_numbers(self._text))
-            yield from (one.value for text in self._around for one in _numbers(text))
-            return
-        quoted = list(self._offer(_matches(_QUOTED, self._text)))
-        if not _meaning(name) & _FREE_TEXT:
-            names = [one for one in _matches(_NAME, self._text) if one.start]  # the first word has a capital
-            yield from (*quoted, *self._offer(names))
-            yield from (one.value for text in self._around for one in _matches(_NAME, text) if one.start)
-            yield from (one.value for one in _matches(_NAME, self._text))
-            yield _WIDE_NOISE.sub("", self.subject()) if is_wide(self._text) else self.subject()
+        text, string = self._text, schema["type"] == "string"
+        free = string and _meaning(name) & _FREE_TEXT
+        quoted = [*self._offer(_matches(_QUOTED, text))] if string else []
+        if not free:
+            inner = [_matches(_INNER_NAME, one) if string else _numbers(one) for one in (text, *self._around)]
+            yield from (*quoted, *self._offer(inner[0]), *(one.value for found in inner[1:] for one in found))
         elif len(quoted) == 1 and not {*stems(self.subject(without=_QUOTED))} - _FREE_TEXT:
             yield quoted[0]
-        yield self.subject() or self._back or self._text or name or "text"
+        if string:
+            yield from () if free else (one.value for one in _matches(_NAME, text))
+            yield self.subject() or text or name or "text"
 
     def subject(self, without: str = "(?!)") -> str:
         """Return what the request is about: its words without politeness, the tool's name and used values."""
@@ -124,13 +111,11 @@ class Values:
         text = re.sub(r"\s+", " ", _CUT.sub(" ", text)).replace(" ,", ",").strip(_EDGES)
         while (shorter := _POLITE.sub("", text)) != text:
             text = shorter
-        if is_wide(text):
-            return _WIDE_TAIL.sub("", _WIDE_HEAD.sub("", text)).strip(_EDGES)
         head = 0
         for at, word in enumerate(re.finditer(r"[\w'’-]+", text)):
             if self._tool & {*stems(word[0])}:
                 head = word.end()
-            elif at and word[0].lower() not in _FILLERS:
+            elif at and not _FILLERS.match(word[0]):
                 break
         return _LINK.sub("", text[head:]).strip(_EDGES)
 
@@ -147,38 +132,17 @@ class Values:
                 self._offered[repr(one.value)] = one
                 yield one.value
 
-    def _lists(self, name: str, schema: Mapping[str, Any]) -> Iterator[list[Any]]:
-        item, found = schema.get("items"), list[Any]()
-        kind = item.get("type") if isinstance(item, Mapping) else None
-        listed = re.search(rf"\b{_spaced(name)}s?\b(?: are| is)?\s*[:=]?\s+([^.!?\n;]+)", self._text, re.I)
-        if isinstance(item, Mapping) and "enum" in item:
-            found = [
-                one.value for one in sorted(_choices(self._text, item["enum"]), key=lambda one: one.start)
-            ]
-        elif kind in ("integer", "number"):
-            found = [one.value for one in _numbers(self._text)]
-        elif kind == "string" and listed:
-            parts = re.split(r"\s*[,，、]\s*(?:and\s+)?|\s+and\s+|和", listed[1])
-            found = [part.strip(" '\"“”") for part in parts]
-        elif kind == "string":
-            found = [*self._offer(_matches(_QUOTED, self._text))]
-        if found:
-            yield list(dict.fromkeys(found))[: int(schema.get("maxItems", len(found)))]
-
 
 def _bound(text: str, name: str, schema: Mapping[str, Any], tool: Collection[str]) -> Iterator[_Found]:
     """Yield the values that a text ties to a name."""
     kind, wanted = schema["type"], _meaning(name)
     if "enum" in schema or "const" in schema:
         yield from _choices(text, schema.get("enum", [schema.get("const")]))
-    elif kind == "boolean":
-        for word in re.finditer(r"(\b(?:no|not|without|don't)\s+)?([^\W_]+)(\W*(?:off|false|no)\b)?", text):
-            if {*stems(word[2])} & (wanted - {"enabl", "includ", "add"}):
-                yield _Found(not (word[1] or word[3]), *word.span())
     elif kind in ("integer", "number"):
         yield from _numbers(text, wanted | {*re.findall("[a-z]+", name)}, tool)
     else:
-        for match in re.finditer(rf"(?<![\w'\"]){_spaced(name)}\s*(?:is\s*)?([:：=]?)\s*", text, re.I):
+        spaced = r"[\s_-]+".join(re.escape(part) for part in re.findall(r"[^\W_]+", name)) or "(?!)"
+        for match in re.finditer(rf"(?<![\w'\"]){spaced}\s*(?:is\s*)?([:：=]?)\s*", text, re.I):
             yield from (one for one in _matches(_QUOTED, text) if one.start == match.end())
             plain = re.compile(r"[^\s,;，；\"'“「{\[][^,;，；\n]*?(?=[,;，；\n]|\.?\s*$|\.\s|\s\w+\s*=)")
             if match[1] and (found := plain.match(text, match.end())):
@@ -190,10 +154,6 @@ def _bound(text: str, name: str, schema: Mapping[str, Any], tool: Collection[str
 
 def _meaning(name: str) -> set[str]:
     return {*stems(name)} or {name.lower()}
-
-
-def _spaced(name: str) -> str:
-    return r"[\s_-]+".join(re.escape(part) for part in re.findall(r"[^\W_]+", name)) or "(?!)"
 
 
 def _matches(pattern: str, text: str) -> Iterator[_Found]:
@@ -222,10 +182,7 @@ def _numbers(text: str, names: set[str] | None = None, tool: Collection[str] = (
         unit, end = next(iter(stems(unit or "")), (unit or sign or "").lower().strip()), match.end()
         if names is not None and unit in _SECONDS and names & (_DURATIONS | {*_SECONDS}):
             value *= _SECONDS[unit] / next((_SECONDS[one] for one in ("minut", "hour") if one in names), 1)
-        elif names is None or not {unit} & {
-            *names,
-            *(u for one in names for u in _UNITS.get(one, "").split()),
-        }:
+        elif names is None or not {unit} & names:
             end = match.end(2 if figure else 3)  # the word after it is no unit of this value
             before = {*stems(text[max(0, match.start() - 30) : match.start()])[-1:]}
             counted = names and names & _COUNTS and ({unit} & {*tool, *_COUNTS} or "top" in before)

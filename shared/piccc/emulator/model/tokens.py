@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest, Usage
+from piccc.emulator.conversation import Completion, ModelCall, ModelRequest, Usage
 
 _PER_TURN = 4
 _MEDIA = {"image": 256, "file": 512, "audio": 128}
@@ -18,10 +18,9 @@ _PIECE = re.compile(
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text into token pieces.
+    """Split a text into token pieces, which join to exactly the text.
 
-    The pieces join to exactly the text, and each counts as one token: a short word with the space before
-    it, eight letters of a long one, three digits, two signs, or one Chinese, Japanese or Korean character.
+    One is a short word with the space before it, eight letters, three digits, two signs, or a wide character.
     """
     return _PIECE.findall(text)
 
@@ -29,10 +28,12 @@ def pieces(text: str) -> list[str]:
 def measured(request: ModelRequest, said: Completion) -> Completion:
     """Cut an answer where `stop` and `max_tokens` say, and count what is left.
 
-    Reasoning is spent first, then text, then calls. A call that is cut keeps the JSON text made so far in
-    `partial`; calls after it are gone.
+    Reasoning is spent first, then text, then calls: one that is cut keeps its JSON text so far in `partial`.
     """
-    said = _stopped(request, said)
+    found = [(at, -len(stop), stop) for stop in request.stop if stop and (at := said.text.find(stop)) >= 0]
+    if found:
+        at, _, stop = min(found)
+        said = replace(said, text=said.text[:at], calls=(), finish_reason="stop", stop_sequence=stop)
     left = request.max_tokens if request.max_tokens is not None else 1 << 60
     reasoning, left = _limited(said.reasoning, left)
     text, left = _limited(said.text, left)
@@ -48,35 +49,18 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
         why, sequence = "length", None
     spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
     usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
-    return replace(
-        said,
-        text=text,
-        reasoning=reasoning,
-        calls=tuple(calls),
-        finish_reason=why,
-        stop_sequence=sequence,
-        usage=usage,
-    )
+    said = replace(said, text=text, reasoning=reasoning, calls=tuple(calls), usage=usage)
+    return replace(said, finish_reason=why, stop_sequence=sequence)
 
 
 def prompt_tokens(request: ModelRequest) -> int:
     """Count what the model reads: every turn with its calls and media, the tools and the schema."""
     told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in request.tools]
     told += [_json(request.schema)] if request.schema is not None else []
-    return sum(len(pieces(one)) for one in told) + sum(_turn_tokens(turn) for turn in request.turns)
-
-
-def _turn_tokens(turn: ModelMessage) -> int:
-    media = sum(_MEDIA[medium.kind] for medium in turn.media)
-    return _PER_TURN + len(pieces(turn.text)) + media + sum(_cost(call) for call in turn.calls)
-
-
-def _stopped(request: ModelRequest, said: Completion) -> Completion:
-    found = [(at, -len(stop), stop) for stop in request.stop if stop and (at := said.text.find(stop)) >= 0]
-    if not found:
-        return said
-    at, _, stop = min(found)
-    return replace(said, text=said.text[:at], calls=(), finish_reason="stop", stop_sequence=stop)
+    media = sum(_MEDIA[medium.kind] for turn in request.turns for medium in turn.media)
+    calls = sum(_cost(call) for turn in request.turns for call in turn.calls)
+    told += [turn.text for turn in request.turns]
+    return sum(len(pieces(one)) for one in told) + _PER_TURN * len(request.turns) + media + calls
 
 
 def _limited(text: str, left: int) -> tuple[str, int]:

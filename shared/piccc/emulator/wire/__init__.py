@@ -10,12 +10,14 @@ import mimetypes
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
+from jsonschema.validators import Draft202012Validator, validator_for
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from piccc.emulator.conversation import Medium, ModelCall
-from piccc.emulator.model.schema import flaw
 
 _TYPES = {
     400: "invalid_request_error",
@@ -141,6 +143,30 @@ def checked_schema(schema: dict[str, Any], *, param: str) -> dict[str, Any]:
     if wrong := flaw(schema):
         raise APIError(400, f"{param}: is not a JSON Schema: {wrong}", code="invalid_value", param=param)
     return schema
+
+
+def flaw(schema: Any) -> str:
+    """Return why a value is no JSON Schema by the rules of its draft; "" when it is one.
+
+    Its patterns are not judged, for other engines know classes of characters that `re` does not; nor are
+    empty lists, which pydantic writes for a union without members.
+    """
+    try:
+        return _flaw(json.dumps(schema, allow_nan=False))
+    except (RecursionError, ValueError):
+        return "It nests too deep, or has a number or an address that is not valid."
+
+
+@lru_cache(maxsize=256)  # the same tools come with every turn of a conversation
+def _flaw(written: str) -> str:
+    schema = json.loads(written)
+    if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
+        return "It is not an object, or its $schema is not a string."
+    rules = validator_for(schema, default=Draft202012Validator)
+    for error in rules(rules.META_SCHEMA, registry=REGISTRY).iter_errors(schema):
+        if error.validator != "minItems":
+            return f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}".removeprefix(": ")
+    return ""
 
 
 def _refusal(error: ValidationError, body: Any, status: int) -> APIError:
