@@ -30,6 +30,7 @@ from piccc import errors
 from piccc.errors import InvalidArgumentError, MissingExtraError
 from piccc.media import agent_tools
 from piccc.media.agent_tools import (
+    ClientPair,
     MediaToolRun,
     Show,
     ToolResult,
@@ -43,7 +44,7 @@ from piccc.media.ledgers import Ledger, MemoryLedger
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
-    from piccc.client import ClientPair
+    from piccc.client import AsyncClient, Client
 
 _log = logging.getLogger(__name__)
 
@@ -252,7 +253,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
             return call.completed(await super().arun(tool_input, *args, **kwargs))
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
-        client = self._pair().blocking(self.http_client)
+        client = self._pair().sync(self.http_client)
         run = MediaToolRun(client, show=self.show, on_update=Progress(self.on_update, run_manager).report)
         return _output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
@@ -268,9 +269,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         raise NotImplementedError
 
-    def _pair(self) -> ClientPair:
-        from piccc.client import ClientPair
-
+    def _pair(self) -> ClientPair[Client, AsyncClient]:
         return ClientPair(self.client, self.async_client, self._blocking)
 
 

@@ -22,6 +22,7 @@ from piccc.media.agent_tools import (
     GENERATE_IMAGE,
     GENERATE_VIDEO,
     LIST_TASKS,
+    ClientPair,
     Show,
     ToolResult,
     artifact_of,
@@ -97,9 +98,9 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         show: Show = "none",
     ) -> None:
         super().__init__()
-        from piccc.client import ClientPair
+        from piccc.client import Client
 
-        self._clients = ClientPair(client, async_client)
+        self._clients: ClientPair[Client, AsyncClient] = ClientPair(client, async_client, Client)
         self._wait_s = wait_s
         self._show = show
 
@@ -119,7 +120,7 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
 
     def before_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
         """Add news of tasks that ended, and answers to abandoned calls."""
-        return run_sync_tool(self._before(self._clients.blocking(), state))
+        return run_sync_tool(self._before(self._clients.sync(), state))
 
     async def abefore_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
         """Add news of tasks that ended, and answers to abandoned calls."""
@@ -130,7 +131,7 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         """Wait for running tasks where the model would end the run, and ask it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
-        return run_sync_tool(self._at_end(self._clients.blocking(), state, runtime))
+        return run_sync_tool(self._at_end(self._clients.sync(), state, runtime))
 
     @hook_config(can_jump_to=["model"])
     async def aafter_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:

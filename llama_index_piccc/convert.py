@@ -63,8 +63,8 @@ from piccc.conversation import (
     Usage,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
-from piccc.mime_types import content_type_of
 from piccc.structured import PartialObject
+from piccc.tasks import content_type_of
 
 DialectName = Literal["openai", "anthropic"]
 OnUnsupported = Literal["error", "text", "drop"]

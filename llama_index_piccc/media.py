@@ -17,6 +17,7 @@ from piccc.errors import InvalidArgumentError
 from piccc.media import agent_tools as asked
 from piccc.media.account import Lost
 from piccc.media.agent_tools import (
+    ClientPair,
     MediaToolRun,
     OnUpdate,
     Show,
@@ -223,8 +224,9 @@ class PicccMediaToolSpec(BaseToolSpec):
         for name, given, known in words:
             if given not in known:
                 raise InvalidArgumentError(f"{name} is {given!r}.", hint=f"It is one of {', '.join(known)}.")
-        self._client = client
-        self._async_client = async_client
+        from piccc.client import Client
+
+        self._clients: ClientPair[Client, AsyncClient] = ClientPair(client, async_client, Client)
         self._models: dict[TaskType, str | None] = {"image": image_model, "video": video_model}
         self._mode = mode
         self._wait_s = wait_s
@@ -326,10 +328,8 @@ class PicccMediaToolSpec(BaseToolSpec):
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:
         """Run the tool of that name with arguments as a model gives them."""
-        errand = MediaToolRun(self._blocking_client(), show=self._show, on_update=self._on_update)
-        return _output(
-            name, arguments, run_sync_tool(errand.reported(self._work(name, errand, arguments, None)))
-        )
+        run = MediaToolRun(self._clients.sync(), show=self._show, on_update=self._on_update)
+        return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
         """Run the tool of that name with arguments as a model gives them; `ctx` is its step's."""
@@ -340,28 +340,28 @@ class PicccMediaToolSpec(BaseToolSpec):
             if ctx is not None:
                 ctx.write_event_to_stream(PicccTaskProgress.of(task))
 
-        errand = MediaToolRun(self._running_client(), show=self._show, on_update=tell)
-        report = await errand.reported(self._work(name, errand, arguments, ctx), signals())
+        run = MediaToolRun(self._clients.asynchronous(), show=self._show, on_update=tell)
+        report = await run.reported(self._work(name, run, arguments, ctx), signals())
         return _output(name, arguments, report)
 
     async def _work(
-        self, name: str, errand: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
+        self, name: str, run: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
     ) -> ToolResult:
         match asked.ARGUMENTS[name](**arguments):
             case asked.ImageArguments() as wanted:
-                return await self._make("image", errand, wanted.model_dump(exclude_none=True), ctx)
+                return await self._make("image", run, wanted.model_dump(exclude_none=True), ctx)
             case asked.VideoArguments() as wanted:
-                return await self._make("video", errand, wanted.model_dump(exclude_none=True), ctx)
+                return await self._make("video", run, wanted.model_dump(exclude_none=True), ctx)
             case asked.TaskArguments(task_id=task_id, wait_seconds=seconds):
-                await errand.read(task_id)
-                await errand.attend(self._wait_s if seconds is None else seconds)
-                return await errand.report()
+                await run.read(task_id)
+                await run.attend(self._wait_s if seconds is None else seconds)
+                return await run.report()
             case asked.TaskListArguments(type=type, status=status, limit=limit):
-                return await errand.list(type, status, limit)
+                return await run.list(type, status, limit)
         raise NotImplementedError(name)
 
     async def _make(
-        self, type: TaskType, errand: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
+        self, type: TaskType, run: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
     ) -> ToolResult:
         call = current_call(self._session, type, arguments)
         order = {"model": self._models[type], **arguments}
@@ -371,14 +371,14 @@ class PicccMediaToolSpec(BaseToolSpec):
                     'Only in a step of a workflow, with its context, can mode="event" wait.',
                     hint='Nothing was sent. Use mode="wait" elsewhere.',
                 )
-            await self._suspend(type, errand, order, call, ctx)
+            await self._suspend(type, run, order, call, ctx)
         else:
-            await errand.place(type, order, key=call.key if call else None, lost=self._lost)
-        await errand.attend(self._wait_s if self._mode == "wait" else 0)
-        return await errand.report()
+            await run.place(type, order, key=call.key if call else None, lost=self._lost)
+        await run.attend(self._wait_s if self._mode == "wait" else 0)
+        return await run.report()
 
     async def _suspend(
-        self, type: TaskType, errand: MediaToolRun, order: Mapping[str, Any], call: Call, ctx: Context[Any]
+        self, type: TaskType, run: MediaToolRun, order: Mapping[str, Any], call: Call, ctx: Context[Any]
     ) -> None:
         # Each wait that was begun is gone through again, before anything else: the step then waits where it
         # did, and none is left behind to run it once more.
@@ -387,24 +387,12 @@ class PicccMediaToolSpec(BaseToolSpec):
             await _wait_for_event(ctx, call, task_id, type, turn)
         # The event is a hint: what the task has become is asked.
         task = (
-            await errand.read(begun[-1])
+            await run.read(begun[-1])
             if begun
-            else await errand.place(type, order, key=call.key, lost=self._lost)
+            else await run.place(type, order, key=call.key, lost=self._lost)
         )
         if not task.is_terminal:
             await _wait_for_event(ctx, call, task.id, type, len(begun))
-
-    def _blocking_client(self) -> Client:
-        if self._client is None:
-            from piccc.client import Client
-
-            self._client = self._async_client.as_sync() if self._async_client else Client()
-        return self._client
-
-    def _running_client(self) -> AsyncClient:
-        if self._async_client is None:
-            self._async_client = self._blocking_client().as_async()
-        return self._async_client
 
 
 class PicccMediaTool(FunctionTool):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.readers.base import BaseReader
 from llama_index.core.schema import Document, ImageDocument, MediaResource
 
+from piccc.media.agent_tools import ClientPair
 from piccc.tasks import Output, Task, TaskType
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class PicccTaskReader(BaseReader):
         async_client: AsyncClient | None = None,
         fetch: bool = False,
     ) -> None:
-        self._client = client
-        self._async_client = async_client
+        from piccc.client import Client
+
+        self._clients: ClientPair[Client, AsyncClient] = ClientPair(client, async_client, Client)
         self._fetch = fetch
 
     def lazy_load_data(
@@ -63,7 +65,7 @@ class PicccTaskReader(BaseReader):
             task_ids: only these tasks, in this order; each is asked for.
             limit: at most so many tasks.
         """
-        tasks = self._sync_client().tasks
+        tasks = self._clients.sync().tasks
         found = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)
         for task in islice((task for task in found if _is_wanted(task, type)), limit):
             for place, output in enumerate(task.outputs):
@@ -94,7 +96,7 @@ class PicccTaskReader(BaseReader):
     async def _found(
         self, type: TaskType | None, task_ids: Iterable[str] | None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        tasks = self._get_async_client().tasks
+        tasks = self._clients.asynchronous().tasks
         if task_ids is None:
             async for task in tasks.list(type=type, status="completed"):
                 if _is_wanted(task, type):
@@ -104,18 +106,6 @@ class PicccTaskReader(BaseReader):
             task = await tasks.get(task_id)
             if _is_wanted(task, type):
                 yield task
-
-    def _sync_client(self) -> Client:
-        if self._client is None:
-            from piccc.client import Client
-
-            self._client = self._async_client.as_sync() if self._async_client else Client()
-        return self._client
-
-    def _get_async_client(self) -> AsyncClient:
-        if self._async_client is None:
-            self._async_client = self._sync_client().as_async()
-        return self._async_client
 
 
 def _is_wanted(task: TaskHandle | AsyncTaskHandle, type: TaskType | None) -> bool:

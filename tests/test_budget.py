@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from piccc._http import retry as budget
-from piccc._http.retry import CAPACITY, COST, COST_WHEN_REFUSED, RetryBudget, budget_of
+from piccc._http import session as budget
+from piccc._http.session import CAPACITY, COST, COST_WHEN_REFUSED, RetryBudget, budget_of
 from piccc.config import resolve
 from piccc.errors import OverloadedError
 from tests.faults.calls import MODES, Mode, call

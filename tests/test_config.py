@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.config import PLACEHOLDER_URL, Config, Key, Timeout, as_timeout, check_headers, origin_of, resolve
 from piccc.errors import ConfigurationError
 

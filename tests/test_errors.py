@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from piccc import errors
-from piccc.conversation import ChatReply, Text
+from piccc.conversation import Attempt, ChatReply, Record, Text
 from piccc.errors import APITimeoutError, PicccError, StreamTimeoutError
-from piccc.record import Attempt, Record
 
 
 def family(kind: type[PicccError] = PicccError) -> Iterator[type[PicccError]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc._http.http11 import (
+from piccc._http.connections import (
     MAX_LINE_BYTES,
     MAX_TRAILER_BYTES,
     ChunkedBody,

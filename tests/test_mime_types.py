@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from piccc.mime_types import content_type_of
+from piccc.tasks import content_type_of
 
 CONTENT = {
     "image/png": b"\x89PNG\r\n\x1a\n....",

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from piccc._http.responses import LONGEST, retry_after
+from piccc._http.connections import LONGEST, retry_after
 
 SENT = {"date": formatdate(1_900_000_000, usegmt=True)}
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piccc._dialects.sse import Event, EventDecoder
+from piccc._dialects.reader import Event, EventDecoder
 from piccc.errors import StreamError
 
 VECTORS: dict[str, tuple[bytes, list[tuple[str, str]]]] = {

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from piccc import Client, PicccError
-from piccc._http.responses import outcome_of, read_error, snippet, status_error
+from piccc._http.responses import outcome_of, read_error_text, snippet, status_error
 from piccc.emulator import Emulator
 from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestError, ServerError
 
@@ -33,7 +33,7 @@ from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestErro
     ],
 )
 def test_the_servers_words_are_read_from_every_envelope(body: str, message: str, code: str | None) -> None:
-    assert read_error(body) == (message, code)
+    assert read_error_text(body) == (message, code)
 
 
 def test_an_error_has_what_the_reply_said() -> None:

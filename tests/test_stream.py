@@ -9,7 +9,7 @@ from piccc._http.backends import SyncBackend
 from piccc._http.chat_stream import ChatStream, StreamParser
 from piccc._http.responses import RawResponse
 from piccc.config import Timeout
-from piccc.record import Record
+from piccc.conversation import Record
 from tests.faults.replies import EVENTS
 
 

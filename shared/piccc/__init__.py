@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from piccc.client import AsyncChat, AsyncClient, Chat, ChatOptions, Client
     from piccc.config import Timeout
     from piccc.conversation import (
+        Attempt,
         Audio,
         CachePoint,
         ChatReply,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         NamedTool,
         Reasoning,
         ReasoningDelta,
+        Record,
         Refusal,
         RefusalDelta,
         Source,
@@ -51,11 +53,11 @@ if TYPE_CHECKING:
     from piccc.media.schedule import Polling
     from piccc.media.webhooks import Webhooks, WebhookServer
     from piccc.models import MODELS, ModelInfo, model_info
-    from piccc.record import Attempt, Record
     from piccc.tasks import Output, Task
 
 _HOMES = {
     "piccc.conversation": (
+        "Attempt", "Record",
         "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "InvalidToolCall",
         "JSONSchema", "Message", "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta",
         "Source", "Text", "TextDelta", "Tool", "ToolCall", "ToolCallDelta", "Usage",
@@ -71,7 +73,6 @@ _HOMES = {
     "piccc.media.resources": ("AsyncMedia", "AsyncTasks", "Media", "Tasks"),
     "piccc.media.webhooks": ("WebhookServer", "Webhooks"),
     "piccc.models": ("MODELS", "ModelInfo", "model_info"),
-    "piccc.record": ("Attempt", "Record"),
     "piccc.tasks": ("Output", "Task"),
     "piccc._http.chat_stream": ("AsyncChatStream", "ChatStream"),
 }  # fmt: skip

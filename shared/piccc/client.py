@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, get_args
 
 from piccc._dialects import DialectName, dialect_named
-from piccc._http.backend import run_sync
-from piccc._http.backends import AsyncBackend, SyncBackend
+from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
+from piccc._http.session import Session
 from piccc.config import ApiKey, Config, Timeout, resolve
 from piccc.conversation import (
     ChatReply,
@@ -28,7 +28,6 @@ from piccc.conversation import (
 from piccc.errors import ConfigurationError, InvalidArgumentError, UnsupportedContentError
 from piccc.models import DEFAULT_MODEL
 from piccc.options import describe_unknown
-from piccc.session import Session
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -648,42 +647,3 @@ class ClientCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ClientCache, ())
-
-
-class ClientPair:
-    """A blocking and an asynchronous client for the same account, each created when it is first needed.
-
-    Both remember the same submissions, for the one that is missing is made from the other.
-
-    Args:
-        client: the blocking client.
-        async_client: the asynchronous one.
-        create: makes the blocking client where neither is given; by default from the environment.
-    """
-
-    def __init__(
-        self,
-        client: Client | None = None,
-        async_client: AsyncClient | None = None,
-        create: Callable[[], Client] | None = None,
-    ) -> None:
-        self._client = client
-        self._async_client = async_client
-        self._create = create
-
-    def blocking(self, http_client: Any = None) -> Client:
-        """Return the blocking client; `http_client` is what it sends with where it is made here."""
-        if self._client is None:
-            if self._async_client is not None:
-                self._client = self._async_client.as_sync(http_client=http_client)
-            elif self._create is not None:
-                self._client = self._create()
-            else:
-                self._client = Client()
-        return self._client
-
-    def asynchronous(self, http_client: Any = None) -> AsyncClient:
-        """Return the asynchronous client; `http_client` is what it sends with where it is made here."""
-        if self._async_client is None:
-            self._async_client = self.blocking().as_async(http_client=http_client)
-        return self._async_client

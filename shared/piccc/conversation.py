@@ -1,17 +1,78 @@
-"""The neutral conversation: what both frameworks ask for and what both dialects answer.
-
-A request is a list of messages made of parts; a reply is parts again; a stream is deltas that add up to the
-same reply. No framework type and no wire field stands here.
-"""
+"""The diagnostic record of one call: what was sent, what came, what was waited for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from piccc.arguments import is_strict_object, read_arguments, write_arguments
-from piccc.record import Record
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One sending of a request.
+
+    Attributes:
+        outcome: the HTTP status as text, or what went wrong; `stale connection` where the server had closed
+            an idle connection and the request was sent once more on a fresh one, which is no retry.
+        elapsed: seconds until the outcome was known.
+        request_id: the server's id of it, or None.
+        waited: seconds slept afterwards, before the next attempt.
+        queued: seconds spent waiting for one of `max_connections`.
+    """
+
+    outcome: str
+    elapsed: float
+    request_id: str | None = None
+    waited: float = 0.0
+    queued: float = 0.0
+
+
+@dataclass(slots=True)
+class Record:
+    """What one call did; it is on every reply and on every error.
+
+    Attributes:
+        method, path: of the request.
+        backend: what sent it, with its version: `h11` (our own connections), `httpx` or `httpx2`.
+        attempts: each sending of it, in order.
+        bytes_received: of the reply's body.
+        time_to_first_event: seconds from the call's beginning to a stream's first event, or None.
+        elapsed: seconds of the whole call.
+        rate_limit: the reply's `x-ratelimit-*` headers (assumed, may be empty).
+        adapted: what was changed of what was asked for, so that the server takes it, in words.
+    """
+
+    method: str = ""
+    path: str = ""
+    backend: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    bytes_received: int = 0
+    time_to_first_event: float | None = None
+    elapsed: float = 0.0
+    rate_limit: dict[str, str] = field(default_factory=dict)
+    adapted: list[str] = field(default_factory=list)
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the last attempt that had one."""
+        return next((each.request_id for each in reversed(self.attempts) if each.request_id), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON data."""
+        return {
+            **_fields(self),
+            "attempts": [_fields(each) for each in self.attempts],
+            "rate_limit": dict(self.rate_limit),
+            "adapted": list(self.adapted),
+        }
+
+
+def _fields(value: Attempt | Record) -> dict[str, Any]:
+    # `asdict` copies each leaf with care, which every reply would pay for.
+    return {name: getattr(value, name) for name in value.__slots__}
+
 
 Role = Literal["system", "user", "assistant", "tool"]
 JSON = dict[str, Any]
@@ -470,57 +531,6 @@ class RawDelta:
 
 
 Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | RawDelta
-
-
-class ReplyBuilder:
-    """Add deltas up to the reply that a whole call would have given, in time linear in their number."""
-
-    __slots__ = ("_citations", "_pieces", "_signatures", "_starts", "reply")
-
-    def __init__(self) -> None:
-        self.reply = ChatReply()
-        self._starts: dict[int, Delta] = {}
-        self._pieces: dict[int, list[str]] = {}
-        self._signatures: dict[int, str] = {}
-        self._citations: dict[int, list[JSON]] = {}
-
-    def add(self, deltas: Iterable[Delta]) -> None:
-        """Take more of them."""
-        for delta in deltas:
-            block = delta.block
-            pieces = self._pieces.get(block)
-            if pieces is None:
-                self._starts[block] = delta
-                pieces = self._pieces[block] = []
-            if isinstance(delta, ToolCallDelta):
-                pieces.append(delta.arguments)
-            elif not isinstance(delta, RawDelta):
-                pieces.append(delta.text)
-                if isinstance(delta, ReasoningDelta) and delta.signature:
-                    self._signatures[block] = self._signatures.get(block, "") + delta.signature
-                elif isinstance(delta, TextDelta) and delta.citation:
-                    self._citations.setdefault(block, []).append(delta.citation)
-
-    def build(self) -> ChatReply:
-        """Return the reply as far as it has come; its parts stand in the order of their blocks."""
-        starts = sorted(self._starts.items(), key=lambda each: each[0])
-        parts = [self._part(block, start) for block, start in starts]
-        self.reply.parts = judge_calls(parts, self.reply.finish_reason)
-        return self.reply
-
-    def _part(self, block: int, start: Delta) -> Part:
-        text = "".join(self._pieces[block])
-        match start:
-            case TextDelta():
-                return Text(text, self._citations.get(block, []))
-            case ReasoningDelta():
-                return Reasoning(text, self._signatures.get(block), start.redacted)
-            case RefusalDelta():
-                return Refusal(text)
-            case ToolCallDelta():
-                return ToolCall(start.id or "", start.name or "", text)
-            case RawDelta():
-                return Raw(start.data)
 
 
 _CUT = ("length", "content_filter")

@@ -55,8 +55,7 @@ from piccc.tasks import Task, is_moderation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from piccc.conversation import ChatReply
-    from piccc.record import Record
+    from piccc.conversation import ChatReply, Record
 
 SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""

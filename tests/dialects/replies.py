@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from piccc._dialects import NO_NAMES, DialectName, dialect_named
-from piccc._dialects.sse import Event
+from piccc._dialects.reader import Event
 from piccc.conversation import ChatReply, Delta
 
 JSON = dict[str, Any]

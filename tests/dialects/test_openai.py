@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from piccc._dialects.openai import OpenAIDialect
-from piccc._dialects.sse import Event
+from piccc._dialects.reader import Event
 from piccc.conversation import (
     Audio,
     CachePoint,

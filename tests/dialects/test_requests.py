@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from piccc._dialects import DialectName, EncodedRequest, dialect_named
-from piccc._dialects.json_text import serialize
+from piccc._dialects.common import serialize
 from piccc.conversation import (
     Audio,
     CachePoint,

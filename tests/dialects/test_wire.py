@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piccc._dialects import dialect_named
-from piccc._dialects.json_text import parse, serialize
-from piccc._dialects.sse import Event
+from piccc._dialects.common import parse, serialize
+from piccc._dialects.reader import Event
 from piccc.errors import ConfigurationError, InvalidArgumentError, PicccError
 
 NAMES = st.sampled_from(

@@ -12,13 +12,12 @@ import httpx
 import httpx2
 
 from piccc._dialects import dialect_named
-from piccc._http.backend import run_sync
-from piccc._http.backends import AsyncBackend, SyncBackend
+from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
+from piccc._http.session import Session
 from piccc.config import Config
 from piccc.conversation import ChatReply, ChatRequest, Message, Text
 from piccc.errors import PicccError
-from piccc.session import Session
 from tests.faults.virtual import VirtualIO
 
 KINDS = ("chat", "chat-stream", "messages", "messages-stream", "submit", "poll", "list")

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from piccc._http import connections
-from piccc._http import retry as budget
+from piccc._http import session as budget
 from tests.faults.server import FaultServer
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from piccc import AsyncClient, Client
-from piccc._http import connections, streams
-from piccc._http.backend import HTTPRequest, run_sync
-from piccc._http.backends import SyncBackend
+from piccc._http import backends as streams
+from piccc._http import connections
+from piccc._http.backend import HTTPRequest
+from piccc._http.backends import SyncBackend, run_sync
 from piccc._http.connections import Origin, idle_seconds
-from piccc._http.retry import STALE
+from piccc._http.session import STALE
 from piccc.config import resolve
 from piccc.conversation import ChatReply
 from piccc.errors import APIConnectionError, APITimeoutError, PicccError, ResponseError, StreamError

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from piccc import AsyncClient
-from piccc._http.backend import run_sync
-from piccc._http.backends import SyncBackend
+from piccc._http.backends import SyncBackend, run_sync
+from piccc._http.session import Session
 from piccc.config import resolve
 from piccc.errors import (
     APITimeoutError,
@@ -22,7 +22,6 @@ from piccc.errors import (
     PicccError,
     RateLimitError,
 )
-from piccc.session import Session
 from tests.faults.calls import KINDS, MODES, Mode, call, json_of
 from tests.faults.matrix import healthy
 from tests.faults.server import Case, FaultServer, reply

@@ -8,8 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from piccc._http.backend import run_sync
-from piccc._http.backends import AsyncBackend, SyncBackend
+from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 
 PLACE: ContextVar[str] = ContextVar("place", default="elsewhere")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from piccc._http import streams
+from piccc._http import backends as streams
 from piccc.config import resolve
 from piccc.errors import StreamError
 from tests.faults.calls import MODES, OWN_MODES, Mode, call

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from piccc._http import connections
-from piccc._http import retry as budget
-from piccc._http.retry import STALE
+from piccc._http import session as budget
+from piccc._http.session import STALE
 from piccc.config import Config, Timeout, resolve
 from piccc.errors import PicccError, SubmissionUnknown
 from tests.faults.calls import MODES, Mode, call

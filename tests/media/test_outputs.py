@@ -25,7 +25,7 @@ from piccc.errors import (
     OutputWrongType,
     PicccError,
 )
-from piccc.mime_types import mime_type_of, suffix_of
+from piccc.tasks import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import PICTURE, FileHost, serving
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from piccc import AsyncClient, Client, Polling
-from piccc._http.backend import AsyncSignal
+from piccc._http.backends import AsyncSignal
 from piccc.emulator import Emulator
 from piccc.errors import ConfigurationError, NotFoundError, PicccError, TaskWaitTimeout
 from piccc.media import polling

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from piccc import AsyncClient, Client, Polling
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import (
     NotFoundError,

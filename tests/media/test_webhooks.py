@@ -162,7 +162,7 @@ def test_a_lost_submission_takes_no_foreign_task(emulator: Emulator) -> None:
 
 def deliver(receiver: Webhooks, key: str, body: object, url: str | None = None, **headers: str) -> int:
     """Deliver to a receiver as its server does; return the status."""
-    from piccc._http.backend import run_sync
+    from piccc._http.backends import run_sync
 
     path = receiver.url_for(key) if url is None else url
     status, delivery = receiver.receive("POST", path, headers, json.dumps(body).encode())

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from piccc._http.backend import Failure, HTTPRequest, Outcome
+from piccc._http.session import Session
 from piccc.config import resolve
 from piccc.media.account import Account
 from piccc.media.ledgers import Ledger
 from piccc.media.schedule import Polling
-from piccc.session import Session
 from piccc.tasks import Task
 from tests.media.fleet import LATENCY, Fleet
 

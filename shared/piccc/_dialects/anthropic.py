@@ -7,21 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
-from piccc._dialects.content import Inline, document_source, image_source
-from piccc._dialects.history import ToolNames, check, left_out, sendable, sent_arguments
-from piccc._dialects.json_text import (
+from piccc._dialects.common import (
+    ToolNames,
     arguments_of,
+    check,
     count,
     id_of,
+    left_out,
     mapping,
     mappings,
     merge_usage,
     not_a_reply,
     own_id,
+    sendable,
+    sent_arguments,
     text_of,
 )
-from piccc._dialects.reader import Reader
-from piccc._dialects.sse import Event
+from piccc._dialects.content import Inline, document_source, image_source
+from piccc._dialects.reader import Event, Reader
 from piccc.arguments import read_arguments
 from piccc.conversation import (
     JSON,

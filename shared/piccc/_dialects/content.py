@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from piccc.conversation import File, Image
 from piccc.errors import InvalidArgumentError
-from piccc.mime_types import content_type_of, mime_type_of
+from piccc.tasks import content_type_of, mime_type_of
 
 _HEAD = 64  # bytes that tell the type of an image
 

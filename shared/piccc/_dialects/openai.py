@@ -8,29 +8,26 @@ from mimetypes import guess_extension
 from typing import Any
 
 from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
-from piccc._dialects.content import document_source, image_source
-from piccc._dialects.history import (
+from piccc._dialects.common import (
     ToolNames,
-    check,
-    flat,
-    left_out,
-    sendable,
-    sent_arguments,
-    sent_name,
-)
-from piccc._dialects.json_text import (
     arguments_of,
+    check,
     count,
+    flat,
     id_of,
+    left_out,
     mapping,
     mappings,
     merge_usage,
     not_a_reply,
     own_id,
+    sendable,
+    sent_arguments,
+    sent_name,
     text_of,
 )
-from piccc._dialects.reader import Reader
-from piccc._dialects.sse import Event
+from piccc._dialects.content import document_source, image_source
+from piccc._dialects.reader import Event, Reader
 from piccc.arguments import is_strict_object, write_arguments
 from piccc.conversation import (
     JSON,

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from piccc._dialects.json_text import parse
+from piccc._dialects.common import parse
 from piccc.errors import ResponseError
 from piccc.tasks import REFUSALS, TERMINAL, Output, Page, Task, is_moderation
 

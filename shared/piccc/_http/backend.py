@@ -6,16 +6,11 @@ loop; a blocking one never suspends, and `finish` drives such a coroutine to its
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import ssl
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar, TypeVarTuple
-
-from piccc.errors import ConfigurationError
+from typing import Any, Protocol, Self, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -182,70 +177,25 @@ class Backend(Protocol):
         ...
 
 
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends; raise ConfigurationError if something of the caller's makes it."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        value: T = done.value
-        return value
-    coroutine.close()
-    raise ConfigurationError(
-        "A blocking call came upon something asynchronous.",
-        hint="Give a plain function as api_key: an async one serves the asynchronous client only.",
-    )
+class Stream(Protocol):
+    """A connection's bytes."""
 
+    async def read(self, by: float | None, idle: float | None = None) -> bytes:
+        """Return the next bytes, b"" when the server has closed the connection."""
+        ...
 
-async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
-    """Return the whole body; raise OverflowError once it is larger than `limit` bytes."""
-    first = await response.receive(by)
-    if not first:
-        return first
-    pieces, size = [first], len(first)
-    while piece := await response.receive(by):
-        size += len(piece)
-        if size > limit:
-            raise OverflowError
-        pieces.append(piece)
-    return first if len(pieces) == 1 else b"".join(pieces)
+    async def write(self, data: bytes, by: float | None) -> None:
+        """Send all bytes."""
+        ...
 
+    async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> Self:
+        """Return the same connection under TLS."""
+        ...
 
-class SyncSignal:
-    """Wake a thread that waits."""
+    def is_readable(self) -> bool:
+        """Tell whether bytes or the connection's end have arrived that nobody has read."""
+        ...
 
-    def __init__(self) -> None:
-        # Of all the standard library's means to wake a thread, this one alone may be used in a finalizer.
-        self._queue: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread."""
-        if self._queue.empty():
-            self._queue.put(None)
-
-    async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
-        with suppress(Empty):
-            self._queue.get(timeout=min(seconds, threading.TIMEOUT_MAX))
-
-
-class AsyncSignal:
-    """Wake a coroutine that waits on the event loop which made this."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
-
-    def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread."""
-        with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
-            self._loop.call_soon_threadsafe(self._event.set)
-
-    async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._event.clear()
+    def close(self) -> None:
+        """Close the connection at once; from any thread, and from a finalizer."""
+        ...

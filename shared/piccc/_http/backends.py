@@ -1,51 +1,365 @@
-"""The backends: blocking and asyncio, over our own connections or through a client of httpx or httpx2."""
+"""The backends, blocking and asyncio, and their sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
 import platform
 import random
+import select
+import selectors
 import socket
 import ssl
 import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import chain, zip_longest
 from queue import Empty, SimpleQueue
 from types import FunctionType
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import h11
 
 from piccc._http import connections
-from piccc._http.backend import (
-    AsyncSignal,
-    Failure,
-    HTTPRequest,
-    HTTPResponse,
-    Outcome,
-    SyncSignal,
-    T,
-    Ts,
-    run_sync,
-)
-from piccc._http.connections import TOO_LATE, Pool, Route, chain_of, described, scrub, tls_context
-from piccc._http.http11 import MalformedReply, unpacker_for
-from piccc._http.streams import AsyncStream, SyncStream, addresses_of
+from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts
+from piccc._http.connections import Pool, Route, described, scrub, tls_context
+from piccc._http.library import AsyncLibraryResponse, SyncLibraryResponse, call_within, classify
 from piccc._version import __version__
 from piccc.config import redact
 from piccc.errors import ConfigurationError, MissingExtraError
+
+READ_BYTES = 64 * 1024
+WRITE_BYTES = 64 * 1024
+MAX_HELD_BYTES = 256 * 1024
+ATTEMPT_DELAY = 0.25
+"""Seconds that one address of a host gets before the next is tried beside it (RFC 8305, section 5)."""
+
+Address = tuple[int, Any]  # family, and what `connect` takes
+
+
+def addresses_of(host: str, port: int) -> list[Address]:
+    """Return a host's addresses, IPv6 and IPv4 in turn as RFC 8305, section 4, has it; raise OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    first = [each for each in addresses if each[0] == addresses[0][0]]
+    others = [each for each in addresses if each[0] != addresses[0][0]]
+    return [each for each in chain(*zip_longest(first, others)) if each is not None]
+
+
+class SyncStream:
+    """A stream that blocks its thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._process = os.getpid()
+        self._timeout: float | None = -1.0
+
+    @classmethod
+    def connect(cls, addresses: list[Address], by: float | None) -> Self:
+        """Connect to the first address that answers."""
+        waiting, failure = deque(addresses), OSError("the host has no address")
+        with selectors.DefaultSelector() as begun:
+            try:
+                while waiting or begun.get_map():
+                    if waiting:
+                        family, address = waiting.popleft()
+                        attempt = socket.socket(family, socket.SOCK_STREAM)
+                        begun.register(attempt, selectors.EVENT_WRITE)
+                        attempt.setblocking(False)
+                        error = attempt.connect_ex(address)
+                        if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+                            failure = _close_failed(begun, attempt, error)
+                            continue
+                    left = _left(by)
+                    if waiting:
+                        left = ATTEMPT_DELAY if left is None else min(left, ATTEMPT_DELAY)
+                    for key, _ in begun.select(left):
+                        attempt = cast("socket.socket", key.fileobj)
+                        error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                        if error:
+                            failure = _close_failed(begun, attempt, error)
+                            continue
+                        begun.unregister(attempt)
+                        attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        return cls(attempt)
+                raise failure
+            finally:
+                for key in list(begun.get_map().values()):
+                    cast("socket.socket", key.fileobj).close()
+
+    async def read(self, by: float | None, idle: float | None = None) -> bytes:
+        """Return the next bytes."""
+        self._bound(by, idle)
+        return self._socket.recv(READ_BYTES)
+
+    async def write(self, data: bytes, by: float | None) -> None:
+        """Send all bytes."""
+        # In pieces, because `sendall` gives the whole of a large body a bound that is set before it.
+        for start in range(0, len(data), WRITE_BYTES):
+            self._bound(by, None)
+            self._socket.sendall(data[start : start + WRITE_BYTES])
+
+    async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> Self:
+        """Return the same connection under TLS."""
+        self._bound(by, None)
+        return type(self)(context.wrap_socket(self._socket, server_hostname=host))
+
+    def is_readable(self) -> bool:
+        """Tell whether something waits to be read."""
+        under_tls = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return under_tls or _is_readable(self._socket)
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        _shut_down(self._socket, self._process)  # for to close a socket does not wake who reads from it
+        self._socket.close()
+
+    def _bound(self, by: float | None, idle: float | None) -> None:
+        left = _left(by)
+        timeout = idle if left is None or (idle is not None and idle < left) else left
+        if timeout != self._timeout:  # for setting it costs as much as reading
+            self._socket.settimeout(timeout)
+            self._timeout = timeout
+
+
+class AsyncStream(asyncio.Protocol):
+    """A stream on the event loop that was running when it was made."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        self._socket: socket.socket
+        self._transport: asyncio.Transport
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._is_over = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._due: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def connect(cls, addresses: list[Address]) -> AsyncStream:
+        """Connect to the first address that answers."""
+        # Not `create_connection(happy_eyeballs_delay=…)`: its staggered race leaves sockets to the garbage
+        # collector when it is cancelled, and fails under eager tasks (python/cpython#124309).
+        connection = await _race(addresses)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            loop = asyncio.get_running_loop()
+            _, stream = await loop.create_connection(cls, sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+        stream._socket = connection
+        return stream
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the bytes until they are read, and bound how many are kept."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > MAX_HELD_BYTES:
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> None:
+        """Note that no more bytes will come; the transport closes itself."""
+        self._is_over = True
+        _wake(self._reader)
+
+    def connection_lost(self, exception: Exception | None) -> None:
+        """Note why the connection ended."""
+        self._is_over = True
+        self._error = self._error or exception
+        _wake(self._reader)
+        self._silence()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Let the writer wait."""
+        self._writer = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let the writer go on."""
+        _wake(self._writer)
+        self._writer = None
+
+    # What we call.
+
+    async def read(self, by: float | None, idle: float | None = None) -> bytes:
+        """Return the next bytes."""
+        if not self._pieces and not self._is_over:
+            await self._arrival(by, idle)
+        if self._pieces:
+            return self._take()
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    async def write(self, data: bytes, by: float | None) -> None:
+        """Send all bytes, or leave the last of them to the transport."""
+        if self._transport.is_closing():
+            raise self._error or ConnectionResetError("the server has closed the connection")
+        self._transport.write(data)
+        if self._writer is not None:
+            async with asyncio.timeout_at(by):
+                await self._writer
+
+    async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> AsyncStream:
+        """Return the same connection under TLS."""
+        secure = AsyncStream()
+        secure._socket = self._socket
+        async with asyncio.timeout_at(by):
+            transport = await self._loop.start_tls(self._transport, secure, context, server_hostname=host)
+        if transport is None:  # so uvloop, when the server hangs up amid the handshake
+            raise ConnectionResetError("the server has closed the connection")
+        secure.connection_made(transport)
+        return secure
+
+    def is_readable(self) -> bool:
+        """Tell whether something waits to be read."""
+        # A server that hung up is seen on the socket before the event loop has said so.
+        return bool(self._pieces) or self._is_over or _is_readable(self._socket)
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        if self._loop.is_closed():
+            return
+        # `abort` closes our copy of the socket alone: a forked child's would keep the server writing.
+        _shut_down(self._socket, self._process)
+        self._transport.abort()
+
+    async def _arrival(self, by: float | None, idle: float | None) -> None:
+        # A timer for each token would cost more than reading it: so one stays, and looks again.
+        due = None if idle is None else self._loop.time() + idle
+        self._due = by if due is None else due if by is None else min(due, by)
+        self._reader = self._loop.create_future()
+        if self._due is not None and (self._alarm is None or self._alarm.when() > self._due):
+            self._silence()
+            self._alarm = self._loop.call_at(self._due, self._look)
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _look(self) -> None:
+        self._alarm = None
+        if self._reader is None or self._reader.done() or self._due is None:
+            return
+        if self._loop.time() < self._due:
+            self._alarm = self._loop.call_at(self._due, self._look)
+        else:
+            self._reader.set_exception(TimeoutError())
+
+    def _silence(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _take(self) -> bytes:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if self._size > MAX_HELD_BYTES:
+            self._transport.resume_reading()
+        self._size = 0
+        return data
+
+
+async def _race(addresses: list[Address]) -> socket.socket:
+    """Return a socket that is connected to the first address that answers; no other stays open."""
+    waiting, attempts = deque(addresses), set[asyncio.Task[socket.socket]]()
+    pending, winner = set[asyncio.Task[socket.socket]](), None
+    failure: BaseException = OSError("the host has no address")
+    try:
+        while winner is None and (waiting or pending):
+            if waiting:
+                attempt = asyncio.ensure_future(_attempt(*waiting.popleft()))
+                attempts.add(attempt)
+                pending.add(attempt)
+            done, pending = await asyncio.wait(
+                pending, timeout=ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for each in done:
+                failure = each.exception() or failure
+                winner = winner or (each if each.exception() is None else None)
+    finally:
+        for each in attempts - {winner}:
+            each.cancel()
+            each.add_done_callback(_discard)
+    if winner is None:
+        raise failure
+    return winner.result()
+
+
+async def _attempt(family: int, address: Any) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _discard(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+def _close_failed(begun: selectors.BaseSelector, attempt: socket.socket, error: int) -> OSError:
+    begun.unregister(attempt)
+    attempt.close()
+    return OSError(error, os.strerror(error))
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _left(by: float | None) -> float | None:
+    if by is None:
+        return None
+    left = by - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    if connection.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([connection.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _shut_down(connection: socket.socket, process: int) -> None:
+    if process == os.getpid():  # for a forked child's copies are its parent's connections
+        with suppress(OSError):  # it has ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
 
 BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
 LIBRARIES = ("httpx", "httpx2")
@@ -309,211 +623,13 @@ async def _send(
     return await connections.send(backend, pool, route, replace(request, fresh=True), agent)
 
 
-class _LibraryResponse:
-    def __init__(
-        self, library: Any, client: Any, response: Any, request: HTTPRequest, *, is_ours: bool
-    ) -> None:
-        self.status: int = response.status_code
-        self.headers = response.headers
-        self._library = library
-        self._client = client
-        self._response = response
-        self._is_ours = is_ours
-        self._unpacker = unpacker_for(response.headers.get("content-encoding", ""))
-
-    def _failure(self, error: Exception) -> Failure:
-        failure = classify(error, self._library, self._client)
-        failure.outcome = Outcome.UNKNOWN
-        return failure
-
-
-class SyncLibraryResponse(_LibraryResponse):
-    """A blocking reply of httpx or httpx2."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._process = os.getpid()
-        self._is_over = False
-        self._pieces: Iterator[bytes] = iter(self._response.stream)
-
-    async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
-        try:
-            if self._unpacker is not None and (data := self._unpacker.more()):
-                return data
-            while True:
-                if by is not None and time.monotonic() >= by:
-                    raise TimeoutError
-                piece = call_within(by, lambda: next(self._pieces, b""), discard=lambda late: None)
-                if not piece:
-                    break
-                if data := piece if self._unpacker is None else self._unpacker.feed(piece):
-                    return data
-            if self._unpacker is not None:
-                self._unpacker.end()
-        except Exception as error:
-            raise self._failure(error) from scrub(error)
-        self._is_over = True
-        return b""
-
-    async def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
-        if not self._is_over:
-            self.abandon()  # for another thread may wait in `receive`, and to close a socket does not wake it
-        self._response.close()
-        if self._is_ours:
-            self._client.close()
-
-    def abandon(self) -> None:
-        """Shut the connection down, from wherever the garbage collector comes upon it."""
-        self._is_over = True
-        stream = self._response.extensions.get("network_stream")
-        connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is not None and self._process == os.getpid():  # a fork leaves it to its parent
-            with suppress(OSError):  # the connection has ended by itself
-                connection.shutdown(socket.SHUT_RDWR)
-        _abandoned.append(self._response)
-
-
-class AsyncLibraryResponse(_LibraryResponse):
-    """An asynchronous reply of httpx or httpx2."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._loop = asyncio.get_running_loop()
-        self._pieces = aiter(self._response.stream)
-
-    async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
-        try:
-            async with asyncio.timeout_at(by):
-                if self._unpacker is not None and (data := self._unpacker.more()):
-                    await asyncio.sleep(0)
-                    return data
-                async for piece in self._pieces:
-                    if data := piece if self._unpacker is None else self._unpacker.feed(piece):
-                        return cast("bytes", data)
-            if self._unpacker is not None:
-                self._unpacker.end()
-        except Exception as error:
-            raise self._failure(error) from scrub(error)
-        return b""
-
-    async def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
-        await self._response.aclose()
-        if self._is_ours:
-            await self._client.aclose()
-
-    def abandon(self) -> None:
-        """Close the connection at once, from wherever the garbage collector comes upon it."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
-
-
-_abandoned: deque[Any] = deque()
-"""Blocking replies of a library that were left half-read; the next call closes them."""
-_idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
-
-
-def call_within(by: float | None, function: Callable[[], T], *, discard: Callable[[T], None]) -> T:
-    """Call a function that blocks, and raise TimeoutError when `by` passes first.
-
-    A library's timeouts bound single waits, with figures fixed beforehand: a server that sends a byte now and
-    then is waited for without end. What a caller's client is made of cannot be bounded from inside, so it
-    runs in another thread, and we stop waiting. What comes too late is discarded.
-    """
-    while _abandoned:
-        _abandoned.popleft().close()
-    if by is None:
-        return function()
-    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    is_late = threading.Event()
-    context = copy_context()
-
-    def task() -> None:
-        try:
-            answers.put((context.run(function), None))
-        except BaseException as error:
-            answers.put((None, error))
-        if is_late.is_set():
-            drop()
-
-    def drop() -> None:
-        try:
-            value, error = answers.get_nowait()
-        except Empty:
-            return
-        if error is None:
-            discard(cast("T", value))
-
-    try:
-        tasks = _idle_threads.pop()
-    except IndexError:
-        tasks = SimpleQueue()
-        threading.Thread(target=_serve, args=(tasks,), name="piccc-http", daemon=True).start()
-    tasks.put(task)
-    try:
-        value, error = answers.get(timeout=max(0.0, by - time.monotonic()))
-    except BaseException as stopped:
-        is_late.set()
-        drop()
-        if isinstance(stopped, Empty):
-            raise TimeoutError from None
-        raise
-    if error is not None:
-        raise error
-    return cast("T", value)
-
-
-def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        tasks.get()()
-        _idle_threads.append(tasks)
-
-
 def _after_fork() -> None:
     # Threads do not survive a fork.
     _workers.cache_clear()
-    _idle_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def classify(error: Exception, library: Any, client: Any) -> Failure:
-    """Tell from what an HTTP library raised whether the request can have reached the server."""
-    if isinstance(error, Failure):
-        return error
-    if isinstance(error, TimeoutError):
-        return Failure(Outcome.UNKNOWN, TOO_LATE, timed_out=True)
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    outcome = Outcome.UNKNOWN
-    if isinstance(error, library.ProxyError):
-        outcome = Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT
-    elif isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
-        untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(error))
-        outcome = Outcome.HOPELESS if untrusted else Outcome.NOT_SENT
-    elif isinstance(error, library.UnsupportedProtocol | library.LocalProtocolError | library.InvalidURL):
-        outcome = Outcome.HOPELESS
-    elif not isinstance(error, library.TransportError | OSError | MalformedReply):
-        outcome = Outcome.UNKNOWN if _was_sent(error, client) else Outcome.HOPELESS
-    return Failure(outcome, reason, timed_out=isinstance(error, library.TimeoutException))
-
-
-def _was_sent(error: Exception, client: Any) -> bool:
-    """Tell whether an error that is none of the library's can have come after the request was sent.
-
-    It cannot where it came through neither a transport nor a hook that looks at replies: then it is of a hook
-    that looks at requests, of an `auth=`, or of ours.
-    """
-    after = {getattr(each, "__code__", None) for each in client.event_hooks["response"]} - {None}
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(
-        frame.f_code in after or frame.f_code.co_name in ("handle_request", "handle_async_request")
-        for frame in frames
-    )
 
 
 def _shown(proxy: str | None) -> str:
@@ -595,3 +711,72 @@ def _family(client: Any, kind: str) -> Any:
 
 def _least(*seconds: float | None) -> float | None:
     return min((each for each in seconds if each is not None), default=None)
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends; raise ConfigurationError if something of the caller's makes it."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    coroutine.close()
+    raise ConfigurationError(
+        "A blocking call came upon something asynchronous.",
+        hint="Give a plain function as api_key: an async one serves the asynchronous client only.",
+    )
+
+
+async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
+    """Return the whole body; raise OverflowError once it is larger than `limit` bytes."""
+    first = await response.receive(by)
+    if not first:
+        return first
+    pieces, size = [first], len(first)
+    while piece := await response.receive(by):
+        size += len(piece)
+        if size > limit:
+            raise OverflowError
+        pieces.append(piece)
+    return first if len(pieces) == 1 else b"".join(pieces)
+
+
+class SyncSignal:
+    """Wake a thread that waits."""
+
+    def __init__(self) -> None:
+        # Of all the standard library's means to wake a thread, this one alone may be used in a finalizer.
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread."""
+        if self._queue.empty():
+            self._queue.put(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        with suppress(Empty):
+            self._queue.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+
+class AsyncSignal:
+    """Wake a coroutine that waits on the event loop which made this."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Wake who waits, or who waits next; from any thread."""
+        with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from piccc._dialects.sse import EventDecoder
-from piccc._http.backend import Backend, Failure, run_sync
+from piccc._dialects.reader import EventDecoder
+from piccc._http.backend import Backend, Failure
+from piccc._http.backends import run_sync
 from piccc.conversation import TextDelta
 from piccc.errors import PicccError, StreamError, StreamTimeoutError
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from piccc._dialects.json_text import id_of, parse, server_error, shorten
+from piccc._dialects.common import id_of, parse, server_error, shorten
 from piccc._http.backend import HTTPResponse, Outcome
+from piccc._http.connections import request_id, retry_after
 from piccc.config import is_secret_header, redact, redact_causes, secrets_in
+from piccc.conversation import Record
 from piccc.errors import (
     SNIPPET_BYTES,
     APIStatusError,
@@ -29,45 +28,6 @@ from piccc.errors import (
     RateLimitError,
     ServerError,
 )
-from piccc.record import Record
-
-LONGEST = 366 * 86400.0
-_NUMBER = re.compile(r"[0-9]{1,300}(\.[0-9]*)?")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read `retry-after-ms`, or `retry-after` as seconds or HTTP date; None where there is no sense in it.
-
-    Negative, infinite and not-a-number values are no sense; a date that has passed means 0. A date counts
-    from the reply's own `date`, so that a clock which is wrong here or there does no harm.
-    """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    return seconds if seconds is not None else _until(value, headers.get("date"))
-
-
-def _number(value: str | None) -> float | None:
-    return min(float(value), LONGEST) if value and _NUMBER.fullmatch(value.strip()) else None
-
-
-def _until(value: str | None, since: str | None) -> float | None:
-    moment = _moment(value)
-    if moment is None:
-        return None
-    began = _moment(since)
-    return min(max(0.0, moment - (time.time() if began is None else began)), LONGEST)
-
-
-def _moment(value: str | None) -> float | None:
-    try:
-        date = parsedate_to_datetime(value or "")
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-
 
 ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     400: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
@@ -116,7 +76,7 @@ def status_error(
     """Return the error for an answer with an error status."""
     kind, _, hint = _row(status)
     text = redact(body.decode(errors="replace"), secrets)
-    message, code = read_error(text)
+    message, code = read_error_text(text)
     if kind is InvalidRequestError and _OVERFLOW.search(text):
         kind, hint = ContextOverflowError, "Shorten the conversation, or trim its history."
     elif status in (400, 403, 422) and _MODERATION.search(f"{code} {message}"):
@@ -137,7 +97,7 @@ def status_error(
     )
 
 
-def read_error(text: str) -> tuple[str, str | None]:
+def read_error_text(text: str) -> tuple[str, str | None]:
     """Read message and code of an error body: either envelope, `{code, msg}`, `{detail}`, text or HTML."""
     try:
         body = parse(text)
@@ -149,12 +109,6 @@ def read_error(text: str) -> tuple[str, str | None]:
         return server_error(error)
     message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
     return shorten(message) if isinstance(message, str) else _plain(text), id_of(body.get("code"))
-
-
-def request_id(headers: Mapping[str, str], secrets: Sequence[str] = ()) -> str | None:
-    """Return the server's id of a request."""
-    found = headers.get("x-request-id") or headers.get("request-id")
-    return redact(found, secrets) if found else None
 
 
 def snippet(text: str) -> str:

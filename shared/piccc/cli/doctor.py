@@ -158,7 +158,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _key() -> Iterator[Finding]:
-    from piccc._http.backend import run_sync
+    from piccc._http.backends import run_sync
 
     try:
         key = run_sync(Key().ask())
@@ -270,9 +270,8 @@ def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Ma
 
 
 def _ask(config: Config, probe: _Probe) -> Mapping[str, str]:
-    from piccc._http.backend import run_sync
-    from piccc._http.backends import SyncBackend
-    from piccc.session import Session
+    from piccc._http.backends import SyncBackend, run_sync
+    from piccc._http.session import Session
 
     session = Session(replace(config, max_retries=0), SyncBackend())
     try:

@@ -22,7 +22,8 @@ from urllib.parse import quote, urljoin
 
 from piccc._dialects.tasks import read_task, read_task_list
 from piccc._http.backend import Backend, Signal, T, Ts
-from piccc._http.responses import retry_after
+from piccc._http.connections import retry_after
+from piccc._http.session import Session
 from piccc.config import origin_of
 from piccc.errors import (
     InvalidArgumentError,
@@ -36,7 +37,6 @@ from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
 from piccc.media.polling import READ_SECONDS, Subscription, wake
 from piccc.media.requests import CLOCK_SKEW, SpendLimit, TaskRequest, is_recent, nearest
 from piccc.media.schedule import Pages, Polling
-from piccc.session import Session
 from piccc.tasks import Page, Task
 
 Lost = Literal["ask", "resend"]

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from piccc import errors
 from piccc._dialects.tasks import read_task
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
 from piccc.tasks import Task, TaskType
 
@@ -270,6 +270,42 @@ def submission_key(*parts: object) -> str:
     """
     text = json.dumps(parts, sort_keys=True, default=str)
     return f"agent-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+C = TypeVar("C")
+A = TypeVar("A")
+
+
+class ClientPair(Generic[C, A]):
+    """A sync and an async client of the same account, each created when it is first needed.
+
+    Both share one ledger, for the one that is missing is made from the other.
+
+    Args:
+        client: the `Client`, or None.
+        async_client: the `AsyncClient`, or None.
+        create: makes the `Client` where neither is given.
+    """
+
+    def __init__(self, client: C | None, async_client: A | None, create: Callable[[], C]) -> None:
+        self._client: Any = client
+        self._async_client: Any = async_client
+        self._create = create
+
+    def sync(self, http_client: Any = None) -> C:
+        """Return the sync client; `http_client` is what it sends with where it is made here."""
+        if self._client is None:
+            made = self._async_client
+            self._client = self._create() if made is None else made.as_sync(http_client=http_client)
+        client: C = self._client
+        return client
+
+    def asynchronous(self, http_client: Any = None) -> A:
+        """Return the async client; `http_client` is what it sends with where it is made here."""
+        if self._async_client is None:
+            self._async_client = self.sync().as_async(http_client=http_client)  # type: ignore[attr-defined]
+        client: A = self._async_client
+        return client
 
 
 class MediaClient(Protocol):

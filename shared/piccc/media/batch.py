@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.errors import (
     APIConnectionError,
     AuthenticationError,

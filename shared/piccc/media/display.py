@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from piccc._http.backend import run_sync
-from piccc._http.backends import AsyncBackend, SyncBackend
+from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc.media.downloads import DownloadOptions, load
 from piccc.tasks import Output, Task
 

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
-from piccc._http.responses import retry_after
+from piccc._http.connections import retry_after
 from piccc._version import __version__
 from piccc.config import Config, origin_of
 from piccc.errors import InvalidArgumentError, OutputError, OutputExpired, OutputTooLarge, OutputWrongType
-from piccc.mime_types import mime_type_of, suffix_of
-from piccc.tasks import Output, Task
+from piccc.tasks import Output, Task, mime_type_of, suffix_of
 
 if TYPE_CHECKING:
     from piccc.media.account import Account

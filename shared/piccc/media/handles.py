@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from piccc._dialects.tasks import read_task
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, Preview, mimebundle
 from piccc.media.downloads import (
@@ -23,8 +23,7 @@ from piccc.media.downloads import (
     load,
     save,
 )
-from piccc.mime_types import mime_type_of
-from piccc.tasks import Output, Task
+from piccc.tasks import Output, Task, mime_type_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -27,13 +27,13 @@ from functools import partial
 from typing import Protocol, Self
 from weakref import WeakValueDictionary
 
-from piccc._http.backend import Backend, run_sync
-from piccc._http.backends import AsyncBackend
+from piccc._http.backend import Backend
+from piccc._http.backends import AsyncBackend, run_sync
+from piccc._http.session import Session
 from piccc.config import Config
 from piccc.errors import PicccError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Notifier
 from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
-from piccc.session import Session
 from piccc.tasks import Page, Task
 
 logger = logging.getLogger("piccc")

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from piccc._dialects.json_text import parse, serialize
+from piccc._dialects.common import parse, serialize
 from piccc.arguments import join_halves
 from piccc.errors import InvalidArgumentError, SpendLimitExceeded
 from piccc.media.ledgers import Submission
-from piccc.mime_types import content_type_of
-from piccc.tasks import Output, Task, TaskType
+from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
 """Seconds by which the server's clock and ours may differ when a lost submission is looked for (assumed)."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from piccc._dialects.tasks import read_task
-from piccc._http.backend import run_sync
+from piccc._http.backends import run_sync
 from piccc.errors import PicccError
 from piccc.media.account import Account, Lost, checked_lost
 from piccc.media.batch import (

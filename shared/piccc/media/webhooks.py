@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from piccc._http.backend import Failure, HTTPRequest, run_sync
-from piccc._http.backends import AsyncBackend, SyncBackend
+from piccc._http.backend import Failure, HTTPRequest
+from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc.errors import ConfigurationError, PicccError
 from piccc.media.account import Account
 from piccc.media.handles import AsyncTaskHandle, TaskHandle

@@ -1,13 +1,17 @@
-"""Make of a conversation one that strict servers accept, in neutral words, before a dialect writes it."""
+"""What both dialects share: reading and writing JSON, and conversations that strict servers accept."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any, cast
+
+from pydantic_core import from_json, to_json
 
 from piccc.arguments import as_json, join_halves, read_arguments
 from piccc.conversation import (
@@ -16,6 +20,7 @@ from piccc.conversation import (
     Audio,
     CachePoint,
     ChatRequest,
+    Delta,
     File,
     Image,
     InvalidToolCall,
@@ -23,16 +28,231 @@ from piccc.conversation import (
     NamedTool,
     Part,
     Raw,
+    RawDelta,
     Reasoning,
+    ReasoningDelta,
     Refusal,
     Source,
     Text,
+    TextDelta,
     ToolCall,
+    ToolCallDelta,
 )
-from piccc.errors import InvalidArgumentError, UnsupportedContentError
+from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
+
+MESSAGE_LENGTH = 500
+MAX_VALUES = 1_000_000
+"""How many values a text may hold: 27 MB of `[[],[],…]` would take 700 MB of memory."""
+
+
+def parse(text: str | bytes, *, slowly: bool = False) -> Any:
+    """Parse JSON; a half of a surrogate pair, and what is no UTF-8, becomes U+FFFD.
+
+    `slowly` is for another thread beside an event loop: it lets that run now and then.
+
+    Raise ValueError where it is no JSON, nests deeper than any reply does, or holds more than `MAX_VALUES`.
+    """
+    if len(text) > MAX_VALUES:
+        data = text.encode() if isinstance(text, str) else text
+        if sum(data.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
+            raise ValueError("too many values")
+    try:
+        # A parser holds the interpreter from end to end, unless it calls a Python function now and then.
+        return _loads(text, object_hook=lambda each: each) if slowly else from_json(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError:
+        return from_json(join_halves(_rewritten(text)))
+
+
+def _rewritten(text: str | bytes) -> str:
+    # The slow parser knows a byte order mark and lone halves of surrogate pairs; it does not bound the depth.
+    try:
+        return json.dumps(_loads(text), ensure_ascii=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _loads(text: str | bytes, **options: Any) -> Any:
+    try:
+        return json.loads(text, **options)
+    except UnicodeDecodeError:
+        return json.loads(cast("bytes", text).decode(errors="replace"), **options)
+
+
+def serialize(body: Any) -> bytes:
+    """Write JSON; raise InvalidArgumentError for what JSON cannot say."""
+    try:
+        written: bytes = to_json(body, inf_nan_mode="constants")
+        if b"NaN" not in written and b"Infinity" not in written:
+            return written
+    except (ValueError, RecursionError):
+        pass  # halves of surrogate pairs, which the careful writer replaces, or nonsense, which it names
+    try:
+        whole = json.loads(json.dumps(body, allow_nan=False, default=_plain))
+        return json.dumps(as_json(whole), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(
+            f"The request cannot be written as JSON: {error}", hint="Give plain JSON values only."
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(to_json(value))
+
+
+def text_of(value: Any) -> str:
+    """Read a text where null, a string, or a list of text parts may stand."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [each.get("text") if isinstance(each, dict) else each for each in value]
+        return "".join([each for each in texts if isinstance(each, str)])
+    return ""
+
+
+def mapping(value: Any) -> JSON:
+    """Read an object where anything may stand."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: Any) -> list[JSON]:
+    """Read a list of objects where anything may stand."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def count(value: Any) -> int:
+    """Read a count where null, a float or nonsense may stand."""
+    return int(value) if isinstance(value, int | float) and 0 < value < 2**63 else 0
+
+
+def id_of(value: Any) -> str | None:
+    """Read an id where a string, a number or nothing may stand."""
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def arguments_of(value: Any) -> str:
+    """Read a call's arguments where JSON text, an object or null may stand."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def own_id(value: Any, taken: Collection[str] = ()) -> str:
+    """Read the id of a tool call; make one where it came without, and tell it apart from another's."""
+    id = id_of(value) or f"call_{uuid.uuid4().hex[:24]}"
+    return next(each for each in (id, *(f"{id}_{n}" for n in range(2, len(taken) + 3))) if each not in taken)
+
+
+def merge_usage(known: JSON, usage: JSON) -> None:
+    """Add to what is known of a call's usage; a later null or 0 does not wipe a count out.
+
+    Some servers end a stream with zeros for what they have counted before.
+    """
+    for name, value in usage.items():
+        if isinstance(value, dict):
+            inner = known.get(name)
+            if not isinstance(inner, dict):
+                inner = known[name] = {}
+            merge_usage(inner, value)
+        elif value or not known.get(name):
+            known[name] = value
+
+
+def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
+    """Return a text on one line, cut to a length."""
+    text = " ".join(text[: length * 4].split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def server_error(error: Any) -> tuple[str, str | None]:
+    """Read message and code where an error object or a string may stand."""
+    if not isinstance(error, dict):
+        return shorten(str(error)), None
+    message = text_of(error.get("message")) or text_of(error.get("msg"))
+    code = id_of(error.get("code")) or id_of(error.get("type"))
+    return shorten(message) or "no reason was given", code
+
+
+def not_a_reply(payload: object) -> ResponseError:
+    """Return the error for a reply of the wrong shape."""
+    if isinstance(payload, dict) and payload.get("error"):
+        message, code = server_error(payload["error"])
+        return ResponseError(f"The server answered 200 with an error: {message}", code=code)
+    kind = f"an object with {sorted(payload)[:8]}" if isinstance(payload, dict) else type(payload).__name__
+    return ResponseError(
+        f"The server's reply is not a chat reply but {shorten(kind)}.",
+        hint="Check that base_url is the address of a Piccc API, and that the dialect is one it speaks.",
+        may_have_been_billed=True,
+    )
+
+
+class SurrogateJoiner:
+    """Hold the first half of a character back until its second half comes, block by block."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Delta] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a first half is held."""
+        return bool(self._waiting)
+
+    def join(self, deltas: Iterable[Delta]) -> list[Delta]:
+        """Return the deltas with whole characters only."""
+        joined = [self._join(delta) for delta in deltas]
+        return [delta for delta in joined if not _is_empty(delta)]
+
+    def finish(self) -> list[Delta]:
+        """Return a replacement character for each half whose other half never came."""
+        lost = [_with_text(delta, "\ufffd") for delta in self._waiting.values()]
+        self._waiting.clear()
+        return lost
+
+    def _join(self, delta: Delta) -> Delta:
+        if isinstance(delta, RawDelta):
+            return delta
+        held = self._waiting.pop(delta.block, None)
+        text = (_text(held) if held is not None else "") + _text(delta)
+        if "\ud800" <= text[-1:] <= "\udbff":
+            self._waiting[delta.block] = _more(delta, text[-1])
+            text = text[:-1]
+        return _with_text(delta, join_halves(text))
+
+
+def _more(delta: Delta, text: str) -> Delta:
+    """Return a delta that goes on where this one began."""
+    if isinstance(delta, ToolCallDelta):
+        return ToolCallDelta(delta.index, text, block=delta.block)
+    if isinstance(delta, ReasoningDelta):
+        return ReasoningDelta(text, delta.block)
+    return _with_text(delta, text)
+
+
+def _text(delta: Delta) -> str:
+    if isinstance(delta, ToolCallDelta):
+        return delta.arguments
+    return "" if isinstance(delta, RawDelta) else delta.text
+
+
+def _with_text(delta: Delta, text: str) -> Delta:
+    if isinstance(delta, ToolCallDelta):
+        return replace(delta, arguments=text)
+    return delta if isinstance(delta, RawDelta) else replace(delta, text=text)
+
+
+def _is_empty(delta: Delta) -> bool:
+    if isinstance(delta, ToolCallDelta):
+        return not delta.arguments and delta.name is None
+    if isinstance(delta, ReasoningDelta):
+        return not delta.text and delta.signature is None and delta.redacted is None
+    return isinstance(delta, TextDelta) and not delta.text and delta.citation is None
+
 
 logger = logging.getLogger("piccc")
-Call = ToolCall | InvalidToolCall
+AnyToolCall = ToolCall | InvalidToolCall
 _NAME_LENGTH = 64
 _ID_LENGTH = 40  # what OpenAI's API takes: "string too long. Expected a string with maximum length 40"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9_-]")
@@ -93,7 +313,7 @@ def check(request: ChatRequest) -> None:
         )
 
 
-def sent_arguments(call: Call) -> JSON:
+def sent_arguments(call: AnyToolCall) -> JSON:
     """Return a call's arguments as they go back to a server, which takes nothing but an object.
 
     The text of what is none goes along in it, so that the model sees what it said.
@@ -134,10 +354,12 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
 
 
 def _in_order(turn: Message, ids: dict[int, str], results: dict[int, Message]) -> Iterator[Message]:
-    calls = [part for part in turn.parts if isinstance(part, Call)]
+    calls = [part for part in turn.parts if isinstance(part, AnyToolCall)]
     yield replace(
         turn,
-        parts=[replace(part, id=ids[id(part)]) if isinstance(part, Call) else part for part in turn.parts],
+        parts=[
+            replace(part, id=ids[id(part)]) if isinstance(part, AnyToolCall) else part for part in turn.parts
+        ],
     )
     for call in calls:
         if (result := results.get(id(call))) is None:
@@ -150,10 +372,10 @@ def _answered(turns: Iterable[Message]) -> tuple[dict[int, str], dict[int, Messa
     """Give each call an id of its own, and find its result; both by the call's identity."""
     ids: dict[int, str] = {}
     results: dict[int, Message] = {}
-    latest: dict[str, list[Call]] = {}
+    latest: dict[str, list[AnyToolCall]] = {}
     taken: set[str] = set()
     for turn in turns:
-        calls = [part for part in turn.parts if isinstance(part, Call)]
+        calls = [part for part in turn.parts if isinstance(part, AnyToolCall)]
         for call in calls:
             ids[id(call)] = _untaken(_fitting(call.id, _ID_LENGTH) or "call", _ID_LENGTH, taken)
             taken.add(ids[id(call)])
@@ -207,7 +429,7 @@ def _media_of(message: Message, further: tuple[type[Part], ...]) -> Iterator[Mes
 
 
 def _users(part: Part) -> Part:
-    if isinstance(part, Call):
+    if isinstance(part, AnyToolCall):
         raise UnsupportedContentError(
             "A user's message cannot hold a call of a tool.", hint="Put it into an assistant's message."
         )

@@ -1,0 +1,223 @@
+"""Requests through httpx or httpx2: a caller's client, proxies that speak TLS or SOCKS, and mocks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import Any, cast
+
+from piccc._http.backend import Failure, HTTPRequest, Outcome, T
+from piccc._http.connections import TOO_LATE, MalformedReply, chain_of, scrub, unpacker_for
+
+
+class _LibraryResponse:
+    def __init__(
+        self, library: Any, client: Any, response: Any, request: HTTPRequest, *, is_ours: bool
+    ) -> None:
+        self.status: int = response.status_code
+        self.headers = response.headers
+        self._library = library
+        self._client = client
+        self._response = response
+        self._is_ours = is_ours
+        self._unpacker = unpacker_for(response.headers.get("content-encoding", ""))
+
+    def _failure(self, error: Exception) -> Failure:
+        failure = classify(error, self._library, self._client)
+        failure.outcome = Outcome.UNKNOWN
+        return failure
+
+
+class SyncLibraryResponse(_LibraryResponse):
+    """A blocking reply of httpx or httpx2."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._process = os.getpid()
+        self._is_over = False
+        self._pieces: Iterator[bytes] = iter(self._response.stream)
+
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        try:
+            if self._unpacker is not None and (data := self._unpacker.more()):
+                return data
+            while True:
+                if by is not None and time.monotonic() >= by:
+                    raise TimeoutError
+                piece = call_within(by, lambda: next(self._pieces, b""), discard=lambda late: None)
+                if not piece:
+                    break
+                if data := piece if self._unpacker is None else self._unpacker.feed(piece):
+                    return data
+            if self._unpacker is not None:
+                self._unpacker.end()
+        except Exception as error:
+            raise self._failure(error) from scrub(error)
+        self._is_over = True
+        return b""
+
+    async def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        if not self._is_over:
+            self.abandon()  # for another thread may wait in `receive`, and to close a socket does not wake it
+        self._response.close()
+        if self._is_ours:
+            self._client.close()
+
+    def abandon(self) -> None:
+        """Shut the connection down, from wherever the garbage collector comes upon it."""
+        self._is_over = True
+        stream = self._response.extensions.get("network_stream")
+        connection = stream.get_extra_info("socket") if stream is not None else None
+        if connection is not None and self._process == os.getpid():  # a fork leaves it to its parent
+            with suppress(OSError):  # the connection has ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+        _abandoned.append(self._response)
+
+
+class AsyncLibraryResponse(_LibraryResponse):
+    """An asynchronous reply of httpx or httpx2."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._loop = asyncio.get_running_loop()
+        self._pieces = aiter(self._response.stream)
+
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        try:
+            async with asyncio.timeout_at(by):
+                if self._unpacker is not None and (data := self._unpacker.more()):
+                    await asyncio.sleep(0)
+                    return data
+                async for piece in self._pieces:
+                    if data := piece if self._unpacker is None else self._unpacker.feed(piece):
+                        return cast("bytes", data)
+            if self._unpacker is not None:
+                self._unpacker.end()
+        except Exception as error:
+            raise self._failure(error) from scrub(error)
+        return b""
+
+    async def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        await self._response.aclose()
+        if self._is_ours:
+            await self._client.aclose()
+
+    def abandon(self) -> None:
+        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+_abandoned: deque[Any] = deque()
+"""Blocking replies of a library that were left half-read; the next call closes them."""
+
+
+_idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
+
+
+def call_within(by: float | None, function: Callable[[], T], *, discard: Callable[[T], None]) -> T:
+    """Call a function that blocks, and raise TimeoutError when `by` passes first.
+
+    A library's timeouts bound single waits, with figures fixed beforehand: a server that sends a byte now and
+    then is waited for without end. What a caller's client is made of cannot be bounded from inside, so it
+    runs in another thread, and we stop waiting. What comes too late is discarded.
+    """
+    while _abandoned:
+        _abandoned.popleft().close()
+    if by is None:
+        return function()
+    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    is_late = threading.Event()
+    context = copy_context()
+
+    def task() -> None:
+        try:
+            answers.put((context.run(function), None))
+        except BaseException as error:
+            answers.put((None, error))
+        if is_late.is_set():
+            drop()
+
+    def drop() -> None:
+        try:
+            value, error = answers.get_nowait()
+        except Empty:
+            return
+        if error is None:
+            discard(cast("T", value))
+
+    try:
+        tasks = _idle_threads.pop()
+    except IndexError:
+        tasks = SimpleQueue()
+        threading.Thread(target=_serve, args=(tasks,), name="piccc-http", daemon=True).start()
+    tasks.put(task)
+    try:
+        value, error = answers.get(timeout=max(0.0, by - time.monotonic()))
+    except BaseException as stopped:
+        is_late.set()
+        drop()
+        if isinstance(stopped, Empty):
+            raise TimeoutError from None
+        raise
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        tasks.get()()
+        _idle_threads.append(tasks)
+
+
+def classify(error: Exception, library: Any, client: Any) -> Failure:
+    """Tell from what an HTTP library raised whether the request can have reached the server."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, TimeoutError):
+        return Failure(Outcome.UNKNOWN, TOO_LATE, timed_out=True)
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    outcome = Outcome.UNKNOWN
+    if isinstance(error, library.ProxyError):
+        outcome = Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT
+    elif isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
+        untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(error))
+        outcome = Outcome.HOPELESS if untrusted else Outcome.NOT_SENT
+    elif isinstance(error, library.UnsupportedProtocol | library.LocalProtocolError | library.InvalidURL):
+        outcome = Outcome.HOPELESS
+    elif not isinstance(error, library.TransportError | OSError | MalformedReply):
+        outcome = Outcome.UNKNOWN if _was_sent(error, client) else Outcome.HOPELESS
+    return Failure(outcome, reason, timed_out=isinstance(error, library.TimeoutException))
+
+
+def _was_sent(error: Exception, client: Any) -> bool:
+    """Tell whether an error that is none of the library's can have come after the request was sent.
+
+    It cannot where it came through neither a transport nor a hook that looks at replies: then it is of a hook
+    that looks at requests, of an `auth=`, or of ours.
+    """
+    after = {getattr(each, "__code__", None) for each in client.event_hooks["response"]} - {None}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code in after or frame.f_code.co_name in ("handle_request", "handle_async_request")
+        for frame in frames
+    )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle_threads.clear)  # threads do not survive a fork
