@@ -181,7 +181,7 @@ def rank(piece: Part | Delta) -> int:
 
 
 def is_plain(ranks: Sequence[int]) -> bool:
-    """Tell whether pieces of these ranks, in this order, make a plain reply."""
+    """Return whether pieces of these ranks, in this order, make a plain reply."""
     return _NEVER_PLAIN not in ranks and all(
         left < right or left == right == _CALL for left, right in pairwise(ranks)
     )

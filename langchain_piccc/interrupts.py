@@ -61,7 +61,7 @@ def resume_when_done(
         >>> tool = PicccImageTool(model="piccc-image", mode="interrupt")
         >>> agent = create_agent(ChatPiccc(), [tool], checkpointer=InMemorySaver())
         >>> config = {"configurable": {"thread_id": "mugs"}}
-        >>> stopped = agent.invoke({"messages": [("user", 'Make a picture "a red mug".')]}, config)
+        >>> stopped = agent.invoke({"messages": [("user", 'Make an image "a red mug".')]}, config)
         >>> print(resume_when_done(agent, config, Client())["messages"][-2].content)
         The image is finished (task task_...): http...
     """

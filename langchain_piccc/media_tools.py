@@ -229,7 +229,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
     on_update: OnUpdate | None = Field(default=None, exclude=True, repr=False)
     """Called with the task at each change of its status or progress."""
     wait_s: float | None = Field(default=600.0, ge=0)
-    """How many seconds to wait for one task; then the model is told that it is still running."""
+    """How many seconds to wait for one task; then the model reads that it is still running."""
     show: Show = "none"
     """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
@@ -466,7 +466,7 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
         >>> from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from
         >>> toolkit = PicccMediaToolkit(image_model="piccc-image", video_model="piccc-video")
         >>> agent = create_agent(ChatPiccc(), toolkit.get_tools())
-        >>> result = agent.invoke({"messages": [("user", 'Make a square picture "a red ceramic mug".')]})
+        >>> result = agent.invoke({"messages": [("user", 'Make a square image "a red ceramic mug".')]})
         >>> [(task.status, task.prompt) for task in media_from(result["messages"])]
         [('completed', 'a red ceramic mug')]
     """
@@ -486,7 +486,7 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
     lost: Literal["ask", "resend"] = "ask"
     """What they do where an earlier run of a call got no answer: see `PicccImageTool.lost`."""
     wait_s: float | None = Field(default=60.0, ge=0)
-    """How many seconds a call waits at most; then the model is told that the task is still running."""
+    """How many seconds a call waits at most; then the model reads that the task is still running."""
     show: Show = "none"
     """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
 

@@ -171,7 +171,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         image_model, video_model: which models; by default `PICCC_IMAGE_MODEL` and `PICCC_VIDEO_MODEL`.
         mode: once a task is submitted, `wait` for it, `submit` only, or in a workflow suspend the step until
             the `event` PicccTaskFinished.
-        wait_s: how many seconds a call waits at most; then the model is told that the task is still running.
+        wait_s: how many seconds a call waits at most; then the model reads that the task is still running.
             A workflow's own timeout must be longer.
         show: whether a finished image goes to the model too: as it is, or at most 512 pixels wide and high.
         session: names the conversation or the run, for an agent whose model's server does not give each call
@@ -189,7 +189,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         >>> from llama_index_piccc import Piccc, PicccMediaToolSpec
         >>> tools = PicccMediaToolSpec(image_model="piccc-image").to_tool_list()
         >>> async def main():
-        ...     return await FunctionAgent(tools=tools, llm=Piccc()).run('Make a picture "a red mug".')
+        ...     return await FunctionAgent(tools=tools, llm=Piccc()).run('Make an image "a red mug".')
         >>> print(asyncio.run(main()))
         generate_image (a red mug): The image is finished (task task_...): http...
     """
@@ -464,5 +464,5 @@ def _output(name: str, arguments: Mapping[str, Any], report: ToolResult) -> Tool
     )
 
 
-def _image(picture: Mapping[str, str]) -> ImageBlock:
-    return ImageBlock(image=base64.b64decode(picture["base64"]), image_mimetype=picture["mime_type"])
+def _image(image: Mapping[str, str]) -> ImageBlock:
+    return ImageBlock(image=base64.b64decode(image["base64"]), image_mimetype=image["mime_type"])

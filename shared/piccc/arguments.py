@@ -30,7 +30,7 @@ def read_arguments(text: str) -> dict[str, Any] | None:
 
 
 def is_strict_object(text: str) -> bool:
-    """Tell whether readers without our tolerance read this text as an object too."""
+    """Return whether readers without our tolerance read this text as an object too."""
     try:
         return isinstance(from_json(text, allow_inf_nan=False), dict)
     except (ValueError, TypeError):  # the latter for halves of surrogate pairs

@@ -216,7 +216,7 @@ def _response_format(given: Any) -> JSONSchema | Literal["json"]:
 
 
 def carries(dialect: DialectName, part: Part) -> bool:
-    """Tell whether a dialect can carry content of this kind."""
+    """Return whether a dialect can carry content of this kind."""
     request = ChatRequest(model="", messages=[Message("user", [part])])
     try:
         dialect_named(dialect).encode(request, stream=False)
@@ -356,7 +356,7 @@ class _Client:
 
     @cached_property
     def _account(self) -> Account:
-        # Imported when somebody makes pictures: who only chats need not wait for it.
+        # Imported when somebody makes images: who only chats need not wait for it.
         from piccc.media.account import Account
 
         made = Account(self._session, **self._media)

@@ -63,7 +63,7 @@ def _is_word(value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def is_secret_header(name: str) -> bool:
-    """Tell whether a header of this name usually carries a secret."""
+    """Return whether a header of this name usually carries a secret."""
     return _SECRET_HEADER.fullmatch(name) is not None
 
 

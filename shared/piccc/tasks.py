@@ -220,7 +220,7 @@ class Page(NamedTuple):
 
 
 def is_moderation(code: str | None, message: str | None = None) -> bool:
-    """Tell whether a server's code, or where there is none its message, says that moderation refused."""
+    """Return whether a server's code, or where there is none its message, says that moderation refused."""
     if code in _MODERATION_NUMBERS:
         return True
     plain = "".join(filter(str.isalnum, code or "")).lower()

@@ -21,7 +21,7 @@ PLAY = """async () => {
   video.playbackRate = 4;
   await Promise.race([
     video.play().then(() => new Promise((ended) => { video.onended = ended; })),
-    new Promise((_, late) => setTimeout(() => late(new Error("the film did not end")), 20000)),
+    new Promise((_, late) => setTimeout(() => late(new Error("the video did not end")), 20000)),
   ]);
   return [video.videoWidth, video.videoHeight, video.currentTime];
 }"""
@@ -40,17 +40,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "piccc-demo", done.stdout
 
 
-def test_the_picture_opens_at_its_size(demo: tuple[Path, str]) -> None:
-    with Image.open(demo[0] / "image.png") as picture:
-        picture.load()
-        assert (picture.format, picture.size) == ("PNG", (1024, 1024))
+def test_the_image_opens_at_its_size(demo: tuple[Path, str]) -> None:
+    with Image.open(demo[0] / "image.png") as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (1024, 1024))
 
 
-def test_the_film_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Path, str]) -> None:
-    with av.open(demo[0] / "video.mp4") as film:
-        stream = film.streams.video[0]
+def test_the_video_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Path, str]) -> None:
+    with av.open(demo[0] / "video.mp4") as video:
+        stream = video.streams.video[0]
         assert stream.codec_context.name == "h264"
-        frames = list(film.decode(stream))
+        frames = list(video.decode(stream))
         assert {(frame.width, frame.height) for frame in frames} == {(1280, 720)}
         assert stream.average_rate is not None
         assert len(frames) / stream.average_rate == 6

@@ -16,7 +16,7 @@ NOW = ("--poll", "0.01")
 
 @pytest.fixture
 def ids(emulator: Emulator) -> list[str]:
-    """Submit a picture, another one, and a film; the emulator ends a task when it is first read."""
+    """Submit an image, another one, and a video; the emulator ends a task when it is first read."""
     with Client(base_url=emulator.base_url, api_key=emulator.api_key) as client:
         tasks = [client.images.submit(prompt, model="piccc-image") for prompt in ("A mug", "A\n[bold]jug")]
         tasks.append(client.videos.submit("Rain", model="piccc-video", duration_seconds=1))

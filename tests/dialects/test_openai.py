@@ -219,7 +219,7 @@ def test_a_refusal_goes_back_as_one() -> None:
     assert sent(Refusal("no"), role="assistant") == [{"type": "refusal", "refusal": "no"}]
 
 
-def test_pictures_in_a_tools_result_follow_it_in_a_users_turn() -> None:
+def test_images_in_a_tools_result_follow_it_in_a_users_turn() -> None:
     calls = Message("assistant", [ToolCall("c1", "look"), ToolCall("c2", "look")])
     first = Message("tool", [Text("here"), Image(url="https://a.test/b.png")], tool_call_id="c1")
     second = Message("tool", [Text("there")], tool_call_id="c2")

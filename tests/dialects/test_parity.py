@@ -33,7 +33,7 @@ WEATHER = Tool(
     "Tell the weather of a city.",
     {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 )
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CITY = JSONSchema(
     {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}, name="city"
 )
@@ -68,9 +68,9 @@ CONVERSATIONS: dict[str, tuple[Scripted | None, Asking]] = {
             "tools": [WEATHER],
         },
     ),
-    "a picture": (
+    "an image": (
         None,
-        {"messages": [Message("user", [Text("What is it?"), Image(data=PICTURE, media_type="image/png")])]},
+        {"messages": [Message("user", [Text("What is it?"), Image(data=IMAGE, media_type="image/png")])]},
     ),
     "an answer that keeps to a schema": (None, {"messages": "Name a city.", "response_format": CITY}),
 }

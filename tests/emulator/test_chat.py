@@ -140,9 +140,9 @@ def test_both_routes_translate_one_conversation_to_the_same_ask(
     emulator: Emulator, client: httpx.Client
 ) -> None:
     asks = heard(emulator)
-    picture = io.BytesIO()
-    Image.new("RGB", (30, 20)).save(picture, "PNG")
-    data = base64.b64encode(picture.getvalue()).decode()
+    image = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(image, "PNG")
+    data = base64.b64encode(image.getvalue()).decode()
     client.post(
         "/v1/chat/completions",
         json={
@@ -215,7 +215,7 @@ def test_both_routes_translate_one_conversation_to_the_same_ask(
     medium = asks[0].turns[1].media[0]
     assert (medium.mime_type, medium.size, medium.width, medium.height) == (
         "image/png",
-        len(picture.getvalue()),
+        len(image.getvalue()),
         30,
         20,
     )
@@ -230,7 +230,7 @@ def test_files_and_sounds_are_noticed_and_addresses_are_not_fetched(
     parts = [
         {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{data}"}},
         {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
-        {"type": "image_url", "image_url": {"url": "https://example.invalid/picture.webp?x=1"}},
+        {"type": "image_url", "image_url": {"url": "https://example.invalid/image.webp?x=1"}},
     ]
     client.post(
         "/v1/chat/completions", json=chat(messages=[{"role": "user", "content": parts}])
@@ -239,7 +239,7 @@ def test_files_and_sounds_are_noticed_and_addresses_are_not_fetched(
     assert found == [
         ("file", "application/pdf", 8, "a.pdf"),
         ("audio", "audio/wav", 8, None),
-        ("image", "image/webp", None, "picture.webp"),
+        ("image", "image/webp", None, "image.webp"),
     ]
 
 

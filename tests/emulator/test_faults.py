@@ -189,7 +189,7 @@ def test_a_stalled_answer_never_comes_and_the_client_may_leave(
 
 
 def task_after(client: httpx.Client, text: str) -> dict[str, Any]:
-    """Order a picture with a fault, and read its task."""
+    """Order an image with a fault, and read its task."""
     task_id = client.post("/v1/images/tasks", json=image(), headers=fault(text)).json()["task_id"]
     return dict(client.get(f"/v1/tasks/{task_id}").json())
 

@@ -31,7 +31,7 @@ def ordered(client: httpx.Client, body: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 @pytest.mark.parametrize("ratio", ASPECT_RATIOS)
-def test_a_picture_has_the_size_of_its_ratio(client: httpx.Client, ratio: str) -> None:
+def test_an_image_has_the_size_of_its_ratio(client: httpx.Client, ratio: str) -> None:
     output, content = ordered(client, image(aspect_ratio=ratio))
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()
@@ -40,14 +40,14 @@ def test_a_picture_has_the_size_of_its_ratio(client: httpx.Client, ratio: str) -
 
 
 @pytest.mark.parametrize("resolution", ["2K", "4K"])
-def test_a_picture_has_its_resolution(client: httpx.Client, resolution: str) -> None:
+def test_an_image_has_its_resolution(client: httpx.Client, resolution: str) -> None:
     _, content = ordered(client, image(resolution=resolution, aspect_ratio="21:9"))
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.width == {"2K": 2048, "4K": 4096}[resolution]
 
 
 @pytest.mark.parametrize("wanted", ["png", "jpeg", "webp"])
-def test_a_picture_has_the_format_that_was_ordered(client: httpx.Client, wanted: str) -> None:
+def test_an_image_has_the_format_that_was_ordered(client: httpx.Client, wanted: str) -> None:
     output, content = ordered(client, image(output_format=wanted))
     with Image.open(io.BytesIO(content)) as picture:
         assert (picture.format or "").lower() == wanted
@@ -57,7 +57,7 @@ def test_a_picture_has_the_format_that_was_ordered(client: httpx.Client, wanted:
 @pytest.mark.parametrize(
     ("resolution", "ratio", "seconds"), [("480p", "9:16", 1), ("720p", "16:9", 2), ("1080p", "1:1", 1)]
 )
-def test_a_film_has_its_size_and_length(
+def test_a_video_has_its_size_and_length(
     client: httpx.Client, resolution: str, ratio: str, seconds: int
 ) -> None:
     output, content = ordered(
@@ -75,7 +75,7 @@ def test_a_film_has_its_size_and_length(
     assert content.index(b"moov") < content.index(b"mdat"), "a film must begin to play before it is whole"
 
 
-def test_a_film_moves(client: httpx.Client) -> None:
+def test_a_video_moves(client: httpx.Client) -> None:
     _, content = ordered(client, video(resolution="480p", duration_seconds=1))
     with av.open(io.BytesIO(content), "r") as film:
         frames = [frame.to_ndarray(format="gray") for frame in film.decode(video=0)]

@@ -32,7 +32,7 @@ def served(strict: bool) -> Iterator[Emulator]:
 
 
 def holds_together(body: Any) -> bool:
-    """Tell whether a body's parts fit one another, which a JSON Schema cannot say.
+    """Return whether a body's parts fit one another, which a JSON Schema cannot say.
 
     A tool that must be called is on offer, a result answers a call, and inline data is what it says it is.
     """

@@ -42,7 +42,7 @@ def test_the_feed_never_shows_a_live_key() -> None:
 
 
 def fill(emulator: Emulator) -> None:
-    """Chat, order a picture and a film, and let a task be refused."""
+    """Chat, order an image and a video, and let a task be refused."""
     with connect(emulator) as client:
         client.post("/v1/chat/completions", json=chat("Hello <b>there</b>"))
         client.post("/v1/chat/completions", json=chat(), headers={"x-piccc-fault": "503"})
@@ -86,7 +86,7 @@ async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, sc
         assert faults == []
 
 
-async def test_a_film_plays(browser: Any) -> None:
+async def test_a_video_plays(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         fill(emulator)
         page = await browser.new_page()

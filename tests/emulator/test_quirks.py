@@ -17,7 +17,7 @@ from tests.emulator.wire import chat, connect, image
 
 
 def task_with(*quirks: str, fault: str | None = None) -> dict[str, Any]:
-    """Order a picture from an emulator with these quirks, and read its task."""
+    """Order an image from an emulator with these quirks, and read its task."""
     with Emulator(quirks=quirks, speed=math.inf) as emulator, connect(emulator) as client:
         headers = {"x-piccc-fault": fault} if fault else {}
         submitted = client.post("/v1/images/tasks", json=image(), headers=headers).json()

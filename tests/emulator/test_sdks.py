@@ -90,7 +90,7 @@ def asked(text: Any, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def picture() -> str:
+def image() -> str:
     """Return a small PNG as base64."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), "teal").save(file, "PNG")
@@ -160,8 +160,8 @@ class TestOpenAI:
         reply = await got(chat.chat.completions.parse(**body))
         assert reply.choices[0].message.parsed == Mug(colour="green", volume=350)
 
-    async def test_an_image_is_taken(self, chat: Any, picture: str) -> None:
-        url = {"url": f"data:image/png;base64,{picture}"}
+    async def test_an_image_is_taken(self, chat: Any, image: str) -> None:
+        url = {"url": f"data:image/png;base64,{image}"}
         parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": url}]
         reply = await got(chat.chat.completions.create(**asked(parts)))
         assert "16" in reply.choices[0].message.content
@@ -245,8 +245,8 @@ class TestAnthropic:
         reply = await got(claude.messages.parse(**body))
         assert reply.parsed_output == Mug(colour="green", volume=350)
 
-    async def test_an_image_is_taken(self, claude: Any, picture: str) -> None:
-        source = {"type": "base64", "media_type": "image/png", "data": picture}
+    async def test_an_image_is_taken(self, claude: Any, image: str) -> None:
+        source = {"type": "base64", "media_type": "image/png", "data": image}
         parts = [{"type": "text", "text": "What is this?"}, {"type": "image", "source": source}]
         reply = await got(claude.messages.create(**asked(parts, max_tokens=500)))
         assert "16" in reply.content[0].text

@@ -73,7 +73,7 @@ def text(words: str = "Hello", **fields: Any) -> dict[str, Any]:
     return {"type": "text", "text": words, **fields}
 
 
-def picture(declared: str, data: str) -> dict[str, Any]:
+def image(declared: str, data: str) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": declared, "data": data}}
 
 
@@ -235,15 +235,15 @@ RULES: dict[str, Rule] = {
     ),
     "messages: a mistyped image": Rule(
         "messages",
-        asked(says("user", [picture("image/jpeg", PNG)])),
+        asked(says("user", [image("image/jpeg", PNG)])),
         "messages.1.content.0.source.media_type",
-        asked(says("user", [picture("image/png", PNG)])),
+        asked(says("user", [image("image/png", PNG)])),
     ),
     "messages: a mistyped image in a result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used(content=[picture("image/jpeg", PNG)])])),
+        asked(says("assistant", [use()]), says("user", [used(content=[image("image/jpeg", PNG)])])),
         "messages.2.content.0.content.0.source.media_type",
-        asked(says("assistant", [use()]), says("user", [used(content=[picture("image/png", PNG)])])),
+        asked(says("assistant", [use()]), says("user", [used(content=[image("image/png", PNG)])])),
     ),
     "chat: a text declared as PDF": Rule(
         "chat",
@@ -273,9 +273,9 @@ RULES: dict[str, Rule] = {
     ),
     "messages: a text declared as PDF": Rule(
         "messages",
-        asked(says("user", [{**picture("application/pdf", TEXT), "type": "document"}])),
+        asked(says("user", [{**image("application/pdf", TEXT), "type": "document"}])),
         "messages.1.content.0.source.media_type",
-        asked(says("user", [{**picture("application/pdf", PDF), "type": "document"}])),
+        asked(says("user", [{**image("application/pdf", PDF), "type": "document"}])),
     ),
     "chat: no messages": Rule("chat", chat(messages=[]), "messages", chat(), lenient=False),
     "messages: no messages": Rule("messages", message(messages=[]), "messages", message(), lenient=False),
@@ -470,7 +470,7 @@ RULES: dict[str, Rule] = {
     ),
     "an image in the system prompt": Rule(
         "messages",
-        message(system=[picture("image/png", PNG)]),
+        message(system=[image("image/png", PNG)]),
         "system.0.type",
         message(system=[text()]),
         lenient=False,

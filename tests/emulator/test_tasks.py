@@ -35,7 +35,7 @@ def test_a_task_is_queued_then_processed_then_completed(still: Emulator, still_c
     assert seen[2]["completed_at"] == seen[2]["updated_at"] == task["created_at"] + 3
 
 
-def test_a_film_takes_twice_as_long_as_a_picture_and_speed_divides_both(clock: Any) -> None:
+def test_a_video_takes_twice_as_long_as_a_picture_and_speed_divides_both(clock: Any) -> None:
     with Emulator(clock=clock, speed=10) as emulator, connect(emulator) as client:
         tasks = [
             client.post("/v1/images/tasks", json=image()).json(),

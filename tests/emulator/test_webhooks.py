@@ -59,7 +59,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def order(client: httpx.Client, url: str, fault: str | None = None) -> str:
-    """Order a picture, to be reported."""
+    """Order an image, to be reported."""
     headers = {"x-piccc-fault": fault} if fault else {}
     reply = client.post("/v1/images/tasks", json=image(webhook={"url": url}), headers=headers)
     return str(reply.json()["task_id"])

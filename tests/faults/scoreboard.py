@@ -127,7 +127,7 @@ def _put(into: IO[str] | None, out: IO[str] | None, task: dict[str, Any]) -> dic
 
 
 def is_handled(fault: Fault, came: dict[str, Any], posts: int) -> bool:
-    """Tell whether the right thing came of a fault."""
+    """Return whether the right thing came of a fault."""
     right = came["text"] in fault.right if "text" in came else came["is_typed"]
     return right and posts <= MOST_POSTS
 

@@ -93,7 +93,7 @@ SUBJECTS: dict[str, Callable[[str], Subject]] = {
 
 
 def is_typed(error: Exception) -> bool:
-    """Tell whether an error is of the client's own tree, so that a program can expect it."""
+    """Return whether an error is of the client's own tree, so that a program can expect it."""
     roots = {each.__module__.partition(".")[0] for each in type(error).__mro__}
     return bool(roots & ERROR_TREES)
 

@@ -30,7 +30,7 @@ def main(folder: Path, mode: Any) -> None:
         if not graph.get_state(THREAD).interrupts:
             begun = graph.get_state(THREAD).values
             graph.invoke(
-                None if begun else {"messages": [("user", "A picture, then a film of it.")]},
+                None if begun else {"messages": [("user", "An image, then a video of it.")]},
                 THREAD,
                 durability="sync",
             )

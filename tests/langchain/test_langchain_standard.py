@@ -35,7 +35,7 @@ ANTHROPIC_USAGE = {
 }
 
 
-def picture() -> bytes:
+def image() -> bytes:
     """Return a PNG of one grey pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -54,7 +54,7 @@ class LocalFiles:
     def get(self, url: str, **_: Any) -> LocalFiles:
         """Return a file of the kind that the address names."""
         files = LocalFiles()
-        files.content = b"%PDF-1.4\n%%EOF\n" if url.endswith(".pdf") else picture()
+        files.content = b"%PDF-1.4\n%%EOF\n" if url.endswith(".pdf") else image()
         if url.endswith((".wav", ".mp3")):
             files.content = b"RIFF\x24\x00\x00\x00WAVEfmt "
         return files

@@ -66,12 +66,12 @@ def asked(text: str = "Make both.") -> dict[str, Any]:
     return {"messages": [HumanMessage(text)]}
 
 
-def test_an_agent_makes_a_picture_and_then_a_film_of_it(own_emulator: Emulator, way: Way) -> None:
-    def film(ask: Any) -> Scripted:
+def test_an_agent_makes_an_image_and_then_a_video_of_it(own_emulator: Emulator, way: Way) -> None:
+    def video(ask: Any) -> Scripted:
         address = ask.turns[-1].text.rpartition(": ")[2]
         return Scripted(calls=[("generate_video", {"prompt": f"{address} begins to move"})])
 
-    own_emulator.script([ONE, film, "Both are done."])
+    own_emulator.script([ONE, video, "Both are done."])
     graph = agent(own_emulator)
     state = way.run(graph, "invoke", asked(), THREAD)
     image, video = media_from(state["messages"])
@@ -82,10 +82,10 @@ def test_an_agent_makes_a_picture_and_then_a_film_of_it(own_emulator: Emulator, 
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-def test_a_model_that_sees_is_shown_the_picture(own_emulator: Emulator, way: Way, dialect: str) -> None:
-    own_emulator.script([ONE, lambda ask: f"I see {sum(len(turn.media) for turn in ask.turns)} picture."])
+def test_a_model_that_sees_is_shown_the_image(own_emulator: Emulator, way: Way, dialect: str) -> None:
+    own_emulator.script([ONE, lambda ask: f"I see {sum(len(turn.media) for turn in ask.turns)} image."])
     state = way.run(agent(own_emulator, show="thumbnail", dialect=dialect), "invoke", asked(), THREAD)
-    assert state["messages"][-1].text == "I see 1 picture."
+    assert state["messages"][-1].text == "I see 1 image."
 
 
 def test_a_human_may_agree_before_anything_is_paid(own_emulator: Emulator, way: Way) -> None:

@@ -280,7 +280,7 @@ def test_the_list_has_a_line_for_each_task_and_filters(own_emulator: Emulator, w
     tools = toolkit(own_emulator)
     for number in range(3):
         tools["generate_image"].invoke({"prompt": f"Kite {number}"})
-    tools["generate_video"].invoke({"prompt": "A film"})
+    tools["generate_video"].invoke({"prompt": "A video"})
     message = way.run(tools["list_media_tasks"], "invoke", calling("list_media_tasks", type="image", limit=2))
     tasks = media_from(message)
     assert [task.prompt for task in tasks] == ["Kite 2", "Kite 1"]
@@ -288,12 +288,12 @@ def test_the_list_has_a_line_for_each_task_and_filters(own_emulator: Emulator, w
 
 
 @pytest.mark.parametrize(("show", "side"), [("thumbnail", 512), ("image", 1024)])
-def test_a_model_that_sees_gets_the_picture(emulator: Emulator, way: Way, show: str, side: int) -> None:
+def test_a_model_that_sees_gets_the_image(emulator: Emulator, way: Way, show: str, side: int) -> None:
     tool = PicccImageTool(model="piccc-image", show=show, **clients(emulator))
     message = way.run(tool, "invoke", calling(prompt="A kite"))
-    text, picture = message.content_blocks
+    text, image = message.content_blocks
     assert text["type"] == "text"
-    with Image.open(BytesIO(_decoded(picture["base64"]))) as shown:
+    with Image.open(BytesIO(_decoded(image["base64"]))) as shown:
         assert shown.size == (side, side)
     assert "base64" not in json.dumps(message.artifact)
 
@@ -302,7 +302,7 @@ def _decoded(text: str) -> bytes:
     return base64.b64decode(text)
 
 
-def test_a_picture_that_cannot_be_fetched_is_still_a_result(own_emulator: Emulator, way: Way) -> None:
+def test_an_image_that_cannot_be_fetched_is_still_a_result(own_emulator: Emulator, way: Way) -> None:
     own_emulator.fault("404", route="GET /files/*")
     tool = PicccImageTool(model="piccc-image", show="thumbnail", **clients(own_emulator))
     message = way.run(tool, "invoke", calling(prompt="A kite"))

@@ -134,11 +134,11 @@ def look(at: str) -> str:
 
 def test_tokens_of_messages_and_tools_are_counted() -> None:
     model = ChatPiccc(api_key="k")
-    picture = {"type": "image", "url": "https://a.test/b.png"}
+    image = {"type": "image", "url": "https://a.test/b.png"}
     plain = model.get_num_tokens_from_messages([HumanMessage("hello")])
     assert model.get_num_tokens("hello") == len(model.get_token_ids("hello")) < plain
     assert plain < model.get_num_tokens_from_messages([HumanMessage("hello")], tools=[look])
-    assert plain < model.get_num_tokens_from_messages([HumanMessage(["hello", picture])])
+    assert plain < model.get_num_tokens_from_messages([HumanMessage(["hello", image])])
     counting = ChatPiccc(api_key="k", custom_get_token_ids=lambda text: [0] * len(text))
     assert counting.get_num_tokens("hello") == 5
 

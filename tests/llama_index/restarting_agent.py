@@ -35,7 +35,7 @@ async def main(folder: Path, mode: Any) -> None:
         handler = agent.run(ctx=Context.from_dict(agent, known["context"], PICKLING))
         waiting = known["waiting"]
     else:
-        handler = agent.run("A picture, then a film of it.")
+        handler = agent.run("An image, then a video of it.")
 
     async def save(event: ToolCall | PicccTaskSubmitted) -> None:
         # A step that is saved while it hands over its events would hand them over again.

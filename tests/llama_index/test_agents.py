@@ -1,4 +1,4 @@
-"""Agents over both dialects: tools, thinking, pictures, hand-off and objects as answers, on the emulator."""
+"""Agents over both dialects: tools, thinking, images, hand-off and objects as answers, on the emulator."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ async def test_thinking_is_streamed_and_goes_back_with_the_tools_result(
     assert replayed[0]["signature"]
 
 
-async def test_a_picture_that_a_tool_made_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:
+async def test_an_image_that_a_tool_made_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "navy").save(buffer, "PNG")
 
     def draw() -> list[Any]:
-        """Draw a picture."""
+        """Draw an image."""
         return [TextBlock(text="drawn"), ImageBlock(image=buffer.getvalue())]
 
     emulator.script([Scripted(calls=[("draw", {})]), "A blue square."])

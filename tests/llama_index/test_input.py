@@ -49,7 +49,7 @@ BLOCKS: dict[str, Any] = {
     "text": TextBlock(text="clay"),
     "image": ImageBlock(image=PNG, detail="low"),
     "audio": AudioBlock(audio=WAV, format="wav"),
-    "video": VideoBlock(video=b"film", video_mimetype="video/mp4"),
+    "video": VideoBlock(video=b"video", video_mimetype="video/mp4"),
     "document": DocumentBlock(data=PDF, title="guide", document_mimetype="application/pdf"),
     "cache": CachePoint(cache_control=CacheControl(type="ephemeral")),
     "citable": CitableBlock(title="Kilns", source="https://kiln.test", content="Kilns are hot."),
@@ -116,8 +116,8 @@ def test_what_cannot_be_sent_may_be_named_or_dropped(
 
 def test_a_video_by_its_address_is_named_by_it(make: Callable[..., Piccc], emulator: Emulator) -> None:
     llm = make(on_unsupported="text")
-    llm.chat([ChatMessage(role="user", blocks=[VideoBlock(url="https://films.test/kiln.mp4")])])
-    assert sent(emulator)[0]["content"] == "[video: https://films.test/kiln.mp4]"
+    llm.chat([ChatMessage(role="user", blocks=[VideoBlock(url="https://videos.test/kiln.mp4")])])
+    assert sent(emulator)[0]["content"] == "[video: https://videos.test/kiln.mp4]"
 
 
 @pytest.mark.parametrize("block", [ImageBlock(), AudioBlock(), DocumentBlock()])
@@ -179,8 +179,8 @@ def test_content_is_read_from_files_and_buffers(
 
 
 def test_an_image_by_its_address_is_sent_as_the_address(llm: Piccc, emulator: Emulator) -> None:
-    llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url="https://pictures.test/kiln.png")])])
-    assert "https://pictures.test/kiln.png" in json.dumps(sent(emulator))
+    llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url="https://images.test/kiln.png")])])
+    assert "https://images.test/kiln.png" in json.dumps(sent(emulator))
 
 
 def test_a_document_keeps_its_own_type(make: Callable[..., Piccc], emulator: Emulator) -> None:
@@ -280,5 +280,5 @@ def test_the_callers_messages_are_left_as_they_were(llm: Piccc) -> None:
 
 
 def test_counting_tokens_downloads_nothing(make: Callable[..., Piccc]) -> None:
-    message = ChatMessage(role="user", blocks=[ImageBlock(url="https://pictures.test/kiln.png")])
+    message = ChatMessage(role="user", blocks=[ImageBlock(url="https://images.test/kiln.png")])
     assert make().count_tokens([message]) > 0

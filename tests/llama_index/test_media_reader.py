@@ -21,13 +21,13 @@ Way = Sync | Async
 
 @pytest.fixture
 def filled(emulator: Emulator) -> Iterator[Emulator]:
-    """Return an emulator whose account has two pictures, a film, and a task that failed."""
+    """Return an emulator whose account has two images, a video, and a task that failed."""
     own = spec(emulator)
     own.generate_image("A red kite over the sea", aspect_ratio="16:9")
     own.generate_video("Steam rises from a mug", resolution="480p", duration_seconds=1)
     own.generate_image("A ceramic mug on a table")
     emulator.fault("failed", route="POST *", times=1)
-    own.generate_image("A picture that fails")
+    own.generate_image("An image that fails")
     return emulator
 
 
@@ -70,17 +70,17 @@ def test_the_address_is_kept_but_nobody_reads_it(filled: Emulator, way: Way) -> 
             assert "http" not in document.get_content(mode)
 
 
-def test_pictures_are_not_fetched_unless_asked_for(filled: Emulator, way: Way) -> None:
+def test_images_are_not_fetched_unless_asked_for(filled: Emulator, way: Way) -> None:
     document = way.call(PicccTaskReader(client(filled)), "load_data", type="image", limit=1)[0]
     assert str(document.image_resource.url) == document.metadata["url"]
     assert not [each for each in filled.requests if each.path.startswith("/files/")]
 
 
-def test_pictures_can_be_fetched_into_their_documents(filled: Emulator, way: Way) -> None:
+def test_images_can_be_fetched_into_their_documents(filled: Emulator, way: Way) -> None:
     reader = PicccTaskReader(client(filled), fetch=True)
     document = way.call(reader, "load_data", type="image", limit=1)[0]
-    with Image.open(BytesIO(base64.b64decode(document.image))) as picture:
-        assert picture.size == (1024, 1024)
+    with Image.open(BytesIO(base64.b64decode(document.image))) as image:
+        assert image.size == (1024, 1024)
     assert [each.path.endswith(".png") for each in filled.requests if each.path.startswith("/files/")] == [
         True
     ]

@@ -122,11 +122,11 @@ def test_a_wait_that_runs_out_is_a_result_and_the_task_is_asked_for_later(still:
 
 
 @pytest.mark.parametrize(("show", "side"), [("thumbnail", 512), ("image", 1024)])
-def test_a_model_that_sees_gets_the_picture(emulator: Emulator, way: Way, show: str, side: int) -> None:
+def test_a_model_that_sees_gets_the_image(emulator: Emulator, way: Way, show: str, side: int) -> None:
     output = way.call(tools(emulator, show=show)["generate_image"], "call", prompt="A kite")
-    _, picture = output.blocks
-    assert isinstance(picture, ImageBlock)
-    with Image.open(BytesIO(base64.b64decode(picture.image))) as shown:
+    _, image = output.blocks
+    assert isinstance(image, ImageBlock)
+    with Image.open(BytesIO(base64.b64decode(image.image))) as shown:
         assert shown.size == (side, side)
 
 

@@ -58,13 +58,13 @@ def results(events: list[Any]) -> list[Any]:
     return [task for output in found for task in media_from(output)]
 
 
-async def test_an_agent_makes_a_picture_and_then_a_film_of_it(emulator: Emulator) -> None:
-    def film(ask: Any) -> Scripted:
+async def test_an_agent_makes_an_image_and_then_a_video_of_it(emulator: Emulator) -> None:
+    def video(ask: Any) -> Scripted:
         address = ask.turns[-1].text.rpartition(": ")[2]
         return Scripted(calls=[("generate_video", {"prompt": f"{address} begins to move"})])
 
-    emulator.script([ONE, film, "Both are done."])
-    handler = agent(emulator).run("Make a picture, then a film of it.")
+    emulator.script([ONE, video, "Both are done."])
+    handler = agent(emulator).run("Make an image, then a video of it.")
     image, video = results(await finished(handler, emulator))
     assert image.outputs[0].url in video.prompt
     assert str(await handler) == "Both are done."
@@ -78,12 +78,10 @@ async def test_progress_is_written_to_the_stream(emulator: Emulator) -> None:
     assert (news[-1].type, news[-1].status, news[-1].progress) == ("image", "completed", 100)
 
 
-async def test_a_model_that_sees_is_shown_the_picture(emulator: Emulator) -> None:
-    emulator.script(
-        [ONE, lambda ask: f"I see {len(ask.turns[-1].media) + len(ask.turns[-2].media)} picture."]
-    )
+async def test_a_model_that_sees_is_shown_the_image(emulator: Emulator) -> None:
+    emulator.script([ONE, lambda ask: f"I see {len(ask.turns[-1].media) + len(ask.turns[-2].media)} image."])
     handler = agent(emulator, show="thumbnail").run("Make it.")
-    assert str(await handler) == "I see 1 picture."
+    assert str(await handler) == "I see 1 image."
 
 
 async def test_a_failure_ends_no_agent(emulator: Emulator) -> None:
@@ -174,7 +172,7 @@ class Gallery(Workflow):
 
     @step
     async def make(self, ctx: Context, ev: StartEvent) -> StopEvent:
-        """Make a picture."""
+        """Make an image."""
         output = await self._own.agenerate_image("A kite", ctx=ctx)
         return StopEvent(result=output.raw_output)
 

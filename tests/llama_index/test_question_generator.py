@@ -16,13 +16,13 @@ from tests.llama_index.conftest import Async, Sync
 
 TOOLS = [
     ToolMetadata(name="errors", description="errors and retries"),
-    ToolMetadata(name="media", description="pictures and films"),
+    ToolMetadata(name="media", description="images and videos"),
 ]
-QUERY = QueryBundle("Which errors are retried, and how long does a film take?")
+QUERY = QueryBundle("Which errors are retried, and how long does a video take?")
 QUESTIONS = {
     "items": [
         {"sub_question": "Which errors are retried?", "tool_name": "errors"},
-        {"sub_question": "How long does a film take?", "tool_name": "media"},
+        {"sub_question": "How long does a video take?", "tool_name": "media"},
     ]
 }
 

@@ -34,7 +34,7 @@ QUESTION = "What does RateLimitError stand for?"
 FACT = "stands for status 429"
 ABOUT = {
     "errors": "errors and retries",
-    "media": "media tasks: pictures and films",
+    "media": "media tasks: images and videos",
     "testing": "testing with the emulator",
 }
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2
 
 
 @dataclass
 class FileHost:
     """What it has and how it sends it. A moment's `status` is taken from the front of `statuses`."""
 
-    content: bytes = PICTURE
+    content: bytes = IMAGE
     headers: dict[str, str] = field(default_factory=dict)
     etag: str | None = '"one"'
     cut_after: int | None = None

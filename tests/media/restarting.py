@@ -22,9 +22,9 @@ SAID = [
 
 
 def killed_twice(script: Path, folder: Path, mode: str, *after: str) -> str:
-    """Run an agent that makes a picture, then a film of it; return what it prints after two restarts.
+    """Run an agent that makes an image, then a video of it; return what it prints after two restarts.
 
-    The first process is killed while the picture's submission has no answer yet, the second while the film
+    The first process is killed while the image's submission has no answer yet, the second while the video
     is waited for, each not before it has printed its line of `after`, if there is one. See that the third
     pays for nothing again.
     """
@@ -40,16 +40,16 @@ def killed_twice(script: Path, folder: Path, mode: str, *after: str) -> str:
         assert made(emulator) == ["image"]
 
         emulator.advance(60)
-        film_is_waited_for = threading.Event()
+        video_is_waited_for = threading.Event()
 
         def notice(record: RequestRecord) -> bool:
             if "video" in made(emulator):
-                film_is_waited_for.set()
+                video_is_waited_for.set()
             return False
 
         emulator.fault("500", route="GET /v1/tasks*", when=notice)
         second = _process(emulator, script, folder, mode)
-        assert film_is_waited_for.wait(PATIENCE)
+        assert video_is_waited_for.wait(PATIENCE)
         _kill(second, second_line)
 
         emulator.advance(60)

@@ -17,7 +17,7 @@ from tests.media.paid import QUICK
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    """Return a client of an emulator that has a picture, a film, and a task that was refused."""
+    """Return a client of an emulator that has an image, a video, and a task that was refused."""
     with Emulator(speed=math.inf) as emulator:
         own = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
         own.images.generate("A kite", model="piccc-image")

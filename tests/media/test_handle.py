@@ -91,7 +91,7 @@ def made(**changes: Any) -> Task:
     return Task(**{"id": "task_1", "status": "processing", "type": "image", "progress": 40.0, **changes})
 
 
-def test_a_card_shows_progress_then_the_picture() -> None:
+def test_a_card_shows_progress_then_the_image() -> None:
     assert ("progress", "40") in [(tag, known.get("value")) for tag, known in _Tags(card(made())).tags]
     done = made(status="completed", outputs=[Output("https://files.example.com/a.png?x=1&y=2", "image")])
     assert [known["src"] for tag, known in _Tags(card(done)).tags if tag == "img"] == [
@@ -100,7 +100,7 @@ def test_a_card_shows_progress_then_the_picture() -> None:
     assert "progress" not in card(done)
 
 
-def test_a_film_is_a_player() -> None:
+def test_a_video_is_a_player() -> None:
     done = made(status="completed", outputs=[Output("https://files.example.com/a.mp4", "video")])
     assert [known["src"] for tag, known in _Tags(card(done)).tags if tag == "video"]
 

@@ -27,7 +27,7 @@ from piccc.errors import (
 )
 from piccc.tasks import mime_type_of, suffix_of
 from tests.media.driven import Connect
-from tests.media.file_host import PICTURE, FileHost, serving
+from tests.media.file_host import IMAGE, FileHost, serving
 
 pytestmark = pytest.mark.usefixtures("hasty")
 KEY = "pcc_live_canary_1234567890"
@@ -70,8 +70,8 @@ def test_an_output_is_saved_whole_under_the_name_that_was_given(made: Made, tmp_
     output = made().outputs[0]
     path = output.save(tmp_path / "new" / "fox.png")
     assert path == tmp_path / "new" / "fox.png"
-    assert path.read_bytes() == PICTURE
-    assert output.sha256 == hashlib.sha256(PICTURE).hexdigest()
+    assert path.read_bytes() == IMAGE
+    assert output.sha256 == hashlib.sha256(IMAGE).hexdigest()
     assert files(tmp_path / "new") == ["fox.png"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
@@ -87,27 +87,27 @@ def test_a_directory_gets_files_named_after_the_task_and_what_they_are(
 
 def test_a_cut_at_every_tenth_byte_is_resumed(made: Made, host: FileHost) -> None:
     task = made()
-    for cut in range(0, len(PICTURE), 10):
+    for cut in range(0, len(IMAGE), 10):
         host.cut_after, host.cuts = cut, 1
-        assert task.outputs[0].bytes() == PICTURE
+        assert task.outputs[0].bytes() == IMAGE
         ranges = [headers.get("range") for headers in host.downloads[-2:]]
         assert ranges == [None, f"bytes={cut}-" if cut else None]
 
 
 def test_a_line_that_gives_ten_bytes_at_a_time_is_enough(made: Made, host: FileHost, tmp_path: Path) -> None:
     host.cut_after = 10
-    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == PICTURE
-    assert len(host.downloads) == -(-len(PICTURE) // 10)
+    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
+    assert len(host.downloads) == -(-len(IMAGE) // 10)
 
 
 def test_a_host_without_ranges_is_fetched_from_anew(made: Made, host: FileHost) -> None:
     host.cut_after, host.cuts, host.takes_ranges = 100, 2, False
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
 
 
 def test_a_range_that_holds_more_than_it_says_is_fetched_from_anew(made: Made, host: FileHost) -> None:
     host.cut_after, host.cuts, host.excess = 100, 1, b"and something else"
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
     assert [headers.get("range") for headers in host.downloads] == [None, "bytes=100-", None]
 
 
@@ -116,16 +116,16 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_anew(made: Made, host: Fi
 
     def change() -> None:
         if len(host.downloads) == 2:
-            host.etag, host.content = '"two"', PICTURE[:8] + bytes(600)
+            host.etag, host.content = '"two"', IMAGE[:8] + bytes(600)
 
     host.on_ask = change
-    assert made().outputs[0].bytes() == PICTURE[:8] + bytes(600)
+    assert made().outputs[0].bytes() == IMAGE[:8] + bytes(600)
 
 
 def test_a_length_that_lies_is_an_error_and_leaves_no_file(
     made: Made, host: FileHost, tmp_path: Path
 ) -> None:
-    host.announced = len(PICTURE) + 100
+    host.announced = len(IMAGE) + 100
     with pytest.raises(OutputError, match=r"broke off|cannot be resumed"):
         made().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
@@ -149,7 +149,7 @@ def test_a_huge_file_is_refused_before_it_is_read(made: Made, host: FileHost, tm
 
 
 def test_a_bomb_is_refused_while_it_unfolds(made: Made, host: FileHost, tmp_path: Path) -> None:
-    host.content, host.headers = gzip.compress(PICTURE[:64] + bytes(50_000_000)), {"content-encoding": "gzip"}
+    host.content, host.headers = gzip.compress(IMAGE[:64] + bytes(50_000_000)), {"content-encoding": "gzip"}
     with pytest.raises(OutputTooLarge):
         made().outputs[0].save(tmp_path / "a.png", max_bytes=1_000_000)
     assert files(tmp_path) == []
@@ -170,14 +170,14 @@ def test_content_that_is_no_image_is_refused(
 def test_an_image_is_no_video(made: Made, tmp_path: Path) -> None:
     with pytest.raises(OutputWrongType, match="video"):
         made(type="video").outputs[0].save(tmp_path / "a.mp4")
-    assert made(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == PICTURE
+    assert made(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == IMAGE
 
 
 def test_an_expired_address_is_renewed_by_reading_the_task(made: Made, host: FileHost) -> None:
     host.statuses = [403]
     host.task = completed(f"{host.url}/file/a.png?signature=fresh")
     task = made(f"{host.url}/file/a.png?signature=old")
-    assert task.outputs[0].bytes() == PICTURE
+    assert task.outputs[0].bytes() == IMAGE
     paths = [path for path, _ in host.asked]
     assert paths == ["/file/a.png?signature=old", "/v1/tasks/task_1", "/file/a.png?signature=fresh"]
 
@@ -191,7 +191,7 @@ def test_an_address_that_expires_halfway_goes_on_where_it_was(made: Made, host: 
             host.statuses = [410]
 
     host.on_ask = expire
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
     assert host.downloads[-1]["range"] == "bytes=100-"
 
 
@@ -209,7 +209,7 @@ def test_an_output_that_is_not_there_yet_is_waited_for(
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 30.0)
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_PAUSE", 0.001)
     host.statuses, host.task = [404] * 3, completed(f"{host.url}/file/a.png")
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
@@ -218,20 +218,20 @@ def test_any_answer_to_an_expired_signature_renews_the_address(
 ) -> None:
     with serving(FileHost(statuses=[status])) as store:
         host.task = completed(f"{store.url}/file/a.png?fresh")
-        assert made(f"{store.url}/file/a.png?old", private_outputs=True).outputs[0].bytes() == PICTURE
+        assert made(f"{store.url}/file/a.png?old", private_outputs=True).outputs[0].bytes() == IMAGE
         assert [path for path, _ in store.asked] == ["/file/a.png?old", "/file/a.png?fresh"]
 
 
 def test_an_output_on_the_servers_own_origin_may_want_the_key(made: Made, host: FileHost) -> None:
     host.statuses = [401]
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
     assert [headers.get("authorization") for headers in host.downloads] == [None, f"Bearer {KEY}"]
 
 
 def test_relative_and_data_addresses_are_read(made: Made) -> None:
-    assert made("/file/a.png").outputs[0].bytes() == PICTURE
-    inline = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
-    assert made(inline).outputs[0].bytes() == PICTURE
+    assert made("/file/a.png").outputs[0].bytes() == IMAGE
+    inline = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
+    assert made(inline).outputs[0].bytes() == IMAGE
     with pytest.raises(OutputError, match="not base64"):
         made("data:image/png;base64,!").outputs[0].bytes()
 
@@ -263,7 +263,7 @@ def test_a_figure_that_lies_is_our_error_or_is_fetched_anew(
 
     host.on_ask = lie
     with contextlib.suppress(OutputError):
-        assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == PICTURE
+        assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
     assert files(tmp_path) in ([], ["a.png"])
 
 
@@ -276,7 +276,7 @@ def test_two_outputs_whose_addresses_change_never_share_a_file(
     assert first.save(tmp_path).name == "task_1-1.png"
     host.task = completed(f"{host.url}/file/1?new", f"{host.url}/file/2?new")
     task.refresh()
-    host.content = PICTURE + b"2"
+    host.content = IMAGE + b"2"
     assert second.save(tmp_path).name == "task_1-2.png"
 
 
@@ -285,11 +285,11 @@ def test_saving_again_keeps_the_file_and_another_one_is_not_replaced_unasked(
 ) -> None:
     target, output = tmp_path / "a.png", made().outputs[0]
     assert output.save(target) == made().outputs[0].save(target) == target
-    host.content = PICTURE + b"other"
+    host.content = IMAGE + b"other"
     with pytest.raises(OutputError, match="overwrite=True"):
         made().outputs[0].save(target)
-    assert target.read_bytes() == PICTURE
-    assert made().outputs[0].save(target, overwrite=True).read_bytes() == PICTURE + b"other"
+    assert target.read_bytes() == IMAGE
+    assert made().outputs[0].save(target, overwrite=True).read_bytes() == IMAGE + b"other"
     assert files(tmp_path) == ["a.png"]
 
 
@@ -313,7 +313,7 @@ def test_an_unknown_or_wrong_type_word_declares_nothing(connect: Connect, host: 
     for word in ("image_url", "png", "file", "IMAGE"):
         task = completed(f"{host.url}/file/a.png")
         task["result"]["outputs"][0]["type"] = word
-        assert client.tasks.load(json.dumps(task)).outputs[0].bytes() == PICTURE
+        assert client.tasks.load(json.dumps(task)).outputs[0].bytes() == IMAGE
 
 
 def test_the_poster_of_a_video_does_not_fail_it(connect: Connect, host: FileHost, tmp_path: Path) -> None:
@@ -325,14 +325,14 @@ def test_the_poster_of_a_video_does_not_fail_it(connect: Connect, host: FileHost
 
 def test_a_host_that_is_busy_is_asked_again(made: Made, host: FileHost) -> None:
     host.statuses = [503, 429]
-    assert made().outputs[0].bytes() == PICTURE
+    assert made().outputs[0].bytes() == IMAGE
 
 
 def test_the_key_goes_to_no_host_of_outputs_and_to_no_redirect(made: Made, host: FileHost) -> None:
     with serving(FileHost()) as other:
         host.redirect = f"{other.url}/file/a.png"
-        assert made(private_outputs=True).outputs[0].bytes() == PICTURE
-        assert made(f"{other.url}/file/a.png", private_outputs=True).outputs[0].bytes() == PICTURE
+        assert made(private_outputs=True).outputs[0].bytes() == IMAGE
+        assert made(f"{other.url}/file/a.png", private_outputs=True).outputs[0].bytes() == IMAGE
         assert len(other.downloads) == 2
         assert KEY not in repr(other.asked) + repr(host.downloads)
 
@@ -408,7 +408,7 @@ def test_an_existing_file_stays_as_it_was_when_fetching_fails(
     made: Made, host: FileHost, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"before")
-    host.content = b"no picture"
+    host.content = b"no image"
     with pytest.raises(PicccError):
         made().outputs[0].save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == b"before"

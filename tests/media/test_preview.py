@@ -1,4 +1,4 @@
-"""Cards have a small copy of a picture in them and outlive its address; showing one never fails or hangs."""
+"""Cards have a small copy of an image in them and outlive its address; showing one never fails or hangs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ KEY = "pcc_live_canary_1234567890"
 
 
 @cache
-def picture(width: int = 900, height: int = 600, mode: str = "RGB", format: str = "PNG") -> bytes:
-    """Return a picture of noise, which no format makes small."""
+def image(width: int = 900, height: int = 600, mode: str = "RGB", format: str = "PNG") -> bytes:
+    """Return an image of noise, which no format makes small."""
     noise = random.Random(1).randbytes(width * height * len(Image.new(mode, (1, 1)).getbands()))
     buffer = io.BytesIO()
     Image.frombytes(mode, (width, height), noise).save(buffer, format)
@@ -46,7 +46,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host() -> Iterator[FileHost]:
-    with serving(FileHost(content=picture())) as running:
+    with serving(FileHost(content=image())) as running:
         yield running
 
 
@@ -69,7 +69,7 @@ def shown(task: Any) -> str:
 
 
 def copy_in(html: str) -> Image.Image:
-    """Return the one picture that some HTML has in it."""
+    """Return the one image that some HTML has in it."""
     [data] = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
     assert len(data) * 3 // 4 <= preview.MAX_COPY_BYTES
     return Image.open(io.BytesIO(base64.b64decode(data)))
@@ -78,13 +78,13 @@ def copy_in(html: str) -> Image.Image:
 @pytest.mark.parametrize(
     ("mode", "format"), [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("I;16", "PNG")]
 )
-def test_a_card_has_a_small_copy_of_its_picture_in_it(host: FileHost, mode: str, format: str) -> None:
+def test_a_card_has_a_small_copy_of_its_image_in_it(host: FileHost, mode: str, format: str) -> None:
     if mode in ("P", "I;16"):
         buffer = io.BytesIO()
-        Image.open(io.BytesIO(picture())).convert("L").convert(mode).save(buffer, format)
+        Image.open(io.BytesIO(image())).convert("L").convert(mode).save(buffer, format)
         host.content = buffer.getvalue()
     else:
-        host.content = picture(mode=mode, format=format)
+        host.content = image(mode=mode, format=format)
     html = shown(finished(host))
     width, height = copy_in(html).size
     assert width <= 512
@@ -111,7 +111,7 @@ def test_an_expired_address_is_renewed_for_it(host: FileHost) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", ["gone", "huge", "no picture", "many pixels", "no address", "private", "no Pillow", "cut"]
+    "trouble", ["gone", "huge", "no image", "many pixels", "no address", "private", "no Pillow", "cut"]
 )
 def test_what_cannot_be_copied_is_shown_by_its_address(
     host: FileHost, trouble: str, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +122,7 @@ def test_what_cannot_be_copied_is_shown_by_its_address(
             host.statuses, host.task = [410] * 9, json.loads(body(url))
         case "huge":
             host.announced = preview.MAX_BYTES + 1
-        case "no picture":
+        case "no image":
             host.content = b"\x89PNG\r\n\x1a\n" + bytes(500)
         case "many pixels":
             monkeypatch.setattr(preview, "MAX_PIXELS", 900 * 600 - 1)
@@ -133,7 +133,7 @@ def test_what_cannot_be_copied_is_shown_by_its_address(
         case "no Pillow":
             monkeypatch.setitem(sys.modules, "PIL", None)
         case "cut":
-            host.content, host.announced = picture()[:1000], 1000
+            host.content, host.announced = image()[:1000], 1000
     monkeypatch.setattr("piccc.media.downloads.FIRST_BACKOFF", 0.001)
     assert f'src="{url}"' in shown(finished(host, url))
     assert not (trouble == "no Pillow" and host.asked)
@@ -153,7 +153,7 @@ def test_a_host_that_hangs_holds_nobody_up_and_is_not_asked_again(
     assert len(host.downloads) <= 1
 
 
-def test_a_saved_picture_is_copied_from_its_file(host: FileHost, tmp_path: Path) -> None:
+def test_a_saved_image_is_copied_from_its_file(host: FileHost, tmp_path: Path) -> None:
     task = finished(host)
     task.save(tmp_path)
     host.statuses = [404] * 9
@@ -161,21 +161,21 @@ def test_a_saved_picture_is_copied_from_its_file(host: FileHost, tmp_path: Path)
     assert len(host.downloads) == 1
 
 
-def test_a_film_plays_from_its_file_once_it_is_saved_where_a_notebook_can_load_it(
+def test_a_video_plays_from_its_file_once_it_is_saved_where_a_notebook_can_load_it(
     host: FileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     host.content = b"\x00\x00\x00\x18ftypisom" + bytes(500)
     task = finished(host, type="video")
     assert f'src="{host.url}/file/a.png#' in shown(task)
-    task.outputs[0].save(tmp_path / "films" / "a 狐 #1.mp4")
-    assert 'src="films/a%20%E7%8B%90%20%231.mp4#' in shown(task)
+    task.outputs[0].save(tmp_path / "videos" / "a 狐 #1.mp4")
+    assert 'src="videos/a%20%E7%8B%90%20%231.mp4#' in shown(task)
     monkeypatch.chdir("/")
-    (tmp_path / "films" / "a 狐 #1.mp4").unlink()
+    (tmp_path / "videos" / "a 狐 #1.mp4").unlink()
     assert f'src="{host.url}/file/a.png#' in shown(task)
 
 
-def test_a_gallery_fetches_a_bounded_number_of_pictures(
+def test_a_gallery_fetches_a_bounded_number_of_images(
     host: FileHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preview, "MOST_PREVIEWS", 5)

@@ -35,7 +35,7 @@ def first_watch(waiting: Schedule, now: float) -> Watch:
 
 
 @pytest.mark.parametrize("drifts", [False, True])
-def test_10000_films_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_2_seconds(
+def test_10000_videos_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_2_seconds(
     drifts: bool,
 ) -> None:
     fleet = all_at_once(COUNT, median=120)
@@ -43,7 +43,7 @@ def test_10000_films_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_2
     check(fleet)
 
 
-def test_10000_pictures_through_slots_cost_2_percent_of_asking_for_each() -> None:
+def test_10000_images_through_slots_cost_2_percent_of_asking_for_each() -> None:
     check(through_slots(COUNT, slots=500, median=20))
 
 

@@ -292,7 +292,7 @@ async def test_a_cancelled_submission_says_how_to_find_it(emulator: Emulator) ->
         assert [each.key for each in client.ledger.unsettled()] == ["fox"]
 
 
-def test_an_allowance_bounds_tasks_and_film_and_takes_back_what_was_refused(
+def test_an_allowance_bounds_tasks_and_video_and_takes_back_what_was_refused(
     connect: Connect, emulator: Emulator
 ) -> None:
     spend_limit = SpendLimit(max_tasks=3, max_video_seconds=10)

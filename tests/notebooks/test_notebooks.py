@@ -48,7 +48,7 @@ def test_there_are_five() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_first_words",
         "02_langchain_agent",
-        "03_pictures_and_films",
+        "03_images_and_videos",
         "04_llama_index_rag",
         "05_testing_your_agent",
     ]

@@ -158,7 +158,7 @@ def test_ours_count_exactly_what_was_charged(models: Models, emulator: Emulator,
         assert len(counter.llm_token_counts) == len(charged) == len(QUESTIONS)
 
 
-def test_a_picture_and_a_tools_history_are_sent_the_same(models: Models, emulator: Emulator) -> None:
+def test_an_image_and_a_tools_history_are_sent_the_same(models: Models, emulator: Emulator) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(buffer, "JPEG")
     call = ToolCallBlock(tool_call_id="call_1", tool_name="multiply", tool_kwargs={"a": 2, "b": 3})

@@ -47,7 +47,7 @@ class Subject:
         raise NotImplementedError
 
     def is_own_error(self, error: Exception) -> bool:
-        """Tell whether an error is of the client's own kind."""
+        """Return whether an error is of the client's own kind."""
         raise NotImplementedError
 
 

@@ -383,7 +383,7 @@ def _message(message: Message, replay: bool, names: ToolNames) -> list[JSON]:
 
 
 def _goes_back(part: Part, replay: bool) -> bool:
-    """Tell whether a part of an earlier answer is sent: reasoning only with its signature."""
+    """Return whether a part of an earlier answer is sent: reasoning only with its signature."""
     if isinstance(part, Reasoning):
         return replay and bool(part.signature or part.redacted)
     if isinstance(part, Raw):

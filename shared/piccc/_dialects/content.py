@@ -1,4 +1,4 @@
-"""Images and documents as they go onto the wire: with their real types, told by their content."""
+"""Images and documents as they go onto the wire: with their real types, found by content."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def _assistant(message: Message, replay: bool, names: ToolNames) -> JSON:
 
 
 def _goes_back(part: Part) -> bool:
-    """Tell whether a part of an earlier answer is content here."""
+    """Return whether a part of an earlier answer is content here."""
     if isinstance(part, Raw):
         if part.data.get("type") in ("text", "refusal"):
             return True

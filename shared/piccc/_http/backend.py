@@ -193,7 +193,7 @@ class Stream(Protocol):
         ...
 
     def is_readable(self) -> bool:
-        """Tell whether bytes or the connection's end have arrived that nobody has read."""
+        """Return whether bytes or the connection's end have arrived that nobody has read."""
         ...
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class SyncStream:
         return type(self)(context.wrap_socket(self._socket, server_hostname=host))
 
     def is_readable(self) -> bool:
-        """Tell whether something waits to be read."""
+        """Return whether something waits to be read."""
         under_tls = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
         return under_tls or _is_readable(self._socket)
 
@@ -235,7 +235,7 @@ class AsyncStream(asyncio.Protocol):
         return secure
 
     def is_readable(self) -> bool:
-        """Tell whether something waits to be read."""
+        """Return whether something waits to be read."""
         # A server that hung up is seen on the socket before the event loop has said so.
         return bool(self._pieces) or self._is_over or _is_readable(self._socket)
 

@@ -206,7 +206,7 @@ def classify(error: Exception, library: Any, client: Any) -> Failure:
 
 
 def _was_sent(error: Exception, client: Any) -> bool:
-    """Tell whether an error that is none of the library's can have come after the request was sent.
+    """Return whether an error that is none of the library's can have come after the request was sent.
 
     It cannot where it came through neither a transport nor a hook that looks at replies: then it is of a hook
     that looks at requests, of an `auth=`, or of ours.

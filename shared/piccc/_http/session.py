@@ -477,7 +477,7 @@ class _RetryState:
         return max(self.io.random() * longest, asked)
 
     def _may_repeat(self, failed: _Failed) -> bool:
-        """Tell whether the same call may be sent again: now, or later by whoever catches the error."""
+        """Return whether the same call may be sent again: now, or later by whoever catches the error."""
         headers = getattr(failed.error, "headers", {})
         if headers.get("x-should-retry", "").lower() == "false":
             return False

@@ -1,4 +1,4 @@
-"""`piccc demo`: streaming, an agent that makes a picture and a film, and a question to documents."""
+"""`piccc demo`: streaming, an agent that makes an image and a video, and a question to documents."""
 
 from __future__ import annotations
 

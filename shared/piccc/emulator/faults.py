@@ -148,7 +148,7 @@ class Fault:
         )
 
     def _counts(self) -> bool:
-        """Tell whether whatever must be a number is one."""
+        """Return whether whatever must be a number is one."""
         numbers = [value for name, value in self.options.items() if name in _COUNTED_OPTIONS]
         if self.kind in _COUNTED and self.value is not None:
             numbers.append(self.value)

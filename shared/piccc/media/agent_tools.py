@@ -1,4 +1,4 @@
-"""The media tools of both frameworks: arguments, one run of a tool, and what the model is told."""
+"""The media tools of both frameworks: arguments, one run of a tool, and the text for the model."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ _ADVICE: dict[type[Exception], tuple[bool, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What an agent is told.
+    """What an agent gets back.
 
     Attributes:
         text: what the model reads.
@@ -496,9 +496,9 @@ def _notify(on_update: OnUpdate | None, task: Task) -> None:
         _log.exception("on_update failed for task %s.", task.id)
 
 
-def run_sync_tool(errand: Coroutine[Any, Any, T]) -> T:
-    """Run an errand over a blocking client; raise ConfigurationError where it is asynchronous."""
-    return run_sync(errand)
+def run_sync_tool(run: Coroutine[Any, Any, T]) -> T:
+    """Run a tool over a sync client; raise ConfigurationError where it is asynchronous."""
+    return run_sync(run)
 
 
 async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from piccc.media.account import Account
 
 SECONDS = 3.0
-"""For how long a display may wait for the copies of all its pictures."""
+"""For how long a display may wait for the copies of all its images."""
 AT_ONCE = 4
 MOST_PREVIEWS = 60
-"""How many pictures of one display are copied into it."""
+"""How many images of one display are copied into it."""
 MAX_BYTES = 16 * 1024**2
 MAX_PIXELS = 20_000_000
 MAX_COPY_BYTES = 40 * 1024
@@ -38,7 +38,7 @@ class Preview:
     """What a card can show of an output without its address: its copy, or the file that it was saved to.
 
     Attributes:
-        data_url: the copy of a picture, None where there is none.
+        data_url: the copy of an image, None where there is none.
     """
 
     def __init__(self, account: Account, task: Task, output: Output) -> None:
@@ -60,7 +60,7 @@ class Preview:
         return None
 
     def take(self) -> bool:
-        """Tell whether a copy is to be made; true once, and again when there is a new file."""
+        """Return whether a copy is to be made; true once, and again when there is a new file."""
         is_due, self._is_due = self._is_due, False
         return is_due
 
@@ -87,19 +87,19 @@ def complete(previews: Iterable[Preview]) -> None:
 
 
 def shrunk(read: Callable[[], bytes]) -> str:
-    """Read a picture and return a small copy as a data: URL; raise whatever hinders it."""
+    """Read an image and return a small copy as a data: URL; raise whatever hinders it."""
     from PIL import Image, ImageOps
 
-    picture: Image.Image = Image.open(io.BytesIO(read()))
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{picture.size} is too large")
-    picture.draft("RGB", (_SIZES[0][0], _SIZES[0][0]))
-    picture = ImageOps.exif_transpose(picture)
-    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    image: Image.Image = Image.open(io.BytesIO(read()))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.size} is too large")
+    image.draft("RGB", (_SIZES[0][0], _SIZES[0][0]))
+    image = ImageOps.exif_transpose(image)
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     for side, quality in _SIZES:
-        picture.thumbnail((side, side))
+        image.thumbnail((side, side))
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=quality)
+        image.save(buffer, "WEBP", quality=quality)
         if buffer.tell() <= MAX_COPY_BYTES:
             break
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -122,7 +122,7 @@ _MEDIA = "width:100%;border-radius:6px"
 
 
 def mimebundle(task: Task) -> dict[str, str]:
-    """Return a task as HTML, with copies of its pictures, and as plain text."""
+    """Return a task as HTML, with copies of its images, and as plain text."""
     _complete([task])
     return {"text/html": card(task), "text/plain": line(task)}
 
@@ -134,7 +134,7 @@ def line(task: Task) -> str:
 
 
 def card(task: Task, width: int = 420) -> str:
-    """Return a task as an HTML card: its status and progress, then its pictures and films."""
+    """Return a task as an HTML card: its status and progress, then its images and videos."""
     color = _COLORS.get(task.status, _RUNNING_COLOR)
     prompt = task.prompt if len(task.prompt) <= _PROMPT_LENGTH else f"{task.prompt[:_PROMPT_LENGTH]}…"
     frame = f"max-width:{width}px;border:1px solid #8886;border-radius:8px;padding:10px;margin:4px 0"
@@ -151,7 +151,7 @@ def card(task: Task, width: int = 420) -> str:
 
 
 def gallery(tasks: Iterable[Task]) -> str:
-    """Return tasks as HTML cards in rows, with copies of their pictures."""
+    """Return tasks as HTML cards in rows, with copies of their images."""
     tasks = list(tasks)
     _complete(tasks)
     cards = "".join(card(task, width=260) for task in tasks)
@@ -187,12 +187,12 @@ def _bar(task: Task) -> str:
 def _complete(tasks: Iterable[Task]) -> None:
     if _is_in_terminal():
         return
-    pictures = [output for task in tasks for output in task.outputs if not _is_film(output)]
-    complete(preview for output in pictures if (preview := _preview(output)) is not None)
+    images = [output for task in tasks for output in task.outputs if not _is_video(output)]
+    complete(preview for output in images if (preview := _preview(output)) is not None)
 
 
 def _is_in_terminal() -> bool:
-    """Tell whether IPython runs in a terminal, which shows the plain text alone."""
+    """Return whether IPython runs in a terminal, which shows the plain text alone."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "text/html" not in shell.display_formatter.active_types
 
@@ -202,17 +202,17 @@ def _preview(output: Output) -> Preview | None:
     return getattr(output, "preview", None)
 
 
-def _is_film(output: Output) -> bool:
+def _is_video(output: Output) -> bool:
     return output.type == "video" or (output.mime_type or "").startswith("video/")
 
 
 def _media(output: Output, prompt: str) -> str:
     preview = _preview(output)
-    kept = preview and (preview.file_url if _is_film(output) else preview.data_url)
+    kept = preview and (preview.file_url if _is_video(output) else preview.data_url)
     if not kept and urlsplit(output.url).scheme not in ("http", "https"):
         return ""
     url = escape(kept or output.url, quote=True)
-    if _is_film(output):
-        # The fragment has the browser show the first picture until it is played.
+    if _is_video(output):
+        # The fragment has the browser show the first image until it is played.
         return f'<video src="{url}#t=0.01" controls loop preload="metadata" style="{_MEDIA}"></video>'
     return f'<img src="{url}" alt="{escape(prompt, quote=True)}" loading="lazy" style="{_MEDIA}">'

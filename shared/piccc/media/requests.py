@@ -170,7 +170,7 @@ def _check_name(name: str) -> None:
 
 
 def _is_typo(name: str, right: str) -> bool:
-    """Tell whether a name is within two edits of another, one for a short one; a swap is one edit."""
+    """Return whether a name is within two edits of another, one for a short one; a swap is one edit."""
     most = 2 if len(right) > 5 else 1
     if name == right or abs(len(name) - len(right)) > most:
         return False
@@ -304,7 +304,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def can_be(task: Task, entry: Submission) -> bool:
-    """Tell whether a task may be what became of a submission: as far as the server tells, all is equal."""
+    """Return whether a task may be what became of a submission: as far as the server tells, all is equal."""
     request = entry.request
     pairs: list[tuple[Any, Any]] = [
         (task.type, entry.type),
@@ -317,7 +317,7 @@ def can_be(task: Task, entry: Submission) -> bool:
 
 
 def is_recent(task: Task, entry: Submission) -> bool:
-    """Tell whether a task was not made before its submission was written down."""
+    """Return whether a task was not made before its submission was written down."""
     return task.created_at is None or task.created_at >= entry.at - CLOCK_SKEW
 
 

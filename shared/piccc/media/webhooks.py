@@ -42,7 +42,7 @@ def sign(secret: str, id: str, timestamp: int, body: bytes) -> dict[str, str]:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    """Tell whether a delivery was signed with the secret within five minutes. Header names are lower case."""
+    """Return whether a delivery was signed with the secret within five minutes. Header names are lower case."""
     id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not id or not timestamp.isdecimal() or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
         return False
@@ -246,7 +246,7 @@ class Webhooks:
         return 204, Delivery(entry, task_id) if entry and task_id else None
 
     async def confirm(self, delivery: Delivery, account: Account | None = None) -> None:
-        """Ask the server whether it is so, and tell whom it concerns."""
+        """Verify the delivery with the server, and notify the waits for its task."""
         account, task_id = account or self._account, delivery.task_id
         if not self._may_confirm(task_id, account.session.io.now()):
             return

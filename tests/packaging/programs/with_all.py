@@ -19,7 +19,7 @@ agent = create_agent(
     [PicccImageTool(client=client, model="piccc-image")],
     middleware=[PicccTasksMiddleware(client)],
 )
-order = HumanMessage('Make a square picture "a red ceramic mug".')
+order = HumanMessage('Make a square image "a red ceramic mug".')
 state = agent.invoke({"messages": [order]})
 assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
 [task] = media_from(state["messages"][2])

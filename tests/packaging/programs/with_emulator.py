@@ -25,12 +25,12 @@ with Emulator(speed=math.inf) as emulator:
     quick = Polling(min=0.01, max=0.05)
     with Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=quick) as client:
         assert client.chat.create("Anna is 31.", model="piccc-pro").text
-        picture = client.images.generate("the words 'Blue Mug' 蓝色杯子", model="piccc-image")
-        film = client.videos.generate(
+        image = client.images.generate("the words 'Blue Mug' 蓝色杯子", model="piccc-image")
+        video = client.videos.generate(
             "it turns", model="piccc-video", duration_seconds=1, resolution="480p", aspect_ratio="16:9"
         )
-        assert picture.outputs[0].save("mug.png").read_bytes().startswith(b"\x89PNG")
-        assert b"ftyp" in film.outputs[0].save("mug.mp4").read_bytes()[:16]
+        assert image.outputs[0].save("mug.png").read_bytes().startswith(b"\x89PNG")
+        assert b"ftyp" in video.outputs[0].save("mug.mp4").read_bytes()[:16]
     assert [charge.kind for charge in emulator.charges] == ["chat", "image", "video"]
 
 Path("test_mine.py").write_text(TEST)

@@ -1,4 +1,4 @@
-"""Use what [langchain] gives: words, tools, objects and a picture, over both dialects."""
+"""Use what [langchain] gives: words, tools, objects and an image, over both dialects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def talk(model: ChatPiccc) -> None:
     assert asyncio.run(model.ainvoke("Name a colour.")).text
 
 
-def make_a_picture(client: Client) -> None:
+def make_an_image(client: Client) -> None:
     """Call the image tool as a model does, and save what it made."""
     call = {"type": "tool_call", "id": "c1", "name": "generate_image", "args": {"prompt": "a kite"}}
     [task] = media_from(PicccImageTool(client=client, model="piccc-image").invoke(call))
@@ -50,4 +50,4 @@ def make_a_picture(client: Client) -> None:
 
 for dialect in ("openai", "anthropic"):
     talk(ChatPiccc(model="piccc-pro", dialect=dialect))
-make_a_picture(Client(polling=Polling(min=0.01, max=0.05)))
+make_an_image(Client(polling=Polling(min=0.01, max=0.05)))

@@ -1,4 +1,4 @@
-"""Use what [llama-index] gives: words, objects, an agent, an index and a picture, over both dialects."""
+"""Use what [llama-index] gives: words, objects, an agent, an index and an image, over both dialects."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ask_an_index(llm: Piccc) -> None:
     assert "250 ml" in str(engine.query("How much does the red mug hold?"))
 
 
-def make_a_picture(client: Client) -> None:
+def make_an_image(client: Client) -> None:
     """Call the image tool as an agent does, and save what it made."""
     tools = PicccMediaToolSpec(client, image_model="piccc-image").to_tool_list()
     [draw] = [tool for tool in tools if tool.metadata.name == "generate_image"]
@@ -65,4 +65,4 @@ for dialect in ("openai", "anthropic"):
     llm = Piccc(model="piccc-pro", dialect=dialect)
     talk(llm)
     ask_an_index(llm)
-make_a_picture(Client(polling=Polling(min=0.01, max=0.05)))
+make_an_image(Client(polling=Polling(min=0.01, max=0.05)))

@@ -1,4 +1,4 @@
-"""Use what every install gives: words, whole and streamed, and a picture, over both dialects."""
+"""Use what every install gives: words, whole and streamed, and an image, over both dialects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def talk_meanwhile(client: AsyncClient) -> None:
     assert "".join(words)
 
 
-def make_a_picture(client: Client) -> None:
+def make_an_image(client: Client) -> None:
     """Submit, wait, save and list."""
     handle = client.images.submit("a mug", model="piccc-image", aspect_ratio="1:1", resolution="1K")
     [output] = handle.wait().outputs
@@ -41,4 +41,4 @@ for dialect in ("openai", "anthropic"):
     with Client(dialect=dialect, polling=QUICK, ledger="tasks.db") as client:
         talk(client)
         asyncio.run(talk_meanwhile(client.as_async()))
-        make_a_picture(client)
+        make_an_image(client)

@@ -252,7 +252,7 @@ class _File:
         self._identity = (found.st_dev, found.st_ino)
 
     def is_current(self, path: Path) -> bool:
-        """Tell whether this is still the file at the path, and this process's to use."""
+        """Return whether this is still the file at the path, and this process's to use."""
         if self.process != os.getpid():
             return False
         try:
