@@ -42,7 +42,7 @@ def sign(secret: str, id: str, timestamp: int, body: bytes) -> dict[str, str]:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    """Return whether a delivery was signed with the secret within five minutes. Header names are lower case."""
+    """Return whether a delivery was signed with the secret in the last five minutes."""
     id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not id or not timestamp.isdecimal() or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
         return False
