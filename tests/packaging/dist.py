@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-FOR_GITHUB = (".ci/", ".github/")
+FOR_GITHUB = (".ci/", ".gitattributes", ".github/", ".pre-commit-config.yaml")
 """Folders of the repository that no sdist needs."""
 PATIENCE = 600.0
 
