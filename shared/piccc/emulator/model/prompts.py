@@ -10,13 +10,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from piccc.emulator.conversation import ModelRequest
 from piccc.emulator.model.context import STOPWORDS, answered, rarity, stems
 from piccc.emulator.model.jsontext import json_objects
-from piccc.emulator.model.schema import is_schema
+from piccc.emulator.model.schema import is_schema, mapping
 
 _CHOICE = re.compile(
     r"^[ \t]*\((\d{1,9})\)\s*(.+?)(?=\n[ \t]*\(\d+\)|\n-{3,}|\n\n\n|\Z)", re.MULTILINE | re.DOTALL
@@ -38,23 +38,31 @@ def reply(request: ModelRequest) -> str | None:
     users = [turn for turn in request.turns if turn.role == "user"]
     if not users or request.tools or request.schema is not None or request.json_mode:
         return None
-    forms = (_selected, _sub_questions, _verdict, _labelled, _queries, _standalone, _refined, _cited)
-    return next((said for form in forms if (said := form(users[-1].text))), None)
+    text = users[-1].text
+    return next((said for form in _FORMS if (said := form(text))), None) or _passages_ranked(request) or None
 
 
 def schema_in(text: str) -> dict[str, Any] | None:
     """Return the last JSON Schema of an object that a text writes out."""
+    text = _plain(text)
     found = [one for one, _, _ in json_objects(text)] if re.search(r"(?i)\bjson\b", text) else []
     return next((one for one in reversed(found) if is_schema(one)), None)
 
 
 def without_schema(text: str) -> str:
     """Return a prompt without the schema that it quotes and the lines that introduce it."""
+    text = _plain(text)
     for _, start, end in reversed([*json_objects(text)] if schema_in(text) else []):
         text = text[:start] + "schema" + text[end:]
     return "\n".join(
         line for line in text.splitlines() if not re.search(r"(?i)json|schema|```", line)
     ).strip()
+
+
+def _plain(text: str) -> str:
+    """Undo the braces that LlamaIndex doubles in the schema of `LLMTextCompletionProgram`."""
+    doubled = re.search(r"JSON schema to follow:\n\{\{", text) is not None
+    return text.replace("{{", "{").replace("}}", "}") if doubled else text
 
 
 def ranked(text: str) -> list[tuple[int, str]]:
@@ -63,14 +71,26 @@ def ranked(text: str) -> list[tuple[int, str]]:
     question = _ABOUT.search(text)
     if not choices or question is None:
         return []
-    weights = rarity([words for _, words in choices])
-    wanted = set(stems(question[1]))
-    scores = {
-        number: math.fsum(weights[word] for word in wanted & set(stems(words))) for number, words in choices
-    }
+    scores = _scores(question[1], dict(choices))
     most = next((int(one) for match in _MOST.finditer(text) for one in match.groups() if one), 1)
     order = sorted(choices, key=lambda choice: (-scores[choice[0]], choice[0]))
     return [order[0], *(one for one in order[1:most] if scores[one[0]] > 0.5 * scores[order[0][0]])]
+
+
+def _scores(question: str, texts: dict[int, str]) -> dict[int, float]:
+    """Weigh how much each text shares with a question; rare words count most."""
+    weights, wanted = rarity(list(texts.values())), {*stems(question)}
+    return {
+        at: math.fsum(weights[one] for one in sorted(wanted & {*stems(text)})) for at, text in texts.items()
+    }
+
+
+def selection(text: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments of LlamaIndex's `SingleSelection` or `MultiSelection` for its prompt."""
+    chosen = [{"index": number, "reason": f"It fits best: {words}"} for number, words in ranked(text)]
+    names = {*mapping(parameters, "properties")}
+    single = chosen[0] if chosen and names == {"index", "reason"} else None
+    return {"selections": chosen} if chosen and names == {"selections"} else single
 
 
 def _selected(text: str) -> str:
@@ -131,7 +151,7 @@ def _last_question(text: str) -> str:
 
 def _verdict(text: str) -> str:
     """Say YES or NO when one of both is asked for: whether the context holds the information's words."""
-    if not re.search(r"\b(?:either )?YES or NO\b|\bYES/NO\b", text):
+    if not re.search(r"\b(?:either )?YES or NO\b|\bYES/ ?NO\b", text):
         return ""
     told = re.findall(
         r"(?:^|\n)(?:information|statement|response|answer|claim|query and response)"
@@ -146,8 +166,17 @@ def _verdict(text: str) -> str:
     )
     if not told or not given:
         return ""
-    claim = set(stems(next((one for one in reversed(told) if one.strip()), "")))
-    return "YES" if claim and len(claim & set(stems(given[-1]))) * 2 >= len(claim) else "NO"
+    claim = next((one for one in reversed(told) if one.strip()), "")
+    return "YES" if _holds(given[-1], claim) else "NO"
+
+
+def _holds(context: str, claim: str) -> bool:
+    """Return whether a context has all words of a claim; of a long one, a word may be another."""
+    words = {*stems(claim)}
+    missing = words - {*stems(context)}
+    return (
+        bool(words) and len(missing) <= len(words) // 8 and not any(re.search(r"\d", one) for one in missing)
+    )
 
 
 def _labelled(text: str) -> str:
@@ -208,3 +237,75 @@ def _cited(text: str) -> str:
     _, said = answered(text)
     own = next((number for number, words in reversed(sources) if said and said in words), "")
     return f"{said} [{own}]" if own else said
+
+
+def _consulted(text: str) -> str:
+    """Give LlamaIndex's `Doc: 9, Relevance: 7` for the documents that share words with the question."""
+    if "Doc: 9, Relevance: 7" not in text:
+        return ""
+    shown = text.split("Let's try this now:")[-1]
+    listed = re.findall(r"(?ms)^Document (\d+):\s*(.*?)(?=^Document \d+:|^Question: )", shown)
+    scores = _scores(shown.rpartition("Question: ")[2], {int(number): words for number, words in listed})
+    top = max(scores.values(), default=0.0)
+    order = sorted((at for at in scores if scores[at] > 0.3 * top), key=lambda at: -scores[at])
+    return "\n".join(f"Doc: {at}, Relevance: {max(1, round(10 * scores[at] / top))}" for at in order)
+
+
+def _passages_ranked(request: ModelRequest) -> str:
+    """Give RankGPT's `[2] > [1]` for the passages, one a message."""
+    users = [turn.text for turn in request.turns if turn.role == "user"]
+    asked = re.match(r"Search Query: (.*?)\. ?\nRank the \d+ passages above", users[-1], re.DOTALL)
+    shown = (
+        [match for text in users[:-1] if (match := re.match(r"(?s)\[(\d+)\] (.*)", text))] if asked else []
+    )
+    scores = _scores(asked[1] if asked else "", {int(match[1]): match[2] for match in shown})
+    return " > ".join(f"[{at}]" for at in sorted(scores, key=lambda at: -scores[at]))
+
+
+_CORRECTNESS = re.compile(r"(?s)## User Query\n(.*)\n## Reference Answer\n(.*)\n## Generated Answer\n(.*)")
+
+
+def _graded(text: str) -> str:
+    """Give LlamaIndex's correctness: a line with a score from 1 to 5, then the reason."""
+    if not (parts := _CORRECTNESS.search(text)):
+        return ""
+    query, reference, said = parts.groups()
+    if _holds(f"{query} {reference}", said) and stems(said):
+        return "5.0\nThe answer says what the reference says."
+    shared = {*stems(said)} & {*stems(f"{query} {reference}")}
+    return "2.0\nThe answer differs from the reference." if shared else "1.0\nThe answer is not relevant."
+
+
+def _scored(text: str) -> str:
+    """Give LlamaIndex's `[RESULT]` for the relevance of a response (of 2) or of a context (of 4)."""
+    parts = re.search(r"(?s)Query: ?\n (.*?)\n(Response|Context): ?\n (.*)\nFeedback:$", text.strip())
+    if not parts or "[RESULT]" not in text:
+        return ""
+    wanted = {*stems(parts[1])}
+    part = len(wanted & {*stems(parts[3])}) / max(len(wanted), 1)
+    points = (part > 0) + (part >= 0.5)
+    return f"The {parts[2].lower()} shares {part:.0%} of the query's words. [RESULT] " + (
+        f"{2.0 * points}" if parts[2] == "Context" else f"{points}"
+    )
+
+
+_ANSWERS = r"\[The Start of Assistant {0}.s Answer\]\s*(.*?)\s*\[The End of Assistant {0}.s Answer\]"
+
+
+def _compared(text: str) -> str:
+    """Give LlamaIndex's `[[A]]`, `[[B]]` or `[[C]]`: the answer that keeps closer to the reference."""
+    answers = [re.search(_ANSWERS.format(name), text, re.DOTALL) for name in "AB"]
+    told = text.partition("[The Start of Assistant A")[0]
+    marks = [
+        (_holds(told, one[1]), len({*stems(told)} & {*stems(one[1])})) for one in answers if one is not None
+    ]
+    if len(marks) < 2:
+        return ""
+    winner = "C" if marks[0] == marks[1] else "AB"[marks[1] > marks[0]]
+    return f"Compared by the words that they share with the question and the reference. [[{winner}]]"
+
+
+_FORMS = (
+    *(_selected, _sub_questions, _consulted, _graded, _scored, _compared),
+    *(_verdict, _labelled, _queries, _standalone, _refined, _cited),
+)

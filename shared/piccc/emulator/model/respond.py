@@ -97,7 +97,8 @@ class _Reply:
         links = ({"url": link} for link in re.findall(r"https?://[^\s)\]，。]+[\w/]", result))
         known, around = [*self.known, *links] if step.waits else [], [self.words, *self.earlier]
         values = Values(text, around, known, stems(step.tool.name))
-        value = filled({"type": "object", **step.tool.parameters}, values)
+        chosen = prompts.selection(self.prompt, step.tool.parameters)
+        value = chosen or filled({"type": "object", **step.tool.parameters}, values)
         return value if isinstance(value, dict) else {}
 
     def _text(self) -> str:
