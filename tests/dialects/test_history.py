@@ -471,6 +471,14 @@ FORCED: JSON = {"tools": [Tool("look")], "tool_choice": "required"}
         ),
         ({"reasoning_effort": "low", "temperature": 1}, {"budget": 1024, "temperature": 1}, []),
         ({"reasoning_effort": "low", "top_p": 0.5}, {"budget": 1024, "top_p": None}, ["top_p"]),
+        ({"reasoning_effort": "low", "extra_body": {"max_tokens": 900}}, {"thinking": None}, ["max_tokens"]),
+        ({"reasoning_effort": "high", "extra_body": {"max_tokens": 4096}}, {"budget": 2048}, []),
+        (
+            {"extra_body": {"thinking": {"type": "enabled", "budget_tokens": 9000}}, "temperature": 0.1},
+            {"budget": 9000, "max_tokens": 9000 + 4096, "temperature": None},
+            ["temperature"],
+        ),
+        ({"extra_body": {"thinking": {"type": "disabled"}}, "temperature": 0.1}, {"temperature": 0.1}, []),
     ],
 )
 def test_reasoning_makes_requests_that_anthropics_server_takes(
@@ -489,6 +497,20 @@ def test_reasoning_is_left_out_where_the_answer_is_begun() -> None:
     encoded = dialect_named("anthropic").encode(request, stream=False)
     assert "thinking" not in encoded.body
     assert len(encoded.adapted) == 1
+
+
+@pytest.mark.parametrize("thought", [None, Reasoning("hm"), Reasoning("hm", "sig"), Reasoning(redacted="d")])
+@pytest.mark.parametrize("further", [[], [HI], [said(Text("It rains.")), HI]])
+def test_reasoning_is_left_out_while_calls_that_were_made_without_it_have_their_results_read(
+    thought: Reasoning | None, further: list[Message]
+) -> None:
+    calling = said(*([thought] if thought else []), ToolCall("a", "look", "{}"))
+    messages = [HI, calling, Message("tool", [Text("rain")], tool_call_id="a"), *further]
+    request = ChatRequest(model="m", messages=messages, tools=[Tool("look")], reasoning_effort="low")
+    encoded = dialect_named("anthropic").encode(request, stream=False)
+    goes = len(further) > 1 or (thought is not None and bool(thought.signature or thought.redacted))
+    assert ("thinking" in encoded.body) is goes
+    assert len(encoded.adapted) == (not goes)
 
 
 def test_one_limit_of_tokens_is_sent() -> None:

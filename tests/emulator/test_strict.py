@@ -435,6 +435,12 @@ RULES: dict[str, Rule] = {
         "thinking.budget_tokens",
         message(thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=1025),
     ),
+    "thinking in the midst of calls that were made without it": Rule(
+        "messages",
+        asked(says("assistant", [use()]), says("user", [used()]), thinking={"type": "adaptive"}),
+        "messages.1.content.0.type",
+        asked(says("assistant", [use()]), says("user", [used()])),
+    ),
     "thinking on a small budget": Rule(
         "messages",
         message(thinking={"type": "enabled", "budget_tokens": 1023}, max_tokens=2000),

@@ -100,7 +100,7 @@ class AnthropicDialect:
         names = ToolNames(request)
         messages = sendable(request.messages)
         turns = _turns(messages, request.replay_reasoning is not False, names)
-        plan = _plan(request, ends_in_answer=turns[-1]["role"] == "assistant")
+        plan = _plan(request, turns)
         body: JSON = {
             "model": request.model,
             "max_tokens": plan.max_tokens,
@@ -274,13 +274,21 @@ class _Plan:
     adapted: list[str] = field(default_factory=list)
 
 
-def _plan(request: ChatRequest, *, ends_in_answer: bool) -> _Plan:
+def _plan(request: ChatRequest, turns: Sequence[JSON]) -> _Plan:
     """Fit the settings together: with thinking, the API refuses several of them (assumed for Piccc).
 
     https://docs.claude.com/en/docs/build-with-claude/extended-thinking#feature-compatibility
     """
-    effort, limit = request.reasoning_effort, request.max_tokens
+    given = request.extra_body
+    effort, limit = request.reasoning_effort, count(given.get("max_tokens")) or request.max_tokens
     plan = _Plan(limit or DEFAULT_MAX_TOKENS, None, request.temperature, request.top_p)
+    if "thinking" in given:  # which is sent as it is, so the other settings make room for it
+        budget = count(mapping(given["thinking"]).get("budget_tokens"))
+        if budget and limit is None:
+            plan.max_tokens += budget
+        if mapping(given["thinking"]).get("type") != "disabled":
+            _fit_sampling(plan)
+        return plan
     if effort is None:
         return plan
     if effort == "none":
@@ -290,7 +298,9 @@ def _plan(request: ChatRequest, *, ends_in_answer: bool) -> _Plan:
         "a tool is forced"
         if request.tools and (request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool))
         else "the answer is begun already"
-        if ends_in_answer
+        if turns[-1]["role"] == "assistant"
+        else "the calls whose results follow were made without it"
+        if _goes_on_without_thinking(turns)
         else "max_tokens leaves no room for it"
         if limit is not None and limit <= _LEAST_BUDGET
         else None
@@ -304,13 +314,28 @@ def _plan(request: ChatRequest, *, ends_in_answer: bool) -> _Plan:
     else:
         budget = min(budget, max(_LEAST_BUDGET, limit // 2))
     plan.thinking = {"type": "enabled", "budget_tokens": budget}
+    _fit_sampling(plan)
+    return plan
+
+
+def _fit_sampling(plan: _Plan) -> None:
     if plan.temperature not in (None, 1):
         plan.temperature = None
         plan.adapted.append("temperature is left out: it must be 1 with reasoning")
     if plan.top_p is not None and plan.top_p < _LEAST_TOP_P:
         plan.top_p = None
         plan.adapted.append(f"top_p is left out: it must be at least {_LEAST_TOP_P} with reasoning")
-    return plan
+
+
+def _goes_on_without_thinking(turns: Sequence[JSON]) -> bool:
+    """Tell whether the last turn has results of calls before which the model did not think.
+
+    "When `thinking` is enabled, a final `assistant` message must start with a thinking block."
+    """
+    if not any(block["type"] == "tool_result" for block in mappings(turns[-1]["content"])):
+        return False
+    calling = mappings(turns[-2]["content"])
+    return calling[0]["type"] not in ("thinking", "redacted_thinking")
 
 
 def _check_cache_marks(body: JSON) -> None:

@@ -116,12 +116,28 @@ def _thinking(request: anthropic.CountRequest) -> Iterator[Flaw]:
         return
     if request.tool_choice and request.tool_choice.type in ("any", "tool"):
         yield "tool_choice", "thinking cannot be combined with a forced tool."
+    yield from _unthought(request.messages)
     if not isinstance(request, anthropic.MessageRequest):
         return
     if request.temperature not in (None, 1):
         yield "temperature", "must be 1 with thinking."
     if isinstance(thinking, anthropic.ThinkingOn) and thinking.budget_tokens >= request.max_tokens:
         yield "thinking.budget_tokens", "must be less than max_tokens."
+
+
+def _unthought(messages: list[anthropic.Message]) -> Iterator[Flaw]:
+    """Hold that the model thought before the calls whose results the last turn has."""
+    at = next((at for at, each in reversed([*enumerate(messages)]) if each.role == "assistant"), -1)
+    while at > 0 and messages[at - 1].role == "assistant":
+        at -= 1
+    ends = [block for each in messages[at + 1 :] if isinstance(each.content, list) for block in each.content]
+    first = messages[at].content[0] if messages[at].content else None
+    thought = isinstance(first, anthropic.Thinking | anthropic.RedactedThinking)
+    if at >= 0 and not thought and any(isinstance(each, anthropic.ToolResult) for each in ends):
+        yield (
+            f"messages.{at}.content.0.type",
+            "a turn of calls must start with a thinking block, with thinking.",
+        )
 
 
 def _blocks(blocks: Iterable[Any], where: str) -> Iterator[Flaw]:
