@@ -378,11 +378,11 @@ class _Client:
             secret: from which each submission's address is made; the same in all processes that receive.
             public_url: where the provider reaches the receiver, https.
             signing_secret: `whsec_…`, where deliveries are signed as Standard Webhooks does (assumed).
-            on_task: is called once for each task that has ended.
+            on_task: is called with each task that has ended; where it raises, it is called again.
             forward_to: an address of your own that gets a delivery for each task that has ended.
 
         Raises:
-            ConfigurationError: the secret is shorter than 16 characters.
+            ConfigurationError: a secret is too short or malformed, or an address is.
 
         Examples:
             >>> from piccc import Client

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import errno
 import json
 import logging
 import multiprocessing
+import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable
-from itertools import islice
+from contextlib import ExitStack
+from email.utils import formatdate
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,28 @@ import httpx
 import pytest
 
 from piccc import AsyncClient, Client, Polling
+from piccc._http.backend import HTTPRequest
+from piccc._http.backends import SyncBackend, run_sync
 from piccc.emulator import Emulator, ManualClock
-from piccc.errors import ConfigurationError, SubmissionUnknown
-from piccc.media.webhooks import Webhooks, sign, verify
+from piccc.errors import ConfigurationError, OutputError, SubmissionUnknown
+from piccc.media.account import Account
+from piccc.media.ledgers import Submission
+from piccc.media.ledgers.sqlite import SQLiteLedger
+from piccc.media.webhooks import (
+    ABSENT_ATTEMPTS,
+    MAX_CANDIDATES,
+    MAX_CONNECTIONS,
+    MAX_WORKERS,
+    Deliveries,
+    Webhooks,
+    WebhookServer,
+    _Endings,
+    sign,
+    verify,
+)
 from tests.media.driven import QUICK
 from tests.media.file_host import FileHost, serving
+from tests.media.world import Fault, Server, WorldResponse, not_sent, refusal
 
 SECRET = "a secret of enough letters"
 IMAGE = {"model": "piccc-image"}
@@ -39,8 +62,8 @@ def gets(emulator: Emulator) -> int:
     return sum(each.method == "GET" and each.path.startswith("/v1/tasks/") for each in emulator.requests)
 
 
-class Told:
-    """Remember what a receiver tells, and let a test wait for it."""
+class Reported:
+    """Remember what a receiver reports, and let a test wait for it."""
 
     def __init__(self) -> None:
         self.tasks: list[Any] = []
@@ -122,27 +145,27 @@ def test_a_delivery_that_fails_to_come_in_time_costs_only_polls(emulator: Emulat
 
 
 @pytest.mark.parametrize("fault", ["webhook:twice", "webhook:early", "webhook:forged", "webhook:held"])
-def test_each_end_is_told_once(emulator: Emulator, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.webhooks._PAUSES", (0.05, 0.1, 0.2))
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, on_task=told)
+def test_each_end_is_reported_once(emulator: Emulator, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc.media.webhooks.FIRST_PAUSE", 0.05)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, on_task=reported)
     emulator.fault(fault, route=SUBMISSIONS, times=2)
     with receiver.serve():
         tasks = [client.images.submit(f"fox {n}", **IMAGE, webhook=receiver) for n in range(4)]
-        assert sorted(task.id for task in told.wait(4)) == sorted(task.id for task in tasks)
+        assert sorted(task.id for task in reported.wait(4)) == sorted(task.id for task in tasks)
         until(lambda: all(each.delivered for each in emulator.deliveries))
-    assert len(told.tasks) == 4
-    assert {task.status for task in told.tasks} == {"completed"}
+    assert len(reported.tasks) == 4
+    assert {task.status for task in reported.tasks} == {"completed"}
 
 
 def test_a_lost_submission_is_recovered_by_its_delivery(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, on_task=told)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, on_task=reported)
     emulator.fault("lost-answer", route=SUBMISSIONS)
     with receiver.serve():
         with pytest.raises(SubmissionUnknown):
             client.images.submit("a fox", **IMAGE, key="fox", webhook=receiver)
-        [task] = told.wait(1)
+        [task] = reported.wait(1)
     assert client.ledger.unsettled() == []
     before = len(emulator.requests)
     assert client.tasks.resume("fox").id == task.id == emulator.charges[0].task_id
@@ -162,12 +185,15 @@ def test_a_lost_submission_takes_no_foreign_task(emulator: Emulator) -> None:
 
 def deliver(receiver: Webhooks, key: str, body: object, url: str | None = None, **headers: str) -> int:
     """Deliver to a receiver as its server does; return the status."""
-    from piccc._http.backends import run_sync
-
     path = receiver.url_for(key) if url is None else url
-    status, delivery = receiver.receive("POST", path, headers, json.dumps(body).encode())
-    if delivery is not None:
-        run_sync(receiver.confirm(delivery))
+    return request(receiver, "POST", path, headers, json.dumps(body).encode())
+
+
+def request(receiver: Webhooks, method: str, path: str, headers: dict[str, str], body: bytes) -> int:
+    """Have a receiver answer a request, and try once to report what it keeps; return the status."""
+    deliveries = receiver.deliveries(SyncBackend())
+    status, _ = run_sync(deliveries.receive(method, path, headers, body))
+    run_sync(deliveries.close())
     return status
 
 
@@ -186,26 +212,26 @@ def test_what_has_no_genuine_address_is_404_and_asks_nothing(emulator: Emulator)
 
 
 def test_only_tasks_of_the_ledger_are_asked_for(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=told)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=reported)
     task = client.images.submit("a fox", **IMAGE, key="fox").wait()
     before = gets(emulator)
     assert deliver(receiver, "stranger", {"data": {"task_id": "task_victim"}}) == 204
     assert gets(emulator) == before
     assert deliver(receiver, "fox", {"data": {"task_id": "task_victim", "status": "failed"}}) == 204
-    assert [each.id for each in told.tasks] == [task.id]
-    assert told.tasks[0].status == "completed"
+    assert [each.id for each in reported.tasks] == [task.id]
+    assert reported.tasks[0].status == "completed"
 
 
 def test_repeated_deliveries_do_not_multiply_requests(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=told)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=reported)
     client.images.submit("a fox", **IMAGE, key="fox").wait()
     before = gets(emulator)
     for _ in range(50):
         assert deliver(receiver, "fox", {}) == 204
     assert gets(emulator) - before == 1
-    assert len(told.tasks) == 1
+    assert len(reported.tasks) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,7 +239,7 @@ def test_repeated_deliveries_do_not_multiply_requests(emulator: Emulator) -> Non
 )
 def test_odd_requests_get_their_status(emulator: Emulator, method: str, body: bytes, status: int) -> None:
     receiver = blocking(emulator).webhooks(secret=SECRET, public_url="https://app.example.com")
-    assert receiver.receive(method, receiver.url_for("fox"), {}, body) == (status, None)
+    assert request(receiver, method, receiver.url_for("fox"), {}, body) == status
 
 
 def test_signed_deliveries_are_verified_and_replays_do_nothing(emulator: Emulator) -> None:
@@ -225,24 +251,20 @@ def test_signed_deliveries_are_verified_and_replays_do_nothing(emulator: Emulato
     body, now = b"{}", int(time.time())
     path = receiver.url_for("fox")
     genuine = sign(emulator.webhook_secret, "evt_1", now, body)
-    assert receiver.receive("POST", path, {}, body)[0] == 401
-    assert receiver.receive("POST", path, genuine, b"{ }")[0] == 401
-    assert (
-        receiver.receive("POST", path, sign(emulator.webhook_secret, "evt_1", now - 301, body), body)[0]
-        == 401
-    )
-    status, delivery = receiver.receive("POST", path, genuine, body)
-    assert status == 204
-    assert delivery is not None
-    assert receiver.receive("POST", path, genuine, body) == (204, None)
+    late = sign(emulator.webhook_secret, "evt_1", now - 301, body)
+    before = gets(emulator)
+    for headers, content in (({}, body), (genuine, b"{ }"), (late, body)):
+        assert request(receiver, "POST", path, headers, content) == 401
+    assert [request(receiver, "POST", path, genuine, body) for _ in range(3)] == [204] * 3
+    assert gets(emulator) == before
 
 
 def test_the_emulators_own_signatures_pass(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, signing_secret=emulator.webhook_secret, on_task=told)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, signing_secret=emulator.webhook_secret, on_task=reported)
     with receiver.serve():
         client.images.submit("a fox", **IMAGE, webhook=receiver)
-        assert told.wait(1)[0].status == "completed"
+        assert reported.wait(1)[0].status == "completed"
 
 
 def test_one_of_several_signatures_suffices_and_malformed_ones_are_no_error() -> None:
@@ -254,8 +276,8 @@ def test_one_of_several_signatures_suffices_and_malformed_ones_are_no_error() ->
 
 
 async def test_it_is_an_asgi_app_that_answers_before_it_asks(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
-    receiver = client.webhooks(secret=SECRET, public_url="http://app/hooks", on_task=told)
+    client, reported = blocking(emulator), Reported()
+    receiver = client.webhooks(secret=SECRET, public_url="http://app/hooks", on_task=reported)
     await asyncio.to_thread(lambda: client.images.submit("a fox", **IMAGE, key="fox").wait())
     sent: list[dict[str, Any]] = []
     before, asked = gets(emulator), []
@@ -271,13 +293,13 @@ async def test_it_is_an_asgi_app_that_answers_before_it_asks(emulator: Emulator)
     await receiver.asgi(scope, receive, send)
     assert [message.get("status") for message in sent] == [204, None]
     assert asked == [before, before]
-    assert [task.status for task in told.tasks] == ["completed"]
+    assert [task.status for task in reported.tasks] == ["completed"]
     transport = httpx.ASGITransport(receiver.asgi)
     async with httpx.AsyncClient(transport=transport) as http:
         assert (await http.post("http://app/hooks/x/y")).status_code == 404
 
 
-def test_the_server_says_nothing_of_its_secret_addresses(
+def test_the_server_prints_nothing_of_its_secret_addresses(
     emulator: Emulator, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver = blocking(emulator).webhooks(secret=SECRET)
@@ -287,45 +309,355 @@ def test_the_server_says_nothing_of_its_secret_addresses(
         assert httpx.get(url).status_code == 405
         assert httpx.post(url + "x").status_code == 404
     token = url.rsplit("/", 1)[1]
-    said = capfd.readouterr()
-    assert token not in said.out + said.err + "".join(
+    printed = capfd.readouterr()
+    assert token not in printed.out + printed.err + "".join(
         each.getMessage() for each in caplog.records if each.name == "piccc"
     )
 
 
-def test_what_on_task_raises_is_logged_and_costs_the_others_nothing(
-    emulator: Emulator, caplog: pytest.LogCaptureFixture
+MALFORMED: dict[str, dict[str, Any]] = {
+    "a short secret": {"secret": "guess"},
+    "no secret": {"secret": None},
+    "a signing secret that is not Base64": {"signing_secret": "whsec_%%%"},
+    "a signing secret that is cut": {"signing_secret": "whsec_c2VjcmV"},
+    "an empty signing secret": {"signing_secret": "whsec_"},
+    "a signing secret of bytes": {"signing_secret": b"whsec_c2VjcmV0"},
+    "on_task that is no function": {"on_task": "print"},
+    "forward_to without a host": {"forward_to": "/hook"},
+    "forward_to that cannot be parsed": {"forward_to": "https://[::1/x"},
+    "public_url with a query": {"public_url": "https://app.example.com/hooks?tenant=1"},
+    "public_url without a scheme": {"public_url": "app.example.com"},
+}
+
+
+@pytest.mark.parametrize("settings", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_settings_are_refused_when_the_receiver_is_made(
+    emulator: Emulator, settings: dict[str, Any]
 ) -> None:
-    client, told = blocking(emulator), Told()
-
-    def fail_once(task: Any) -> None:
-        told(task)
-        if len(told.tasks) == 1:
-            raise ValueError("no room")
-
-    receiver = client.webhooks(secret=SECRET, on_task=fail_once)
-    with receiver.serve():
-        for number in range(2):
-            client.images.submit(f"fox {number}", **IMAGE, webhook=receiver)
-        told.wait(2)
-    assert [record.exc_text and "no room" in record.exc_text for record in caplog.records] == [True]
+    with pytest.raises(ConfigurationError):
+        blocking(emulator).webhooks(**{"secret": SECRET, **settings})
 
 
-def test_a_short_secret_is_refused(emulator: Emulator) -> None:
-    with pytest.raises(ConfigurationError, match="short"):
-        blocking(emulator).webhooks(secret="guess")
+def test_without_an_address_there_is_none_for_a_submission(emulator: Emulator) -> None:
+    client = blocking(emulator)
+    with pytest.raises(ConfigurationError, match="no address yet"):
+        client.images.submit("a fox", **IMAGE, webhook=client.webhooks(secret=SECRET))
+    assert emulator.requests == []
+
+
+def test_a_port_in_use_is_an_error_of_ours(emulator: Emulator) -> None:
+    receiver = blocking(emulator).webhooks(secret=SECRET)
+    with receiver.serve() as server, pytest.raises(ConfigurationError, match="cannot listen"):
+        receiver.serve(port=int(server.url.rpartition(":")[2]))
+
+
+def test_a_pickled_receiver_makes_the_same_addresses(emulator: Emulator) -> None:
+    receiver = blocking(emulator).webhooks(
+        secret=SECRET, public_url="https://app.example.com", on_task=lambda task: None
+    )
+    assert pickle.loads(pickle.dumps(receiver)).url_for("fox") == receiver.url_for("fox")  # noqa: S301
+    assert copy.deepcopy(receiver) is receiver
+
+
+class Asked(Server):
+    """A server of which the first readings fail; its clock is `skew` seconds ahead."""
+
+    def __init__(self, *reads: Fault, skew: float = 0.0) -> None:
+        super().__init__(epoch=time.time() + skew)
+        self.faults_of_reads = list(reads)
+
+    def answer(self, request: HTTPRequest) -> WorldResponse:
+        response = super().answer(request)
+        if request.method == "GET" and self.faults_of_reads:
+            response = self.faults_of_reads.pop(0)() or response
+        response.headers = {**response.headers, "date": formatdate(self.epoch + self.now, usegmt=True)}
+        return response
+
+    def receiver(self, **settings: Any) -> tuple[Account, Deliveries]:
+        """Return an account, and what answers deliveries to it."""
+        account = self.account()
+        receiver = Webhooks(account, secret=SECRET, public_url="https://app.example.com", **settings)
+        return account, receiver.deliveries(account.session.io)
+
+    def claim(self, account: Account, key: str = "fox", task: str | None = None) -> None:
+        """Write a submission down, as sent, and perhaps as the task that it became."""
+        account.ledger.claim(Submission(key, "image", "digest", {"prompt": "a fox"}))
+        if task is not None:
+            account.ledger.settle(key, task)
+
+    def make(self, **shown: Any) -> str:
+        """Make a task that has ended; return its id."""
+        id = f"t{len(self.charges)}"
+        self.charges.append({"task_id": id, "ends": 0.0, **shown})
+        return id
+
+
+def post(world: Asked, deliveries: Deliveries, body: bytes, *, key: str = "fox", times: int = 1) -> list[int]:
+    """Deliver at a submission's address and go on until nothing is left to be done; return the statuses."""
+    statuses: list[int] = []
+
+    async def send() -> None:
+        for _ in range(times):
+            status, _ = await deliveries.receive("POST", _path(key), {}, body)
+            statuses.append(status)
+
+    world.run(send())
+    return statuses
+
+
+def _path(key: str) -> str:
+    receiver = Webhooks(Asked().account(), secret=SECRET, public_url="https://app.example.com")
+    return httpx.URL(receiver.url_for(key)).path
+
+
+TROUBLE: dict[str, list[Fault]] = {
+    "busy": [refusal(503)] * 3,
+    "an outage of an hour": [not_sent] * 20,
+    "a key that is refused for a while": [refusal(401)] * 2,
+    "no task": [refusal(200, {"page": "html"})],
+    "not found yet": [refusal(404)] * 3,
+    "many requests": [refusal(429)] * 3,
+}
+
+
+@pytest.mark.parametrize("faults", TROUBLE.values(), ids=TROUBLE)
+def test_a_delivery_is_kept_until_the_server_has_confirmed_it(faults: list[Fault]) -> None:
+    world, reported = Asked(*faults), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    world.claim(account, task=world.make())
+    assert post(world, deliveries, b"{}") == [204]
+    assert [task.id for task in reported.tasks] == ["t0"]
+    moments = [moment for moment, _ in world.asked]
+    assert len(moments) == len(faults) + 1
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(moments))
+
+
+@pytest.mark.parametrize("error", [ValueError("no room"), OSError(28, "No space left"), OutputError("gone")])
+def test_on_task_is_called_until_it_succeeds_and_then_no_more(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, calls = Asked(), []
+
+    def on_task(task: Any) -> None:
+        calls.append(task.id)
+        if len(calls) < 5:
+            raise error
+
+    account, deliveries = world.receiver(on_task=on_task)
+    world.claim(account, task=world.make())
+    assert post(world, deliveries, b"{}", times=50) == [204] * 50
+    assert post(world, deliveries, b"{}", times=50) == [204] * 50
+    assert calls == ["t0"] * 5
+    assert len(caplog.records) == 4
+
+
+def test_a_delivery_ahead_of_its_task_waits_for_its_end() -> None:
+    world, reported = Asked(), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    world.claim(account, task=world.make(ends=600.0))
+    post(world, deliveries, b"{}")
+    assert [task.status for task in reported.tasks] == ["completed"]
+    assert len(world.asked) < 20
+
+
+def test_what_is_given_up_is_asked_for_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    world = Asked(*[refusal(503)] * 1000)
+    account, deliveries = world.receiver(on_task=Reported())
+    world.claim(account, task=world.make())
+    post(world, deliveries, b"{}")
+    assert 24 * 3600 <= world.now < 25 * 3600
+    assert "was not reported" in caplog.text
+
+
+ECHOES: dict[str, tuple[dict[str, Any], float, bool]] = {
+    "nothing but its id": ({}, 0, True),
+    "its type": ({"type": "image"}, 0, True),
+    "its prompt": ({"prompt": "a fox"}, 0, True),
+    "another type": ({"type": "video"}, 0, False),
+    "another prompt": ({"prompt": "a hare"}, 0, False),
+    "that it was made later": ({"age": 0}, 0, True),
+    "that it was made before": ({"age": 3600}, 0, False),
+    "a clock an hour ahead": ({"age": 0}, 3600, True),
+    "a clock an hour behind": ({"age": 0}, -3600, True),
+    "a clock an hour ahead, made before": ({"age": 3600}, 3600, False),
+}
+
+
+@pytest.mark.parametrize(("shown", "skew", "is_its"), ECHOES.values(), ids=ECHOES)
+def test_a_delivery_settles_its_submission_whatever_the_server_echoes(
+    shown: dict[str, Any], skew: float, is_its: bool
+) -> None:
+    world, reported = Asked(skew=skew), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    if "age" in shown:
+        shown = {"created_at": world.epoch - shown["age"]}
+    world.claim(account)
+    id = world.make(**shown)
+    assert post(world, deliveries, json.dumps({"data": {"task_id": id}}).encode()) == [204]
+    assert [task.id for task in reported.tasks] == ([id] if is_its else [])
+    assert account.ledger.key_of(id) == ("fox" if is_its else None)
+    assert len(world.asked) == 1
+
+
+def test_the_task_of_another_submission_is_not_taken() -> None:
+    world, reported = Asked(), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    id = world.make()
+    world.claim(account, "hare", task=id)
+    world.claim(account)
+    post(world, deliveries, json.dumps({"data": {"task_id": id}}).encode())
+    assert reported.tasks == []
+    assert [entry.key for entry in account.ledger.unsettled()] == ["fox"]
+
+
+BODIES = {
+    "another id each time": lambda n: json.dumps({"data": {"task_id": f"x{n + 1000}"}}),
+    "one id": lambda n: json.dumps({"data": {"task_id": "x1000"}}),
+    "a parent folder": lambda n: json.dumps({"data": {"task_id": ".."}}),
+    "a long id": lambda n: json.dumps({"task_id": "x" * 201}),
+    "control characters": lambda n: json.dumps({"task_id": "a\r\nb"}),
+    "a lone surrogate": lambda n: '{"task_id": "\\ud800\\n"}',
+    "deep nesting": lambda n: "[" * 60_000,
+    "no object": lambda n: "3",
+    "an id that is a number": lambda n: '{"task_id": 3}',
+    "no JSON": lambda n: "\0",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_an_address_causes_few_requests_whatever_is_sent_to_it(
+    body: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piccc.media.webhooks.GIVE_UP_SECONDS", 600.0)
+    world, statuses = Asked(), []
+    account, deliveries = world.receiver(on_task=Reported())
+    world.claim(account)
+    for number in range(200):
+        statuses += post(world, deliveries, body(number).encode())
+    assert set(statuses) <= {204, 429}
+    assert len(world.asked) <= MAX_CANDIDATES * ABSENT_ATTEMPTS
+    assert all(path.startswith("/v1/tasks/x") for _, path in world.asked)
+
+
+def test_what_there_is_no_room_for_is_refused_and_taken_when_it_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("piccc.media.webhooks.MAX_JOBS", 1)
+    world, reported = Asked(refusal(503)), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    for key in ("fox", "hare"):
+        world.claim(account, key, task=world.make())
+    statuses: list[int] = []
+
+    async def send() -> None:
+        for key in ("fox", "hare"):
+            status, _ = await deliveries.receive("POST", _path(key), {}, b"{}")
+            statuses.append(status)
+
+    world.run(send())
+    assert statuses == [204, 503]
+    assert post(world, deliveries, b"{}", key="hare") == [204]
+    assert [task.id for task in reported.tasks] == ["t0", "t1"]
+
+
+def test_a_delivery_is_refused_while_the_ledger_fails() -> None:
+    world = Asked()
+    account, deliveries = world.receiver()
+    world.claim(account)
+
+    def fail(key: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    account.ledger.get = fail  # type: ignore[method-assign]
+    assert post(world, deliveries, b"{}") == [503]
+
+
+@pytest.mark.parametrize("skew", [-600.0, -300.0, 0.0, 300.0, 600.0])
+def test_polling_misses_no_end_where_the_clocks_differ(skew: float) -> None:
+    world = Asked(skew=skew)
+    account, _ = world.receiver()
+    for _ in range(5):
+        world.make(created_at=world.epoch)
+    ended: list[str] = []
+
+    async def poll() -> None:
+        with _Endings(account) as endings:
+            ended.extend([(await endings.next()).id for _ in range(5)])
+
+    world.run(poll())
+    assert sorted(ended) == ["t0", "t1", "t2", "t3", "t4"]
+
+
+def raw(server: WebhookServer, head: str) -> bytes:
+    """Send bytes to a server; return its reply."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+        connection.sendall(head.encode())
+        return connection.makefile("rb").readline()
+
+
+LENGTHS = {"9" * 5000: b" 413 ", "-1": b" 413 ", "1e3": b" 413 ", "65537": b" 413 ", "0": b" 204 "}
+
+
+@pytest.mark.parametrize(("length", "status"), LENGTHS.items(), ids=[key[:8] for key in LENGTHS])
+def test_odd_lengths_are_answered_without_a_trace(
+    emulator: Emulator, capfd: pytest.CaptureFixture[str], length: str, status: bytes
+) -> None:
+    receiver = blocking(emulator).webhooks(secret=SECRET)
+    with receiver.serve() as server:
+        path = httpx.URL(receiver.url_for("fox")).path
+        assert status in raw(server, f"POST {path}?task_id=x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
+        assert b" 404 " in raw(server, f"POST /x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
+    assert capfd.readouterr().err == ""
+
+
+def test_timestamps_of_any_length_are_no_error() -> None:
+    headers = sign("whsec_c2VjcmV0", "evt_1", 1000, b"body")
+    for timestamp in ("9" * 5000, "-1", "nan", "", "1e9"):
+        assert not verify("whsec_c2VjcmV0", {**headers, "webhook-timestamp": timestamp}, b"body", 1000.0)
+
+
+def test_slow_connections_hold_few_threads_and_no_delivery_up(emulator: Emulator) -> None:
+    receiver = blocking(emulator).webhooks(secret=SECRET)
+    before = threading.active_count()
+    with receiver.serve() as server, ExitStack() as stack:
+        host, port = server.url.removeprefix("http://").split(":")
+        for _ in range(3 * MAX_CONNECTIONS):
+            slow = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+            slow.sendall(b"POST / HTTP/1.1\r\n")
+        assert httpx.post(receiver.url_for("fox"), content=b"{}").status_code == 204
+        until(lambda: threading.active_count() - before <= MAX_CONNECTIONS + MAX_WORKERS + 1)
+
+
+async def test_the_ledger_is_not_asked_on_the_event_loop(emulator: Emulator, tmp_path: Path) -> None:
+    threads: list[int] = []
+
+    class Watched(SQLiteLedger):
+        def get(self, key: str) -> Submission | None:
+            threads.append(threading.get_ident())
+            return super().get(key)
+
+    client = AsyncClient(base_url=emulator.base_url, api_key="unused", ledger=Watched(tmp_path / "tasks.db"))
+    receiver = client.webhooks(secret=SECRET, public_url="http://app/hooks")
+    async with client, httpx.AsyncClient(transport=httpx.ASGITransport(receiver.asgi)) as http:
+        assert (await http.post(receiver.url_for("fox"), content=b"{}")).status_code == 204
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_polling_reports_every_task_as_if_it_had_been_delivered(emulator: Emulator) -> None:
-    client, told = blocking(emulator), Told()
+    client, reported = blocking(emulator), Reported()
     tasks = [client.images.submit(f"fox {n}", **IMAGE) for n in range(5)]
     with serving(FileHost()) as app:
         receiver = client.webhooks(
-            secret=SECRET, signing_secret="whsec_c2VjcmV0", on_task=told, forward_to=f"{app.url}/file/hook"
+            secret=SECRET,
+            signing_secret="whsec_c2VjcmV0",
+            on_task=reported,
+            forward_to=f"{app.url}/file/hook",
         )
         ended = list(islice(receiver.poll(), 5))
         assert sorted(task.id for task in ended) == sorted(task.id for task in tasks)
-        assert len(told.tasks) == len(app.downloads) == 5
+        assert len(reported.tasks) == len(app.downloads) == 5
         assert all(
             "webhook-signature" in headers and "authorization" not in headers for headers in app.downloads
         )
