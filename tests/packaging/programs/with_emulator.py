@@ -29,8 +29,8 @@ with Emulator(speed=math.inf) as emulator:
         video = client.videos.generate(
             "it turns", model="piccc-video", duration_seconds=1, resolution="480p", aspect_ratio="16:9"
         )
-        assert image.outputs[0].save("mug.png").read_bytes().startswith(b"\x89PNG")
-        assert b"ftyp" in video.outputs[0].save("mug.mp4").read_bytes()[:16]
+        assert image.outputs[0].save("mug.png", overwrite=True).read_bytes().startswith(b"\x89PNG")
+        assert b"ftyp" in video.outputs[0].save("mug.mp4", overwrite=True).read_bytes()[:16]
     assert [charge.kind for charge in emulator.charges] == ["chat", "image", "video"]
 
 Path("test_mine.py").write_text(TEST)

@@ -44,7 +44,7 @@ def make_an_image(client: Client) -> None:
     """Call the image tool as a model does, and save what it made."""
     call = {"type": "tool_call", "id": "c1", "name": "generate_image", "args": {"prompt": "a kite"}}
     [task] = media_from(PicccImageTool(client=client, model="piccc-image").invoke(call))
-    assert client.tasks.get(task.id).outputs[0].save("kite.png").stat().st_size
+    assert client.tasks.get(task.id).outputs[0].save("kite.png", overwrite=True).stat().st_size
     assert len(PicccMediaToolkit(client=client).get_tools()) == 4
 
 

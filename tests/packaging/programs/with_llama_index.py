@@ -56,7 +56,7 @@ def make_an_image(client: Client) -> None:
     tools = PicccMediaToolSpec(client, image_model="piccc-image").to_tool_list()
     [draw] = [tool for tool in tools if tool.metadata.name == "generate_image"]
     [task] = media_from(draw(prompt="a kite"))
-    assert client.tasks.get(task.id).outputs[0].save("kite.png").stat().st_size
+    assert client.tasks.get(task.id).outputs[0].save("kite.png", overwrite=True).stat().st_size
 
 
 assert Alias is Piccc

@@ -32,7 +32,7 @@ def make_an_image(client: Client) -> None:
     """Submit, wait, save and list."""
     handle = client.images.submit("a mug", model="piccc-image", aspect_ratio="1:1", resolution="1K")
     [output] = handle.wait().outputs
-    saved = output.save("mug.png")
+    saved = output.save("mug.png", overwrite=True)
     assert saved.read_bytes().startswith(b"\x89PNG")
     assert handle.id in [each.id for each in client.tasks.list(type="image")]
 
