@@ -134,6 +134,10 @@ def test_a_strict_schema_has_every_field_and_no_other() -> None:
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Kiln"]["additionalProperties"] is False
     assert schema["$defs"]["Kiln"]["required"] == ["name", "degrees"]
+    inner = {"type": ["object", "null"], "properties": {"x": {"type": "string"}}}
+    schema = OutputSchema.of({"type": "object", "properties": {"o": inner}}, strict=True).schema
+    assert schema["properties"]["o"]["additionalProperties"] is False
+    assert schema["properties"]["o"]["required"] == ["x"]
 
 
 READ: dict[str, tuple[str, Any]] = {

@@ -214,8 +214,8 @@ def _schema_of_type(given: Any) -> JSON:
         old: JSON = given.schema()
         return old
     try:
-        if inspect.isroutine(given):  # pydantic would call it with the answer
-            raise TypeError("it is a function")
+        if given is None or inspect.isroutine(given):  # pydantic would call it with the answer
+            raise TypeError("it is nothing" if given is None else "it is a function")
         return TypeAdapter(given).json_schema()
     except (PydanticUserError, TypeError, NameError, AttributeError) as error:
         raise InvalidArgumentError(
@@ -250,7 +250,10 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {name: _closed(value) for name, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+    kinds = schema.get("type")
+    if isinstance(schema.get("properties"), dict) and "object" in (
+        kinds if isinstance(kinds, list) else [kinds]
+    ):
         closed.update(additionalProperties=False, required=list(schema["properties"]))
     return closed
 
