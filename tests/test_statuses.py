@@ -71,6 +71,10 @@ OVERFLOWS: dict[str, dict[str, object]] = {
     "Ollama": {"message": "the input length exceeds the context length"},
     "Gemini": {"message": "The input token count (9) exceeds the maximum number of tokens allowed (8)."},
     "Bedrock": {"message": "Input is too long for requested model."},
+    "Qwen": {"message": "Range of input length should be [1, 30720]", "code": "InvalidParameter"},
+    "Kimi": {"message": "Invalid request: Your request exceeded model token limit: 8192"},
+    "TGI": {"message": "`inputs` tokens + `max_new_tokens` must be <= 8. Given: 9 `inputs` tokens"},
+    "Cohere": {"message": "too many tokens: total number of tokens in the prompt cannot exceed 8"},
     "Groq": {"message": "Please reduce the length of the messages or completion."},
 }
 
@@ -91,6 +95,8 @@ def test_every_servers_words_for_an_overflow_are_known(said: dict[str, object]) 
         "input must be a string",
         "messages: at least one message is required",
         "The length of `stop` exceeds 4",
+        "Range of max_tokens should be [1, 8192]",
+        "`max_new_tokens` must be strictly positive",
     ],
 )
 def test_other_refusals_are_no_overflow(message: str) -> None:

@@ -48,13 +48,14 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
 _5XX = (ServerError, Outcome.FAILED, "Try again later; the provider's status page may say more.")
-# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini and Bedrock word it.
+# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini, Bedrock, Qwen, Kimi, TGI and Cohere word it.
 _OVERFLOW = re.compile(
     r"context[ _]?(length|size|window|limit)"
     r"|(input|prompt|messages?)( is| are)? too long"
     r"|maximum (model|prompt|input|sequence) length"
     r"|exceeds the maximum (number of tokens|allowed length|input length)"
-    r"|reduce the length of the (input|messages|prompt)",
+    r"|reduce the length of the (input|messages|prompt)"
+    r"|range of input length|exceeded model token limit|inputs` tokens \+|tokens in the prompt cannot exceed",
     re.IGNORECASE,
 )
 _MODERATION = re.compile(
