@@ -366,6 +366,19 @@ def test_own_blocks_go_back_over_the_dialect_that_knows_them() -> None:
     assert encode("openai", HI, said(*used))["messages"][1]["content"] == "so"
 
 
+def test_what_the_servers_own_tools_never_ended_goes_back_only_to_be_ended() -> None:
+    search = Raw({"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}})
+    result = Raw({"type": "web_search_tool_result", "tool_use_id": "s1", "content": []})
+
+    def kinds(*messages: Message) -> list[str]:
+        content = encode("anthropic", HI, *messages)["messages"][1]["content"]
+        return [block["type"] for block in content]
+
+    assert kinds(said(Text("so"), search, Text("that")), HI) == ["text", "text"]
+    assert kinds(said(Text("so"), search)) == ["text", "server_tool_use"]
+    assert kinds(said(search), said(result), HI) == ["server_tool_use", "web_search_tool_result"]
+
+
 @pytest.mark.parametrize(
     ("content", "declared", "real"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
 from piccc._dialects.common import (
@@ -98,7 +98,7 @@ class AnthropicDialect:
                 "The Anthropic dialect has no seed.", hint="Leave it out, or use dialect='openai'."
             )
         names = ToolNames(request)
-        messages = sendable(request.messages)
+        messages = _ended(sendable(request.messages))
         turns = _turns(messages, request.replay_reasoning is not False, names)
         plan = _plan(request, turns)
         body: JSON = {
@@ -405,6 +405,25 @@ def _message(message: Message, replay: bool, names: ToolNames) -> list[JSON]:
     while blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
         blocks.pop()  # an answer that was cut while the model thought: thinking alone is refused
     return blocks
+
+
+def _ended(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation without what the server's own tools began and never ended.
+
+    The last message keeps it: an answer that paused goes on from there.
+    """
+    raw = [part.data for message in messages for part in message.parts if isinstance(part, Raw)]
+    ended = {data.get("tool_use_id") for data in raw}
+    lost = [data for data in raw if data.get("type") == "server_tool_use" and data.get("id") not in ended]
+    return [
+        replace(
+            message,
+            parts=[each for each in message.parts if not (isinstance(each, Raw) and each.data in lost)],
+        )
+        if lost and message is not messages[-1]
+        else message
+        for message in messages
+    ]
 
 
 def _goes_back(part: Part, replay: bool) -> bool:
