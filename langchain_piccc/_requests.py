@@ -149,8 +149,7 @@ def to_parts(content: str | Iterable[str | Block], provider: str = PROVIDER) -> 
 
 
 def _parts(block: Block, provider: str) -> list[Part]:
-    kind = block.get("type", next((each for each in _UNTYPED if each in block), None))
-    read = _READERS.get(kind) if isinstance(kind, str) else None
+    read = _READERS.get(_kind(block))
     part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
     if isinstance(part, Reasoning | Raw):
         part.provider = provider
@@ -160,13 +159,18 @@ def _parts(block: Block, provider: str) -> list[Part]:
     return [part]
 
 
+def _kind(block: Block) -> str:
+    kind = block.get("type") or next((each for each in _UNTYPED if each in block), None)
+    return kind if isinstance(kind, str) else ""
+
+
 def _assistant_parts(message: AIMessage) -> list[Part]:
     # Our own messages name us; reasoning and raw blocks of any other message are not ours to send back.
     provider = str(message.response_metadata.get("model_provider") or "")
     calls = _calls_of(message)
     parts: list[Part] = []
     for item in [message.content] if isinstance(message.content, str) else message.content:
-        kind = item.get("type") if isinstance(item, Mapping) else None
+        kind = _kind(item) if isinstance(item, Mapping) else None
         if isinstance(item, Mapping) and (kind in _CALLS or kind == "invalid_tool_call"):
             id = item.get("call_id") or item.get("id")
             known = next((call for call in calls if call.id == id), None)
@@ -282,7 +286,9 @@ def _image(block: Block) -> Part:
 def _audio(block: Block) -> Part:
     given = block.get("input_audio")
     if isinstance(given, Mapping):
-        return Audio(given.get("data", ""), given.get("format", "wav"))
+        if not given.get("data"):
+            raise _unreadable(block)
+        return Audio(given["data"], given.get("format", "wav"))
     _, data, _, media_type = _source(block)
     if data is None:
         raise UnsupportedContentError(
@@ -339,6 +345,8 @@ def _source(block: Block) -> tuple[str | None, str | None, str | None, str | Non
     if isinstance(url, str) and url.startswith("data:"):
         data, media_type = _cut_data_url(url)
         url = None
+    if isinstance(data, bytes):  # as Gemini's blocks may have it
+        data = b64encode(data).decode()
     return url, data, id, media_type
 
 
@@ -362,8 +370,30 @@ def _bedrock_document(block: Block) -> Part:
     nested = block.get("document")
     if not isinstance(nested, Mapping):
         return _document(block)
+    source = nested.get("source")
+    if isinstance(source, Mapping) and isinstance(source.get("text"), str):
+        return Source(source["text"], str(nested.get("name") or ""))
     media_type = guess_type(f"a.{nested.get('format')}")[0]
     return File(_bedrock_bytes(block, nested), media_type, nested.get("name"))
+
+
+def _bedrock_guarded(block: Block) -> Part:
+    nested = block.get("guardContent")
+    text = nested.get("text") if isinstance(nested, Mapping) else None
+    if not isinstance(text, Mapping):
+        raise _unreadable(block)
+    return _text(text)
+
+
+def _bedrock_cache_point(block: Block) -> Part:
+    nested = block.get("cachePoint")
+    return CachePoint(nested.get("ttl") if isinstance(nested, Mapping) else None)
+
+
+def _document_url(block: Block) -> Part:
+    """Read Mistral's document."""
+    url = block.get("document_url")
+    return _file({"type": "document_url", "url": url, "filename": block.get("document_name")})
 
 
 def _media(block: Block) -> Part:
@@ -418,7 +448,7 @@ def _non_standard(block: Block) -> Part:
     value = block.get("value")
     if not isinstance(value, Mapping):
         raise _unreadable(block)
-    read = _READERS.get(value.get("type", ""))
+    read = _READERS.get(_kind(value))
     return read(value) if read else Raw(dict(value))
 
 
@@ -437,8 +467,12 @@ def _video(block: Block) -> Part:
 
 _READERS: dict[str, Callable[[Block], Part]] = {
     "audio": _audio,
+    "cachePoint": _bedrock_cache_point,
     "document": _bedrock_document,
+    "document_url": _document_url,
     "file": _file,
+    "guardContent": _bedrock_guarded,
+    "guard_content": _text,
     "image": _image,
     "image_generation_call": _made_image,
     "image_url": _image_url,
@@ -459,7 +493,7 @@ _READERS: dict[str, Callable[[Block], Part]] = {
     "thinking": _thinking,
     "video": _video,
 }
-_UNTYPED = ("text", "image", "document", "reasoning_content")
+_UNTYPED = ("text", "image", "document", "video", "reasoning_content", "cachePoint", "guardContent")
 """Keys that identify a block without a type, as Bedrock's are."""
 
 

@@ -102,6 +102,16 @@ FOREIGN_FORMS: list[tuple[dict[str, Any], Any]] = [
         File("aGk=", "application/pdf", "a"),
     ),
     ({"type": "image", "data": "aGk=", "mimeType": "image/png"}, PNG),
+    ({"type": "image", "base64": b"hi", "mime_type": "image/png"}, PNG),
+    ({"type": "media", "mime_type": "image/png", "data": b"hi"}, PNG),
+    ({"document": {"format": "txt", "name": "a", "source": {"text": "hi"}}}, Source("hi", "a")),
+    ({"guardContent": {"text": {"text": "a"}}}, Text("a")),
+    ({"type": "guard_content", "text": "a"}, Text("a")),
+    ({"cachePoint": {"type": "default"}}, CachePoint()),
+    ({"type": "document_url", "document_url": URL, "document_name": "a.pdf"}, File(name="a.pdf", url=URL)),
+    ({"type": ["text"], "text": "a"}, Raw({"type": ["text"], "text": "a"})),
+    ({"type": None, "text": "a"}, Text("a")),
+    ({"type": "non_standard", "value": {"type": {}}}, Raw({"type": {}})),
 ]
 
 
@@ -128,6 +138,11 @@ def test_a_cache_mark_stands_behind_its_block() -> None:
         {"type": "image"},
         {"type": "audio", "url": URL},
         {"type": "file"},
+        {"type": "input_audio", "input_audio": {}},
+        {"type": "document_url"},
+        {"guardContent": {}},
+        {"video": {"format": "mp4", "source": {"bytes": b"hi"}}},
+        {"image": {"format": "png", "source": {"s3Location": {"uri": "s3://a"}}}},
     ],
 )
 def test_what_cannot_be_sent_is_refused(block: dict[str, Any]) -> None:
