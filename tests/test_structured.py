@@ -102,8 +102,8 @@ def test_every_schema_asks_for_an_object_and_reads_it(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"type": "json_object"}, {"foo": 1}, {}, {"name": "thing"}, {"type": "strings"}, len, object(), "Kiln", None,
-     {"type": "object", "properties": {"at": object()}}],
+    [{"type": "json_object"}, {"foo": 1}, {}, {"name": "thing"}, {"type": "strings"}, len, object(), "Kiln",
+     None, {"type": "object", "properties": {"at": object()}}],
     ids=range(10),
 )  # fmt: skip
 def test_what_is_no_schema_is_refused_at_once(given: Any) -> None:

@@ -48,7 +48,7 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
 _5XX = (ServerError, Outcome.FAILED, "Try again later; the provider's status page may say more.")
-# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini, Bedrock, Qwen, Kimi, TGI and Cohere do.
+# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini and others word it: see its test.
 _OVERFLOW = re.compile(
     r"context[ _]?(length|size|window|limit)"
     r"|(input|prompt|messages?)( is| are)? too long"
