@@ -495,7 +495,7 @@ def whole(reply: ChatReply) -> ChatResponse:
         _call(each) for each in reply.parts if isinstance(each, ToolCall | InvalidToolCall) and each.name
     ]
     text = reply.text + reply.refusal
-    readable = _without_unreadable_action(text)
+    readable = _without_unreadable_action(text, is_cut=reply.finish_reason in ("length", "content_filter"))
     message = _message_of(readable, thoughts, calls)
     if readable != text:
         message.additional_kwargs["unreadable_action"] = text
@@ -521,22 +521,25 @@ def whole(reply: ChatReply) -> ChatResponse:
 _ACTION_INPUT = re.compile(r"\nAction Input:[^{]*(\{.*\})", re.DOTALL)
 
 
-def _without_unreadable_action(text: str) -> str:
-    """Return a text without a ReAct action whose input was cut off or is not JSON.
+def _without_unreadable_action(text: str, *, is_cut: bool) -> str:
+    """Return a text without a ReAct action whose input was cut off or is not a JSON object.
 
     When core's ReAct parser cannot parse an action's input, it extracts whatever looks like a string field
     and runs the tool with defaults for the rest. Without the input, it asks the model to try again.
     """
     found = _ACTION_INPUT.search(text)
-    if found is None or read_arguments(found[1]) is not None:
+    if found is None or (_is_object(found[1]) and not (is_cut and not text[found.end() :].strip(" \n`"))):
         return text
+    return text[: found.start()] + "\nThe action input was not a complete JSON object, so no tool was run."
+
+
+def _is_object(text: str) -> bool:
+    if read_arguments(text) is not None:
+        return True
     try:
-        ast.literal_eval(found[1])  # with Python's quotes, which core reads too
+        return isinstance(ast.literal_eval(text), dict)  # with Python's quotes, which core reads too
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return (
-            text[: found.start()] + "\nThe action input was not a complete JSON object, so no tool was run."
-        )
-    return text
+        return False
 
 
 def last(reply: ChatReply) -> ChatResponse:

@@ -187,15 +187,19 @@ CUT_THOUGHTS = [
     'Thought: I delete it.\nAction: delete\nAction Input: {"force": {"a": 1}, "path": "/home/ann/old',
     "Thought: I delete it.\nAction: delete",
     'Thought: I delete it.\nAction: delete\nAction Input: {"path": "/home/ann", "force" false}',
+    "Thought: I delete it.\nAction: delete\nAction Input: {}",
+    'Thought: I delete it.\nAction: delete\nAction Input: [{"path": "/home/ann"}',
+    "Thought: I delete it.\nAction: delete\nAction Input: {'/home/ann'}",
 ]
 
 
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("text", CUT_THOUGHTS, ids=range(len(CUT_THOUGHTS)))
 def test_a_react_agent_runs_nothing_on_a_cut_action(
-    make: Callable[..., Piccc], emulator: Emulator, disk: Disk, text: str, streaming: bool
+    make: Callable[..., Piccc], emulator: Emulator, disk: Disk, text: str, streaming: bool, dialect: str
 ) -> None:
     emulator.script([Scripted(text, finish_reason="length"), "Thought: I can answer.\nAnswer: Sorry."])
-    output = asyncio.run(run(ReActAgent(tools=[disk.tool], llm=make(), streaming=streaming)))
+    output = asyncio.run(run(ReActAgent(tools=[disk.tool], llm=make(dialect=dialect), streaming=streaming)))
     assert disk.deleted == []
     assert str(output)
