@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 import types
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
+from piccc.errors import InvalidArgumentError
 from piccc.media.display import card, gallery, line
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.tasks import Output, Task
@@ -152,3 +154,27 @@ def test_a_card_in_a_notebook_changes_while_its_task_is_waited_for(
     assert len({options["display_id"] for _, options in shown}) == 1
     assert [options.get("update", False) for _, options in shown] == [False] + [True] * (len(shown) - 1)
     assert task._repr_mimebundle_()["text/plain"] == json.loads(json.dumps(shown[-1][0]))
+
+
+NO_IDS = ("\ud800", "a\udfffb", 3, None, "", ".", "..", b"task_1", [], object())
+ENTRIES: dict[str, Callable[[Client, Any], object]] = {
+    "get": lambda client, task: client.tasks.get(task),
+    "wait": lambda client, task: client.tasks.wait(task, timeout=1),
+    "wait_all": lambda client, task: client.tasks.wait_all([task], timeout=1),
+    "as_completed": lambda client, task: list(client.tasks.as_completed([task], timeout=1)),
+    "events": lambda client, task: list(client.tasks.events(task, timeout=1)),
+    "load": lambda client, task: client.tasks.load(task),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_what_is_no_id_is_refused_wherever_it_enters(
+    emulator: Emulator, entry: Callable[[Client, Any], object]
+) -> None:
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+    for each in NO_IDS:
+        with pytest.raises(InvalidArgumentError, match="is no task"):
+            entry(client, each)
+    with pytest.raises(InvalidArgumentError, match="surrogate"):
+        next(client.tasks.list(status="\ud800"))
+    assert emulator.requests == []

@@ -35,7 +35,16 @@ from piccc.errors import (
 )
 from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
 from piccc.media.polling import READ_SECONDS, Subscription, wake
-from piccc.media.requests import CLOCK_SKEW, SpendLimit, TaskRequest, is_recent, nearest
+from piccc.media.requests import (
+    CLOCK_SKEW,
+    LONGEST_CLOCK_JUMP,
+    SpendLimit,
+    TaskRequest,
+    as_task,
+    cannot_be_excluded,
+    is_recent,
+    nearest,
+)
 from piccc.media.schedule import Pages, Polling
 from piccc.tasks import Page, Task
 
@@ -205,7 +214,7 @@ class Account:
         await self.session.io.sleep(_left(entry, RESEND_SECONDS))
         if is_absent:
             return entry
-        found, is_complete = await self.find_all([entry])
+        found, is_complete = await self.find_all([entry], is_proof=True)
         for task in found.get(entry.key, ()):
             if await self.use_ledger(self.ledger.settle, entry.key, task.id):
                 return replace(entry, task_id=task.id)
@@ -257,29 +266,42 @@ class Account:
         found, _ = await self.find_all([entry])
         return found.get(key, [])
 
-    async def find_all(self, entries: Sequence[Submission]) -> tuple[dict[str, list[Task]], bool]:
+    async def find_all(
+        self, entries: Sequence[Submission], *, is_proof: bool = False
+    ) -> tuple[dict[str, list[Task]], bool]:
         """Return by key what lost submissions may have become, as `find` does, in one walk of the list.
 
-        Also whether every row of the list could be read, so that what is not there does not exist.
+        Also whether every row of the list could be read. With `is_proof` the walk goes a day further back,
+        and the second value is whether what was not found does not exist, even if a clock was hours wrong.
         """
+        skew = LONGEST_CLOCK_JUMP if is_proof else CLOCK_SKEW
         types = {entry.type for entry in entries}
         pages, listed = Pages(type=types.pop() if len(types) == 1 else None), []
         oldest = min(entries, key=lambda entry: entry.at)
         while not pages.is_done:
             page = await self.next_page(pages)
             listed += page
-            if page and not any(is_recent(task, oldest) for task in page):
+            if page and not any(is_recent(task, oldest, skew) for task in page):
                 break
         by_prompt: dict[str, list[Task]] = {}
         for task in listed:
             by_prompt.setdefault(task.prompt, []).append(task)
-        found: dict[str, list[Task]] = {}
+        found, is_doubtful = dict[str, list[Task]](), False
         for entry in entries:
             likely = nearest(by_prompt.get(str(entry.request.get("prompt")), ()), entry)
-            free = [task for task in likely if await self.use_ledger(self.ledger.key_of, task.id) is None]
+            free = [task for task in likely if await self._is_free(task)]
             if free:
                 found[entry.key] = free
-        return found, not pages.unreadable
+            elif is_proof and not is_doubtful:
+                prompts = {str(entry.request.get("prompt")), ""}
+                alike = [task for prompt in prompts for task in by_prompt.get(prompt, ())]
+                is_doubtful = any(
+                    [await self._is_free(task) for task in alike if cannot_be_excluded(task, entry, skew)]
+                )
+        return found, not pages.unreadable and not is_doubtful
+
+    async def _is_free(self, task: Task) -> bool:
+        return await self.use_ledger(self.ledger.key_of, task.id) is None
 
     async def look_up(self, since: float, ids: Collection[str]) -> tuple[dict[str, Task], bool]:
         """Return tasks by their ids as the account's list shows them, back to the moment `since`.
@@ -368,11 +390,9 @@ class Account:
     async def _read(
         self, task: Task | str, seconds: float, retries: int | None
     ) -> tuple[Task, Mapping[str, str]]:
-        id = task.id if isinstance(task, Task) else task
-        if not isinstance(id, str) or not id or id in (".", ".."):
-            raise InvalidArgumentError(f"{task!r:.80} is no task.", hint="Give a task, or its id as a text.")
-        url = f"{self.session.config.base_url}/v1/tasks/{quote(id, safe='')}"
-        theirs = self._polling_url(task) or url if isinstance(task, Task) else url
+        known = as_task(task)
+        url = f"{self.session.config.base_url}/v1/tasks/{quote(known.id, safe='')}"
+        theirs = self._polling_url(known) or url
         try:
             return await self.session.read(theirs, read_task, seconds=seconds, retries=retries)
         except NotFoundError:

@@ -427,7 +427,9 @@ class _Run(Generic[H]):
         entries = [await account.use_ledger(account.ledger.get, place.name) for place in places]
         found = {entry.key: Task(entry.task_id) for entry in entries if entry and entry.task_id}
         lost = [entry for entry in entries if entry and not entry.task_id]
-        candidates, is_complete = await account.find_all(lost) if lost else ({}, True)
+        candidates, is_complete = (
+            await account.find_all(lost, is_proof=self._options.lost == "resend") if lost else ({}, True)
+        )
         for key, tasks in candidates.items():
             for task in tasks:
                 if await account.use_ledger(account.ledger.settle, key, task.id):

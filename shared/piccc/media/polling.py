@@ -33,6 +33,7 @@ from piccc._http.session import Session
 from piccc.config import Config
 from piccc.errors import PicccError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Notifier
+from piccc.media.requests import as_task
 from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
 from piccc.tasks import Page, Task
 
@@ -94,7 +95,7 @@ class Subscription:
 
     def add(self, task: Task | str) -> None:
         """Wait for one more task."""
-        known = task if isinstance(task, Task) else Task(task)
+        known = as_task(task)
         if known.is_terminal and (known.has_output or known.status != "completed"):
             self._news.append(known)
         elif known.id not in self.open:

@@ -27,6 +27,8 @@ from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
 """Seconds by which the server's clock and ours may differ when a lost submission is looked for (assumed)."""
+LONGEST_CLOCK_JUMP = 24 * 3600.0
+"""By how much a clock may have been wrong when a submission was written down, before it is sent again."""
 LONGEST_VIDEO = 3600.0
 MAX_REFERENCE_BYTES = 20 * 1024**2
 """How large a reference may be that is sent inside the request (assumed: no upload route is documented)."""
@@ -276,6 +278,18 @@ def checked_key(key: str) -> str:
     return key
 
 
+def as_task(task: Task | str) -> Task:
+    """Return a task, given as one or by its id; raise InvalidArgumentError where no path can carry the id."""
+    id = task.id if isinstance(task, Task) else task
+    try:
+        is_id = bool(id.encode()) and id not in (".", "..")
+    except (AttributeError, UnicodeEncodeError):
+        is_id = False
+    if not is_id:
+        raise InvalidArgumentError(f"{task!r:.80} is no task.", hint="Give a task, or its id as a text.")
+    return task if isinstance(task, Task) else Task(task)
+
+
 def key_of_row(run: str, digest: str, number: int) -> str:
     """Return the key of the `number`-th of a run's equal rows; a run may have a name in any language."""
     if not run.isascii() or not run.isprintable() or len(run) > 120:
@@ -304,21 +318,24 @@ def _is_loopback(host: str) -> bool:
 
 
 def can_be(task: Task, entry: Submission) -> bool:
-    """Return whether a task may be what became of a submission: as far as the server tells, all is equal."""
+    """Return whether a task may be what became of a submission: as far as the server says, all is equal."""
+    return task.prompt == entry.request.get("prompt") and cannot_be_excluded(task, entry, CLOCK_SKEW)
+
+
+def cannot_be_excluded(task: Task, entry: Submission, skew: float) -> bool:
+    """Return whether nothing that the server says shows that a task is not what became of a submission."""
     request = entry.request
-    pairs: list[tuple[Any, Any]] = [
-        (task.type, entry.type),
-        (task.model, request.get("model")),
-        (task.prompt, request.get("prompt")),
-    ]
+    pairs: list[tuple[Any, Any]] = [(task.type, entry.type)]
+    pairs += [(task.model, request.get("model")), (task.prompt, request.get("prompt"))]
     pairs += [(task.raw.get(name), request.get(name)) for name in _COMPARED]
-    known = all(not theirs or not ours or theirs == ours for theirs, ours in pairs)
-    return known and task.prompt == request.get("prompt") and is_recent(task, entry)
+    return is_recent(task, entry, skew) and all(
+        not theirs or not ours or theirs == ours for theirs, ours in pairs
+    )
 
 
-def is_recent(task: Task, entry: Submission) -> bool:
+def is_recent(task: Task, entry: Submission, skew: float) -> bool:
     """Return whether a task was not made before its submission was written down."""
-    return task.created_at is None or task.created_at >= entry.at - CLOCK_SKEW
+    return task.created_at is None or task.created_at >= entry.at - skew
 
 
 def nearest(tasks: Iterable[Task], entry: Submission) -> list[Task]:

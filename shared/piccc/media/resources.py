@@ -10,7 +10,7 @@ from typing import Any
 
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
-from piccc.errors import PicccError
+from piccc.errors import InvalidArgumentError, PicccError, ResponseError
 from piccc.media.account import Account, Lost, checked_lost
 from piccc.media.batch import (
     SUBMISSIONS,
@@ -24,7 +24,7 @@ from piccc.media.batch import (
 )
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
 from piccc.media.ledgers import Submission
-from piccc.media.requests import Receiver, SpendLimit, build_task_request
+from piccc.media.requests import Receiver, SpendLimit, as_task, build_task_request
 from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
 
@@ -268,6 +268,15 @@ class AsyncMedia(_Media):
         return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
+def _loaded(text: str) -> Task:
+    try:
+        return read_task(json.loads(text))
+    except (TypeError, ValueError, RecursionError, ResponseError) as error:
+        raise InvalidArgumentError(
+            f"{text!r:.80} is no task.", hint="Give the text that `to_json` wrote."
+        ) from error
+
+
 class Tasks(_Resource):
     """Tasks of the account, read, listed, waited for, found again: `client.tasks`."""
 
@@ -363,13 +372,13 @@ class Tasks(_Resource):
         return run_sync(self._account.use_ledger(self._account.ledger.get, key))
 
     def load(self, text: str) -> TaskHandle:
-        """Return the handle that `to_json` wrote."""
-        return self._handle(read_task(json.loads(text)))
+        """Return the handle that `to_json` wrote; raise InvalidArgumentError for another text."""
+        return self._handle(_loaded(text))
 
     def _handle(self, task: Task | str) -> TaskHandle:
         if isinstance(task, TaskHandle):
             return task
-        return TaskHandle(Task(task) if isinstance(task, str) else task, self._account)
+        return TaskHandle(as_task(task), self._account)
 
 
 class AsyncTasks(_Resource):
@@ -450,10 +459,10 @@ class AsyncTasks(_Resource):
         return await self._account.use_ledger(self._account.ledger.get, key)
 
     def load(self, text: str) -> AsyncTaskHandle:
-        """Return the handle that `to_json` wrote."""
-        return self._handle(read_task(json.loads(text)))
+        """Return the handle that `to_json` wrote; raise InvalidArgumentError for another text."""
+        return self._handle(_loaded(text))
 
     def _handle(self, task: Task | str) -> AsyncTaskHandle:
         if isinstance(task, AsyncTaskHandle):
             return task
-        return AsyncTaskHandle(Task(task) if isinstance(task, str) else task, self._account)
+        return AsyncTaskHandle(as_task(task), self._account)

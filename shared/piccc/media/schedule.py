@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from piccc.errors import ConfigurationError, NotFoundError, PicccError
+from piccc.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PicccError
 from piccc.tasks import Page, Task
 
 logger = logging.getLogger("piccc")
@@ -74,6 +74,13 @@ class Pages:
     def __init__(self, *, type: str | None = None, status: str | None = None) -> None:
         filters = {"type": type, "status": status, "limit": str(PAGE_SIZE)}
         self._query = {name: value for name, value in filters.items() if value is not None}
+        try:
+            urlencode(self._query)
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"type or status has a half of a surrogate pair: {self._query!r:.100}.",
+                hint="Give words that the server knows, such as 'image' or 'completed'.",
+            ) from error
         self._next: dict[str, str] = {}
         self._asked: set[str] = set()
         self._seen: set[str] = set()
