@@ -107,8 +107,9 @@ def without_ending(arguments: str) -> str:
 
 def invalid_reasons(message: AIMessage) -> dict[str, InvalidReason]:
     """Return why calls of ours are invalid, by their ids."""
-    known = message.response_metadata.get(INVALID)
-    return {each["id"]: each["reason"] for each in known} if isinstance(known, list) else {}
+    if message.response_metadata.get("model_provider") != PROVIDER:
+        return {}  # others may mean something else by the name
+    return {each["id"]: each["reason"] for each in message.response_metadata.get(INVALID) or ()}
 
 
 def _kept_aside(reply: ChatReply) -> dict[str, str]:

@@ -122,7 +122,9 @@ def _assistant_parts(
 
 def _calls(message: ChatMessage) -> Iterator[ToolCall | InvalidToolCall]:
     """Read the calls of a message, or those that older and other integrations keep beside the blocks."""
-    invalid = {each["id"]: each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS) or ()}
+    listed = message.additional_kwargs.get(INVALID_CALLS)
+    ours = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    invalid = {each.get("id"): each.get("reason") for each in ours}
     blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
     for block in blocks:
         id = block.tool_call_id or ""

@@ -176,6 +176,14 @@ HISTORY: list[tuple[BaseMessage, Message]] = [
     ),
     (
         AIMessage(
+            "",
+            invalid_tool_calls=[{"id": "c2", "name": "look", "args": "{oops", "error": None}],
+            response_metadata={"model_provider": "acme", "invalid_tool_calls": [{"name": "look"}, "c2"]},
+        ),
+        Message("assistant", [InvalidToolCall("c2", "look", "{oops", "malformed")]),
+    ),
+    (
+        AIMessage(
             "a",
             additional_kwargs={"reasoning_content": "hm", "refusal": "no"},
             response_metadata={"model_provider": "piccc"},

@@ -52,6 +52,10 @@ MESSAGES: dict[str, tuple[ChatMessage, list[Any]]] = {
         [CALL],
     ),
     "OpenAI, Responses": (assistant(tool_calls=[responses_call()]), [CALL]),
+    "another's own list of invalid calls": (
+        assistant(TextBlock(text="Done."), invalid_tool_calls=["c1", {"name": "fire"}]),
+        [Text("Done.")],
+    ),
     "OpenAI, reasoning item": (
         assistant(
             ThinkingBlock(content="hm", additional_information={"id": "rs_1", "encrypted_content": "x"}),
