@@ -1,4 +1,4 @@
-"""Where the server is, with which key, and the clients for it; models and tools share this."""
+"""The settings and clients that the chat model and the media tools share."""
 
 from __future__ import annotations
 

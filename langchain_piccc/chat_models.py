@@ -34,8 +34,8 @@ from langchain_piccc._streaming import ChunkWriter, EventWriter, coalesce
 from langchain_piccc.errors import as_model_errors
 from langchain_piccc.structured import Method, StructuredOutput, output_schema, strategies, traced_schema
 from piccc._version import __version__
+from piccc.conversation import DEFAULT_MODEL, model_info
 from piccc.errors import InvalidArgumentError
-from piccc.models import DEFAULT_MODEL, model_info
 from piccc.structured import MAX_ANSWERS, StrategyMemory
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Our errors as LangChain's: each class is both, so that code which catches either goes on working."""
+"""The errors of `piccc.errors` that are LangChain ModelErrors too."""
 
 from __future__ import annotations
 

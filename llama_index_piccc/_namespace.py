@@ -1,4 +1,4 @@
-"""Piccc AI where LlamaIndex users look for it; `llama_index_piccc` is the same."""
+"""The namespace package `llama_index.llms.piccc`: the same names as `llama_index_piccc`."""
 
 from llama_index_piccc import Piccc, PicccQuestionGenerator, PicccStructuredLLM
 

@@ -58,8 +58,7 @@ from piccc.config import (
     resolve,
     split_url,
 )
-from piccc.conversation import ChatRequest, Delta, Message
-from piccc.models import model_info
+from piccc.conversation import ChatRequest, Delta, Message, model_info
 from piccc.options import wrong_settings
 
 

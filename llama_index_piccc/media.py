@@ -1,4 +1,4 @@
-"""Events by which the media tools speak with whoever runs a workflow."""
+"""The media tools for LlamaIndex agents and workflows, and their events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader that makes documents of tasks, so that what was made can be found again by what it shows."""
+"""A reader that turns finished tasks into documents."""
 
 from __future__ import annotations
 

@@ -30,9 +30,8 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from llama_index_piccc.convert import INVALID_CALLS, completion
-from piccc.conversation import JSON
+from piccc.conversation import DEFAULT_MODEL, JSON
 from piccc.errors import InvalidArgumentError, InvalidRequestError
-from piccc.models import DEFAULT_MODEL
 from piccc.structured import (
     MAX_ANSWERS,
     STRATEGIES,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from piccc.client import AsyncChat, AsyncClient, Chat, ChatOptions, Client
     from piccc.config import Timeout
     from piccc.conversation import (
+        MODELS,
         Attempt,
         Audio,
         CachePoint,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         InvalidToolCall,
         JSONSchema,
         Message,
+        ModelInfo,
         NamedTool,
         Reasoning,
         ReasoningDelta,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         ToolCall,
         ToolCallDelta,
         Usage,
+        model_info,
     )
     from piccc.errors import PicccError
     from piccc.media.batch import Batch
@@ -52,11 +55,11 @@ if TYPE_CHECKING:
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
     from piccc.media.webhooks import Webhooks, WebhookServer
-    from piccc.models import MODELS, ModelInfo, model_info
     from piccc.tasks import Output, Task
 
 _HOMES = {
     "piccc.conversation": (
+        "MODELS", "ModelInfo", "model_info",
         "Attempt", "Record",
         "Audio", "CachePoint", "ChatReply", "ChatRequest", "File", "Image", "InvalidToolCall",
         "JSONSchema", "Message", "NamedTool", "Reasoning", "ReasoningDelta", "Refusal", "RefusalDelta",
@@ -72,7 +75,6 @@ _HOMES = {
     "piccc.media.schedule": ("Polling",),
     "piccc.media.resources": ("AsyncMedia", "AsyncTasks", "Media", "Tasks"),
     "piccc.media.webhooks": ("WebhookServer", "Webhooks"),
-    "piccc.models": ("MODELS", "ModelInfo", "model_info"),
     "piccc.tasks": ("Output", "Task"),
     "piccc._http.chat_stream": ("AsyncChatStream", "ChatStream"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The clients for notebooks and programs: `Client`, and `AsyncClient` with the same words, awaited."""
+"""`Client` and `AsyncClient`, for notebooks and programs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from piccc._http.chat_stream import AsyncChatStream, ChatStream
 from piccc._http.session import Session
 from piccc.config import ApiKey, Config, Timeout, resolve
 from piccc.conversation import (
+    DEFAULT_MODEL,
     ChatReply,
     ChatRequest,
     JSONSchema,
@@ -26,7 +27,6 @@ from piccc.conversation import (
     ToolChoice,
 )
 from piccc.errors import ConfigurationError, InvalidArgumentError, UnsupportedContentError
-from piccc.models import DEFAULT_MODEL
 from piccc.options import describe_unknown
 
 if TYPE_CHECKING:

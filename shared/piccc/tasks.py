@@ -1,4 +1,4 @@
-"""Media types of content, by its bytes rather than by what is claimed of it."""
+"""Tasks and their outputs as plain data, and the media types of their content."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from langchain_core.tools import tool
 from pydantic import SecretStr
 
 from langchain_piccc import ChatPiccc
+from piccc.conversation import MODELS
 from piccc.emulator import Emulator
 from piccc.errors import ConfigurationError
-from piccc.models import MODELS
 from tests.langchain.replay import Replay, completion, whole
 
 

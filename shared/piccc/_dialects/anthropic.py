@@ -27,6 +27,7 @@ from piccc._dialects.content import Inline, document_source, image_source
 from piccc._dialects.reader import Event, Reader
 from piccc.arguments import read_arguments
 from piccc.conversation import (
+    DEFAULT_MAX_TOKENS,
     JSON,
     CachePoint,
     ChatReply,
@@ -55,7 +56,6 @@ from piccc.conversation import (
     judge_calls,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from piccc.models import DEFAULT_MAX_TOKENS
 
 logger = logging.getLogger("piccc")
 

@@ -1,7 +1,7 @@
-"""The port between behaviour and the world: send, sleep, now, random.
+"""The interface between behaviour and the world: send, sleep, now, random, run.
 
-Behaviour over time is written once, as coroutines over this port. An asynchronous port awaits its event
-loop; a blocking one never suspends, and `finish` drives such a coroutine to its end in one step.
+Behaviour over time is written once, as coroutines over a backend. The asynchronous backend awaits its event
+loop; the sync one never suspends, and `run_sync` drives such a coroutine to its end in one step.
 """
 
 from __future__ import annotations

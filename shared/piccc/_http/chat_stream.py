@@ -1,4 +1,4 @@
-"""A chat stream: a push machine from bytes to deltas, and two short loops that drive it."""
+"""A chat stream: a push parser from bytes to deltas, and the sync and async loops that drive it."""
 
 from __future__ import annotations
 

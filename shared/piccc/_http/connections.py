@@ -1,4 +1,4 @@
-"""Our own connections: one pool for each event loop and one for blocking calls, a stack of each server's.
+"""HTTP/1.1 over connections of our own: messages (RFC 9112), and a pool for each event loop.
 
 Why not an HTTP library's pool: CONTRIBUTING.md, "Connections".
 """

@@ -12,8 +12,8 @@ import typer
 
 from piccc._dialects import DialectName
 from piccc.cli.common import AsJSON, Prompt, document, notes, option, printable, prompt_of, say, write
+from piccc.conversation import DEFAULT_MODEL
 from piccc.errors import ResponseError
-from piccc.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from piccc.conversation import ChatReply, Delta, JSONSchema

@@ -1,1 +1,1 @@
-"""Waiting for tasks and fetching what they made."""
+"""Image and video tasks."""

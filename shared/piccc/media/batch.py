@@ -1,4 +1,4 @@
-"""Many prompts as one batch: bounded in several ways, patient with the account, and safe to continue."""
+"""Many prompts as one batch: bounded requests, pauses for the account, and a run that continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks and outputs that a client returns, which can be waited for, fetched and shown."""
+"""The tasks and outputs that a client returns: wait for them, fetch them, show them."""
 
 from __future__ import annotations
 

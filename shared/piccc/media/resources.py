@@ -1,4 +1,4 @@
-"""`client.images`, `client.videos` and `client.tasks`, blocking and asynchronous: the same words, awaited."""
+"""`client.images`, `client.videos` and `client.tasks`, sync and async."""
 
 from __future__ import annotations
 

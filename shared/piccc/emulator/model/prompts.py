@@ -15,8 +15,7 @@ from typing import Any
 
 from piccc.emulator.conversation import ModelRequest
 from piccc.emulator.model.context import STOPWORDS, answered, rarity, stems
-from piccc.emulator.model.jsontext import json_objects
-from piccc.emulator.model.schema import is_schema, mapping
+from piccc.emulator.model.schema import is_schema, json_objects, mapping
 
 _CHOICE = re.compile(
     r"^[ \t]*\((\d{1,9})\)\s*(.+?)(?=\n[ \t]*\(\d+\)|\n-{3,}|\n\n\n|\Z)", re.MULTILINE | re.DOTALL

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest, Tool
-from piccc.emulator.model.jsontext import json_objects
-from piccc.emulator.model.schema import is_schema
+from piccc.emulator.model.schema import is_schema, json_objects
 
 _FORM = re.compile(r"^[ \t]*Action:[ \t]*(.*)\n\s*Action Input:[ \t]*(.*)$", re.MULTILINE)
 _NAMES = re.compile(r"one of(?: the following)?:?\s*[\[(]?([\w, .'\"`-]+)")

@@ -11,9 +11,8 @@ from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, Mod
 from piccc.emulator.model import prompts
 from piccc.emulator.model.context import best_sentences, from_context, stems
 from piccc.emulator.model.extract import WORDS, Values
-from piccc.emulator.model.jsontext import json_objects, json_or_text
 from piccc.emulator.model.react import react_reply, react_request
-from piccc.emulator.model.schema import filled, mapping
+from piccc.emulator.model.schema import filled, json_objects, json_or_text, mapping
 from piccc.emulator.model.tokens import measured
 from piccc.emulator.model.tools import Step, best, steps
 

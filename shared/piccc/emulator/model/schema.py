@@ -1,7 +1,8 @@
-"""JSON Schema: what is wrong with one, and a valid value for it, from given values or made up."""
+"""Values for JSON Schemas, checked by jsonschema, and JSON found in texts."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +11,41 @@ from fractions import Fraction
 from typing import Any
 
 from jsonschema.validators import Draft202012Validator, validator_for
-from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it has no annotations
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from piccc.emulator.model.extract import Values
+
+
+def json_value(text: str, at: int = 0) -> tuple[Any, int]:
+    """Return the JSON value at a place of a text and its end; raise ValueError where there is none."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, at)
+        json.dumps(value, allow_nan=False)  # refuses what JSON cannot write, such as `NaN` or `1e999`
+    except RecursionError as error:
+        raise ValueError("The JSON nests too deep.") from error
+    return value, end
+
+
+def json_or_text(text: str) -> Any:
+    """Return the JSON value that a text is, or the text."""
+    with suppress(ValueError):
+        value, end = json_value(text := text.strip())
+        return value if end == len(text) else text
+    return text
+
+
+def json_objects(text: str) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """Yield the JSON objects that stand in a text with their places, outermost only."""
+    end = 0
+    for brace in re.finditer("{", text):
+        with suppress(ValueError):
+            if brace.start() >= end:
+                value, end = json_value(text, brace.start())
+                yield value, brace.start(), end
+
 
 Schema = Mapping[str, Any]
 _DEEPEST, _MOST_STEPS, _MOST_ITEMS, _LONGEST_TEXT = 12, 10_000, 1000, 100_000

@@ -1,4 +1,4 @@
-"""Remember each submission before it is sent, so that no crash and no lost answer makes anybody pay twice."""
+"""Ledgers record each submission before it is sent, so that no crash pays twice."""
 
 from __future__ import annotations
 
