@@ -95,8 +95,9 @@ def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield "| failures per 1,000 calls | " + " | ".join(found) + " |"
     yield "|---|" + "---|" * len(found)
     for row in next(iter(found.values())):
-        cells = [f"{1000 * each[row]['failures'] / each[row]['calls']:.0f}" for each in found.values()]
-        yield f"| {row} ({next(iter(found.values()))[row]['calls']} calls) | " + " | ".join(cells) + " |"
+        each = [rows[row] for rows in found.values()]
+        cells = [f"{1000 * one['failures'] / one['calls']:.0f}" if one["calls"] else "–" for one in each]
+        yield f"| {row} ({max(one['calls'] for one in each)} calls) | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -123,7 +124,9 @@ def main() -> None:
     others = [name for name in names if name not in OURS]
     for name in (name for name in names if name in OURS):
         for row, each in found[name].items():
-            if each["failures"] and any(not found[other][row]["failures"] for other in others):
+            if each["failures"] and any(
+                found[other][row]["calls"] and not found[other][row]["failures"] for other in others
+            ):
                 sys.exit(f"{name} fails where another client does not: {row}")
 
 

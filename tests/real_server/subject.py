@@ -10,28 +10,44 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 PROMPT = "The capital of France is"
-SHORT = 4
+SHORT = 2
 """Tokens of most answers."""
 SCHEMA = {
     "title": "City",
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}},
+    "properties": {"name": {"enum": ["Paris", "Rome"]}},
     "required": ["name"],
     "additionalProperties": False,
 }
+JSON_TOKENS = 100
+"""Of an answer under the schema: a base model puts in all the white space that the grammar allows."""
 
 
 class Subject:
-    """A client under test. Text of a call, pieces of a stream, and the facts of the last reply."""
+    """A client under test.
 
-    async_call: Callable[[], Awaitable[str]]
+    `has_grammar` is whether the server heeds a JSON Schema: llama.cpp's does not where the dialect is
+    Anthropic's. `counted_by_server` returns how many tokens the server has made so far, by its own count.
+    """
+
+    has_grammar: bool
+    counted_by_server: Callable[[], int]
 
     def call(self, prompt: str = PROMPT, max_tokens: int = SHORT, **options: Any) -> dict[str, Any]:
         """Return text, stop reason, input and output tokens of a whole reply."""
+        raise NotImplementedError
+
+    def offer_tool(self) -> object:
+        """Return the reply of a model that may call a tool, which takes a City."""
+        raise NotImplementedError
+
+    def structured(self) -> object:
+        """Return a City, as the server's grammar made the model write it."""
         raise NotImplementedError
 
     def stream(self, prompt: str = PROMPT, max_tokens: int = SHORT) -> Iterator[str]:
@@ -67,12 +83,23 @@ class Piccc(Subject):
         usage = reply.usage.input_tokens, reply.usage.output_tokens
         return {"text": reply.text, "stop": reply.finish_reason, "usage": usage}
 
+    def offer_tool(self) -> object:
+        from piccc import Tool
+
+        tool = Tool("visit", "Visit a city.", SCHEMA)
+        return self.call(tools=[tool])["text"]
+
+    def structured(self) -> object:
+        from piccc import JSONSchema
+
+        return json.loads(self.call(max_tokens=JSON_TOKENS, response_format=JSONSchema(SCHEMA))["text"])
+
     def stream(self, prompt: str = PROMPT, max_tokens: int = SHORT) -> Iterator[str]:
         with self._client.chat.stream(prompt, max_tokens=max_tokens) as stream:
             yield from stream.texts()
 
     async def acall(self) -> str:
-        return (await self._async.chat.create(PROMPT, max_tokens=SHORT)).text
+        return (await self._async.chat.create(PROMPT, max_tokens=1)).text
 
     def with_key(self, key: str) -> Subject:
         return Piccc(*self._arguments, key)
@@ -106,27 +133,31 @@ class LangChain(Subject):
                 self._model = ChatPiccc(model="piccc-pro", base_url=url, api_key=key, dialect=dialect)
 
     def call(self, prompt: str = PROMPT, max_tokens: int = SHORT, **options: Any) -> dict[str, Any]:
-        schema = options.pop("schema", None)
-        tools = options.pop("tools", None)
-        model = self._model.bind_tools(tools) if tools else self._model
-        if schema:
-            made = self._model.bind(max_tokens=max_tokens).with_structured_output(
-                schema, method="json_schema"
-            )
-            return {"text": json.dumps(made.invoke(prompt))}
-        reply = model.invoke(prompt, max_tokens=max_tokens, **options)
+        reply = self._model.invoke(prompt, max_tokens=max_tokens, **options)
         about = reply.response_metadata
         stop = {"max_tokens": "length", "end_turn": "stop", "stop_sequence": "stop"}
         said = about.get("finish_reason") or about.get("stop_reason")
         usage = reply.usage_metadata["input_tokens"], reply.usage_metadata["output_tokens"]
         return {"text": reply.text, "stop": stop.get(said, said), "usage": usage}
 
+    def offer_tool(self) -> object:
+        tool = {
+            "title": "visit",
+            "description": "Visit a city.",
+            **{k: SCHEMA[k] for k in SCHEMA if k != "title"},
+        }
+        return self._model.bind_tools([tool]).bind(max_tokens=SHORT).invoke(PROMPT).text
+
+    def structured(self) -> object:
+        model = self._model.with_structured_output(SCHEMA, method="json_schema", max_tokens=JSON_TOKENS)
+        return model.invoke(PROMPT)
+
     def stream(self, prompt: str = PROMPT, max_tokens: int = SHORT) -> Iterator[str]:
         for chunk in self._model.stream(prompt, max_tokens=max_tokens):
             yield chunk.text
 
     async def acall(self) -> str:
-        return str((await self._model.ainvoke(PROMPT, max_tokens=SHORT)).text)
+        return str((await self._model.ainvoke(PROMPT, max_tokens=1)).text)
 
     def with_key(self, key: str) -> Subject:
         return LangChain(*self._arguments, key)
@@ -163,7 +194,35 @@ class LlamaIndex(Subject):
         from llama_index.core.llms import ChatMessage
 
         reply = self._llm.chat([ChatMessage(prompt)], max_tokens=max_tokens, **options)
-        return {"text": reply.message.content}
+        usage = (
+            reply.additional_kwargs.get("prompt_tokens", 0),
+            reply.additional_kwargs.get("completion_tokens", 0),
+        )
+        return {"text": reply.message.content, "usage": usage}
+
+    def offer_tool(self) -> object:
+        from llama_index.core.tools import FunctionTool
+
+        def visit(name: str) -> str:
+            """Visit a city."""
+            return name
+
+        tools = [FunctionTool.from_defaults(visit)]
+        return self._llm.chat_with_tools(tools, PROMPT, max_tokens=SHORT).message.content
+
+    def structured(self) -> object:
+        from llama_index.core.prompts import PromptTemplate
+        from pydantic import BaseModel
+
+        class City(BaseModel):
+            """A city."""
+
+            name: Literal["Paris", "Rome"]
+
+        made = self._llm.structured_predict(
+            City, PromptTemplate(PROMPT), llm_kwargs={"max_tokens": JSON_TOKENS}
+        )
+        return made.model_dump()
 
     def stream(self, prompt: str = PROMPT, max_tokens: int = SHORT) -> Iterator[str]:
         from llama_index.core.llms import ChatMessage
@@ -174,7 +233,7 @@ class LlamaIndex(Subject):
     async def acall(self) -> str:
         from llama_index.core.llms import ChatMessage
 
-        return str((await self._llm.achat([ChatMessage(PROMPT)], max_tokens=SHORT)).message.content)
+        return str((await self._llm.achat([ChatMessage(PROMPT)], max_tokens=1)).message.content)
 
     def with_key(self, key: str) -> Subject:
         return LlamaIndex(*self._arguments, key)
@@ -183,13 +242,25 @@ class LlamaIndex(Subject):
         return type(error).__module__.partition(".")[0] in ("openai", "piccc", "llama_index_piccc")
 
 
+def _counted_by_server(url: str, key: str) -> int:
+    request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})  # noqa: S310
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
+        lines = reply.read().decode().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("llamacpp:tokens_predicted_total"))
+
+
 def make(name: str, url: str, key: str) -> Subject:
     """Return the client of that name."""
+    subject: Subject
     if name.startswith("langchain-"):
-        return LangChain(name, url, key)
-    if name.startswith("llama-index-"):
-        return LlamaIndex(name, url, key)
-    return Piccc("anthropic" if name.endswith("anthropic dialect") else "openai", url, key)
+        subject = LangChain(name, url, key)
+    elif name.startswith("llama-index-"):
+        subject = LlamaIndex(name, url, key)
+    else:
+        subject = Piccc("anthropic" if name.endswith("anthropic dialect") else "openai", url, key)
+    subject.has_grammar = "anthropic" not in name
+    subject.counted_by_server = lambda: _counted_by_server(url, key)
+    return subject
 
 
 Row = Callable[[Subject], Iterator[bool]]
@@ -198,7 +269,7 @@ Row = Callable[[Subject], Iterator[bool]]
 
 def whole(subject: Subject) -> Iterator[Callable[[], object]]:
     """Whole replies, one after the other: text, and the stop reason of a cut one."""
-    for _ in range(20):
+    for _ in range(10):
         yield lambda: _cut(subject.call())
 
 
@@ -210,7 +281,7 @@ def _cut(reply: dict[str, Any]) -> None:
 
 def streams(subject: Subject) -> Iterator[Callable[[], object]]:
     """Streams, one after the other, at once."""
-    for _ in range(30):
+    for _ in range(20):
         yield lambda: _some("".join(subject.stream()))
 
 
@@ -220,7 +291,7 @@ def _some(text: str) -> None:
 
 def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
     """A whole reply right after a stream."""
-    for _ in range(20):
+    for _ in range(10):
         for _ in subject.stream():
             pass
         yield subject.call
@@ -228,7 +299,7 @@ def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
 
 def left_early(subject: Subject) -> Iterator[Callable[[], object]]:
     """A stream that is left after its first piece, then a whole reply."""
-    for _ in range(10):
+    for _ in range(5):
 
         def leave() -> None:
             pieces = subject.stream(max_tokens=100)
@@ -256,6 +327,35 @@ def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
         def check(outcome: BaseException | str = outcome) -> None:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+        yield check
+
+
+def tools(subject: Subject) -> Iterator[Callable[[], object]]:
+    """A reply comes where a tool is on offer, whether or not the model calls it."""
+    for _ in range(5):
+        yield subject.offer_tool
+
+
+def structured(subject: Subject) -> Iterator[Callable[[], object]]:
+    """An answer under a JSON Schema satisfies it, for the server's grammar sees to that."""
+    if subject.has_grammar:
+        for _ in range(3):
+            yield lambda: _city(subject.structured())
+
+
+def _city(made: object) -> None:
+    assert made in ({"name": "Paris"}, {"name": "Rome"}), made
+
+
+def usage(subject: Subject) -> Iterator[Callable[[], object]]:
+    """The output tokens of a reply are those that the server counted."""
+    for tokens in (1, 2, 3, 5, 8):
+
+        def check(tokens: int = tokens) -> None:
+            before = subject.counted_by_server()
+            _, counted = subject.call(max_tokens=tokens)["usage"]
+            assert counted == subject.counted_by_server() - before
 
         yield check
 
@@ -299,6 +399,9 @@ ROWS = {
     "a call right after a stream": call_after_stream,
     "a stream left early, then a call": left_early,
     "200 calls, eight at a time": concurrent,
+    "a tool on offer": tools,
+    "an answer under a JSON Schema": structured,
+    "usage as the server counted": usage,
     "stop sequence": stop_sequence,
     "context overflow": overflow,
     "wrong key": wrong_key,
