@@ -1,18 +1,24 @@
 """One client before the faults, in a process and an environment of its own; the scoreboard starts it.
 
-Reads lines of JSON `{"base_url", "is_stream"}` and answers each with `{"text"}` or `{"error", "is_typed"}`.
+Reads lines of JSON `{"base_url", "way", "calls", "environment"}` and answers each with a list of
+`{"text"}` or `{"error", "is_typed"}`, one for each call of one client. The way is "whole", "stream" or
+"tools"; the text of the last is JSON: the arguments of the tool calls that an agent would run.
 """
 
 from __future__ import annotations
 
 import json
+import operator
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from tests.faults.replies import TIMEOUT
 
 KEY = "pcc_test_scoreboard"
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ERROR_TREES = {
     "anthropic",
     "langchain_anthropic",
@@ -23,19 +29,38 @@ ERROR_TREES = {
 }
 ERROR_TREES |= {"langchain_piccc", "llama_index_piccc", "piccc"}
 
-Texts = Iterator[str]
-Subject = tuple[Callable[[], str], Callable[[], Texts]]
+Subject = dict[str, Callable[[], str]]
 
 
 def piccc(base_url: str, dialect: Any) -> Subject:
-    from piccc import Client
+    from piccc import Client, Tool
 
     chat = Client(api_key=KEY, base_url=base_url, timeout=TIMEOUT, dialect=dialect).chat
-    return lambda: chat.create("hi").text, lambda: chat.stream("hi").texts()
+
+    def tools() -> str:
+        with chat.stream("hi", tools=[Tool("weather", parameters=WEATHER)]) as stream:
+            for _ in stream:
+                pass
+        return json.dumps([call.parse() for call in stream.reply.tool_calls])
+
+    return {
+        "whole": lambda: chat.create("hi").text,
+        "stream": lambda: "".join(chat.stream("hi").texts()),
+        "tools": tools,
+    }
 
 
 def langchain(model: Any) -> Subject:
-    return lambda: str(model.invoke("hi").content), lambda: (str(part.content) for part in model.stream("hi"))
+    def tools() -> str:
+        able = model.bind_tools([{"title": "weather", "description": "Weather.", **WEATHER}])
+        message = reduce(operator.add, able.stream("hi"))
+        return json.dumps([call["args"] for call in message.tool_calls])
+
+    return {
+        "whole": lambda: str(model.invoke("hi").content),
+        "stream": lambda: "".join(str(part.content) for part in model.stream("hi")),
+        "tools": tools,
+    }
 
 
 def langchain_openai(base_url: str) -> Subject:
@@ -59,10 +84,22 @@ def langchain_piccc(base_url: str) -> Subject:
 
 
 def llama_index(model: Any) -> Subject:
-    return (
-        lambda: str(model.complete("hi").text),
-        lambda: (str(part.delta or "") for part in model.stream_complete("hi")),
-    )
+    def tools() -> str:
+        from llama_index.core.tools import FunctionTool
+
+        def weather(city: str) -> str:
+            """Weather."""
+            return city
+
+        *_, last = model.stream_chat_with_tools([FunctionTool.from_defaults(weather)], "hi")
+        calls = model.get_tool_calls_from_response(last, error_on_no_tool_call=False)
+        return json.dumps([call.tool_kwargs for call in calls])
+
+    return {
+        "whole": lambda: str(model.complete("hi").text),
+        "stream": lambda: "".join(str(part.delta or "") for part in model.stream_complete("hi")),
+        "tools": tools,
+    }
 
 
 def llama_index_openai_like(base_url: str) -> Subject:
@@ -98,11 +135,10 @@ def is_typed(error: Exception) -> bool:
     return bool(roots & ERROR_TREES)
 
 
-def outcome(subject: Subject, *, is_stream: bool) -> dict[str, Any]:
+def outcome(call: Callable[[], str]) -> dict[str, Any]:
     """Make one call and say what came of it."""
-    whole, streamed = subject
     try:
-        return {"text": "".join(streamed()) if is_stream else whole()}
+        return {"text": call()}
     except Exception as error:
         return {"error": f"{type(error).__module__}.{type(error).__qualname__}", "is_typed": is_typed(error)}
 
@@ -110,9 +146,13 @@ def outcome(subject: Subject, *, is_stream: bool) -> dict[str, Any]:
 def main() -> None:
     """Answer line by line."""
     make = SUBJECTS[sys.argv[1]]
+    environment = dict(os.environ)
     for line in sys.stdin:
         task = json.loads(line)
-        print(json.dumps(outcome(make(task["base_url"]), is_stream=task["is_stream"])), flush=True)
+        os.environ.clear()
+        os.environ.update(environment | task["environment"])
+        call = make(task["base_url"])[task["way"]]
+        print(json.dumps([outcome(call) for _ in range(task["calls"])]), flush=True)
 
 
 if __name__ == "__main__":
