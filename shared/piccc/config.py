@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import os
 import re
 from base64 import b64encode
@@ -34,6 +35,17 @@ _SECRET_HEADER = re.compile(
     re.IGNORECASE,
 )
 _ALWAYS_SECRET = ("authorization", "proxy-authorization", "x-api-key")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, by name or address, is this machine (RFC 6761, section 6.3)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

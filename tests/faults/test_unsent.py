@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
+from piccc._http.backends import proxy_for
 from piccc.config import Timeout, resolve
 from piccc.errors import APIConnectionError, ConfigurationError
 from tests.faults.calls import KINDS, MODES, Mode, call
@@ -203,7 +204,16 @@ def test_an_error_says_why_nothing_could_be_sent(
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("proxy", ["nonsense://me:hush123@proxy.test", "://"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "nonsense://me:hush123@proxy.test",
+        "://",
+        "http://me:hush123@[::1",
+        "http://proxy.test:x",
+        "http://:80",
+    ],
+)
 def test_a_proxy_that_is_none_is_a_wrong_setting(place: Place, proxy: str, mode: Mode) -> None:
     place.patch.setenv("HTTP_PROXY", proxy)
     place.patch.setenv("NO_PROXY", "")
@@ -222,3 +232,26 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(place: Place, proxy: 
     base_url = place.serve().case(healthy("chat")).base_url
     config = resolve(api_key="pcc_live_at_home", base_url=base_url, max_retries=0)
     assert call(mode, "chat", config, VirtualIO(mode.port())).text
+
+
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [
+        ("localhost", True),
+        ("LocalHost.", True),
+        ("app.localhost", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("localhost.test", False),
+        ("notlocalhost", False),
+        ("127.0.0.1.test", False),
+        ("::ffff:192.0.2.1", False),
+    ],
+)
+def test_only_this_machine_is_asked_without_a_proxy(
+    host: str, is_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:8080")
+    monkeypatch.setenv("NO_PROXY", "")
+    assert (proxy_for("http", host, 80) is None) is is_here

@@ -165,6 +165,7 @@ class LangChain(Subject):
     def is_own_error(self, error: Exception) -> bool:
         return type(error).__module__.partition(".")[0] in (
             "anthropic",
+            "langchain_anthropic",
             "langchain_core",
             "langchain_openai",
             "langchain_piccc",

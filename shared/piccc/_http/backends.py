@@ -36,7 +36,7 @@ from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, 
 from piccc._http.connections import Pool, Route, described, scrub, tls_context
 from piccc._http.library import AsyncLibraryResponse, SyncLibraryResponse, call_within, classify
 from piccc._version import __version__
-from piccc.config import redact
+from piccc.config import is_loopback, redact
 from piccc.errors import ConfigurationError, MissingExtraError
 
 READ_BYTES = 64 * 1024
@@ -421,6 +421,8 @@ class _Backend:
 
     def _detour(self, route: Route) -> Any:
         """Return the HTTP library that a request goes through, None where our own connections serve it."""
+        if route.proxy and self.client is None:
+            _check_proxy(route.proxy)
         library = self._library or _preferred_library()
         # A proxy that speaks TLS or SOCKS is left to httpx, which knows both.
         return library or (
@@ -444,10 +446,7 @@ class _Backend:
                 hint='pip install "piccc[socks]"',
             ) from error
         except ValueError as error:
-            raise ConfigurationError(
-                f"The proxy {_shown(route.proxy)} is no address of one.",
-                hint="Set HTTPS_PROXY, HTTP_PROXY or ALL_PROXY to http://host:port, or unset it.",
-            ) from error
+            raise _no_proxy_address(route.proxy) from error
         except OSError as error:
             raise Failure(Outcome.NOT_SENT, f"no connection: {described(error)}") from error
 
@@ -639,13 +638,28 @@ def _shown(proxy: str | None) -> str:
 
 def proxy_for(scheme: str, host: str, port: int) -> str | None:
     """Return the proxy that the environment names for a server; a server on this machine has none."""
-    if host == "localhost" or host.startswith("127.") or host == "::1":
+    if is_loopback(host):
         return None
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
     if not proxy or proxy_bypass(f"{host}:{port}"):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _check_proxy(proxy: str) -> None:
+    try:
+        if urlsplit(proxy).port == 0 or not urlsplit(proxy).hostname:
+            raise ValueError("no host, or port 0")
+    except ValueError as error:
+        raise _no_proxy_address(proxy) from error
+
+
+def _no_proxy_address(proxy: str | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"The proxy {_shown(proxy)} is no address of one.",
+        hint="Set HTTPS_PROXY, HTTP_PROXY or ALL_PROXY to http://host:port, or unset it.",
+    )
 
 
 def library_named(name: str) -> Any:

@@ -21,7 +21,7 @@ import typer
 
 from piccc._version import __version__
 from piccc.cli.common import AsJSON, LedgerPath, document, in_shell_words, ledger_of, printable, results
-from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, redact, resolve
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, is_loopback, redact, resolve
 from piccc.errors import (
     APIStatusError,
     AuthenticationError,
@@ -176,7 +176,7 @@ def _proxy(config: Config) -> Iterator[Finding]:
     used = proxies.get(scheme) or proxies.get("all")
     if used is None:
         yield Finding("proxy", "ok", "none")
-    elif proxy_bypass(host) or host == "localhost" or host.startswith("127.") or host == "::1":
+    elif proxy_bypass(host) or is_loopback(host):
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
     elif used.startswith("socks") and find_spec("socksio") is None:
         said = f"{redact(used)} is asked for {host}, which takes a package that is not installed"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import ipaddress
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 
 from piccc._dialects.common import parse, serialize
 from piccc.arguments import join_halves
+from piccc.config import is_loopback
 from piccc.errors import InvalidArgumentError, SpendLimitExceeded
 from piccc.media.ledgers import Submission
 from piccc.tasks import Output, Task, TaskType, content_type_of
@@ -303,18 +303,11 @@ def _checked_webhook(url: object) -> str:
         host = parts.hostname
     except ValueError:
         host = None
-    if host and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+    if host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
         return str(url)
     raise InvalidArgumentError(
         "webhook is not an https address.", hint="Give it as a text, https://host/path, or as a receiver."
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def can_be(task: Task, entry: Submission) -> bool:
