@@ -38,7 +38,7 @@ _ALWAYS_SECRET = ("authorization", "proxy-authorization", "x-api-key")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, by name or address, is this machine (RFC 6761, section 6.3)."""
+    """Return whether a host, by name or address, is this machine (RFC 6761, section 6.3)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
