@@ -337,6 +337,10 @@ class _Run(Generic[H]):
                 error.__cause__ is not None
             ):  # it was sent now: a server that is down must not be given all rows
                 self._pause(error)
+        elif isinstance(error, LedgerError) and error.tasks:
+            # It was accepted and could not be written down: the caller gets the task all the same.
+            self._wait_for(place, error.tasks[0])
+            self._stopped = self._stopped or error
         elif is_moderation(error.code):
             self.batch.errors[place.number] = error
         elif is_spent or isinstance(error, _FOR_ALL):
