@@ -19,6 +19,10 @@ _BACK = re.compile(
     r"(?i)\b(?:it|that|this|them|the (?:result|image|picture|video))\b(?!\s(?:is|was)\b)|它|结果"
 )
 _WHOLE = re.compile(r"“[^”]*”|「[^」]*」|\"[^\"]*\"|(?<!\w)'[^'\n]*'(?!\w)|https?://\S+")
+# What is over is reported, not asked for: news of a task must not order another one.
+_REPORT = re.compile(
+    r"(?i)\b(?:is|was|has been) (?:finished|completed|done|ready|failed|cancelled|expired)\b"
+)
 
 
 class Step(NamedTuple):
@@ -50,7 +54,7 @@ def steps(tools: Sequence[Tool], text: str) -> list[Step]:
     """Return the steps that a request asks for, in order."""
     found: list[Step] = []
     for joint, part, after in _parts(tools, text):
-        if tool := best(tools, part):
+        if (tool := best(tools, part)) and not _REPORT.search(part):
             found.append(Step(tool, part, bool(found) and (after or _BACK.search(part) is not None)))
         elif found:
             found[-1] = found[-1]._replace(text=f"{found[-1].text}{joint}{part}")
