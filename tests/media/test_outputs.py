@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -300,6 +301,20 @@ def test_a_partial_file_of_a_killed_process_is_removed(made: Made, tmp_path: Pat
     os.utime(old, (0, 0))
     made().outputs[0].save(tmp_path)
     assert files(tmp_path) == [recent.name, "task_1.png"]
+
+
+def test_a_full_disk_is_our_error_and_leaves_no_file(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            made().outputs[0].save(tmp_path / "a.png")
+    assert files(tmp_path) == []
+    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a.png", "gs://bucket/", "https://example.com/a.png"])

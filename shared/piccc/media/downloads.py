@@ -391,8 +391,27 @@ async def save(
             f"{os.fspath(path)!r} is a URL, and outputs are saved to files.",
             hint="Save to a file and upload it, or take `bytes()`.",
         )
+    try:
+        return await _save(account, task, output, os.fspath(path), terms, overwrite, provenance)
+    except OSError as error:
+        raise OutputError(
+            f"The output of task {task.id} cannot be written: {error}",
+            hint="Nothing is lost: save it again, or elsewhere.",
+            task_id=task.id,
+        ) from error
+
+
+async def _save(
+    account: Account,
+    task: Task,
+    output: Output,
+    path: str,
+    terms: DownloadOptions,
+    overwrite: bool,
+    provenance: bool,
+) -> Path:
     run, stem = account.session.io.run, _stem(task, output)
-    folder, name = await run(_prepared, os.fspath(path), stem)
+    folder, name = await run(_prepared, path, stem)
     part = folder / f".{stem}.{secrets.token_hex(4)}.part"
     file = await run(part.open, "xb")
     try:
