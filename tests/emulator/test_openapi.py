@@ -10,6 +10,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from jsonschema import Draft202012Validator, SchemaError
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from piccc.emulator import Emulator
@@ -34,12 +35,37 @@ def served(strict: bool) -> Iterator[Emulator]:
 def holds_together(body: Any) -> bool:
     """Return whether a body's parts fit one another, which a JSON Schema cannot say.
 
-    A tool that must be called is on offer, a result answers a call, and inline data is what it says it is.
+    A tool that must be called is on offer, a result answers a call, inline data is what it says it is, and
+    what is given as a JSON Schema is one.
     """
     unsaid = ("tool_call_id", "tool_use_id", "data:", "base64", "input_audio", "file", "arguments")
-    choice = body.get("tool_choice") if isinstance(body, dict) else None
+    if not isinstance(body, dict):
+        return not any(part in repr(body) for part in unsaid)
+    choice = body.get("tool_choice")
     forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") not in ("auto", "none"))
-    return not forced and not any(part in repr(body) for part in unsaid)
+    return (
+        not forced
+        and not any(part in repr(body) for part in unsaid)
+        and all(map(is_schema, schemas_in(body)))
+    )
+
+
+def schemas_in(value: Any) -> Iterator[Any]:
+    """Yield what stands where a request gives a JSON Schema."""
+    for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+        if name in ("input_schema", "parameters", "schema"):
+            yield each
+        elif isinstance(each, dict | list):
+            yield from schemas_in(each)
+
+
+def is_schema(value: Any) -> bool:
+    """Return whether a value is a JSON Schema."""
+    try:
+        Draft202012Validator.check_schema(value)
+    except SchemaError:
+        return False
+    return True
 
 
 # What strict servers refuse besides is told by no JSON Schema: whether a call has its result, for one.

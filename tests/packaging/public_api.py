@@ -37,7 +37,9 @@ def names_of(module: griffe.Object | griffe.Alias) -> list[str]:
     """Return what a public module exports, or, without `__all__`, what it defines without an underscore."""
     if module.exports is not None:
         return [str(name) for name in module.exports if not str(name).startswith("__")]
-    return [name for name, member in module.members.items() if member.is_public and not member.is_alias]
+    return [
+        name for name, member in module.members.items() if not name.startswith("_") and not member.is_alias
+    ]
 
 
 def listing() -> Iterator[str]:

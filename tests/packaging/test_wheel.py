@@ -55,7 +55,15 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
     about = piccc.metadata.json
     assert (about["name"], about["license_expression"]) == ("piccc", "MIT")
     assert about["requires_python"] == ">=3.11"
-    assert about["provides_extra"] == ["all", "cli", "emulator", "langchain", "llama-index"]
+    assert about["provides_extra"] == [
+        "all",
+        "cli",
+        "emulator",
+        "httpx2",
+        "langchain",
+        "llama-index",
+        "socks",
+    ]
     assert about["description_content_type"] == "text/markdown"
     assert str(about["description"]).strip() == (ROOT / "README.md").read_text().strip()
     assert piccc.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
