@@ -98,6 +98,7 @@ def _h11(pieces: list[bytes]) -> tuple[bytes, bool] | None:
 @pytest.mark.parametrize(
     ("written", "what"),
     [
+        (b"0\r\n\0\r\n0\r\n\r\n", "not a line of a trailer"),
         (b"ten\r\n", "not the size"),
         (b"-1\r\n", "not the size"),
         (b"1_0\r\n", "not the size"),

@@ -234,6 +234,7 @@ def test_calls_and_whole_streams_share_a_connection(server: FaultServer) -> None
     assert client.chat.create("hi").text == TEXT
     assert server.connections == 1
     client.close()
+    connections.blocking_pool.close()  # clients of other tests may still hold it
     server.wait_until_all_closed()
 
 

@@ -149,6 +149,7 @@ class AsyncStream(asyncio.Protocol):
         self._writer: asyncio.Future[None] | None = None
         self._due: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._is_lost = False
 
     @classmethod
     async def connect(cls, addresses: list[Address]) -> AsyncStream:
@@ -187,7 +188,7 @@ class AsyncStream(asyncio.Protocol):
 
     def connection_lost(self, exception: Exception | None) -> None:
         """Note why the connection ended."""
-        self._is_over = True
+        self._is_over = self._is_lost = True
         self._error = self._error or exception
         _wake(self._reader)
         self._silence()
@@ -241,8 +242,8 @@ class AsyncStream(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection at once."""
-        if self._loop.is_closed():
-            return
+        if self._is_lost or self._loop.is_closed():
+            return  # a transport that is lost has let go of its loop, which `abort` would ask
         # `abort` closes our copy of the socket alone: a forked child's would keep the server writing.
         _shut_down(self._socket, self._process)
         self._transport.abort()

@@ -582,6 +582,8 @@ MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_UNPACKED_RATIO = 100
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t]")
+"""How a line of a trailer begins (RFC 9112, section 5): a field, or the rest of a folded one."""
 
 
 class MalformedReply(Exception):
@@ -757,6 +759,9 @@ class ChunkedBody:
             self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 self.damage = "is damaged: the trailer is too long"
+            elif line and not _TRAILER.match(line):
+                # Else a damaged size, read as the last chunk's, would make content a trailer.
+                self.damage = f"is damaged: not a line of a trailer: {line[:20]!r}"
             self.is_over = not line
         elif size := _SIZE.fullmatch(line):
             self._left = int(size[1], 16)
