@@ -143,11 +143,7 @@ class ClientSettings(StrictModel):
             "http_client": None,
             "http_async_client": None,
         }
-        return {
-            **state,
-            "__dict__": open_fields,
-            "__pydantic_private__": {**state["__pydantic_private__"], "_clients": None},
-        }
+        return {**state, "__dict__": open_fields}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = (self.http_client, self.http_async_client, self.api_key)

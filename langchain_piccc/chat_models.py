@@ -185,7 +185,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     @model_validator(mode="after")
     def _set_piccc_version(self) -> Self:
-        self._add_version("piccc", __version__)
+        known = self.metadata or {}
+        self.metadata = {**known, "lc_versions": {**known.get("lc_versions", {}), "piccc": __version__}}
         return self
 
     @classmethod

@@ -9,7 +9,6 @@ from dataclasses import is_dataclass
 from typing import Any, Literal
 
 from langchain_core import exceptions as core
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.messages import (
@@ -20,7 +19,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langchain_core.prompt_values import PromptValue
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableLambda
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from typing_extensions import is_typeddict
@@ -133,35 +132,39 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the answer in its shape, or with `include_raw` a dict of raw, parsed and parsing_error."""
-        return self._call_with_config(self._invoke, input, config, **kwargs)
+        return self._whole().invoke(input, config, **kwargs)
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the answer in its shape, or with `include_raw` a dict of raw, parsed and parsing_error."""
-        return await self._acall_with_config(self._ainvoke, input, config, **kwargs)
+        return await self._whole().ainvoke(input, config, **kwargs)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Yield the answer as it grows (dicts), or once it is whole (pydantic objects, `include_raw`)."""
-        yield from self._transform_stream_with_config(iter([input]), self._stream, config, **kwargs)
+        yield from self._growing().stream(input, config, **kwargs)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Yield the answer as it grows (dicts), or once it is whole (pydantic objects, `include_raw`)."""
-
-        async def inputs() -> AsyncIterator[LanguageModelInput]:
-            yield input
-
-        async for answer in self._atransform_stream_with_config(inputs(), self._astream, config, **kwargs):
+        async for answer in self._growing().astream(input, config, **kwargs):
             yield answer
+
+    # LangChain's own runnables open the traced run that the model's calls belong to.
+
+    def _whole(self) -> RunnableLambda[LanguageModelInput, Any]:
+        return RunnableLambda(self._invoke, self._ainvoke, name=self.name)
+
+    def _growing(self) -> RunnableGenerator[LanguageModelInput, Any]:
+        # It gives the config to functions that take one; its annotations leave that out.
+        return RunnableGenerator(self._stream, self._astream, name=self.name)  # type: ignore[arg-type]
 
     def _invoke(
         self,
         input: LanguageModelInput,
-        run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Any:
@@ -176,7 +179,6 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     async def _ainvoke(
         self,
         input: LanguageModelInput,
-        run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Any:
@@ -191,7 +193,6 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     def _stream(
         self,
         inputs: Iterator[LanguageModelInput],
-        run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> Iterator[Any]:
@@ -212,7 +213,6 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
     async def _astream(
         self,
         inputs: AsyncIterator[LanguageModelInput],
-        run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
         **kwargs: Any,
     ) -> AsyncIterator[Any]:

@@ -217,7 +217,7 @@ class Piccc(PredictingLLM):
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         kept = {name: public(name, value) for name, value in state["__dict__"].items() if name != "api_key"}
-        return {**state, "__dict__": kept, "__pydantic_private__": None}
+        return {**state, "__dict__": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["__dict__"])  # type: ignore[misc]  # a copy is made anew, with its own key

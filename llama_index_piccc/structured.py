@@ -22,6 +22,7 @@ from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictStartEvent,
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import create_flexible_model
 from llama_index.core.prompts import PromptTemplate
@@ -266,10 +267,15 @@ class PicccStructuredLLM(StructuredLLM):
 
     def _prediction(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Prediction[BaseModel]:
         inner = cast(PredictingLLM, self.llm).model_copy(update={"callback_manager": self.callback_manager})
-        return Prediction(inner, self.output_cls, inner._extend_messages(list(messages)), kwargs)
+        return Prediction(inner, self.output_cls, _with_system_prompt(inner, messages), kwargs)
 
     def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         return cast(PredictingLLM, self.llm)._prompt(prompt, formatted)
+
+
+def _with_system_prompt(llm: LLM, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    system = [ChatMessage(role=MessageRole.SYSTEM, content=llm.system_prompt)] if llm.system_prompt else []
+    return [*system, *messages]
 
 
 def _response(value: BaseModel, response: ChatResponse) -> ChatResponse:
@@ -389,7 +395,7 @@ class PredictingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None,
         prompt_args: dict[str, Any],
     ) -> Prediction[Model]:
-        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        messages = _with_system_prompt(self, prompt.format_messages(llm=self, **prompt_args))
         return Prediction(self, output_cls, messages, llm_kwargs)
 
 

@@ -21,15 +21,6 @@ OURS = ("piccc", "langchain_piccc", "llama_index_piccc", "__future__")
 TOUCHED = {
     # Of the module: without it, register() is a PicccError that names the way out.
     "_BUILTIN_PROVIDERS",
-    # A key of pydantic's pickles.
-    "__pydantic_private__",
-    # Of base classes, whose subclasses are to call them.
-    "_acall_with_config",
-    "_add_version",
-    "_atransform_stream_with_config",
-    "_call_with_config",
-    "_extend_messages",
-    "_transform_stream_with_config",
     # Documented in spite of its name: namedtuple's.
     "_replace",
 }

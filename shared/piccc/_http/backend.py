@@ -109,7 +109,7 @@ class Signal(Protocol):
     """A wait that can be ended early."""
 
     def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread, and from a finalizer."""
+        """End the wait under way, or else the next one; from any thread, and from a finalizer."""
         ...
 
     async def wait(self, seconds: float) -> None:

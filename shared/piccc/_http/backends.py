@@ -764,7 +764,7 @@ class SyncSignal:
         self._queue: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread."""
+        """End the wait under way, or else the next one; from any thread."""
         if self._queue.empty():
             self._queue.put(None)
 
@@ -782,7 +782,7 @@ class AsyncSignal:
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        """Wake who waits, or who waits next; from any thread."""
+        """End the wait under way, or else the next one; from any thread."""
         with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
             self._loop.call_soon_threadsafe(self._event.set)
 
