@@ -172,6 +172,20 @@ def test_the_emulators_options_are_those_of_its_class(nowhere: Shell) -> None:
         process.communicate()
 
 
+def test_the_emulator_lets_another_server_answer(nowhere: Shell, emulator: Emulator) -> None:
+    words = ("--upstream", emulator.base_url, "--upstream-model", "piccc-flash", "--json")
+    variables = {"PICCC_UPSTREAM_KEY": emulator.api_key}
+    with nowhere.start("emulator", "--port", "0", *words, **variables) as process:
+        assert process.stdout is not None
+        known = json.loads(process.stdout.readline())
+        emulator.script(["From upstream."])
+        with Client(base_url=known["PICCC_BASE_URL"], api_key=known["PICCC_API_KEY"]) as client:
+            assert client.chat.create("Hello").text == "From upstream."
+        assert emulator.requests[-1].model == "piccc-flash"
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+
+
 def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
     ids = []
     for _ in range(2):
@@ -192,6 +206,7 @@ def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
     [
         (("--host", "0.0.0.0"), "--allow-remote"),  # noqa: S104  it is refused
         (("--faults", "missing.json"), "missing.json"),
+        (("--upstream", "localhost:11434"), "http"),
     ],
 )
 def test_an_emulator_that_cannot_be_run_says_why(nowhere: Shell, wrong: tuple[str, str], said: str) -> None:

@@ -32,6 +32,13 @@ class Shell(StrEnum):
     DOTENV = "dotenv"
 
 
+class UpstreamAPI(StrEnum):
+    """Which API an upstream has."""
+
+    OPENAI = "openai"
+    PICCC = "piccc"
+
+
 _EXPORTS = {
     Shell.SH: "export {name}={value}",
     Shell.FISH: "set -gx {name} {value}",
@@ -89,6 +96,18 @@ def emulator(
     webhook_secret: Annotated[
         str | None, option("--webhook-secret", "SECRET", "Sign webhooks with it: whsec_ and base64.")
     ] = None,
+    upstream: Annotated[
+        str | None, option("--upstream", "URL", "An OpenAI-compatible server that answers chat.")
+    ] = None,
+    upstream_key: Annotated[
+        str | None, option("--upstream-key", "KEY", "Its key.", envvar="PICCC_UPSTREAM_KEY")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, option("--upstream-model", "NAME", "The model to ask it for, whichever a client names.")
+    ] = None,
+    upstream_api: Annotated[
+        UpstreamAPI, typer.Option(help="What the upstream is; a live Piccc server gets the tasks too.")
+    ] = UpstreamAPI.OPENAI,
     shell: Annotated[
         Shell | None, typer.Option(help="How to print the variables; the current shell's way by default.")
     ] = None,
@@ -101,6 +120,7 @@ def emulator(
       piccc emulator --port 8765 --speed 10
       piccc emulator --faults faults.json --state ./emulator-state
       piccc emulator --shell dotenv --models piccc-pro,piccc-image --rate-limit 60
+      piccc emulator --upstream http://localhost:11434/v1 --upstream-model llama3.2
     \b
     A faults file:
       {"rules": [{"fault": "429;retry-after=2", "route": "POST /v1/*", "times": 2}]}
@@ -121,6 +141,10 @@ def emulator(
         requests_per_minute=rate_limit,
         url_lifetime=url_lifetime,
         webhook_secret=webhook_secret,
+        upstream=upstream,
+        upstream_key=upstream_key,
+        upstream_model=upstream_model,
+        upstream_api=upstream_api.value,
         **({} if api_key is None else {"api_key": api_key}),
     )
     with made as running:

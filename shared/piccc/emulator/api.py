@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from piccc.emulator.clock import Clock, Latency, RateLimit
 from piccc.emulator.conversation import Completion, ModelRequest, Script
@@ -31,6 +31,9 @@ from piccc.emulator.tasks import (
 )
 from piccc.emulator.webhooks import Webhooks
 from piccc.emulator.wire import APIError
+
+if TYPE_CHECKING:
+    from piccc.emulator.upstream import ChatSource
 
 StoredKind = Literal["tasks", "charges", "reported"]
 
@@ -94,6 +97,7 @@ class EmulatedAPI:
         webhooks: Webhooks,
         url_lifetime: float,
         state: State | None,
+        source: ChatSource | None = None,
     ) -> None:
         self.api_key = api_key
         self.clock = clock
@@ -105,13 +109,14 @@ class EmulatedAPI:
         self.models = tuple(MODELS if models is None else models)
         self.limit = limit
         self.webhooks = webhooks
-        self.request_log = RequestLog([api_key, webhooks.secret])
+        self.request_log = RequestLog([api_key, webhooks.secret, (source and source.key) or ""])
         self.script = Script()
         self.tasks = Tasks()
         self.page_token = secrets.token_urlsafe(16)
         self.charges: deque[Charge] = deque(maxlen=_CHARGES)
         self.media = MediaCache()
         self.output_urls = OutputURLs(sha256(api_key.encode()).digest(), lifetime=url_lifetime)
+        self.source = source
         self._model = RuleModel()
         self._reads: Counter[str] = Counter()
         self._state = state
@@ -159,27 +164,35 @@ class EmulatedAPI:
             message = f"model: there is no {kind} model {name!r}. There are {', '.join(fitting) or 'none'}."
             raise APIError(404, message, code="model_not_found", param="model")
 
-    def answer(self, request: ModelRequest, context: RequestContext) -> Completion:
-        """Answer a chat request and charge for it; a 400 APIError when its schema has no valid value."""
+    def answer(self, request: ModelRequest, context: RequestContext) -> Completion | None:
+        """Answer a chat request and charge for it, or return None where `source` is to answer.
+
+        Raises APIError 400 when the request's schema has no valid value.
+        """
         try:
             scripted = self.script.answer(request)
+            if scripted is None and self.source is not None:
+                return None
             answer = measured(request, scripted) if scripted else self._model.answer(request)
         except Unfillable as error:
             raise APIError(400, f"{error} Give it an example or a default.", code="invalid_value") from None
+        self.charge_chat(context, answer.usage.prompt_tokens, answer.usage.completion_tokens)
+        return answer
+
+    def charge_chat(self, context: RequestContext, prompt_tokens: int, completion_tokens: int) -> None:
+        """Charge for a chat reply."""
         record = context.record
-        record.prompt_tokens = answer.usage.prompt_tokens
-        record.completion_tokens = answer.usage.completion_tokens
+        record.prompt_tokens, record.completion_tokens = prompt_tokens, completion_tokens
         self._charge(
             Charge(
                 kind="chat",
-                model=request.model,
+                model=record.model or "",
                 request_id=record.request_id,
                 at=self.clock.now(),
-                prompt_tokens=answer.usage.prompt_tokens,
-                completion_tokens=answer.usage.completion_tokens,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
             )
         )
-        return answer
 
     def submit(
         self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, context: RequestContext

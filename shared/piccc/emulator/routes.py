@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -162,11 +162,15 @@ class Routes:
         self._api.resume()
         yield
         await self._api.webhooks.close()
+        if self._api.source is not None:
+            await self._api.source.close()
 
     async def chat(self, request: Request) -> Response:
         """Chat, OpenAI dialect."""
         context = _context(request)
         form, answer = await off_loop(context, lambda: self._answer(openai.ChatRequest, context))
+        if answer is None:
+            return await self._sourced(form, context)
         reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._api.clock.now())
         if form.stream:
             quirks = self._api.quirks
@@ -179,6 +183,8 @@ class Routes:
         """Chat, Anthropic dialect."""
         context = _context(request)
         form, answer = await off_loop(context, lambda: self._answer(anthropic.MessageRequest, context))
+        if answer is None:
+            return await self._sourced(form, context)
         reply_id = f"msg_{secrets.token_hex(12)}"
         if form.stream:
             return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)))
@@ -194,7 +200,25 @@ class Routes:
 
         return JSON({"input_tokens": await off_loop(context, count)})
 
-    def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion]:
+    async def _sourced(
+        self, form: openai.ChatRequest | anthropic.MessageRequest, context: RequestContext
+    ) -> Response:
+        """Answer from the upstream or the recording, and charge for it."""
+        from piccc.emulator.upstream import Meter, frames
+
+        api, path = self._api, context.record.path
+        assert api.source is not None  # noqa: S101  only then is there no answer
+        answer = await api.source.answer(path, context.json(), form)
+        meter = Meter(form, lambda prompt, completion: api.charge_chat(context, prompt, completion))
+        if isinstance(answer, dict):
+            meter.count(answer)
+            meter.charge()
+            return JSON(answer)
+        events = frames(answer, meter, lambda error: error.envelope(path, context.record.request_id))
+        headers = {"cache-control": "no-store"}
+        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+
+    def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion | None]:
         request = read(form, context.json())
         understood = self._understood(request, context)
         if self._api.strict and (tokens := _text_tokens(understood)) > _CONTEXT_WINDOW:

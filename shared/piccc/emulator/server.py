@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +25,9 @@ from piccc.emulator.quirks import Quirks
 from piccc.emulator.request_log import Charge, RequestRecord
 from piccc.emulator.routes import Routes
 from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
+
+if TYPE_CHECKING:
+    from piccc.emulator.upstream import ChatSource
 
 _KEY = "pcc_test_emulator"
 _PATIENCE = 10.0
@@ -48,6 +51,9 @@ class Emulator:
       `piccc-image` and `piccc-video`.
     - `state` is a directory that keeps tasks and charges between runs.
     - `requests_per_minute` is enforced with 429; `url_lifetime` is an output URL's validity in seconds.
+    - `upstream` is the URL of an OpenAI-compatible server that answers chat on both routes, with
+      `upstream_key` and the model `upstream_model`; keys, faults, charges, log, tasks and clock stay the
+      emulator's. With `upstream_api="piccc"` it is a live Piccc server, which gets the tasks too.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
 
     Attributes:
@@ -86,6 +92,10 @@ class Emulator:
         url_lifetime: float = 86_400.0,
         webhook_secret: str | None = None,
         loopback_only: bool = True,
+        upstream: str | None = None,
+        upstream_key: str | None = None,
+        upstream_model: str | None = None,
+        upstream_api: Literal["openai", "piccc"] = "openai",
     ) -> None:
         if loopback_only and not on_loopback(f"//{_bracketed(host)}"):
             raise ValueError(
@@ -99,6 +109,11 @@ class Emulator:
         self._port = port
         self._clock = clock or WallClock()
         latency = Latency(speed)
+        source: ChatSource | None = None
+        if upstream is not None:
+            from piccc.emulator.upstream import Upstream
+
+            source = Upstream(upstream, key=upstream_key, model=upstream_model, api=upstream_api)
         self._api = EmulatedAPI(
             api_key=api_key,
             clock=self._clock,
@@ -114,6 +129,7 @@ class Emulator:
             ),
             url_lifetime=url_lifetime,
             state=State(state) if state is not None else None,
+            source=source,
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

@@ -374,7 +374,7 @@ def reply(request: MessageRequest, answer: Completion, *, reply_id: str) -> dict
     return {
         **_head(request, reply_id),
         "content": [block for block, _ in _blocks(answer)],
-        **_stop(answer),
+        **stop(answer),
         "usage": _usage(answer),
     }
 
@@ -397,11 +397,11 @@ def events(
         for delta, tokens in _deltas(block, arguments):
             yield {"type": "content_block_delta", "index": index, "delta": delta}, tokens
         yield {"type": "content_block_stop", "index": index}, 0
-    yield {"type": "message_delta", "delta": _stop(answer), "usage": _usage(answer)}, 0
+    yield {"type": "message_delta", "delta": stop(answer), "usage": _usage(answer)}, 0
     yield {"type": "message_stop"}, 0
 
 
-def _stop(answer: Completion) -> dict[str, Any]:
+def stop(answer: Completion) -> dict[str, Any]:
     """Return why the reply ended; only a refusal with text has details."""
     reason = "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
     if answer.refusal is None:

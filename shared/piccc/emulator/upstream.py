@@ -1,0 +1,573 @@
+"""Chat replies from another server: an OpenAI-compatible one, or a live Piccc server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import httpx
+
+from piccc.emulator.conversation import Completion, FinishReason, ModelCall, Usage
+from piccc.emulator.model import pieces
+from piccc.emulator.model.tokens import prompt_tokens
+from piccc.emulator.webhooks import on_loopback
+from piccc.emulator.wire import APIError, anthropic, compact, encoded, openai
+
+JSONObject = dict[str, Any]
+ChatForm = openai.ChatRequest | anthropic.MessageRequest
+Answer = JSONObject | AsyncIterator[JSONObject]
+"""A whole reply, or the events of a streamed one, in the form of the request's route."""
+UpstreamAPI = Literal["openai", "piccc"]
+
+_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+_LARGEST_REPLY = 64 * 1024 * 1024
+_LONGEST_MESSAGE = 500
+_MESSAGES = "/v1/messages"
+
+
+class ChatSource(Protocol):
+    """Whatever answers chat in place of the emulator's own model; `key` is a secret of its own."""
+
+    key: str | None
+
+    async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
+        """Answer the request that a route got. Raises APIError."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+class Upstream:
+    """A server that answers chat.
+
+    - `url` with `/v1` or without; `key` goes to this server only, and a client's key never does.
+    - `model` is the model to ask for, in place of the one that a client names.
+    - `api` is `openai` for a server that has `/v1/chat/completions`: what comes to `/v1/messages` is
+      translated. With `piccc` both routes and the tasks go to it as they are.
+
+    Raises:
+        ValueError: the URL is not one of http or https.
+    """
+
+    def __init__(self, url: str, *, key: str | None, model: str | None, api: UpstreamAPI) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"upstream must be an http or https URL, not {url!r}")
+        if api not in ("openai", "piccc"):
+            raise ValueError(f"upstream_api must be openai or piccc, not {api!r}")
+        self._url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+        self.key = key
+        self._model = model
+        self.has_tasks = api == "piccc"
+        self._client: httpx.AsyncClient | None = None
+
+    async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
+        """Answer a chat request. Raises APIError in the route's own terms."""
+        native = self.has_tasks or path != _MESSAGES
+        asked = {**body, "model": self._model or form.model} if native else _translated(body, self._model)
+        if form.stream and not (native and path == _MESSAGES):  # the counts are what is charged
+            asked["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
+        route = path if native else "/v1/chat/completions"
+        response = await self._sent("POST", route, asked, {"anthropic-version": "2023-06-01"})
+        if not form.stream:
+            reply = await _parsed(response)
+            return {**reply, "model": form.model} if native else _message(form, reply)
+        return _renamed(form, _events(response)) if native else _message_events(form, _events(response))
+
+    async def task(
+        self, method: str, path: str, body: JSONObject | None, headers: Mapping[str, str]
+    ) -> tuple[int, JSONObject]:
+        """Send a request for a task; return status and body. Raises APIError."""
+        response = await self._sent(method, path, body, headers)
+        return response.status_code, await _parsed(response)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def _sent(
+        self, method: str, path: str, body: JSONObject | None, headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """Send a request; return its response when the headers of a success have come."""
+        if self._client is None:
+            # A proxy of the environment must not be asked for this machine's own servers.
+            self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not on_loopback(self._url))
+        url = f"{self._url}{path.removeprefix('/v1')}"
+        authorization = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            request = self._client.build_request(method, url, json=body, headers={**headers, **authorization})
+            response = await self._client.send(request, stream=True)
+            if response.is_success:
+                return response
+            text = (await _read(response)).decode(errors="replace")
+        except httpx.TimeoutException as error:
+            raise APIError(504, f"The upstream {url} did not answer in time.", code="upstream") from error
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            said = f"The upstream {url} cannot be reached: {error or type(error).__name__}"
+            raise APIError(502, said, code="upstream") from error
+        raise _refusal(response, text)
+
+
+def _refusal(response: httpx.Response, text: str) -> APIError:
+    status, error = response.status_code, _error_in(text)
+    message = f"{error.get('message') or text or response.reason_phrase}"[:_LONGEST_MESSAGE]
+    if status in (401, 403):  # the client's own key was right
+        said = f"The upstream refused the emulator's key ({status}): {message} Set upstream_key."
+        return APIError(502, said, code="upstream")
+    if status < 400:
+        return APIError(502, f"The upstream redirects ({status}). Set its final address.", code="upstream")
+    wait = {
+        name: response.headers[name] for name in ("retry-after", "retry-after-ms") if name in response.headers
+    }
+    code, param = (error.get(name) for name in ("code", "param"))
+    return APIError(status, message, code=str(code or "upstream"), param=param and str(param), headers=wait)
+
+
+def _error_in(text: str) -> JSONObject:
+    """Find the error in a body, whichever common form it has."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return {}
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error", body)
+    if isinstance(error, dict):
+        return {**error, "message": error.get("message") or error.get("detail") or error.get("msg")}
+    return {"message": str(error)}
+
+
+async def _read(response: httpx.Response) -> bytes:
+    try:
+        read = bytearray()
+        async for piece in response.aiter_bytes():
+            read += piece
+            if len(read) > _LARGEST_REPLY:
+                raise APIError(502, "The upstream's reply is too large.", code="upstream")
+        return bytes(read)
+    finally:
+        await response.aclose()
+
+
+async def _parsed(response: httpx.Response) -> JSONObject:
+    try:
+        body = json.loads(await _read(response))
+    except httpx.HTTPError as error:
+        said = f"The upstream's reply was cut: {error or type(error).__name__}"
+        raise APIError(502, said, code="upstream") from error
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise APIError(502, "The upstream's reply is not a JSON object.", code="upstream")
+    return body
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[JSONObject]:
+    """Yield the JSON of each server-sent event as it comes. Raises APIError when the stream fails."""
+    ended = False
+    try:
+        async for line in _lines(response):
+            data = line.removeprefix(b"data:").strip()
+            if not line.startswith(b"data:") or not data:
+                continue
+            if data == b"[DONE]":
+                return
+            event = json.loads(data)
+            if event.get("error"):
+                said = f"The upstream failed: {_error_in(data.decode()).get('message')}"
+                raise APIError(502, said[:_LONGEST_MESSAGE], code="upstream")
+            choices = event.get("choices") or ()
+            ended = ended or event.get("type") == "message_stop"
+            ended = ended or any(choice.get("finish_reason") for choice in choices)
+            yield event
+    except (httpx.HTTPError, ValueError, AttributeError) as error:
+        said = f"The upstream's stream broke: {error or type(error).__name__}"
+        raise APIError(502, said, code="upstream") from error
+    finally:
+        await response.aclose()
+    if not ended:
+        raise APIError(502, "The upstream's stream was cut.", code="upstream")
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield lines; httpx's `aiter_lines` also splits at U+2028, which JSON may hold as it is."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > _LARGEST_REPLY:
+            raise ValueError("an event is too large")
+    if rest:
+        yield rest
+
+
+async def _renamed(form: ChatForm, events: AsyncIterator[JSONObject]) -> AsyncIterator[JSONObject]:
+    """Pass events on under the model that was asked for, with the usage only where it was asked for."""
+    options = getattr(form, "stream_options", None)
+    wanted = isinstance(form, anthropic.MessageRequest) or bool(options and options.include_usage)
+    async for event in events:
+        for named in (event, event.get("message")):
+            if isinstance(named, dict) and "model" in named:
+                named["model"] = form.model
+        if wanted:
+            yield event
+            continue
+        used = event.pop("usage", None)
+        if used:
+            yield {"choices": [], _UNSENT_USAGE: used}
+        if event.get("choices"):
+            yield event
+
+
+_UNSENT_USAGE = "unsent_usage"
+"""The name of usage in an event that is for the charges alone: the client did not ask for it."""
+
+
+class Meter:
+    """Counts the tokens of one reply: what the upstream says, else as the emulator counts."""
+
+    def __init__(self, form: ChatForm, charge: Callable[[int, int], None]) -> None:
+        self._form = form
+        self._charge = charge
+        self._used: JSONObject = {}
+        self._pieces = 0
+        self._charged = False
+
+    def count(self, event: JSONObject) -> None:
+        """Count a whole reply, or an event of a streamed one."""
+        for name, tokens in usage_in(event).items():  # some servers end with a 0 for what they had counted
+            self._used[name] = max(tokens, self._used.get(name, 0))
+        said = [choice.get("delta") or choice.get("message") for choice in event.get("choices") or ()]
+        spoken = "".join(_said(event.get("delta") or event.get("content") or said))
+        self._pieces += len(pieces(spoken))
+
+    def charge(self) -> None:
+        """Charge once for what was counted."""
+        if not self._charged:
+            self._charged = True
+            prompt = self._used.get("prompt_tokens") or prompt_tokens(self._form.model_request())
+            self._charge(prompt, self._used.get("completion_tokens", self._pieces))
+
+
+def usage_in(event: JSONObject) -> JSONObject:
+    """Return the counts that a reply or an event has, under OpenAI's names."""
+    used = event.get("usage") or event.get(_UNSENT_USAGE) or (event.get("message") or {}).get("usage") or {}
+    names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+    return {names.get(name, name): count for name, count in used.items() if isinstance(count, int)}
+
+
+async def frames(
+    events: AsyncIterator[JSONObject], meter: Meter, envelope: Callable[[APIError], JSONObject]
+) -> AsyncIterator[bytes]:
+    """Encode events as server-sent events; charge before the last; end in an error event where they fail."""
+    is_named = False
+    try:
+        async for event in events:
+            meter.count(event)
+            if _UNSENT_USAGE in event:
+                continue
+            is_named = "type" in event
+            if event.get("type") == "message_stop":
+                meter.charge()
+            yield _frame(event, is_named)
+        if not is_named:
+            meter.charge()
+            yield b"data: [DONE]\n\n"
+    except APIError as error:
+        meter.charge()
+        body = envelope(error)
+        yield _frame(body, "type" in body)
+    finally:
+        meter.charge()
+
+
+def _frame(event: JSONObject, is_named: bool) -> bytes:
+    return (
+        (b"event: %b\n" % event["type"].encode() if is_named else b"") + b"data: " + encoded(event) + b"\n\n"
+    )
+
+
+_SPOKEN = (
+    "reasoning_content",
+    "thinking",
+    "content",
+    "text",
+    "refusal",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "partial_json",
+)
+
+
+def _said(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _said(inner)
+    elif isinstance(value, dict):
+        for name in _SPOKEN:
+            yield from _said(value.get(name))
+
+
+# From /v1/messages to /v1/chat/completions and back.
+
+
+def _translated(body: JSONObject, model: str | None) -> JSONObject:
+    """Write a request for a message as a request for a chat completion."""
+    asked: JSONObject = {"model": model or body["model"], "messages": list(_messages(body))}
+    same = ("max_tokens", "stream", "temperature", "top_p", "top_k")
+    asked |= {name: body[name] for name in same if body.get(name) is not None}
+    if body.get("stop_sequences"):
+        asked["stop"] = body["stop_sequences"]
+    if body.get("tools"):
+        asked["tools"] = [_tool(tool) for tool in body["tools"]]
+    if choice := body.get("tool_choice"):
+        named = {"type": "function", "function": {"name": choice.get("name")}}
+        asked["tool_choice"] = {"any": "required", "tool": named}.get(choice["type"], choice["type"])
+        if choice.get("disable_parallel_tool_use"):
+            asked["parallel_tool_calls"] = False
+    if form := (body.get("output_config") or {}).get("format") or body.get("output_format"):
+        schema = {"name": "reply", "schema": form["schema"], "strict": True}
+        asked["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return asked
+
+
+def _tool(tool: JSONObject) -> JSONObject:
+    described = {"description": tool["description"]} if tool.get("description") else {}
+    return {
+        "type": "function",
+        "function": {"name": tool["name"], **described, "parameters": tool["input_schema"]},
+    }
+
+
+def _messages(body: JSONObject) -> Iterator[JSONObject]:
+    if system := body.get("system"):
+        yield {"role": "system", "content": _content(system)}
+    for message in body["messages"]:
+        blocks = message["content"]
+        if isinstance(blocks, str):
+            yield {"role": message["role"], "content": blocks}
+        elif message["role"] == "assistant":
+            yield _assistant(blocks)
+        else:
+            yield from _user(blocks)
+
+
+def _assistant(blocks: list[JSONObject]) -> JSONObject:
+    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    calls = [
+        {
+            "id": block["id"],
+            "type": "function",
+            "function": {"name": block["name"], "arguments": compact(block["input"])},
+        }
+        for block in blocks
+        if block["type"] == "tool_use"
+    ]
+    return {"role": "assistant", "content": text or None, **({"tool_calls": calls} if calls else {})}
+
+
+def _user(blocks: list[JSONObject]) -> Iterator[JSONObject]:
+    """Yield a message for each result, which can only have text, and one for the rest."""
+    rest: list[JSONObject] = []
+    for block in blocks:
+        if block["type"] != "tool_result":
+            rest.append(block)
+            continue
+        given = block.get("content") or ""
+        inner = given if isinstance(given, list) else [{"type": "text", "text": given}]
+        text = "\n".join(each["text"] for each in inner if each["type"] == "text")
+        yield {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
+        rest += [each for each in inner if each["type"] != "text"]
+    if rest:
+        yield {"role": "user", "content": _content(rest)}
+
+
+def _content(blocks: str | list[JSONObject]) -> str | list[JSONObject]:
+    if isinstance(blocks, str):
+        return blocks
+    parts = [_part(block) for block in blocks]
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _part(block: JSONObject) -> JSONObject:
+    source = block.get("source")
+    match block:
+        case {"type": "text"}:
+            return {"type": "text", "text": block["text"]}
+        case {"type": "search_result"}:
+            return {"type": "text", "text": anthropic.SearchResult.model_validate(block).text}
+        case {"source": {"type": "text", "data": text}}:
+            return {"type": "text", "text": text}
+        case {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}:
+            return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
+        case {"type": "image", "source": {"type": "url", "url": url}}:
+            return {"type": "image_url", "image_url": {"url": url}}
+        case {"type": "document", "source": {"type": "base64", "media_type": kind, "data": data}}:
+            file = {"filename": block.get("title") or "document", "file_data": f"data:{kind};base64,{data}"}
+            return {"type": "file", "file": file}
+    kind = f"{block['type']} of source {source['type']}" if isinstance(source, dict) else block["type"]
+    raise APIError(
+        400, f"The upstream's route has no form for a {kind}.", code="unsupported_content", param="messages"
+    )
+
+
+_FINISH: dict[str | None, FinishReason] = {
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def _message(form: ChatForm, reply: JSONObject) -> JSONObject:
+    """Write a chat completion as a message."""
+    choice = (reply.get("choices") or [{}])[0]
+    said, used = choice.get("message") or {}, usage_in(reply)
+    completion = Completion(
+        text=said.get("content") or "",
+        reasoning=said.get("reasoning_content") or "",
+        calls=tuple(_call(call, at) for at, call in enumerate(said.get("tool_calls") or ())),
+        refusal=said.get("refusal") or None,
+        finish_reason=_FINISH.get(choice.get("finish_reason"), "stop"),
+        usage=Usage(used.get("prompt_tokens", 0), used.get("completion_tokens", 0)),
+    )
+    assert isinstance(form, anthropic.MessageRequest)  # noqa: S101  the route's form
+    return anthropic.reply(form, completion, reply_id=_reply_id(reply))
+
+
+def _reply_id(reply: JSONObject) -> str:
+    return f"msg_{str(reply.get('id', '')).rpartition('-')[2]}"
+
+
+def _call(call: JSONObject, at: int) -> ModelCall:
+    function = call.get("function") or {}
+    text = function.get("arguments") or "{}"
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        arguments = None
+    whole = isinstance(arguments, dict)
+    name, call_id = function.get("name") or "", call.get("id") or f"call_{at}"
+    return ModelCall(call_id, name, arguments if whole else {}, partial=None if whole else text)
+
+
+async def _message_events(form: ChatForm, chunks: AsyncIterator[JSONObject]) -> AsyncIterator[JSONObject]:
+    """Write chunks as a message's events, each when it comes.
+
+    Blocks of a message follow one another, while deltas of several calls may alternate: the first call is
+    passed on as it comes, further ones when the stream ends.
+    """
+    blocks = _Blocks()
+    finish: str | None = None
+    used: JSONObject = {}
+    refusal = ""
+    first = True
+    async for chunk in chunks:
+        if first:
+            first = False
+            head = {"id": _reply_id(chunk), "type": "message", "role": "assistant", "model": form.model}
+            counts = {"input_tokens": 0, "output_tokens": 0}  # known at the end
+            opening: JSONObject = {
+                **head,
+                "content": [],
+                "stop_reason": None,
+                "stop_sequence": None,
+                "usage": counts,
+            }
+            yield {"type": "message_start", "message": opening}
+        used = usage_in(chunk) or used
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            finish = choice.get("finish_reason") or finish
+            refusal += delta.get("refusal") or ""
+            for event in blocks.events(delta):
+                yield event
+    for event in blocks.end():
+        yield event
+    stop = anthropic.stop(Completion(finish_reason=_FINISH.get(finish, "stop"), refusal=refusal or None))
+    counts = {
+        "input_tokens": used.get("prompt_tokens", 0),
+        "output_tokens": used.get("completion_tokens", 0),
+    }
+    yield {"type": "message_delta", "delta": stop, "usage": counts}
+    yield {"type": "message_stop"}
+
+
+class _Blocks:
+    """The content blocks of a streamed message."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._kind = ""
+        self._thought = ""
+        self._calls: dict[Any, JSONObject] = {}
+
+    def events(self, delta: JSONObject) -> Iterator[JSONObject]:
+        """Yield what a chunk's delta adds."""
+        if reasoning := delta.get("reasoning_content"):
+            yield from self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            self._thought += reasoning
+            yield self._delta({"type": "thinking_delta", "thinking": reasoning})
+        if text := delta.get("content") or delta.get("refusal"):
+            yield from self._open("text", {"type": "text", "text": ""})
+            yield self._delta({"type": "text_delta", "text": text})
+        for part in delta.get("tool_calls") or ():
+            function = part.get("function") or {}
+            key = part.get("index", part.get("id") or next(reversed(self._calls), 0))
+            is_new = key not in self._calls
+            call = self._calls.setdefault(key, {"id": "", "name": "", "held": ""})
+            call["id"] = call["id"] or part.get("id") or f"call_{len(self._calls)}"
+            call["name"] = call["name"] or function.get("name") or ""
+            is_first = next(iter(self._calls)) == key
+            if is_new and is_first:
+                yield from self._open("tool_use", _tool_use(call))
+            arguments = function.get("arguments") or ""
+            if is_first and self._kind == "tool_use" and arguments:
+                yield self._delta({"type": "input_json_delta", "partial_json": arguments})
+            elif arguments and is_first:
+                raise APIError(502, "The upstream goes on with a call after its text.", code="upstream")
+            else:
+                call["held"] += arguments
+
+    def end(self) -> Iterator[JSONObject]:
+        """Yield the calls that were held back, and the end of the last block."""
+        for number, call in enumerate([*self._calls.values()][1:]):
+            yield from self._open(f"tool_use {number}", _tool_use(call))
+            yield self._delta({"type": "input_json_delta", "partial_json": call["held"]})
+        if self._index < 0:
+            yield from self._open("text", {"type": "text", "text": ""})
+        yield from self._close()
+
+    def _open(self, kind: str, block: JSONObject) -> Iterator[JSONObject]:
+        if kind == self._kind:
+            return
+        yield from self._close()
+        self._kind = kind
+        self._index += 1
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _close(self) -> Iterator[JSONObject]:
+        if self._kind == "thinking":
+            signature = anthropic.signature(self._thought)
+            self._thought = ""
+            yield self._delta({"type": "signature_delta", "signature": signature})
+        if self._kind:
+            yield {"type": "content_block_stop", "index": self._index}
+
+    def _delta(self, delta: JSONObject) -> JSONObject:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+
+def _tool_use(call: JSONObject) -> JSONObject:
+    return {"type": "tool_use", "id": call["id"], "name": call["name"], "input": {}}
