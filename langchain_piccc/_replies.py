@@ -14,8 +14,8 @@ from langchain_core.messages.content import KNOWN_BLOCK_TYPES, ContentBlock
 from langchain_core.messages.content import InvalidToolCall as LangChainInvalidToolCall
 from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
-from langchain_core.utils.json import parse_partial_json
 
+from piccc.arguments import Nesting
 from piccc.conversation import PROVIDER as PROVIDER
 from piccc.conversation import (
     ChatReply,
@@ -90,14 +90,9 @@ def invalid_ending(arguments: str) -> str:
     open, and drops what follows. Only a bracket that closes what was not opened makes it give up. The ending
     is taken off again wherever we read such a message.
     """
-    for closing in ("]", "}", '"]', '"}'):
-        try:
-            parsed = parse_partial_json(f"{arguments}{_MARK}{closing}")
-        except ValueError:
-            break
-        if not isinstance(parsed, dict):
-            break
-    return f"{_MARK}{closing}"
+    nesting = Nesting(f"{arguments}{_MARK}")
+    quote = '"' if nesting.is_in_string else ""
+    return f"{_MARK}{quote}{']' if nesting.closing[-1:] == ['}'] else '}'}"
 
 
 def without_ending(arguments: str) -> str:

@@ -22,6 +22,7 @@ from langchain_piccc._replies import (
     to_reasoning,
     to_usage,
 )
+from piccc.arguments import MAX_DEPTH, Nesting
 from piccc.conversation import (
     ChatReply,
     Delta,
@@ -88,6 +89,7 @@ class ChunkWriter:
         self._calls: list[ToolCallDelta] = []
         self._arguments: dict[int, list[str]] = {}
         self._held: dict[int, str] = {}
+        self._nesting: dict[int, Nesting] = {}
         self._plain = True
 
     def start(self, model: str) -> Iterable[ChatGenerationChunk]:
@@ -127,17 +129,19 @@ class ChunkWriter:
         return ends
 
     def _call_chunk(self, delta: ToolCallDelta) -> ToolCallChunk:
-        """Return a call's fragment; what comes before its object begins is held back.
+        """Return a call's fragment; what LangChain must not read is held back.
 
-        `null` for no arguments is an object to us and none to LangChain, and cannot be corrected afterwards.
+        That is what comes before an object begins: `null` for no arguments is an object to us and none to
+        LangChain, and cannot be corrected afterwards. And what nests so deeply that the call is invalid: its
+        reader of partial JSON recurses.
         """
-        arguments = delta.arguments
-        if delta.index not in self._arguments:
-            arguments = self._held.pop(delta.index, "") + arguments
-            if arguments.lstrip().startswith("{"):
-                self._arguments[delta.index] = []
-            else:
-                self._held[delta.index], arguments = arguments, ""
+        arguments = self._held.pop(delta.index, "") + delta.arguments
+        nesting = self._nesting.setdefault(delta.index, Nesting())
+        nesting.add(delta.arguments)
+        if delta.index not in self._arguments and arguments.lstrip().startswith("{"):
+            self._arguments[delta.index] = []
+        if delta.index not in self._arguments or nesting.deepest > MAX_DEPTH:
+            self._held[delta.index], arguments = arguments, ""
         if arguments:
             self._arguments[delta.index].append(arguments)
         return tool_call_chunk(name=delta.name, args=arguments, id=delta.id, index=delta.index)

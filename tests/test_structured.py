@@ -150,6 +150,8 @@ READ: dict[str, tuple[str, Any]] = {
     "words around": ('Using {name}: {"a": {"b": [1]}}. Anything else [1]?', {"a": {"b": [1]}}),
     "raw newline": ('{"a": "x\ny"}', {"a": "x\ny"}),
     "raw newline among words": ('So: {"a": "x\ny"}', {"a": "x\ny"}),
+    "half a character": ('{"a": "\\ud800"}', {"a": "\ufffd"}),
+    "half a character among words": ('So: {"a": "\\uDC00"}', {"a": "\ufffd"}),
     "thoughts": ('<think>maybe {"a": 2}</think>{"a": 1}', {"a": 1}),
 }
 NOT_READ: dict[str, tuple[str, type[ValueError]]] = {
@@ -162,6 +164,7 @@ NOT_READ: dict[str, tuple[str, type[ValueError]]] = {
     "two fences": ('```\n{"a": 1}\n```\nor\n```\n{"a": 2}\n```', ValueError),
     "not a number": ('{"a": NaN}', ValueError),
     "too deep": ('{"a":' * 5000, ValueError),
+    "whole and too deep": ('{"a":' * 5000 + "1" + "}" * 5000, ValueError),
 }
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 from pydantic_core import from_json, to_json
+
+MAX_DEPTH = 100
+"""How deep arguments may nest; pydantic's parser gives up at 200, Python's where its stack ends."""
+_MARKS = re.compile(r'[\\"\[\]{}]')
+_CLOSING = {"[": "]", "{": "}"}
 
 
 def read_arguments(text: str) -> dict[str, Any] | None:
@@ -17,6 +23,8 @@ def read_arguments(text: str) -> dict[str, Any] | None:
     """
     if not text.strip():
         return {}
+    if text.count("[") + text.count("{") > MAX_DEPTH and Nesting(text).deepest > MAX_DEPTH:
+        return None
     try:
         value = json.loads(join_halves(text), strict=False, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
@@ -42,7 +50,49 @@ def write_arguments(arguments: Mapping[str, Any]) -> str:
     try:
         return json.dumps(as_json(arguments), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({"invalid_arguments": join_halves(str(arguments))}, ensure_ascii=False)
+        try:
+            said = join_halves(str(arguments))
+        except RecursionError:
+            said = "nested too deeply"
+        return json.dumps({"invalid_arguments": said}, ensure_ascii=False)
+
+
+class Nesting:
+    """Follow the brackets and strings of JSON text that comes in pieces.
+
+    Attributes:
+        closing: the brackets that would close what is open.
+        deepest: how many were open at once.
+        is_in_string: whether the text ends within a string.
+    """
+
+    __slots__ = ("_escaped", "closing", "deepest", "is_in_string")
+
+    def __init__(self, text: str = "") -> None:
+        self.closing: list[str] = []
+        self.deepest = 0
+        self.is_in_string = False
+        self._escaped = -1  # where a character stands that a backslash escapes
+        self.add(text)
+
+    def add(self, piece: str) -> None:
+        """Take the next piece."""
+        for mark in _MARKS.finditer(piece):
+            char, at = mark[0], mark.start()
+            if self.is_in_string:
+                if at == self._escaped:
+                    continue
+                if char == "\\":
+                    self._escaped = at + 1
+                self.is_in_string = char != '"'
+            elif char == '"':
+                self.is_in_string = True
+            elif char in _CLOSING:
+                self.closing.append(_CLOSING[char])
+                self.deepest = max(self.deepest, len(self.closing))
+            elif self.closing and self.closing[-1] == char:
+                self.closing.pop()
+        self._escaped -= len(piece)
 
 
 def as_json(value: Any) -> Any:

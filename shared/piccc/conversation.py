@@ -584,10 +584,10 @@ def judge_calls(parts: Sequence[Part], finish_reason: str | None) -> list[Part]:
     - A call without a name is invalid.
     - Where the answer was cut off (`length`, `content_filter`), a call that is its last part is invalid
       whatever it says: a server that parses arguments itself, as Anthropic's does, closes what was cut.
-    - Empty text, `null` and `{}` are an object without entries if the answer went on or ended of itself;
-      else the arguments never came, and the call is invalid.
+    - Empty text, `null` and `{}` are an object without entries if the answer ended of itself. Else the call
+      is invalid wherever it stands: a server may announce all calls before the arguments of any.
     - Line breaks within strings are read as they stand, and written anew in `ToolCall.arguments`.
-    - Anything else that is not the text of one JSON object is invalid.
+    - Anything else that is not the text of one JSON object, or nests too deeply, is invalid.
     """
     last = next((part for part in reversed(parts) if not isinstance(part, Refusal)), None)
     return [
@@ -601,7 +601,7 @@ def _judge(call: ToolCall, finish_reason: str | None, *, is_last: bool) -> ToolC
     if not call.name:
         return InvalidToolCall(call.id, "", call.arguments, "unnamed")
     never_came = arguments == {} and finish_reason not in _FINISHED
-    if is_last and (never_came or finish_reason in _CUT):
+    if never_came or (is_last and finish_reason in _CUT):
         return InvalidToolCall(call.id, call.name, call.arguments, "cut")
     if arguments is None:
         return InvalidToolCall(call.id, call.name, call.arguments, "malformed")

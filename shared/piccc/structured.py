@@ -29,6 +29,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import from_json, to_json
 
+from piccc.arguments import MAX_DEPTH, Nesting, as_json
 from piccc.conversation import JSON, JSONSchema
 from piccc.errors import (
     ContextOverflowError,
@@ -297,11 +298,17 @@ def read_json(text: str) -> Any:
         >>> read_json('Here it is: {"age": 31}. Anything else?')
         {'age': 31}
     """
-    text = _THOUGHT.sub("", text.removeprefix("\ufeff"), count=1)
+    value = _read_json(_THOUGHT.sub("", text.removeprefix("\ufeff"), count=1))
+    return as_json(value) if "\\ud" in text.lower() else value  # an escape may be half of a surrogate pair
+
+
+def _read_json(text: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError:
         pass
+    if text.count("[") + text.count("{") > MAX_DEPTH and Nesting(text).deepest > MAX_DEPTH:
+        raise ValueError("its JSON is nested too deeply")
     whole = [text, *(match[1] for match in _FENCE.finditer(text))]
     values = [value for each in whole if (value := _decoded(each)) is not None]
     if values:

@@ -87,7 +87,7 @@ def _message(calls: Iterable[Call], stop_reason: str | None, text: str) -> JSON:
         written = "".join(pieces)
         try:
             input = json.loads(written or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             input = {} if stop_reason == "max_tokens" else written
         content.append({"type": "tool_use", "id": id, "name": name, "input": input})
     return {"id": "1", "model": "m", "content": content, "stop_reason": stop_reason}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from piccc.arguments import is_strict_object, read_arguments
 from piccc.conversation import ChatRequest
 from tests.dialects.replies import DIALECTS, WAYS, Call, reply_of
 
+
+def _nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+DEEP = ['{"a":' + "[" * 1500, "[" * 1500, "]" * 3000 + "}"]
+NESTED = f'{{"a":{_nested(500)}}}'
 PATH = '{"path": "/home/ann"}'
 Judged = list[tuple[str, Any]]
 
@@ -29,10 +37,20 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
         "length",
         [("valid", {"path": "/home/ann"}), ("cut", None)],
     ),
-    "the second cut, no arguments in the first": (
-        [("look", []), ("rm", [])],
+    "cut after several were announced": (
+        [("rm", []), ("rm", ["null"]), ("rm", ["{}"]), ("rm", [])],
         "length",
-        [("valid", {}), ("cut", None)],
+        [("cut", None)] * 4,
+    ),
+    "filtered, no arguments in the first": (
+        [("rm", []), ("rm", [PATH])],
+        "content_filter",
+        [("cut", None), ("cut", None)],
+    ),
+    "no end, no arguments in the first": (
+        [("rm", ["{}"]), ("rm", [PATH])],
+        None,
+        [("cut", None), ("valid", {"path": "/home/ann"})],
     ),
     "no end, no arguments": ([("rm", [])], None, [("cut", None)]),
     "no end, whole": ([("rm", [PATH])], None, [("valid", {"path": "/home/ann"})]),
@@ -42,12 +60,26 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
     "white space": ([("look", [" \n"])], "tool_calls", [("valid", {})]),
     "a line break in a string": ([("rm", ['{"a":"1\n2"}'])], "tool_calls", [("valid", {"a": "1\n2"})]),
     "half a character": ([("rm", ['{"a":"\\ud83d"}'])], "tool_calls", [("valid", {"a": "\ufffd"})]),
+    "half a character, cut by deltas": (
+        [("rm", ['{"a":"\\', "ud8", "3d", "\\ud83d\\", "ude00\\\\ud800\\ude0", '0"}'])],
+        "tool_calls",
+        [("valid", {"a": "\ufffd\U0001f600\\ud800\ufffd"})],
+    ),
+    "a half as a name": ([("rm", ['{"\\uDC00":1}'])], "tool_calls", [("valid", {"\ufffd": 1})]),
     "no JSON": ([("rm", ['path = """/"""'])], "tool_calls", [("malformed", None)]),
     "JSON cut, said to be whole": ([("rm", [PATH[:14]])], "tool_calls", [("malformed", None)]),
     "two objects": ([("rm", ["{}", PATH])], "tool_calls", [("malformed", None)]),
     "a list": ([("rm", ["[1]"])], "tool_calls", [("malformed", None)]),
     "a number": ([("rm", ["1"])], "tool_calls", [("malformed", None)]),
     "an object in a string": ([("rm", ['"{}"'])], "tool_calls", [("malformed", None)]),
+    "nested too deeply": ([("rm", DEEP)], "tool_calls", [("malformed", None)]),
+    "nested too deeply for some readers": ([("rm", [NESTED])], "tool_calls", [("malformed", None)]),
+    "nested as deeply as may be": (
+        [("rm", ['{"a":', _nested(99), "}"])],
+        "tool_calls",
+        [("valid", {"a": json.loads(_nested(99))})],
+    ),
+    "cut, nested too deeply": ([("rm", [NESTED[:400], '"a'])], "length", [("cut", None)]),
     "NaN": ([("rm", ['{"a": NaN}'])], "tool_calls", [("malformed", None)]),
     "too large a number": ([("rm", ['{"a": 1e999}'])], "tool_calls", [("malformed", None)]),
     "no name": ([("", [PATH])], "tool_calls", [("unnamed", None)]),
@@ -58,7 +90,17 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
     ),
 }
 # A server of the Anthropic dialect parses the arguments of a whole reply itself: it cannot write these.
-UNSAYABLE_WHOLE = {"an object in a string", "NaN", "too large a number", "half a character"}
+UNSAYABLE_WHOLE = {
+    "an object in a string",
+    "NaN",
+    "too large a number",
+    "half a character",
+    "half a character, cut by deltas",
+    "a half as a name",
+    "nested too deeply",
+    "nested too deeply for some readers",
+    "cut, nested too deeply",
+}
 
 
 def judged(call: ToolCall | InvalidToolCall) -> tuple[str, Any]:

@@ -14,7 +14,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_piccc import ChatPiccc, PicccInvalidCallsMiddleware
 from langchain_piccc._replies import without_ending
-from piccc.arguments import as_json
 from piccc.emulator import Emulator, Scripted
 from tests.dialects import replies
 from tests.dialects.test_invalid_calls import CASES, UNSAYABLE_WHOLE
@@ -70,7 +69,7 @@ def test_a_call_is_judged_alike_in_every_way(dialect: str, case: str) -> None:
     said, _, expected = CASES[case]
     valid = [arguments for kind, arguments in expected if kind == "valid"]
     for way, message in ways(dialect, case):
-        assert [as_json(call["args"]) for call in message.tool_calls] == valid, way
+        assert [call["args"] for call in message.tool_calls] == valid, way
         invalid = message.invalid_tool_calls
         assert len(invalid) == len(expected) - len(valid), way
         texts = [
@@ -82,7 +81,7 @@ def test_a_call_is_judged_alike_in_every_way(dialect: str, case: str) -> None:
         kept = message.response_metadata.get("invalid_tool_calls", [])
         assert [each["reason"] for each in kept] == reasons, way
         blocks = [each for each in message.content_blocks if "tool_call" in each["type"]]
-        assert [as_json(each["args"]) for each in blocks if each["type"] == "tool_call"] == valid, way
+        assert [each["args"] for each in blocks if each["type"] == "tool_call"] == valid, way
         others = [each for each in blocks if each["type"] != "tool_call"]
         assert len(others) == len(invalid), way
         for block in others:

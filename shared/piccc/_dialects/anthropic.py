@@ -25,7 +25,7 @@ from piccc._dialects.common import (
 )
 from piccc._dialects.content import Inline, document_source, image_source
 from piccc._dialects.reader import Event, Reader
-from piccc.arguments import read_arguments
+from piccc.arguments import as_json, read_arguments
 from piccc.conversation import (
     DEFAULT_MAX_TOKENS,
     JSON,
@@ -216,13 +216,13 @@ class AnthropicReader(Reader):
             case "tool_use":
                 number = self._calls.setdefault(index, len(self._calls))
                 if block.get("input"):
-                    self._held[index] = _Held(block)  # unless it comes again, in deltas
+                    self._held[index] = _Held(as_json(block))  # unless it comes again, in deltas
                 id = own_id(block.get("id"), self._ids)
                 self._ids.add(id)
                 name = text_of(block.get("name"))
                 return [ToolCallDelta(number, "", id, self._names.get(name, name), index)]
         if block:
-            self._held[index] = _Held(block)
+            self._held[index] = _Held(as_json(block))
         return []
 
     def _release(self, index: int) -> list[Delta]:

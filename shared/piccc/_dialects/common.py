@@ -135,7 +135,7 @@ def arguments_of(value: Any) -> str:
     """Read a call's arguments where JSON text, an object or null may stand."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return "" if value is None else join_halves(json.dumps(value, ensure_ascii=False))
 
 
 def own_id(value: Any, taken: Collection[str] = ()) -> str:
@@ -187,8 +187,20 @@ def not_a_reply(payload: object) -> ResponseError:
     )
 
 
+# A half as an escape, which a whole pair and an escaped backslash are not; and what may become such a pair.
+_HEX = "[0-9a-fA-F]"
+_HIGH, _LOW = rf"\\u[dD][89abAB]{_HEX}{{2}}", rf"\\u[dD][c-fC-F]{_HEX}{{2}}"
+_HALF = re.compile(rf"{_HIGH}{_LOW}|({_HIGH}|{_LOW})|\\.", re.DOTALL)
+_BEGUN = re.compile(
+    rf"(?<!\\)(?:\\\\)*(\\(?:u{_HEX}{{0,3}})?|{_HIGH}(?:\\(?:u(?:[dD](?:[c-fC-F]{_HEX}?)?)?)?)?)\Z"
+)
+
+
 class SurrogateJoiner:
-    """Hold the first half of a character back until its second half comes, block by block."""
+    """Hold the first half of a character back until its second half comes, block by block.
+
+    In the arguments of a call, which are JSON text themselves, a half may be an escape too.
+    """
 
     __slots__ = ("_waiting",)
 
@@ -207,7 +219,7 @@ class SurrogateJoiner:
 
     def finish(self) -> list[Delta]:
         """Return a replacement character for each half whose other half never came."""
-        lost = [_with_text(delta, "\ufffd") for delta in self._waiting.values()]
+        lost = [_with_text(delta, _text(delta)) for delta in self._waiting.values()]
         self._waiting.clear()
         return lost
 
@@ -216,19 +228,25 @@ class SurrogateJoiner:
             return delta
         held = self._waiting.pop(delta.block, None)
         text = (_text(held) if held is not None else "") + _text(delta)
-        if "\ud800" <= text[-1:] <= "\udbff":
-            self._waiting[delta.block] = _more(delta, text[-1])
-            text = text[:-1]
-        return _with_text(delta, join_halves(text))
+        begun = 1 if "\ud800" <= text[-1:] <= "\udbff" else 0
+        if isinstance(delta, ToolCallDelta) and "\\" in text:
+            begun = len(found[1]) if (found := _BEGUN.search(text)) else begun
+        if begun:
+            self._waiting[delta.block] = _more(delta, text[-begun:])
+            text = text[:-begun]
+        return _with_text(delta, text)
 
 
 def _more(delta: Delta, text: str) -> Delta:
     """Return a delta that goes on where this one began."""
-    if isinstance(delta, ToolCallDelta):
-        return ToolCallDelta(delta.index, text, block=delta.block)
-    if isinstance(delta, ReasoningDelta):
-        return ReasoningDelta(text, delta.block)
-    return _with_text(delta, text)
+    match delta:
+        case ToolCallDelta():
+            return ToolCallDelta(delta.index, text, block=delta.block)
+        case ReasoningDelta():
+            return ReasoningDelta(text, delta.block)
+        case RawDelta():
+            return delta
+    return replace(delta, text=text)
 
 
 def _text(delta: Delta) -> str:
@@ -238,9 +256,17 @@ def _text(delta: Delta) -> str:
 
 
 def _with_text(delta: Delta, text: str) -> Delta:
-    if isinstance(delta, ToolCallDelta):
-        return replace(delta, arguments=text)
-    return delta if isinstance(delta, RawDelta) else replace(delta, text=text)
+    """Return the delta with this text, whose halves without a partner are replaced."""
+    text = join_halves(text)
+    match delta:
+        case ToolCallDelta():
+            text = _HALF.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+            return replace(delta, arguments=text, name=delta.name and join_halves(delta.name))
+        case TextDelta():
+            return replace(delta, text=text, citation=as_json(delta.citation))
+        case RawDelta():
+            return delta
+    return replace(delta, text=text)
 
 
 def _is_empty(delta: Delta) -> bool:

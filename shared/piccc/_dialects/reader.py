@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from pydantic_core import from_json
 
 from piccc._dialects.common import SurrogateJoiner, parse, server_error
+from piccc.arguments import as_json
 from piccc.conversation import (
     JSON,
     ChatReply,
@@ -31,6 +32,7 @@ from piccc.errors import StreamError
 BOM = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LF, _CR = 0x0A, 0x0D
+_IN_PIECES = ("choices", "content_block", "delta")
 
 
 class Event(NamedTuple):
@@ -185,7 +187,8 @@ class Reader:
     def _take(self, event: Event) -> list[Delta]:
         body, has_halves = read_event(event)
         deltas = self._read(event, body)
-        if has_halves or self._characters.is_waiting:
+        # Two backslashes: an escape within JSON text within JSON text, as arguments have it.
+        if has_halves or self._characters.is_waiting or "\\\\" in event.data:
             deltas = self._characters.join(deltas)
         return deltas
 
@@ -208,6 +211,8 @@ def read_event(event: Event) -> tuple[JSON, bool]:
         body = from_json(event.data)
     except ValueError:
         body, has_halves = _with_halves(event.data), True
+        if isinstance(body, dict):  # only what comes in pieces may go on with the other half
+            body = {name: each if name in _IN_PIECES else as_json(each) for name, each in body.items()}
     if not isinstance(body, dict):
         raise StreamError("The stream holds an event that is not an object.", body=event.data)
     if body.get("error") or event.type == "error" or body.get("type") == "error":

@@ -462,7 +462,7 @@ def _input(call: ModelCall) -> Any:
         return call.arguments
     try:
         return json.loads(call.partial)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
