@@ -1,18 +1,20 @@
-"""Clocks that jump by hours, while a batch waits and between a claim and its request."""
+"""Clocks that are wrong, clocks that are set, and machines that sleep: nothing is lost or paid twice."""
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from piccc._http.backend import Failure, Outcome
-from piccc.errors import SubmissionUnknown
+from piccc._http.backend import Failure, HTTPRequest, Outcome
+from piccc.media.ledgers import MemoryLedger, Submission
 from piccc.media.requests import TaskRequest
 from tests.media.test_batch_patience import rows, run
-from tests.media.world import Server
+from tests.media.world import Server, WorldResponse
 
 HOURS = 3 * 3600.0
 
@@ -29,12 +31,43 @@ class Clock:
         monkeypatch.setattr(TaskRequest, "entry", lambda self: replace(entry(self), at=time.time()))
 
 
-@pytest.mark.parametrize("jump", [-HOURS, HOURS])
-def test_a_jump_while_waiting_costs_no_row(jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, world = Clock(monkeypatch), Server(seconds=60.0)
+class Lossy(Server):
+    """A server of which each fifth answer to a submission is lost; `event` happens before it is sent."""
+
+    event: Callable[[], None] = staticmethod(lambda: None)
+
+    def answer(self, request: HTTPRequest) -> WorldResponse:
+        response = super().answer(request)
+        if request.method == "POST" and self.posts % 5 == 0:
+            self.event()
+            raise Failure(Outcome.UNKNOWN, "the answer was lost")
+        return response
+
+
+def sleep(world: Server, clock: Clock) -> None:
+    """Let the machine sleep for hours: of its clocks only the time of day goes on, as the server does."""
+    clock.ahead += HOURS
+    world.epoch += HOURS
+    for task in world.charges:
+        task["ends"] = world.now
+
+
+EVENTS: dict[str, Callable[[Server, Clock], None]] = {
+    "the clock is set back": lambda world, clock: setattr(clock, "ahead", clock.ahead - HOURS),
+    "the clock is set ahead": lambda world, clock: setattr(clock, "ahead", clock.ahead + HOURS),
+    "the machine sleeps": sleep,
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_happens_to_the_clock_while_waiting_costs_no_row(
+    event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, world, number = Clock(monkeypatch), Server(seconds=60.0), itertools.count()
 
     def on_result(task: Any) -> None:
-        clock.ahead = jump if not clock.ahead else 0.0
+        if next(number) == 20:
+            EVENTS[event](world, clock)
 
     batch = run(world, world.account(), rows(50), on_result=on_result, concurrency=10)
     assert not batch.errors
@@ -42,28 +75,64 @@ def test_a_jump_while_waiting_costs_no_row(jump: float, monkeypatch: pytest.Monk
     assert world.now < 600
 
 
-@pytest.mark.parametrize("before", [-HOURS, 0.0, HOURS], ids=["behind", "right", "ahead"])
-@pytest.mark.parametrize("after", [-HOURS, 0.0, HOURS], ids=["behind", "right", "ahead"])
-def test_a_jump_between_claim_and_request_pays_nothing_twice(
-    before: float, after: float, monkeypatch: pytest.MonkeyPatch
+SKEWS = {"right": 0.0, "4 minutes behind": -240.0, "6 minutes ahead": 360.0}
+SKEWS |= {"hours behind": -HOURS, "hours ahead": HOURS}
+
+
+@pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
+@pytest.mark.parametrize("event", [None, *EVENTS])
+@pytest.mark.parametrize("moment", ["before the claim", "after the claim", "when the answer is lost"])
+@pytest.mark.parametrize("lost", ["ask", "resend"])
+def test_a_lost_answer_loses_no_task_whatever_happens_to_the_clock(
+    skew: float, event: str | None, moment: str, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, world = Clock(monkeypatch), Lossy()
+    clock.ahead = skew
+
+    def happens(at: str) -> None:
+        if event is not None and at == moment and world.posts % 5 == 0:
+            EVENTS[event](world, clock)
+
+    class Ledger(MemoryLedger):
+        def claim(self, entry: Submission) -> Submission | None:
+            happens("before the claim")
+            taken = super().claim(replace(entry, at=time.time()))
+            happens("after the claim")
+            return taken
+
+    world.event = lambda: happens("when the answer is lost")  # type: ignore[method-assign]
+    batch = run(world, world.account(ledger=Ledger()), rows(20), lost=lost)
+    assert not batch.errors
+    assert len(batch) == len(world.charges) == len({task["prompt"] for task in world.charges}) == 20
+
+
+@pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
+def test_an_equal_task_of_somebody_else_from_before_is_not_taken(
+    skew: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, world = Clock(monkeypatch), Server()
-    clock.ahead = before
+    clock.ahead = skew
+    run(world, world.account(), ["fox"])
+    world.epoch += 600.0
+    clock.ahead += 600.0
+    world.faults = [(0.0, world.now + 1.0, dropped)]
+    batch = run(world, world.account(), ["fox"])
+    assert batch.errors
+    assert not list(batch)
 
-    def jump() -> None:
-        clock.ahead = after
 
-    class Lossy(Server):
-        def answer(self, request: Any) -> Any:
-            response = super().answer(request)
-            if request.method == "POST" and self.posts % 5 == 0:
-                jump()
-                raise Failure(Outcome.UNKNOWN, "the answer was lost")
-            return response
+def dropped() -> WorldResponse:
+    raise Failure(Outcome.UNKNOWN, "the connection was lost")
 
-    world = Lossy(epoch=time.time() - before)
-    batch = run(world, world.account(), rows(20), lost="resend")
-    assert len(world.charges) == len({task["prompt"] for task in world.charges})
-    assert {type(error) for error in batch.errors.values()} <= {SubmissionUnknown}
-    # What a clock hours ahead wrote down seems younger than its task: it is left for the user to judge.
-    assert bool(batch.errors) == (max(before, after) > 0)
+
+@pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
+def test_a_run_whose_tasks_are_there_goes_on_with_them_whatever_the_clock_says(
+    skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, world, ledger = Clock(monkeypatch), Server(), MemoryLedger()
+    clock.ahead = skew
+    run(world, world.account(ledger=ledger), rows(250), run="night", concurrency=250)
+    clock.ahead = 0.0
+    batch = run(world, world.account(ledger=ledger), rows(250), run="night")
+    assert {task.status for task in batch} == {"completed"}
+    assert len(batch) == len(world.charges) == 250

@@ -6,11 +6,14 @@ import asyncio
 import base64
 import multiprocessing
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from piccc._http.backend import HTTPRequest
 from piccc._http.backends import SyncBackend
 from piccc.emulator import Emulator
 from piccc.errors import (
+    APIConnectionError,
     InvalidArgumentError,
     InvalidRequestError,
     LedgerError,
@@ -29,6 +33,7 @@ from piccc.errors import (
     SpendLimitExceeded,
     SubmissionUnknown,
 )
+from piccc.media.ledgers import MemoryLedger, Submission
 from piccc.media.ledgers.sqlite import SQLiteLedger
 from piccc.media.requests import SpendLimit, build_task_request
 from piccc.tasks import Output, Task
@@ -336,6 +341,59 @@ def _resume(client: Client, number: int) -> Any:
         return client.images.submit(f"fox {number}", **IMAGE, key=f"run/{number}")
     except SubmissionUnknown:
         return client.tasks.resume(f"run/{number}", resubmit=True)
+
+
+class _Noted(MemoryLedger):
+    """A ledger that notes how many connections were open when it was written to."""
+
+    def __init__(self, server: socket.socket) -> None:
+        super().__init__()
+        self._server = server
+        self.acts: list[tuple[str, bool]] = []
+
+    def claim(self, entry: Submission) -> Submission | None:
+        self.acts.append(("claim", self._is_connected()))
+        return super().claim(entry)
+
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        self.acts.append(("reclaim", self._is_connected()))
+        return super().reclaim(entry, since)
+
+    def _is_connected(self) -> bool:
+        return bool(select.select([self._server], [], [], 0)[0])
+
+
+def test_only_what_is_on_the_wire_is_written_down(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url, ledger = f"http://127.0.0.1:{server.getsockname()[1]}", _Noted(server)
+        client = connect(base_url=url, api_key="unused", timeout=0.5, max_retries=0, ledger=ledger)
+        with pytest.raises(SubmissionUnknown):
+            client.images.submit("a fox", **IMAGE, key="fox")
+        assert ledger.acts == [("claim", True)]
+    with pytest.raises(APIConnectionError):
+        client.images.submit("a hare", **IMAGE, key="hare")
+    assert [entry.key for entry in ledger.unsettled()] == ["fox"]
+
+
+def test_a_submission_that_waited_out_a_refusal_is_left_to_whoever_took_it_for_lost(
+    connect: Connect, emulator: Emulator
+) -> None:
+    class Taken(MemoryLedger):
+        """A ledger in which another process takes each submission for lost, and sends it, meanwhile."""
+
+        def claim(self, entry: Submission) -> Submission | None:
+            taken = super().claim(entry)
+            if taken is None and entry.key == "fox":
+                self.reclaim(replace(entry, at=entry.at + 1), entry.at)
+                self.settle("fox", other.id)
+            return taken
+
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Taken())
+    other = client.images.submit("a fox", **IMAGE, key="other")
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Taken())
+    emulator.fault("429", route=SUBMISSIONS, times=1)
+    assert client.images.submit("a fox", **IMAGE, key="fox").id == other.id
+    assert len(emulator.charges) == 1
 
 
 class _Deadly(SyncBackend):

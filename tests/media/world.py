@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -84,6 +85,10 @@ class World:
     def seconds_for(self, request: HTTPRequest) -> float:
         """Return how long the server takes for a request."""
         return 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every reply."""
+        return {}
 
     def answer(self, request: HTTPRequest) -> WorldResponse:
         """Answer a request."""
@@ -162,7 +167,10 @@ class WorldIO:
         """Send."""
         if self._fails:
             raise Failure(Outcome.NOT_SENT, "no route")
+        if request.before_sending is not None:
+            await request.before_sending()
         response = self._world.answer(request)
+        response.headers = {**self._world.headers(), **response.headers}
         await Pause(self._world.now + self._latency + self._world.seconds_for(request))
         return response
 
@@ -172,7 +180,7 @@ class WorldResponse:
 
     def __init__(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.headers = headers or {}
+        self.headers: Mapping[str, str] = headers or {}
         self._body = json.dumps(body).encode()
 
     async def receive(self, by: float | None = None) -> bytes:
@@ -207,6 +215,10 @@ class Server(World):
     posts: int = 0
     gone: set[str] = field(default_factory=set)
     epoch: float = field(default_factory=time.time)
+
+    def headers(self) -> dict[str, str]:
+        """Return the time by this server's clock."""
+        return {"date": formatdate(self.epoch + self.now, usegmt=True)}
 
     def seconds_for(self, request: HTTPRequest) -> float:
         """Return how long the server takes for a request."""

@@ -7,7 +7,7 @@ loop; the sync one never suspends, and `run_sync` drives such a coroutine to its
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, Self, TypeVar, TypeVarTuple
@@ -63,7 +63,8 @@ class HTTPRequest:
     """One attempt. `by` is the moment on the backend's clock by which the reply's headers must have come.
 
     `fresh` asks for a connection that has not been used before, `address` for one to this IP address of the
-    host. `notes` are written by the backend.
+    host. `before_sending` is awaited when the connection is open, before the first byte; what it raises is
+    raised, and nothing is sent. `notes` are written by the backend.
     """
 
     method: str
@@ -76,6 +77,7 @@ class HTTPRequest:
     fresh: bool = False
     address: str | None = None
     max_connections: int = MAX_CONNECTIONS
+    before_sending: Callable[[], Awaitable[None]] | None = None
     notes: SendNotes = field(default_factory=SendNotes)
 
 

@@ -518,6 +518,8 @@ class SyncBackend(_Backend):
             connections.blocking_pool.holders.add(self)
             return await _send(self, connections.blocking_pool, route, request)
         client = self.client or self._library_client(library, route)
+        if request.before_sending is not None:  # a library opens connections when it sends
+            await request.before_sending()
         by = None if request.by is None else request.by + GRACE
         try:
             built = self._build(client, request, self.now())
@@ -587,6 +589,8 @@ class AsyncBackend(_Backend):
             pool.holders.add(self)
             return await _send(self, pool, route, request)
         client = self.client or await self.run(self._library_client, library, route)
+        if request.before_sending is not None:  # a library opens connections when it sends
+            await request.before_sending()
         try:
             async with asyncio.timeout_at(None if request.by is None else request.by + GRACE):
                 built = self._build(client, request, self.now())

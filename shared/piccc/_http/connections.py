@@ -346,6 +346,10 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
     try:
         if connection is None:
             connection = Connection(await _open(io, route, request))
+        if request.before_sending is not None:
+            await request.before_sending()
+            if request.by is not None and io.now() >= request.by:
+                raise Failure(Outcome.NOT_SENT, TOO_LATE, timed_out=True)
         await _exchange(connection, reply, written, request.by)
         return Response(io, origin, connection, reply, request)
     except BaseException as error:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -171,6 +171,7 @@ class APICall:
     timeout: Timeout
     is_stream: bool = False
     plainer: Callable[[str], bytes | None] | None = field(default=None, repr=False)
+    before_sending: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(slots=True)
@@ -341,6 +342,7 @@ class _RetryState:
             # An idle connection may be closed just then, and nobody could tell what became of the request.
             fresh=self.call.kind is Retryability.SUBMISSION,
             max_connections=self.config.max_connections,
+            before_sending=self.call.before_sending,
         )
 
     def _answer_by(self) -> float | None:
@@ -563,11 +565,13 @@ class Session:
         *,
         seconds: float | None = None,
         retries: int | None = None,
+        before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> Task:
         """Submit a task and return it; raise SubmissionUnknown where no answer came that is a task.
 
         The key goes along as `Idempotency-Key`; that a server heeds it is not relied on. An error in a reply
         of 200 is raised as if its status said so. `seconds` bounds it, by default the client's timeout.
+        `before_sending` is awaited before each attempt, when its connection is open.
         """
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         call = APICall(
@@ -577,6 +581,7 @@ class Session:
             body=serialize(body),
             headers=(("idempotency-key", key),),
             timeout=_bounded(config.timeout, seconds),
+            before_sending=before_sending,
         )
         answer = await self._send(call, config)
         payload = await self._json(answer, call.kind)

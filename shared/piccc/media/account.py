@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -17,6 +16,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, urljoin
 
@@ -77,6 +77,7 @@ class Account:
         self.spend_limit = spend_limit
         self.private_outputs = private_outputs
         self._in_flight: set[str] = set()
+        self._sent_at: dict[str, float] = {}
         self._slots = _Slots(MAX_SUBMISSIONS)
         self._uses_polling_urls = True
 
@@ -84,7 +85,9 @@ class Account:
         """Return the same account over another port."""
         session = Session(self.session.config, io)
         settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
-        return _rebuild(session, *settings)
+        account = _rebuild(session, *settings)
+        account._sent_at = self._sent_at
+        return account
 
     def __deepcopy__(self, memo: object) -> Account:
         return self
@@ -122,11 +125,14 @@ class Account:
         Without `lost` a lost submission raises SubmissionUnknown at once; `is_absent` says that the list has
         been read and does not have it.
         """
-        # Only what is on the wire may be in doubt after a crash: so its slot comes before the claim.
-        async with self._slots.taken(self.session.io):
-            earlier = await self.use_ledger(self.ledger.claim, request.entry())
-            if earlier is None:
+        earlier = await self.use_ledger(self.ledger.get, request.key)
+        if earlier is None:
+            try:
                 return await self._send(request, limits, seconds, retries), None
+            except _Taken as taken:
+                earlier = taken.by
+        if earlier is None:  # another process has sent it again: what that sends is young, and waited for
+            return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
         if earlier.digest != request.digest:
             raise InvalidArgumentError(
                 f"The key {request.key!r} stands for another request already.",
@@ -145,10 +151,8 @@ class Account:
             entry = await self._confirmed_absent(entry, is_absent=is_absent)
         if entry.task_id:
             return _filled(Task(entry.task_id), request), entry
-        async with self._slots.taken(self.session.io):
-            if await self.use_ledger(self.ledger.reclaim, request.entry(), entry.at):
-                return await self._send(request, limits, seconds, retries), None
-        # Another process was quicker: what it sends is young, and is waited for as such.
+        with suppress(_Taken):
+            return await self._send(request, limits, seconds, retries, since=entry.at), None
         return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
 
     async def _send(
@@ -157,27 +161,37 @@ class Account:
         limits: Iterable[SpendLimit],
         seconds: float | None,
         retries: int | None,
+        since: float | None = None,
     ) -> Task:
-        path = f"/v1/{request.type}s/tasks"
-        self._in_flight.add(request.key)
+        """Send a request that the ledger does not have, or has as lost `since` then; else raise _Taken."""
+        claim = _Claim(self, request, since)
         try:
-            with _spent(request, self.spend_limit, *limits):
-                task = await self.session.submit(
-                    path, request.body, request.key, seconds=seconds, retries=retries
-                )
+            async with self._slots.taken(self.session.io):
+                with _spent(request, self.spend_limit, *limits):
+                    task = await self.session.submit(
+                        f"/v1/{request.type}s/tasks",
+                        request.body,
+                        request.key,
+                        seconds=seconds,
+                        retries=retries,
+                        before_sending=claim.take,
+                    )
         except PicccError as error:
             if error.may_have_been_billed:
                 raise _unknown(request.key, request.body, error) from error
             try:
-                await self.use_ledger(self.ledger.release, request.key)
+                await claim.release()
             except LedgerError as broken:
                 error.add_note(f"{broken.message} The key {request.key!r} stays taken.")
             raise
         except BaseException as interruption:
-            interruption.add_note(f"The submission may have been sent. {_way_on(request.key)}")
+            if claim.is_held:
+                interruption.add_note(f"The submission may have been sent. {_way_on(request.key)}")
             raise
         finally:
-            self._in_flight.discard(request.key)
+            if claim.is_held:
+                self._in_flight.discard(request.key)
+        self._sent_at.pop(request.key, None)
         task = _filled(task, request)
         try:
             await self.use_ledger(self.ledger.settle, request.key, task.id)
@@ -248,10 +262,10 @@ class Account:
         if not resubmit:
             raise _unknown(key, entry.request, None)
         request = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
-        async with self._slots.taken(self.session.io):
-            if not await self.use_ledger(self.ledger.reclaim, request.entry(), entry.at):
-                raise _unknown(key, entry.request, None)
-            return await self._send(request, (), None, None)
+        try:
+            return await self._send(request, (), None, None, since=entry.at)
+        except _Taken:
+            raise _unknown(key, entry.request, None) from None
 
     async def find(self, key: str) -> list[Task]:
         """Return the tasks that a lost submission may have become, the likeliest first.
@@ -276,47 +290,65 @@ class Account:
         """
         skew = LONGEST_CLOCK_JUMP if is_proof else CLOCK_SKEW
         types = {entry.type for entry in entries}
-        pages, listed = Pages(type=types.pop() if len(types) == 1 else None), []
-        oldest = min(entries, key=lambda entry: entry.at)
+        pages, listed = Pages(type=types.pop() if len(types) == 1 else None), list[Task]()
+        since = dict[str, float]()
         while not pages.is_done:
-            page = await self.next_page(pages)
-            listed += page
-            if page and not any(is_recent(task, oldest, skew) for task in page):
+            page, headers = await self.session.read(pages.path, read_task_list)
+            since = since or {entry.key: self.claimed_at(entry, headers) for entry in entries}
+            tasks = pages.take(page)
+            listed += tasks
+            if tasks and not any(is_recent(task, min(since.values()) - skew) for task in tasks):
                 break
         by_prompt: dict[str, list[Task]] = {}
         for task in listed:
             by_prompt.setdefault(task.prompt, []).append(task)
         found, is_doubtful = dict[str, list[Task]](), False
         for entry in entries:
-            likely = nearest(by_prompt.get(str(entry.request.get("prompt")), ()), entry)
+            likely = nearest(by_prompt.get(str(entry.request.get("prompt")), ()), entry, since[entry.key])
             free = [task for task in likely if await self._is_free(task)]
             if free:
                 found[entry.key] = free
             elif is_proof and not is_doubtful:
                 prompts = {str(entry.request.get("prompt")), ""}
                 alike = [task for prompt in prompts for task in by_prompt.get(prompt, ())]
+                earliest = since[entry.key] - skew
                 is_doubtful = any(
-                    [await self._is_free(task) for task in alike if cannot_be_excluded(task, entry, skew)]
+                    [await self._is_free(task) for task in alike if cannot_be_excluded(task, entry, earliest)]
                 )
         return found, not pages.unreadable and not is_doubtful
 
     async def _is_free(self, task: Task) -> bool:
         return await self.use_ledger(self.ledger.key_of, task.id) is None
 
-    async def look_up(self, since: float, ids: Collection[str]) -> tuple[dict[str, Task], bool]:
-        """Return tasks by their ids as the account's list shows them, back to the moment `since`.
+    async def look_up(self, entries: Sequence[Submission]) -> tuple[dict[str, Task], bool]:
+        """Return by their ids the tasks that submissions became, as the account's list shows them.
 
-        Also whether the list was read that far: it is left where asking for each task would cost less.
+        Also whether the list was read to the oldest of them, even if a clock was hours wrong: it is left
+        where asking for each task would cost less.
         """
-        pages, found, missing = Pages(), dict[str, Task](), set(ids)
-        for _ in range(len(ids)):
-            page = await self.next_page(pages)
-            found |= {task.id: task for task in page if task.id in missing}
+        pages, found, missing = Pages(), dict[str, Task](), {entry.task_id for entry in entries}
+        oldest = min(entries, key=lambda entry: entry.at)
+        for _ in entries:
+            page, headers = await self.session.read(pages.path, read_task_list)
+            tasks = pages.take(page)
+            found |= {task.id: task for task in tasks if task.id in missing}
             missing -= found.keys()
-            is_past = page and all((task.created_at or math.inf) < since - CLOCK_SKEW for task in page)
+            earliest = self.claimed_at(oldest, headers) - LONGEST_CLOCK_JUMP
+            is_past = bool(tasks) and not any(is_recent(task, earliest) for task in tasks)
             if not missing or pages.is_done or is_past:
                 return found, not pages.unreadable
         return found, False
+
+    def claimed_at(self, entry: Submission, headers: Mapping[str, str]) -> float:
+        """Return when a submission was written down, by the clock of the server that sent these headers.
+
+        Its age is measured here, by two clocks of which the larger counts: somebody may have set the time of
+        day since, and the monotonic clock stands still while the machine sleeps.
+        """
+        now = time.time()
+        sent_at = self._sent_at.get(entry.key)
+        age = max(now - entry.at, -math.inf if sent_at is None else self.session.io.now() - sent_at)
+        return (server_time(headers) or now) - age
 
     async def use_ledger(self, method: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a method of the ledger, off the event loop; raise LedgerError for whatever it raises."""
@@ -414,6 +446,59 @@ class Account:
         return url if origin_of(url) == self.session.config.origin else None
 
 
+class _Taken(Exception):
+    """Somebody else has written a key down: `by` is the entry, None where a lost one was claimed again."""
+
+    may_have_been_billed = False
+
+    def __init__(self, by: Submission | None) -> None:
+        super().__init__()
+        self.by = by
+
+
+class _Claim:
+    """A submission's entry in the ledger, written when its connection is open: a crash leaves few in doubt.
+
+    Each further attempt renews it: where another process has taken the submission for lost meanwhile, while
+    this one waited out a 429 or the machine slept, that one sends it.
+    """
+
+    def __init__(self, account: Account, request: TaskRequest, since: float | None) -> None:
+        self._account = account
+        self._request = request
+        self._since = since
+        self.is_held = False
+
+    async def take(self) -> None:
+        account, entry, taken_by = self._account, self._request.entry(), None
+        if self._since is None:
+            taken_by = await account.use_ledger(account.ledger.claim, entry)
+            is_held = taken_by is None
+        else:
+            is_held = await account.use_ledger(account.ledger.reclaim, entry, self._since)
+        if not is_held:
+            if self.is_held:
+                account._in_flight.discard(entry.key)
+            self.is_held = False
+            raise _Taken(taken_by)
+        self._since, self.is_held = entry.at, True
+        account._in_flight.add(entry.key)
+        account._sent_at[entry.key] = account.session.io.now()
+
+    async def release(self) -> None:
+        if self.is_held:
+            self._account._sent_at.pop(self._request.key, None)
+            await self._account.use_ledger(self._account.ledger.release, self._request.key)
+
+
+def server_time(headers: Mapping[str, str]) -> float | None:
+    """Return the time by the server's clock as a reply's headers have it (RFC 9110, section 6.6.1)."""
+    try:
+        return parsedate_to_datetime(headers.get("date", "")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def checked_lost(lost: Lost) -> Lost:
     """Return what `lost` says; raise InvalidArgumentError where it is another word."""
     if lost not in ("ask", "resend"):
@@ -470,7 +555,7 @@ def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
                 limit.spend(request)
                 counted.append(limit)
         yield
-    except PicccError as error:
+    except (PicccError, _Taken) as error:
         if not error.may_have_been_billed:
             for limit in counted:
                 limit.give_back(request)

@@ -421,8 +421,7 @@ class _Run(Generic[H]):
         self._io.start(work)
 
     async def _look_up(self, places: Sequence[_Place]) -> _Found:
-        since = min(place.earlier.at for place in places if place.earlier)
-        return _Found(*await self._account.look_up(since, [place.name for place in places]))
+        return _Found(*await self._account.look_up([place.earlier for place in places if place.earlier]))
 
     async def _find_lost(self, places: Sequence[_Place]) -> _Found:
         account = self._account

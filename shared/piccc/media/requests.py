@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from piccc.media.ledgers import Submission
 from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
-"""Seconds by which the server's clock and ours may differ when a lost submission is looked for (assumed)."""
+"""Seconds by which times of the server may disagree when a lost submission is looked for (assumed)."""
 LONGEST_CLOCK_JUMP = 24 * 3600.0
 """By how much a clock may have been wrong when a submission was written down, before it is sent again."""
 LONGEST_VIDEO = 3600.0
@@ -310,31 +309,34 @@ def _checked_webhook(url: object) -> str:
     )
 
 
-def can_be(task: Task, entry: Submission) -> bool:
-    """Return whether a task may be what became of a submission: as far as the server says, all is equal."""
-    return task.prompt == entry.request.get("prompt") and cannot_be_excluded(task, entry, CLOCK_SKEW)
-
-
-def cannot_be_excluded(task: Task, entry: Submission, skew: float) -> bool:
+def cannot_be_excluded(task: Task, entry: Submission, earliest: float) -> bool:
     """Return whether nothing that the server says shows that a task is not what became of a submission."""
     request = entry.request
     pairs: list[tuple[Any, Any]] = [(task.type, entry.type)]
     pairs += [(task.model, request.get("model")), (task.prompt, request.get("prompt"))]
     pairs += [(task.raw.get(name), request.get(name)) for name in _COMPARED]
-    return is_recent(task, entry, skew) and all(
+    return is_recent(task, earliest) and all(
         not theirs or not ours or theirs == ours for theirs, ours in pairs
     )
 
 
-def is_recent(task: Task, entry: Submission, skew: float) -> bool:
-    """Return whether a task was not made before its submission was written down."""
-    return task.created_at is None or task.created_at >= entry.at - skew
+def is_recent(task: Task, earliest: float) -> bool:
+    """Return whether a task was not made before a moment."""
+    return task.created_at is None or task.created_at >= earliest
 
 
-def nearest(tasks: Iterable[Task], entry: Submission) -> list[Task]:
-    """Return the tasks that may be what became of a submission, the nearest in time first."""
-    found = [task for task in tasks if can_be(task, entry)]
-    return sorted(found, key=lambda task: abs((task.created_at or time.time()) - entry.at))
+def nearest(tasks: Iterable[Task], entry: Submission, since: float) -> list[Task]:
+    """Return the tasks that may be what became of a submission, the nearest in time first.
+
+    As far as the server says, all is equal; `since` is when it was written down, by the server's clock.
+    """
+    prompt = entry.request.get("prompt")
+    found = [
+        task
+        for task in tasks
+        if task.prompt == prompt and cannot_be_excluded(task, entry, since - CLOCK_SKEW)
+    ]
+    return sorted(found, key=lambda task: abs((task.created_at or since) - since))
 
 
 class SpendLimit:
