@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from piccc.media.account import Account
+    from piccc.media.deliveries import OnTask
     from piccc.media.ledgers import Ledger
     from piccc.media.requests import SpendLimit
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
-    from piccc.media.webhooks import OnTask, Webhooks
+    from piccc.media.webhooks import Webhooks
 
 Messages = str | Message | Iterable[Message | Mapping[str, Any]]
 

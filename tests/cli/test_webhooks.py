@@ -15,7 +15,7 @@ import pytest
 
 from piccc import Client
 from piccc.emulator import Emulator
-from piccc.media.webhooks import verify
+from piccc.media.deliveries import verify
 from tests.cli.shell import Shell
 
 SECRET = {"PICCC_WEBHOOK_SECRET": "0123456789abcdef", "PICCC_LEDGER": "ledger.db"}

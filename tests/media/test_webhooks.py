@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from email.utils import formatdate
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,19 @@ from piccc._http.backends import SyncBackend, run_sync
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import ConfigurationError, OutputError, SubmissionUnknown
 from piccc.media.account import Account
-from piccc.media.ledgers import Submission
-from piccc.media.ledgers.sqlite import SQLiteLedger
-from piccc.media.webhooks import (
+from piccc.media.deliveries import (
     ABSENT_ATTEMPTS,
     MAX_CANDIDATES,
-    MAX_CONNECTIONS,
     MAX_WORKERS,
     Deliveries,
-    Webhooks,
-    WebhookServer,
-    _Endings,
+    Endings,
+    Memory,
     sign,
     verify,
 )
+from piccc.media.ledgers import Submission
+from piccc.media.ledgers.sqlite import SQLiteLedger
+from piccc.media.webhooks import MAX_CONNECTIONS, Webhooks, WebhookServer
 from tests.media.driven import QUICK
 from tests.media.file_host import FileHost, serving
 from tests.media.world import Fault, Server, WorldResponse, not_sent, refusal
@@ -146,7 +144,7 @@ def test_a_delivery_that_fails_to_come_in_time_costs_only_polls(emulator: Emulat
 
 @pytest.mark.parametrize("fault", ["webhook:twice", "webhook:early", "webhook:forged", "webhook:held"])
 def test_each_end_is_reported_once(emulator: Emulator, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.webhooks.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("piccc.media.deliveries.FIRST_PAUSE", 0.05)
     client, reported = blocking(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, on_task=reported)
     emulator.fault(fault, route=SUBMISSIONS, times=2)
@@ -370,7 +368,6 @@ class Asked(Server):
         response = super().answer(request)
         if request.method == "GET" and self.faults_of_reads:
             response = self.faults_of_reads.pop(0)() or response
-        response.headers = {**response.headers, "date": formatdate(self.epoch + self.now, usegmt=True)}
         return response
 
     def receiver(self, **settings: Any) -> tuple[Account, Deliveries]:
@@ -528,7 +525,7 @@ BODIES = {
 def test_an_address_causes_few_requests_whatever_is_sent_to_it(
     body: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("piccc.media.webhooks.GIVE_UP_SECONDS", 600.0)
+    monkeypatch.setattr("piccc.media.deliveries.GIVE_UP_SECONDS", 600.0)
     world, statuses = Asked(), []
     account, deliveries = world.receiver(on_task=Reported())
     world.claim(account)
@@ -542,7 +539,7 @@ def test_an_address_causes_few_requests_whatever_is_sent_to_it(
 def test_what_there_is_no_room_for_is_refused_and_taken_when_it_comes_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("piccc.media.webhooks.MAX_JOBS", 1)
+    monkeypatch.setattr("piccc.media.deliveries.MAX_JOBS", 1)
     world, reported = Asked(refusal(503)), Reported()
     account, deliveries = world.receiver(on_task=reported)
     for key in ("fox", "hare"):
@@ -578,14 +575,48 @@ def test_polling_misses_no_end_where_the_clocks_differ(skew: float) -> None:
     account, _ = world.receiver()
     for _ in range(5):
         world.make(created_at=world.epoch)
+    assert endings(world, account, 5) == ["t0", "t1", "t2", "t3", "t4"]
+
+
+def endings(world: Asked, account: Account, count: int, memory: Memory | None = None) -> list[str]:
     ended: list[str] = []
 
     async def poll() -> None:
-        with _Endings(account) as endings:
-            ended.extend([(await endings.next()).id for _ in range(5)])
+        with Endings(account, memory or Memory()) as found:
+            ended.extend([(await found.next()).id for _ in range(count)])
 
     world.run(poll())
-    assert sorted(ended) == ["t0", "t1", "t2", "t3", "t4"]
+    return sorted(ended)
+
+
+LISTS: dict[str, list[Fault]] = {
+    "as it should be": [],
+    "no filter by status": [refusal(400), refusal(400)],
+    "other words for a status": [refusal(200, {"data": []}), refusal(200, {"data": []})],
+    "an outage amid the first walk": [lambda: None, refusal(503), refusal(503), refusal(503), refusal(503)],  # type: ignore[list-item,return-value]
+}
+
+
+@pytest.mark.parametrize("faults", LISTS.values(), ids=LISTS)
+def test_polling_misses_no_task_that_runs_however_much_is_newer(faults: list[Fault]) -> None:
+    world = Asked(*faults)
+    account, _ = world.receiver()
+    for number in range(450):  # the oldest was made two hours ago; two of them run, far apart
+        made = {"created_at": world.epoch - 7200.0 + 10 * number}
+        world.make(**made, ends=100.0 if number in (3, 222) else 0.0)
+    assert endings(world, account, 2) == ["t222", "t3"]
+
+
+def test_polling_waits_through_an_outage_and_goes_on_after_what_on_task_raised() -> None:
+    world, memory = Asked(), Memory()
+    account, _ = world.receiver()
+    for _ in range(3):
+        world.make(created_at=world.epoch, ends=20.0)
+    world.faults_of_reads = [lambda: None] * 3 + [refusal(503)] * 500  # type: ignore[list-item,return-value]
+    assert endings(world, account, 1, memory) != []
+    assert len(memory.unreported) == 3  # nobody has said that the first was reported
+    memory.unreported.pop("t1")
+    assert endings(world, account, 2, memory) == ["t0", "t2"]
 
 
 def raw(server: WebhookServer, head: str) -> bytes:
@@ -609,6 +640,26 @@ def test_odd_lengths_are_answered_without_a_trace(
         assert status in raw(server, f"POST {path}?task_id=x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
         assert b" 404 " in raw(server, f"POST /x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("skew", [0.0, 240.0, 900.0, -900.0, 7200.0])
+def test_a_signed_delivery_is_taken_whatever_our_clock_says_and_a_replayed_one_is_not(skew: float) -> None:
+    world, reported = Asked(skew=skew), Reported()
+    account, deliveries = world.receiver(on_task=reported, signing_secret="whsec_c2VjcmV0")
+    world.claim(account, task=world.make())
+    statuses: list[int] = []
+
+    async def send(age: float) -> None:
+        moment = int(world.epoch + world.now - age)
+        signed = sign("whsec_c2VjcmV0", f"evt_{age}", moment, b"{}")
+        for headers in (signed, {**signed, "webhook-signature": "v1,AAAA"}):
+            statuses.append((await deliveries.receive("POST", _path("fox"), headers, b"{}"))[0])
+
+    world.run(send(1.0))
+    world.run(send(abs(skew) + 600.0))
+    assert statuses == [204, 401, 401, 401]
+    assert len(reported.tasks) == 1
+    assert sum("limit=1" in path for _, path in world.asked) <= 1
 
 
 def test_timestamps_of_any_length_are_no_error() -> None:
