@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from piccc.emulator import Emulator
+
 USER_TEST = """
 import json, os, sys, urllib.request
 
@@ -30,28 +32,43 @@ def test_the_environment_is_left_as_it_was():
 """
 
 
-def test_the_fixture_is_found_by_its_entry_point(tmp_path: Path) -> None:
-    (tmp_path / "test_user.py").write_text(USER_TEST)
-    # Other plugins that happen to be installed load what they like; here it is about this one alone.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "piccc",
-        "-p",
-        "no:cacheprovider",
-        ".",
-    ]
+RECORDED_TEST = """
+import json, os, pytest, urllib.request
+
+@pytest.mark.piccc_recording("recordings/agent.jsonl")
+def test_it_answers_from_the_recording(piccc_emulator):
+    headers = {"Authorization": "Bearer " + os.environ["PICCC_API_KEY"], "Content-Type": "application/json"}
+    body = {"model": "piccc-pro", "messages": [{"role": "user", "content": "Hello"}]}
+    url = os.environ["PICCC_BASE_URL"] + "/v1/chat/completions"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as reply:
+        assert json.load(reply)["choices"][0]["message"]["content"] == "From the live server."
+"""
+
+
+def run_pytest(folder: Path, **environment: str) -> str:
+    """Run pytest in a folder with our plugin alone; other plugins load what they like."""
+    options = ["-q", "-W", "error", "-p", "piccc", "-p", "no:cacheprovider", "--strict-markers"]
     run = subprocess.run(  # noqa: S603 - our own interpreter
-        command,
-        cwd=tmp_path,
+        [sys.executable, "-m", "pytest", *options, "."],
+        cwd=folder,
         capture_output=True,
         text=True,
-        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": "", "HTTP_PROXY": "http://127.0.0.1:1"},
+        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PATH": "", **environment},
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "4 passed" in run.stdout
+    return run.stdout + run.stderr
+
+
+def test_the_fixture_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    (tmp_path / "test_user.py").write_text(USER_TEST)
+    assert "4 passed" in run_pytest(tmp_path, HTTP_PROXY="http://127.0.0.1:1")
+
+
+def test_a_marked_test_is_recorded_once_from_the_server_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "test_user.py").write_text(RECORDED_TEST)
+    assert "not recorded yet" in run_pytest(tmp_path)
+    with Emulator() as live:
+        live.script(["From the live server."])
+        assert "1 passed" in run_pytest(tmp_path, **live.environment)
+        assert len(live.requests) == 1
+    assert "1 passed" in run_pytest(tmp_path)
+    assert (tmp_path / "recordings" / "agent.jsonl").exists()

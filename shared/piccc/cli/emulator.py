@@ -39,6 +39,14 @@ class UpstreamAPI(StrEnum):
     PICCC = "piccc"
 
 
+class Mode(StrEnum):
+    """What is done with a recording."""
+
+    REPLAY = "replay"
+    RECORD = "record"
+    ONCE = "once"
+
+
 _EXPORTS = {
     Shell.SH: "export {name}={value}",
     Shell.FISH: "set -gx {name} {value}",
@@ -108,6 +116,12 @@ def emulator(
     upstream_api: Annotated[
         UpstreamAPI, typer.Option(help="What the upstream is; a live Piccc server gets the tasks too.")
     ] = UpstreamAPI.OPENAI,
+    recording: Annotated[
+        Path | None, option("--recording", "FILE", "Answer from what was recorded there.")
+    ] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="Replay the recording; record what the upstream answers; record once.")
+    ] = Mode.REPLAY,
     shell: Annotated[
         Shell | None, typer.Option(help="How to print the variables; the current shell's way by default.")
     ] = None,
@@ -145,6 +159,8 @@ def emulator(
         upstream_key=upstream_key,
         upstream_model=upstream_model,
         upstream_api=upstream_api.value,
+        recording=recording,
+        mode=mode.value,
         **({} if api_key is None else {"api_key": api_key}),
     )
     with made as running:

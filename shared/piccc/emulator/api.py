@@ -7,6 +7,7 @@ import json
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +34,7 @@ from piccc.emulator.webhooks import Webhooks
 from piccc.emulator.wire import APIError
 
 if TYPE_CHECKING:
-    from piccc.emulator.upstream import ChatSource
+    from piccc.emulator.upstream import Given, Source
 
 StoredKind = Literal["tasks", "charges", "reported"]
 
@@ -97,7 +98,7 @@ class EmulatedAPI:
         webhooks: Webhooks,
         url_lifetime: float,
         state: State | None,
-        source: ChatSource | None = None,
+        source: Source | None = None,
     ) -> None:
         self.api_key = api_key
         self.clock = clock
@@ -119,6 +120,7 @@ class EmulatedAPI:
         self.source = source
         self._model = RuleModel()
         self._reads: Counter[str] = Counter()
+        self._live: dict[str, dict[str, Any]] = {}
         self._state = state
         if state:
             self._restore(state)
@@ -130,6 +132,9 @@ class EmulatedAPI:
         self.charges.clear()
         self.tasks = Tasks()
         self.webhooks.deliveries.clear()
+        self._live.clear()
+        if self.source:
+            self.source.reset()
 
     def clear_scripts(self) -> None:
         """Remove the script, its rules and all faults."""
@@ -194,7 +199,7 @@ class EmulatedAPI:
             )
         )
 
-    def submit(
+    async def submit(
         self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, context: RequestContext
     ) -> tuple[Task, bool]:
         """Accept a task and charge for it; a known Idempotency-Key returns the earlier task, and True."""
@@ -203,7 +208,11 @@ class EmulatedAPI:
         if earlier:
             context.record.task_id = earlier.id
             return earlier, True
-        task = self._new_task(kind, form, context, idempotency)
+        given: Given | None = None
+        if self.source and not context.fault(*OUTCOMES):
+            route = f"{context.record.method} {context.record.path}"
+            given = await self.source.submit(route, context.json(), context.headers)
+        task = self._new_task(kind, form, context, idempotency, given)
         self.tasks.add(task)
         context.record.task_id = task.id
         self._charge(Charge(kind, task.model, context.record.request_id, at=task.created_at, task_id=task.id))
@@ -211,6 +220,28 @@ class EmulatedAPI:
             self._state.append("tasks", task.to_json())
         self._follow(task, context.fault("webhook"))
         return task, False
+
+    async def refresh(self, *tasks: Task) -> None:
+        """Look at tasks that a live server makes; one that has ended there ends here."""
+        from piccc.emulator.upstream import ended
+
+        for task in tasks:
+            if self.source is None or not task.is_live:
+                continue
+            shown = await self.source.read(task.id)
+            if shown is None:
+                continue
+            self._live[task.id] = shown
+            outcome = ended(shown)
+            if outcome and task.outcome == "stuck":
+                done = replace(
+                    task,
+                    duration=self.clock.now() - task.created_at,
+                    outcome=outcome["status"],
+                    given_error=outcome.get("error"),
+                )
+                self.tasks.replace(done)
+                self._follow(done, None)
 
     def read(self, task_id: str) -> Task:
         """Find a task. Raises APIError 404 when there is none, or while a fault hides it."""
@@ -223,6 +254,8 @@ class EmulatedAPI:
     def show(self, task: Task, base: str, at: float | None = None) -> dict[str, Any]:
         """Return the task's JSON, as of now unless another moment is given."""
         moment = self.clock.now() if at is None else at
+        if live := self._live.get(task.id):
+            return {**live, "polling_url": f"{base}/v1/tasks/{task.id}"}
         shown = view(task, moment, base, self.output_urls.result)
         if "other-host" in self.quirks and shown["result"]:
             for output in shown["result"]["outputs"]:
@@ -262,10 +295,12 @@ class EmulatedAPI:
         form: ImageTaskRequest | VideoTaskRequest,
         context: RequestContext,
         idempotency: tuple[str, str] | None,
+        given: Given | None,
     ) -> Task:
         outcome, odd, hidden = context.fault(*OUTCOMES), context.fault("status"), context.fault("hidden")
+        fate = (given.status or ("stuck" if given.is_live else "completed")) if given else "completed"
         return Task(
-            id=f"task_{secrets.token_hex(12)}",
+            id=given.id if given else f"task_{secrets.token_hex(12)}",
             kind=kind,
             model=form.model,
             prompt=form.prompt,
@@ -278,7 +313,9 @@ class EmulatedAPI:
             seed=self.seed if form.seed is None else form.seed,
             mime_type="video/mp4" if isinstance(form, VideoTaskRequest) else f"image/{form.output_format}",
             webhook_url=form.webhook.url if form.webhook else None,
-            outcome=outcome.kind if outcome else "completed",
+            outcome=outcome.kind if outcome else fate,
+            given_error=given.error if given else None,
+            is_live=given is not None and given.is_live,
             odd_status=odd.value if odd else None,
             hidden_reads=int(hidden.number(1)) if hidden else 0,
             idempotency=idempotency,

@@ -256,22 +256,24 @@ class Routes:
 
     async def submit_image(self, request: Request) -> Response:
         """Submit an image task."""
-        return self._submit("image", request)
+        return await self._submit("image", request)
 
     async def submit_video(self, request: Request) -> Response:
         """Submit a video task."""
-        return self._submit("video", request)
+        return await self._submit("video", request)
 
     async def task(self, request: Request) -> Response:
         """Return one task."""
         context = _context(request)
         task = self._api.read(request.path_params["task_id"])
         context.record.task_id, context.record.model = task.id, task.model
+        await self._api.refresh(task)
         return self._reply(self._api.show(task, context.base))
 
     async def tasks(self, request: Request) -> Response:
         """List tasks, newest first."""
         query, quirks = request.query_params, self._api.quirks
+        await self._api.refresh(*self._api.tasks)
         fits = self._api.fits(
             kind=_one_of(query.get("type"), get_args(Kind), "type"),
             status=_one_of(query.get("status"), STATUSES, "status"),
@@ -398,13 +400,13 @@ class Routes:
             raise APIError(404, "The task has no output.", code="no_output")
         return served(request, await self._api.media.get(task), task.mime_type)
 
-    def _submit(self, kind: Kind, request: Request) -> Response:
+    async def _submit(self, kind: Kind, request: Request) -> Response:
         context = _context(request)
         form = read(FORMS[kind], context.json(), status=422)
         context.record.model = form.model
         self._api.check_model(form.model, kind)
         context.record.ignored_fields = ignored_fields(form, status=422, strict=self._api.strict)
-        task, replayed = self._api.submit(kind, form, context)
+        task, replayed = await self._api.submit(kind, form, context)
         headers = {"idempotency-replayed": "true"} if replayed else {}
         at = task.created_at if not replayed else None
         return self._reply(self._api.show(task, context.base, at), status=202, headers=headers)

@@ -27,7 +27,7 @@ from piccc.emulator.routes import Routes
 from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
 
 if TYPE_CHECKING:
-    from piccc.emulator.upstream import ChatSource
+    from piccc.emulator.upstream import Source, Upstream
 
 _KEY = "pcc_test_emulator"
 _PATIENCE = 10.0
@@ -54,6 +54,8 @@ class Emulator:
     - `upstream` is the URL of an OpenAI-compatible server that answers chat on both routes, with
       `upstream_key` and the model `upstream_model`; keys, faults, charges, log, tasks and clock stay the
       emulator's. With `upstream_api="piccc"` it is a live Piccc server, which gets the tasks too.
+    - `recording` is a file of chat and tasks. `mode="replay"` answers requests that mean the same from it,
+      "record" writes it anew with what the upstream answers, "once" does so only where there is no file.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
 
     Attributes:
@@ -96,6 +98,8 @@ class Emulator:
         upstream_key: str | None = None,
         upstream_model: str | None = None,
         upstream_api: Literal["openai", "piccc"] = "openai",
+        recording: str | Path | None = None,
+        mode: Literal["replay", "record", "once"] = "replay",
     ) -> None:
         if loopback_only and not on_loopback(f"//{_bracketed(host)}"):
             raise ValueError(
@@ -109,11 +113,17 @@ class Emulator:
         self._port = port
         self._clock = clock or WallClock()
         latency = Latency(speed)
-        source: ChatSource | None = None
+        behind: Upstream | None = None
+        source: Source | None = None
         if upstream is not None:
             from piccc.emulator.upstream import Upstream
 
-            source = Upstream(upstream, key=upstream_key, model=upstream_model, api=upstream_api)
+            source = behind = Upstream(upstream, key=upstream_key, model=upstream_model, api=upstream_api)
+        if recording is not None:
+            from piccc.emulator.recording import Recording
+
+            hidden = [api_key, self.webhook_secret]
+            source = Recording(recording, mode, behind, hidden=hidden, clock=self._clock, latency=latency)
         self._api = EmulatedAPI(
             api_key=api_key,
             clock=self._clock,

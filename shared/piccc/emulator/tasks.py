@@ -38,7 +38,8 @@ class Task:
     """An accepted task; its state follows from the clock.
 
     `duration` is in seconds; `odd_status` is the status reported while it runs; `hidden_reads` is how many
-    reads get a 404; `base` is the origin of the submission.
+    reads get a 404; `base` is the origin of the submission; `given_error` is the error of a recorded or a
+    live task; one that `is_live` is made by another server.
     """
 
     id: str
@@ -58,6 +59,8 @@ class Task:
     odd_status: str | None = None
     hidden_reads: int = 0
     idempotency: tuple[str, str] | None = None
+    given_error: dict[str, Any] | None = None
+    is_live: bool = False
 
     @property
     def ends_at(self) -> float:
@@ -94,8 +97,10 @@ class Task:
         """Whether the task completes with an output."""
         return self.outcome == "completed"
 
-    def error(self, now: float) -> dict[str, str] | None:
+    def error(self, now: float) -> dict[str, Any] | None:
         """Return the error of a failed task."""
+        if self.given_error and self.ended(now):
+            return self.given_error
         if not self.ended(now) or self.outcome not in _ERRORS:
             return None
         return dict(zip(("message", "type", "code"), _ERRORS[self.outcome], strict=True))
@@ -181,6 +186,10 @@ class Tasks:
         self._order.append(task)
         if task.idempotency:
             self._by_idempotency[task.idempotency[0]] = task
+
+    def replace(self, task: Task) -> None:
+        """Put a task in the place of the one with its id."""
+        self._order[self._places[task.id]] = task
 
     def get(self, task_id: str) -> Task:
         """Find a task. Raises APIError 404."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -27,16 +29,35 @@ _LONGEST_MESSAGE = 500
 _MESSAGES = "/v1/messages"
 
 
-class ChatSource(Protocol):
-    """Whatever answers chat in place of the emulator's own model; `key` is a secret of its own."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is given of a task: its id, how it ends, and whether a live server makes it."""
+
+    id: str
+    status: str | None = None
+    error: JSONObject | None = None
+    is_live: bool = False
+
+
+class Source(Protocol):
+    """Whatever answers in place of the emulator's own model; `key` is a secret of its own."""
 
     key: str | None
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
-        """Answer the request that a route got. Raises APIError."""
+        """Answer the request that a chat route got. Raises APIError."""
+
+    async def submit(self, route: str, body: JSONObject, headers: Mapping[str, str]) -> Given | None:
+        """Submit a task, or return None where the emulator makes it. Raises APIError."""
+
+    async def read(self, task_id: str) -> JSONObject | None:
+        """Return a task as a live server shows it, or None where it knows none. Raises APIError."""
 
     async def close(self) -> None:
         """Close the connections."""
+
+    def reset(self) -> None:
+        """Forget what was asked."""
 
 
 class Upstream:
@@ -62,6 +83,7 @@ class Upstream:
         self._model = model
         self.has_tasks = api == "piccc"
         self._client: httpx.AsyncClient | None = None
+        self._live: dict[str, str] = {}
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
         """Answer a chat request. Raises APIError in the route's own terms."""
@@ -76,12 +98,38 @@ class Upstream:
             return {**reply, "model": form.model} if native else _message(form, reply)
         return _renamed(form, _events(response)) if native else _message_events(form, _events(response))
 
-    async def task(
-        self, method: str, path: str, body: JSONObject | None, headers: Mapping[str, str]
-    ) -> tuple[int, JSONObject]:
-        """Send a request for a task; return status and body. Raises APIError."""
-        response = await self._sent(method, path, body, headers)
-        return response.status_code, await _parsed(response)
+    async def submit(
+        self, route: str, body: JSONObject, headers: Mapping[str, str], task_id: str = ""
+    ) -> Given | None:
+        """Submit a task to a live Piccc server; the emulator has its own id for it."""
+        if not self.has_tasks:
+            return None
+        method, _, path = route.partition(" ")
+        # The live server cannot reach this machine; the emulator delivers webhooks itself.
+        sent = {name: value for name, value in body.items() if name != "webhook"}
+        sent_headers = {name: headers[name] for name in ("idempotency-key",) if name in headers}
+        shown = _unwrapped(await _parsed(await self._sent(method, path, sent, sent_headers)))
+        live_id = shown.get("task_id") or shown.get("id")
+        if not live_id:
+            raise APIError(502, "The upstream's reply names no task.", code="upstream")
+        task_id = task_id or f"task_{secrets.token_hex(12)}"
+        self._live[task_id] = str(live_id)
+        return Given(task_id, is_live=True)
+
+    async def read(self, task_id: str) -> JSONObject | None:
+        """Return a task as the live server shows it, under the emulator's id."""
+        live_id = self._live.get(task_id)
+        if live_id is None:
+            return None
+        path = f"/v1/tasks/{quote(live_id, safe='')}"
+        shown: JSONObject = _renamed_task(
+            _unwrapped(await _parsed(await self._sent("GET", path, None, {}))), live_id, task_id
+        )
+        return shown
+
+    def reset(self) -> None:
+        """Forget the tasks."""
+        self._live.clear()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -315,6 +363,56 @@ def _said(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         for name in _SPOKEN:
             yield from _said(value.get(name))
+
+
+# Tasks of a live server.
+
+_OUTCOMES = {
+    "completed": ("completed", "done", "succeed", "succeeded", "success"),
+    "failed": ("error", "fail", "failed", "failure"),
+    "cancelled": ("canceled", "cancelled"),
+    "expired": ("expired",),
+}
+
+
+def ended(shown: JSONObject) -> JSONObject | None:
+    """Return the status and the error of a task that has ended, else None."""
+    said = str(shown.get("status", "")).lower()
+    status = next((status for status, words in _OUTCOMES.items() if said in words), None)
+    if status is None:
+        return None
+    if status == "completed" and not any(_urls(shown)):
+        status = "no-output"
+    error = shown.get("error")
+    error = {"message": error} if isinstance(error, str) else error
+    return {"status": status, **({"error": error} if error else {})}
+
+
+def _urls(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the URLs in a task that are not those of its status."""
+    if isinstance(value, str) and "://" in value and name not in ("polling_url", "poll_url", "status_url"):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _urls(each, key)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _urls(each)
+
+
+def _unwrapped(body: JSONObject) -> JSONObject:
+    data = body.get("data")
+    return data if isinstance(data, dict) and "code" in body else body
+
+
+def _renamed_task(value: Any, live_id: str, task_id: str) -> Any:
+    if isinstance(value, str):
+        return task_id if value == live_id else value
+    if isinstance(value, list):
+        return [_renamed_task(each, live_id, task_id) for each in value]
+    if isinstance(value, dict):
+        return {name: _renamed_task(each, live_id, task_id) for name, each in value.items()}
+    return value
 
 
 # From /v1/messages to /v1/chat/completions and back.

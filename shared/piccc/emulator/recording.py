@@ -1,0 +1,399 @@
+"""Recordings: chat and tasks of another server, kept in a file and replayed to requests that mean the same.
+
+A file has JSON lines: a head; then for each exchange the request as it is matched, which leaves out what it
+shares with the one that it continues (`after`), and its answer (`answers`). An event that is like the one
+before it, but for its text, is that text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from piccc.emulator.clock import Clock, Latency
+from piccc.emulator.request_log import RequestLog
+from piccc.emulator.upstream import Answer, ChatForm, Given, JSONObject, Upstream, ended, usage_in
+from piccc.emulator.wire import APIError
+
+Mode = Literal["replay", "record", "once"]
+
+_VERSION = 1
+_AROUND = 40
+_SHOWN_DIFFERENCES = 3
+_BASE64 = re.compile(r"(?:data:[^,]{0,100},)?[A-Za-z0-9+/=_\r\n-]{200,}")
+_ID = re.compile(
+    r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"  # RFC 9562, section 4
+    r"|\b(?:call|chatcmpl|evt|file|msg|req|resp|run|task|toolu)[_-]{1,2}(?=[\w-]*\d)[\w-]{6,}"
+)
+_TIME = re.compile(
+    r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?: ?Z|[+-]\d\d:?\d\d)?)?"  # ISO 8601
+    r"|\b\d\d:\d\d:\d\d\b"
+    r"|\b1[5-9]\d{8}(?:\d{3})?\b"  # seconds or milliseconds since 1970
+)
+_ORIGIN = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\]):\d+")
+_SIGNED = re.compile(r"(?i)([?&][\w-]*(?:credential|expires|key|sig|signature|token)=)[^&\s\"'\\]+")
+_CALL_IDS = frozenset({"id", "tool_call_id", "tool_use_id"})
+_HEAD = ("id", "object", "created", "model")
+_TEXTS: tuple[tuple[str | int, ...], ...] = (
+    ("choices", 0, "delta", "content"),
+    ("choices", 0, "delta", "reasoning_content"),
+    ("choices", 0, "delta", "tool_calls", 0, "function", "arguments"),
+    ("delta", "text"),
+    ("delta", "thinking"),
+    ("delta", "partial_json"),
+)
+"""Where an event has its text."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request as it is matched, and its answer, which is a `reply`, `events` or a `task`."""
+
+    number: int
+    route: str
+    body: JSONObject
+    answer: JSONObject = field(default_factory=dict)
+    uses: int = 0
+
+
+class Recording:
+    """Answers from a file, or from an upstream while the file is written.
+
+    - `mode` is `replay`, `record` (anew) or `once`, which records where there is no file yet.
+    - `hidden` are secrets; nothing that looks like a key is written either.
+
+    Raises:
+        ValueError: there is nothing to replay or to record, or the file is no recording.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        mode: Mode,
+        upstream: Upstream | None,
+        *,
+        hidden: Iterable[str],
+        clock: Clock,
+        latency: Latency,
+    ) -> None:
+        if mode not in ("replay", "record", "once"):
+            raise ValueError(f"mode must be replay, record or once, not {mode!r}")
+        self.key = upstream.key if upstream else None
+        self._redacted = RequestLog([*hidden, self.key or ""]).redacted
+        self._path = Path(path)
+        self._clock = clock
+        self._latency = latency
+        self._has_tasks = upstream is not None and upstream.has_tasks
+        self._exchanges: list[_Exchange] = []
+        self._found: dict[tuple[str, str], list[_Exchange]] = defaultdict(list)
+        self._submissions: dict[str, int] = defaultdict(int)
+        self._running: dict[str, _Exchange] = {}
+        replays = mode == "replay" or (mode == "once" and self._path.exists())
+        self._upstream = None if replays else upstream
+        if self._upstream is None:
+            if not self._path.exists():
+                raise ValueError(f"{path} is not recorded yet; upstream must name the server to record")
+            self._load()
+
+    async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
+        """Replay the answer to a request that means the same, or get it from the upstream and record it."""
+        route, meant = f"POST {path}", self._meaning(body)
+        if self._upstream is None:
+            return await self._replayed(self._match(route, meant).answer, form)
+        answer = await self._upstream.answer(path, body, form)
+        if isinstance(answer, dict):
+            self._keep(route, meant, {"reply": _without_head(answer)})
+            return answer
+        return self._recorded(route, meant, answer)
+
+    async def submit(
+        self, route: str, body: JSONObject, headers: Mapping[str, str], task_id: str = ""
+    ) -> Given | None:
+        """Replay how a task ends, or have the upstream make it; its id is the same in a replay."""
+        meant = self._meaning(body)
+        mark = f"{route} {_canonical(meant)}"
+        self._submissions[mark] += 1
+        task_id = f"task_{sha256(f'{mark} {self._submissions[mark]}'.encode()).hexdigest()[:24]}"
+        if not self._has_tasks:
+            return Given(task_id)
+        if self._upstream is None:
+            outcome = self._match(route, meant).answer.get("task") or {"status": "stuck"}
+            return Given(task_id, outcome["status"], outcome.get("error"))
+        given = await self._upstream.submit(route, body, headers, task_id)
+        self._running[task_id] = self._keep(route, meant, None)
+        return given
+
+    async def read(self, task_id: str) -> JSONObject | None:
+        """Return a task as the upstream shows it, and record how it ended."""
+        if self._upstream is None:
+            return None
+        shown = await self._upstream.read(task_id)
+        if shown and task_id in self._running and (outcome := ended(shown)):
+            self._write({"answers": self._running.pop(task_id).number, "task": outcome})
+        return shown
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._upstream is not None:
+            await self._upstream.close()
+
+    def reset(self) -> None:
+        """Begin again with the first of equal exchanges."""
+        self._submissions.clear()
+        for exchange in self._exchanges:
+            exchange.uses = 0
+
+    def _meaning(self, body: JSONObject) -> JSONObject:
+        """Return what of a request counts: no ids, secrets or data, and a form that is always the same."""
+        meant: JSONObject = _meant(body, self._redacted, {})
+        meant.pop("webhook", None)  # at another address each time
+        return meant
+
+    def _match(self, route: str, meant: JSONObject) -> _Exchange:
+        """Find the exchange of a request: of equal ones each in turn, then the last one again."""
+        # Times count only where they tell two requests apart.
+        for key in (_canonical(meant), _TIME.sub("<time>", _canonical(meant))):
+            if found := self._found.get((route, key)):
+                exchange = next((one for one in found if not one.uses), found[-1])
+                exchange.uses += 1
+                return exchange
+        raise APIError(400, self._miss(route, meant), code="not_recorded")
+
+    def _miss(self, route: str, meant: JSONObject) -> str:
+        same = [exchange for exchange in self._exchanges if exchange.route == route]
+        if not same:
+            routes = ", ".join(sorted({exchange.route for exchange in self._exchanges})) or "nothing"
+            return f"{self._path.name} has no {route}; it has {routes}. Record it again."
+        compared = [(*_differences(exchange.body, meant), exchange.number) for exchange in same]
+        _, differences, number = min(compared, key=lambda one: (-one[0], len(one[1])))
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+        more = len(differences) - _SHOWN_DIFFERENCES
+        return (
+            f"{self._path.name} has no such request. The nearest one is number {number}, which differs in "
+            f"{shown}{f'; and {more} more places' if more > 0 else ''}. Record it again if that is meant."
+        )
+
+    async def _replayed(self, answer: JSONObject, form: ChatForm) -> Answer:
+        head: JSONObject = {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": "chat.completion"}
+        head |= {"created": int(self._clock.now()), "model": form.model}
+        if "events" in answer:
+            return self._replayed_events(answer["events"], {**head, "object": "chat.completion.chunk"})
+        reply: JSONObject = answer["reply"]
+        tokens = usage_in(reply).get("completion_tokens", 0)
+        await self._clock.sleep(self._latency.first_token + tokens * self._latency.token)
+        return _with_head(reply, head)
+
+    async def _replayed_events(self, events: list[Any], head: JSONObject) -> AsyncIterator[JSONObject]:
+        wait = self._latency.first_token
+        for event in _unpacked(events):
+            await self._clock.sleep(wait)
+            wait = self._latency.token
+            yield _with_head(event, head)
+
+    async def _recorded(
+        self, route: str, meant: JSONObject, events: AsyncIterator[JSONObject]
+    ) -> AsyncIterator[JSONObject]:
+        """Pass events on, and record them when all have come."""
+        passed: list[JSONObject] = []
+        async for event in events:
+            passed.append(deepcopy(event))
+            if event.get("type") == "message_stop":  # a client may leave as soon as it has it
+                self._keep(route, meant, {"events": _packed(passed)})
+            yield event
+        if passed and passed[-1].get("type") != "message_stop":
+            self._keep(route, meant, {"events": _packed(passed)})
+
+    def _keep(self, route: str, meant: JSONObject, answer: JSONObject | None) -> _Exchange:
+        exchange = _Exchange(len(self._exchanges) + 1, route, meant)
+        request = {"number": exchange.number, "request": route, **_shared(exchange, self._exchanges)}
+        self._write(request, *([{"answers": exchange.number, **answer}] if answer else ()))
+        self._exchanges.append(exchange)
+        return exchange
+
+    def _write(self, *lines: JSONObject) -> None:
+        if not self._exchanges:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            head = {"recording": "piccc", "version": _VERSION, "tasks": self._has_tasks}
+            self._path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        # UTF-8 has no bytes for half of a surrogate pair; JSON has an escape for it.
+        texts = [
+            json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace").decode() for line in lines
+        ]
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{self._redacted(_unsigned(text))}\n" for text in texts)
+
+    def _load(self) -> None:
+        for number, line in enumerate(self._path.read_text(encoding="utf-8").split("\n"), 1):
+            try:
+                if line:
+                    self._read(json.loads(line))
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                said = f"{self._path}, line {number}: is not a line of a recording: {error}"
+                raise ValueError(said) from None
+        for exchange in self._exchanges:
+            exact = _canonical(exchange.body)
+            for key in {exact, _TIME.sub("<time>", exact)}:
+                self._found[exchange.route, key].append(exchange)
+
+    def _read(self, line: JSONObject) -> None:
+        if "recording" in line:
+            if line["version"] != _VERSION:
+                raise ValueError(f"version {line['version']} is not {_VERSION}")
+            self._has_tasks = bool(line["tasks"])
+        elif "answers" in line:
+            self._exchanges[line["answers"] - 1].answer = line
+        else:
+            body = line["body"]
+            if "after" in line:
+                earlier = self._exchanges[line["after"] - 1].body
+                body = {**earlier, **body, "messages": earlier["messages"] + body["messages"]}
+            body = {name: value for name, value in body.items() if value is not None}
+            self._exchanges.append(_Exchange(len(self._exchanges) + 1, line["request"], body))
+
+
+def _canonical(meant: JSONObject) -> str:
+    return json.dumps(meant, sort_keys=True)
+
+
+def _unsigned(text: str) -> str:
+    """Redact what a signed URL is signed with."""
+    return _SIGNED.sub(r"\1[redacted]", text)
+
+
+def _meant(value: Any, redacted: Callable[[str], str], ids: dict[str, str], name: str = "") -> Any:
+    """Return a value of a request in the form in which it is matched; `ids` are those met so far."""
+    if isinstance(value, str):
+        if name in _CALL_IDS:
+            return ids.setdefault(value, f"<id {len(ids) + 1}>")
+        if name == "arguments":
+            try:
+                return _meant(json.loads(value or "{}"), redacted, ids)
+            except ValueError:
+                pass
+        if _BASE64.fullmatch(value):
+            return f"<{len(value)} characters, sha256 {sha256(value.encode()).hexdigest()[:16]}>"
+        text = _ORIGIN.sub("<origin>", redacted(_unsigned(value)))
+        return _ID.sub(lambda found: ids.setdefault(found[0], f"<id {len(ids) + 1}>"), text)
+    if isinstance(value, list):
+        if name == "content" and len(value) == 1 and value[0].keys() == {"type", "text"}:
+            return _meant(value[0]["text"], redacted, ids)
+        return [_meant(each, redacted, ids) for each in value]
+    if isinstance(value, dict):
+        return {
+            key: _meant(each, redacted, ids, key)
+            for key, each in sorted(value.items())
+            if each is not None and (key, each) != ("stream", False)
+        }
+    return value
+
+
+def _shared(exchange: _Exchange, earlier: list[_Exchange]) -> JSONObject:
+    """Return a request as the file has it: without what it has in common with the one that it continues."""
+    body = exchange.body
+    messages = body.get("messages", [])
+    for other in reversed(earlier):
+        before = other.body.get("messages")
+        if before and other.route == exchange.route and messages[: len(before)] == before:
+            rest = {name: value for name, value in body.items() if other.body.get(name) != value}
+            gone = dict.fromkeys(other.body.keys() - body.keys())
+            return {"after": other.number, "body": {**gone, **rest, "messages": messages[len(before) :]}}
+    return {"body": body}
+
+
+def _differences(recorded: JSONObject, sent: JSONObject) -> tuple[int, list[str]]:
+    """Return in how many places two requests are equal, and name those in which they differ."""
+    before, now = dict(_leaves(recorded)), dict(_leaves(sent))
+    paths = {**before, **now}
+    differences = [
+        f"{path}: recorded {_shown(before, path, now)}, sent {_shown(now, path, before)}"
+        for path in paths
+        if path not in before or path not in now or before[path] != now[path]
+    ]
+    return len(paths) - len(differences), differences
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if not inner:
+        yield path, value
+    for name, each in inner:
+        yield from _leaves(each, f"{path}.{name}" if path else str(name))
+
+
+def _shown(values: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> str:
+    """Show a value, of a long text the part around the first character that differs."""
+    if path not in values:
+        return "nothing"
+    value, other = values[path], others.get(path)
+    if not isinstance(value, str) or len(value) <= 2 * _AROUND:
+        return json.dumps(value, ensure_ascii=False)
+    other = other if isinstance(other, str) else ""
+    at = next(
+        (at for at, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), len(other)
+    )
+    start = max(0, at - _AROUND)
+    part = json.dumps(value[start : at + _AROUND], ensure_ascii=False)
+    return f"{'…' if start else ''}{part}{'…' if at + _AROUND < len(value) else ''}"
+
+
+# Answers as the file has them.
+
+
+def _without_head(event: JSONObject) -> JSONObject:
+    """Leave out what is new in every reply."""
+    if isinstance(event.get("message"), dict):
+        return {**event, "message": _without_head(event["message"])}
+    return {name: value for name, value in event.items() if name not in _HEAD}
+
+
+def _with_head(event: JSONObject, head: JSONObject) -> JSONObject:
+    if "choices" in event:
+        return {**head, **event}
+    new = {"id": head["id"].replace("chatcmpl-", "msg_"), "model": head["model"]}
+    if isinstance(event.get("message"), dict):
+        return {**event, "message": {**new, **event["message"]}}
+    return {**new, **event} if event.get("type") == "message" else event
+
+
+def _packed(events: list[JSONObject]) -> list[Any]:
+    """Write an event that is like the one before it, but for its text, as that text."""
+    packed: list[Any] = []
+    before: JSONObject | None = None
+    for event in map(_without_head, events):
+        text, blank = _blanked(event)
+        packed.append(text if text is not None and blank == before else event)
+        before = blank
+    return packed
+
+
+def _unpacked(packed: list[Any]) -> Iterator[JSONObject]:
+    event: JSONObject = {}
+    for each in packed:
+        event = _blanked(event, each)[1] if isinstance(each, str) else deepcopy(each)
+        yield event
+
+
+def _blanked(event: JSONObject, text: str = "") -> tuple[str | None, JSONObject]:
+    """Return the text of an event, or None, and the event with another text in its place."""
+    other = deepcopy(event)
+    for *path, last in _TEXTS:
+        place: Any = other
+        try:
+            for name in path:
+                place = place[name]
+            found = place[last]
+        except (LookupError, TypeError):
+            continue
+        if isinstance(found, str):
+            place[last] = text
+            return found, other
+    return None, other
