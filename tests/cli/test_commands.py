@@ -37,7 +37,7 @@ HEAVY = (
     "llama_index",
     "pydantic",
     "piccc.emulator",
-    "starlette",
+    "uvicorn",
     "tiktoken",
 )
 

@@ -201,7 +201,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
 
 
-@pytest.mark.parametrize("missing", ["av", "PIL", "starlette", "uvicorn"])
+@pytest.mark.parametrize("missing", ["av", "PIL", "httptools", "uvicorn"])
 def test_without_its_extra_the_import_says_what_to_install(missing: str) -> None:
     code = f"""
 import sys
@@ -226,7 +226,7 @@ except ImportError as error:
 def test_importing_the_package_loads_no_server_and_no_codec() -> None:
     code = "import sys, json, piccc.emulator; print(json.dumps(sorted(sys.modules)))"
     run = python(code)
-    assert not {"starlette", "uvicorn", "av", "PIL"} & set(json.loads(run.stdout))
+    assert not {"httptools", "uvicorn", "av", "PIL"} & set(json.loads(run.stdout))
 
 
 def test_starting_and_chatting_loads_no_codec() -> None:

@@ -45,7 +45,7 @@ SURFACES = (
         "emulator",
         "with_emulator.py",
         ("piccc.emulator", "piccc.pytest_plugin"),
-        frozenset({"av", "jsonschema", "snowballstemmer", "starlette", "uvicorn"}),
+        frozenset({"av", "httptools", "jsonschema", "snowballstemmer", "uvicorn"}),
         ("-c", "import piccc.emulator"),
     ),
     Surface("cli", "with_cli.py", ("piccc.cli",), frozenset({"typer"}), ("-m", "piccc", "demo")),

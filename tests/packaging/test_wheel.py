@@ -93,7 +93,7 @@ def test_the_namespace_alias_is_the_same_class(unpacked: Path) -> None:
     [
         ("langchain_piccc", "langchain_core", 'pip install "piccc[langchain]"'),
         ("llama_index_piccc", "llama_index.core", 'pip install "piccc[llama-index]"'),
-        ("piccc.emulator", "starlette", 'pip install "piccc[emulator]"'),
+        ("piccc.emulator", "httptools", 'pip install "piccc[emulator]"'),
         ("piccc.emulator", "av", 'pip install "piccc[emulator]"'),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from fnmatch import fnmatchcase
@@ -13,11 +14,13 @@ from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
-from starlette.types import Message, Receive, Scope, Send
+from pydantic_core import from_json
 
 from piccc.emulator.clock import Clock
 from piccc.emulator.request_log import RequestRecord
+from piccc.emulator.responses import Message, Receive, Scope, Send
 from piccc.emulator.tasks import OUTCOMES
 from piccc.emulator.wire import APIError, encoded
 
@@ -277,11 +280,17 @@ def _rest(pattern: str) -> str:
 
 @dataclass(slots=True)
 class RequestContext:
-    """Per-request state: log record, headers (names in lower case), origin, body, selected faults."""
+    """Per-request state: log record, headers (names in lower case), origin, path and query, body, faults.
+
+    `parts` are those that the route's pattern found in the path.
+    """
 
     record: RequestRecord
     headers: Mapping[str, str]
     base: str
+    path: str
+    query_string: str
+    parts: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     faults: list[Fault] = field(default_factory=list)
 
@@ -289,8 +298,16 @@ class RequestContext:
         """Return the first fault of one of these kinds."""
         return next((fault for fault in self.faults if fault.kind in kinds), None)
 
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the query."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
     def json(self) -> Any:
         """Parse the body; a 400 APIError when it is not JSON, or holds half of a surrogate pair."""
+        # The fast parser also refuses what is only unusual, such as UTF-16; then the slow one decides.
+        with suppress(ValueError):
+            return from_json(self.body, allow_inf_nan=False)
         try:
             value = json.loads(self.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
@@ -349,7 +366,7 @@ class Connection:
     """The connection of a request, for faults that close it."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._state: ConnectionState | None = scope["state"].get("connection")
+        self._state: ConnectionState | None = scope.get("state", {}).get("connection")
         self._receive = receive
         if self._state:
             self._state.requests += 1

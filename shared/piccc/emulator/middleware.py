@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from piccc.emulator.api import EmulatedAPI
 from piccc.emulator.faults import Connection, RequestContext, ResponseFaults
-from piccc.emulator.routes import off_loop, refusal
+from piccc.emulator.responses import Message, Receive, Response, Scope, Send
+from piccc.emulator.routes import Routes, off_loop, refusal
 from piccc.emulator.webhooks import on_loopback
 from piccc.emulator.wire import APIError
 
@@ -18,43 +16,58 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 _LARGEST_BODY = 64 * 1024 * 1024
 # The page polls its own routes several times a second; those requests are not logged.
 _LOGGED = ("/v1/", "/files/")
-_HTML = "<!doctype html><title>Gateway</title><h1>The service is being moved.</h1>"
+_HTML = b"<!doctype html><title>Gateway</title><h1>The service is being moved.</h1>"
 
 
 class APIMiddleware:
-    """The ASGI app: wraps the routes with authentication, rate limits, faults and the request log."""
+    """The ASGI app: wraps the routes with authentication, rate limits, faults and the request log.
 
-    def __init__(self, api: EmulatedAPI, routes: ASGIApp) -> None:
+    Its lifespan delivers webhooks.
+    """
+
+    def __init__(self, api: EmulatedAPI, routes: Routes) -> None:
         self._api = api
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._routes(scope, receive, send)
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
             return
+        if scope["type"] != "http":
+            raise NotImplementedError(f"the emulator serves http, not {scope['type']}")
         context = self._open(scope)
         try:
             await self._serve(context, scope, receive, send)
         finally:
             self._close(context)
 
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Start and stop as the server says (ASGI's lifespan protocol)."""
+        await receive()
+        self._api.resume()  # the server logs what is raised, and does not start
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._api.webhooks.close()
+        if self._api.source is not None:
+            await self._api.source.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
     async def _serve(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["context"] = context
         connection, recorded = Connection(scope, receive), self._recorded(context, send)
         try:
             self._authorize(context)
             await self._read(context, receive)
             self._choose_faults(context)
-            if await self._refused(context, connection, scope, receive, recorded):
+            if await self._refused(context, connection, receive, recorded):
                 return
         except APIError as error:
-            await refusal(context, error)(scope, receive, recorded)
+            await refusal(context, error).send(receive, recorded)
             return
         for fault in context.faults:
             if fault.breaks_response:
                 recorded = ResponseFaults(fault, context, self._api.clock, connection, recorded).send
-        await self._routes(scope, receive, recorded)
+        await self._routes.serve(context, receive, recorded)
         for fault in context.faults:
             connection.after_response(fault, self._api.clock)
 
@@ -69,8 +82,9 @@ class APIMiddleware:
     async def _read(self, context: RequestContext, receive: Receive) -> None:
         length = context.headers.get("content-length", "")
         context.body = await _body(receive, int(length) if _LENGTH.fullmatch(length) else 0)
-        log = self._api.request_log
-        log.keep_body(context.record, await off_loop(context, lambda: log.readable(context.body)))
+        if context.body and context.record.path.startswith(_LOGGED):
+            log = self._api.request_log
+            log.keep_body(context.record, await off_loop(context, lambda: log.readable(context.body)))
 
     def _choose_faults(self, context: RequestContext) -> None:
         """Select the faults for the request, and check the rate limit."""
@@ -88,7 +102,7 @@ class APIMiddleware:
             raise APIError(429, "Too many requests in this minute.", code="rate_limit_exceeded", headers=wait)
 
     async def _refused(
-        self, context: RequestContext, connection: Connection, scope: Scope, receive: Receive, send: Send
+        self, context: RequestContext, connection: Connection, receive: Receive, send: Send
     ) -> bool:
         """Apply the faults that replace the work; return True if the request is finished with that."""
         for fault in context.faults:
@@ -100,36 +114,39 @@ class APIMiddleware:
                 await connection.close()
                 return True
             elif fault.kind in ("html", "empty"):
-                content = _HTML if fault.kind == "html" else ""
+                content = _HTML if fault.kind == "html" else b""
                 status = int(fault.options.get("status", "200"))
-                await Response(content, status_code=status, media_type="text/html")(scope, receive, send)
+                html = Response(content, status=status, mime_type="text/html; charset=utf-8")
+                await html.send(receive, send)
                 return True
         return False
 
     def _open(self, scope: Scope) -> RequestContext:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        query = scope["query_string"].decode("latin-1")
         record = self._api.request_log.new(
             method=scope["method"],
             path=scope["path"],
-            query=scope["query_string"].decode("latin-1"),
-            headers=headers.items(),
+            query=query,
+            headers=headers,
             at=self._api.clock.now(),
             request_id=f"req_{secrets.token_hex(12)}",
         )
         if record.path.startswith(_LOGGED):
             self._api.request_log.keep(record)
-        return RequestContext(record, headers, base=f"{scope['scheme']}://{headers.get('host', 'localhost')}")
+        base = f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        return RequestContext(record, headers, base, scope["path"], query)
 
     def _recorded(self, context: RequestContext, send: Send) -> Send:
         """Record the response before it is sent, so that a client's next look at the log finds it."""
-        record = context.record
+        record, kept = context.record, context.path.startswith("/v1/")
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message = {**message, "headers": [*message["headers"], *self._headers(context)]}
             else:
-                if record.path.startswith("/v1/"):
+                if kept:
                     record.keep_response(message.get("body", b""))
                 if not message.get("more_body"):
                     self._close(context)

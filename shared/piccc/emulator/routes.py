@@ -1,4 +1,4 @@
-"""The API's routes, the page and its data, and streamed responses."""
+"""The API's routes, the page and its data."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import asyncio
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, TypeVar, get_args
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-
 from piccc.emulator.api import EmulatedAPI
-from piccc.emulator.clock import Clock, Latency
 from piccc.emulator.conversation import Completion, ModelRequest
 from piccc.emulator.faults import Fault, FaultRule, RequestContext
 from piccc.emulator.model import pieces
 from piccc.emulator.model.tokens import prompt_tokens
-from piccc.emulator.openapi import document
-from piccc.emulator.render import served
 from piccc.emulator.request_log import Charge, RequestRecord
+from piccc.emulator.responses import (
+    Events,
+    Frame,
+    PassedOn,
+    Receive,
+    Response,
+    Send,
+    anthropic_frames,
+    file_response,
+    json_response,
+    openai_frames,
+)
 from piccc.emulator.tasks import FORMS, STATUSES, Kind, Task
-from piccc.emulator.wire import APIError, anthropic, encoded, ignored_fields, openai, read, strict
+from piccc.emulator.wire import APIError, anthropic, ignored_fields, openai, read, strict
 
 _CALLS = 100
 _TASKS = 48
@@ -132,42 +133,63 @@ class Routes:
     def __init__(self, api: EmulatedAPI) -> None:
         self._api = api
 
-    def app(self) -> Starlette:
-        """Return the routes as an ASGI app; its lifespan delivers webhooks."""
-        routes = [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/messages", self.messages, methods=["POST"]),
-            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{model_id}", self.model),
-            Route("/v1/images/tasks", self.submit_image, methods=["POST"]),
-            Route("/v1/videos/tasks", self.submit_video, methods=["POST"]),
-            Route("/v1/tasks", self.tasks),
-            Route("/v1/tasks/{task_id}", self.task),
-            Route("/files/{name}", self.file),
-            Route("/health", self.health),
-            Route("/", self.page),
-            Route("/openapi.json", self.openapi),
-            Route("/emulator/feed", self.feed),
-            Route("/emulator/outputs/{task_id}", self.output),
-            Route("/emulator/requests/{number:int}", self.request),
-            Route("/emulator/tasks/{task_id}", self.task_details),
-            Route("/emulator/actions", self.act, methods=["POST"]),
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", "/v1/chat/completions", self.chat),
+            ("POST", "/v1/messages", self.messages),
+            ("POST", "/v1/messages/count_tokens", self.count_tokens),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{model_id}", self.model),
+            ("POST", "/v1/images/tasks", self.submit_image),
+            ("POST", "/v1/videos/tasks", self.submit_video),
+            ("GET", "/v1/tasks", self.tasks),
+            ("GET", "/v1/tasks/{task_id}", self.task),
+            ("GET", "/files/{name}", self.file),
+            ("GET", "/health", self.health),
+            ("GET", "/", self.page),
+            ("GET", "/openapi.json", self.openapi),
+            ("GET", "/emulator/feed", self.feed),
+            ("GET", "/emulator/outputs/{task_id}", self.output),
+            ("GET", "/emulator/requests/{number}", self.request),
+            ("GET", "/emulator/tasks/{task_id}", self.task_details),
+            ("POST", "/emulator/actions", self.act),
         ]
-        handlers: dict[Any, Any] = {APIError: _refused, HTTPException: _not_routed, Exception: _broken}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._life)
+        self._plain = {path: (method, handler) for method, path, handler in routes if "{" not in path}
+        self._patterns = [
+            (re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), (method, handler))
+            for method, path, handler in routes
+            if "{" in path
+        ]
 
-    @asynccontextmanager
-    async def _life(self, app: Starlette) -> AsyncIterator[None]:
-        self._api.resume()
-        yield
-        await self._api.webhooks.close()
-        if self._api.source is not None:
-            await self._api.source.close()
+    async def serve(self, context: RequestContext, receive: Receive, send: Send) -> None:
+        """Route a request and send its response; an exception is for the server's log after that."""
+        try:
+            response = await self._handler(context)(context)
+        except APIError as error:
+            response = refusal(context, error)
+        except Exception:
+            failure = APIError(500, "The emulator failed; its console says why.", code="emulator_error")
+            await refusal(context, failure).send(receive, send)
+            raise
+        await response.send(receive, send)
 
-    async def chat(self, request: Request) -> Response:
+    def _handler(self, context: RequestContext) -> Handler:
+        """Find the handler of a request. Raises APIError 404 or 405."""
+        method, path, found = context.record.method, context.path, self._plain.get(context.path)
+        for pattern, route in self._patterns if found is None else ():
+            if match := pattern.fullmatch(path):
+                found, context.parts = route, match.groupdict()
+                break
+        message = f"{method} {path} is not a route of this API."
+        if found is None:
+            raise APIError(404, message, code="unknown_route")
+        allowed = ("GET", "HEAD") if found[0] == "GET" else (found[0],)
+        if method not in allowed:
+            headers = {"allow": ", ".join(allowed)}
+            raise APIError(405, message, code="unknown_route", headers=headers)
+        return found[1]
+
+    async def chat(self, context: RequestContext) -> Response:
         """Chat, OpenAI dialect."""
-        context = _context(request)
         form, answer = await off_loop(context, lambda: self._answer(openai.ChatRequest, context))
         if answer is None:
             return await self._sourced(form, context)
@@ -175,30 +197,28 @@ class Routes:
         if form.stream:
             quirks = self._api.quirks
             chunks = quirks.chunks(openai.chunks(form, answer, reply_id=reply_id, created=created))
-            return self._events(openai_frames(chunks, done="no-done" not in quirks))
+            return self._events(openai_frames(chunks, done="no-done" not in quirks), context)
         await self._think(answer)
-        return JSON(openai.reply(form, answer, reply_id=reply_id, created=created))
+        return json_response(openai.reply(form, answer, reply_id=reply_id, created=created))
 
-    async def messages(self, request: Request) -> Response:
+    async def messages(self, context: RequestContext) -> Response:
         """Chat, Anthropic dialect."""
-        context = _context(request)
         form, answer = await off_loop(context, lambda: self._answer(anthropic.MessageRequest, context))
         if answer is None:
             return await self._sourced(form, context)
         reply_id = f"msg_{secrets.token_hex(12)}"
         if form.stream:
-            return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)))
+            return self._events(anthropic_frames(anthropic.events(form, answer, reply_id=reply_id)), context)
         await self._think(answer)
-        return JSON(anthropic.reply(form, answer, reply_id=reply_id))
+        return json_response(anthropic.reply(form, answer, reply_id=reply_id))
 
-    async def count_tokens(self, request: Request) -> Response:
+    async def count_tokens(self, context: RequestContext) -> Response:
         """Count the input tokens of a message."""
-        context = _context(request)
 
         def count() -> int:
             return prompt_tokens(self._understood(read(anthropic.CountRequest, context.json()), context))
 
-        return JSON({"input_tokens": await off_loop(context, count)})
+        return json_response({"input_tokens": await off_loop(context, count)})
 
     async def _sourced(
         self, form: openai.ChatRequest | anthropic.MessageRequest, context: RequestContext
@@ -213,10 +233,9 @@ class Routes:
         if isinstance(answer, dict):
             meter.count(answer)
             meter.charge()
-            return JSON(answer)
+            return json_response(answer)
         events = frames(answer, meter, lambda error: error.envelope(path, context.record.request_id))
-        headers = {"cache-control": "no-store"}
-        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+        return PassedOn(events)
 
     def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion | None]:
         request = read(form, context.json())
@@ -242,46 +261,44 @@ class Routes:
             strict.check(form)
         return request
 
-    async def models(self, request: Request) -> Response:
+    async def models(self, context: RequestContext) -> Response:
         """List the models."""
-        return JSON(self._api.model_list())
+        return json_response(self._api.model_list())
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, context: RequestContext) -> Response:
         """Return one model."""
-        wanted = request.path_params["model_id"]
+        wanted = context.parts["model_id"]
         for model in self._api.model_list()["data"]:
             if model["id"] == wanted:
-                return JSON(model)
+                return json_response(model)
         raise APIError(404, f"No model {wanted!r} is listed.", code="model_not_found", param="model")
 
-    async def submit_image(self, request: Request) -> Response:
+    async def submit_image(self, context: RequestContext) -> Response:
         """Submit an image task."""
-        return await self._submit("image", request)
+        return await self._submit("image", context)
 
-    async def submit_video(self, request: Request) -> Response:
+    async def submit_video(self, context: RequestContext) -> Response:
         """Submit a video task."""
-        return await self._submit("video", request)
+        return await self._submit("video", context)
 
-    async def task(self, request: Request) -> Response:
+    async def task(self, context: RequestContext) -> Response:
         """Return one task."""
-        context = _context(request)
-        task = self._api.read(request.path_params["task_id"])
+        task = self._api.read(context.parts["task_id"])
         context.record.task_id, context.record.model = task.id, task.model
         await self._api.refresh(task)
         return self._reply(self._api.show(task, context.base))
 
-    async def tasks(self, request: Request) -> Response:
+    async def tasks(self, context: RequestContext) -> Response:
         """List tasks, newest first."""
-        query, quirks = request.query_params, self._api.quirks
+        query, quirks = context.query, self._api.quirks
         await self._api.refresh(*self._api.tasks)
         fits = self._api.fits(
             kind=_one_of(query.get("type"), get_args(Kind), "type"),
             status=_one_of(query.get("status"), STATUSES, "status"),
         )
         if "page-numbers" in quirks:
-            return self._numbered(request, fits)
+            return self._numbered(context, fits)
         limit, cursor = _whole(query.get("limit"), "limit", _PAGE_LIMIT, _LARGEST_PAGE), query.get("cursor")
-        context = _context(request)
         paged = self._api.tasks.drifting_page if context.fault("drift") else self._api.tasks.page
         page = paged(fits=fits, limit=limit, cursor=cursor)
         following = page.next_cursor
@@ -294,34 +311,34 @@ class Routes:
         body = {"object": "list", "data": shown, "has_more": more, "next_cursor": following}
         return self._reply(quirks.list(body))
 
-    async def file(self, request: Request) -> Response:
+    async def file(self, context: RequestContext) -> Response:
         """Serve an output file."""
-        name, query = request.path_params["name"], request.query_params
+        name, query = context.parts["name"], context.query
         now = self._api.clock.now()
         known = self._api.output_urls.valid(name, query.get("expires", ""), query.get("signature", ""), now)
-        if not known or _context(request).fault("expired-url"):
+        if not known or context.fault("expired-url"):
             raise APIError(
                 403, "This URL has expired. Read the task again for a fresh one.", code="url_expired"
             )
         task = self._api.tasks.get(name.rpartition(".")[0])
-        return served(request, await self._api.media.get(task), task.mime_type)
+        return file_response(context.headers, await self._api.media.get(task), task.mime_type)
 
-    async def health(self, request: Request) -> Response:
+    async def health(self, context: RequestContext) -> Response:
         """Say that the emulator serves; needs no key."""
-        return JSON({"status": "ok"})
+        return json_response({"status": "ok"})
 
-    async def page(self, request: Request) -> Response:
+    async def page(self, context: RequestContext) -> Response:
         """Serve the page."""
         html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
         nonce = secrets.token_urlsafe(16)
         html = html.replace("{{nonce}}", nonce).replace("{{token}}", self._api.page_token)
         headers = {"content-security-policy": _PAGE_POLICY.format(nonce=nonce), "cache-control": "no-store"}
-        return HTMLResponse(html, headers=headers)
+        return Response(html.encode(), mime_type="text/html; charset=utf-8", headers=headers)
 
-    async def request(self, request: Request) -> Response:
+    async def request(self, context: RequestContext) -> Response:
         """Serve one logged request and its response to the page."""
-        number, log = request.path_params["number"], self._api.request_log
-        record = next((one for one in log.records() if one.number == number), None)
+        number, log = context.parts["number"], self._api.request_log
+        record = next((one for one in log.records() if str(one.number) == number), None)
         if record is None:
             raise APIError(404, "The request is not in the log any more.", code="not_logged")
         response = log.redacted(record.raw_response.decode(errors="replace"))
@@ -336,11 +353,11 @@ class Routes:
             "request_id": record.request_id,
             "charged": charged,
         }
-        return JSON({**_call(record), **details}, headers={"cache-control": "no-store"})
+        return json_response({**_call(record), **details}, headers={"cache-control": "no-store"})
 
-    async def task_details(self, request: Request) -> Response:
+    async def task_details(self, context: RequestContext) -> Response:
         """Serve one task and its webhook deliveries to the page."""
-        task = self._api.tasks.get(request.path_params["task_id"])
+        task = self._api.tasks.get(context.parts["task_id"])
         deliveries = [
             {
                 "event_id": delivery.event_id,
@@ -354,14 +371,14 @@ class Routes:
         ]
         shown = {**_task(task, self._api.clock.now()), "seed": task.seed, "webhook": task.webhook_url}
         shown |= {"aspect_ratio": task.aspect_ratio, "resolution": task.resolution, "deliveries": deliveries}
-        return JSON(shown, headers={"cache-control": "no-store"})
+        return json_response(shown, headers={"cache-control": "no-store"})
 
-    async def act(self, request: Request) -> Response:
+    async def act(self, context: RequestContext) -> Response:
         """Do what a button of the page asks for; only the page knows the token."""
-        token = _context(request).headers.get("x-piccc-page-token", "")
+        token = context.headers.get("x-piccc-page-token", "")
         if not secrets.compare_digest(token.encode(), self._api.page_token.encode()):
             raise APIError(403, "Only the emulator's own page may do this.", code="page_token")
-        body, api = _context(request).json(), self._api
+        body, api = context.json(), self._api
         try:
             match body:
                 case {
@@ -383,25 +400,26 @@ class Routes:
                     raise ValueError("there is no such action")
         except (LookupError, ValueError) as error:
             raise APIError(400, str(error), code="invalid_action") from None
-        return JSON({"done": True})
+        return json_response({"done": True})
 
-    async def openapi(self, request: Request) -> Response:
+    async def openapi(self, context: RequestContext) -> Response:
         """Serve the OpenAPI document."""
-        return JSON({**document(), "servers": [{"url": _context(request).base}]})
+        from piccc.emulator.openapi import document  # it builds every form
 
-    async def feed(self, request: Request) -> Response:
+        return json_response({**document(), "servers": [{"url": context.base}]})
+
+    async def feed(self, context: RequestContext) -> Response:
         """Serve the page's data."""
-        return JSON(dashboard_state(self._api), headers={"cache-control": "no-store"})
+        return json_response(dashboard_state(self._api), headers={"cache-control": "no-store"})
 
-    async def output(self, request: Request) -> Response:
+    async def output(self, context: RequestContext) -> Response:
         """Serve an output to the page, without a signed URL."""
-        task = self._api.tasks.get(request.path_params["task_id"])
+        task = self._api.tasks.get(context.parts["task_id"])
         if task.status(self._api.clock.now()) != "completed" or not task.has_output:
             raise APIError(404, "The task has no output.", code="no_output")
-        return served(request, await self._api.media.get(task), task.mime_type)
+        return file_response(context.headers, await self._api.media.get(task), task.mime_type)
 
-    async def _submit(self, kind: Kind, request: Request) -> Response:
-        context = _context(request)
+    async def _submit(self, kind: Kind, context: RequestContext) -> Response:
         form = read(FORMS[kind], context.json(), status=422)
         context.record.model = form.model
         self._api.check_model(form.model, kind)
@@ -411,31 +429,27 @@ class Routes:
         at = task.created_at if not replayed else None
         return self._reply(self._api.show(task, context.base, at), status=202, headers=headers)
 
-    def _numbered(self, request: Request, fits: Callable[[Task], bool]) -> Response:
-        query = request.query_params
+    def _numbered(self, context: RequestContext, fits: Callable[[Task], bool]) -> Response:
+        query = context.query
         number = _whole(query.get("page"), "page", 1, 1_000_000)
         size = _whole(query.get("page_size"), "page_size", _PAGE_LIMIT, 500)
         tasks, total = self._api.tasks.numbered_page(fits=fits, number=number, size=size)
-        shown = [self._api.show(task, _context(request).base) for task in tasks]
+        shown = [self._api.show(task, context.base) for task in tasks]
         body = {"data": shown, "total": total, "page": number, "page_size": size}
         return self._reply(self._api.quirks.list(body))
 
     def _reply(
         self, shown: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
     ) -> Response:
-        return JSON(self._api.quirks.reply(shown), status_code=status, headers=headers)
+        return json_response(self._api.quirks.reply(shown), status=status, headers=headers)
 
-    def _events(self, frames: Any) -> Events:
-        return Events(frames, clock=self._api.clock, latency=self._api.latency)
+    def _events(self, frames: Iterable[Frame], context: RequestContext) -> Events:
+        # Faults count events.
+        return Events(frames, clock=self._api.clock, latency=self._api.latency, apart=bool(context.faults))
 
     async def _think(self, answer: Completion) -> None:
         latency = self._api.latency
         await self._api.clock.sleep(latency.first_token + answer.usage.completion_tokens * latency.token)
-
-
-def _context(request: Request) -> RequestContext:
-    context: RequestContext = request.state.context
-    return context
 
 
 def _one_of(value: str | None, allowed: tuple[str, ...], name: str) -> str | None:
@@ -463,6 +477,7 @@ def _text_tokens(request: ModelRequest) -> int:
     return sum(len(pieces(part)) for part in parts)
 
 
+Handler = Callable[[RequestContext], Awaitable[Response]]
 T = TypeVar("T")
 AnyChat = TypeVar("AnyChat", openai.ChatRequest, anthropic.MessageRequest)
 
@@ -477,87 +492,4 @@ def refusal(context: RequestContext, error: APIError) -> Response:
     record = context.record
     record.error, record.param = error.message, error.param
     body = error.envelope(record.path, record.request_id)
-    return JSON(body, status_code=error.status, headers=error.headers)
-
-
-async def _refused(request: Request, error: APIError) -> Response:
-    return refusal(_context(request), error)
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    """Respond in the route's error envelope; the server then logs the exception."""
-    return await _refused(
-        request, APIError(500, "The emulator failed; its console says why.", code="emulator_error")
-    )
-
-
-async def _not_routed(request: Request, error: HTTPException) -> Response:
-    message = f"{request.method} {request.url.path} is not a route of this API."
-    headers = dict(error.headers or {})
-    return await _refused(
-        request, APIError(error.status_code, message, code="unknown_route", headers=headers)
-    )
-
-
-Frame = tuple[bytes, int]
-
-
-class JSON(Response):
-    """A JSON response."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """Encode the content."""
-        return encoded(content)
-
-
-class Events(Response):
-    """A stream of server-sent events; each frame has its cost in tokens, which sets its time."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, frames: Iterable[Frame], *, clock: Clock, latency: Latency) -> None:
-        super().__init__(headers={"cache-control": "no-store"})
-        del self.headers["content-length"]
-        self._frames = frames
-        self._clock = clock
-        self._latency = latency
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send each frame when it is due, until the client disconnects."""
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await send(
-                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            )
-            due = self._clock.now() + self._latency.first_token
-            for frame, tokens in self._frames:
-                due += tokens * self._latency.token
-                # A sleep of zero still yields, so that a disconnect is noticed.
-                await self._clock.sleep(max(0.0, due - self._clock.now()))
-                if gone.done():
-                    return
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            gone.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def openai_frames(chunks: Iterable[tuple[dict[str, Any], int]], *, done: bool = True) -> Iterator[Frame]:
-    """Encode chunks as unnamed events, ending in [DONE] if `done`."""
-    for chunk, tokens in chunks:
-        yield b"data: " + encoded(chunk) + b"\n\n", tokens
-    if done:
-        yield b"data: [DONE]\n\n", 0
-
-
-def anthropic_frames(events: Iterable[tuple[dict[str, Any], int]]) -> Iterator[Frame]:
-    """Encode events named by their types."""
-    for event, tokens in events:
-        yield b"event: " + event["type"].encode() + b"\ndata: " + encoded(event) + b"\n\n", tokens
+    return json_response(body, status=error.status, headers=error.headers)

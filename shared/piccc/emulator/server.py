@@ -10,11 +10,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from piccc.emulator.api import MODELS, EmulatedAPI, State
 from piccc.emulator.clock import Clock, Latency, ManualClock, RateLimit, WallClock
@@ -23,6 +22,7 @@ from piccc.emulator.faults import ConnectionState, Fault, FaultRule, Faults, Fau
 from piccc.emulator.middleware import APIMiddleware
 from piccc.emulator.quirks import Quirks
 from piccc.emulator.request_log import Charge, RequestRecord
+from piccc.emulator.responses import ASGIApp, Receive, Scope, Send
 from piccc.emulator.routes import Routes
 from piccc.emulator.webhooks import Delivery, Webhooks, new_secret, on_loopback
 
@@ -143,7 +143,7 @@ class Emulator:
         )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self.app: ASGIApp = APIMiddleware(self._api, Routes(self._api).app())
+        self.app: ASGIApp = APIMiddleware(self._api, Routes(self._api))
 
     @property
     def base_url(self) -> str:
@@ -269,12 +269,55 @@ class Emulator:
         await asyncio.to_thread(self.stop)
 
 
-class _Connection(H11Protocol):
+class _JoinedWrites(asyncio.Transport):
+    """A transport that sends at once what is written in one turn of the loop.
+
+    A system call takes longer than an event of a stream takes to make.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+
+class _Connection(HttpToolsProtocol):
     """Passes its state in the scope, for faults that close the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        super().connection_made(transport)
-        self._state = ConnectionState(transport)
+        joined = _JoinedWrites(transport, self.loop)
+        super().connection_made(joined)
+        self._state = ConnectionState(joined)
         self.app_state = {**self.app_state, "connection": self._state}
         self.access_log = False
 

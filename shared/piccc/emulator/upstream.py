@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from urllib.parse import quote, urlsplit
@@ -311,7 +311,7 @@ def usage_in(event: JSONObject) -> JSONObject:
 
 async def frames(
     events: AsyncIterator[JSONObject], meter: Meter, envelope: Callable[[APIError], JSONObject]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Encode events as server-sent events; charge before the last; end in an error event where they fail."""
     is_named = False
     try:

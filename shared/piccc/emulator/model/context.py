@@ -107,7 +107,7 @@ def from_context(text: str, system: str = "") -> str:
     """Answer from the context that a prompt or the system message gives; "" when neither gives one."""
     question, said = answered(text)
     if not question:
-        return best_sentences(text, _block(system))
+        return best_sentences(text, _block(system)) if system else ""
     return said or ("给出的内容没有提到这一点。" if is_wide(question) else "The context does not say.")
 
 

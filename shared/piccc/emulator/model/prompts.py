@@ -32,17 +32,24 @@ _STANDALONE = re.compile(
 )
 
 
+_SHORTEST = 40  # no prompt of a framework has fewer characters; people's words often have
+
+
 def reply(request: ModelRequest) -> str | None:
     """Reply to a prompt whose form is known; None when it is not."""
     users = [turn for turn in request.turns if turn.role == "user"]
     if not users or request.tools or request.schema is not None or request.json_mode:
         return None
     text = users[-1].text
+    if len(text) < _SHORTEST:
+        return None
     return next((said for form in _FORMS if (said := form(text))), None) or _passages_ranked(request) or None
 
 
 def schema_in(text: str) -> dict[str, Any] | None:
     """Return the last JSON Schema of an object that a text writes out."""
+    if "{" not in text:
+        return None
     text = _plain(text)
     found = [one for one, _, _ in json_objects(text)] if re.search(r"(?i)\bjson\b", text) else []
     return next((one for one in reversed(found) if is_schema(one)), None)

@@ -10,12 +10,6 @@ from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
-from jsonschema.validators import Draft202012Validator, validator_for
-from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it has no annotations
-from referencing import Registry, Resource
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
-
 from piccc.emulator.model.extract import Values
 
 
@@ -49,7 +43,6 @@ def json_objects(text: str) -> Iterator[tuple[dict[str, Any], int, int]]:
 
 Schema = Mapping[str, Any]
 _DEEPEST, _MOST_STEPS, _MOST_ITEMS, _LONGEST_TEXT = 12, 10_000, 1000, 100_000
-_META = Draft202012Validator(Draft202012Validator.META_SCHEMA, registry=REGISTRY)
 _KINDS = ("string", "integer", "number", "object", "array", "boolean", "null")
 _FORMATS = {
     "date-time": "2026-01-01T12:00:00Z",
@@ -69,11 +62,18 @@ class Unfillable(ValueError):
 
 def is_schema(value: Any) -> bool:
     """Return whether a value found in a text is a JSON Schema of an object."""
-    return _META.is_valid(value) and bool(mapping(value, "properties"))
+    # Imported where it is used, for it takes a third of a start.
+    from jsonschema.validators import Draft202012Validator
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it has no annotations
+
+    rules = Draft202012Validator(Draft202012Validator.META_SCHEMA, registry=REGISTRY)
+    return bool(mapping(value, "properties")) and rules.is_valid(value)
 
 
 def filled(schema: Schema, values: Values) -> Any:
     """Return a valid value with what is required and what `values` states; else raise `Unfillable`."""
+    from referencing.exceptions import Unresolvable
+
     try:
         return _Filler(schema, values).value(schema, "")
     except (Unresolvable, RecursionError, OverflowError, re.error) as error:
@@ -84,6 +84,11 @@ class _Filler:
     """Proposes candidates for each part of a schema, and takes the first that the validator accepts."""
 
     def __init__(self, schema: Schema, values: Values) -> None:
+        from jsonschema.validators import Draft202012Validator, validator_for
+        from jsonschema_specifications import REGISTRY
+        from referencing import Registry, Resource
+        from referencing.jsonschema import DRAFT202012
+
         kind = validator_for(schema, default=Draft202012Validator)
         # The registry holds the drafts alone: the default one fetches every other address.
         self._validator = kind(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)

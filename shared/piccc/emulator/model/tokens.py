@@ -44,13 +44,12 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
             call = replace(call, partial="".join(pieces(_written(call))[: max(room, 0)]))
         calls += [call] if room >= 0 else []
         left = max(left - cost, -1)
-    why, sequence = said.finish_reason, said.stop_sequence
-    if (reasoning, text, tuple(calls)) != (said.reasoning, said.text, said.calls):
-        why, sequence = "length", None
     spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
     usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
+    if (reasoning, text, tuple(calls)) == (said.reasoning, said.text, said.calls):
+        return replace(said, usage=usage)
     said = replace(said, text=text, reasoning=reasoning, calls=tuple(calls), usage=usage)
-    return replace(said, finish_reason=why, stop_sequence=sequence)
+    return replace(said, finish_reason="length", stop_sequence=None)
 
 
 def prompt_tokens(request: ModelRequest) -> int:

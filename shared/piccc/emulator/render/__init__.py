@@ -1,53 +1,17 @@
-"""Render, cache and serve the outputs of finished tasks."""
+"""Render and cache the outputs of finished tasks, and sign their URLs."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import math
-import re
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from piccc.emulator.tasks import Task
-from piccc.emulator.wire import APIError
-
-_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
-
-
-def served(request: Request, content: bytes, mime_type: str) -> Response:
-    """Return a file or the requested range of it. Raises APIError 416 for an unsatisfiable range."""
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
-    headers = {"accept-ranges": "bytes", "etag": etag, "cache-control": "private, immutable"}
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers=headers)
-    span = None if request.headers.get("if-range", etag) != etag else _span(request, len(content))
-    if span is None:
-        return Response(content, media_type=mime_type, headers=headers)
-    headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{len(content)}"
-    return Response(content[span.start : span.stop], status_code=206, media_type=mime_type, headers=headers)
-
-
-def _span(request: Request, length: int) -> range | None:
-    """Parse a single range; anything else is ignored (RFC 9110, section 14.2)."""
-    match = _RANGE.fullmatch(request.headers.get("range", ""))
-    if match is None or match.group(0) == "bytes=-":
-        return None
-    first, last = match.groups()
-    if not first:
-        span = range(max(0, length - int(last)), length)
-    else:
-        span = range(int(first), min(length, int(last) + 1 if last else length))
-    if not span:
-        raise APIError(416, "The file has no such range.", headers={"content-range": f"bytes */{length}"})
-    return span
-
 
 _LONGEST_NUMBER = 16
 _SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "video/mp4": "mp4"}

@@ -13,9 +13,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from jsonschema.validators import Draft202012Validator, validator_for
-from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from piccc.emulator.conversation import Medium, ModelCall
 
@@ -82,9 +81,12 @@ URLText = Annotated[str, Field(pattern="^(https?://|data:)")]
 
 
 class Form(BaseModel):
-    """A JSON object of a request: types are strict, unknown fields are kept."""
+    """A JSON object of a request: types are strict, unknown fields are kept.
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    A form is built when it is first used, for most emulators see one dialect.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
 
 AnyForm = TypeVar("AnyForm", bound=Form)
@@ -159,6 +161,10 @@ def flaw(schema: Any) -> str:
 
 @lru_cache(maxsize=256)  # the same tools come with every turn of a conversation
 def _flaw(written: str) -> str:
+    # Imported here, because it takes a third of a start and only tools and schemas need it.
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
+
     schema = json.loads(written)
     if not isinstance(schema, dict) or not isinstance(schema.get("$schema", ""), str):
         return "It is not an object, or its $schema is not a string."
@@ -244,6 +250,6 @@ def compact(value: Any) -> str:
 def encoded(value: Any) -> bytes:
     """Encode JSON as UTF-8, or as escaped ASCII when it holds a lone surrogate."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
+        return to_json(value)
+    except PydanticSerializationError:
         return json.dumps(value, separators=(",", ":")).encode()
