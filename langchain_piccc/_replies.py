@@ -16,8 +16,8 @@ from langchain_core.messages.tool import ToolCall as LangChainToolCall
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 from piccc.arguments import Nesting
-from piccc.conversation import PROVIDER as PROVIDER
 from piccc.conversation import (
+    INVALID_REASONS,
     ChatReply,
     Delta,
     InvalidReason,
@@ -34,6 +34,7 @@ from piccc.conversation import (
     ToolCallDelta,
     Usage,
 )
+from piccc.conversation import PROVIDER as PROVIDER
 
 INVALID = "invalid_tool_calls"
 """Where `response_metadata` says why calls are invalid."""
@@ -104,7 +105,9 @@ def invalid_reasons(message: AIMessage) -> dict[str, InvalidReason]:
     """Return why calls of ours are invalid, by their ids."""
     if message.response_metadata.get("model_provider") != PROVIDER:
         return {}  # others may mean something else by the name
-    return {each["id"]: each["reason"] for each in message.response_metadata.get(INVALID) or ()}
+    listed = message.response_metadata.get(INVALID)
+    known = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    return {str(each.get("id")): each["reason"] for each in known if each.get("reason") in INVALID_REASONS}
 
 
 def _kept_aside(reply: ChatReply) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from base64 import b64encode
+from binascii import Error as BinasciiError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from mimetypes import guess_type
 from typing import Any, Literal, Protocol, cast
 
@@ -45,6 +47,7 @@ from piccc.conversation import (
     Tool,
     ToolCall,
     ToolChoice,
+    wrong_field,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.options import describe_unknown
@@ -86,15 +89,29 @@ def _messages(message: BaseMessage) -> Iterator[Message]:
             yield Message("tool", parts, tool_call_id=message.tool_call_id, is_error=failed)
     else:
         role = _role(message)
-        content = message.content
+        content = _items(message.content)
         rest: list[Any] = []
-        for item in [content] if isinstance(content, str) else content:
-            if role == "user" and isinstance(item, Mapping) and item.get("type") == "tool_result":
-                yield _tool_result(item)  # Anthropic's form: results are blocks of a user's message
+        for item in content:
+            kind = _kind(item) if role == "user" and isinstance(item, Mapping) else ""
+            if kind in _RESULTS:
+                yield _RESULTS[kind](cast("Block", item))
+            elif kind in _APPROVALS:
+                _log.debug("A block of the type %r is left out: what it answers is not sent either.", kind)
             else:
                 rest.append(item)
-        if rest or not content:
+        if rest or not any(content):
             yield Message(role, to_parts(rest), name=message.name if role == "user" else None)
+
+
+def _items(content: Any) -> Sequence[Any]:
+    """Return the blocks of a message's content, of which no validation may have taken care."""
+    if isinstance(content, list | tuple):
+        return content
+    if content is None or isinstance(content, str):
+        return [content] if content else []
+    raise InvalidArgumentError(
+        f"The content of a message is {type(content).__name__}.", hint="It is text or a list of blocks."
+    )
 
 
 def _role(message: BaseMessage) -> Role:
@@ -112,17 +129,40 @@ def _role(message: BaseMessage) -> Role:
 
 
 def _tool_result(block: Block) -> Message:
-    id, is_error = str(block.get("tool_use_id") or ""), bool(block.get("is_error"))
-    return Message("tool", _result_parts(block.get("content") or ""), tool_call_id=id, is_error=is_error)
+    return _result(block.get("tool_use_id"), block.get("content"), is_error=bool(block.get("is_error")))
 
 
-def _result_parts(content: str | Iterable[str | Block]) -> list[Part]:
+def _bedrock_result(block: Block) -> Message:
+    nested = block.get("toolResult")
+    given = nested if isinstance(nested, Mapping) else {}
+    return _result(given.get("toolUseId"), given.get("content"), is_error=given.get("status") == "error")
+
+
+def _responses_result(block: Block) -> Message:
+    return _result(block.get("call_id"), block.get("output"), is_error=False)
+
+
+_RESULTS = {
+    "function_call_output": _responses_result,
+    "toolResult": _bedrock_result,
+    "tool_result": _tool_result,
+}
+"""How results stand in users' messages: in OpenAI's Responses API, Bedrock's and Anthropic's."""
+_APPROVALS = frozenset({"computer_call_output", "local_shell_call_output", "mcp_approval_response"})
+"""Answers to what OpenAI's own tools asked for."""
+
+
+def _result(id: Any, content: Any, *, is_error: bool) -> Message:
+    return Message("tool", _result_parts(content or ""), tool_call_id=str(id or ""), is_error=is_error)
+
+
+def _result_parts(content: Any) -> list[Part]:
     """Read a tool's result: what no dialect can carry is data, and becomes text without its bytes."""
     if isinstance(content, str):
         return to_parts(content)
     parts: list[Part] = []
-    for item in content:
-        if isinstance(item, Mapping) and item.get("type") == "json":
+    for item in content if isinstance(content, Sequence) else [content]:
+        if isinstance(item, Mapping) and item.get("type", "json") == "json" and "json" in item:
             parts.append(Text(json.dumps(as_json(item.get("json")), ensure_ascii=False)))
             continue
         try:
@@ -135,10 +175,8 @@ def _result_parts(content: str | Iterable[str | Block]) -> list[Part]:
 
 def to_parts(content: str | Iterable[str | Block], provider: str = PROVIDER) -> list[Part]:
     """Read a message's content; `provider` is whose reasoning and raw blocks are in it."""
-    if isinstance(content, str):
-        return [Text(content)] if content else []
     parts: list[Part] = []
-    for item in content:
+    for item in _items(content):
         if isinstance(item, str):
             parts.append(Text(item))
         elif isinstance(item, Mapping):
@@ -150,7 +188,12 @@ def to_parts(content: str | Iterable[str | Block], provider: str = PROVIDER) -> 
 
 def _parts(block: Block, provider: str) -> list[Part]:
     read = _READERS.get(_kind(block))
-    part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
+    try:
+        part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
+    except (AttributeError, TypeError, BinasciiError) as error:  # a field that is none of the forms below
+        raise _unreadable(block) from error
+    if wrong_field(part):
+        raise _unreadable(block)
     if isinstance(part, Reasoning | Raw):
         part.provider = provider
     mark = block.get("cache_control") or _extras(block).get("cache_control")
@@ -169,7 +212,7 @@ def _assistant_parts(message: AIMessage) -> list[Part]:
     provider = str(message.response_metadata.get("model_provider") or "")
     calls = _calls_of(message)
     parts: list[Part] = []
-    for item in [message.content] if isinstance(message.content, str) else message.content:
+    for item in _items(message.content):
         kind = _kind(item) if isinstance(item, Mapping) else None
         if isinstance(item, Mapping) and (kind in _CALLS or kind == "invalid_tool_call"):
             id = item.get("call_id") or item.get("id")
@@ -191,7 +234,7 @@ def _assistants(item: str | Block, provider: str) -> list[Part]:
     except UnsupportedContentError as error:
         _log.debug("A block of an earlier answer is left out: %s", error)
         return []
-    if provider == PROVIDER and isinstance(parts[0], Text):
+    if provider == PROVIDER and isinstance(parts[0], Text) and isinstance(item, Mapping):
         parts[0].citations = _citations(item)
     return parts
 
@@ -199,27 +242,31 @@ def _assistants(item: str | Block, provider: str) -> list[Part]:
 def _citations(block: Block) -> list[JSON]:
     cited = block.get("citations")
     if isinstance(cited, list):
-        return cited
+        return [each for each in cited if isinstance(each, dict)]
     annotations = block.get("annotations")
     found = (
         [each for each in annotations if isinstance(each, Mapping)] if isinstance(annotations, list) else []
     )
-    return [each["value"] for each in found if each.get("type") == "non_standard_annotation"]
+    values = [each.get("value") for each in found if each.get("type") == "non_standard_annotation"]
+    return [each for each in values if isinstance(each, dict)]
 
 
 def _calls_of(message: AIMessage) -> list[ToolCall | InvalidToolCall]:
     reasons = invalid_reasons(message)
     invalid = [
         InvalidToolCall(
-            call["id"] or "",
-            call["name"] or "",
-            without_ending(call["args"] or ""),
-            reasons.get(call["id"] or "", "malformed"),
+            call.get("id") or "",
+            call.get("name") or "",
+            without_ending(str(call.get("args") or "")),
+            next((reason for id, reason in reasons.items() if id == call.get("id")), "malformed"),
         )
         for call in message.invalid_tool_calls
     ]
     return [
-        *(ToolCall.of(each["id"] or "", each["name"], each["args"]) for each in message.tool_calls),
+        *(
+            ToolCall.of(each.get("id") or "", each.get("name") or "", each.get("args") or {})
+            for each in message.tool_calls
+        ),
         *invalid,
     ]
 
@@ -300,7 +347,7 @@ def _audio(block: Block) -> Part:
 _AUDIO_FORMATS = {"audio/mpeg": "mp3", "audio/x-wav": "wav", "audio/wave": "wav"}
 
 
-def _file(block: Block) -> Part:
+def _file(block: Block) -> File:
     given = block.get("file")
     if isinstance(given, Mapping):
         data, media_type = _cut_data_url(given.get("file_data"))
@@ -315,11 +362,20 @@ def _file(block: Block) -> Part:
 
 def _document(block: Block) -> Part:
     source = block.get("source")
-    if isinstance(source, Mapping) and source.get("type") == "text":
-        return Text(str(source.get("data") or ""))
-    if isinstance(source, Mapping) and source.get("type") == "content":
+    kind = source.get("type") if isinstance(source, Mapping) else None
+    if kind == "content":
         return Raw(dict(block))
-    return _file(block)
+    wanted = block.get("citations")
+    cited = bool(wanted.get("enabled")) if isinstance(wanted, Mapping) else None
+    context = block.get("context")
+    if isinstance(source, Mapping) and kind == "text":
+        text, title = str(source.get("data") or ""), block.get("title")
+        if not (title or context or cited):
+            return Text(text)
+        data = b64encode(text.encode(errors="replace")).decode()
+        return File(data, "text/plain", title, context=context, citations=bool(cited))
+    part = _file(block)
+    return replace(part, context=context, citations=cited)
 
 
 def _plain(block: Block) -> Part:
@@ -493,7 +549,16 @@ _READERS: dict[str, Callable[[Block], Part]] = {
     "thinking": _thinking,
     "video": _video,
 }
-_UNTYPED = ("text", "image", "document", "video", "reasoning_content", "cachePoint", "guardContent")
+_UNTYPED = (
+    "text",
+    "image",
+    "document",
+    "video",
+    "reasoning_content",
+    "cachePoint",
+    "guardContent",
+    "toolResult",
+)
 """Keys that identify a block without a type, as Bedrock's are."""
 
 

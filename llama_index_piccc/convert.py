@@ -33,9 +33,10 @@ from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 
-from piccc.arguments import read_arguments
+from piccc.arguments import as_json, read_arguments
 from piccc.client import carries
 from piccc.conversation import (
+    INVALID_REASONS,
     JSON,
     Audio,
     CachePoint,
@@ -124,19 +125,20 @@ def _calls(message: ChatMessage) -> Iterator[ToolCall | InvalidToolCall]:
     """Read the calls of a message, or those that older and other integrations keep beside the blocks."""
     listed = message.additional_kwargs.get(INVALID_CALLS)
     ours = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
-    invalid = {each.get("id"): each.get("reason") for each in ours}
+    invalid = {str(each.get("id")): each["reason"] for each in ours if each.get("reason") in INVALID_REASONS}
     blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
     for block in blocks:
         id = block.tool_call_id or ""
         yield _read_call(id, block.tool_name, block.tool_kwargs, invalid.get(id))
-    if not blocks:
-        yield from map(_read_listed_call, message.additional_kwargs.get("tool_calls") or ())
+    calls = message.additional_kwargs.get("tool_calls")
+    if not blocks and isinstance(calls, list | tuple):
+        yield from map(_read_listed_call, calls)
 
 
 def _read_call(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCall | InvalidToolCall:
     if not isinstance(arguments, str) and reason is None:
         return ToolCall.of(id, name, arguments or {})
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    text = arguments if isinstance(arguments, str) else json.dumps(as_json(arguments))
     read = read_arguments(text)
     if reason is None and read is not None and name:
         return ToolCall.of(id, name, read)
@@ -221,11 +223,12 @@ def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
 
 def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
     known = block.additional_information
-    if not (block.content or known.get("signature") or known.get("redacted")):
-        return ()
     # Other integrations do not say whose a signature is; it goes back to its maker only.
     provider = str(known.get("provider") or "")
-    return [Reasoning(block.content or "", known.get("signature"), known.get("redacted"), provider)]
+    given = [known.get(name) for name in ("signature", "redacted")]
+    signature, redacted = [each if isinstance(each, str) else None for each in given]
+    thought = Reasoning(block.content or "", signature, redacted, provider)
+    return [thought] if thought != Reasoning(provider=provider) else ()
 
 
 def _base64(content: bytes | IOBase | None, path: Any) -> str | None:

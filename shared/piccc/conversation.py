@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from piccc.arguments import is_strict_object, read_arguments, write_arguments
 
@@ -139,13 +139,20 @@ class Image:
 
 @dataclass(slots=True)
 class File:
-    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`; `name` is its file's."""
+    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`; `name` is its file's.
+
+    `context` is what to know of it besides, and `citations` whether the answer may cite it. The OpenAI
+    dialect has a word for neither: there the context is a text before it, and a text document with either is
+    a text.
+    """
 
     data: str | None = None
     media_type: str | None = None
     name: str | None = None
     url: str | None = None
     file_id: str | None = None
+    context: str | None = None
+    citations: bool | None = None
 
 
 @dataclass(slots=True)
@@ -257,6 +264,7 @@ class InvalidToolCall:
         return _INVALID[self.reason]
 
 
+INVALID_REASONS = get_args(InvalidReason)
 _INVALID: dict[InvalidReason, str] = {
     "cut": (
         "The call was cut off before its arguments were complete, so the tool was not run. "
@@ -287,6 +295,20 @@ class Raw:
 Part = (
     Text | Image | File | Audio | Source | CachePoint | Reasoning | Refusal | ToolCall | InvalidToolCall | Raw
 )
+
+
+_FIELDS: dict[str, Any] = {"str": str, "str | None": str | None, "JSON": dict, "list[JSON]": list}
+"""The fields of parts whose types are checked, as they are written above."""
+
+
+def wrong_field(part: Part) -> str | None:
+    """Return the name of a part's field that is not of its type, as frameworks' histories may have it."""
+    for each in fields(part):
+        value, kind = getattr(part, each.name), _FIELDS.get(str(each.type))
+        is_wrong = kind is not None and not isinstance(value, kind)
+        if is_wrong or (kind is list and not all(isinstance(one, dict) for one in value)):
+            return each.name
+    return None
 
 
 @dataclass(slots=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
 from langchain_piccc import ChatPiccc
 from langchain_piccc._requests import to_messages
-from piccc.conversation import Image, Message, Raw, Reasoning, Text, ToolCall
+from piccc._dialects import dialect_named
+from piccc._dialects.common import serialize
+from piccc.conversation import ChatRequest, Image, Message, Raw, Reasoning, Text, ToolCall
 from piccc.emulator import Emulator
+from piccc.errors import PicccError
 
 OPENAI = {"model_provider": "openai"}
 ANTHROPIC = {"model_provider": "anthropic"}
@@ -179,21 +184,165 @@ def test_a_tools_result_is_data_in_whatever_form(
     assert text in str(sent["content"]).replace("\\\\", "")
 
 
-def test_results_in_a_users_message_are_results(emulator: Emulator, dialect: Any) -> None:
+IN_USERS_MESSAGES: dict[str, tuple[dict[str, Any], list[str], bool]] = {
+    "Anthropic's": (
+        {"type": "tool_result", "tool_use_id": "c1", "content": "seen", "is_error": True},
+        ["seen"],
+        True,
+    ),
+    "Bedrock's": (
+        {"toolResult": {"toolUseId": "c1", "content": [{"text": "seen"}, {"json": {"a": 1}}]}},
+        ["seen", '{"a": 1}'],
+        False,
+    ),
+    "Bedrock's, failed": (
+        {"toolResult": {"toolUseId": "c1", "content": [{"text": "no"}], "status": "error"}},
+        ["no"],
+        True,
+    ),
+    "Responses'": ({"type": "function_call_output", "call_id": "c1", "output": "seen"}, ["seen"], False),
+}
+
+
+@pytest.mark.parametrize("whose", IN_USERS_MESSAGES)
+def test_results_in_a_users_message_are_results(emulator: Emulator, dialect: Any, whose: str) -> None:
+    block, texts, is_error = IN_USERS_MESSAGES[whose]
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
     history = [
         HumanMessage("?"),
         AIMessage([{"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "it"}}]),
-        HumanMessage(
-            [
-                {"type": "tool_result", "tool_use_id": "c1", "content": "seen", "is_error": True},
-                {"type": "text", "text": "Well?"},
-            ]
-        ),
+        HumanMessage([block, {"type": "text", "text": "Well?"}]),
     ]
     assert to_messages(history)[1:] == [
         Message("assistant", [ToolCall("c1", "look", '{"at": "it"}')]),
-        Message("tool", [Text("seen")], tool_call_id="c1", is_error=True),
+        Message("tool", [Text(text) for text in texts], tool_call_id="c1", is_error=is_error),
         Message("user", [Text("Well?")]),
     ]
     assert asked(model, history)
+
+
+def test_answers_to_what_is_left_out_are_left_out_too(emulator: Emulator, dialect: Any) -> None:
+    model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
+    request = {"type": "mcp_approval_request", "id": "a", "name": "x", "arguments": "{}"}
+    response = {"type": "mcp_approval_response", "approve": True, "approval_request_id": "a"}
+    history = [
+        HumanMessage("?"),
+        AIMessage([request, TEXT], response_metadata=OPENAI),
+        HumanMessage([response]),
+        HumanMessage([response, {"type": "text", "text": "Well?"}]),
+    ]
+    assert asked(model, history)
+    assert "mcp" not in str(emulator.requests[-1].body)
+
+
+PDF = "JVBERi0xLjcK/w=="
+SOURCES: dict[str, dict[str, Any]] = {
+    "text": {"type": "text", "media_type": "text/plain", "data": "Hot."},
+    "PDF": {"type": "base64", "media_type": "application/pdf", "data": PDF},
+    "address": {"type": "url", "url": "https://a.test/a.pdf"},
+    "pieces": {"type": "content", "content": [{"type": "text", "text": "Hot."}]},
+}
+KNOWN = {"title": "Kilns", "context": "An old text.", "citations": {"enabled": True}}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_what_is_known_of_a_document_is_carried(emulator: Emulator, dialect: Any, kind: str) -> None:
+    model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
+    document = {"type": "document", "source": SOURCES[kind], **KNOWN}
+    assert asked(model, [HumanMessage([document, {"type": "text", "text": "How hot?"}])])
+    request = emulator.requests[-1]
+    first, *rest = request.body["messages"][0]["content"]
+    if dialect == "openai" and kind in ("text", "PDF"):
+        assert first["type"] == "text"
+        assert "An old text." in first["text"]
+        assert "Kilns" in str([first, *rest])
+    else:
+        assert first == document
+
+
+# What a history from elsewhere may hold where another type is due: each field of each kind of block.
+WRONG: list[Any] = [5, True, [5], [], {"a": 1}, ["a"], b"x", object(), None]
+FIELDS: dict[str, tuple[str, ...]] = {
+    "audio": ("base64", "mime_type", "url"),
+    "document": ("source", "title", "context", "citations", "document"),
+    "document_url": ("document_url", "document_name"),
+    "file": ("file", "base64", "url", "mime_type", "filename", "file_id", "extras"),
+    "function_call_output": ("call_id", "output"),
+    "guardContent": ("guardContent",),
+    "image": ("url", "base64", "mime_type", "source", "source_type", "data", "image", "extras"),
+    "image_generation_call": ("result", "output_format"),
+    "image_url": ("image_url",),
+    "input_audio": ("input_audio",),
+    "input_file": ("file_data", "file_url", "filename", "file_id"),
+    "input_image": ("image_url", "detail"),
+    "invalid_tool_call": ("id", "name", "args"),
+    "json": ("json",),
+    "media": ("mime_type", "data", "file_uri"),
+    "non_standard": ("value",),
+    "reasoning": ("reasoning", "summary", "extras", "signature"),
+    "reasoning_content": ("reasoning_content",),
+    "redacted_thinking": ("data",),
+    "refusal": ("refusal",),
+    "search_result": ("content", "title", "source"),
+    "text": ("text", "citations", "annotations", "cache_control", "extras"),
+    "thinking": ("thinking", "signature"),
+    "toolResult": ("toolResult",),
+    "tool_result": ("tool_use_id", "content", "is_error"),
+    "tool_use": ("id", "name", "input"),
+}
+BLOCKS = [
+    {"data": "aGk=", "id": "c", **whole, "type": kind, name: wrong}
+    for kind, names in FIELDS.items()
+    for name in names
+    for wrong in WRONG[::2]
+    for whole in ({}, {"text": "t", "name": "f", "source": {"type": "text", "data": "x"}})
+]
+
+
+def conversations(content: Any) -> list[list[BaseMessage]]:
+    """Return conversations in which each kind of message holds this content, as no validation let it."""
+    call = {"name": "look", "args": {}, "id": "c1"}
+    ours = {"model_provider": "piccc"}
+    return [
+        [HumanMessage.model_construct(content=content)],
+        [SystemMessage.model_construct(content=content), HumanMessage("?")],
+        [HumanMessage("?"), AIMessage.model_construct(content=content), HumanMessage("?")],
+        [HumanMessage("?"), AIMessage.model_construct(content=content, response_metadata=ours)],
+        [
+            HumanMessage("?"),
+            AIMessage("", tool_calls=[call]),
+            ToolMessage.model_construct(content=content, tool_call_id="c1"),
+        ],
+    ]
+
+
+def odd_messages() -> Iterator[list[BaseMessage]]:
+    asking = HumanMessage("?")
+    for wrong in WRONG:
+        for name in ("name", "reasoning_content", "reasoning_signature", "refusal", "tool_calls"):
+            for kind in (HumanMessage, AIMessage):
+                yield [asking, kind("t", additional_kwargs={name: wrong}), asking]
+        for name in ("model_provider", "invalid_tool_calls"):
+            known = {"model_provider": "piccc", name: wrong}
+            broken = {"id": "a", "name": "f", "args": "{", "error": None, "type": "invalid_tool_call"}
+            yield [asking, AIMessage("t", response_metadata=known, invalid_tool_calls=[broken]), asking]
+        for name in ("id", "name", "args"):
+            call = {"id": "a", "name": "f", "args": {}, name: wrong}
+            yield [asking, AIMessage.model_construct(content="t", tool_calls=[call]), asking]
+            yield [asking, AIMessage.model_construct(content="t", invalid_tool_calls=[call]), asking]
+        yield [asking, AIMessage.model_construct(content="t", name=wrong), asking]
+        yield [asking.model_copy(update={"name": wrong})]
+        yield [asking, ToolMessage.model_construct(content="t", tool_call_id=wrong)]
+        for content in (wrong, [wrong]):
+            yield from conversations(content)
+
+
+def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> None:
+    several = [each for block in BLOCKS for each in conversations([block, TEXT])]
+    sent = 0
+    for messages in (*several, *odd_messages()):
+        with suppress(PicccError):
+            request = ChatRequest(model="m", messages=to_messages(messages))
+            serialize(dialect_named(dialect).encode(request, stream=False).body)
+            sent += 1
+    assert sent > len(BLOCKS)

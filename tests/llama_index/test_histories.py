@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,9 @@ from llama_index.core.llms import ChatMessage
 
 from llama_index_piccc import Piccc
 from llama_index_piccc.convert import conversation
-from piccc.conversation import Image, InvalidToolCall, Reasoning, Text, ToolCall
+from piccc._dialects import dialect_named
+from piccc._dialects.common import serialize
+from piccc.conversation import ChatRequest, Image, InvalidToolCall, Reasoning, Text, ToolCall
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import PicccError
 from tests.llama_index.conftest import Async, Sync
@@ -220,3 +224,32 @@ def test_an_image_in_a_system_message_reaches_the_model(llm: Piccc, emulator: Em
     system = ChatMessage(role="system", blocks=[TextBlock(text="Rules."), ImageBlock(image=PNG)])
     llm.chat([system, USER])
     assert base64.b64encode(PNG).decode() in json.dumps(emulator.requests[-1].body)
+
+
+WRONG: list[Any] = [None, 5, [5], {"a": 1}, b"x", object()]
+
+
+def odd_messages() -> Iterator[ChatMessage]:
+    """Yield messages with each value of no use where an integration keeps something beside its blocks."""
+    call = ToolCallBlock(tool_call_id="a", tool_name="fire", tool_kwargs={})
+    for wrong in WRONG:
+        for name in ("name", "tool_calls", "invalid_tool_calls", "refusal", "tool_call_id"):
+            yield assistant(TextBlock(text="t"), **{name: wrong})
+            yield assistant(call, **{name: wrong})
+        for name in ("id", "name", "function", "arguments", "reason"):
+            yield assistant(tool_calls=[{"id": "a", "name": "fire", name: wrong}])
+            yield assistant(call, invalid_tool_calls=[{"id": "a", "reason": "cut", name: wrong}])
+        for name in ("signature", "redacted", "provider"):
+            yield assistant(ThinkingBlock(content="x", additional_information={name: wrong}))
+
+
+def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> None:
+    sent = 0
+    for message in odd_messages():
+        with suppress(PicccError):
+            messages = conversation([USER, message, USER], dialect, "error")
+            serialize(
+                dialect_named(dialect).encode(ChatRequest(model="m", messages=messages), stream=False).body
+            )
+            sent += 1
+    assert sent > 100

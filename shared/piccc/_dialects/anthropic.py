@@ -413,7 +413,7 @@ def _ended(messages: Sequence[Message]) -> list[Message]:
     The last message keeps it: an answer that paused goes on from there.
     """
     raw = [part.data for message in messages for part in message.parts if isinstance(part, Raw)]
-    ended = {data.get("tool_use_id") for data in raw}
+    ended = [data.get("tool_use_id") for data in raw]
     lost = [data for data in raw if data.get("type") == "server_tool_use" and data.get("id") not in ended]
     return [
         replace(
@@ -490,15 +490,18 @@ def _block(part: Part, names: ToolNames | None) -> JSON:
 
 
 def _document(part: File) -> JSON:
-    title = {"title": part.name} if part.name else {}
+    known: JSON = {"title": part.name or None, "context": part.context or None}
+    if part.citations is not None:
+        known["citations"] = {"enabled": part.citations}
+    known = {name: value for name, value in known.items() if value is not None}
     if part.file_id:
-        return {"type": "document", "source": {"type": "file", "file_id": part.file_id}, **title}
+        return {"type": "document", "source": {"type": "file", "file_id": part.file_id}, **known}
     source = document_source(part)
     if isinstance(source, str) or source.media_type == "application/pdf":
-        return {"type": "document", "source": _source(source), **title}
+        return {"type": "document", "source": _source(source), **known}
     if source.text is not None:
         text = {"type": "text", "media_type": "text/plain", "data": source.text}
-        return {"type": "document", "source": text, **title}
+        return {"type": "document", "source": text, **known}
     if source.media_type.startswith("image/"):
         return {"type": "image", "source": _source(source)}
     raise UnsupportedContentError(

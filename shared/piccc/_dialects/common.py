@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic_core import from_json, to_json
 
@@ -32,11 +32,13 @@ from piccc.conversation import (
     Reasoning,
     ReasoningDelta,
     Refusal,
+    Role,
     Source,
     Text,
     TextDelta,
     ToolCall,
     ToolCallDelta,
+    wrong_field,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
 
@@ -279,6 +281,7 @@ def _is_empty(delta: Delta) -> bool:
 
 logger = logging.getLogger("piccc")
 AnyToolCall = ToolCall | InvalidToolCall
+_ROLES = get_args(Role)
 _NAME_LENGTH = 64
 _ID_LENGTH = 40  # what OpenAI's API takes: "string too long. Expected a string with maximum length 40"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9_-]")
@@ -294,7 +297,7 @@ class ToolNames:
 
     def __init__(self, request: ChatRequest) -> None:
         names = [tool.name for tool in request.tools]
-        if not all(names):
+        if not all(isinstance(name, str) and name for name in names):
             raise InvalidArgumentError("A tool has no name.", hint="Give each tool a name.")
         self._sent = {name: name for name in names if _fits(name)}
         for name in names:
@@ -332,6 +335,20 @@ def check(request: ChatRequest) -> None:
     """Raise InvalidArgumentError for what neither dialect can carry or answer."""
     if not request.messages:
         raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
+    for at, message in enumerate(request.messages):
+        if message.role not in _ROLES:
+            raise InvalidArgumentError(
+                f"Message {at} has the role {message.role!r}.", hint=f"It is one of {', '.join(_ROLES)}."
+            )
+        wrong = [f"{type(part).__name__}.{name}" for part in message.parts if (name := wrong_field(part))]
+        wrong += [
+            name for name in ("name", "tool_call_id") if not isinstance(getattr(message, name), str | None)
+        ]
+        if wrong:
+            raise InvalidArgumentError(
+                f"Message {at} has a wrong type in {', '.join(wrong)}.",
+                hint="Most fields of a message are text.",
+            )
     if request.extra_body.get("n", 1) not in (1, None):
         raise InvalidArgumentError(
             "n is more than 1, but a reply has one answer here; each further one would be paid for and lost.",

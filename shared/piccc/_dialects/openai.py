@@ -16,6 +16,7 @@ from piccc._dialects.common import (
     flat,
     id_of,
     left_out,
+    logger,
     mapping,
     mappings,
     merge_usage,
@@ -26,7 +27,7 @@ from piccc._dialects.common import (
     sent_name,
     text_of,
 )
-from piccc._dialects.content import document_source, image_source
+from piccc._dialects.content import Inline, document_source, image_source
 from piccc._dialects.reader import Event, Reader
 from piccc.arguments import is_strict_object, write_arguments
 from piccc.conversation import (
@@ -304,10 +305,22 @@ def _sent_call(call: ToolCall | InvalidToolCall, names: ToolNames) -> JSON:
 
 
 def _content(parts: Iterable[Part]) -> str | list[JSON]:
-    kept = [each for each in parts if not isinstance(each, CachePoint)]
+    kept = [each for part in parts for each in _with_context(part) if not isinstance(each, CachePoint)]
     if all(isinstance(each, Text) for each in kept) and len(kept) < 2:
         return kept[0].text if kept and isinstance(kept[0], Text) else ""
     return [_part(each) for each in kept]
+
+
+def _with_context(part: Part) -> list[Part]:
+    """Return a part as this dialect can say it: what a document has besides its content is text."""
+    if not isinstance(part, File) or (part.context is None and part.citations is None):
+        return [part]
+    if part.citations:
+        logger.debug("The OpenAI dialect has no word for the citations of a document: left out.")
+    source = None if part.file_id else document_source(part)
+    if not isinstance(source, Inline) or source.text is None:
+        return [Text(part.context), part] if part.context else [part]
+    return [Text("\n".join(each for each in (part.name, part.context, source.text) if each))]
 
 
 def _part(part: Part) -> JSON:

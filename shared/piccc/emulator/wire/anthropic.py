@@ -79,12 +79,22 @@ class Image(Form):
     source: Annotated[Base64Source | URLSource | FileSource, Field(discriminator="type")]
 
 
+class ContentSource(Form):
+    """A document in pieces, each of which may be cited."""
+
+    type: Literal["content"]
+    content: str | list[Annotated[Text | Image, Field(discriminator="type")]]
+
+
 class Document(Form):
     """A block that is a document."""
 
     type: Literal["document"]
-    source: Annotated[Base64Source | URLSource | TextSource | FileSource, Field(discriminator="type")]
+    source: Annotated[
+        Base64Source | URLSource | TextSource | ContentSource | FileSource, Field(discriminator="type")
+    ]
     title: str | None = None
+    context: str | None = None
 
 
 class SearchResult(Form):
@@ -351,6 +361,11 @@ def _turn(role: Literal["user", "assistant"], blocks: list[Any], where: str) -> 
             calls.append(ModelCall(block.id, block.name, block.input))
         elif isinstance(block, Document) and isinstance(block.source, TextSource):
             texts.append(block.source.data)
+        elif isinstance(block, Document) and isinstance(block.source, ContentSource):
+            content = block.source.content
+            inner = _turn(role, content if isinstance(content, list) else [], where)
+            texts.append(content if isinstance(content, str) else inner.text)
+            media += inner.media
         elif isinstance(block, Image | Document):
             media.append(_medium(block, f"{where}.{number}.source"))
     return ModelMessage(role, "\n".join(texts), tuple(media), tuple(calls))
@@ -366,6 +381,8 @@ def _medium(block: Image | Document, where: str) -> Medium:
         return from_url(kind, source.url, param=f"{where}.url", name=name)
     if isinstance(source, FileSource):
         return Medium(kind, "application/octet-stream", name=name or source.file_id)
+    if isinstance(source, ContentSource):
+        return Medium(kind, "text/plain", name=name)
     return Medium(kind, source.media_type, size=len(source.data.encode()), name=name)
 
 
