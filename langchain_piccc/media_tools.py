@@ -254,13 +254,14 @@ class PicccMediaTool(ClientSettings, BaseTool):
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().sync(self.http_client)
-        run = MediaToolRun(client, show=self.show, on_update=Progress(self.on_update, run_manager).report)
+        report = Progress(self.on_update, run_manager).report
+        run = MediaToolRun(client, tool=self.name, show=self.show, on_update=report)
         return _output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().asynchronous(self.http_async_client)
         reports = AsyncProgress(self.on_update, run_manager)
-        run = MediaToolRun(client, show=self.show, on_update=reports.report)
+        run = MediaToolRun(client, tool=self.name, show=self.show, on_update=reports.report)
         try:
             return _output(await run.reported(self._work(run, arguments), _signals()))
         finally:

@@ -328,7 +328,7 @@ class PicccMediaToolSpec(BaseToolSpec):
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:
         """Run the tool of that name with arguments as a model gives them."""
-        run = MediaToolRun(self._clients.sync(), show=self._show, on_update=self._on_update)
+        run = MediaToolRun(self._clients.sync(), tool=name, show=self._show, on_update=self._on_update)
         return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
@@ -340,7 +340,7 @@ class PicccMediaToolSpec(BaseToolSpec):
             if ctx is not None:
                 ctx.write_event_to_stream(PicccTaskProgress.of(task))
 
-        run = MediaToolRun(self._clients.asynchronous(), show=self._show, on_update=tell)
+        run = MediaToolRun(self._clients.asynchronous(), tool=name, show=self._show, on_update=tell)
         report = await run.reported(self._work(name, run, arguments, ctx), signals())
         return _output(name, arguments, report)
 

@@ -46,7 +46,7 @@ def environment(group: str | None) -> Path:
     """Return the interpreter of an environment with the group's peers and our extras; make it if need be."""
     folder = ROOT / (f".venv-peers-{group}" if group else ".venv-peers-ours")
     command = ["uv", "sync", "-q", "--no-default-groups", "--extra", "langchain", "--extra", "llama-index"]
-    command += ["--group", f"peers-{group}"] if group else []
+    command += ["--group", f"peers-{group}" if group else "observed"]
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)})  # noqa: S603
     return folder / "bin" / "python"
 

@@ -20,6 +20,7 @@ from tests.benchmarks.subjects import EVERYONE, FAMILIES, FLOORS, IMPORTS, Subje
 from tests.benchmarks.waiting import waiting
 
 TOKENS = 500
+TURNS = 10
 Figures = float | dict[str, float]
 
 
@@ -127,6 +128,47 @@ def stream_object(kilobytes: int) -> Callable[[str, str], float]:
     return work
 
 
+def observed(subject: str, server: str) -> Figures:
+    """Return what OpenTelemetry's SDK, with exporters in memory, adds to a call and to a token.
+
+    Both ways take turns in this one process, and the cheapest turn of each counts: a difference of two
+    figures is else mostly noise.
+    """
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from piccc import telemetry
+    from piccc._http import session
+
+    exporter = InMemorySpanExporter()
+    provider, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    asked, streamed = make(subject, f"{server}/call"), make(subject, f"{server}/one-{TOKENS}")
+    calls: dict[bool, list[float]] = {False: [], True: []}
+    tokens: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 * TURNS):
+        is_on = bool(turn % 2)
+        if is_on:
+            telemetry.instrument(tracer_provider=provider, meter_provider=meters)
+        asked.call(), streamed.read()
+        calls[is_on].append(cpu(lambda: [asked.call() for _ in range(50)], 50))
+        tokens[is_on].append(cpu(lambda: [streamed.read() for _ in range(2)], 2 * TOKENS))
+        telemetry.uninstrument()
+        exporter.clear()
+    asks = range(100_000)
+    return {
+        "call, OpenTelemetry loaded without a provider, µs more": cpu(
+            lambda: [session.telemetry() for _ in asks], len(asks)
+        ),
+        "call, OpenTelemetry set up, µs more": min(calls[True]) - min(calls[False]),
+        "call, OpenTelemetry set up, times one without": min(calls[True]) / min(calls[False]),
+        "token, OpenTelemetry set up, µs more": min(tokens[True]) - min(tokens[False]),
+    }
+
+
 def _streaming(subject: str, server: str, scenario: str) -> tuple[Subject, Subject, int]:
     """Return a subject to warm the code up, one to measure once it is connected, and how many tokens come."""
     count = int(scenario.partition("-")[2] or 2000)
@@ -164,6 +206,7 @@ WORKS = {
     "token of a 64 KB object, µs": Work(stream_object(64), ("langchain-piccc", "llama-index-piccc")),
     "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:-1]),  # a floor would do nothing
     "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"]),
+    "OpenTelemetry": Work(observed, ("langchain-piccc", "llama-index-piccc", "piccc")),
     "waiting for 1,000 tasks": Work(waiting, ("piccc", "openai", "httpx"), once=True),
 }
 

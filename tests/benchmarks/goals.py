@@ -38,6 +38,15 @@ GOALS = (
     *_goals(ONE, LLAMA_INDEX, {"llama-index-openai-like": 0.25, "llama-index-anthropic": 0.75}),
     *_goals(("call, µs",), LLAMA_INDEX, {"llama-index-openai-like": 0.50}),
     Goal("v3 event, µs", LANGCHAIN, more=3.0),
+    *(
+        Goal(work, ours, more=more)
+        for ours in (LANGCHAIN, LLAMA_INDEX, "piccc")
+        for work, more in {
+            "call, OpenTelemetry loaded without a provider, µs more": 1.0,
+            "call, OpenTelemetry set up, times one without": 1.10,
+            "token, OpenTelemetry set up, µs more": 1.0,
+        }.items()
+    ),
     Goal("import, s", LANGCHAIN, "langchain-floor", more=0.10),
     Goal("import, s", LLAMA_INDEX, "llama-index-floor", more=0.10),
     Goal("10 models, ms", LANGCHAIN, more=5.0),

@@ -24,7 +24,7 @@ SURFACES = (
     Surface(
         "",
         "with_nothing.py",
-        ("piccc", "-piccc.cli", "-piccc.emulator", "-piccc.pytest_plugin"),
+        ("piccc", "-piccc.cli", "-piccc.emulator", "-piccc.pytest_plugin", "-piccc.telemetry"),
         frozenset({"certifi", "h11", "httpx", "pydantic", "tiktoken"}),
     ),
     Surface(
@@ -47,6 +47,13 @@ SURFACES = (
         ("piccc.emulator", "piccc.pytest_plugin"),
         frozenset({"av", "httptools", "jsonschema", "snowballstemmer", "uvicorn"}),
         ("-c", "import piccc.emulator"),
+    ),
+    Surface(
+        "otel",
+        "with_otel.py",
+        ("piccc.telemetry",),
+        frozenset({"opentelemetry-api"}),
+        ("-c", "import piccc.telemetry"),
     ),
     Surface("cli", "with_cli.py", ("piccc.cli",), frozenset({"typer"}), ("-m", "piccc", "demo")),
     Surface(

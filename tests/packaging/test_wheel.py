@@ -62,6 +62,7 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
         "httpx2",
         "langchain",
         "llama-index",
+        "otel",
         "socks",
     ]
     assert about["description_content_type"] == "text/markdown"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from piccc._http.responses import RawResponse
     from piccc.config import Timeout
     from piccc.conversation import ChatReply, Delta
+    from piccc.telemetry import Chat
 
 LINGER_SECONDS = 5.0
 """How long a whole answer waits for what may follow it: the usage, and the word that it is done."""
@@ -37,6 +38,8 @@ class StreamParser:
             self._come_by(answer.sent + timeout.first_event)
         self._lingers = False
         self.is_over = False
+        self.span: Chat | None = None
+        """The call's span, where OpenTelemetry is set up."""
 
     async def advance(self) -> list[Delta] | None:
         """Return the deltas that came next, None after the last; raise what broke the stream."""
@@ -62,6 +65,8 @@ class StreamParser:
         if record.time_to_first_event is None:
             record.time_to_first_event = self._io.now() - self._answer.started
             self._by = self._answer.deadline
+        if self.span is not None:
+            self.span.chunk()
         deltas = self._reader.feed(events)
         if self._reader.is_complete and not self._lingers:
             self._lingers = True
@@ -74,7 +79,9 @@ class StreamParser:
             inside = " in the middle of an event" if self._events.is_inside_event else ""
             raise StreamError(f"The stream was cut{inside}." if arrived else "The stream was empty.")
         self.is_over = True
-        return self._reader.finish()
+        deltas = self._reader.finish()
+        self.end()
+        return deltas
 
     async def drain(self) -> None:
         """Read what follows the last event, so that the connection can serve the next call."""
@@ -84,6 +91,12 @@ class StreamParser:
                 pass
         except Failure:
             return  # the answer is whole; only the connection is lost
+
+    def end(self, error: PicccError | None = None) -> None:
+        """End the call's span, if there is one, with what has come."""
+        if self.span is not None:
+            span, self.span = self.span, None
+            span.completed(self.reply(), error)
 
     def reply(self) -> ChatReply:
         """Return the reply as far as it has come."""
@@ -102,7 +115,9 @@ class StreamParser:
         if isinstance(error, StreamError):
             error.partial = reply
             error.hint = error.hint or "The answer is incomplete; `partial` has what had arrived."
-        return self._answer.explain(error, cause)
+        broken = self._answer.explain(error, cause)
+        self.end(broken)
+        return broken
 
     def _come_by(self, moment: float) -> None:
         self._by = moment if self._by is None else min(self._by, moment)
@@ -130,6 +145,7 @@ class _Stream:
         if not self._is_closed:
             self._is_closed = True
             self._response.abandon()
+            self._pipe.end()
 
     def __del__(self) -> None:
         if not self._is_closed:
@@ -184,6 +200,7 @@ class ChatStream(_Stream):
         """Close the connection, or give it back when the stream was read to its end."""
         if not self._is_released:
             self._is_closed = self._is_released = True
+            self._pipe.end()
             run_sync(self._response.close())
 
     def __enter__(self) -> ChatStream:
@@ -242,6 +259,7 @@ class AsyncChatStream(_Stream):
         """Close the connection, or give it back when the stream was read to its end."""
         if not self._is_closed:
             self._is_closed = True
+            self._pipe.end()
             await self._response.close()
 
     async def __aenter__(self) -> AsyncChatStream:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import os
 import re
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
+from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -194,6 +196,23 @@ async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawRe
             raise run.completed(result) from result.cause
         await io.sleep(wait)
     return result
+
+
+def telemetry() -> ModuleType | None:
+    """Return `piccc.telemetry` where the program has set up OpenTelemetry, else None.
+
+    Every call asks, so the answer must cost next to nothing, and import nothing, until there is a provider.
+    """
+    known = sys.modules.get("piccc.telemetry")
+    if known is not None and known.instruments is not None:
+        return known
+    # Libraries load the API, and LangSmith the SDK, for programs that use neither.
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+        return None
+    from piccc import telemetry as found
+
+    return found if found.enable() else None
 
 
 def _in_event_loop() -> bool:
@@ -528,6 +547,7 @@ class Session:
         self.io = io
         self.is_closed = False
         self.token_limits: dict[tuple[str, str], int] = {}
+        telemetry()  # its first import reads files, which no event loop should wait for
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A port holds sockets: what is loaded gets a fresh one of its kind.
@@ -537,6 +557,18 @@ class Session:
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
     ) -> ChatReply:
         """Ask for a whole reply."""
+        observer = telemetry()
+        span = observer and observer.chat(self.config, request, is_stream=False)
+        if not span:
+            return await self._chat(dialect, request, timeout)
+        with span:
+            reply = await self._chat(dialect, request, timeout)
+        span.completed(reply)
+        return reply
+
+    async def _chat(
+        self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None
+    ) -> ChatReply:
         exchange = _Exchange(self, dialect, request, is_stream=False)
         answer = await exchange.send(timeout)
         try:
@@ -552,6 +584,18 @@ class Session:
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
     ) -> tuple[RawResponse, StreamParser]:
         """Ask for a stream; return it open, with the machine that reads it."""
+        observer = telemetry()
+        span = observer and observer.chat(self.config, request, is_stream=True)
+        if not span:
+            return await self._stream(dialect, request, timeout)
+        with span:
+            answer, parser = await self._stream(dialect, request, timeout)
+        parser.span = span
+        return answer, parser
+
+    async def _stream(
+        self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None
+    ) -> tuple[RawResponse, StreamParser]:
         exchange = _Exchange(self, dialect, request, is_stream=True)
         answer = await exchange.send(timeout)
         bounds = as_timeout(timeout, self.config.timeout)
@@ -583,12 +627,21 @@ class Session:
             timeout=_bounded(config.timeout, seconds),
             before_sending=before_sending,
         )
+        observer = telemetry()
+        if observer is None:
+            return (await self._submit(call, config))[0]
+        with observer.Submission(config, path, body) as span:
+            task, record = await self._submit(call, config)
+            span.submitted(task, record)
+        return task
+
+    async def _submit(self, call: APICall, config: Config) -> tuple[Task, Record]:
         answer = await self._send(call, config)
         payload = await self._json(answer, call.kind)
         wrong = _refusal_in(payload, answer, call.kind)
         if wrong is None:
             try:
-                return read_task(payload)
+                return read_task(payload), answer.record
             except ResponseError as error:
                 wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
         del payload  # an error's frames must not hold what the server said: it may echo the key
@@ -648,6 +701,8 @@ class Session:
                 hint="Under trio, call the blocking client in trio.to_thread.run_sync.",
             )
         else:
+            if call.kind is not Retryability.READ and (observer := telemetry()) is not None:
+                call.headers = (*call.headers, *observer.trace_headers())
             return await send_with_retries(self.io, config or self.config, call)
         raise no_loop
 

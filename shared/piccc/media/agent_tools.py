@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from piccc import errors
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
+from piccc._http.session import telemetry
 from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
 from piccc.tasks import Task, TaskType
 
@@ -333,9 +334,10 @@ class MediaToolRun:
     """One call of a tool: it knows its task as soon as there is one, so that no failure can lose it."""
 
     def __init__(
-        self, client: MediaClient, *, show: Show = "none", on_update: OnUpdate | None = None
+        self, client: MediaClient, *, tool: str = "", show: Show = "none", on_update: OnUpdate | None = None
     ) -> None:
         self.client = client
+        self._tool = tool
         self._show = show
         self._on_update = None if on_update is None else partial(_notify, on_update)
         self._key: str | None = None
@@ -406,6 +408,18 @@ class MediaToolRun:
         self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...] = ()
     ) -> ToolResult:
         """Return the result of `work`, or its failure as one; let signals of a framework pass."""
+        observer = telemetry()
+        span = observer and observer.tool(self._tool)
+        if not span:
+            return await self._reported(work, passing)
+        with span:
+            result = await self._reported(work, passing)
+        span.end(error=result.error, attributes={"piccc.task.id": self._task.id} if self._task else None)
+        return result
+
+    async def _reported(
+        self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...]
+    ) -> ToolResult:
         try:
             return await work
         except passing:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from piccc._dialects.common import parse
 from piccc._dialects.tasks import read_task, read_task_list
 from piccc._http.backend import Failure, HTTPRequest, Signal, T
 from piccc._http.backends import AsyncBackend
+from piccc._http.session import telemetry
 from piccc.errors import ConfigurationError, InvalidRequestError, NotFoundError, PicccError
 from piccc.media.account import Account, server_time
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
@@ -445,8 +446,12 @@ class Deliveries:
 
     async def _see_to(self, job: _Job) -> None:
         is_done, is_last = False, self._is_closed
+        observer = telemetry()
         try:
-            is_done = await self._attempt(job, is_last=is_last)
+            with nullcontext() if observer is None else observer.delivery(job.task_id) as span:
+                is_done = await self._attempt(job, is_last=is_last)
+            if span is not None:
+                span.end()
         except PicccError as error:
             logger.warning("The end of task %s is not reported yet: %s", job.task_id or "unknown", error)
         except Exception:

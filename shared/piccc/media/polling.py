@@ -24,18 +24,21 @@ from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from copy import copy
 from functools import partial
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from weakref import WeakValueDictionary
 
 from piccc._http.backend import Backend
 from piccc._http.backends import AsyncBackend, run_sync
-from piccc._http.session import Session
+from piccc._http.session import Session, telemetry
 from piccc.config import Config
 from piccc.errors import PicccError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Notifier
 from piccc.media.requests import as_task
 from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
 from piccc.tasks import Page, Task
+
+if TYPE_CHECKING:
+    from piccc.telemetry import Wait
 
 logger = logging.getLogger("piccc")
 
@@ -83,6 +86,8 @@ class Subscription:
         self.open: dict[str, Task] = {}
         self._news: deque[Task] = deque()
         self._errors: deque[PicccError] = deque()
+        observer = telemetry()
+        self._span: Wait | None = None if observer is None else observer.Wait()
 
     @property
     def is_done(self) -> bool:
@@ -96,6 +101,8 @@ class Subscription:
     def add(self, task: Task | str) -> None:
         """Wait for one more task."""
         known = as_task(task)
+        if self._span is not None:
+            self._span.add(known.id)
         if known.is_terminal and (known.has_output or known.status != "completed"):
             self._news.append(known)
         elif known.id not in self.open:
@@ -121,6 +128,7 @@ class Subscription:
         except BaseException as error:
             if not isinstance(error, PicccError) and self.open:
                 error.add_note(way_on(list(self.open.values())))
+            self._end(error)
             raise
         return self.take()
 
@@ -150,6 +158,8 @@ class Subscription:
         # After the news: `next` takes "nothing open and no news" for the end.
         if isinstance(news, Ended):
             del self.open[task.id]
+            if self._span is not None:
+                self._span.ended(task)
         else:
             self.open[task.id] = task
         self.signal.set()
@@ -177,6 +187,11 @@ class Subscription:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.leave(self)
+        self._end()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        if self._span is not None:
+            self._span.end(error=error)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,397 @@
+"""OpenTelemetry: one span a call on every surface, what it says, what it keeps quiet, and when it is off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from llama_index.core.llms import ChatMessage
+from opentelemetry import context, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from langchain_piccc import ChatPiccc, PicccImageTool
+from llama_index_piccc import Piccc, PicccMediaToolSpec
+from piccc import AsyncClient, Client, Polling, telemetry
+from piccc.emulator import Emulator, Scripted
+from piccc.errors import PicccError
+
+QUICK = Polling(min=0.01, max=0.02)
+SECRET = "pcc_test_not_to_be_seen"
+PROMPT = "a lighthouse of felt"
+
+
+class Seen(NamedTuple):
+    """What was exported."""
+
+    exporter: InMemorySpanExporter
+    reader: InMemoryMetricReader
+    tracer: trace.Tracer
+
+    def spans(self, prefix: str = "") -> list[ReadableSpan]:
+        return [each for each in self.exporter.get_finished_spans() if each.name.startswith(prefix)]
+
+    def metrics(self) -> dict[str, list[HistogramDataPoint]]:
+        data = self.reader.get_metrics_data()
+        return {
+            metric.name: list(metric.data.data_points)
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def seen() -> Iterator[Seen]:
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    provider, meters = TracerProvider(), MeterProvider([reader])
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry.instrument(tracer_provider=provider, meter_provider=meters)
+    yield Seen(exporter, reader, provider.get_tracer("the program"))
+    telemetry.uninstrument()
+    provider.shutdown()
+    meters.shutdown()
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    with Emulator(speed=math.inf, api_key=SECRET) as running:
+        yield running
+
+
+def settings(emulator: Emulator) -> dict[str, Any]:
+    return {"base_url": emulator.base_url, "api_key": SECRET}
+
+
+def client(emulator: Emulator) -> Client:
+    return Client(**settings(emulator), polling=QUICK)
+
+
+def raw_stream(emulator: Emulator) -> None:
+    with client(emulator).chat.stream(PROMPT) as stream:
+        list(stream)
+
+
+def in_loop(work: Callable[[AsyncClient], Any]) -> Callable[[Emulator], None]:
+    async def run(emulator: Emulator) -> None:
+        async with AsyncClient(**settings(emulator), polling=QUICK) as own:
+            await work(own)
+
+    return lambda emulator: asyncio.run(run(emulator))
+
+
+async def read(own: AsyncClient) -> None:
+    async with await own.chat.stream(PROMPT) as stream:
+        async for _ in stream:
+            pass
+
+
+CALLS: dict[str, Callable[[Emulator], Any]] = {
+    "raw": lambda emulator: client(emulator).chat.create(PROMPT),
+    "raw, Anthropic": lambda emulator: Client(**settings(emulator), dialect="anthropic").chat.create(PROMPT),
+    "raw, stream": raw_stream,
+    "raw, async": in_loop(lambda own: own.chat.create(PROMPT)),
+    "raw, async, stream": in_loop(read),
+    "LangChain": lambda emulator: ChatPiccc(**settings(emulator)).invoke(PROMPT),
+    "LangChain, stream": lambda emulator: list(ChatPiccc(**settings(emulator)).stream(PROMPT)),
+    "LangChain, async": lambda emulator: asyncio.run(ChatPiccc(**settings(emulator)).ainvoke(PROMPT)),
+    "LlamaIndex": lambda emulator: Piccc(**settings(emulator)).chat([ChatMessage(PROMPT)]),
+    "LlamaIndex, stream": lambda emulator: list(
+        Piccc(**settings(emulator)).stream_chat([ChatMessage(PROMPT)])
+    ),
+}
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_every_surface_has_one_span_and_its_metrics_for_a_call(
+    way: str, seen: Seen, emulator: Emulator
+) -> None:
+    CALLS[way](emulator)
+    (span,) = seen.spans()
+    assert (span.name, span.kind, span.status.status_code) == (
+        "chat piccc-pro",
+        SpanKind.CLIENT,
+        StatusCode.UNSET,
+    )
+    said = dict(span.attributes or {})
+    known = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "piccc",
+        "gen_ai.request.model": "piccc-pro",
+        "gen_ai.response.model": "piccc-pro",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "server.address": "127.0.0.1",
+    }
+    assert said.items() >= known.items()
+    charge = emulator.requests[-1]
+    assert said["gen_ai.usage.input_tokens"] == charge.prompt_tokens
+    assert said["gen_ai.usage.output_tokens"] == charge.completion_tokens
+    assert str(said["piccc.request_id"]).startswith("req_")
+    assert f":{said['server.port']}" in emulator.base_url
+    metrics = seen.metrics()
+    assert len(metrics["gen_ai.client.operation.duration"]) == 1
+    types = {point.attributes["gen_ai.token.type"] for point in metrics["gen_ai.client.token.usage"]}  # type: ignore[index]
+    assert types == {"input", "output"}
+    is_stream = "stream" in way
+    assert said.get("gen_ai.request.stream", False) is is_stream
+    assert ("gen_ai.response.time_to_first_chunk" in said) is is_stream
+    assert ("gen_ai.client.operation.time_to_first_chunk" in metrics) is is_stream
+
+
+def test_tokens_of_cache_and_reasoning_are_told_apart(seen: Seen, emulator: Emulator) -> None:
+    emulator.script([Scripted("Yes.", reasoning="Well, well.")])
+    client(emulator).chat.create(PROMPT, reasoning_effort="low")
+    (span,) = seen.spans()
+    assert span.attributes is not None
+    thought = span.attributes["gen_ai.usage.reasoning.output_tokens"]
+    assert 0 < thought < span.attributes["gen_ai.usage.output_tokens"]  # type: ignore[operator]
+
+
+def test_a_gap_between_chunks_is_a_metric(seen: Seen) -> None:
+    with Emulator(speed=20) as slow:
+        slow.script(["word " * 30])
+        with Client(base_url=slow.base_url, api_key=slow.api_key).chat.stream(PROMPT) as stream:
+            list(stream)
+    assert seen.metrics()["gen_ai.client.operation.time_per_output_chunk"][0].count >= 1
+
+
+FAILURES = {
+    "refused": ("401", "AuthenticationError", 401, 0),
+    "refused, retried": ("429;retry-after=0", "RateLimitError", 429, 2),
+    "broken off": ("disconnect", "ResponseLostError", None, 0),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_failure_names_its_kind_its_status_and_its_retries(
+    how: str, seen: Seen, emulator: Emulator
+) -> None:
+    fault, kind, status, retries = FAILURES[how]
+    emulator.fault(fault)
+    with pytest.raises(PicccError):
+        client(emulator).chat.create(PROMPT)
+    (span,) = seen.spans()
+    said = dict(span.attributes or {})
+    assert span.status.status_code is StatusCode.ERROR
+    assert (said["error.type"], said.get("http.response.status_code")) == (kind, status)
+    assert [event.name for event in span.events] == ["piccc.retry"] * retries
+    (point,) = seen.metrics()["gen_ai.client.operation.duration"]
+    assert (point.attributes or {})["error.type"] == kind
+    for event in span.events:
+        assert (event.attributes or {})["piccc.outcome"] == "429"
+        assert span.start_time is not None
+        assert event.timestamp >= span.start_time
+
+
+def test_a_retry_that_succeeds_is_an_event_of_a_span_without_error(seen: Seen, emulator: Emulator) -> None:
+    emulator.fault("503", times=1)
+    client(emulator).chat.create(PROMPT)
+    (span,) = seen.spans()
+    assert [event.name for event in span.events] == ["piccc.retry"]
+    assert span.status.status_code is StatusCode.UNSET
+    assert (span.attributes or {})["http.request.resend_count"] == 1
+
+
+@pytest.mark.parametrize("how", ["closed", "collected", "cut"])
+def test_a_stream_that_ends_early_ends_its_span_once(how: str, seen: Seen, emulator: Emulator) -> None:
+    emulator.script(["word " * 50])
+    if how == "cut":
+        emulator.fault("cut")
+        with pytest.raises(PicccError), client(emulator).chat.stream(PROMPT) as stream:
+            list(stream)
+    else:
+        stream = client(emulator).chat.stream(PROMPT)
+        deltas = iter(stream)
+        next(deltas)
+        if how == "closed":
+            stream.close()
+        else:
+            deltas.close()  # type: ignore[attr-defined]  # an iterator that is a generator
+    (span,) = seen.spans()
+    assert (span.status.status_code is StatusCode.ERROR) is (how == "cut")
+    assert (span.attributes or {})["gen_ai.response.model"] == "piccc-pro"
+
+
+def test_a_task_has_spans_for_its_submission_and_its_wait_which_are_linked(
+    seen: Seen, emulator: Emulator
+) -> None:
+    task = client(emulator).images.generate(PROMPT, model="piccc-image")
+    (submission,) = seen.spans("generate_content piccc-image")
+    said = dict(submission.attributes or {})
+    assert (said["gen_ai.output.type"], said["piccc.task.id"]) == ("image", task.id)
+    (wait,) = seen.spans("piccc.wait")
+    assert [link.context.span_id for link in wait.links] == [submission.context.span_id]  # type: ignore[union-attr]
+    assert [event.name for event in wait.events] == ["piccc.task.ended"]
+
+
+def test_a_batch_has_one_submission_a_row_under_the_programs_span(seen: Seen, emulator: Emulator) -> None:
+    with seen.tracer.start_as_current_span("the program's") as own:
+        client(emulator).images.map(["a", "b", "c"], model="piccc-image")
+    submissions = seen.spans("generate_content")
+    (wait,) = seen.spans("piccc.wait")
+    assert {each.parent.span_id for each in [*submissions, wait] if each.parent} == {
+        own.get_span_context().span_id
+    }
+    assert (len(submissions), len(wait.links)) == (3, 3)
+
+
+TOOLS: dict[str, Callable[[Emulator], Any]] = {
+    "LangChain": lambda emulator: PicccImageTool(client=client(emulator), model="piccc-image").invoke(
+        {"prompt": PROMPT}
+    ),
+    "LlamaIndex": lambda emulator: PicccMediaToolSpec(
+        client(emulator), image_model="piccc-image"
+    ).generate_image(PROMPT),
+}
+
+
+@pytest.mark.parametrize("framework", TOOLS)
+def test_a_tool_has_a_span_with_the_submission_and_the_wait_inside(
+    framework: str, seen: Seen, emulator: Emulator
+) -> None:
+    TOOLS[framework](emulator)
+    (tool,) = seen.spans("execute_tool generate_image")
+    assert tool.context is not None
+    inside = [each for each in seen.spans() if each is not tool]
+    assert {each.name for each in inside} == {"generate_content piccc-image", "piccc.wait"}
+    assert {each.parent.span_id for each in inside if each.parent} == {tool.context.span_id}
+
+
+def test_a_webhooks_span_is_linked_to_the_submission(seen: Seen, emulator: Emulator) -> None:
+    own, ended = client(emulator), threading.Event()
+    receiver = own.webhooks(secret="sixteen random characters", on_task=lambda task: ended.set())
+    with receiver.serve():
+        own.images.submit(PROMPT, model="piccc-image", webhook=receiver)
+        assert ended.wait(30)
+    (submission,) = seen.spans("generate_content")
+    linked = [link.context.span_id for span in seen.spans("piccc.webhook") for link in span.links]
+    assert submission.context is not None
+    assert submission.context.span_id in linked
+
+
+def test_calls_in_threads_and_tasks_have_the_programs_span_as_parent(seen: Seen, emulator: Emulator) -> None:
+    async def tasks() -> None:
+        async with AsyncClient(**settings(emulator)) as own:
+            await asyncio.gather(*[own.chat.create(PROMPT) for _ in range(2)])
+
+    with seen.tracer.start_as_current_span("the program's") as own:
+        asyncio.run(tasks())
+        call = contextvars.copy_context().run
+        thread = threading.Thread(target=call, args=(client(emulator).chat.create, PROMPT))
+        thread.start()
+        thread.join()
+        ChatPiccc(**settings(emulator)).batch([PROMPT, PROMPT])
+    parents = [each.parent.span_id for each in seen.spans("chat") if each.parent]
+    assert parents == [own.get_span_context().span_id] * 5
+
+
+COVERS: dict[str, Callable[[trace.Tracer], Any]] = {
+    "OpenLLMetry, which asks the clients below it for silence": lambda tracer: context.attach(
+        context.set_value("suppress_language_model_instrumentation", True)
+    ),
+    "suppress_instrumentation": lambda tracer: context.attach(
+        context.set_value("suppress_instrumentation", True)
+    ),
+    "a GenAI chat span": lambda tracer: context.attach(
+        trace.set_span_in_context(tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"}))
+    ),
+    "OpenInference's": lambda tracer: context.attach(
+        trace.set_span_in_context(tracer.start_span("llm", attributes={"openinference.span.kind": "LLM"}))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", COVERS)
+@pytest.mark.parametrize("way", ["raw", "raw, stream"])
+def test_no_second_span_beneath_one_for_the_same_call(
+    what: str, way: str, seen: Seen, emulator: Emulator
+) -> None:
+    token = COVERS[what](seen.tracer)
+    try:
+        CALLS[way](emulator)
+    finally:
+        context.detach(token)
+    assert seen.spans("chat piccc-pro") == []
+
+
+@pytest.mark.parametrize("value", [None, "NO_CONTENT", "EVENT_ONLY", "true", "SPAN_ONLY", "SPAN_AND_EVENT"])
+def test_content_is_captured_only_where_the_standard_variable_asks_for_it(
+    value: str | None, seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+    monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    for way in CALLS.values():
+        way(emulator)
+    client(emulator).images.generate(PROMPT, model="piccc-image")
+    emulator.fault("400")
+    with pytest.raises(PicccError):
+        client(emulator).chat.create(PROMPT)
+    is_asked = value in ("true", "SPAN_ONLY", "SPAN_AND_EVENT")
+    for span in seen.spans("chat") + seen.spans("generate_content"):
+        assert (PROMPT in span.to_json()) is is_asked
+        if is_asked:
+            said = json.loads(str((span.attributes or {})["gen_ai.input.messages"]))
+            assert said[-1] == {"role": "user", "parts": [{"type": "text", "content": PROMPT}]}
+
+
+def test_no_secret_is_in_any_span(seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    for way in [*CALLS.values(), *TOOLS.values()]:
+        way(emulator)
+    emulator.fault("401")
+    with pytest.raises(PicccError):
+        client(emulator).chat.create(PROMPT, extra_headers={"authorization": f"Bearer {SECRET}"})
+    assert not [span.name for span in seen.spans() if SECRET in span.to_json()]
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_traceparent_goes_to_the_server_only_if_asked(
+    is_asked: bool, seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_asked:
+        monkeypatch.setenv("PICCC_TRACEPARENT", "1")
+    CALLS["raw"](emulator)
+    (span,) = seen.spans()
+    assert span.context is not None
+    sent = emulator.requests[-1].headers.get("traceparent")
+    expected = f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-{span.context.trace_flags:02x}"
+    assert sent == (expected if is_asked else None)
+
+
+OFF = """
+import sys
+from piccc import Client
+from piccc._http.session import telemetry
+Client(api_key="k", base_url="http://127.0.0.1:1")
+assert telemetry() is None
+assert not [name for name in sys.modules if name.startswith("opentelemetry")], "the API is loaded"
+import opentelemetry.trace
+import opentelemetry.sdk.trace as sdk
+assert telemetry() is None, "there is no provider"
+assert "piccc.telemetry" not in sys.modules
+opentelemetry.trace.set_tracer_provider(sdk.TracerProvider())
+print(telemetry().__name__)
+"""
+
+
+def test_nothing_is_imported_before_there_is_a_provider() -> None:
+    def run(**variables: str) -> str:
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", OFF], env=variables, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() + done.stderr.strip().rpartition("\n")[2]
+
+    assert run() == "piccc.telemetry"
+    assert "'NoneType'" in run(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="requests, piccc")
