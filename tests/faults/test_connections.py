@@ -228,6 +228,20 @@ def test_an_idle_connection_is_closed_when_its_time_is_over(
     client.close()
 
 
+def test_a_call_closes_what_is_idle_on_other_servers_too(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [1000.0]
+    monkeypatch.setattr(SyncBackend, "now", lambda backend: moment[0])
+    monkeypatch.setattr(streams.time, "monotonic", lambda: moment[0])
+    with FaultServer() as other:
+        for each, after in ((other, 0.0), (server, 5.0)):
+            moment[0] += after
+            client = Client(api_key=KEY, base_url=each.case(healthy("chat")).base_url)
+            assert client.chat.create("hi").text == TEXT
+        other.wait_until_all_closed()
+
+
 class Idle:
     """A stream that is never read."""
 

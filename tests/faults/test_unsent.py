@@ -7,6 +7,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 import trustme
 
+from piccc._http import backends
 from piccc._http.backends import proxy_for
 from piccc.config import Timeout, resolve
-from piccc.errors import APIConnectionError, ConfigurationError
-from tests.faults.calls import KINDS, MODES, Mode, call
+from piccc.errors import APIConnectionError, APITimeoutError, ConfigurationError
+from tests.faults.calls import KINDS, MODES, OWN_MODES, Mode, call
 from tests.faults.matrix import healthy
 from tests.faults.server import CLOSE, FaultServer, head, reply
 from tests.faults.virtual import VirtualIO
@@ -48,6 +50,14 @@ class Place:
         bundle = self.folder / "authority.pem"
         self.authority.cert_pem.write_to_path(bundle)
         self.patch.setenv("SSL_CERT_FILE", str(bundle))
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """Accept, and answer nothing until the client leaves."""
+
+    def handle(self) -> None:
+        while self.request.recv(4096):
+            pass
 
 
 class Closing(socketserver.BaseRequestHandler):
@@ -112,7 +122,8 @@ def handshake_cut(place: Place) -> str:
 
 
 def listening(place: Place, handler: type[socketserver.BaseRequestHandler]) -> str:
-    listener = place.stack.enter_context(socketserver.TCPServer(("127.0.0.1", 0), handler))
+    listener = place.stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler))
+    listener.daemon_threads = True
     threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
     place.stack.callback(listener.shutdown)
     return f"https://127.0.0.1:{listener.server_address[1]}"
@@ -135,6 +146,22 @@ def speaks_no_tls(place: Place) -> str:
     return listening(place, Plain)
 
 
+class Alert(socketserver.BaseRequestHandler):
+    """Answer plain HTTP as a TLS server may: with the alert "unexpected message"."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"\x15\x03\x03\x00\x02\x02\x0a")
+
+
+def speaks_tls(place: Place) -> str:
+    return listening(place, Alert).replace("https", "http")
+
+
+def tls_that_hangs_up(place: Place) -> str:
+    return listening(place, Closing).replace("https", "http")
+
+
 def no_certificates(place: Place) -> str:
     (place.folder / "empty.pem").write_text("nothing")
     place.patch.setenv("SSL_CERT_FILE", str(place.folder / "empty.pem"))
@@ -154,10 +181,13 @@ FAULTS: dict[Callable[[Place], str], int] = {
     speaks_no_tls: AGAIN,
     no_certificates: AGAIN,
 }
+"""How often each is tried."""
 SAID: dict[Callable[[Place], str], str] = {
     refused: "start the emulator",
     untrusted: "certificate is not trusted here",
     speaks_no_tls: "begin base_url with http://",
+    speaks_tls: "egin base_url with https://",
+    tls_that_hangs_up: "If the server speaks TLS, begin base_url with https://",
     no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates",
     proxy_is_down: "through the proxy",
     proxy_wants_a_password: "the proxy",
@@ -255,3 +285,32 @@ def test_only_this_machine_is_asked_without_a_proxy(
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:8080")
     monkeypatch.setenv("NO_PROXY", "")
     assert (proxy_for("http", host, 80) is None) is is_here
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("kind", ["chat", "submit"])
+def test_a_proxy_that_never_opens_the_way_got_no_request(place: Place, kind: str, mode: Mode) -> None:
+    place.patch.setenv("ALL_PROXY", listening(place, Silent).replace("https", "socks5"))
+    place.patch.setenv("NO_PROXY", "")
+    config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test", timeout=0.2, max_retries=0)
+    with pytest.raises(APITimeoutError) as caught:
+        call(mode, kind, config, VirtualIO(mode.port()))
+    assert not caught.value.may_have_been_billed
+    assert "Nothing was sent" in caught.value.hint
+
+
+@pytest.mark.parametrize("mode", OWN_MODES, ids=str)
+def test_a_deadline_that_passes_while_a_library_is_loaded_sends_nothing(place: Place, mode: Mode) -> None:
+    load = backends.library_named
+
+    def load_slowly(name: str) -> Any:
+        time.sleep(0.1)
+        return load(name)
+
+    place.patch.setattr(backends, "library_named", load_slowly)
+    place.patch.setenv("ALL_PROXY", listening(place, Silent).replace("https", "socks5"))
+    place.patch.setenv("NO_PROXY", "")
+    config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test", timeout=0.05)
+    with pytest.raises(APITimeoutError) as caught:
+        call(mode, "submit", config, VirtualIO(mode.port()))
+    assert not caught.value.may_have_been_billed

@@ -33,8 +33,8 @@ import h11
 
 from piccc._http import connections
 from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts
-from piccc._http.connections import Pool, Route, described, scrub, tls_context
-from piccc._http.library import AsyncLibraryResponse, SyncLibraryResponse, call_within, classify
+from piccc._http.connections import TOO_LATE, Pool, Route, described, scrub, tls_context
+from piccc._http.library import AsyncLibraryResponse, Departure, SyncLibraryResponse, call_within, classify
 from piccc._version import __version__
 from piccc.config import is_loopback, redact
 from piccc.errors import ConfigurationError, MissingExtraError
@@ -425,10 +425,7 @@ class _Backend:
         if route.proxy and self.client is None:
             _check_proxy(route.proxy)
         library = self._library or _preferred_library()
-        # A proxy that speaks TLS or SOCKS is left to httpx, which knows both.
-        return library or (
-            library_named("httpx") if route.proxy and not route.proxy.startswith("http://") else None
-        )
+        return library or (library_named("httpx") if _is_beyond_us(route.proxy) else None)
 
     def _load(self, url: str) -> None:
         route = self._route(url)
@@ -451,14 +448,19 @@ class _Backend:
         except OSError as error:
             raise Failure(Outcome.NOT_SENT, f"no connection: {described(error)}") from error
 
-    def _classified(self, error: Exception, library: Any, client: Any, route: Route) -> Failure:
-        failure = classify(error, library, client)
+    def _classified(
+        self, error: Exception, library: Any, client: Any, route: Route, departure: Departure
+    ) -> Failure:
+        failure = classify(error, library, client, departure)
         if self.client is None and route.proxy and failure.outcome is not Outcome.UNKNOWN:
             failure.reason = f"{failure.reason}, through the proxy {_shown(route.proxy)}"
         return failure
 
-    def _build(self, client: Any, request: HTTPRequest, now: float) -> Any:
-        left = None if request.by is None else max(request.by - now, 0.001)
+    def _build(self, client: Any, request: HTTPRequest, now: float, trace: Callable[..., Any]) -> Any:
+        """Build the library's request; raise Failure where its time is over, as after a slow import."""
+        left = None if request.by is None else request.by - now
+        if left is not None and left <= 0:
+            raise Failure(Outcome.NOT_SENT, TOO_LATE, timed_out=True)
         idle = _least(request.idle, left)
         timeout = {"connect": _least(request.connect, left), "read": idle, "write": idle, "pool": left}
         headers = request.headers
@@ -469,7 +471,7 @@ class _Backend:
             request.url,
             headers=headers,
             content=request.body,
-            extensions={"timeout": timeout},
+            extensions={"timeout": timeout, "trace": trace},
         )
 
 
@@ -517,19 +519,21 @@ class SyncBackend(_Backend):
         if library is None:
             connections.blocking_pool.holders.add(self)
             return await _send(self, connections.blocking_pool, route, request)
-        client = self.client or self._library_client(library, route)
+        client, departure = self.client or self._library_client(library, route), Departure()
         if request.before_sending is not None:  # a library opens connections when it sends
             await request.before_sending()
         by = None if request.by is None else request.by + GRACE
         try:
-            built = self._build(client, request, self.now())
+            built = self._build(client, request, self.now(), departure.trace)
             send = partial(client.send, built, stream=True, follow_redirects=False)
             response = call_within(by, send, discard=lambda late: late.close())
             return SyncLibraryResponse(library, client, response, request, is_ours=self.client is None)
         except Exception as error:
+            failure = self._classified(error, library, client, route, departure)
+            departure.close()
             if self.client is None:
                 client.close()
-            raise self._classified(error, library, client, route) from scrub(error)
+            raise failure from scrub(error)
 
     async def close(self) -> None:
         """Close what this backend has opened; a client that was passed in stays open."""
@@ -584,24 +588,27 @@ class AsyncBackend(_Backend):
         """Send and return when the headers have come; raise Failure if they do not."""
         pool = await connections.running_pool()
         route = _checked_route(self._route, request)
-        library = self._detour(route)
+        is_loaded = self._library or not _is_beyond_us(route.proxy) or "httpx" in sys.modules
+        library = self._detour(route) if is_loaded else await self.run(self._detour, route)
         if library is None:
             pool.holders.add(self)
             return await _send(self, pool, route, request)
         client = self.client or await self.run(self._library_client, library, route)
         if request.before_sending is not None:  # a library opens connections when it sends
             await request.before_sending()
+        departure = Departure()
         try:
+            built = self._build(client, request, self.now(), departure.atrace)
             async with asyncio.timeout_at(None if request.by is None else request.by + GRACE):
-                built = self._build(client, request, self.now())
                 response = await client.send(built, stream=True, follow_redirects=False)
             return AsyncLibraryResponse(library, client, response, request, is_ours=self.client is None)
         except BaseException as error:
+            await departure.aclose()
             if self.client is None:
                 await client.aclose()
             if not isinstance(error, Exception):
                 raise
-            raise self._classified(error, library, client, route) from scrub(error)
+            raise self._classified(error, library, client, route, departure) from scrub(error)
 
     async def close(self) -> None:
         """Close what this backend has opened on the running loop; a client that was passed in stays open."""
@@ -650,6 +657,11 @@ def proxy_for(scheme: str, host: str, port: int) -> str | None:
     if not proxy or proxy_bypass(f"{host}:{port}"):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_beyond_us(proxy: str | None) -> bool:
+    """Return whether a proxy speaks TLS or SOCKS, and so is left to httpx, which knows both."""
+    return proxy is not None and not proxy.startswith("http://")
 
 
 def _check_proxy(proxy: str) -> None:

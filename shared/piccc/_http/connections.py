@@ -1,6 +1,10 @@
 """HTTP/1.1 over connections of our own: messages (RFC 9112), and a pool for each event loop.
 
 Why not an HTTP library's pool: CONTRIBUTING.md, "Connections".
+
+Each call closes the idle connections, to any server, whose time is over. A process that makes no more
+blocking calls keeps its last ones until it ends or the client is closed (a server that hung up shows as
+CLOSE_WAIT): to close them, a thread would have to run, and a process with threads forks less safely.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ MAX_IDLE_SECONDS = 60.0
 MAX_ORIGINS = 256
 FOREVER = 3600.0
 TOO_LATE = "the deadline passed"
+TLS_ALERT = b"\x15\x03"
+"""How a TLS record begins that refuses what is no TLS (RFC 8446, section 5.1); no HTTP reply begins so."""
+SWEEP_SECONDS = 1.0
 _KEEP_ALIVE = re.compile(r"timeout=(\d{1,6})")
 
 
@@ -187,6 +194,11 @@ class Origin:
         if connection.served_stream:
             self._keeps_after_stream = False
 
+    def sweep(self, now: float) -> None:
+        """Close the idle connections whose time is over, and count what finalizers gave back."""
+        with self._lock:
+            self._settle(now)
+
     def close(self) -> None:
         """Close what is idle now, and what is in use when it is released."""
         self._is_closed = True
@@ -232,10 +244,15 @@ class Pool:
 
     def __init__(self) -> None:
         self._origins: dict[Route, Origin] = {}
+        self._sweep_at = 0.0
         self.holders: weakref.WeakSet[object] = weakref.WeakSet()
 
-    def origin(self, route: Route) -> Origin:
-        """Return the connections by this route."""
+    def origin(self, route: Route, now: float) -> Origin:
+        """Return the connections by this route, and close all others whose time is over."""
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            for known in list(self._origins.values()):
+                known.sweep(now)
         found = self._origins.get(route)
         if found is None:
             if len(self._origins) >= MAX_ORIGINS:
@@ -341,7 +358,7 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
         written = _write(reply, route, request, agent)
     except Exception as error:
         raise Failure(Outcome.HOPELESS, described(error)) from scrub(error)
-    origin = pool.origin(route)
+    origin = pool.origin(route, io.now())
     connection = await origin.acquire(io, request, request.max_connections)
     try:
         if connection is None:
@@ -448,6 +465,8 @@ async def _exchange(connection: Connection, reply: Reply, written: bytes, by: fl
             data = await stream.read(by)
             if not data:
                 raise broken
+            if not has_begun and data.startswith(TLS_ALERT):
+                raise Failure(Outcome.HOPELESS, "the server speaks TLS and was sent plain HTTP")
             has_begun = True
             reply.feed(data)
     except (OSError, MalformedReply, h11.ProtocolError) as error:

@@ -20,6 +20,52 @@ from piccc._http.backend import Failure, HTTPRequest, Outcome, T
 from piccc._http.connections import TOO_LATE, MalformedReply, chain_of, scrub, unpacker_for
 
 
+class Departure:
+    """Whether a request has left, as the `trace` extension of httpx and httpx2 tells it.
+
+    Where it has not when its deadline passes, it is held back, for a thread that still waits for a proxy
+    must not send later what was reported as not sent. A transport that knows no `trace` (a mock's) reports
+    nothing, and what it does is unknown.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_traced = self._has_left = self._is_late = False
+        self._stream: Any = None
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Note an event; raise TimeoutError rather than let a late request leave."""
+        with self._lock:
+            self._is_traced = True
+            if event.endswith("connect_tcp.complete"):
+                self._stream = info.get("return_value")
+            if event.endswith("send_request_headers.started"):
+                if self._is_late:
+                    raise TimeoutError(TOO_LATE)
+                self._has_left = True
+
+    async def atrace(self, event: str, info: dict[str, Any]) -> None:
+        """Note an event, for an asynchronous transport."""
+        self.trace(event, info)
+
+    def hold_back(self) -> bool:
+        """Return whether the request has not left, and from here on cannot."""
+        with self._lock:
+            self._is_late = True
+            return self._is_traced and not self._has_left
+
+    def close(self) -> None:
+        """Close a connection on which nothing was sent: httpcore forgets it where a SOCKS proxy refuses."""
+        if self._stream is not None and not self._has_left:
+            _shut_down(self._stream)  # for a thread may wait on it: httpcore gives a SOCKS proxy no bound
+            self._stream.close()
+
+    async def aclose(self) -> None:
+        """Close it, of an asynchronous transport."""
+        if self._stream is not None and not self._has_left:
+            await self._stream.aclose()
+
+
 class _LibraryResponse:
     def __init__(
         self, library: Any, client: Any, response: Any, request: HTTPRequest, *, is_ours: bool
@@ -79,10 +125,8 @@ class SyncLibraryResponse(_LibraryResponse):
         """Shut the connection down, from wherever the garbage collector comes upon it."""
         self._is_over = True
         stream = self._response.extensions.get("network_stream")
-        connection = stream.get_extra_info("socket") if stream is not None else None
-        if connection is not None and self._process == os.getpid():  # a fork leaves it to its parent
-            with suppress(OSError):  # the connection has ended by itself
-                connection.shutdown(socket.SHUT_RDWR)
+        if stream is not None and self._process == os.getpid():  # a fork leaves it to its parent
+            _shut_down(stream)
         _abandoned.append(self._response)
 
 
@@ -185,15 +229,23 @@ def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
         _idle_threads.append(tasks)
 
 
-def classify(error: Exception, library: Any, client: Any) -> Failure:
+def _shut_down(stream: Any) -> None:
+    """End the connection of httpcore's network stream, which wakes the thread that reads from it."""
+    connection = stream.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):  # the connection has ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def classify(error: Exception, library: Any, client: Any, departure: Departure | None = None) -> Failure:
     """Tell from what an HTTP library raised whether the request can have reached the server."""
     if isinstance(error, Failure):
         return error
-    if isinstance(error, TimeoutError):
-        return Failure(Outcome.UNKNOWN, TOO_LATE, timed_out=True)
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    outcome = Outcome.UNKNOWN
-    if isinstance(error, library.ProxyError):
+    outcome, timed_out = Outcome.UNKNOWN, isinstance(error, library.TimeoutException)
+    if isinstance(error, TimeoutError):
+        reason, timed_out = TOO_LATE, True
+    elif isinstance(error, library.ProxyError):
         outcome = Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT
     elif isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
         untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(error))
@@ -202,7 +254,9 @@ def classify(error: Exception, library: Any, client: Any) -> Failure:
         outcome = Outcome.HOPELESS
     elif not isinstance(error, library.TransportError | OSError | MalformedReply):
         outcome = Outcome.UNKNOWN if _was_sent(error, client) else Outcome.HOPELESS
-    return Failure(outcome, reason, timed_out=isinstance(error, library.TimeoutException))
+    if outcome is Outcome.UNKNOWN and departure is not None and departure.hold_back():
+        outcome = Outcome.NOT_SENT
+    return Failure(outcome, reason, timed_out=timed_out)
 
 
 def _was_sent(error: Exception, client: Any) -> bool:

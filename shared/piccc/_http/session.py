@@ -133,7 +133,13 @@ _CAUSES = (
         re.compile("NO_CERTIFICATE_OR_CRL_FOUND|No such file or directory"),
         "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates: correct it.",
     ),
+    # A request in plain HTTP that a TLS server takes for a broken greeting.
+    (re.compile("speaks TLS"), "Begin base_url with https://."),
 )
+_MAYBE_TLS = re.compile(
+    "without a reply|without sending a response|reset by peer|aborted|forcibly closed|illegal request line"
+)
+"""What is said of a server that hung up, and what h11 says of a TLS alert: so TLS ports refuse HTTP."""
 
 
 class Retryability(Enum):
@@ -469,10 +475,12 @@ class _RetryState:
             general = f"Check the address, the network and the proxy. {WAYS_OUT}."
             hint = next((hint for words, hint in _CAUSES if words.search(reason)), general)
             return f"Nothing was sent. {hint}"
+        is_plain = self.url.startswith("http://") and _MAYBE_TLS.search(reason)
+        doubt = " If the server speaks TLS, begin base_url with https://." if is_plain else ""
         if self.call.kind is Retryability.READ:
-            return "Try again later."
+            return f"Try again later.{doubt}"
         acted = "The request was sent, so the server may have acted on it"
-        return f"{acted}." if self.config.retry_unknown else f"{acted}: it was not sent again."
+        return f"{acted}.{doubt}" if self.config.retry_unknown else f"{acted}: it was not sent again.{doubt}"
 
     def _rotates(self, error: PicccError) -> bool:
         if error.status != 401 or self.has_rotated or self.config.key.is_fixed:
