@@ -231,7 +231,7 @@ def test_an_idle_connection_is_closed_when_its_time_is_over(
 def test_a_call_closes_what_is_idle_on_other_servers_too(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moment = [1000.0]
+    moment = [time.monotonic()]
     monkeypatch.setattr(SyncBackend, "now", lambda backend: moment[0])
     monkeypatch.setattr(streams.time, "monotonic", lambda: moment[0])
     with FaultServer() as other:
