@@ -22,6 +22,7 @@ COMMANDS = [
     ("image",),
     ("video",),
     ("doctor",),
+    ("contract",),
     ("emulator",),
     ("tasks", "list"),
     ("tasks", "show"),

@@ -9,6 +9,7 @@ import typer
 from piccc._version import __version__
 from piccc.cli.chat import chat
 from piccc.cli.common import CODES, Commands
+from piccc.cli.contract import contract
 from piccc.cli.demo import demo
 from piccc.cli.doctor import doctor
 from piccc.cli.emulator import emulator
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, chat, image, video, doctor, emulator):
+for command in (demo, chat, image, video, doctor, contract, emulator):
     app.command()(command)
 app.add_typer(tasks, name="tasks")
 app.add_typer(webhooks, name="webhooks")

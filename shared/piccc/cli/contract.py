@@ -1,0 +1,72 @@
+"""`piccc contract`: try what is assumed of the API against a server."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from piccc._version import __version__
+from piccc.cli.common import AsJSON, document, option, say, write
+from piccc.config import WAYS_OUT, redact, resolve
+from piccc.errors import ConfigurationError
+
+
+def contract(
+    spend: Annotated[
+        float, typer.Option(min=0, help="What the requests may cost together; 0 sends only what is free.")
+    ] = 0.0,
+    only: Annotated[
+        list[str] | None, option("--only", "ROWS", "Only these rows, such as 'chat.*'; may be repeated.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The chat model to ask.")] = "piccc-flash",
+    chat_price: Annotated[float, typer.Option(min=0, help="Assumed price of a short chat reply.")] = 0.01,
+    image_price: Annotated[float, typer.Option(min=0, help="Assumed price of an image.")] = 0.2,
+    video_price: Annotated[float, typer.Option(min=0, help="Assumed price of a video.")] = 2.0,
+    video_seconds: Annotated[int, typer.Option(min=1, help="How long that video is.")] = 6,
+    poll: Annotated[float, typer.Option(min=0.05, help="Polling interval in seconds.")] = 2.0,
+    as_json: AsJSON = False,
+) -> None:
+    """Try what is documented of the API, and what piccc assumes, against the server; the cheapest first.
+
+    Prints a report in Markdown: for each statement whether it holds, and the bytes of those that differ. With
+    your key it costs money, at most --spend, by the prices given: the provider documents none.
+
+    \b
+    Examples:
+      piccc contract
+      piccc contract --spend 3 > report.md
+      piccc contract --spend 0.5 --only 'chat.*' --json
+    """
+    from piccc._http.backends import run_sync
+    from piccc.contract import Prices, Server, markdown, rows_named
+
+    config = resolve()
+    if config.is_placeholder:
+        raise ConfigurationError("No server is set.", hint=WAYS_OUT)
+    rows = rows_named(only or ())
+    if not rows:
+        raise typer.BadParameter(f"There is no row {', '.join(only or ())}.", param_hint="--only")
+    server = Server(
+        base_url=config.base_url,
+        key=run_sync(config.key.ask()),
+        models={
+            "chat": model,
+            "image": os.environ.get("PICCC_IMAGE_MODEL", ""),
+            "video": os.environ.get("PICCC_VIDEO_MODEL", ""),
+        },
+        spend=spend,
+        prices=Prices(chat_price, image_price, video_price),
+        video_seconds=video_seconds,
+        poll=poll,
+    )
+    findings = []
+    for number, finding in enumerate(server.find(rows), 1):
+        findings.append(finding)
+        say(f"{number}/{len(rows)} {finding.row.name}: {finding.verdict}", "dim")
+    if as_json:
+        about = {"server": redact(config.base_url), "piccc": __version__, "spent": server.spent}
+        document({**about, "rows": [finding.to_json() for finding in findings]})
+    else:
+        write(markdown(findings, config.base_url, server.spent))
