@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.services import postgres_url, redis_url  # noqa: F401  fixtures
+
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 

@@ -421,17 +421,15 @@ class _Client:
 
 
 def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
-    if place is None or place == ":memory:":
-        from piccc.media.ledgers import MemoryLedger
+    if place is None or isinstance(place, str | os.PathLike):
+        from piccc.media.ledgers import ledger_at
 
-        return MemoryLedger()
-    if not isinstance(place, str | os.PathLike):
-        if not hasattr(place, "claim"):
-            raise ConfigurationError(f"ledger is a {_kind(place)}.", hint="Give a file's path, or a Ledger.")
-        return place
-    from piccc.media.ledgers.sqlite import SQLiteLedger
-
-    return SQLiteLedger(place)
+        return ledger_at(place)
+    if not hasattr(place, "claim"):
+        raise ConfigurationError(
+            f"ledger is a {_kind(place)}.", hint="Give a file's path, a URL, or a Ledger."
+        )
+    return place
 
 
 def _rebuild(kind: type[C], config: Config, dialect: DialectName, options: Mapping[str, Any]) -> C:
@@ -456,7 +454,8 @@ class Client(_Client):
             beyond waits for one, within its timeout, and for no other server's.
         dialect: which of the two documented chat routes to speak: `openai` or `anthropic`.
         polling: how often to ask about tasks, a `Polling`.
-        ledger: where submissions are remembered: a file's path, or a `Ledger`; by default in memory.
+        ledger: where submissions are remembered: a file's path, `redis://…`, `postgresql://…`, or a `Ledger`;
+            by default `PICCC_LEDGER`, else in memory.
         spend_limit: how much may be ordered, a `SpendLimit`.
         private_outputs: whether outputs may be fetched from addresses within private networks.
         http_client: an `httpx.Client` (or httpx2's) of yours. Its connections are its own: `max_connections`

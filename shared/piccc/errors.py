@@ -25,6 +25,7 @@
     │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
     ├── SpendLimitExceeded              the spend limit that was set is used up: nothing was sent
     ├── LedgerError                 the ledger of submissions cannot be read or written
+    │   └── LedgerUnavailable           its server cannot be reached
     ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
     ├── TaskError                   a task did not give its output; `task_id` and `task` say which
     │   ├── TaskFailed
@@ -274,6 +275,10 @@ class LedgerError(PicccError, RuntimeError):
 
     Before a submission is sent this means that nothing was sent; `task_id` is set where one was accepted.
     """
+
+
+class LedgerUnavailable(LedgerError):
+    """The server that the ledger is on cannot be reached: nothing is submitted until it can."""
 
 
 class SubmissionUnknown(PicccError, RuntimeError):

@@ -1,16 +1,19 @@
-"""Both ledgers keep the same promises; the one in a file keeps them between processes and across crashes."""
+"""All ledgers keep the same promises; those in a file and on a server keep them between processes too."""
 
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import pickle
 import sqlite3
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,108 @@ import pytest
 
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator
-from piccc.errors import ConfigurationError, LedgerError
-from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
+from piccc.errors import (
+    ConfigurationError,
+    LedgerError,
+    LedgerUnavailable,
+    MissingExtraError,
+    SpendLimitExceeded,
+)
+from piccc.media.ledgers import (
+    Lease,
+    Ledger,
+    MemoryLedger,
+    Note,
+    Notes,
+    Spend,
+    SpendingLedger,
+    Submission,
+    TaskStream,
+    ledger_at,
+)
+from piccc.media.ledgers.postgres import PostgresLedger
+from piccc.media.ledgers.redis import RedisLedger
 from piccc.media.ledgers.sqlite import SQLiteLedger
 from tests.media.driven import QUICK
+from tests.services import PASSWORD
 
-SPAWN = multiprocessing.get_context("spawn")
+
+class OwnLedger:
+    """As small as a ledger of one's own can be: all that is required, and nothing that is optional."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entries: dict[str, Submission] = {}
+
+    def claim(self, entry: Submission) -> Submission | None:
+        with self.lock:
+            taken = self.entries.setdefault(entry.key, entry)
+            return None if taken is entry else taken
+
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        with self.lock:
+            known = self.entries.get(entry.key)
+            if known is None or known.task_id or known.at != since:
+                return False
+            self.entries[entry.key] = entry
+            return True
+
+    def settle(self, key: str, task_id: str) -> bool:
+        with self.lock:
+            known = self.entries.get(key)
+            if known and not known.task_id and self.key_of(task_id) is None:
+                known = self.entries[key] = replace(known, task_id=task_id, request={})
+            return known is not None and known.task_id == task_id
+
+    def release(self, key: str) -> None:
+        with self.lock:
+            if key in self.entries and not self.entries[key].task_id:
+                del self.entries[key]
+
+    def handled(self, key: str) -> None:
+        self.entries[key] = replace(self.entries[key], is_handled=True)
+
+    def get(self, key: str) -> Submission | None:
+        return self.entries.get(key)
+
+    def key_of(self, task_id: str) -> str | None:
+        return next((key for key, each in self.entries.items() if each.task_id == task_id), None)
+
+    def unsettled(self) -> list[Submission]:
+        return sorted((each for each in self.entries.values() if not each.task_id), key=lambda each: each.at)
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture
+def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return where an empty ledger is that processes share."""
+    if request.param == "file":
+        return str(tmp_path / "tasks.db")
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    clear(url)
+    return url
+
+
+SHARED = pytest.mark.parametrize("shared_place", ["file", "redis", "postgres"], indirect=True)
+
+
+def clear(url: str) -> None:
+    """Empty a store of this session's."""
+    ledger = ledger_at(url)
+    if isinstance(ledger, RedisLedger):
+        ledger.client.flushall()
+    elif isinstance(ledger, PostgresLedger):
+        with ledger.connection() as connection:
+            connection.execute("DROP SCHEMA IF EXISTS piccc CASCADE")
+
+
+@pytest.fixture(params=["memory", "own", "file", "redis", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
-    return MemoryLedger() if request.param == "memory" else SQLiteLedger(tmp_path / "tasks.db")
+    if request.param in ("redis", "postgres"):
+        url: str = request.getfixturevalue(f"{request.param}_url")
+        clear(url)
+        return ledger_at(url)
+    made = {"memory": MemoryLedger, "own": OwnLedger, "file": lambda: SQLiteLedger(tmp_path / "tasks.db")}
+    return made[request.param]()
 
 
 def entry(key: str = "k", at: float = 1.5) -> Submission:
@@ -94,49 +188,135 @@ def test_the_memory_forgets_the_oldest_settled_first(monkeypatch: pytest.MonkeyP
     assert [key for key in ("k0", "k1", "k2", "k3") if ledger.get(key)] == ["k0", "k2", "k3"]
 
 
-def test_of_four_processes_one_gets_each_key(tmp_path: Path) -> None:
-    with SPAWN.Pool(4) as pool:
-        won = pool.map(_claim_all, [str(tmp_path / "tasks.db")] * 4)
-    assert sorted(key for keys in won for key in keys) == sorted(f"k{number}" for number in range(25))
+@SHARED
+def test_of_four_users_one_gets_each_key_and_each_lost_key(shared_place: str) -> None:
+    with ThreadPoolExecutor(4) as pool:  # each with connections of its own
+        for act in (_claim_all, _reclaim_all):
+            won = list(pool.map(act, [shared_place] * 4))
+            assert sorted(key for keys in won for key in keys) == sorted(f"k{number}" for number in range(25))
 
 
-def _claim_all(path: str) -> list[str]:
-    ledger = SQLiteLedger(path)
+def _claim_all(place: str) -> list[str]:
+    ledger = ledger_at(place)
     return [f"k{number}" for number in range(25) if ledger.claim(entry(f"k{number}")) is None]
 
 
-def test_what_one_process_is_told_the_others_see_once(tmp_path: Path) -> None:
-    one, two, three = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(3))
-    assert one.notices() == two.notices() == []
-    one.notify("task_1")
-    assert [each.notices() for each in (one, two, two)] == [[], ["task_1"], []]
-    two.notify("task_2")
-    one.notify("task_3")
-    assert one.notices() == ["task_2", "task_3"]
-    assert two.notices() == ["task_3"]
-    assert three.notices() == ["task_1", "task_2", "task_3"]
+def _reclaim_all(place: str) -> list[str]:
+    ledger, keys = ledger_at(place), [f"k{number}" for number in range(25)]
+    return [key for key in keys if ledger.reclaim(entry(key, at=2.5), 1.5)]
 
 
-def test_only_the_latest_notices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.ledgers.sqlite.MOST_NOTICES", 3)
-    one, two = (SQLiteLedger(tmp_path / "tasks.db") for _ in range(2))
-    for number in range(5):
-        one.notify(f"task_{number}")
-    assert two.notices() == ["task_2", "task_3", "task_4"]
+def wanted(*ids: str) -> list[Note]:
+    return [Note("wanted", id, "1.5") for id in ids]
+
+
+@SHARED
+def test_each_process_reads_each_note_once_and_in_order(shared_place: str) -> None:
+    one, two = ledger_at(shared_place), ledger_at(shared_place)
+    assert isinstance(one, TaskStream)
+    assert isinstance(two, TaskStream)
+    start = one.notes("a", None)
+    assert start.notes == ()
+    one.post("a", [*wanted("t1", "t2"), Note("look", "t3")])
+    two.post("other", wanted("t9"))
+    two.post("a", [Note("ended", "t1", "{}")])
+    found = two.notes("a", start.cursor)
+    assert found.notes == [*wanted("t1", "t2"), Note("look", "t3"), Note("ended", "t1", "{}")]
+    assert not found.is_cut
+    assert not one.notes("a", found.cursor).notes
+    assert one.open_tasks("a") == [("t2", "1.5")]
+    assert one.open_tasks("other") == [("t9", "1.5")]
+
+
+@SHARED
+def test_a_stream_is_bounded_and_says_where_it_was_cut(
+    shared_place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("sqlite", "redis"):
+        monkeypatch.setattr(f"piccc.media.ledgers.{module}.MOST_NOTES", 100)
+        monkeypatch.setattr(f"piccc.media.ledgers.{module}.NOTES_AT_ONCE", 1000)
+    one = ledger_at(shared_place)
+    assert isinstance(one, TaskStream)
+    one.post("a", wanted("t0"))
+    start = one.notes("a", None).cursor
+    for _ in range(10):
+        one.post("a", wanted(*(f"t{number}" for number in range(100))))
+    found = one.notes("a", start)
+    assert found.is_cut
+    assert 100 <= len(found.notes) < 1000
+    assert not one.notes("a", found.cursor).is_cut
+    assert len(one.open_tasks("a")) == 100
+
+
+@SHARED
+def test_a_lease_is_one_holders_until_it_ends_or_is_given_up(shared_place: str) -> None:
+    one, two = ledger_at(shared_place), ledger_at(shared_place)
+    assert isinstance(one, Lease)
+    assert isinstance(two, Lease)
+    assert one.lease("polling", "one", 30.0)
+    assert one.lease("polling", "one", 30.0)
+    assert not two.lease("polling", "two", 30.0)
+    assert two.lease("another", "two", 30.0)
+    two.lease("polling", "two", 0.0)  # which it does not hold
+    assert not two.lease("polling", "two", 30.0)
+    one.lease("polling", "one", 0.0)
+    assert two.lease("polling", "two", 0.05)
+    give_up = time.monotonic() + 10.0
+    while not one.lease("polling", "one", 30.0):
+        assert time.monotonic() < give_up
+
+
+@SHARED
+def test_a_spend_limit_is_counted_with_the_claim_over_all_processes(shared_place: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        claimed = list(pool.map(_spend_all, [shared_place] * 4, "abcd"))
+    assert sum(claimed) == 25
+    ledger = ledger_at(shared_place)
+    assert isinstance(ledger, SpendingLedger)
+    assert ledger.spent("spring") == {"micros": 25_000_000, "tasks": 25}
+    assert len(ledger.unsettled()) == 25
+    some = ledger.unsettled()[0].key
+    assert ledger.claim_within(entry(some), SPENDS) is not None  # taken, and so not counted
+    ledger.release_within(some, SPENDS)
+    ledger.release_within(some, SPENDS)
+    assert ledger.spent("spring")["tasks"] == 24
+    assert ledger.claim_within(entry("again"), SPENDS) is None
+    with pytest.raises(SpendLimitExceeded, match="max_tasks=25"):
+        ledger.claim_within(entry("more"), SPENDS)
+    with pytest.raises(SpendLimitExceeded, match="max_cost"):
+        ledger.claim_within(
+            entry("more"), [Spend("small", "tasks", 1, None), Spend("small", "micros", 600_000, 500_000)]
+        )
+    assert ledger.get("more") is None
+    assert sum(ledger.spent("small").values()) == 0
+
+
+SPENDS = [Spend("spring", "tasks", 1, 25), Spend("spring", "micros", 1_000_000, None)]
+
+
+def _spend_all(place: str, name: str) -> int:
+    ledger, count = ledger_at(place), 0
+    assert isinstance(ledger, SpendingLedger)
+    for number in range(10):
+        with suppress(SpendLimitExceeded):
+            ledger.claim_within(entry(f"{name}{number}"), SPENDS)
+            count += 1
+    return count
 
 
 def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry())
-    assert ledger.notices() == []
+    cursor = ledger.notes("a", None).cursor
+    for _ in range(2):
+        assert ledger.notes("a", cursor).notes in ([], ())
     monkeypatch.setattr("sqlite3.connect", None)
-    assert ledger.notices() == []
-    assert SQLiteLedger(tmp_path / "none.db").notices() == []
+    assert ledger.notes("a", cursor) == Notes((), cursor)
 
 
-def test_only_the_ledger_in_a_file_is_a_noticeboard(tmp_path: Path) -> None:
-    assert isinstance(SQLiteLedger(tmp_path / "tasks.db"), Notifier)
-    assert not isinstance(MemoryLedger(), Notifier)
+def test_what_is_optional_is_missing_where_processes_share_nothing() -> None:
+    shared = (Lease, TaskStream, SpendingLedger)
+    assert not any(isinstance(ledger, shared) for ledger in (MemoryLedger(), OwnLedger()))
 
 
 def test_a_lost_submission_is_claimed_again_by_one(ledger: Ledger) -> None:
@@ -210,7 +390,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
         )
     ledger = SQLiteLedger(path)
     assert ledger.key_of("t") == "k"
-    ledger.notify("t")
+    ledger.post("a", wanted("t"))
 
 
 def test_a_file_that_was_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
@@ -223,10 +403,51 @@ def test_a_file_that_was_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
     assert SQLiteLedger(path).get("k") == entry()
 
 
-@pytest.mark.parametrize("place", ["redis://host/0", "postgresql://host/db", "file:tasks.db?mode=ro"])
+@pytest.mark.parametrize(
+    "place",
+    ["mysql://host/db", "s3://bucket/tasks.db", "file:tasks.db?mode=ro", "redis://", "postgresql://h:x/d"],
+)
 def test_an_address_of_an_unknown_kind_is_refused(place: str) -> None:
-    with pytest.raises(ConfigurationError, match="file's path"):
+    with pytest.raises(ConfigurationError, match="redis://"):
         Client(ledger=place)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{PASSWORD}@127.0.0.1:1/0",
+        f"postgresql://piccc:{PASSWORD}@127.0.0.1:1/db",
+        f"postgresql://127.0.0.1:1/db?user=piccc&password={PASSWORD}",
+    ],
+)
+def test_the_password_of_a_ledger_shows_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(ledger=url, base_url="http://127.0.0.1:1", api_key="k" * 20, max_retries=0)
+    with pytest.raises(LedgerUnavailable) as raised:
+        client.images.submit("a fox", model="piccc-image")
+    pickled = pickle.dumps(client)
+    texts = [repr(client), repr(client.ledger), str(vars(client.ledger)), repr(pickled)]
+    texts += traceback.format_exception(raised.value)
+    assert not any(PASSWORD in text for text in texts)
+    assert "***" in repr(client.ledger)
+    monkeypatch.setenv("PICCC_LEDGER", url)
+    for ledger in (pickle.loads(pickled).ledger, Client().ledger):  # noqa: S301  our own bytes
+        assert ledger._url.reveal() == url
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+def test_a_ledger_on_a_server_refuses_a_wrong_password(kind: str, request: pytest.FixtureRequest) -> None:
+    url: str = request.getfixturevalue(f"{kind}_url")
+    with pytest.raises(LedgerError, match="password") as raised:
+        ledger_at(url.replace(PASSWORD, PASSWORD[::-1])).get("k")
+    assert PASSWORD[::-1] not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("extra", ["redis", "psycopg"])
+def test_a_ledger_without_its_library_names_the_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, extra, None)
+    url = "redis://host" if extra == "redis" else "postgresql://host/db"
+    with pytest.raises(MissingExtraError, match=r"piccc\[(redis|postgres)\]"):
+        ledger_at(url).get("k")
 
 
 def test_the_ledger_in_memory_has_its_sqlite_name_too() -> None:

@@ -55,6 +55,8 @@ SURFACES = (
         frozenset({"opentelemetry-api"}),
         ("-c", "import piccc.telemetry"),
     ),
+    Surface("redis", "with_redis.py", (), frozenset({"redis"})),
+    Surface("postgres", "with_postgres.py", (), frozenset({"psycopg", "psycopg-binary"})),
     Surface("cli", "with_cli.py", ("piccc.cli",), frozenset({"typer"}), ("-m", "piccc", "demo")),
     Surface(
         "all",

@@ -105,13 +105,13 @@ Poll = Annotated[
         min=0,
     ),
 ]
-LedgerPath = Annotated[
-    Path | None,
+LedgerPlace = Annotated[
+    str | None,
     option(
         "--ledger",
-        "FILE",
-        "File that records submissions before they are sent; default: one file per server in your settings "
-        "folder.",
+        "PLACE",
+        "Where submissions are recorded before they are sent: a file, redis://… or postgresql://…; "
+        "default: one file per server in your settings folder.",
         envvar="PICCC_LEDGER",
     ),
 ]
@@ -170,19 +170,20 @@ def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
     return Client(ledger=ledger, polling=None if poll is None else Polling(min=poll, max=poll))
 
 
-def open_ledger(path: Path | None) -> Ledger:
-    """Open the ledger at a path, or the server's default one; raise ConfigurationError if that fails."""
-    from piccc.media.ledgers.sqlite import SQLiteLedger
+def open_ledger(place: str | None) -> Ledger:
+    """Open the ledger at a place, or the server's default one; raise ConfigurationError if that fails."""
+    from piccc.media.ledgers import ledger_at
 
-    path = path or ledger_of(resolve())
-    ledger = SQLiteLedger(path)
+    place = place or str(ledger_of(resolve()))
+    ledger = ledger_at(place)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if "://" not in place:
+            Path(place).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ledger.unsettled()
     except (OSError, LedgerError) as error:
         raise ConfigurationError(
-            f"The ledger of submissions at {path} cannot be used: {error}",
-            hint="Set PICCC_LEDGER to another file.",
+            f"The ledger of submissions {ledger!r} cannot be used: {error}",
+            hint="Set PICCC_LEDGER to another file or URL.",
         ) from error
     return ledger
 

@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import typer
 
 from piccc._version import __version__
-from piccc.cli.common import AsJSON, LedgerPath, document, in_shell_words, ledger_of, printable, results
+from piccc.cli.common import AsJSON, LedgerPlace, document, in_shell_words, ledger_of, printable, results
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, is_loopback, redact, resolve
 from piccc.errors import (
     APIStatusError,
@@ -50,7 +50,7 @@ class Finding:
     to_do: str = ""
 
 
-def doctor(ledger: LedgerPath = None, as_json: AsJSON = False) -> None:
+def doctor(ledger: LedgerPlace = None, as_json: AsJSON = False) -> None:
     """Look at key, server, ledger, clock, proxies and what is installed; say what to fix.
 
     It asks the server for its models and tasks, and sends each chat route an empty request, which a server
@@ -81,7 +81,7 @@ def _show(findings: list[Finding]) -> None:
             console.print(f"{'':<19}→ {printable(finding.to_do)}", soft_wrap=True)
 
 
-def _findings(ledger: Path | None) -> Iterator[Finding]:
+def _findings(ledger: str | None) -> Iterator[Finding]:
     yield Finding(
         "piccc", "ok", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
     )
@@ -97,7 +97,7 @@ def _findings(ledger: Path | None) -> Iterator[Finding]:
     yield from _looked_at("proxy", _proxy, config)
     yield from _looked_at("certificates", _certificates)
     yield from _looked_at("server", _server, config)
-    yield from _looked_at("ledger", _ledger, ledger or ledger_of(config))
+    yield from _looked_at("ledger", _ledger, ledger or str(ledger_of(config)))
 
 
 def _looked_at(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts) -> Iterator[Finding]:
@@ -294,26 +294,30 @@ def _clock(date: str | None) -> Iterator[Finding]:
         yield Finding("clock", "ok", said if abs(ahead) > DATE_RESOLUTION else "agrees with the server's")
 
 
-def _ledger(path: Path) -> Iterator[Finding]:
-    from piccc.media.ledgers.sqlite import SQLiteLedger
+def _ledger(place: str) -> Iterator[Finding]:
+    from piccc.media.ledgers import ledger_at
 
-    other = "Set PICCC_LEDGER to another file."
+    other = "Set PICCC_LEDGER to another file or URL."
+    path = None if "://" in place else Path(place)
     try:
-        lost = SQLiteLedger(path).unsettled() if path.exists() else []
+        ledger = ledger_at(place)
+        lost = ledger.unsettled() if path is None or path.exists() else []
     except (OSError, PicccError) as error:
-        yield Finding("ledger", "fix", f"{path} cannot be read: {error}", other)
+        shown = "The ledger" if path is None else str(path)
+        yield Finding("ledger", "fix", f"{shown} cannot be read: {error}", other)
         return
     try:
-        if path.exists():
+        if path is not None and path.exists():
             path.open("ab").close()
-        else:
+        elif path is not None:
             folder = next(each for each in path.absolute().parents if each.exists())
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         yield Finding("ledger", "fix", f"{path} cannot be written: {error.strerror}", other)
         return
+    shown = repr(ledger) if path is None else str(path)
     if lost:
-        said = f"submissions without an answer: {len(lost)}, in {path}"
+        said = f"submissions without an answer: {len(lost)}, in {shown}"
         yield Finding("ledger", "note", said, "They may be paid for. Look for them: piccc tasks resume")
     else:
-        yield Finding("ledger", "ok", f"no lost submission in {path}")
+        yield Finding("ledger", "ok", f"no lost submission in {shown}")

@@ -21,7 +21,7 @@ from piccc.cli.common import (
     INTERRUPTED,
     SECRET_VARIABLE,
     AsJSON,
-    LedgerPath,
+    LedgerPlace,
     Open,
     Poll,
     Prompt,
@@ -280,7 +280,7 @@ def image(
     webhook: Webhook = None,
     key: Key = None,
     prompts: From = None,
-    ledger: LedgerPath = None,
+    ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
     """Generate an image and save it; print the file's path.
@@ -330,7 +330,7 @@ def video(
     webhook: Webhook = None,
     key: Key = None,
     prompts: From = None,
-    ledger: LedgerPath = None,
+    ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
     """Generate a video and save it; print the file's path.
@@ -374,7 +374,7 @@ def _make(
     prompts: Path | None,
     no_wait: bool,
     poll: float | None,
-    ledger: Path | None,
+    ledger: str | None,
     to: Path,
     timeout: float | None,
     **options: Any,

@@ -15,7 +15,7 @@ from rich.table import Table
 from piccc.cli.common import (
     AsJSON,
     Commands,
-    LedgerPath,
+    LedgerPlace,
     Open,
     Poll,
     Seconds,
@@ -117,7 +117,7 @@ def resume(
     opens: Open = False,
     timeout: Seconds = None,
     poll: Poll = None,
-    ledger: LedgerPath = None,
+    ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
     """Continue after an interruption: find the task, wait for it, save its output.

@@ -15,7 +15,7 @@ from piccc.cli.common import (
     SECRET_VARIABLE,
     AsJSON,
     Commands,
-    LedgerPath,
+    LedgerPlace,
     Poll,
     connect,
     document,
@@ -49,7 +49,7 @@ def listen(
     host: Annotated[str, typer.Option(help="With --receive: the address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --receive: the port; 0 picks a free one.")] = 8766,
     poll: Poll = None,
-    ledger: LedgerPath = None,
+    ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
     """Print each of the account's tasks when it ends, until Ctrl-C or SIGTERM.

@@ -33,8 +33,9 @@ from piccc.errors import (
     SubmissionUnknown,
     TaskError,
 )
-from piccc.media.ledgers import Ledger, MemoryLedger, Notifier, Submission
-from piccc.media.polling import READ_SECONDS, Subscription, wake
+from piccc.media.fleet import note_of_end
+from piccc.media.ledgers import Ledger, MemoryLedger, Note, Submission, TaskStream
+from piccc.media.polling import READ_SECONDS, Subscription, shared_name, take, wake
 from piccc.media.requests import (
     CLOCK_SKEW,
     LONGEST_CLOCK_JUMP,
@@ -387,8 +388,19 @@ class Account:
     async def wake(self, task_id: str) -> None:
         """Have a task asked for next by whatever waits for it, also in processes that share the ledger."""
         wake(task_id)
-        if isinstance(self.ledger, Notifier):
-            await self.use_ledger(self.ledger.notify, task_id)
+        await self._post(Note("look", task_id))
+
+    async def take(self, task: Task) -> None:
+        """Pass a task that was read and has ended to whatever waits for it, as `wake` does."""
+        if task.status == "completed" and not task.has_output:
+            await self.wake(task.id)
+            return
+        take(task)
+        await self._post(note_of_end(task))
+
+    async def _post(self, note: Note) -> None:
+        if isinstance(self.ledger, TaskStream):
+            await self.use_ledger(self.ledger.post, shared_name(self.session.config), [note])
 
     def watch(
         self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False

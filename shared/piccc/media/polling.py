@@ -32,7 +32,8 @@ from piccc._http.backends import AsyncBackend, run_sync
 from piccc._http.session import Session, telemetry
 from piccc.config import Config
 from piccc.errors import PicccError, TaskWaitTimeout
-from piccc.media.ledgers import Ledger, Notifier
+from piccc.media.fleet import Fleet, note_of_end, note_of_wait
+from piccc.media.ledgers import Ledger, Note, TaskStream
 from piccc.media.requests import as_task
 from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
 from piccc.tasks import Page, Task
@@ -44,7 +45,10 @@ logger = logging.getLogger("piccc")
 
 READ_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-"""How often to look for notices of other processes."""
+"""How often to look for what other processes have posted."""
+AWAY_LOOK_SECONDS = 10.0
+AWAY_PACE = 10.0
+"""How much slower to poll while the ledger cannot be reached, for then every process polls."""
 LONGEST_SLEEP = 3600.0
 
 
@@ -75,11 +79,10 @@ class Subscription:
         self, account: PolledAccount, *, timeout: float | None = None, every_change: bool = False
     ) -> None:
         self.polling = account.polling
-        self.notifier = account.ledger if isinstance(account.ledger, Notifier) else None
         self._account = account
         self._io = account.session.io
         self.signal = self._io.signal()
-        self._every_change = every_change
+        self.every_change = every_change
         self.started = self._io.now()
         self.deadline = self.started + (account.polling.timeout if timeout is None else timeout)
         self._poller: Poller | None = None
@@ -153,7 +156,7 @@ class Subscription:
         changed = (before.status, before.progress) != (task.status, task.progress) or not before.raw
         if isinstance(news, Ended) and news.error is not None:
             self._errors.append(_unreadable(task, news.error))
-        elif isinstance(news, Ended) or (self._every_change and changed):
+        elif isinstance(news, Ended) or (self.every_change and changed):
             self._news.append(task)
         # After the news: `next` takes "nothing open and no news" for the end.
         if isinstance(news, Ended):
@@ -203,8 +206,9 @@ class Subscription:
 class Poller:
     """Read the tasks that the subscriptions of one account wait for.
 
-    A cross-process twin has two places to go: `_publish`, through which every reading passes, and
-    `_heed_notices`, which takes in what other processes know.
+    Where its ledger is a `TaskStream`, one poller of all processes reads for all: `_publish`, through which
+    every reading passes, posts what has ended, and `_exchange` takes in what the others have posted. Those
+    that follow read a task themselves only to show its progress, or once in some minutes to be sure.
     """
 
     def __init__(self, account: PolledAccount, io: Backend, budget: Budget) -> None:
@@ -219,8 +223,13 @@ class Poller:
         self._members: set[Subscription] = set()
         self._pollings: Counter[Polling] = Counter()
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._schedule = Schedule(account.polling, io.random, budget)
+        self._stream = account.ledger if isinstance(account.ledger, TaskStream) else None
+        self._fleet: Fleet | None = None
+        self._is_away = False
+        self._outbox: list[Note] = []
+        self._shared: set[str] = set()
         self._look_at = math.inf
+        self._schedule = Schedule(account.polling, io.random, budget)
 
     def join(self, subscription: Subscription, task: Task, now: float) -> None:
         """Wait for a task; one of which only the id is known is asked for at once."""
@@ -236,6 +245,11 @@ class Poller:
     def wake(self, task_id: str) -> None:
         """Ask for a task next; from any thread."""
         self._commands.append(lambda: self._schedule.wake(task_id))
+        self._signal.set()
+
+    def take(self, task: Task) -> None:
+        """Take a task that has ended, and was read elsewhere; from any thread."""
+        self._commands.append(partial(self._deliver, Ended(task)))
         self._signal.set()
 
     def ensure_running(self) -> None:
@@ -262,15 +276,24 @@ class Poller:
             logger.exception("Polling failed.")
             self._fail(PicccError(f"Polling failed: {type(error).__name__}: {error}"))
         finally:
+            if self._fleet is not None and self._fleet.leads:
+                with suppress(Exception):  # then the lease ends by itself
+                    await self._io.run(self._fleet.leave)
             if self._io is not self._account.session.io:
                 await self._io.close()
 
     def _rebuild(self) -> None:
-        # A run that was broken off, by a loop that shut down, say, may have left a step half done.
+        # A run that was broken off, by a loop that shut down, say, may have left a step half done. And each
+        # run takes part under a name of its own: so one that ends cannot give up the lead of the next.
         self._schedule = Schedule(self._schedule.polling, self._io.random, self._budget)
+        self._outbox, self._shared, self._is_away = [], set(), False
+        if self._stream is not None:
+            self._fleet = Fleet(self._stream, shared_name(self._account.session.config))
+            self._schedule.follow(self._io.now())
+            self._look_at = -math.inf
         for id, subscriptions in self._subscriptions.items():
             for subscription in subscriptions:
-                self._schedule.add(subscription.open.get(id, Task(id)), self._io.now(), at_once=True)
+                self._want(subscription, subscription.open.get(id, Task(id)), self._io.now(), at_once=True)
 
     def _has_ended(self) -> bool:
         with self._lock:  # `join` appends its command before it asks whether this runs
@@ -282,7 +305,7 @@ class Poller:
             self._commands.popleft()()
         now = self._io.now()
         if now >= self._look_at:
-            await self._heed_notices(now)
+            await self._exchange(now)
         step = self._schedule.next(now)
         if step is not None:
             await self._read(step)
@@ -306,20 +329,87 @@ class Poller:
                 self._publish(ended)
 
     def _publish(self, news: Task | Ended) -> None:
+        if isinstance(news, Ended) and news.task.id in self._shared:
+            # Why it cannot be read may be this process's own trouble: so who waits for it is to try.
+            self._outbox.append(Note("ended", news.task.id) if news.error else note_of_end(news.task))
+            self._look_at = -math.inf
+        self._deliver(news)
+
+    def _deliver(self, news: Task | Ended) -> None:
         if isinstance(news, Ended):
+            self._shared.discard(news.task.id)
+            self._schedule.drop(news.task.id)
             subscriptions = self._subscriptions.pop(news.task.id, set())
         else:
             subscriptions = self._subscriptions.get(news.id, set())
         for subscription in subscriptions:
             subscription.receive(news)
 
-    async def _heed_notices(self, now: float) -> None:
-        notifiers = {id(each.notifier): each.notifier for each in self._members if each.notifier}
-        self._look_at = now + LOOK_SECONDS if notifiers else math.inf
-        for notifier in notifiers.values():
-            with suppress(Exception):  # it may be a caller's own code, and no wait depends on it
-                for task_id in await self._io.run(notifier.notices):
-                    wake(task_id)
+    async def _exchange(self, now: float) -> None:
+        if self._fleet is None:
+            self._look_at = math.inf
+            return
+        notes, was_away = self._outbox, self._is_away
+        self._outbox, self._look_at = [], now + LOOK_SECONDS
+        try:
+            news = await self._io.run(self._fleet.exchange, now, notes)
+        except Exception as error:  # the store is away, or a ledger of the caller's own fails
+            self._outbox = notes + self._outbox
+            self._look_at = now + AWAY_LOOK_SECONDS
+            if not was_away:
+                logger.warning(
+                    "The ledger is away, so polling goes on alone and at a tenth of its pace: %s", error
+                )
+                self._is_away = True
+                self._set_pace()
+                self._schedule.lead(now)
+            return
+        now, self._is_away = self._io.now(), False
+        if was_away:
+            self._set_pace()
+        if news.is_new or was_away:
+            self._turn_round(now)
+        elif news.is_cut and not self._fleet.leads:
+            self._post_waits()
+        for task in news.wanted:
+            self._shared.add(task.id)
+            self._schedule.add(task, now)
+        for task in news.ended:
+            self._deliver(Ended(task))
+        for id in news.look:
+            if id in self._subscriptions:
+                self._schedule.wake(id)
+        if self._outbox:
+            self._look_at = -math.inf
+
+    def _turn_round(self, now: float) -> None:
+        """Begin to poll for all, or to follow."""
+        for id in self._shared - self._subscriptions.keys():
+            self._schedule.drop(id)
+        self._shared = set()
+        if self._fleet is not None and self._fleet.leads:
+            self._schedule.lead(now)
+        else:
+            self._schedule.follow(now)
+            self._post_waits()
+
+    def _post_waits(self) -> None:
+        for id, subscriptions in self._subscriptions.items():
+            task = next((each.open[id] for each in subscriptions if id in each.open), Task(id))
+            self._shared.add(id)
+            self._outbox.append(note_of_wait(task))
+
+    def _want(self, subscription: Subscription, task: Task, now: float, *, at_once: bool) -> None:
+        self._schedule.add(task, now, at_once=at_once, is_alone=subscription.every_change)
+        follows = self._fleet is not None and not self._fleet.leads
+        if follows and not self._is_away and task.id not in self._shared:
+            self._shared.add(task.id)
+            self._outbox.append(note_of_wait(task))
+
+    def _set_pace(self) -> None:
+        if self._pollings:
+            polling = joint(self._pollings)
+            self._schedule.polling = polling.slowed(AWAY_PACE) if self._is_away else polling
 
     def _fail(self, error: PicccError) -> None:
         while self._commands:
@@ -333,25 +423,23 @@ class Poller:
         if subscription not in self._members:
             self._members.add(subscription)
             self._pollings[subscription.polling] += 1
-            self._schedule.polling = joint(self._pollings)
-            if subscription.notifier is not None:
-                self._look_at = min(self._look_at, now)
+            self._set_pace()
         self._subscriptions.setdefault(task.id, set()).add(subscription)
-        self._schedule.add(task, now, at_once=not task.raw)
+        self._want(subscription, task, now, at_once=not task.raw)
 
     def _leave(self, subscription: Subscription) -> None:
         if subscription in self._members:
             self._members.discard(subscription)
             self._pollings[subscription.polling] -= 1
             self._pollings = +self._pollings
-        if self._pollings:
-            self._schedule.polling = joint(self._pollings)
+        self._set_pace()
         for id in list(subscription.open):
             waiting = self._subscriptions.get(id, set())
             waiting.discard(subscription)
             if not waiting:
                 self._subscriptions.pop(id, None)
-                self._schedule.drop(id)
+                if id not in self._shared:
+                    self._schedule.drop(id)
 
 
 def joint(pollings: Iterable[Polling]) -> Polling:
@@ -391,6 +479,8 @@ def poller_for(account: PolledAccount) -> Poller:
     """Return the poller of an account; raise where there is no key."""
     name = _name(account.session.config)
     place, io = _place(account)
+    if isinstance(account.ledger, TaskStream):
+        place = (place, repr(account.ledger))
     with _lock:
         poller = _pollers.get((name, place))
         if poller is None:
@@ -409,6 +499,14 @@ def wake(task_id: str) -> None:
         poller.wake(task_id)
 
 
+def take(task: Task) -> None:
+    """Pass a task that has ended to whatever waits for it in this process; from any thread."""
+    with _lock:
+        pollers = list(_pollers.values())
+    for poller in pollers:
+        poller.take(task)
+
+
 def _place(account: PolledAccount) -> tuple[Hashable, Backend]:
     """Return where an account's poller lives, and the backend that it uses there."""
     io, client = account.session.io, account.session.io.client
@@ -423,6 +521,11 @@ def _name(config: Config) -> Hashable:
     if config.key.is_fixed:
         key = hashlib.sha256(run_sync(config.key.ask()).encode()).digest()
     return config.base_url, key, config.basic, tuple(sorted(config.headers.items()))
+
+
+def shared_name(config: Config) -> str:
+    """Return what an account is called where processes share a ledger; the key cannot be read from it."""
+    return hashlib.sha256(repr(_name(config)).encode()).hexdigest()[:32]
 
 
 def _after_fork() -> None:

@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from piccc.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PicccError
@@ -63,6 +63,11 @@ class Polling:
             raise ConfigurationError(
                 f"{self!r} makes no sense.", hint="min is at most max, and the others are above 0."
             )
+
+    def slowed(self, factor: float) -> Polling:
+        """Return one that asks so many times more seldom."""
+        rate = self.requests_per_second / factor
+        return replace(self, min=self.min * factor, max=self.max * factor, requests_per_second=rate)
 
 
 class Pages:
@@ -198,18 +203,40 @@ class Schedule:
         self._listless_until = -math.inf
         self._list_failures = 0
         self._uses_list = False
+        self._follows = False
         self._warned: set[str] = set()
 
-    def add(self, task: Task, now: float, *, at_once: bool = False) -> None:
-        """Wait for a task; `at_once` asks without a first pause."""
+    def add(self, task: Task, now: float, *, at_once: bool = False, is_alone: bool = False) -> None:
+        """Wait for a task; `at_once` asks without a first pause, `is_alone` also where others poll."""
         if task.id in self._watches:
             return
         watch = self._watches[task.id] = Watch(task, now)
+        watch.is_alone = is_alone and self._follows
+        if self._follows:
+            if at_once or is_alone:
+                self._schedule(watch, now if at_once else now + self._pause())
+            else:
+                self._cover(watch, now)
+            return
         if self._uses_list:
             self._cover(watch, now)
         else:
             self._schedule(watch, now if at_once else now + self._pause())
         self._scan_at = min(self._scan_at, now if at_once else now + self.polling.min)
+
+    def follow(self, now: float) -> None:
+        """Leave it to others to poll, but for what is asked for alone."""
+        self._follows, self._uses_list, self._scan, self._scan_at = True, False, None, math.inf
+        for watch in self._watches.values():
+            if not watch.is_alone:
+                self._cover(watch, now)
+
+    def lead(self, now: float) -> None:
+        """Poll, the first time at once."""
+        self._follows, self._scan_at = False, now
+        for watch in self._watches.values():
+            if watch.is_covered:
+                self._schedule(watch, now + self._random() * self.polling.min)
 
     def drop(self, id: str) -> None:
         """Wait for a task no longer."""
@@ -248,7 +275,7 @@ class Schedule:
         watch.is_reread = task.status == "completed"
         watch.is_alone = watch.is_alone or watch.absences > 1
         self._warn(task)
-        if watch.is_alone or watch.is_reread or not self._uses_list:
+        if watch.is_alone or watch.is_reread or not (self._uses_list or self._follows):
             self._schedule(watch, now + max(self._pause(), retry_after or 0.0))
         else:
             self._cover(watch, now)

@@ -1,13 +1,24 @@
-"""Ledgers record each submission before it is sent, so that no crash pays twice."""
+"""Ledgers record each submission before it is sent, so that no crash pays twice.
+
+A `Ledger` is all that needs to be written for a store of one's own. What else processes may share through it
+(`Lease`, `TaskStream`, `SpendingLedger`) is optional: where it is missing, each process goes by itself.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from piccc.errors import ConfigurationError, SpendLimitExceeded
+
+LEDGER_VARIABLE = "PICCC_LEDGER"
+HIDDEN = "***"
+"""What stands for a password in an address; brackets, as elsewhere, are those of an IPv6 host."""
 
 MOST_REMEMBERED = 100_000
 
@@ -77,20 +88,177 @@ class Ledger(Protocol):
         ...
 
 
-@runtime_checkable
-class Notifier(Protocol):
-    """A ledger by which processes notify one another that a task is said to have ended.
+class Note(NamedTuple):
+    """What one process lets the others know about a task.
 
-    It only shortens waits, so neither losing nor repeating a notice does harm.
+    Attributes:
+        kind: `wanted`: somebody waits for it; `ended`: it was read and has ended; `look`: it is said to have
+            ended, or cannot be read: who waits for it is to read it.
+        task_id: the task.
+        text: of a task that is wanted, when it was made, a Unix time, or ""; of one that ended, the task as
+            JSON.
     """
 
-    def notify(self, task_id: str) -> None:
-        """Notify the other processes of a task."""
+    kind: Literal["wanted", "ended", "look"]
+    task_id: str
+    text: str = ""
+
+
+class Notes(NamedTuple):
+    """Part of a stream: its notes, the cursor behind them, and whether some before them are gone."""
+
+    notes: Sequence[Note]
+    cursor: str
+    is_cut: bool = False
+
+
+@runtime_checkable
+class Lease(Protocol):
+    """A ledger by which one process at a time gets to do something."""
+
+    def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
         ...
 
-    def notices(self) -> list[str]:
-        """Return the tasks of which others gave notice since the last call; it is called every second."""
+
+@runtime_checkable
+class TaskStream(Lease, Protocol):
+    """A ledger by which the processes of an account read each task's end once between them.
+
+    The one that holds the account's lease reads what any of them waits for, and posts what has ended.
+    """
+
+    def post(self, account: str, notes: Sequence[Note]) -> None:
+        """Append to the account's stream, which may forget all but the latest 10,000 notes.
+
+        What is `wanted` is open until it has `ended`.
+        """
         ...
+
+    def notes(self, account: str, cursor: str | None) -> Notes:
+        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        ...
+
+    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+        """Return the id and the text of each task that is wanted and has not ended."""
+        ...
+
+
+class Spend(NamedTuple):
+    """What a submission counts for against a spend limit, in whole units, and how many there may be.
+
+    Attributes:
+        limit: the name of the limit.
+        unit: `tasks`, `video_ms` or `micros` of money.
+        amount: how many it counts for.
+        most: the bound, or None.
+    """
+
+    limit: str
+    unit: str
+    amount: int
+    most: int | None
+
+
+@runtime_checkable
+class SpendingLedger(Protocol):
+    """A ledger that counts what was spent in the same act as it writes the submission down."""
+
+    def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
+        """Claim, and count; for a key that is taken count nothing.
+
+        Raise `exceeded(spend)` for the first that is too much, and then neither claim nor count.
+        """
+        ...
+
+    def release_within(self, key: str, spends: Sequence[Spend]) -> None:
+        """Release, and if there was something to release take back what it counted for."""
+        ...
+
+    def spent(self, limit: str) -> dict[str, int]:
+        """Return how much of each unit has been counted against a limit."""
+        ...
+
+
+def exceeded(spend: Spend) -> SpendLimitExceeded:
+    """Return the error of a limit that is used up."""
+    scale, name = {"video_ms": (1000, "max_video_seconds"), "micros": (1_000_000, "max_cost")}.get(
+        spend.unit, (1, "max_tasks")
+    )
+    return SpendLimitExceeded(
+        f"The spend limit is used up: {name}={(spend.most or 0) / scale:g}.",
+        hint="Nothing was sent. Raise the spend limit if more is meant to be spent.",
+    )
+
+
+class StoreURL:
+    """The address of a store, whose password shows nowhere.
+
+    Written as text it has no password. An address without one takes that of `PICCC_LEDGER`, if it is the same
+    but for it. Raise ConfigurationError where there is no host.
+    """
+
+    def __init__(self, url: str) -> None:
+        given, known = _split(url), _split(os.environ.get(LEDGER_VARIABLE, ""))
+        if given is None:
+            raise ConfigurationError(
+                "The ledger's address cannot be read.",
+                hint="Give it as redis://host:6379/0 or postgresql://user:password@host/database.",
+            )
+        self._shown, self.secrets = given
+        if HIDDEN in url and known is not None and known[0] == self._shown:
+            url, self.secrets = os.environ[LEDGER_VARIABLE], known[1]
+        # In no attribute, where a debugger or a log of `vars` would show it.
+        self.reveal: Callable[[], str] = lambda: url
+
+    def __str__(self) -> str:
+        return self._shown
+
+
+def _split(url: str) -> tuple[str, list[str]] | None:
+    """Return an address without what is secret in it, and that; None where it is no address."""
+    try:
+        parts = urlsplit(url.strip())
+        if not parts.scheme or not (parts.hostname or parts.path.strip("/") or parts.query):
+            return None
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        parts.port  # noqa: B018  it raises where it is no number
+    except ValueError:
+        return None
+    is_secret = [(name, value, "password" in name.lower()) for name, value in pairs]
+    secrets = [value for _, value, secret in is_secret if secret]
+    host = parts.netloc.rpartition("@")[2]
+    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+    if colon:
+        secrets += [password, unquote(password)]
+        host = f"{user}:{HIDDEN}@{host}"
+    elif user:
+        host = f"{user}@{host}"
+    query = urlencode([(name, HIDDEN if secret else value) for name, value, secret in is_secret], safe=HIDDEN)
+    shown = urlunsplit((parts.scheme, host, parts.path, query, ""))
+    return shown, sorted({each for each in secrets if each}, key=len, reverse=True)
+
+
+def ledger_at(place: str | os.PathLike[str] | None) -> Ledger:
+    """Return the ledger at a file's path or a URL; for None the one at `PICCC_LEDGER`, else one in memory.
+
+    Raise ConfigurationError for a URL of an unknown kind.
+    """
+    place = place or os.environ.get(LEDGER_VARIABLE) or ":memory:"
+    scheme = place.partition("://")[0].lower() if isinstance(place, str) and "://" in place else ""
+    if place == ":memory:":
+        return MemoryLedger()
+    if scheme in ("redis", "rediss"):
+        from piccc.media.ledgers.redis import RedisLedger
+
+        return RedisLedger(str(place))
+    if scheme in ("postgresql", "postgres"):
+        from piccc.media.ledgers.postgres import PostgresLedger
+
+        return PostgresLedger(str(place))
+    from piccc.media.ledgers.sqlite import SQLiteLedger
+
+    return SQLiteLedger(place)
 
 
 _lock = threading.Lock()

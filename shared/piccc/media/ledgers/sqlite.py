@@ -8,34 +8,252 @@ import sqlite3
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from piccc.errors import ConfigurationError, LedgerError
-from piccc.media.ledgers import Submission
+from piccc.media.ledgers import Note, Notes, Spend, Submission, exceeded
 
 T = TypeVar("T")
 
 LOCK_SECONDS = 30.0
 LOOK_SECONDS = 0.01
-MOST_NOTICES = 1000
-SCHEMA_VERSION = 1
+MOST_NOTES = 10_000
+NOTES_AT_ONCE = 1000
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS submissions (
     key TEXT PRIMARY KEY, type TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL,
     task_id TEXT UNIQUE, is_handled INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS notices (number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS unsettled ON submissions (at) WHERE task_id IS NULL;
+DROP TABLE IF EXISTS notices;
+CREATE TABLE IF NOT EXISTS notes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
+    kind TEXT NOT NULL, task_id TEXT NOT NULL, text TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS open_tasks (
+    account TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (account, task_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leases (
+    name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (
+    name TEXT, unit TEXT, amount INTEGER NOT NULL, PRIMARY KEY (name, unit)
+) WITHOUT ROWID;
 """
 _COLUMNS = "key, type, digest, request, at, task_id, is_handled"
 
 
-class SQLiteLedger:
+class Rows(Protocol):
+    """What a statement gives back."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it wrote."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """Return the rows."""
+        ...
+
+
+class Database(Protocol):
+    """A connection, as the statements of an `SQLLedger` need it."""
+
+    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
+        """Run a statement with `?` for each value."""
+        ...
+
+
+class SQLLedger(ABC):
+    """The statements that SQLite and Postgres share, over tables of the schema `main`."""
+
+    @abstractmethod
+    def _write(self, act: Callable[[Database], T], *, is_durable: bool = False, is_atomic: bool = False) -> T:
+        """Run an act that writes; `is_atomic` where it is several statements that must stand together."""
+
+    @abstractmethod
+    def _read(self, act: Callable[[Database], T]) -> T:
+        """Run an act that reads."""
+
+    def claim(self, entry: Submission) -> Submission | None:
+        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        return self._write(lambda database: _claim(database, entry), is_durable=True)
+
+    def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
+        """Claim and count; raise SpendLimitExceeded, doing neither, where it is too much."""
+        # In the same order everywhere, so that no two claims wait for each other's rows.
+        ordered = sorted(spends, key=lambda each: each[:2])
+
+        def act(database: Database) -> Submission | Spend | None:
+            if taken := _first(database, "key", entry.key):
+                return taken
+            if broken := next((each for each in ordered if not _has_room(database, each)), None):
+                return broken
+            if taken := _claim(database, entry):
+                return taken
+            for each in ordered:
+                _count(database, each, each.amount)
+            return None
+
+        result = self._write(act, is_durable=True, is_atomic=True)
+        if isinstance(result, Spend):
+            raise exceeded(result)
+        return result
+
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        statement = (
+            "UPDATE main.submissions SET at = ?, digest = ?, request = ? "
+            "WHERE key = ? AND at = ? AND task_id IS NULL"
+        )
+        row = (entry.at, entry.digest, _json(entry), entry.key, since)
+        return self._write(lambda database: database.execute(statement, row).rowcount == 1, is_durable=True)
+
+    def settle(self, key: str, task_id: str) -> bool:
+        """Note which task a submission became; return False where the key or the task is taken."""
+        statement = (
+            "UPDATE main.submissions SET task_id = ?, request = '{}' WHERE key = ? AND task_id IS NULL "
+            "AND NOT EXISTS (SELECT 1 FROM main.submissions WHERE task_id = ?)"
+        )
+
+        def act(database: Database) -> bool:
+            if database.execute(statement, (task_id, key, task_id)).rowcount:
+                return True
+            entry = _first(database, "key", key)
+            return entry is not None and entry.task_id == task_id
+
+        return self._write(act)
+
+    def release(self, key: str) -> None:
+        """Forget a submission that never became a task."""
+        self.release_within(key, ())
+
+    def release_within(self, key: str, spends: Sequence[Spend]) -> None:
+        """Forget a submission that never became a task, and take back what it counted for."""
+        statement = "DELETE FROM main.submissions WHERE key = ? AND task_id IS NULL"
+
+        def act(database: Database) -> None:
+            if database.execute(statement, (key,)).rowcount:
+                for each in sorted(spends, key=lambda each: each[:2]):
+                    _count(database, each, -each.amount)
+
+        self._write(act, is_atomic=bool(spends))
+
+    def spent(self, limit: str) -> dict[str, int]:
+        """Return how much of each unit has been counted against a limit."""
+        select = "SELECT unit, amount FROM main.spent WHERE name = ?"
+        return dict(self._read(lambda database: database.execute(select, (limit,)).fetchall()))
+
+    def handled(self, key: str) -> None:
+        """Note that a batch has handed over the result of a submission."""
+        statement = "UPDATE main.submissions SET is_handled = 1 WHERE key = ?"
+        self._write(lambda database: database.execute(statement, (key,)))
+
+    def get(self, key: str) -> Submission | None:
+        """Return the entry of a key."""
+        return self._read(lambda database: _first(database, "key", key))
+
+    def key_of(self, task_id: str) -> str | None:
+        """Return the key of the submission that became this task."""
+        entry = self._read(lambda database: _first(database, "task_id", task_id))
+        return entry.key if entry else None
+
+    def unsettled(self) -> list[Submission]:
+        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        return self._read(lambda database: _entries(database, "task_id IS NULL ORDER BY at"))
+
+    def prune(self, older_than: float) -> int:
+        """Forget submissions that became a task more than so many seconds ago; return how many.
+
+        Their keys may then be used for new submissions, and a run that has some goes on by submitting them
+        again. Submissions of which nobody knows what became of them are kept.
+        """
+        statement = "DELETE FROM main.submissions WHERE task_id IS NOT NULL AND at < ?"
+        moment = time.time() - older_than
+        return self._write(lambda database: database.execute(statement, (moment,)).rowcount)
+
+    def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
+        statement = (
+            f"INSERT INTO main.leases (name, holder, until) VALUES (?, ?, {self._now} + ?) "  # noqa: S608  ours
+            "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until "
+            f"WHERE leases.holder = excluded.holder OR leases.until <= {self._now}"
+        )
+        give_up, old = (
+            "DELETE FROM main.leases WHERE name = ? AND holder = ?",
+            "DELETE FROM main.leases WHERE until < ",
+        )
+
+        def act(database: Database) -> bool:
+            if not seconds:
+                database.execute(give_up, (name, holder))
+                database.execute(f"{old}{self._now} - 3600", ())
+                return False
+            return database.execute(statement, (name, holder, seconds)).rowcount == 1
+
+        return self._write(act)
+
+    _now = "(julianday('now') - 2440587.5) * 86400.0"
+    """The store's own time as a Unix time: the clocks of its clients may differ."""
+
+    def post(self, account: str, notes: Sequence[Note]) -> None:
+        """Append to the account's stream, of which the latest 10,000 notes are kept."""
+        wanted = (
+            "INSERT INTO main.open_tasks (account, task_id, text) VALUES (?, ?, ?) "
+            "ON CONFLICT (account, task_id) DO UPDATE SET text = excluded.text"
+        )
+        ended = "DELETE FROM main.open_tasks WHERE account = ? AND task_id = ?"
+        append = "INSERT INTO main.notes (account, kind, task_id, text) VALUES (?, ?, ?, ?)"
+        trim = "DELETE FROM main.notes WHERE number <= (SELECT MAX(number) FROM main.notes) - ?"
+
+        def act(database: Database) -> None:
+            self._lock_stream(database)
+            for kind, task_id, text in notes:
+                if kind == "wanted":
+                    database.execute(wanted, (account, task_id, text))
+                elif kind == "ended":
+                    database.execute(ended, (account, task_id))
+                database.execute(append, (account, kind, task_id, text))
+            database.execute(trim, (MOST_NOTES,))
+
+        self._write(act, is_atomic=True)
+
+    def _lock_stream(self, database: Database) -> None:  # noqa: B027  in SQLite writers take turns anyhow
+        """Have notes become visible in the order of their numbers, which a cursor relies on."""
+
+    def notes(self, account: str, cursor: str | None) -> Notes:
+        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        select = (
+            "SELECT number, kind, task_id, text FROM main.notes WHERE account = ? AND number > ? "
+            "ORDER BY number LIMIT ?"
+        )
+        bounds = "SELECT MIN(number), MAX(number) FROM main.notes"
+
+        def act(database: Database) -> Notes:
+            oldest, latest = database.execute(bounds).fetchall()[0]
+            if cursor is None:
+                return Notes((), str(latest or 0))
+            rows = database.execute(select, (account, int(cursor), NOTES_AT_ONCE)).fetchall()
+            last = rows[-1][0] if rows else cursor
+            return Notes([Note(*row[1:]) for row in rows], str(last), (oldest or 0) > int(cursor) + 1)
+
+        return self._read(act)
+
+    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+        """Return the id and the text of each task that is wanted and has not ended."""
+        select = "SELECT task_id, text FROM main.open_tasks WHERE account = ?"
+        rows = self._read(lambda database: database.execute(select, (account,)).fetchall())
+        return [(task_id, text) for task_id, text in rows]
+
+
+class SQLiteLedger(SQLLedger):
     """Remember in an SQLite file, which any number of threads and processes of one machine may share.
 
     The file is made readable by its owner alone, for it holds prompts: that of each submission until it has
@@ -58,103 +276,22 @@ class SQLiteLedger:
         if "://" in os.fspath(path) or os.fspath(path).startswith((":memory:", "file:")):
             raise ConfigurationError(
                 f"A ledger cannot be at {os.fspath(path).partition('://')[0]!r}.",
-                hint="Give a file's path; leave ledger out to remember in memory.",
+                hint="Give a file's path, redis://… or postgresql://…, or leave ledger out.",
             )
         self.path = Path(path)
-        self._last_notice = 0
-        self._state: object = None
+        self._unchanged: dict[str, tuple[str | None, object]] = {}
         self._file: _File | None = None
         self._lock = threading.Lock()
 
-    def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None."""
-        row = (entry.key, entry.type, entry.digest, _json(entry), entry.at, entry.task_id, entry.is_handled)
-        statement = (
-            f"INSERT INTO submissions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"  # noqa: S608  names of ours
-        )
-
-        def act(database: sqlite3.Connection) -> Submission | None:
-            return None if database.execute(statement, row).rowcount else _first(database, "key", entry.key)
-
-        return self._write(act, is_durable=True)
-
-    def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim again a key written down at `since` that never became a task; return False if it changed."""
-        statement = (
-            "UPDATE submissions SET at = ?, digest = ?, request = ? "
-            "WHERE key = ? AND at = ? AND task_id IS NULL"
-        )
-        row = (entry.at, entry.digest, _json(entry), entry.key, since)
-        return self._write(lambda database: database.execute(statement, row).rowcount == 1, is_durable=True)
-
-    def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
-        statement = (
-            "UPDATE OR IGNORE submissions SET task_id = ?, request = '{}' WHERE key = ? AND task_id IS NULL"
-        )
-
-        def act(database: sqlite3.Connection) -> bool:
-            database.execute(statement, (task_id, key))
-            entry = _first(database, "key", key)
-            return entry is not None and entry.task_id == task_id
-
-        return self._write(act)
-
-    def release(self, key: str) -> None:
-        """Forget a submission that never became a task."""
-        self._execute("DELETE FROM submissions WHERE key = ? AND task_id IS NULL", key)
-
-    def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission."""
-        self._execute("UPDATE submissions SET is_handled = 1 WHERE key = ?", key)
-
-    def get(self, key: str) -> Submission | None:
-        """Return the entry of a key."""
-        return self._read(lambda database: _first(database, "key", key))
-
-    def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became this task."""
-        entry = self._read(lambda database: _first(database, "task_id", task_id))
-        return entry.key if entry else None
-
-    def unsettled(self) -> list[Submission]:
-        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
-        return self._read(lambda database: list(_entries(database, "task_id IS NULL ORDER BY at")))
-
-    def prune(self, older_than: float) -> int:
-        """Forget submissions that became a task more than so many seconds ago; return how many.
-
-        Their keys may then be used for new submissions, and a run that has some goes on by submitting them
-        again. Submissions of which nobody knows what became of them are kept.
-        """
-        statement = "DELETE FROM submissions WHERE task_id IS NOT NULL AND at < ?"
-        moment = time.time() - older_than
-        return self._write(lambda database: database.execute(statement, (moment,)).rowcount)
-
-    def notify(self, task_id: str) -> None:
-        """Notify the other processes that a task is said to have ended."""
-
-        def act(database: sqlite3.Connection) -> int:
-            number = database.execute("INSERT INTO notices (task_id) VALUES (?)", (task_id,)).lastrowid or 0
-            database.execute("DELETE FROM notices WHERE number <= ?", (number - MOST_NOTICES,))
-            return number
-
-        number = self._write(act)
-        if self._last_notice == number - 1:
-            self._last_notice = number
-
-    def notices(self) -> list[str]:
-        """Return the tasks of which others gave notice since the last call."""
+    def notes(self, account: str, cursor: str | None) -> Notes:
+        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
         state = self._state_of_file()
-        if state == self._state:
-            return []
-        select = "SELECT number, task_id FROM notices WHERE number > ? ORDER BY number"
-        last = self._last_notice
-        notices = self._read(lambda database: database.execute(select, (last,)).fetchall())
-        self._last_notice = max([last, *(number for number, _ in notices)])
+        if cursor is not None and self._unchanged.get(account) == (cursor, state):
+            return Notes((), cursor)
+        found = super().notes(account, cursor)
         # Two writes may lie within one tick of the file system's clock: so look again after a find.
-        self._state = None if notices else state
-        return [task_id for _, task_id in notices]
+        self._unchanged[account] = (None if found.notes else found.cursor, state)
+        return found
 
     def _state_of_file(self) -> object:
         """Return what changes when somebody writes, which costs less than to look into the file."""
@@ -165,14 +302,11 @@ class SQLiteLedger:
                 states.append((path, found.st_mtime_ns, found.st_size))
         return states or None
 
-    def _execute(self, statement: str, key: str) -> None:
-        self._write(lambda database: database.execute(statement, (key,)))
-
-    def _write(self, act: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
+    def _write(self, act: Callable[[Database], T], *, is_durable: bool = False, is_atomic: bool = False) -> T:
         with self._errors():
             return self._opened().write(act, is_durable=is_durable)
 
-    def _read(self, act: Callable[[sqlite3.Connection], T]) -> T:
+    def _read(self, act: Callable[[Database], T]) -> T:
         with self._errors():
             return self._opened().read(act)
 
@@ -209,7 +343,7 @@ class SQLiteLedger:
 class _Act(Generic[T]):
     """What one thread wants written, and what came of it."""
 
-    def __init__(self, act: Callable[[sqlite3.Connection], T], *, is_durable: bool) -> None:
+    def __init__(self, act: Callable[[Database], T], *, is_durable: bool) -> None:
         self.is_durable = is_durable
         self.is_done = False
         self._act = act
@@ -261,12 +395,12 @@ class _File:
             return False
         return self._identity == (found.st_dev, found.st_ino)
 
-    def read(self, act: Callable[[sqlite3.Connection], T]) -> T:
+    def read(self, act: Callable[[Database], T]) -> T:
         """Look something up."""
         with self._lock:
             return act(self._database)
 
-    def write(self, act: Callable[[sqlite3.Connection], T], *, is_durable: bool) -> T:
+    def write(self, act: Callable[[Database], T], *, is_durable: bool) -> T:
         """Write something, perhaps with what other threads want written."""
         mine = _Act(act, is_durable=is_durable)
         self._acts.append(mine)
@@ -330,7 +464,7 @@ def _migrate(database: sqlite3.Connection) -> None:
         return
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError("it was written by a newer version of piccc")
-    # Version 0 had the same columns, no index, and at first no notices.
+    # Version 0 had the same columns and no index; 0 and 1 had notices, which only shortened waits.
     database.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
 
@@ -338,11 +472,39 @@ def _json(entry: Submission) -> str:
     return json.dumps(entry.request)
 
 
-def _first(database: sqlite3.Connection, column: str, value: str) -> Submission | None:
-    return next(_entries(database, f"{column} = ?", value), None)
+def _claim(database: Database, entry: Submission) -> Submission | None:
+    statement = (
+        f"INSERT INTO main.submissions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"  # noqa: S608  ours
+    )
+    row = (entry.key, entry.type, entry.digest, _json(entry), entry.at, entry.task_id, int(entry.is_handled))
+    return None if database.execute(statement, row).rowcount else _first(database, "key", entry.key)
 
 
-def _entries(database: sqlite3.Connection, condition: str, *values: object) -> Iterator[Submission]:
-    statement = f"SELECT {_COLUMNS} FROM submissions WHERE {condition}"  # noqa: S608  conditions of ours
-    for key, type, digest, request, at, task_id, is_handled in database.execute(statement, values):
-        yield Submission(key, type, digest, json.loads(request), at, task_id, bool(is_handled))
+def _has_room(database: Database, spend: Spend) -> bool:
+    # By way of a row that is locked from here to the end: so two claims cannot both see the last of the room.
+    _count(database, spend, 0)
+    select = "SELECT amount FROM main.spent WHERE name = ? AND unit = ?"
+    spent: int = database.execute(select, (spend.limit, spend.unit)).fetchall()[0][0]
+    return spend.most is None or spent + spend.amount <= spend.most
+
+
+def _count(database: Database, spend: Spend, amount: int) -> None:
+    statement = (
+        "INSERT INTO main.spent (name, unit, amount) VALUES (?, ?, ?) "
+        "ON CONFLICT (name, unit) DO UPDATE SET amount = spent.amount + excluded.amount"
+    )
+    database.execute(statement, (spend.limit, spend.unit, amount))
+
+
+def _first(database: Database, column: str, value: str) -> Submission | None:
+    return next(iter(_entries(database, f"{column} = ?", value)), None)
+
+
+def _entries(database: Database, condition: str, *values: object) -> list[Submission]:
+    statement = f"SELECT {_COLUMNS} FROM main.submissions WHERE {condition}"  # noqa: S608  conditions of ours
+    return [
+        Submission(key, type, digest, json.loads(request), at, task_id, bool(is_handled))
+        for key, type, digest, request, at, task_id, is_handled in database.execute(
+            statement, values
+        ).fetchall()
+    ]

@@ -1,0 +1,270 @@
+"""The ledger in Redis, for all processes that reach it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from piccc.config import redact_causes
+from piccc.errors import LedgerError, LedgerUnavailable, MissingExtraError
+from piccc.media.ledgers import Note, Notes, Spend, StoreURL, Submission, exceeded
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+KEEP_SECONDS = 90 * 86_400
+"""For how long a submission that became a task is remembered."""
+MOST_NOTES = 10_000
+NOTES_AT_ONCE = 1000
+SOCKET_SECONDS = 5.0
+IDLE_SECONDS = 5
+"""After how long a connection that was idle is tried before it is used."""
+
+# The braces keep all keys in one slot of a cluster, as scripts of several keys need it.
+# https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+_KEY, _TASK, _LOST = "{piccc}:submission:", "{piccc}:task:", "{piccc}:unsettled"
+_STREAM, _OPEN, _LEASE, _SPENT = "{piccc}:notes:", "{piccc}:open:", "{piccc}:lease:", "{piccc}:spent:"
+
+_CLAIM = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGETALL', KEYS[1]) end
+for i = 3, #KEYS do
+    local at = 2 + (i - 2) * 3
+    local unit, amount, most = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local spent = tonumber(redis.call('HGET', KEYS[i], unit) or '0')
+    if most >= 0 and spent + amount > most then return i - 3 end
+end
+for i = 3, #KEYS do
+    local at = 2 + (i - 2) * 3
+    redis.call('HINCRBY', KEYS[i], ARGV[at], ARGV[at + 1])
+end
+redis.call('HSET', KEYS[1], 'entry', ARGV[1], 'at', ARGV[2], 'request', ARGV[3])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[4])
+return -1
+"""
+_RECLAIM = """
+local at = redis.call('HGET', KEYS[1], 'at')
+if at ~= ARGV[5] or redis.call('HEXISTS', KEYS[1], 'task') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'entry', ARGV[1], 'at', ARGV[2], 'request', ARGV[3])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[4])
+return 1
+"""
+_SETTLE = """
+local task = redis.call('HGET', KEYS[1], 'task')
+if task then return task == ARGV[1] and 1 or 0 end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if not redis.call('SET', KEYS[2], ARGV[2], 'NX', 'EX', ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], 'task', ARGV[1], 'request', '{}')
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('ZREM', KEYS[3], ARGV[2])
+return 1
+"""
+_RELEASE = """
+if redis.call('HEXISTS', KEYS[1], 'task') == 1 or redis.call('DEL', KEYS[1]) == 0 then return end
+redis.call('ZREM', KEYS[2], ARGV[1])
+for i = 3, #KEYS do
+    local at = 2 + (i - 3) * 2
+    redis.call('HINCRBY', KEYS[i], ARGV[at], -tonumber(ARGV[at + 1]))
+end
+"""
+_HANDLED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'handled', '1') end"
+_TAKE_LEASE = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+if tonumber(ARGV[2]) <= 0 then redis.call('DEL', KEYS[1]) return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_POST = """
+for i = 2, #ARGV, 3 do
+    if ARGV[i] == 'wanted' then redis.call('HSET', KEYS[2], ARGV[i + 1], ARGV[i + 2])
+    elseif ARGV[i] == 'ended' then redis.call('HDEL', KEYS[2], ARGV[i + 1]) end
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'k', ARGV[i], 'i', ARGV[i + 1], 't', ARGV[i + 2])
+end
+"""
+_NOTES = """
+local notes, oldest = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2]), {}
+if #notes > 0 then oldest = redis.call('XRANGE', KEYS[1], '-', ARGV[1], 'COUNT', 1) end
+return {notes, #oldest}
+"""
+
+
+class RedisLedger:
+    """Remember in Redis, for any number of processes and machines; needs `pip install "piccc[redis]"`.
+
+    Every act is one atomic script. Redis is only as durable as it is set up to be: give it
+    `appendonly yes`, and `maxmemory-policy noeviction`, or a crash of it may forget what was paid for. What
+    became a task is remembered for 90 days.
+
+    A pickle holds no password: it is taken from `PICCC_LEDGER` where the ledger is loaded.
+
+    Args:
+        url: `redis://[user:password@]host[:port][/database]`, `rediss://` over TLS.
+
+    Raises:
+        ConfigurationError: a malformed address.
+        LedgerUnavailable: from every method, where Redis does not answer within 5 seconds.
+        LedgerError: from every method, where it refuses.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = StoreURL(url)
+        self._client: Redis | None = None
+        self._scripts: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def client(self) -> Redis:
+        """The connections to Redis, opened as they are needed."""
+        if self._client is None:
+            try:
+                from redis import Redis
+                from redis.backoff import NoBackoff
+                from redis.retry import Retry
+            except ImportError as error:
+                raise MissingExtraError(
+                    "A ledger in Redis needs redis-py.", hint='pip install "piccc[redis]"'
+                ) from error
+            self._client = Redis.from_url(
+                self._url.reveal(),
+                decode_responses=True,
+                socket_timeout=SOCKET_SECONDS,
+                socket_connect_timeout=SOCKET_SECONDS,
+                health_check_interval=IDLE_SECONDS,
+                retry=Retry(NoBackoff(), 0),  # a claim that is sent twice would find itself taken
+            )
+        return self._client
+
+    def claim(self, entry: Submission) -> Submission | None:
+        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        return self.claim_within(entry, ())
+
+    def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
+        """Claim and count; raise SpendLimitExceeded, doing neither, where it is too much."""
+        counts = [(each.unit, each.amount, -1 if each.most is None else each.most) for each in spends]
+        keys = [_KEY + entry.key, _LOST, *(_SPENT + each.limit for each in spends)]
+        found = self._run(_CLAIM, keys, *_row(entry), *(value for count in counts for value in count))
+        if isinstance(found, list):
+            return _entry(entry.key, dict(zip(found[::2], found[1::2], strict=True)))
+        if found >= 0:
+            raise exceeded(spends[found])
+        return None
+
+    def reclaim(self, entry: Submission, since: float) -> bool:
+        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        return bool(self._run(_RECLAIM, [_KEY + entry.key, _LOST], *_row(entry), repr(since)))
+
+    def settle(self, key: str, task_id: str) -> bool:
+        """Note which task a submission became; return False where the key or the task is taken."""
+        return bool(self._run(_SETTLE, [_KEY + key, _TASK + task_id, _LOST], task_id, key, KEEP_SECONDS))
+
+    def release(self, key: str) -> None:
+        """Forget a submission that never became a task."""
+        self.release_within(key, ())
+
+    def release_within(self, key: str, spends: Sequence[Spend]) -> None:
+        """Forget a submission that never became a task, and take back what it counted for."""
+        counts = [value for each in spends for value in (each.unit, each.amount)]
+        self._run(_RELEASE, [_KEY + key, _LOST, *(_SPENT + each.limit for each in spends)], key, *counts)
+
+    def spent(self, limit: str) -> dict[str, int]:
+        """Return how much of each unit has been counted against a limit."""
+        with self._errors():
+            return {unit: int(amount) for unit, amount in self._hash(_SPENT + limit).items()}
+
+    def handled(self, key: str) -> None:
+        """Note that a batch has handed over the result of a submission."""
+        self._run(_HANDLED, [_KEY + key])
+
+    def get(self, key: str) -> Submission | None:
+        """Return the entry of a key."""
+        with self._errors():
+            found = self._hash(_KEY + key)
+        return _entry(key, found) if found else None
+
+    def key_of(self, task_id: str) -> str | None:
+        """Return the key of the submission that became this task."""
+        with self._errors():
+            found: Any = self.client.get(_TASK + task_id)
+        return None if found is None else str(found)
+
+    def unsettled(self) -> list[Submission]:
+        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        with self._errors():
+            keys: Any = self.client.zrange(_LOST, 0, -1)
+            found = [(key, self._hash(_KEY + key)) for key in keys]
+        return [_entry(key, values) for key, values in found if values]
+
+    def lease(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
+        return bool(self._run(_TAKE_LEASE, [_LEASE + name], holder, int(seconds * 1000)))
+
+    def post(self, account: str, notes: Sequence[Note]) -> None:
+        """Append to the account's stream, of which about the latest 10,000 notes are kept."""
+        values = [value for note in notes for value in note]
+        self._run(_POST, [_STREAM + account, _OPEN + account], MOST_NOTES, *values)
+
+    def notes(self, account: str, cursor: str | None) -> Notes:
+        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        if cursor is None:
+            with self._errors():
+                last: Any = self.client.xrevrange(_STREAM + account, count=1)
+            return Notes((), last[0][0] if last else "0-0")
+        found, kept = self._run(_NOTES, [_STREAM + account], cursor, NOTES_AT_ONCE)
+        if not found:
+            return Notes((), cursor)
+        notes = []
+        for _, values in found:
+            fields = dict(zip(values[::2], values[1::2], strict=True))
+            notes.append(Note(fields["k"], fields["i"], fields["t"]))
+        return Notes(notes, found[-1][0], cursor != "0-0" and not kept)
+
+    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+        """Return the id and the text of each task that is wanted and has not ended."""
+        with self._errors():
+            return list(self._hash(_OPEN + account).items())
+
+    def _hash(self, name: str) -> dict[str, str]:
+        found: Any = self.client.hgetall(name)
+        return dict(found)
+
+    def _run(self, script: str, keys: Sequence[str], *values: str | int | float) -> Any:
+        with self._errors():
+            if script not in self._scripts:
+                self._scripts[script] = self.client.register_script(script)
+            return self._scripts[script](keys=keys, args=values)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        client = self.client  # first: without redis-py there are no errors of its either
+        from redis import exceptions
+
+        try:
+            yield
+        except exceptions.RedisError as error:
+            secrets = self._url.secrets
+            redact_causes(error, secrets)
+            client.close()
+            is_away = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
+            raise (LedgerUnavailable if is_away else LedgerError)(
+                f"The ledger at {self._url} cannot be used: {error}",
+                hint="Nothing is submitted without it. Check the address and the server.",
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"RedisLedger({str(self._url)!r})"
+
+    def __reduce__(self) -> tuple[type[RedisLedger], tuple[str]]:
+        return (RedisLedger, (str(self._url),))
+
+
+def _row(entry: Submission) -> tuple[str, str, str, str]:
+    # `repr` of a float gives it back exactly, and Redis compares texts.
+    known = json.dumps([entry.type, entry.digest])
+    return known, repr(entry.at), json.dumps(entry.request), entry.key
+
+
+def _entry(key: str, found: dict[str, str]) -> Submission:
+    type, digest = json.loads(found["entry"])
+    request, at = json.loads(found["request"]), float(found["at"])
+    return Submission(key, type, digest, request, at, found.get("task"), "handled" in found)

@@ -1,0 +1,126 @@
+"""Real servers for tests: Redis and Postgres from Debian's packages, each on a free port for one session.
+
+Fixtures skip where a server is not installed; under PICCC_REQUIRE_SERVICES, as in `.ci/run`, they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "s3cret-of-the-ledger"
+"""What both servers ask for, so that tests can look for it where it must not show."""
+START_SECONDS = 60.0
+
+
+class Missing(Exception):
+    """A server is not installed; the text has the command that installs it."""
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def redis_server(port: int | None = None) -> Iterator[str]:
+    """Run a Redis server and return its URL; raise Missing where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise Missing("Redis is not installed: apt-get install --yes --no-install-recommends redis-server")
+    port = port or free_port()
+    options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--requirepass", PASSWORD]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        _run(stack, [program, "--port", str(port), "--dir", folder, *options], port)
+        yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """Run a Postgres server and return the URL of its database; raise Missing where there is none."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        raise Missing("Postgres is not installed: apt-get install --yes --no-install-recommends postgresql")
+    initdb, port = programs[-1], free_port()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        data, password = folder / "data", folder / "password"
+        password.write_text(PASSWORD)
+        user: list[str] = []
+        if os.geteuid() == 0:  # as which Postgres refuses to run
+            user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            for path in (folder, password):
+                os.chown(path, pwd.getpwnam("postgres").pw_uid, -1)
+        login = ["--auth=scram-sha-256", "--username=piccc", f"--pwfile={password}"]
+        made = [*user, str(initdb), "--no-sync", *login, "-D", str(data)]
+        subprocess.run(made, check=True, capture_output=True)  # noqa: S603  programs of the system
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": "300",
+        }
+        options = [each for item in settings.items() for each in ("-c", "=".join(item))]
+        program = [*user, str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), *options]
+        _run(stack, program, port)
+        yield f"postgresql://piccc:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+
+def _run(stack: ExitStack, command: list[str], port: int) -> None:
+    log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
+    process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  programs of the system
+    stack.callback(process.wait)
+    stack.callback(process.terminate if "redis" in command[0] else lambda: process.send_signal(2))
+    give_up = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+                # Redis answers at once; Postgres may listen before it lets anybody in.
+                connection.sendall(
+                    b"PING\r\n" if "redis" in command[0] else bytes.fromhex("0000000804d2162f")
+                )
+                if connection.recv(1):
+                    return
+        except OSError:
+            time.sleep(0.02)
+        if process.poll() is not None or time.monotonic() > give_up:
+            log.seek(0)
+            raise RuntimeError(log.read().decode(errors="replace"))
+
+
+@contextmanager
+def _started(server: AbstractContextManager[str]) -> Iterator[str]:
+    try:
+        url = server.__enter__()
+    except Missing as missing:
+        (pytest.fail if os.environ.get("PICCC_REQUIRE_SERVICES") else pytest.skip)(str(missing))
+    try:
+        yield url
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with _started(redis_server()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with _started(postgres_server()) as url:
+        yield url
