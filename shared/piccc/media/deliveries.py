@@ -480,7 +480,7 @@ class Deliveries:
         if not task_id or not (memory.may_ask(task_id, self._io.now()) or is_last):
             return False
         if entry.task_id and self._settings.on_task is None and self._settings.forward_to is None:
-            await account.take(task)
+            await account.wake(task_id)
             return True
         try:
             # The id alone came with the delivery, so this is a path of ours, not an address of the server's.
@@ -504,7 +504,7 @@ class Deliveries:
             if not is_its or not await account.use_ledger(settle, job.key, task_id):
                 memory.reject(job.key, job.task_id)
                 return True
-            await account.take(task)
+            await account.wake(task_id)
         return task.is_terminal and await self._reporter.report(task, account)
 
 
