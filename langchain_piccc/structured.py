@@ -24,7 +24,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
 from typing_extensions import is_typeddict
 
+from langchain_piccc._replies import invalid_reasons, without_ending
 from piccc import structured
+from piccc.conversation import InvalidReason, InvalidToolCall
 from piccc.errors import InvalidArgumentError, InvalidRequestError
 from piccc.structured import (
     Answer,
@@ -277,15 +279,17 @@ class _Run:
     def take(self, raw: AIMessage) -> None:
         self._raw = raw
         calls = [json.dumps(each["args"], ensure_ascii=False) for each in raw.tool_calls]
-        wrong = [each["args"] or "" for each in raw.invalid_tool_calls]
+        wrong = [without_ending(each["args"] or "") for each in raw.invalid_tool_calls]
+        reason: InvalidReason = next(iter(invalid_reasons(raw).values()), "malformed")
         is_tool = self.call.attempt is not None and self.call.attempt.strategy == "tool"
         self.call.take(
             Answer(
                 text=([*calls, *wrong] or [str(raw.text)])[0] if is_tool else str(raw.text),
                 finish_reason=raw.response_metadata.get("finish_reason"),
                 refusal=_refusal(raw),
-                invalid=str(raw.invalid_tool_calls[0].get("error"))
-                if is_tool and wrong and not calls
+                # What is no object may be what was asked for: a list without the object around it.
+                invalid=InvalidToolCall("", "", "", reason).error
+                if is_tool and wrong and not calls and reason != "malformed"
                 else "",
                 calls_others=bool(calls) and not is_tool,
                 request_id=raw.response_metadata.get("request_id"),

@@ -151,7 +151,8 @@ class Prediction(Generic[Model]):
         facts, known = response.message.additional_kwargs, response.additional_kwargs
         calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
         text = response.message.content or ""
-        invalid = facts.get(INVALID_CALLS) or ()
+        # What is no object may be what was asked for: a list without the object around it.
+        invalid = [each for each in facts.get(INVALID_CALLS) or () if each["reason"] != "malformed"]
         if calls:
             kwargs = calls[0].tool_kwargs
             text = kwargs if isinstance(kwargs, str) else json.dumps(kwargs, ensure_ascii=False)

@@ -232,7 +232,8 @@ def test_signed_reasoning_goes_back_unless_it_is_told_not_to(
     replay: bool | None, signed: bool, goes: bool
 ) -> None:
     turn = Message("assistant", [Reasoning("hm", "sig" if signed else None), Text("yes")])
-    written = encode(turn, replay_reasoning=replay)["messages"][0]["content"]
+    asked = Message("user", [Text("?")])
+    written = encode(asked, turn, replay_reasoning=replay)["messages"][1]["content"]
     assert (isinstance(written, list) and written[0]["type"] == "thinking") is goes
 
 
@@ -246,7 +247,8 @@ THOUGHTS = [
 
 def test_thinking_survives_a_round_trip_whole_and_streamed() -> None:
     reply = DIALECT.decode({"content": THOUGHTS, "stop_reason": "tool_use"})
-    assert encode(reply.message)["messages"][0]["content"] == THOUGHTS
+    asked = Message("user", [Text("?")])
+    assert encode(asked, reply.message)["messages"][1]["content"] == THOUGHTS
     _, streamed = read(
         start(0, type="thinking", thinking="", signature=""),
         delta(0, type="thinking_delta", thinking="hm, "),
@@ -260,7 +262,7 @@ def test_thinking_survives_a_round_trip_whole_and_streamed() -> None:
         delta(3, type="input_json_delta", partial_json='{"at": "it"}'),
         STOP,
     )
-    assert encode(streamed.message)["messages"][0]["content"] == THOUGHTS
+    assert encode(asked, streamed.message)["messages"][1]["content"] == THOUGHTS
 
 
 def test_a_reply_is_read_with_all_its_parts() -> None:

@@ -461,6 +461,8 @@ def test_names_of_tools_are_rewritten_and_mapped_back(dialect: DialectName, way:
 
 
 FORCED: JSON = {"tools": [Tool("look")], "tool_choice": "required"}
+ANY = {"type": "any"}
+THINKING: JSON = {"thinking": {"type": "enabled", "budget_tokens": 2000}}
 
 
 @pytest.mark.parametrize(
@@ -492,6 +494,35 @@ FORCED: JSON = {"tools": [Tool("look")], "tool_choice": "required"}
             ["temperature"],
         ),
         ({"extra_body": {"thinking": {"type": "disabled"}}, "temperature": 0.1}, {"temperature": 0.1}, []),
+        (
+            {"reasoning_effort": "low", "extra_body": {"temperature": 0.1, "top_p": 0.5, "top_k": 9}},
+            {"budget": 1024, "temperature": None, "top_p": None, "top_k": None},
+            ["temperature", "top_p", "top_k"],
+        ),
+        (
+            {"extra_body": {**THINKING, "temperature": 0.1, "top_p": 0.99, "top_k": 9}},
+            {"budget": 2000, "temperature": None, "top_p": 0.99, "top_k": None},
+            ["temperature", "top_k"],
+        ),
+        ({"extra_body": {"temperature": 0.1, "top_k": 9}}, {"temperature": 0.1, "top_k": 9}, []),
+        (
+            {"reasoning_effort": "low", "tools": [Tool("look")], "extra_body": {"tool_choice": ANY}},
+            {"thinking": None, "tool_choice": ANY},
+            ["forced"],
+        ),
+        ({"extra_body": THINKING, **FORCED}, {"thinking": None, "tool_choice": ANY}, ["forced"]),
+        (
+            {"extra_body": THINKING, "max_tokens": 1000},
+            {"thinking": None, "max_tokens": 1000},
+            ["max_tokens"],
+        ),
+        ({"extra_body": {**THINKING, "max_tokens": 2000}}, {"budget": 1024, "max_tokens": 2000}, ["1024"]),
+        ({"extra_body": {"thinking": {"type": "enabled", "budget_tokens": 9}}}, {"budget": 1024}, ["1024"]),
+        (
+            {"extra_body": {"thinking": {"type": "adaptive"}}, "temperature": 0.1},
+            {"thinking": {"type": "adaptive"}, "temperature": None},
+            ["temperature"],
+        ),
     ],
 )
 def test_reasoning_makes_requests_that_anthropics_server_takes(
@@ -529,3 +560,27 @@ def test_reasoning_is_left_out_while_calls_that_were_made_without_it_have_their_
 def test_one_limit_of_tokens_is_sent() -> None:
     body = encode("openai", HI, max_tokens=5, extra_body={"max_completion_tokens": 7})
     assert "max_tokens" not in body
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [said(Text("Hello.")), HI],
+        [Message("system", [Text("Be brief.")]), said(Text("Hello."))],
+        [user(Text(" ")), said(Text("Hello.")), HI],
+        [said(ToolCall("a", "look")), result("a")],
+    ],
+)
+def test_a_conversation_that_the_assistant_begins_gets_a_users_turn(messages: list[Message]) -> None:
+    request = ChatRequest(model="m", messages=messages)
+    encoded = dialect_named("anthropic").encode(request, stream=False)
+    first, second, *_ = encoded.body["messages"]
+    assert (first["role"], second["role"]) == ("user", "assistant")
+    assert first["content"].strip()
+    assert len(encoded.adapted) == 1
+
+
+def test_a_result_that_comes_first_is_told_before_sending() -> None:
+    for dialect in DIALECTS:
+        with pytest.raises(InvalidArgumentError, match="no message before it makes"):
+            encode(dialect, result("a"), HI)

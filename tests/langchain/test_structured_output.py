@@ -142,6 +142,27 @@ async def test_an_answer_that_does_not_fit_is_sent_back_once_with_the_reason() -
         assert "greater than 0" in complaint["content"]
 
 
+@pytest.mark.parametrize("said", ['["Oslo"]', '{"value": ["Oslo"]}', '```json\n["Oslo"]\n```'])
+@pytest.mark.parametrize("way", ["invoke", "stream"])
+def test_a_list_costs_one_call_with_or_without_the_object_around_it(said: str, way: str) -> None:
+    delta = fragment(said, index=0, id="c1", name="answer")
+    reply = call(said, "answer") if way == "invoke" else stream(chunks([delta], reason="tool_calls"))
+    server = Replay(reply)
+    schema = {"type": "array", "items": {"type": "string"}}
+    shaped = server.model().with_structured_output(schema, method="function_calling")
+    assert (shaped.invoke("?") if way == "invoke" else list(shaped.stream("?"))[-1]) == ["Oslo"]
+    assert len(server.requests) == 1
+
+
+def test_the_text_of_a_cut_call_is_in_the_error_as_it_came() -> None:
+    delta = fragment('{"name": "Os', index=0, id="c1", name="City")
+    server = Replay(stream(chunks([delta], reason="length")))
+    shaped = server.model().with_structured_output(City, method="function_calling")
+    with pytest.raises(StructuredOutputError) as caught:
+        list(shaped.stream("?"))
+    assert (caught.value.reason, caught.value.text) == ("cut", '{"name": "Os')
+
+
 def test_a_call_that_does_not_fit_goes_back_as_text_which_every_server_takes() -> None:
     server = Replay(call('{"name": "Os'), call(TEXT))
     assert server.model().with_structured_output(City, method="function_calling").invoke("?") == City(**GIVEN)

@@ -15,7 +15,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.program.function_program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from llama_index_piccc import Piccc, PicccStructuredLLM, StructuredOutputError
 from piccc.emulator import Emulator, Scripted
@@ -36,6 +36,10 @@ class Kiln(BaseModel):
 PROMPT = PromptTemplate("The kiln 'Blue Oven' reaches {degrees} degrees.")
 WHOLE = Kiln(name="Blue Oven", degrees=1200)
 FITS = WHOLE.model_dump_json()
+
+
+class Names(RootModel[list[str]]):
+    pass
 
 
 def predict(way: Way, llm: Any, **kwargs: Any) -> Any:
@@ -113,6 +117,15 @@ def test_objects_grow_in_a_stream_of_tool_arguments(way: Way, llm: Piccc, emulat
     assert names[0] != "Blue Oven"
     assert names[-1] == "Blue Oven"
     assert all("Blue Oven".startswith(each or "") for each in names)
+
+
+def test_a_list_costs_one_call_without_the_object_around_it(way: Way, llm: Piccc, emulator: Emulator) -> None:
+    llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
+    emulator.rule(lambda _: True, Scripted(calls=[("Names", '["Anna"]')]))
+    prompt = PromptTemplate("?")
+    assert way.call(llm, "structured_predict", Names, prompt) == Names(["Anna"])
+    assert way.stream(llm, "stream_structured_predict", Names, prompt)[-1] == Names(["Anna"])
+    assert len(emulator.charges) == 2
 
 
 def test_a_tool_is_forced_on_streams_too(way: Way, llm: Piccc, emulator: Emulator) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
 from piccc._dialects.common import (
@@ -70,6 +71,7 @@ _FINISH = {
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
 _LEAST_BUDGET = 1024
 _LEAST_TOP_P = 0.95
+_FITTED = ("max_tokens", "temperature", "thinking", "tool_choice", "top_k", "top_p")
 _MOST_CACHE_MARKS = 4
 _OWN_TOOLS = ("server_tool_use", "container_upload")
 _CITATIONS = (
@@ -80,6 +82,7 @@ _CITATIONS = (
     "web_search_result_location",
 )
 _SAYS_NOTHING = (Text(""), Reasoning())
+_OPENING = "(The conversation begins with your own words.)"
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
 
@@ -100,28 +103,22 @@ class AnthropicDialect:
         names = ToolNames(request)
         messages = _ended(sendable(request.messages))
         turns = _turns(messages, request.replay_reasoning is not False, names)
-        plan = _plan(request, turns)
-        body: JSON = {
-            "model": request.model,
-            "max_tokens": plan.max_tokens,
-            "messages": turns,
-            "stream": stream,
-        }
+        settings, adapted = _fit(request, turns, names)
+        if turns[0]["role"] == "assistant":  # "messages: first message must use the "user" role"
+            turns.insert(0, {"role": "user", "content": _OPENING})
+            adapted.append("a user's turn is put before the assistant's, which came first")
+        body: JSON = {"model": request.model, "messages": turns, "stream": stream}
         options: JSON = {
             "system": _system(request, messages),
-            "temperature": plan.temperature,
-            "top_p": plan.top_p,
             "stop_sequences": list(request.stop) or None,
-            "thinking": plan.thinking,
             "output_config": _output_config(request.response_format),
+            "tools": [_tool(tool, names) for tool in request.tools] or None,
+            **settings,
         }
-        if request.tools:
-            options["tools"] = [_tool(tool, names) for tool in request.tools]
-            options["tool_choice"] = _tool_choice(request, names)
         body.update({name: value for name, value in options.items() if value is not None})
-        body.update(request.extra_body)
+        body.update({name: value for name, value in request.extra_body.items() if name not in _FITTED})
         _check_cache_marks(body)
-        return EncodedRequest(body, names.originals, (*names.adapted, *plan.adapted))
+        return EncodedRequest(body, names.originals, (*names.adapted, *adapted))
 
     def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
         """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
@@ -263,68 +260,70 @@ class AnthropicReader(Reader):
         return []
 
 
-@dataclass(slots=True)
-class _Plan:
-    """The settings that depend on one another, made to fit."""
+def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple[JSON, list[str]]:
+    """Fit the settings together, wherever they were given; return them, and what was changed, in words.
 
-    max_tokens: int
-    thinking: JSON | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    adapted: list[str] = field(default_factory=list)
-
-
-def _plan(request: ChatRequest, turns: Sequence[JSON]) -> _Plan:
-    """Fit the settings together: with thinking, the API refuses several of them (assumed for Piccc).
-
+    With thinking, the API refuses several of them (assumed for Piccc).
     https://docs.claude.com/en/docs/build-with-claude/extended-thinking#feature-compatibility
     """
-    given = request.extra_body
-    effort, limit = request.reasoning_effort, count(given.get("max_tokens")) or request.max_tokens
-    plan = _Plan(limit or DEFAULT_MAX_TOKENS, None, request.temperature, request.top_p)
-    if "thinking" in given:  # which is sent as it is, so the other settings make room for it
-        budget = count(mapping(given["thinking"]).get("budget_tokens"))
-        if budget and limit is None:
-            plan.max_tokens += budget
-        if mapping(given["thinking"]).get("type") != "disabled":
-            _fit_sampling(plan)
-        return plan
-    if effort is None:
-        return plan
-    if effort == "none":
-        plan.thinking = {"type": "disabled"}
-        return plan
+    given, effort = request.extra_body, request.reasoning_effort
+    settings: JSON = {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "tool_choice": _tool_choice(request, names) if request.tools else None,
+        **{name: given[name] for name in _FITTED if name in given},
+    }
+    limit = count(settings["max_tokens"])
+    settings["max_tokens"] = settings["max_tokens"] or DEFAULT_MAX_TOKENS
+    thinking: Any = settings.get("thinking")
+    source = "thinking"
+    if "thinking" not in given and effort is not None:
+        source = "reasoning_effort"
+        thinking = {"type": "enabled", "budget_tokens": _BUDGETS.get(effort, _BUDGETS["high"])}
+        if effort == "none":
+            thinking = {"type": "disabled"}
+    settings["thinking"] = thinking
+    if mapping(thinking).get("type", "disabled") == "disabled":
+        return settings, []
     conflict = (
         "a tool is forced"
-        if request.tools and (request.tool_choice == "required" or isinstance(request.tool_choice, NamedTool))
+        if mapping(settings["tool_choice"]).get("type") in ("any", "tool")
         else "the answer is begun already"
         if turns[-1]["role"] == "assistant"
         else "the calls whose results follow were made without it"
         if _goes_on_without_thinking(turns)
         else "max_tokens leaves no room for it"
-        if limit is not None and limit <= _LEAST_BUDGET
+        if 0 < limit <= _LEAST_BUDGET
         else None
     )
     if conflict:
-        plan.adapted.append(f"reasoning_effort is left out: {conflict}")
-        return plan
-    budget = _BUDGETS.get(effort, _BUDGETS["high"])
-    if limit is None:
-        plan.max_tokens += budget  # of which the budget is a part
-    else:
-        budget = min(budget, max(_LEAST_BUDGET, limit // 2))
-    plan.thinking = {"type": "enabled", "budget_tokens": budget}
-    _fit_sampling(plan)
-    return plan
-
-
-def _fit_sampling(plan: _Plan) -> None:
-    if plan.temperature not in (None, 1):
-        plan.temperature = None
-        plan.adapted.append("temperature is left out: it must be 1 with reasoning")
-    if plan.top_p is not None and plan.top_p < _LEAST_TOP_P:
-        plan.top_p = None
-        plan.adapted.append(f"top_p is left out: it must be at least {_LEAST_TOP_P} with reasoning")
+        settings["thinking"] = None
+        return settings, [f"{source} is left out: {conflict}"]
+    adapted: list[str] = []
+    if asked := count(thinking.get("budget_tokens")):
+        budget = max(asked, _LEAST_BUDGET)
+        if not limit:
+            settings["max_tokens"] += budget  # of which the budget is a part
+        elif source == "reasoning_effort" or budget >= limit:
+            budget = min(budget, max(_LEAST_BUDGET, limit // 2))
+        if budget != asked and source == "thinking":
+            adapted.append(
+                f"thinking.budget_tokens is {budget}: at least {_LEAST_BUDGET}, less than max_tokens"
+            )
+        settings["thinking"] = {**thinking, "budget_tokens": budget}
+    refused = {
+        "temperature": "it must be 1 with reasoning" if settings["temperature"] not in (None, 1) else None,
+        "top_p": f"it must be at least {_LEAST_TOP_P} with reasoning"
+        if isinstance(top_p := settings["top_p"], int | float) and top_p < _LEAST_TOP_P
+        else None,
+        "top_k": "it does not go with reasoning" if settings.get("top_k") is not None else None,
+    }
+    for name, why in refused.items():
+        if why:
+            settings[name] = None
+            adapted.append(f"{name} is left out: {why}")
+    return settings, adapted
 
 
 def _goes_on_without_thinking(turns: Sequence[JSON]) -> bool:

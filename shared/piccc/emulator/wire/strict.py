@@ -92,6 +92,8 @@ def _messages(request: anthropic.CountRequest) -> Iterator[Flaw]:
             yield "system", "must hold more than white space."
     else:
         yield from _blank(request.system or (), "system")
+    if request.messages[0].role == "assistant":
+        yield "messages.0.role", "the first message must be the user's."
     for at, message in enumerate(request.messages):
         where, last = f"messages.{at}.content", at == len(request.messages) - 1
         optional = last and message.role == "assistant"
