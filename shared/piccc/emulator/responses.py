@@ -77,18 +77,21 @@ class Events(Response):
 
     async def send(self, receive: Receive, send: Send) -> None:
         """Send each frame when it is due, until the client disconnects."""
-        gone = asyncio.ensure_future(_disconnected(receive))
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        gone: asyncio.Future[None] | None = None
         try:
-            await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-            for wait, frames in self._due():
+            for number, (wait, frames) in enumerate(self._due()):
                 # A sleep of zero still yields, so that a disconnect is noticed and others are served.
-                await self._clock.sleep(wait)
-                if gone.done():
-                    return
+                if wait or number:
+                    gone = gone or asyncio.ensure_future(_disconnected(receive))
+                    await self._clock.sleep(wait)
+                    if gone.done():
+                        return
                 await send({"type": "http.response.body", "body": frames, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
-            gone.cancel()
+            if gone is not None:
+                gone.cancel()
 
     def _due(self) -> Iterator[tuple[float, bytes]]:
         """Yield what is to be sent, each with the seconds to wait before it."""

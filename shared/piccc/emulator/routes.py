@@ -449,7 +449,8 @@ class Routes:
 
     async def _think(self, answer: Completion) -> None:
         latency = self._api.latency
-        await self._api.clock.sleep(latency.first_token + answer.usage.completion_tokens * latency.token)
+        if seconds := latency.first_token + answer.usage.completion_tokens * latency.token:
+            await self._api.clock.sleep(seconds)
 
 
 def _one_of(value: str | None, allowed: tuple[str, ...], name: str) -> str | None:

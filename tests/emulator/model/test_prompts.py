@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ NUMBERS = range(len(FACTS))
 
 @pytest.fixture(scope="module")
 def llm() -> Any:
-    with Emulator() as emulator:
+    with Emulator(speed=math.inf) as emulator:
         yield Piccc(model="piccc-pro", api_key=emulator.api_key, base_url=emulator.base_url)
 
 

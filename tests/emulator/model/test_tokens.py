@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piccc.emulator.conversation import Completion, Medium, ModelCall, ModelMessage, ModelRequest
@@ -16,6 +16,7 @@ from piccc.emulator.model.tokens import measured
 from tests.emulator.model.talk import MODEL, TOOLS, ask
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_pieces_join_to_the_text(text: str) -> None:
     assert "".join(pieces(text)) == text
@@ -60,6 +61,7 @@ def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
     assert all(count > plain for count in counts)
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 40))
 def test_max_tokens_cuts_the_text_there_and_says_length(limit: int) -> None:
     whole = ask("Count to 9").text
@@ -69,6 +71,7 @@ def test_max_tokens_cuts_the_text_there_and_says_length(limit: int) -> None:
     assert answer.finish_reason == ("length" if limit < len(pieces(whole)) else "stop")
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 60))
 def test_max_tokens_cuts_a_call_where_it_was(limit: int) -> None:
     prompt = "weather in Paris and in Rome"

@@ -34,21 +34,23 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
     if found:
         at, _, stop = min(found)
         said = replace(said, text=said.text[:at], calls=(), finish_reason="stop", stop_sequence=stop)
-    left = request.max_tokens if request.max_tokens is not None else 1 << 60
-    reasoning, left = _limited(said.reasoning, left)
-    text, left = _limited(said.text, left)
-    calls: list[ModelCall] = []
-    for call in said.calls:
+    thoughts, words = pieces(said.reasoning), pieces(said.text)
+    spent = len(thoughts) + len(words) + sum(map(_cost, said.calls))
+    usage = Usage(prompt_tokens(request), spent, len(thoughts))
+    if request.max_tokens is None or spent <= request.max_tokens:
+        return replace(said, usage=usage)
+    thoughts = thoughts[: request.max_tokens]
+    words = words[: request.max_tokens - len(thoughts)]
+    left, calls = request.max_tokens - len(thoughts) - len(words), list[ModelCall]()
+    for call in said.calls if len(words) == len(pieces(said.text)) else ():
         room, cost = left - len(pieces(call.name)), _cost(call)
         if cost > left:
             call = replace(call, partial="".join(pieces(_written(call))[: max(room, 0)]))
         calls += [call] if room >= 0 else []
         left = max(left - cost, -1)
-    spent = len(pieces(reasoning)) + len(pieces(text)) + sum(_cost(call) for call in calls)
-    usage = Usage(prompt_tokens(request), spent, len(pieces(reasoning)))
-    if (reasoning, text, tuple(calls)) == (said.reasoning, said.text, said.calls):
-        return replace(said, usage=usage)
-    said = replace(said, text=text, reasoning=reasoning, calls=tuple(calls), usage=usage)
+    spent = len(thoughts) + len(words) + sum(map(_cost, calls))
+    usage = Usage(usage.prompt_tokens, spent, len(thoughts))
+    said = replace(said, reasoning="".join(thoughts), text="".join(words), calls=tuple(calls), usage=usage)
     return replace(said, finish_reason="length", stop_sequence=None)
 
 
@@ -60,11 +62,6 @@ def prompt_tokens(request: ModelRequest) -> int:
     calls = sum(_cost(call) for turn in request.turns for call in turn.calls)
     told += [turn.text for turn in request.turns]
     return sum(len(pieces(one)) for one in told) + _PER_TURN * len(request.turns) + media + calls
-
-
-def _limited(text: str, left: int) -> tuple[str, int]:
-    parts = pieces(text)
-    return "".join(parts[: max(left, 0)]), left - len(parts)
 
 
 def _cost(call: ModelCall) -> int:

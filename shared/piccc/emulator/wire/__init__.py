@@ -119,7 +119,8 @@ _REAL = frozenset({"cache_control", "functions", "function_call", "metadata", "m
 
 def ignored_fields(form: Form, *, status: int, strict: bool) -> list[str]:
     """Return the fields that the form does not know; if strict, raise APIError for near misses."""
-    ignored = list(form.model_extra or ())
+    if not (ignored := list(form.model_extra or ())):
+        return []
     known = {field.alias or name for name, field in type(form).model_fields.items()}
     for name in ignored if strict else ():
         meant = _meant(name, known)

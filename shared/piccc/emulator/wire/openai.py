@@ -331,7 +331,7 @@ def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: i
     choice = {
         "index": 0,
         "message": message,
-        "logprobs": _logprobs(request, pieces(answer.text)),
+        "logprobs": _logprobs(request, answer.text),
         "finish_reason": _finish_reason(answer),
     }
     head = _head(request, reply_id, created, "chat.completion")
@@ -355,7 +355,7 @@ def chunks(
     for piece in pieces(answer.reasoning):
         yield chunk({"reasoning_content": piece}), 1
     for piece in pieces(answer.text):
-        yield chunk({"content": piece}, logprobs=_logprobs(request, [piece])), 1
+        yield chunk({"content": piece}, logprobs=_logprobs(request, piece)), 1
     for piece in pieces(answer.refusal or ""):
         yield chunk({"refusal": piece}), 1
     for block in answer.blocks:
@@ -404,10 +404,11 @@ def _call_deltas(calls: Iterable[ModelCall]) -> Iterator[dict[str, Any]]:
             yield {"index": index, "function": {"arguments": piece}}
 
 
-def _logprobs(request: ChatRequest, tokens: list[str]) -> dict[str, Any] | None:
+def _logprobs(request: ChatRequest, text: str) -> dict[str, Any] | None:
     if not request.logprobs:
         return None
-    return {"content": [_logprob(token, request.top_logprobs or 0) for token in tokens], "refusal": None}
+    shown = [_logprob(token, request.top_logprobs or 0) for token in pieces(text)]
+    return {"content": shown, "refusal": None}
 
 
 def _logprob(token: str, alternatives: int) -> dict[str, Any]:
