@@ -70,6 +70,19 @@ _UNSENDABLE = frozenset(
 )
 """Pieces of calls, and LangChain's own words for what tools of a server did, which no dialect takes."""
 _DATA = frozenset({"base64", "blob", "bytes", "data"})
+SHOWN_IMAGE = "piccc_image"
+"""The key, among an image block's extras, of which task's image it is: see `shown_images`."""
+
+
+def shown_image(block: Any) -> Block | None:
+    """Return what a block says of the task's image that it stands for; None for any other block."""
+    shown = _extras(block).get(SHOWN_IMAGE) if isinstance(block, Mapping) else None
+    return shown if isinstance(shown, Mapping) else None
+
+
+def shows_images(messages: Sequence[BaseMessage]) -> bool:
+    """Return whether messages refer to images whose bytes the request is to have."""
+    return any(any(map(shown_image, each.content)) for each in messages if isinstance(each.content, list))
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:

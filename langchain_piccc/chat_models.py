@@ -24,6 +24,7 @@ from langchain_piccc._requests import (
     bound_format,
     bound_tools,
     hidden,
+    shows_images,
     to_dialect,
     to_messages,
     to_request,
@@ -363,7 +364,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         with self._model_errors():
-            request = to_request(self, messages, stop, kwargs)
+            request = self._request(messages, stop, kwargs)
             return _result(self._chat(request).send(request, kwargs.get("timeout")))
 
     async def _agenerate(
@@ -374,7 +375,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         with self._model_errors():
-            request = to_request(self, messages, stop, kwargs)
+            request = await self._arequest(messages, stop, kwargs)
             return _result(await self._achat(request).send(request, kwargs.get("timeout")))
 
     def _stream(
@@ -417,7 +418,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> Iterator[T]:
         with self._model_errors():
-            request = to_request(self, messages, stop, options)
+            request = self._request(messages, stop, options)
             with self._chat(request).open(request, options.get("timeout")) as stream:
                 yield from writer.start(request.model)
                 for batch in stream.batches():
@@ -429,7 +430,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> AsyncIterator[T]:
         with self._model_errors():
-            request = to_request(self, messages, stop, options)
+            request = await self._arequest(messages, stop, options)
             async with await self._achat(request).open(request, options.get("timeout")) as stream:
                 for item in writer.start(request.model):
                     yield item
@@ -439,6 +440,25 @@ class ChatPiccc(ClientSettings, BaseChatModel):
                             yield item
                 for item in writer.finish(stream.reply):
                     yield item
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> ChatRequest:
+        if shows_images(messages):
+            from langchain_piccc.shown_images import with_images
+            from piccc.media.agent_tools import run_sync_tool
+
+            messages = run_sync_tool(with_images(self._blocking(self.dialect), messages))
+        return to_request(self, messages, stop, options)
+
+    async def _arequest(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, options: dict[str, Any]
+    ) -> ChatRequest:
+        if shows_images(messages):
+            from langchain_piccc.shown_images import with_images
+
+            messages = await with_images(self._running(self.dialect), messages)
+        return to_request(self, messages, stop, options)
 
     def _chat(self, request: ChatRequest) -> Chat:
         return self._blocking(to_dialect(self.dialect, request)).chat

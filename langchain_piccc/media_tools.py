@@ -26,6 +26,7 @@ from langchain_core.tools.base import ArgsSchema
 from pydantic import Field, ValidationError, model_validator
 
 from langchain_piccc._settings import STRICT, ClientSettings, StrictModel
+from langchain_piccc.shown_images import references
 from piccc import errors
 from piccc.errors import InvalidArgumentError, MissingExtraError
 from piccc.media import agent_tools
@@ -231,7 +232,10 @@ class PicccMediaTool(ClientSettings, BaseTool):
     wait_s: float | None = Field(default=600.0, ge=0)
     """How many seconds to wait for one task; then the model reads that it is still running."""
     show: Show = "none"
-    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
+    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels.
+
+    The message has a reference to it, so that checkpoints stay small: `ChatPiccc` fetches the image for each
+    request, and keeps the latest in memory; another model gets its address as a standard block."""
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
     handle_validation_error: Any = Field(default_factory=lambda: _invalid_arguments, exclude=True, repr=False)
@@ -254,21 +258,29 @@ class PicccMediaTool(ClientSettings, BaseTool):
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().sync(self.http_client)
-        report = Progress(self.on_update, run_manager).report
-        run = MediaToolRun(client, tool=self.name, show=self.show, on_update=report)
-        return _output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
+        run = MediaToolRun(client, tool=self.name, on_update=Progress(self.on_update, run_manager).report)
+        return self._output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().asynchronous(self.http_async_client)
         reports = AsyncProgress(self.on_update, run_manager)
-        run = MediaToolRun(client, tool=self.name, show=self.show, on_update=reports.report)
+        run = MediaToolRun(client, tool=self.name, on_update=reports.report)
         try:
-            return _output(await run.reported(self._work(run, arguments), _signals()))
+            return self._output(await run.reported(self._work(run, arguments), _signals()))
         finally:
             await reports.flush()
 
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         raise NotImplementedError
+
+    def _output(self, report: ToolResult) -> tuple[Content, dict[str, Any]]:
+        if report.error is not None:
+            current_call().failure = report.artifact
+            raise ToolException(report.text) from report.error
+        if self.show == "none":
+            return report.text, report.artifact
+        images = references(report.artifact, self.show)
+        return [{"type": "text", "text": report.text}, *images] if images else report.text, report.artifact
 
     def _pair(self) -> ClientPair[Client, AsyncClient]:
         return ClientPair(self.client, self.async_client, self._blocking)
@@ -401,15 +413,6 @@ def _invalid_arguments(error: ValidationError) -> str:
     report = failed(error)
     current_call().failure = report.artifact
     return report.text
-
-
-def _output(report: ToolResult) -> tuple[Content, dict[str, Any]]:
-    if report.error is not None:
-        current_call().failure = report.artifact
-        raise ToolException(report.text) from report.error
-    if not report.images:
-        return report.text, report.artifact
-    return [{"type": "text", "text": report.text}, *map(dict, report.images)], report.artifact
 
 
 _TRANSIENT = (errors.APIConnectionError, errors.RateLimitError, errors.ResponseError, errors.ServerError)

@@ -16,6 +16,7 @@ from langchain_core.messages import (
 
 from langchain_piccc._replies import invalid_reasons
 from langchain_piccc.media_tools import EVENT, TASKS, media_from
+from langchain_piccc.shown_images import references
 from piccc.conversation import InvalidToolCall
 from piccc.errors import MissingExtraError, PicccError
 from piccc.media.agent_tools import (
@@ -174,10 +175,13 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         running = [task for task in media_from(state) if not task.is_terminal]
         if not running:
             return None
-        reports = await ended(client, running, seconds=seconds, show=self._show, on_update=on_update)
+        reports = await ended(client, running, seconds=seconds, on_update=on_update)
         if not reports:
             return None
-        return {"messages": [_news_message(reports)], TASKS: _by_id([report.artifact for report in reports])}
+        return {
+            "messages": [_news_message(reports, self._show)],
+            TASKS: _by_id([report.artifact for report in reports]),
+        }
 
 
 def _by_id(artifacts: Iterable[object]) -> Tasks:
@@ -250,9 +254,9 @@ def _answer(id: str, task: Task | None) -> ToolMessage:
     return ToolMessage(text, tool_call_id=id, status="error")
 
 
-def _news_message(reports: Sequence[ToolResult]) -> HumanMessage:
+def _news_message(reports: Sequence[ToolResult], show: Show) -> HumanMessage:
     text = "\n".join(["News of the media tasks:", *(report.text for report in reports)])
-    images = [dict(image) for report in reports for image in report.images]
+    images = [image for report in reports for image in references(report.artifact, show)]
     return HumanMessage(
         [{"type": "text", "text": text}, *images] if images else text,
         additional_kwargs={TASKS: [report.artifact for report in reports]},

@@ -113,7 +113,7 @@ def langchain_media_tool() -> EntryPoint:
     client = AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK))
 
     async def use() -> None:
-        tool = PicccImageTool(async_client=client, model="piccc-image", show="thumbnail")
+        tool = PicccImageTool(async_client=client, model="piccc-image")
         call = {"name": tool.name, "args": {"prompt": "A mug"}, "id": "call_1", "type": "tool_call"}
         assert (await tool.ainvoke(call)).artifact["task_id"]
 
@@ -129,7 +129,8 @@ def langchain_agent() -> EntryPoint:
     client = AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK))
 
     async def use() -> None:
-        toolkit = PicccMediaToolkit(async_client=client, image_model="piccc-image", video_model="piccc-video")
+        models = {"image_model": "piccc-image", "video_model": "piccc-video"}
+        toolkit = PicccMediaToolkit(async_client=client, show="thumbnail", **models)
         agent = create_agent(ChatPiccc(), toolkit.get_tools())
         result = await agent.ainvoke({"messages": [("user", 'Make an image "a red mug".')]})
         assert result["messages"][-1].text

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
@@ -53,7 +54,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 @pytest.fixture
 def still() -> Iterator[Emulator]:
     """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
-    with Emulator(clock=ManualClock(), speed=float("inf")) as running:
+    with Emulator(clock=ManualClock(start=time.time()), speed=float("inf")) as running:
         yield running
 
 
@@ -416,6 +417,35 @@ def test_several_running_tasks_are_read_with_one_request(still: Emulator, way: W
     way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
     reads = [each.path for each in list(still.requests)[before:] if each.method == "GET"]
     assert reads == ["/v1/tasks"]
+
+
+def stored_in_memory(saver: InMemorySaver) -> int:
+    """Return how many bytes of values a saver holds."""
+    return sum(len(blob) for _, blob in saver.blobs.values())
+
+
+def stored_in_sqlite(saver: SqliteSaver) -> int:
+    """Return how many bytes of checkpoints and writes a saver holds."""
+    sums = ("SELECT sum(length(checkpoint)) FROM checkpoints", "SELECT sum(length(value)) FROM writes")
+    return sum(saver.conn.execute(each).fetchone()[0] for each in sums)
+
+
+@pytest.mark.parametrize("kind", [InMemorySaver, SqliteSaver])
+def test_checkpoints_hold_no_image_that_a_model_is_shown(own_emulator: Emulator, kind: Any) -> None:
+    turns, sizes = 3, {}
+    for show in ("none", "image"):
+        one = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+        own_emulator.script([one, lambda ask: f"I see {sum(len(turn.media) for turn in ask.turns)}."] * turns)
+        with SqliteSaver.from_conn_string(":memory:") as sqlite:
+            saver: Any = sqlite if kind is SqliteSaver else InMemorySaver()
+            model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key)
+            tools = [image_tool(own_emulator, mode="wait", show=show)]
+            graph = create_agent(model, tools, checkpointer=saver)
+            for _ in range(turns):
+                state = graph.invoke({"messages": [HumanMessage("Go.")]}, THREAD)
+            sizes[show] = (stored_in_sqlite if kind is SqliteSaver else stored_in_memory)(saver)
+    assert state["messages"][-1].text == f"I see {turns}."
+    assert sizes["image"] < 2 * sizes["none"] < 300_000
 
 
 @pytest.mark.parametrize("mode", ["wait", "submit", "background", "interrupt"])

@@ -11,13 +11,17 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from langchain_core.messages import ToolMessage
+from langchain_anthropic import ChatAnthropic
+from langchain_core.load import dumps
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool
+from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
 from PIL import Image
 
 from langchain_piccc import (
+    ChatPiccc,
     PicccImageTool,
     PicccMediaToolkit,
     PicccTaskListTool,
@@ -287,27 +291,73 @@ def test_the_list_has_a_line_for_each_task_and_filters(own_emulator: Emulator, w
     assert message.content == "\n".join(f"image {task.id} completed: {task.prompt}" for task in tasks)
 
 
+def shown_by(tool: PicccImageTool, way: Way) -> list[BaseMessage]:
+    """Return a conversation in which an image was made."""
+    call = calling(prompt="A kite")
+    return [HumanMessage("Go."), AIMessage("", tool_calls=[call]), way.run(tool, "invoke", call)]
+
+
+def images_in(value: Any) -> list[str]:
+    """Return the images in a request's body, base64 data or addresses, in the form of either dialect."""
+    if isinstance(value, list):
+        return [found for each in value for found in images_in(each)]
+    if not isinstance(value, dict):
+        return []
+    found = value.get("image_url") or (value.get("source") if value.get("type") == "image" else None)
+    if isinstance(found, dict):
+        return [(found.get("data") or found["url"]).rpartition("base64,")[2]]
+    return images_in(list(value.values()))
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize(("show", "side"), [("thumbnail", 512), ("image", 1024)])
-def test_a_model_that_sees_gets_the_image(emulator: Emulator, way: Way, show: str, side: int) -> None:
-    tool = PicccImageTool(model="piccc-image", show=show, **clients(emulator))
-    message = way.run(tool, "invoke", calling(prompt="A kite"))
-    text, image = message.content_blocks
-    assert text["type"] == "text"
-    with Image.open(BytesIO(_decoded(image["base64"]))) as shown:
-        assert shown.size == (side, side)
-    assert "base64" not in json.dumps(message.artifact)
+def test_a_model_that_sees_gets_the_image_and_messages_only_refer_to_it(
+    own_emulator: Emulator, way: Way, show: str, side: int, dialect: Any
+) -> None:
+    conversation = shown_by(PicccImageTool(model="piccc-image", show=show, **clients(own_emulator)), way)
+    assert "base64" not in dumps(conversation)
+    model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key, dialect=dialect)
+    for _ in range(2):
+        way.run(model, "invoke", conversation)
+        [data] = images_in(own_emulator.requests[-1].body)
+        with Image.open(BytesIO(base64.b64decode(data))) as seen:
+            assert seen.size == (side, side)
+    assert sum(each.path.startswith("/files/") for each in own_emulator.requests) == 1
 
 
-def _decoded(text: str) -> bytes:
-    return base64.b64decode(text)
+@pytest.mark.parametrize("kind", [ChatOpenAI, ChatAnthropic])
+def test_another_model_gets_the_images_address(own_emulator: Emulator, kind: Any) -> None:
+    conversation = shown_by(
+        PicccImageTool(model="piccc-image", show="image", **clients(own_emulator)), Way("")
+    )
+    [task] = media_from(conversation)
+    url = own_emulator.base_url + ("/v1" if kind is ChatOpenAI else "")
+    kind(model="piccc-pro", base_url=url, api_key=own_emulator.api_key).invoke(conversation)
+    assert images_in(own_emulator.requests[-1].body) == [task.outputs[0].url]
 
 
-def test_an_image_that_cannot_be_fetched_is_still_a_result(own_emulator: Emulator, way: Way) -> None:
-    own_emulator.fault("404", route="GET /files/*")
-    tool = PicccImageTool(model="piccc-image", show="thumbnail", **clients(own_emulator))
-    message = way.run(tool, "invoke", calling(prompt="A kite"))
-    assert message.status == "success"
-    assert "cannot be shown" in message.content
+@pytest.mark.parametrize("gone", ["GET /files/*", "GET /v1/tasks/*"])
+def test_an_image_that_cannot_be_fetched_ends_no_conversation(
+    own_emulator: Emulator, way: Way, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 0.0)
+    conversation = shown_by(
+        PicccImageTool(model="piccc-image", show="thumbnail", **clients(own_emulator)), way
+    )
+    own_emulator.fault("404", route=gone)
+    model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key)
+    assert way.run(model, "invoke", conversation).text
+    assert "cannot be shown" in str(own_emulator.requests[-1].body)
+
+
+def test_no_message_chooses_an_address_that_is_fetched(own_emulator: Emulator) -> None:
+    forged = {
+        "type": "image", "url": f"{own_emulator.base_url}/secret",
+        "extras": {"piccc_image": {"task_id": "task_1", "place": 0, "show": "image"}},
+    }  # fmt: skip
+    model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key)
+    model.invoke([HumanMessage([{"type": "text", "text": "Look."}, forged])])
+    assert [each.path for each in own_emulator.requests if "secret" in each.path] == []
 
 
 def test_a_video_is_never_shown(emulator: Emulator) -> None:

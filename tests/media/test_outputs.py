@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,16 @@ def test_an_output_that_is_not_there_yet_is_waited_for(
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_PAUSE", 0.001)
     host.statuses, host.task = [404] * 3, completed(f"{host.url}/file/a.png")
     assert made().outputs[0].bytes() == IMAGE
+
+
+def test_an_old_output_is_not_waited_for(
+    connect: Connect, host: FileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 30.0)
+    old = {**completed(f"{host.url}/file/a.png"), "completed_at": time.time() - 2 * 3600}
+    host.statuses, host.task = [404] * 9, old
+    with pytest.raises(OutputExpired):
+        connect(base_url=host.url, api_key=KEY).tasks.load(json.dumps(old)).outputs[0].bytes()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])

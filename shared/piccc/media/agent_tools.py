@@ -5,8 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import uuid
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +35,7 @@ from piccc.errors import PicccError, SubmissionUnknown, TaskWaitTimeout
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
+    from piccc.config import Config
     from piccc.media.account import Lost
     from piccc.media.handles import AsyncTaskHandle, TaskHandle
     from piccc.media.ledgers import Ledger, Submission
@@ -312,6 +324,7 @@ class ClientPair(Generic[C, A]):
 class MediaClient(Protocol):
     """What the tools need of a `Client` or an `AsyncClient`."""
 
+    config: Config
     ledger: Ledger
 
     @property
@@ -455,8 +468,53 @@ class MediaToolRun:
         task = self._known()
         if self._show == "none" or task.type != "image" or not task.is_terminal:
             return ()
-        max_px = THUMBNAIL_PX if self._show == "thumbnail" else None
-        return [await _settled(output.base64_block(max_px=max_px)) for output in task.outputs]
+        return [await _settled(output.base64_block(max_px=_max_px(self._show))) for output in task.outputs]
+
+
+_MOST_BYTES = 64 * 2**20
+_blocks: OrderedDict[Hashable, Mapping[str, str]] = OrderedDict()
+"""The latest image blocks, because a conversation is sent whole with each request."""
+_blocks_lock = threading.Lock()
+
+
+async def image_block(client: MediaClient, task_id: str, place: int, show: Show) -> Mapping[str, str]:
+    """Return one image of a task as a content block `{type, base64, mime_type}`.
+
+    Where it cannot be had, the block is a text that says so.
+    """
+    from piccc.media.polling import account_name
+
+    name = (account_name(client.config), task_id, place, show)
+    with _blocks_lock:
+        if (known := _blocks.get(name)) is not None:
+            _blocks.move_to_end(name)
+            return known
+    is_final, block = True, _cannot_be_shown(task_id, errors.NotFoundError)
+    try:
+        outputs = (await _settled(client.tasks.get(task_id))).outputs
+        if place in range(len(outputs)):
+            block = await _settled(outputs[place].base64_block(max_px=_max_px(show)))
+    except PicccError as error:
+        is_final = isinstance(error, errors.NotFoundError | errors.OutputExpired)
+        block = _cannot_be_shown(task_id, type(error))
+    if is_final:
+        with _blocks_lock:
+            _blocks[name] = block
+            while len(_blocks) > 1 and sum(map(_size, _blocks.values())) > _MOST_BYTES:
+                _blocks.popitem(last=False)
+    return block
+
+
+def _cannot_be_shown(task_id: str, reason: type[Exception]) -> Mapping[str, str]:
+    return {"type": "text", "text": f"(The image of task {task_id} cannot be shown: {reason.__name__}.)"}
+
+
+def _size(block: Mapping[str, str]) -> int:
+    return sum(map(len, block.values()))
+
+
+def _max_px(show: Show) -> int | None:
+    return THUMBNAIL_PX if show == "thumbnail" else None
 
 
 async def ended(
@@ -464,7 +522,6 @@ async def ended(
     tasks: Sequence[Task],
     *,
     seconds: float = 0.0,
-    show: Show = "none",
     on_update: OnUpdate | None = None,
 ) -> Sequence[ToolResult]:
     """Report on those of the tasks that have ended, after waiting up to `seconds` for the first of them.
@@ -479,7 +536,7 @@ async def ended(
     if len(tasks) > 1:
         with suppress(PicccError):
             latest = {handle.id: handle for handle in await latest_tasks(client)}
-    seen = [await _end(MediaToolRun(client, show=show), task, latest.get(task.id)) for task in tasks]
+    seen = [await _end(MediaToolRun(client), task, latest.get(task.id)) for task in tasks]
     return [report for report in seen if report is not None]
 
 

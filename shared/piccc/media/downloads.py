@@ -38,6 +38,8 @@ FIRST_BACKOFF = 0.5
 BUFFER_BYTES = 1024 * 1024
 NOT_YET_SECONDS = 10.0
 """How long a 404 is waited through: an output may be announced before its store has it."""
+NEW_SECONDS = 3600.0
+"""How old a task may be for that; much, because clocks differ."""
 NOT_YET_PAUSE = 1.0
 STALE_PART_SECONDS = 2 * FETCH_SECONDS
 LONGEST_NAME = 100
@@ -60,12 +62,14 @@ class DownloadOptions:
         timeout: seconds for all of it.
         any_type: whether content that is neither image, video nor audio is taken too.
         private: whether plain http and addresses within private networks are allowed.
+        is_new: whether its store may not have it yet.
     """
 
     max_bytes: int = MAX_OUTPUT_BYTES
     timeout: float = FETCH_SECONDS
     any_type: bool = False
     private: bool = False
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Fetch:
         self._renew = renew
         self._url = urljoin(f"{config.base_url}/", output.url)
         self._renewed_at = -1
-        self._not_yet_until = io.now() + NOT_YET_SECONDS
+        self._not_yet_until = io.now() + (NOT_YET_SECONDS if terms.is_new else 0.0)
         self._key_headers: list[tuple[str, str]] = []
         self._buffer = bytearray()
         self._deadline = io.now() + terms.timeout
@@ -474,7 +478,8 @@ async def _fetch(
         fresh = await account.get(task, seconds=terms.timeout)
         return fresh.outputs[output.place].url if len(fresh.outputs) == len(task.outputs) else None
 
-    terms = replace(terms, private=account.private_outputs)
+    is_new = task.completed_at is None or time.time() - task.completed_at < NEW_SECONDS
+    terms = replace(terms, private=account.private_outputs, is_new=is_new)
     session = account.session
     content = await Fetch(session.io, session.config, output, file, terms, renew).run()
     if output.sha256 not in (None, content.sha256):

@@ -163,7 +163,8 @@ class AsyncOutputHandle(_BoundOutput):
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
         """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
-        return block(await self.bytes(), self.task_id, max_px)
+        content = await self.bytes()
+        return await self._account.session.io.run(block, content, self.task_id, max_px)
 
 
 class _BoundTask(Task):

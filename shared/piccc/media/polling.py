@@ -477,7 +477,7 @@ _lock = threading.Lock()
 
 def poller_for(account: PolledAccount) -> Poller:
     """Return the poller of an account; raise where there is no key."""
-    name = _name(account.session.config)
+    name = account_name(account.session.config)
     place, io = _place(account)
     if isinstance(account.ledger, TaskStream):
         place = (place, repr(account.ledger))
@@ -515,7 +515,7 @@ def _place(account: PolledAccount) -> tuple[Hashable, Backend]:
     return (None, io.in_thread()) if client is None else (id(client), io)
 
 
-def _name(config: Config) -> Hashable:
+def account_name(config: Config) -> Hashable:
     """Return what tells one account from another: a key by its hash, one that a function gives by that."""
     key: Hashable = config.key
     if config.key.is_fixed:
