@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from weakref import finalize
 
 from llama_index.core.base.llms.types import ContentBlock, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
@@ -25,6 +27,7 @@ from piccc.media.agent_tools import (
     run_sync_tool,
     submission_key,
     tasks_in,
+    warn_once,
 )
 from piccc.tasks import Task, TaskType
 
@@ -70,11 +73,14 @@ class PicccTaskSubmitted(InputRequiredEvent):
 class PicccTaskFinished(HumanResponseEvent):
     """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless.
 
-    A run that goes on from a saved context first goes back to its waits; send it this after that, not in the
-    same breath, or LlamaIndex runs the tool twice (nothing is submitted twice).
+    It may be sent twice, as webhooks are: the tool gives its result once.
     """
 
     task_id: str
+
+
+class _Never(Event):
+    """What a run of a step waits for that has nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,14 @@ class Call:
     Attributes:
         key: names its submission, the same when the step is run again.
         waits: names its waits in the workflow's context, also in one that was saved and goes on in a new run.
+        step: the step.
+        run_id: the run of the workflow, or empty where it is not known.
     """
 
     key: str
     waits: str
+    step: StepWorkerContext
+    run_id: str
 
     def waiter_id(self, task_id: str, turn: int) -> str:
         """Return the id under which it waits for its task, for the n-th time."""
@@ -98,26 +108,72 @@ class Call:
 
         A saved context keeps them, so a call that waits finds its task even where no ledger does.
         """
-        step = _current_step()
-        waiters = [each.waiter_id for each in step.state.collected_waiters] if step else []
+        waiters = [each.waiter_id for each in self.step.state.collected_waiters]
         ours = [each.split("/", 3) for each in waiters if each.startswith(f"piccc/{self.waits}/")]
         return [task_id for _, _, _, task_id in sorted(ours, key=lambda parts: int(parts[2]))]
+
+    def is_repeated(self) -> bool:
+        """Return whether this run of the step has nothing to do: its event was acted on already.
+
+        LlamaIndex runs a step for each event that it waits for, also for one that is sent twice: its wait
+        goes on until the step has ended. A later run has to do with another event of the same step, or
+        with another collection of events, or it is a retry.
+        """
+        state = self.step.state
+        if not self.run_id or state.work_item_id is None or self.step.retry.retry_number:
+            return False
+        events = frozenset(
+            each.waiter_id
+            for each in state.collected_waiters
+            if each.work_item_id == state.work_item_id and (each.resolved_event or each.timed_out)
+        )
+        collected = tuple(sorted((name, len(each)) for name, each in state.collected_events.items()))
+        runs = _runs.setdefault((self.run_id, state.step_name, state.work_item_id), {})
+        while len(_runs) > _MOST_ITEMS:
+            _runs.popitem(last=False)
+        # A run without any event left, after one that had some, begins after that one's end.
+        repeated = any(
+            invocation != state.invocation_id and (earlier == events or not events) and collected == then
+            for (earlier, then), invocation in runs.items()
+        )
+        if events and not repeated:
+            runs[events, collected] = state.invocation_id
+        return repeated
 
 
 def current_call(session: str, type: str, arguments: Mapping[str, Any]) -> Call | None:
     """Return the call that is being run; None outside of a step.
 
-    A step of an agent is known by the id of the model's call. Another step is known by its place in the run,
-    and the run by `session`, else by an id of its own that a restart does not keep. The arguments count too,
-    for some servers number the calls of each reply anew.
+    A step is known by its place in the run, one of an agent also by the id of the model's call, and the run
+    by `session`, else by an id of its own that a restart does not keep. A call's id that is long enough to be
+    the only one of its kind makes up for that; some servers number the calls of each reply anew. Equal calls
+    in one step are counted.
     """
     step = _current_step()
     if step is None:
         return None
-    tool_id = getattr(step.event, "tool_id", None)
-    run = "" if tool_id or session else _run_id()
-    parts = (session, tool_id or step.state.work_item_id, type, dict(arguments))
-    return Call(submission_key("llama-index", run, *parts), submission_key("wait", *parts))
+    tool_id, run_id = str(getattr(step.event, "tool_id", None) or ""), _run_id()
+    run = "" if session or len(tool_id) >= UNIQUE_LENGTH else run_id
+    place = (session, tool_id, step.state.work_item_id, type, dict(arguments))
+    parts = (*place, _count(step, submission_key(*place)))
+    return Call(submission_key("llama-index", run, *parts), submission_key("wait", *parts), step, run_id)
+
+
+UNIQUE_LENGTH = 16
+"""Characters of a call's id that is taken for the only one of its kind, as OpenAI's, Anthropic's, UUIDs."""
+_MOST_ITEMS = 10_000
+_runs: OrderedDict[tuple[str, str, str], dict[tuple[frozenset[str], Any], str | None]] = OrderedDict()
+"""By which events the latest steps were run on, and which run of the step acted on them."""
+_counts: dict[int, Counter[str]] = {}
+
+
+def _count(step: StepWorkerContext, call: str) -> int:
+    """Return how many equal calls this run of a step has made before."""
+    if id(step) not in _counts:
+        _counts[id(step)] = Counter()
+        finalize(step, _counts.pop, id(step), None)
+    _counts[id(step)][call] += 1
+    return _counts[id(step)][call] - 1
 
 
 def signals() -> tuple[type[Exception], ...]:
@@ -129,16 +185,23 @@ def signals() -> tuple[type[Exception], ...]:
     return (WaitingForEvent,)
 
 
+_LOST = "This version of LlamaIndex's workflows does not say which"
+
+
 def _run_id() -> str:
     from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-    return str(active_instrument_tags.get().get("llamaindex.run_id", ""))
+    run_id = str(active_instrument_tags.get().get("llamaindex.run_id", ""))
+    if not run_id:
+        warn_once(f"{_LOST} run a step belongs to: give PicccMediaToolSpec a session for each conversation.")
+    return run_id
 
 
 def _current_step() -> StepWorkerContext | None:
     try:
         from workflows.runtime.types.results import StepWorkerStateContextVar
     except ImportError:
+        warn_once(f"{_LOST} step calls a tool: a step that is run again submits again.")
         return None
     return StepWorkerStateContextVar.get(None)
 
@@ -380,6 +443,8 @@ class PicccMediaToolSpec(BaseToolSpec):
     async def _suspend(
         self, type: TaskType, run: MediaToolRun, order: Mapping[str, Any], call: Call, ctx: Context[Any]
     ) -> None:
+        if call.is_repeated():
+            await ctx.wait_for_event(_Never, waiter_id=f"piccc/never/{call.waits}", timeout=None)
         # Each wait that was begun is gone through again, before anything else: the step then waits where it
         # did, and none is left behind to run it once more.
         begun = call.begun_waits()
@@ -387,7 +452,7 @@ class PicccMediaToolSpec(BaseToolSpec):
             await _wait_for_event(ctx, call, task_id, type, turn)
         # The event is a hint: what the task has become is asked.
         task = (
-            await run.read(begun[-1])
+            await run.read(begun[-1], created=type)
             if begun
             else await run.place(type, order, key=call.key, lost=self._lost)
         )

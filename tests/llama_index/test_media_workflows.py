@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ToolCallResult
-from llama_index.core.workflow import Context, JsonPickleSerializer, StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow import (
+    Context,
+    Event,
+    HumanResponseEvent,
+    InputRequiredEvent,
+    JsonPickleSerializer,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,
+)
 
 from llama_index_piccc import (
     Piccc,
@@ -163,6 +173,67 @@ async def test_a_wait_goes_on_from_a_saved_context_without_paying_again(
     assert sorted(made(still)) == ["image", "video"]
 
 
+KITES = [f"Kite {number}" for number in range(6)]  # more than an agent runs tools at a time
+
+
+def told_of(emulator: Emulator) -> dict[str, str]:
+    """Return what the model was told of each call: results by the call's prompt."""
+    body = emulator.requests[-1].body
+    calls = {
+        call["id"]: json.loads(call["function"]["arguments"])["prompt"]
+        for message in body["messages"]
+        for call in message.get("tool_calls") or ()
+    }
+    answers = [each for each in body["messages"] if each["role"] == "tool"]
+    assert len(answers) == len(calls)
+    return {calls[each["tool_call_id"]]: each["content"] for each in answers}
+
+
+@pytest.mark.parametrize("second", ["at once", "while the task is read", "afterwards"])
+@pytest.mark.parametrize("kind", [FunctionAgent, AgentWorkflow])
+async def test_an_event_that_comes_twice_gives_each_call_its_own_result_once(
+    still: Emulator, kind: type[Any], second: str
+) -> None:
+    still.script([Scripted(calls=[("generate_image", {"prompt": each}) for each in KITES]), "All are done."])
+    alone = agent(still, mode="event")
+    handler = (alone if kind is FunctionAgent else AgentWorkflow(agents=[alone])).run(user_msg="Make them.")
+    loop, prompts, answered = asyncio.get_running_loop(), {}, 0
+
+    def send(task_id: str) -> None:
+        handler.ctx.send_event(PicccTaskFinished(task_id=task_id))
+
+    async def sent(task_id: str) -> None:
+        send(task_id)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def read(record: Any) -> bool:
+        asyncio.run_coroutine_threadsafe(sent(record.path.rpartition("/")[2]), loop).result(30)
+        return False
+
+    if second == "while the task is read":
+        still.fault("500", route="GET /v1/tasks/*", when=read)
+    async for event in handler.stream_events():
+        if isinstance(event, PicccTaskSubmitted):
+            prompts[event.task_id] = None
+            if len(prompts) == len(KITES):
+                await still.aadvance(60)
+                for task_id in prompts:
+                    send(task_id)
+                    if second == "at once":
+                        send(task_id)
+        if isinstance(event, ToolCallResult):
+            answered += 1
+            if second == "afterwards":
+                send(event.tool_output.raw_output["task_id"])
+    assert str(await handler) == "All are done."
+    assert answered == len(KITES)
+    told = told_of(still)
+    tasks = {task.prompt: task.id for task in client(still).tasks.list()}
+    assert [prompt for prompt in KITES if tasks[prompt] not in told[prompt]] == []
+    assert made(still) == ["image"] * len(KITES)
+
+
 class Gallery(Workflow):
     """A workflow of one's own that calls a tool in a step."""
 
@@ -183,6 +254,76 @@ async def test_a_step_of_ones_own_waits_for_events_and_pays_once(still: Emulator
     assert sum(isinstance(event, PicccTaskSubmitted) for event in events) == 1
     assert media_from(await handler)[0].status == "completed"
     assert made(still) == ["image"]
+
+
+class Made(Event):
+    """What a step made, and a human's word."""
+
+    ids: list[str]
+    word: str
+
+
+class TwoSteps(Workflow):
+    """A workflow that makes the same image twice in one step, asks a human, and counts its ends."""
+
+    def __init__(self, own: PicccMediaToolSpec) -> None:
+        super().__init__(timeout=60)
+        self._own = own
+        self.ended = 0
+
+    @step(num_workers=1)
+    async def make(self, ctx: Context, ev: StartEvent) -> Made:
+        """Make two images and ask for a word."""
+        outputs = [await self._own.agenerate_image("A kite", ctx=ctx) for _ in range(2)]
+        answer = await ctx.wait_for_event(HumanResponseEvent, waiter_event=InputRequiredEvent())
+        self.ended += 1
+        return Made(ids=[each.raw_output["task_id"] for each in outputs], word=answer.word)
+
+    @step
+    async def end(self, ctx: Context, ev: Made) -> StopEvent:
+        """Wait for events that are sent twice."""
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        return StopEvent(result=ev)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_equal_calls_in_one_step_are_two_images_and_a_human_is_asked(
+    still: Emulator, times: int
+) -> None:
+    workflow = TwoSteps(spec(still, mode="event"))
+    handler = workflow.run()
+    async for event in handler.stream_events():
+        if isinstance(event, PicccTaskSubmitted):
+            await still.aadvance(60)
+            for _ in range(times):
+                handler.ctx.send_event(PicccTaskFinished(task_id=event.task_id))
+        elif isinstance(event, InputRequiredEvent):
+            handler.ctx.send_event(HumanResponseEvent(word="good"))
+    result = await handler
+    assert len(set(result.ids)) == 2
+    assert (result.word, workflow.ended) == ("good", 1)
+    assert made(still) == ["image"] * 2
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "404"])
+async def test_a_task_that_cannot_be_read_when_it_ended_keeps_its_id(still: Emulator, fault: str) -> None:
+    handler = Gallery(spec(still, mode="event", client=client(still, max_retries=0))).run()
+    still.fault(fault, route="GET /v1/tasks*", times=1)
+    [submitted] = [each for each in await finished(handler, still) if isinstance(each, PicccTaskSubmitted)]
+    output = await handler
+    assert [task.id for task in media_from(output)] == [submitted.task_id]
+    assert output["tool_error"]["may_retry"] is False
+    assert made(still) == ["image"]
+
+
+async def test_a_server_that_numbers_calls_anew_gets_another_order_for_each(still: Emulator) -> None:
+    same = Scripted(calls=[("generate_image", {"prompt": "A kite"}, "call_0")])
+    own = client(still)
+    for _ in range(2):
+        still.script([same, same, "Done."])
+        await agent(still, mode="submit", client=own).run("Make it.")
+    assert made(still) == ["image"] * 4
 
 
 async def test_a_step_of_ones_own_goes_on_from_a_saved_context_without_paying_again(still: Emulator) -> None:
