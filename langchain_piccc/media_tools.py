@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,14 +39,13 @@ from piccc.media.agent_tools import (
     run_sync_tool,
     submission_key,
     tasks_in,
+    warn_once,
 )
 from piccc.media.ledgers import Ledger, MemoryLedger
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
-
-_log = logging.getLogger(__name__)
 
 EVENT = "piccc_task"
 """The name of the custom event that reports a task's progress, and the key of an interrupt's value."""
@@ -101,11 +99,18 @@ _current: ContextVar[CallContext | None] = ContextVar("piccc_call", default=None
 def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
     """Set the context of the call that `BaseTool.run` was given these options for."""
     configurable = (options.get("config") or {}).get("configurable") or {}
+    metadata = (options.get("config") or {}).get("metadata") or {}
     thread_id = configurable.get("thread_id")
+    place = configurable.get("checkpoint_ns") or metadata.get("langgraph_checkpoint_ns")
+    if not place and "langgraph_node" in metadata:
+        warn_once(
+            "This version of LangGraph does not say which graph task runs a tool: calls whose server numbers "
+            "them anew in each reply may be taken for one another. Tell us, and use an earlier version."
+        )
     call = CallContext(
         options.get("tool_call_id"),
         None if thread_id is None else str(thread_id),
-        configurable.get("checkpoint_ns") or None,
+        place or None,
         # LangGraph's own key: where it is absent, the graph runs with the default, or there is none.
         configurable.get("__pregel_durability", "async"),
     )
@@ -128,6 +133,7 @@ class Progress:
         self._on_update = on_update
         self._config = RunnableConfig(callbacks=run_manager.get_child()) if run_manager else None
         self._write = _stream_writer()
+        self.heartbeat = _heartbeat()
 
     def report(self, task: Task) -> None:
         """Report a task as it is now."""
@@ -155,6 +161,18 @@ class AsyncProgress(Progress):
 
     def _dispatch(self, data: dict[str, Any], config: RunnableConfig) -> None:
         self._events.append(asyncio.ensure_future(adispatch_custom_event(EVENT, data, config=config)))
+
+
+def _heartbeat() -> Callable[[], None] | None:
+    """Return what keeps LangGraph's `idle_timeout` from ending the node of a task that is being polled."""
+    if "langgraph" not in sys.modules:
+        return None
+    from langgraph.runtime import get_runtime
+
+    try:
+        return getattr(get_runtime(), "heartbeat", None)  # newer than the oldest version we support
+    except (KeyError, RuntimeError):  # no graph runs the tool
+        return None
 
 
 def _stream_writer() -> Callable[[Any], None] | None:
@@ -258,13 +276,14 @@ class PicccMediaTool(ClientSettings, BaseTool):
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().sync(self.http_client)
-        run = MediaToolRun(client, tool=self.name, on_update=Progress(self.on_update, run_manager).report)
+        reports = Progress(self.on_update, run_manager)
+        run = MediaToolRun(client, tool=self.name, on_update=reports.report, on_poll=reports.heartbeat)
         return self._output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().asynchronous(self.http_async_client)
         reports = AsyncProgress(self.on_update, run_manager)
-        run = MediaToolRun(client, tool=self.name, on_update=reports.report)
+        run = MediaToolRun(client, tool=self.name, on_update=reports.report, on_poll=reports.heartbeat)
         try:
             return self._output(await run.reported(self._work(run, arguments), _signals()))
         finally:
@@ -434,16 +453,11 @@ def _stop(task: Task) -> NoReturn:
     raise GraphInterrupt((Interrupt({EVENT: progress(task)}, id),))
 
 
-_warned = False
-
-
 def _warn_of_durability(ledger: Ledger, call: CallContext) -> None:
     """Say once that a file ledger alone does not keep a killed process from paying twice."""
-    global _warned
-    if _warned or call.durability == "sync" or isinstance(ledger, MemoryLedger):
+    if call.durability == "sync" or isinstance(ledger, MemoryLedger):
         return
-    _warned = True
-    _log.warning(
+    warn_once(
         "The ledger prevents double payment after a crash only where checkpoints are saved before the tools "
         'run: pass durability="sync" to invoke or stream. Otherwise a process that is killed asks the model '
         "again, and its new call is a new submission."

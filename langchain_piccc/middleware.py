@@ -162,7 +162,8 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         def report(task: Task) -> None:
             runtime.stream_writer({EVENT: progress(task)})
 
-        update = await self._news(client, state, self._wait_s, report)
+        heartbeat = getattr(runtime, "heartbeat", None)  # newer than the oldest version we support
+        update = await self._news(client, state, self._wait_s, report, heartbeat)
         return {**update, "jump_to": "model"} if update else None
 
     async def _news(
@@ -171,11 +172,12 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         state: Mapping[str, Any],
         seconds: float,
         on_update: Callable[[Task], object] | None = None,
+        on_poll: Callable[[], object] | None = None,
     ) -> Update:
         running = [task for task in media_from(state) if not task.is_terminal]
         if not running:
             return None
-        reports = await ended(client, running, seconds=seconds, on_update=on_update)
+        reports = await ended(client, running, seconds=seconds, on_update=on_update, on_poll=on_poll)
         if not reports:
             return None
         return {

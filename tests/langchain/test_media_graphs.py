@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware, ToolRetryMiddleware
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool, tool
@@ -19,6 +20,7 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
+from langgraph.runtime import Runtime
 from langgraph.types import Command, Send, interrupt
 
 from langchain_piccc import (
@@ -33,7 +35,7 @@ from langchain_piccc import (
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator, ManualClock, Scripted
 from piccc.errors import TaskWaitTimeout
-from piccc.media.agent_tools import ended, run_sync_tool
+from piccc.media.agent_tools import artifact_of, ended, run_sync_tool
 from tests.langchain.media import Way, clients, settings
 from tests.media.paid import made
 
@@ -454,6 +456,81 @@ def test_progress_is_streamed_in_every_mode(still: Emulator, mode: str) -> None:
     compiled = graph.add_edge(START, "tools").compile(checkpointer=InMemorySaver())
     news = list(compiled.stream({"messages": [calling("A kite")]}, THREAD, stream_mode="custom"))
     assert news[0]["piccc_task"]["status"] == "queued"
+
+
+@pytest.mark.parametrize("place", ["tool", "middleware"])
+def test_each_poll_is_a_heartbeat(
+    still: Emulator, way: Way, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        still.advance(60)  # so that the wait ends
+
+    both = clients(still)
+    if place == "tool":
+        monkeypatch.setattr("langgraph.runtime.get_runtime", lambda: Runtime(heartbeat=beat))
+        graph = StateGraph(State).add_node("tools", ToolNode([image_tool(still, mode="wait", wait_s=30)]))
+        way.run(graph.add_edge(START, "tools").compile(), "invoke", {"messages": [calling("A kite")]})
+    else:
+        task = both["client"].images.submit("A kite", model="piccc-image")
+        middleware = PicccTasksMiddleware(both["client"], async_client=both["async_client"], wait_s=30)
+        state = {"messages": [AIMessage("Soon.")], "piccc_tasks": {task.id: artifact_of(task)}}
+        way.run(middleware, "after_model", state, Runtime(heartbeat=beat))
+    reads = sum(each.method == "GET" and each.path.startswith("/v1/tasks") for each in still.requests)
+    assert 0 < beats <= reads
+
+
+@pytest.mark.parametrize(
+    ("fault", "sent", "status"),
+    [("failed", 1, "error"), ("503", 2, "success"), ("lost-answer", 1, "success")],
+)
+def test_a_retry_repeats_what_was_not_made_and_pays_for_nothing_twice(
+    own_emulator: Emulator, way: Way, fault: str, sent: int, status: str
+) -> None:
+    own_emulator.fault(fault, route="POST /v1/images/tasks", times=1)
+    own_emulator.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    image = image_tool(
+        own_emulator, mode="wait", handle_tool_error=False, **clients(own_emulator, max_retries=0)
+    )
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False)
+    model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key)
+    graph = create_agent(model, [image], middleware=[retry], checkpointer=InMemorySaver())
+    state = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+    assert state["messages"][-2].status == status
+    posts = [each for each in own_emulator.requests if each.path == "/v1/images/tasks"]
+    assert len(posts) == sent
+    assert sum(charge.kind == "image" for charge in own_emulator.charges) == 1
+
+
+@pytest.mark.parametrize(
+    ("durability", "place", "warns"),
+    [("async", "n:1", "durability"), ("sync", "n:1", ""), ("sync", "", "graph task")],
+)
+def test_what_the_promise_depends_on_is_warned_of_once(
+    own_emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    durability: str,
+    place: str,
+    warns: str,
+) -> None:
+    monkeypatch.setattr("piccc.media.agent_tools._warned", set())
+    image = image_tool(
+        own_emulator, mode="submit", client=Client(**settings(own_emulator), ledger=tmp_path / "l")
+    )
+    config: Any = {
+        "configurable": {"thread_id": "t", "checkpoint_ns": place, "__pregel_durability": durability},
+        "metadata": {"langgraph_node": "n"},
+    }
+    for id in ("1", "2"):
+        image.invoke(calling("A kite", id=id).tool_calls[0], config)
+    said = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert len(said) == bool(warns)
+    assert all(warns in each for each in said)
 
 
 def test_media_is_read_from_states_and_json(own_emulator: Emulator) -> None:

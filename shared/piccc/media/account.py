@@ -35,7 +35,7 @@ from piccc.errors import (
 )
 from piccc.media.fleet import note_of_end
 from piccc.media.ledgers import Ledger, MemoryLedger, Note, Submission, TaskStream
-from piccc.media.polling import READ_SECONDS, Subscription, shared_name, take, wake
+from piccc.media.polling import READ_SECONDS, OnPoll, Subscription, shared_name, take, wake
 from piccc.media.requests import (
     CLOCK_SKEW,
     LONGEST_CLOCK_JUMP,
@@ -403,10 +403,15 @@ class Account:
             await self.use_ledger(self.ledger.post, shared_name(self.session.config), [note])
 
     def watch(
-        self, tasks: Iterable[Task | str] = (), *, timeout: float | None = None, every_change: bool = False
+        self,
+        tasks: Iterable[Task | str] = (),
+        *,
+        timeout: float | None = None,
+        every_change: bool = False,
+        on_poll: OnPoll | None = None,
     ) -> Subscription:
         """Begin to wait for tasks; `every_change` reports progress too."""
-        watching = Subscription(self, timeout=timeout, every_change=every_change)
+        watching = Subscription(self, timeout=timeout, every_change=every_change, on_poll=on_poll)
         for task in tasks:
             watching.add(task)
         return watching

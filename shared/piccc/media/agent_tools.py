@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from piccc.media.account import Lost
     from piccc.media.handles import AsyncTaskHandle, TaskHandle
     from piccc.media.ledgers import Ledger, Submission
+    from piccc.media.polling import OnPoll
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
 
 _log = logging.getLogger(__name__)
@@ -347,14 +348,22 @@ class MediaToolRun:
     """One call of a tool: it knows its task as soon as there is one, so that no failure can lose it."""
 
     def __init__(
-        self, client: MediaClient, *, tool: str = "", show: Show = "none", on_update: OnUpdate | None = None
+        self,
+        client: MediaClient,
+        *,
+        tool: str = "",
+        show: Show = "none",
+        on_update: OnUpdate | None = None,
+        on_poll: OnPoll | None = None,
     ) -> None:
         self.client = client
         self._tool = tool
         self._show = show
+        self._on_poll = on_poll
         self._on_update = None if on_update is None else partial(_notify, on_update)
         self._key: str | None = None
         self._task: TaskHandle | AsyncTaskHandle | None = None
+        self._created: Task | None = None
 
     async def place(
         self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None, lost: Lost = "ask"
@@ -374,8 +383,9 @@ class MediaToolRun:
                 raise unknown from unknown.__cause__
         return self._known()
 
-    async def read(self, task_id: str) -> Task:
-        """Read a task."""
+    async def read(self, task_id: str, *, created: TaskType | None = None) -> Task:
+        """Read a task; `created` is its type where an earlier run of this call created it."""
+        self._created = Task(task_id, type=created) if created else None
         self._task = await _settled(self.client.tasks.get(task_id))
         return self._known()
 
@@ -392,7 +402,7 @@ class MediaToolRun:
         task = self._known()
         try:
             if seconds != 0 and not task.is_terminal:
-                await _settled(task.wait(timeout=seconds, on_update=self._on_update))
+                await _settled(task.wait(timeout=seconds, on_update=self._on_update, on_poll=self._on_poll))
         except TaskWaitTimeout:
             return
         if error := task.failure():
@@ -440,11 +450,12 @@ class MediaToolRun:
         except Exception as error:
             # A submission that was refused leaves the ledger: one that is still in it may have been accepted.
             entry = await self._entry() if self._task is None else None
+            created = self._created or _task_of(entry)
             return failed(
                 error,
-                self._task or _task_of(entry),
-                may_exist=entry is not None and entry.task_id is None,
-                is_gone=isinstance(error, errors.NotFoundError) and entry is not None,
+                self._task or created,
+                may_exist=entry is not None and created is None,
+                is_gone=isinstance(error, errors.NotFoundError) and created is not None,
             )
 
     async def submitted(self) -> Task | None:
@@ -523,6 +534,7 @@ async def ended(
     *,
     seconds: float = 0.0,
     on_update: OnUpdate | None = None,
+    on_poll: OnPoll | None = None,
 ) -> Sequence[ToolResult]:
     """Report on those of the tasks that have ended, after waiting up to `seconds` for the first of them.
 
@@ -531,7 +543,8 @@ async def ended(
     """
     if seconds and tasks:
         with suppress(PicccError):
-            await _first_end(client.tasks.events(*[task.id for task in tasks], timeout=seconds), on_update)
+            ids = [task.id for task in tasks]
+            await _first_end(client.tasks.events(*ids, timeout=seconds, on_poll=on_poll), on_update)
     latest: dict[str, Any] = {}
     if len(tasks) > 1:
         with suppress(PicccError):
@@ -556,6 +569,16 @@ async def _first_end(changes: AsyncIterable[Task] | Iterable[Task], on_update: O
 async def latest_tasks(client: MediaClient) -> Sequence[Any]:
     """Return the handles of the account's latest tasks, as many as a page of the list has: one request."""
     return await _first(client.tasks.list(), LATEST)
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """Log a warning the first time that there is reason for it in this process."""
+    if message not in _warned:
+        _warned.add(message)
+        _log.warning(message)
 
 
 def _notify(on_update: OnUpdate | None, task: Task) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from piccc.media.account import Account
+    from piccc.media.polling import OnPoll
 
 MAX_MEMORY_BYTES = 256 * 1024**2
 OnUpdate = Callable[[Task], object]
@@ -230,22 +231,29 @@ class TaskHandle(_BoundTask):
         """Read it again."""
         return self.take(run_sync(self._account.get(self)))
 
-    def wait(self, *, timeout: float | None = None, on_update: OnUpdate | None = None) -> Self:
+    def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        on_update: OnUpdate | None = None,
+        on_poll: OnPoll | None = None,
+    ) -> Self:
         """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
 
         By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
-        again, do not submit again.
+        again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
+        heartbeats of workflow engines belong there.
         """
-        for task in self.events(timeout=timeout):
+        for task in self.events(timeout=timeout, on_poll=on_poll):
             if on_update is not None:
                 on_update(task)
         if error := self.failure():
             raise error
         return self
 
-    def events(self, *, timeout: float | None = None) -> Iterator[Task]:
+    def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> Iterator[Task]:
         """Yield the task as it was at each change of its status or progress, until it has ended."""
-        with self._account.watch([self], timeout=timeout, every_change=True) as watching:
+        with self._account.watch([self], timeout=timeout, every_change=True, on_poll=on_poll) as watching:
             while (task := run_sync(watching.next())) is not None:
                 self.take(task)
                 yield task
@@ -270,22 +278,31 @@ class AsyncTaskHandle(_BoundTask):
         """Read it again."""
         return self.take(await self._account.get(self))
 
-    async def wait(self, *, timeout: float | None = None, on_update: OnUpdate | None = None) -> Self:
+    async def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        on_update: OnUpdate | None = None,
+        on_poll: OnPoll | None = None,
+    ) -> Self:
         """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
 
         By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
-        again, do not submit again.
+        again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
+        heartbeats of workflow engines belong there.
         """
-        async for task in self.events(timeout=timeout):
+        async for task in self.events(timeout=timeout, on_poll=on_poll):
             if on_update is not None:
                 on_update(task)
         if error := self.failure():
             raise error
         return self
 
-    async def events(self, *, timeout: float | None = None) -> AsyncIterator[Task]:
+    async def events(
+        self, *, timeout: float | None = None, on_poll: OnPoll | None = None
+    ) -> AsyncIterator[Task]:
         """Yield the task as it was at each change of its status or progress, until it has ended."""
-        with self._account.watch([self], timeout=timeout, every_change=True) as watching:
+        with self._account.watch([self], timeout=timeout, every_change=True, on_poll=on_poll) as watching:
             while (task := await watching.next()) is not None:
                 self.take(task)
                 yield task

@@ -72,17 +72,26 @@ class PolledAccount(Protocol):
         ...
 
 
+OnPoll = Callable[[], object]
+
+
 class Subscription:
     """One wait for some tasks. `next` returns each that ended, and with `every_change` its progress too."""
 
     def __init__(
-        self, account: PolledAccount, *, timeout: float | None = None, every_change: bool = False
+        self,
+        account: PolledAccount,
+        *,
+        timeout: float | None = None,
+        every_change: bool = False,
+        on_poll: OnPoll | None = None,
     ) -> None:
         self.polling = account.polling
         self._account = account
         self._io = account.session.io
         self.signal = self._io.signal()
         self.every_change = every_change
+        self._on_poll = on_poll
         self.started = self._io.now()
         self.deadline = self.started + (account.polling.timeout if timeout is None else timeout)
         self._poller: Poller | None = None
@@ -153,6 +162,11 @@ class Subscription:
         before = self.open.get(task.id)
         if before is None:
             return
+        if self._on_poll is not None:
+            try:
+                self._on_poll()
+            except Exception:  # the poller also reads for others
+                logger.exception("on_poll failed for task %s.", task.id)
         changed = (before.status, before.progress) != (task.status, task.progress) or not before.raw
         if isinstance(news, Ended) and news.error is not None:
             self._errors.append(_unreadable(task, news.error))
@@ -525,7 +539,7 @@ def account_name(config: Config) -> Hashable:
 
 def shared_name(config: Config) -> str:
     """Return what an account is called where processes share a ledger; the key cannot be read from it."""
-    return hashlib.sha256(repr(_name(config)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(account_name(config)).encode()).hexdigest()[:32]
 
 
 def _after_fork() -> None:

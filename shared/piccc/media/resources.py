@@ -24,6 +24,7 @@ from piccc.media.batch import (
 )
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
 from piccc.media.ledgers import Submission
+from piccc.media.polling import OnPoll
 from piccc.media.requests import Receiver, SpendLimit, as_task, build_task_request
 from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
@@ -343,9 +344,14 @@ class Tasks(_Resource):
             while (task := run_sync(waiting.next())) is not None:
                 yield handles[task.id].take(task)
 
-    def events(self, *tasks: Task | str, timeout: float | None = None) -> Iterator[Task]:
-        """Yield tasks as they were at each change of status or progress, until all have ended."""
-        with self._account.watch(tasks, timeout=timeout, every_change=True) as waiting:
+    def events(
+        self, *tasks: Task | str, timeout: float | None = None, on_poll: OnPoll | None = None
+    ) -> Iterator[Task]:
+        """Yield tasks as they were at each change of status or progress, until all have ended.
+
+        `on_poll` is called whenever one of them was read, in the poller's thread.
+        """
+        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
             while (task := run_sync(waiting.next())) is not None:
                 yield task
 
@@ -436,9 +442,14 @@ class AsyncTasks(_Resource):
             while (task := await waiting.next()) is not None:
                 yield handles[task.id].take(task)
 
-    async def events(self, *tasks: Task | str, timeout: float | None = None) -> AsyncIterator[Task]:
-        """Yield tasks as they were at each change of status or progress, until all have ended."""
-        with self._account.watch(tasks, timeout=timeout, every_change=True) as waiting:
+    async def events(
+        self, *tasks: Task | str, timeout: float | None = None, on_poll: OnPoll | None = None
+    ) -> AsyncIterator[Task]:
+        """Yield tasks as they were at each change of status or progress, until all have ended.
+
+        `on_poll` is called whenever one of them was read, in the poller's thread.
+        """
+        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
             while (task := await waiting.next()) is not None:
                 yield task
 
