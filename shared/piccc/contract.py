@@ -578,6 +578,8 @@ def _part(exchange: Exchange) -> str:
 # Samples.
 
 _ASK = "Name one city. Answer with its name only."
+_SHORT = 32
+"""Tokens of most replies: enough for a call."""
 _PIXEL = base64.b64encode(
     bytes.fromhex(
         "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
@@ -602,13 +604,13 @@ _MISSING = "/v1/tasks/task_000000000000000000000000"
 
 
 def _chat(server: Server, fields: JSON, auth: Any = "bearer") -> Exchange:
-    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": 64, **fields}
+    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
     body = {name: value for name, value in body.items() if value is not None}
     return server.ask("POST", "/v1/chat/completions", body, auth=auth)
 
 
 def _message(server: Server, fields: JSON, auth: Any = "bearer", path: str = "/v1/messages") -> Exchange:
-    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": 64, **fields}
+    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
     body = {name: value for name, value in body.items() if value is not None}
     return server.ask("POST", path, body, auth=auth)
 
@@ -699,7 +701,7 @@ def _refusals(**bodies: JSON) -> dict[str, Sample]:
     """Return samples that a strict server refuses, which is free; a lenient one bills a short reply."""
     made = {"chat": _chats, "messages": _messages}
     return {
-        name.replace("__", ".").replace("_", "-"): made[name.partition("__")[0]](fields)
+        name.replace("__", ".").replace("_", "-"): made[name.partition("__")[0]]({"max_tokens": 1, **fields})
         for name, fields in bodies.items()
     }
 
@@ -723,7 +725,7 @@ SAMPLES: dict[str, Sample] = {
         chat__no_messages={"messages": []},
         chat__unknown_model={"model": "no-such-model"},
         chat__unknown_content=_said({"role": "user", "content": [{"type": "hologram"}]}),
-        chat__both_limits={"max_completion_tokens": 64},
+        chat__both_limits={"max_completion_tokens": 1},
         chat__parallel_without_tools={"parallel_tool_calls": False},
         chat__unanswered_call=_said(_WEATHER, _CALLS, _USER),
         chat__result_without_call=_said(_USER, _RESULT),
@@ -763,7 +765,7 @@ SAMPLES: dict[str, Sample] = {
         messages__budget={"thinking": {"type": "enabled", "budget_tokens": 2048}},
         messages__thinking_temperature={
             "thinking": {"type": "enabled", "budget_tokens": 1024},
-            "max_tokens": 1100,
+            "max_tokens": 1025,
             "temperature": 0.5,
         },
         messages__cache_marks=_said(
@@ -864,7 +866,7 @@ SAMPLES: dict[str, Sample] = {
         }
     ),
     "messages.thinking": _messages(
-        {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1100}, 10
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1056}, 10
     ),
     "chat.overflow": _chats(_said({"role": "user", "content": "word " * 140_000}), 20),
     "messages.overflow": _messages(_said({"role": "user", "content": "word " * 140_000}), 20),
