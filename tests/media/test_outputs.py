@@ -20,7 +20,6 @@ from PIL import Image
 
 from piccc.emulator import Emulator
 from piccc.errors import (
-    InvalidArgumentError,
     OutputError,
     OutputExpired,
     OutputTooLarge,
@@ -326,12 +325,6 @@ def test_a_full_disk_is_our_error_and_leaves_no_file(
             made().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
     assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
-
-
-@pytest.mark.parametrize("place", ["s3://bucket/a.png", "gs://bucket/", "https://example.com/a.png"])
-def test_a_url_is_no_place_to_save_to(made: Made, place: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="URL"):
-        made().outputs[0].save(place)
 
 
 def test_an_unknown_or_wrong_type_word_declares_nothing(connect: Connect, host: FileHost) -> None:

@@ -64,6 +64,7 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
         "llama-index",
         "otel",
         "socks",
+        "stores",
     ]
     assert about["description_content_type"] == "text/markdown"
     assert str(about["description"]).strip() == (ROOT / "README.md").read_text().strip()

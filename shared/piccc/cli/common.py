@@ -87,9 +87,21 @@ Prompt = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _place(text: str | Path) -> Path | str:
+    """Return a path, or a URL as it is: a path would drop one of its slashes."""
+    return text if "://" in str(text) else Path(text)
+
+
 To = Annotated[
-    Path,
-    typer.Option("--to", help="Where to save: a folder, or a file name such as cat.png.", metavar="PATH"),
+    Any,  # a Path, or a text for a URL: Typer takes no unions
+    typer.Option(
+        "--to",
+        parser=_place,
+        help="Where to save: a folder, a file name such as cat.png, or a URL: s3://, gs://, az://.",
+        metavar="PATH",
+    ),
 ]
 Open = Annotated[bool, typer.Option("--open", help="Open the saved file in the system's viewer.")]
 Seconds = Annotated[

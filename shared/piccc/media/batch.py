@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import sys
 import time
 import uuid
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from piccc._http.backends import run_sync
@@ -33,6 +35,7 @@ from piccc.errors import (
 )
 from piccc.media.account import RESEND_SECONDS, Account, Lost
 from piccc.media.display import gallery
+from piccc.media.downloads import FilePath, save, target_of
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import MemoryLedger, Submission
 from piccc.media.requests import SpendLimit, TaskRequest, build_task_request, key_of_row
@@ -40,6 +43,8 @@ from piccc.tasks import Task, TaskType, is_moderation
 
 LONGEST_BATCH = 86_400.0
 SUBMISSIONS = 20
+SAVES = 8
+"""How many tasks' outputs are saved at a time."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 LAST_ANSWERS_SECONDS = 5.0
@@ -58,6 +63,8 @@ _SPENT = ("insufficient", "billing", "balance", "arrear", "overdue", "credit")
 """What the code of a 429 has in it where no pause will help."""
 
 H = TypeVar("H", TaskHandle, AsyncTaskHandle)
+_Result = tuple[H, str, bool]
+"""A task that has ended, the key of its submission, and whether it is to be handed over."""
 Row = str | Mapping[str, Any]
 Rows = Iterable[Row]
 OnResult = Callable[[TaskHandle], object]
@@ -69,12 +76,14 @@ class Batch(Generic[H]):
 
     Attributes:
         tasks: the task of each row, ended or running; None where there is none.
-        errors: by row, why it has no task or why its task cannot be read.
+        errors: by row, why it has no task, or why its task cannot be read or its outputs not be fetched.
+        files: by row, what `save_to` wrote: paths, or URLs as texts.
     """
 
     def __init__(self) -> None:
         self.tasks: list[H | None] = []
         self.errors: dict[int, PicccError] = {}
+        self.files: dict[int, list[Path | str]] = {}
 
     @property
     def running(self) -> list[H]:
@@ -106,6 +115,7 @@ class BatchOptions:
     spend_limit: SpendLimit
     timeout: float | None
     progress: bool
+    save_to: FilePath | None = None
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "submissions"):
@@ -186,6 +196,8 @@ class _Run(Generic[H]):
         self._walks: set[str] = set()
         self._walked_for: list[_Place] = []
         self._ended: deque[tuple[_Place, Task]] = deque()
+        self._saving = 0
+        self._saved: deque[tuple[_Place, _Result[H], list[Path | str] | BaseException]] = deque()
         self._refusals = 0
         self._paused_until = 0.0
         self._has_succeeded = False
@@ -194,7 +206,9 @@ class _Run(Generic[H]):
         self.batch: Batch[H] = Batch()
 
     async def judge(self) -> None:
-        """Refuse bad rows before any is sent, where they can be looked at twice."""
+        """Refuse a bad place for outputs, and bad rows where they can be looked at twice; nothing is sent."""
+        if self._options.save_to is not None:
+            await self._io.run(target_of, self._options.save_to)
         if isinstance(self._prompts, Sequence):
             await self._io.run(self._judge, self._prompts)
 
@@ -203,12 +217,20 @@ class _Run(Generic[H]):
             self._build(number, row)
         self._numbers.clear()
 
-    async def next(self) -> tuple[H, str, bool] | None:
+    async def next(self) -> _Result[H] | None:
         """Return the next task that has ended, its key, whether it is to be handed over; None at the end."""
         while True:
             self._collect()
-            if self._ended:
-                return await self._end(*self._ended.popleft())
+            if self._saved:
+                return self._take_saved(*self._saved.popleft())
+            if self._ended and self._saving < SAVES:
+                place, task = self._ended.popleft()
+                result = await self._end(place, task)
+                if self._options.save_to is None or not (result[2] and result[0].outputs):
+                    return result
+                self._saving += 1
+                self._io.start(partial(self._save, place, result))
+                continue
             self._fill()
             self._walk()
             if self._is_done():
@@ -217,6 +239,7 @@ class _Run(Generic[H]):
 
     def _is_done(self) -> bool:
         idle = not (self._under_way or self._walks or self._running or self._earlier or self._answers)
+        idle = idle and not (self._saving or self._saved or self._ended)
         if self._stopped is not None:
             return idle
         return idle and self._is_exhausted and not self._again and not self._lost
@@ -229,11 +252,13 @@ class _Run(Generic[H]):
     def _has_room(self) -> bool:
         # After a refusal one submission tries whether the account takes more; the others wait for it.
         at_once = 1 if self._refusals else self._options.submissions
+        # What is not saved yet counts as running: where the place for it is full, little more is paid for.
+        running = len(self._running) + self._saving + len(self._ended)
         return (
             self._stopped is None
             and self._watch.now() >= self._paused_until
             and self._under_way < at_once
-            and self._under_way + len(self._running) < self._options.concurrency
+            and self._under_way + running < self._options.concurrency
         )
 
     def _draw(self) -> _Place | None:
@@ -494,6 +519,33 @@ class _Run(Generic[H]):
         entry = await self._account.use_ledger(self._account.ledger.get, key)
         return handle, key, entry is None or not entry.is_handled
 
+    async def _save(self, place: _Place, result: _Result[H]) -> None:
+        """Save the outputs of a task, in the background."""
+        files: list[Path | str] | BaseException = []
+        try:
+            folder = f"{os.fspath(self._options.save_to or '')}/"
+            files = [await save(self._account, result[0], each, folder) for each in result[0].outputs]
+        except BaseException as error:
+            files = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._saved.append((place, result, files))
+            self._watch.signal.set()
+
+    def _take_saved(
+        self, place: _Place, result: _Result[H], files: list[Path | str] | BaseException
+    ) -> _Result[H]:
+        self._saving -= 1
+        if isinstance(files, PicccError) and not isinstance(files.__cause__, OSError):
+            self.batch.errors[place.number] = files  # the output's own fault
+            handle, key, _ = result
+            return handle, key, False
+        if isinstance(files, BaseException):
+            raise files  # the disk's or the store's, which is no fault of a row
+        self.batch.files[place.number] = files
+        return result
+
     async def handed_over(self, key: str) -> None:
         """Note that a result has been handed over."""
         await self._account.use_ledger(self._account.ledger.handled, key)
@@ -502,13 +554,14 @@ class _Run(Generic[H]):
         """Take in the answers to what is under way; return what to raise, with the batch on it."""
         self._stopped = self._stopped or PicccError("The batch was broken off.")
         until = self._watch.now() + LAST_ANSWERS_SECONDS
-        while self._under_way and (now := self._watch.now()) < until:
+        while (self._under_way or self._saving > len(self._saved)) and (now := self._watch.now()) < until:
             await self._watch.signal.wait(until - now)
             try:
                 self._collect()
             except BaseException as another:  # the first is what is raised
                 error.add_note(f"{type(another).__name__}: {another}")
-        if isinstance(error, InvalidArgumentError) and not any(self.batch.tasks):
+        is_an_argument = isinstance(error, InvalidArgumentError) and not any(self.batch.tasks)
+        if is_an_argument or (isinstance(error, PicccError) and not self.batch.tasks):
             return error
         if isinstance(error, Exception):
             stopped = self._halted(error)

@@ -12,22 +12,24 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.connections import retry_after
 from piccc._version import __version__
 from piccc.config import Config, origin_of
-from piccc.errors import InvalidArgumentError, OutputError, OutputExpired, OutputTooLarge, OutputWrongType
+from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType
 from piccc.tasks import Output, Task, mime_type_of, suffix_of
 
 if TYPE_CHECKING:
     from piccc.media.account import Account
+    from piccc.media.stores import Place
 
 HEAD_BYTES = 64
 MAX_OUTPUT_BYTES = 2 * 1024**3
@@ -44,13 +46,29 @@ NOT_YET_PAUSE = 1.0
 STALE_PART_SECONDS = 2 * FETCH_SECONDS
 LONGEST_NAME = 100
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How a URL begins, also one of which pathlib has dropped a slash; a drive of Windows has one letter."""
 _GONE = (400, 401, 403, 404, 410)
 """What stores answer for a signed address that has expired; S3 and GCS say 400 for an expired token."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _KINDS = ("image", "video", "audio")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LATER = (408, 425, 429)
+
+
+class FetchOptions(TypedDict, total=False):
+    """The keywords of what fetches an output; `DownloadOptions` says what they mean."""
+
+    max_bytes: int
+    timeout: float
+    any_type: bool
+
+
+class SaveOptions(FetchOptions, total=False):
+    """The keywords of what saves one: also whether to replace another file, and to write a note beside it."""
+
+    overwrite: bool
+    provenance: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,28 +393,37 @@ FilePath = str | os.PathLike[str]
 _PARAMETERS = ("aspect_ratio", "resolution", "duration_seconds", "seed", "usage", "cost")
 
 
+def target_of(path: FilePath) -> str | Place:
+    """Return where to save to: a path, or a place in an object store; raise where there is none."""
+    text = os.fspath(path)
+    if not _URL.match(text):
+        return text
+    from piccc.media.stores import place_of
+
+    return place_of(text)
+
+
 async def save(
     account: Account,
     task: Task,
     output: Output,
     path: FilePath,
-    terms: DownloadOptions,
     *,
     overwrite: bool = False,
     provenance: bool = False,
-) -> Path:
-    """Write an output to a file, or into a directory under a name of its own; return the file's path.
+    **terms: Unpack[FetchOptions],
+) -> Path | str:
+    """Write an output to a file or an object, or into a folder under a name of its own; return where.
 
     `provenance` writes what it was made from beside it, as `NAME.json`. A file with the same content stays;
     another one in the way is an OutputError unless `overwrite`. No partial file stays.
     """
-    if _URL.match(os.fspath(path)):
-        raise InvalidArgumentError(
-            f"{os.fspath(path)!r} is a URL, and outputs are saved to files.",
-            hint="Save to a file and upload it, or take `bytes()`.",
-        )
+    options = DownloadOptions(**terms)
     try:
-        return await _save(account, task, output, os.fspath(path), terms, overwrite, provenance)
+        target = await account.session.io.run(target_of, path)
+        if not isinstance(target, str):
+            return await _save_object(account, task, output, target, options, overwrite, provenance)
+        return await _save(account, task, output, target, options, overwrite, provenance)
     except OSError as error:
         raise OutputError(
             f"The output of task {task.id} cannot be written: {error}",
@@ -428,6 +455,30 @@ async def _save(
     if provenance:
         await run(_write_whole, target.with_name(f"{target.name}.json"), _provenance(task, output, content))
     return target
+
+
+async def _save_object(
+    account: Account,
+    task: Task,
+    output: Output,
+    place: Place,
+    terms: DownloadOptions,
+    overwrite: bool,
+    provenance: bool,
+) -> str:
+    # By way of a temporary file: an object that was begun could not be taken back where a fetch starts anew.
+    run = account.session.io.run
+    file = await run(tempfile.TemporaryFile)
+    try:
+        content = await _fetch(account, task, output, file, terms)
+        place = place.named(f"{_stem(task, output)}{suffix_of(content.mime_type)}")
+        await run(place.put, file, content.mime_type, content.sha256, overwrite)
+        if provenance:
+            note = io.BytesIO(_provenance(task, output, content))
+            await run(place.beside(".json").put, note, "application/json", "", True)
+    finally:
+        await run(file.close)
+    return str(place)
 
 
 def _prepared(path: str, stem: str) -> tuple[Path, str | None]:

@@ -9,17 +9,17 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
 from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, Preview, mimebundle
 from piccc.media.downloads import (
-    FETCH_SECONDS,
-    MAX_OUTPUT_BYTES,
     DownloadOptions,
+    FetchOptions,
     FilePath,
+    SaveOptions,
     load,
     save,
 )
@@ -54,11 +54,17 @@ class _BoundOutput(Output):
                 self._preview.saved(self._path)
         return self._preview
 
-    def _saved(self, path: Path) -> Path:
-        self._path = path
-        if self._preview is not None:
-            self._preview.saved(path)
-        return path
+    async def _save(self, path: FilePath, options: SaveOptions) -> Path | str:
+        saved = await save(self._account, self._task, self, path, **options)
+        if isinstance(saved, Path):
+            self._path = saved
+            if self._preview is not None:
+                self._preview.saved(saved)
+        return saved
+
+    async def _load(self, **options: Unpack[FetchOptions]) -> bytes:
+        options.setdefault("max_bytes", MAX_MEMORY_BYTES)
+        return await load(self._account, self._task, self, DownloadOptions(**options))
 
 
 class OutputHandle(_BoundOutput):
@@ -70,40 +76,33 @@ class OutputHandle(_BoundOutput):
 
     __slots__ = ()
 
-    def save(
-        self,
-        path: FilePath,
-        *,
-        max_bytes: int = MAX_OUTPUT_BYTES,
-        timeout: float = FETCH_SECONDS,
-        any_type: bool = False,
-        overwrite: bool = False,
-        provenance: bool = False,
-    ) -> Path:
-        """Write it to a file, or into a directory under a name of its own; return the file's path.
+    @overload
+    def save(self, path: os.PathLike[str], **options: Unpack[SaveOptions]) -> Path: ...
+
+    @overload
+    def save(self, path: str, **options: Unpack[SaveOptions]) -> Path | str: ...
+
+    def save(self, path: FilePath, **options: Unpack[SaveOptions]) -> Path | str:
+        """Write it to a file or an object, or into a folder under a name of its own; return where it is.
 
         Args:
-            path: a file, or a directory: one that exists, or a path that ends with a separator.
-            max_bytes: how large it may be; 2 GiB by default.
-            timeout: seconds for all of it; an hour by default.
-            any_type: whether content that is neither image, video nor audio is taken too.
-            overwrite: whether a file with other content may be replaced; else that is an OutputError.
-            provenance: whether a JSON note is written beside it.
+            path: a file or a directory (one that exists, or a path that ends with a separator), or the URL of
+                an object or a folder: s3://, gs:// and az:// with `piccc[stores]`, file://.
+            options: `max_bytes`, how large it may be (2 GiB by default); `timeout`, seconds for all of it (an
+                hour by default); `any_type=True` takes content that is neither image, video nor audio too;
+                `overwrite=True` replaces other content, which else is an OutputError; `provenance=True`
+                writes a JSON note beside it.
 
-        The file appears when it is whole.
+        It appears when it is whole.
         """
-        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
-        saving = save(
-            self._account, self._task, self, path, terms, overwrite=overwrite, provenance=provenance
-        )
-        return self._saved(run_sync(saving))
+        return run_sync(self._save(path, options))
 
-    def bytes(
-        self, *, max_bytes: int = MAX_MEMORY_BYTES, timeout: float = FETCH_SECONDS, any_type: bool = False
-    ) -> bytes:
-        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
-        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
-        return run_sync(load(self._account, self._task, self, terms))
+    def bytes(self, **options: Unpack[FetchOptions]) -> bytes:
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default.
+
+        The options are `save`'s: `max_bytes`, `timeout`, `any_type`.
+        """
+        return run_sync(self._load(**options))
 
     def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
         """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
@@ -123,40 +122,22 @@ class AsyncOutputHandle(_BoundOutput):
 
     __slots__ = ()
 
-    async def save(
-        self,
-        path: FilePath,
-        *,
-        max_bytes: int = MAX_OUTPUT_BYTES,
-        timeout: float = FETCH_SECONDS,
-        any_type: bool = False,
-        overwrite: bool = False,
-        provenance: bool = False,
-    ) -> Path:
-        """Write it to a file, or into a directory under a name of its own; return the file's path.
+    @overload
+    async def save(self, path: os.PathLike[str], **options: Unpack[SaveOptions]) -> Path: ...
 
-        Args:
-            path: a file, or a directory: one that exists, or a path that ends with a separator.
-            max_bytes: how large it may be; 2 GiB by default.
-            timeout: seconds for all of it; an hour by default.
-            any_type: whether content that is neither image, video nor audio is taken too.
-            overwrite: whether a file with other content may be replaced; else that is an OutputError.
-            provenance: whether a JSON note is written beside it.
+    @overload
+    async def save(self, path: str, **options: Unpack[SaveOptions]) -> Path | str: ...
 
-        The file appears when it is whole.
+    async def save(self, path: FilePath, **options: Unpack[SaveOptions]) -> Path | str:
+        """Write it to a file or an object; arguments and errors as of `OutputHandle.save`."""
+        return await self._save(path, options)
+
+    async def bytes(self, **options: Unpack[FetchOptions]) -> bytes:
+        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default.
+
+        The options are `save`'s: `max_bytes`, `timeout`, `any_type`.
         """
-        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
-        saving = save(
-            self._account, self._task, self, path, terms, overwrite=overwrite, provenance=provenance
-        )
-        return self._saved(await saving)
-
-    async def bytes(
-        self, *, max_bytes: int = MAX_MEMORY_BYTES, timeout: float = FETCH_SECONDS, any_type: bool = False
-    ) -> bytes:
-        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default."""
-        terms = DownloadOptions(max_bytes=max_bytes, timeout=timeout, any_type=any_type)
-        return await load(self._account, self._task, self, terms)
+        return await self._load(**options)
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
         """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
@@ -258,9 +239,19 @@ class TaskHandle(_BoundTask):
                 self.take(task)
                 yield task
 
-    def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
-        """Write all outputs into a directory, made if need be; return the files' paths."""
-        return [output.save(_folder(folder), provenance=provenance) for output in self.outputs]
+    @overload
+    def save(self, folder: os.PathLike[str], **options: Unpack[SaveOptions]) -> list[Path]: ...
+
+    @overload
+    def save(self, folder: str, **options: Unpack[SaveOptions]) -> list[Path] | list[str]: ...
+
+    def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
+        """Write all outputs into a directory, made if need be, or below a URL; return where they are.
+
+        Options and errors are those of an output's `save`.
+        """
+        saved = [output.save(_folder(folder), **options) for output in self.outputs]
+        return cast("list[Path] | list[str]", saved)  # for all go to one folder
 
 
 class AsyncTaskHandle(_BoundTask):
@@ -307,13 +298,23 @@ class AsyncTaskHandle(_BoundTask):
                 self.take(task)
                 yield task
 
-    async def save(self, folder: FilePath, *, provenance: bool = False) -> list[Path]:
-        """Write all outputs into a directory, made if need be; return the files' paths."""
-        return [await output.save(_folder(folder), provenance=provenance) for output in self.outputs]
+    @overload
+    async def save(self, folder: os.PathLike[str], **options: Unpack[SaveOptions]) -> list[Path]: ...
+
+    @overload
+    async def save(self, folder: str, **options: Unpack[SaveOptions]) -> list[Path] | list[str]: ...
+
+    async def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
+        """Write all outputs into a directory, made if need be, or below a URL; return where they are.
+
+        Options and errors are those of an output's `save`.
+        """
+        saved = [await output.save(_folder(folder), **options) for output in self.outputs]
+        return cast("list[Path] | list[str]", saved)  # for all go to one folder
 
 
 def _folder(path: FilePath) -> str:
-    return f"{os.fspath(path)}{os.sep}"
+    return f"{os.fspath(path)}/"
 
 
 def as_image(content: bytes, task_id: str) -> Image:

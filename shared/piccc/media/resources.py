@@ -22,6 +22,7 @@ from piccc.media.batch import (
     OnResult,
     Rows,
 )
+from piccc.media.downloads import FilePath
 from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
 from piccc.media.ledgers import Submission
 from piccc.media.polling import OnPoll
@@ -150,6 +151,7 @@ class Media(_Media):
         max_video_seconds: float | None = None,
         timeout: float | None = None,
         lost: Lost = "ask",
+        save_to: FilePath | None = None,
         **options: Any,
     ) -> Batch[TaskHandle]:
         """Make something of each prompt and return the batch when all have ended.
@@ -169,12 +171,14 @@ class Media(_Media):
             max_tasks, max_video_seconds: a spend limit for this batch.
             timeout: seconds for the whole batch; a day by default.
             lost: as for `submit`.
+            save_to: a folder, or a URL as for an output's `save`, to which the outputs of each task are saved
+                before it is handed over; `batch.files` says where they are.
             options: `submit`'s arguments for all.
 
         Raises:
             InvalidArgumentError: an argument or a row makes no sense; nothing was sent.
-            BatchStopped: the account or the time is used up, or `on_result` raised; `batch` has what was
-                made and what is running.
+            BatchStopped: the account, the time or the disk is used up, or `on_result` raised; `batch` has
+                what was made and what is running.
 
         Examples:
             >>> from piccc import Client
@@ -190,6 +194,7 @@ class Media(_Media):
             spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
             timeout=timeout,
             progress=progress,
+            save_to=save_to,
         )
         return BatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
@@ -251,6 +256,7 @@ class AsyncMedia(_Media):
         max_video_seconds: float | None = None,
         timeout: float | None = None,
         lost: Lost = "ask",
+        save_to: FilePath | None = None,
         **options: Any,
     ) -> Batch[AsyncTaskHandle]:
         """Make something of each prompt and return the batch; arguments and errors as of `Media.map`.
@@ -265,6 +271,7 @@ class AsyncMedia(_Media):
             spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
             timeout=timeout,
             progress=progress,
+            save_to=save_to,
         )
         return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
