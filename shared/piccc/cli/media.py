@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import mimetypes
 import os
 import shlex
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -40,13 +41,12 @@ from piccc.cli.common import (
     write,
 )
 from piccc.errors import BatchStopped, OutputError, PicccError, TaskWaitTimeout
-from piccc.tasks import Task
+from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
     from piccc.client import Client
     from piccc.media.handles import OutputHandle, TaskHandle
     from piccc.media.webhooks import Webhooks
-    from piccc.tasks import TaskType
 
 
 class Bars:
@@ -98,7 +98,7 @@ class Job:
         client: Client,
         tasks: Iterable[TaskHandle],
         *,
-        to: Path | None = None,
+        to: Path | str | None = None,
         timeout: float | None = None,
         opens: bool = False,
         as_json: bool = False,
@@ -106,7 +106,7 @@ class Job:
         self._client = client
         self._tasks = {task.id: task for task in tasks}
         self._to = to
-        if len(self._tasks) > 1 and self._names_a_file():
+        if len(self._tasks) > 1 and names_a_file(to):
             raise typer.BadParameter("Several tasks need a folder, not a file name.", param_hint="--to")
         self._timeout = timeout
         self._opens = opens
@@ -172,7 +172,7 @@ class Job:
             task=task,
         )
 
-    def _save(self, task: TaskHandle) -> list[Path]:
+    def _save(self, task: TaskHandle) -> list[Path | str]:
         if self._to is None:
             return []
         return [
@@ -180,17 +180,16 @@ class Job:
             for output, path in zip(task.outputs, self._paths(task.outputs), strict=True)
         ]
 
-    def _paths(self, outputs: list[OutputHandle]) -> list[Path | str]:
-        to = self._to or Path()
-        if not self._names_a_file():
-            return [f"{to}/" for _ in outputs]
-        later = [to.with_stem(f"{to.stem}-{number}") for number in range(2, len(outputs) + 1)]
-        return [to, *later]
+    def _paths(self, outputs: list[OutputHandle]) -> list[str]:
+        if not names_a_file(self._to):
+            folder = str(self._to)
+            return [folder if folder.endswith("/") else f"{folder}/"] * len(outputs)
+        suffix = PurePath(str(self._to)).suffix
+        root = str(self._to).removesuffix(suffix)
+        later = [f"{root}-{number}{suffix}" for number in range(2, len(outputs) + 1)]
+        return [str(self._to), *later]
 
-    def _names_a_file(self) -> bool:
-        return self._to is not None and bool(self._to.suffix) and not self._to.is_dir()
-
-    def _report(self, task: TaskHandle, files: list[Path]) -> None:
+    def _report(self, task: TaskHandle, files: list[Path | str]) -> None:
         if self._as_json:
             document(_documented(task, files))
         elif self._to is None:
@@ -199,7 +198,8 @@ class Job:
             for file, output in zip(files, task.outputs, strict=False):
                 write(f"{file}\n")
                 say(_described(output, file), "dim")
-                if output.mime_type and file.suffix not in mimetypes.guess_all_extensions(output.mime_type):
+                suffix = PurePath(str(file)).suffix
+                if output.mime_type and suffix not in mimetypes.guess_all_extensions(output.mime_type):
                     say(f"Note: {file} holds {output.mime_type}, whatever its name says.", "yellow")
 
     def _unsaved(self, task: TaskHandle, failure: Exception) -> PicccError:
@@ -223,14 +223,21 @@ class Job:
         return shlex.join(map(str, words))
 
 
-def _documented(task: TaskHandle, files: Iterable[Path] = ()) -> dict[str, Any]:
+def names_a_file(to: Path | str | None) -> bool:
+    """Return whether a place is that of one file, and not of a folder."""
+    is_folder = to is None or str(to).endswith("/") or (isinstance(to, Path) and to.is_dir())
+    return not is_folder and bool(PurePath(str(to)).suffix)
+
+
+def _documented(task: TaskHandle, files: Iterable[Path | str] = ()) -> dict[str, Any]:
     return {**task.to_dict(), "files": [str(file) for file in files]}
 
 
-def _described(output: OutputHandle, file: Path) -> str:
+def _described(output: OutputHandle, file: Path | str) -> str:
     size = f"{output.width}×{output.height}" if output.width and output.height else ""
     length = f"{output.duration_seconds:g} s" if output.duration_seconds else ""
-    facts = output.mime_type or "", size, length, f"{file.stat().st_size:,} bytes"
+    bytes_ = f"{file.stat().st_size:,} bytes" if isinstance(file, Path) else ""
+    facts = output.mime_type or "", size, length, bytes_
     return ", ".join(fact for fact in facts if fact)
 
 
@@ -266,12 +273,12 @@ From = Annotated[
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Submit, print the task id, and exit.")]
 
 
-def image(
-    model: ImageModel,
-    prompt: Prompt = None,
+def _make(
+    type: TaskType,
+    prompt: list[str] | None,
+    parameters: dict[str, Any],
+    *,
     to: To = Path(),
-    aspect_ratio: Ratio = None,
-    resolution: ImageSize = None,
     others: Others = None,
     opens: Open = False,
     no_wait: NoWait = False,
@@ -282,6 +289,51 @@ def image(
     prompts: From = None,
     ledger: LedgerPlace = None,
     as_json: AsJSON = False,
+) -> None:
+    parameters = {**settings_of(others), **parameters}
+    key = key or str(uuid.uuid4())
+    if prompts is not None:
+        if prompt or no_wait or names_a_file(to):
+            given = "PROMPT" if prompt else "--no-wait" if no_wait else "a file name in --to"
+            raise typer.BadParameter(f"It cannot go with {given}.", param_hint="--from")
+        rows = list(_rows(prompts))
+        with connect(poll, open_ledger(ledger)) as client:
+            parameters["webhook"] = _receiver(client, webhook)
+            batch = _Batch(client, type, to, opens=opens, as_json=as_json)
+            batch.run(rows, key, timeout, **parameters)
+        return
+    text = prompt_of(prompt)
+    next_step = f"It may have been submitted. Search for it with:\n  piccc tasks resume {shlex.quote(key)}"
+    with connect(poll, open_ledger(ledger)) as client, interruptible(next_step):
+        media = client.images if type == "image" else client.videos
+        parameters["webhook"] = _receiver(client, webhook)
+        task = media.submit(text, key=key, **parameters)
+        job = Job(client, [task], to=to, timeout=timeout, opens=opens, as_json=as_json)
+        job.print_ids() if no_wait else job.run()
+
+
+C = TypeVar("C", bound=Callable[..., None])
+
+
+def _with_shared_options(command: C) -> C:
+    """Give a command, for its **options, the options of `_make`, which Typer then sees as its own."""
+    shared = inspect.signature(_make, eval_str=True).parameters.values()
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [each for each in own if each.kind is not each.VAR_KEYWORD]
+    parameters += [each for each in shared if each.kind is each.KEYWORD_ONLY]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # as PEP 362 has it
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+@_with_shared_options
+def image(
+    model: ImageModel,
+    prompt: Prompt = None,
+    *,
+    aspect_ratio: Ratio = None,
+    resolution: ImageSize = None,
+    **options: Any,
 ) -> None:
     """Generate an image and save it; print the file's path.
 
@@ -293,45 +345,19 @@ def image(
       piccc image "A mug" --aspect-ratio 16:9 --resolution 2K --to images/
       id=$(piccc image "A mug" --no-wait) && piccc tasks resume "$id"
     """
-    _make(
-        "image",
-        prompt,
-        {
-            **settings_of(others),
-            "model": model,
-            "aspect_ratio": aspect_ratio,
-            "resolution": resolution,
-            "webhook": webhook,
-        },
-        key=key,
-        prompts=prompts,
-        no_wait=no_wait,
-        poll=poll,
-        ledger=ledger,
-        to=to,
-        timeout=timeout,
-        opens=opens,
-        as_json=as_json,
-    )
+    parameters = {"model": model, "aspect_ratio": aspect_ratio, "resolution": resolution}
+    _make("image", prompt, parameters, **options)
 
 
+@_with_shared_options
 def video(
     model: VideoModel,
     prompt: Prompt = None,
-    to: To = Path(),
+    *,
     aspect_ratio: Ratio = None,
     resolution: VideoSize = None,
     duration: Length = None,
-    others: Others = None,
-    opens: Open = False,
-    no_wait: NoWait = False,
-    timeout: Seconds = None,
-    poll: Poll = None,
-    webhook: Webhook = None,
-    key: Key = None,
-    prompts: From = None,
-    ledger: LedgerPlace = None,
-    as_json: AsJSON = False,
+    **options: Any,
 ) -> None:
     """Generate a video and save it; print the file's path.
 
@@ -342,67 +368,8 @@ def video(
       piccc video "The mug turns slowly while steam rises" --to mug.mp4 --open
       piccc video "Rain" --duration 6 --resolution 720p --set seed=7 --json
     """
-    _make(
-        "video",
-        prompt,
-        {
-            **settings_of(others),
-            "model": model,
-            "aspect_ratio": aspect_ratio,
-            "resolution": resolution,
-            "duration_seconds": duration,
-            "webhook": webhook,
-        },
-        key=key,
-        prompts=prompts,
-        no_wait=no_wait,
-        poll=poll,
-        ledger=ledger,
-        to=to,
-        timeout=timeout,
-        opens=opens,
-        as_json=as_json,
-    )
-
-
-def _make(
-    type: TaskType,
-    prompt: list[str] | None,
-    parameters: dict[str, Any],
-    *,
-    key: str | None,
-    prompts: Path | None,
-    no_wait: bool,
-    poll: float | None,
-    ledger: str | None,
-    to: Path,
-    timeout: float | None,
-    **options: Any,
-) -> None:
-    key = key or str(uuid.uuid4())
-    if prompts is not None:
-        if prompt or no_wait or to.suffix:
-            given = "PROMPT" if prompt else "--no-wait" if no_wait else "a file name in --to"
-            raise typer.BadParameter(f"It cannot go with {given}.", param_hint="--from")
-        rows = list(_rows(prompts))
-        with connect(poll, open_ledger(ledger)) as client:
-            webhook = _receiver(client, parameters.pop("webhook"))
-            batch = _Batch(client, type, to, **options)
-            batch.run(rows, key, timeout, webhook=webhook, **parameters)
-        return
-    text = prompt_of(prompt)
-    next_step = f"It may have been submitted. Search for it with:\n  piccc tasks resume {shlex.quote(key)}"
-    with connect(poll, open_ledger(ledger)) as client, interruptible(next_step):
-        media = client.images if type == "image" else client.videos
-        webhook = _receiver(client, parameters.pop("webhook"))
-        job = Job(
-            client,
-            [media.submit(text, key=key, webhook=webhook, **parameters)],
-            to=to,
-            timeout=timeout,
-            **options,
-        )
-        job.print_ids() if no_wait else job.run()
+    parameters = {"model": model, "aspect_ratio": aspect_ratio, "resolution": resolution}
+    _make("video", prompt, {**parameters, "duration_seconds": duration}, **options)
 
 
 def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
@@ -435,7 +402,7 @@ def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
 class _Batch:
     """Many prompts: each output is saved, and its path printed, as soon as its task ends."""
 
-    def __init__(self, client: Client, type: TaskType, to: Path, *, opens: bool, as_json: bool) -> None:
+    def __init__(self, client: Client, type: TaskType, to: Path | str, *, opens: bool, as_json: bool) -> None:
         self._client = client
         self._type: TaskType = type
         self._options: dict[str, Any] = {"to": to, "opens": opens, "as_json": as_json}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -273,9 +274,10 @@ class SQLiteLedger(SQLLedger):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if "://" in os.fspath(path) or os.fspath(path).startswith((":memory:", "file:")):
+        # A URL also where pathlib has dropped one of its slashes; a drive of Windows has one letter.
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|:memory:|file:", os.fspath(path)):
             raise ConfigurationError(
-                f"A ledger cannot be at {os.fspath(path).partition('://')[0]!r}.",
+                f"A ledger cannot be at {os.fspath(path).partition(':/')[0]!r}.",
                 hint="Give a file's path, redis://… or postgresql://…, or leave ledger out.",
             )
         self.path = Path(path)
