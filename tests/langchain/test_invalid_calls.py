@@ -85,7 +85,8 @@ def test_a_call_is_judged_alike_in_every_way(dialect: str, case: str) -> None:
         others = [each for each in blocks if each["type"] != "tool_call"]
         assert len(others) == len(invalid), way
         for block in others:
-            # Where chunks of v1 are summed, LangChain keeps the type of the first; the error is there.
+            # Where chunks of v1 are summed, LangChain keeps the type of the first, with peers too; the error
+            # is there.
             assert block["type"] in ("invalid_tool_call", "tool_call_chunk"), way
             assert "not run" in block["error"] or "nothing was run" in block["error"], way
             assert "<invalid>" not in block["args"], way

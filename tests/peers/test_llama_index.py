@@ -194,3 +194,32 @@ def test_log_probabilities_are_the_same() -> None:
     question = [ChatMessage(role="user", content="Hot?")]
     assert ours.chat(question).logprobs
     assert ours.chat(question).logprobs == peer.chat(question).logprobs
+
+
+CUT = Scripted(calls=[("multiply", '{"a": 6, "b')], finish_reason="length")
+# What the peers read rightly: there ours reads the same.
+READ: dict[str, tuple[Scripted, dict[str, Any]]] = {
+    "whole": (Scripted(calls=[("multiply", {"a": 6, "b": 7})]), {"a": 6, "b": 7}),
+    "no arguments": (Scripted(calls=[("multiply", "")]), {}),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_calls_are_read_as_peers_read_them(models: Models, emulator: Emulator, case: str) -> None:
+    reply, expected = READ[case]
+    emulator.rule(lambda _: True, reply)
+
+    def called(llm: Any) -> Any:
+        response = llm.chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
+        return [each.tool_kwargs for each in llm.get_tool_calls_from_response(response)]
+
+    answers, _ = per_model(models, emulator, called)
+    assert answers == [[expected]] * 4
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_a_cut_call_is_none_of_ours(models: Models, emulator: Emulator, dialect: str) -> None:
+    emulator.rule(lambda _: True, CUT)
+    ours = models[f"ours-{dialect}"]
+    response = ours.chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
+    assert ours.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
