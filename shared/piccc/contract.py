@@ -356,17 +356,16 @@ _OPENAI_ERROR = {
 _ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}}
 
 
-def refused(*statuses: int, says: str = "") -> Check:
-    """Check that the request was refused in its route's error form; `says` is a pattern of the message."""
+def refused(*statuses: int, says: str = "", form: Any = ...) -> Check:
+    """Check that the request was refused; `says` is a pattern of the text, `form` the shape of the body."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status not in statuses:
             return _unlike(exchange, " or ".join(map(str, statuses)))
-        is_message = exchange.path.startswith("/v1/messages")
-        if wrong := _misfit(exchange.json, _ANTHROPIC_ERROR if is_message else _OPENAI_ERROR, ""):
-            return wrong
-        message = f"{exchange.json['error'].get('code')} {exchange.json['error']['message']}"
-        return "" if re.search(says, message, re.IGNORECASE) else f"the message is {_named(message)}"
+        text = exchange.response.decode(errors="replace")
+        if not re.search(says, text, re.IGNORECASE):
+            return f"it says {_named(text)}"
+        return _misfit(exchange.json, form, "")
 
     return check
 
@@ -503,26 +502,19 @@ def _input_deltas(events: list[Any]) -> str:
     return wrong or _arguments(text)
 
 
-def _has_schema(find: Callable[[JSON], str]) -> Check:
+def _json_text(shape: Any) -> Check:
+    """Check that the text of a chat completion is JSON of a shape."""
+
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
             return _unlike(exchange, 200)
-        text = find(exchange.json)
+        text = exchange.json["choices"][0]["message"]["content"]
         try:
-            value = json.loads(text)
+            return _misfit(json.loads(text), shape, "the answer")
         except ValueError:
-            value = None
-        return (
-            _misfit(value, {"city": str}, "the answer")
-            if isinstance(value, dict)
-            else f"the answer is {_named(text)}"
-        )
+            return f"the answer is {_named(text)}"
 
     return check
-
-
-def _openai_text(reply: JSON) -> str:
-    return str(reply["choices"][0]["message"]["content"])
 
 
 def _not_in_text(stop: str) -> Check:
@@ -531,7 +523,7 @@ def _not_in_text(stop: str) -> Check:
             return _unlike(exchange, 200)
         reply = exchange.json
         text = (
-            _openai_text(reply)
+            str(reply["choices"][0]["message"]["content"])
             if "choices" in reply
             else "".join(each.get("text", "") for each in reply["content"])
         )
@@ -983,7 +975,7 @@ def _refusal_rows(*rows: tuple[str, str]) -> list[Row]:
 ROWS: tuple[Row, ...] = (
     *_rows(
         "documented",
-        ("auth.bearer", "`Authorization: Bearer KEY` is accepted.", "list", fits(dict)),
+        ("auth.bearer", "`Authorization: Bearer KEY` is accepted.", "models", fits(dict)),
         ("auth.x-api-key", "`X-API-Key: KEY` is accepted.", "models.x-api-key", fits(dict)),
         ("chat", "`POST /v1/chat/completions` answers model and messages.", "chat", _ACCEPTED),
         (
@@ -1027,27 +1019,32 @@ ROWS: tuple[Row, ...] = (
     ),
     *_rows(
         "assumed",
-        ("auth.none", "Without a key the status is 401, in OpenAI's error form.", "no-key", refused(401)),
+        (
+            "auth.none",
+            "Without a key the status is 401, in OpenAI's error form.",
+            "no-key",
+            refused(401, form=_OPENAI_ERROR),
+        ),
         (
             "auth.wrong",
             "A wrong key is 401 on the task routes, in OpenAI's error form.",
             "wrong-key",
-            refused(401),
+            refused(401, form=_OPENAI_ERROR),
         ),
         (
             "auth.messages",
             "On `/v1/messages` it is 401 in Anthropic's error form.",
             "no-key.messages",
-            refused(401),
+            refused(401, form=_ANTHROPIC_ERROR),
         ),
         ("auth.messages.x-api-key", "`/v1/messages` takes `X-API-Key` too.", "messages.x-api-key", _ANSWERED),
-        ("request-id", "Every reply has `x-request-id`.", "list", header("x-request-id")),
-        ("request-id.error", "Every error has `x-request-id`.", "no-task", header("x-request-id")),
+        ("request-id", "Every reply has `x-request-id`.", "models", header("x-request-id")),
+        ("request-id.error", "Every error has `x-request-id`.", "no-key", header("x-request-id")),
         ("request-id.messages", "`/v1/messages` has `request-id` too.", "messages", header("request-id")),
         (
             "rate-limit",
             "Replies have `x-ratelimit-limit-requests`.",
-            "list",
+            "models",
             header("x-ratelimit-limit-requests", "^[0-9]+$"),
         ),
         (
@@ -1064,7 +1061,12 @@ ROWS: tuple[Row, ...] = (
             "count",
             fits({"input_tokens": int}),
         ),
-        ("no-task", "An unknown task is 404 in OpenAI's error form.", "no-task", refused(404)),
+        (
+            "no-task",
+            "An unknown task is 404 in OpenAI's error form.",
+            "no-task",
+            refused(404, form=_OPENAI_ERROR),
+        ),
         (
             "list.form",
             "The list is {object: list, data, has_more, next_cursor}.",
@@ -1117,8 +1119,8 @@ ROWS: tuple[Row, ...] = (
             _streamed(_call_chunks),
         ),
         ("chat.result", "A tool's result is answered.", "chat.result", _ACCEPTED),
-        ("chat.schema", "A strict `json_schema` is kept to.", "chat.schema", _has_schema(_openai_text)),
-        ("chat.json", "`json_object` gives a JSON object.", "chat.json", _has_schema(_openai_text)),
+        ("chat.schema", "A strict `json_schema` is kept to.", "chat.schema", _json_text({"city": str})),
+        ("chat.json", "`json_object` gives a JSON object.", "chat.json", _json_text({})),
         (
             "chat.logprobs",
             "`logprobs` gives each token's.",
@@ -1230,6 +1232,21 @@ ROWS: tuple[Row, ...] = (
         ("video.file", "Its URL leads to an MP4 file.", "video.file", _media("video")),
         ("video.range", "Downloads can be continued: Range gives 206.", "video.range", _part),
         ("webhook", "A finished task is posted to the webhook, signed.", "webhook", fits(dict)),
+    ),
+    *_rows(
+        "assumed",
+        (
+            "error.form",
+            "A refused chat request has OpenAI's error form.",
+            "chat.not-json",
+            refused(400, form=_OPENAI_ERROR),
+        ),
+        (
+            "error.form.messages",
+            "On `/v1/messages` it has Anthropic's.",
+            "messages.not-json",
+            refused(400, form=_ANTHROPIC_ERROR),
+        ),
     ),
     *_refusal_rows(
         ("chat.not-json", "A body that is not JSON is refused."),

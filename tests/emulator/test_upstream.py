@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,6 +155,12 @@ def test_a_stream_passes_event_by_event(both: Two, path: str) -> None:
                 break
     assert response.status_code == 200
     assert "four" not in "".join(lines)
+    # The upstream must not go on, and be paid, for a client that has left.
+    end = time.monotonic() + 60
+    while not both.behind.requests[0].done and time.monotonic() < end:
+        time.sleep(0.01)
+    assert both.behind.requests[0].done
+    assert len(both.front.charges) == 1
 
 
 @pytest.mark.parametrize("wanted", [True, False])
