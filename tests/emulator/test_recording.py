@@ -286,6 +286,18 @@ def test_tasks_are_the_emulators_own_behind_an_openai_compatible_server(live: Em
     assert ids[0] != ids[1]
 
 
+@pytest.mark.parametrize(("api", "status"), [("piccc", 200), ("openai", 400)])
+def test_thinking_may_be_signed_by_the_live_server(path: Path, api: str, status: int) -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "of-the-live-server"}
+    told = [{"role": "assistant", "content": [thought]}, {"role": "user", "content": "Go on."}]
+    body = message(messages=[{"role": "user", "content": "Hello"}, *told])
+    with Emulator(speed=FAST, strict=False) as live, recorder(live, path, upstream_api=api) as client:
+        assert client.post("/v1/messages", json=body).status_code == status
+    if status == 200:
+        with player(path) as client:
+            assert client.post("/v1/messages", json=body).status_code == 200
+
+
 def test_faults_can_be_put_on_top(conversation: Path) -> None:
     with player(conversation, faults=["503"]) as client:
         assert client.post("/v1/chat/completions", json=RECORDED).status_code == 503

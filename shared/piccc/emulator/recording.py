@@ -92,7 +92,7 @@ class Recording:
         self._path = Path(path)
         self._clock = clock
         self._latency = latency
-        self._has_tasks = upstream is not None and upstream.has_tasks
+        self.is_piccc = upstream is not None and upstream.is_piccc
         self._exchanges: list[_Exchange] = []
         self._found: dict[tuple[str, str], list[_Exchange]] = defaultdict(list)
         self._submissions: dict[str, int] = defaultdict(int)
@@ -123,7 +123,7 @@ class Recording:
         mark = f"{route} {_canonical(meant)}"
         self._submissions[mark] += 1
         task_id = f"task_{sha256(f'{mark} {self._submissions[mark]}'.encode()).hexdigest()[:24]}"
-        if not self._has_tasks:
+        if not self.is_piccc:
             return Given(task_id)
         if self._upstream is None:
             outcome = self._match(route, meant).answer.get("task") or {"status": "stuck"}
@@ -222,7 +222,7 @@ class Recording:
     def _write(self, *lines: JSONObject) -> None:
         if not self._exchanges:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            head = {"recording": "piccc", "version": _VERSION, "tasks": self._has_tasks}
+            head = {"recording": "piccc", "version": _VERSION, "tasks": self.is_piccc}
             self._path.write_text(json.dumps(head) + "\n", encoding="utf-8")
         # UTF-8 has no bytes for half of a surrogate pair; JSON has an escape for it.
         texts = [
@@ -248,7 +248,7 @@ class Recording:
         if "recording" in line:
             if line["version"] != _VERSION:
                 raise ValueError(f"version {line['version']} is not {_VERSION}")
-            self._has_tasks = bool(line["tasks"])
+            self.is_piccc = bool(line["tasks"])
         elif "answers" in line:
             self._exchanges[line["answers"] - 1].answer = line
         else:

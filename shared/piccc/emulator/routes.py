@@ -258,7 +258,7 @@ class Routes:
         record.ignored_fields = ignored_fields(form, status=400, strict=api.strict)
         request = form.model_request()
         if api.strict:
-            strict.check(form)
+            strict.check(form, signatures=api.source is None or not api.source.is_piccc)
         return request
 
     async def models(self, context: RequestContext) -> Response:

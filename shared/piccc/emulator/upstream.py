@@ -40,9 +40,13 @@ class Given:
 
 
 class Source(Protocol):
-    """Whatever answers in place of the emulator's own model; `key` is a secret of its own."""
+    """Whatever answers in place of the emulator's own model.
+
+    `key` is a secret of its own; `is_piccc` is whether it is, or was when recorded, a live Piccc server.
+    """
 
     key: str | None
+    is_piccc: bool
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
         """Answer the request that a chat route got. Raises APIError."""
@@ -81,13 +85,13 @@ class Upstream:
         self._url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
         self.key = key
         self._model = model
-        self.has_tasks = api == "piccc"
+        self.is_piccc = api == "piccc"
         self._client: httpx.AsyncClient | None = None
         self._live: dict[str, str] = {}
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
         """Answer a chat request. Raises APIError in the route's own terms."""
-        native = self.has_tasks or path != _MESSAGES
+        native = self.is_piccc or path != _MESSAGES
         asked = {**body, "model": self._model or form.model} if native else _translated(body, self._model)
         if form.stream and not (native and path == _MESSAGES):  # the counts are what is charged
             asked["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
@@ -102,7 +106,7 @@ class Upstream:
         self, route: str, body: JSONObject, headers: Mapping[str, str], task_id: str = ""
     ) -> Given | None:
         """Submit a task to a live Piccc server; the emulator has its own id for it."""
-        if not self.has_tasks:
+        if not self.is_piccc:
             return None
         method, _, path = route.partition(" ")
         # The live server cannot reach this machine; the emulator delivers webhooks itself.

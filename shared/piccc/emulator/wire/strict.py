@@ -31,10 +31,15 @@ _SIGNATURES = (
 )
 
 
-def check(request: openai.ChatRequest | anthropic.CountRequest) -> None:
-    """Raise a 400 APIError that names the first field that strict servers refuse."""
+def check(request: openai.ChatRequest | anthropic.CountRequest, *, signatures: bool = True) -> None:
+    """Raise a 400 APIError that names the first field that strict servers refuse.
+
+    Without `signatures` any signature of thinking passes: another server may have given it.
+    """
     flaws = _chat(request) if isinstance(request, openai.ChatRequest) else _messages(request)
     for param, message in flaws:
+        if param.endswith(".signature") and not signatures:
+            continue
         raise APIError(400, f"{param}: {message}", code="invalid_value", param=param)
 
 
