@@ -1,8 +1,10 @@
 """Run every surface against a server that nobody here wrote: `python -m tests.real_server`.
 
 llama.cpp's own HTTP server (`xllamacpp`) with a small base model, both chat routes, piccc beside other
-clients in the same run. Prints a table of failures per 1,000 calls; exits with 1 where piccc fails in a row
-that another client passes."""
+clients in the same run, and with an emulator in front of the server. Prints a table of failures per 1,000
+calls, and which assumptions of `piccc contract` hold. Exits with 1 where piccc fails in a row that another
+client passes.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from piccc.contract import ROWS, Finding, Server, markdown
+from piccc.emulator import Emulator
 from tests.benchmarks.__main__ import ROOT, environment
 
 ENVIRONMENT = ROOT / ".venv-real-server"
@@ -31,6 +35,8 @@ SUBJECTS = {
     "langchain-piccc, anthropic dialect": None,
     "llama-index-piccc": None,
     "llama-index-piccc, anthropic dialect": None,
+    "piccc, emulator in front": None,
+    "piccc, anthropic dialect, emulator in front": None,
     "langchain-openai": "langchain",
     "langchain-anthropic": "langchain",
     "llama-index-llms-openai-like": "llama-index",
@@ -83,9 +89,20 @@ def _wait_until_loaded(address: str) -> None:
 
 
 def run(name: str, address: str) -> dict[str, Any]:
-    """Run a client's rows in its own environment."""
-    command = [str(environment(SUBJECTS[name])), "-m", "tests.real_server.subject", name, address, KEY]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    """Run a client's rows in its own environment, some through an emulator that has the server behind it."""
+    front = Emulator(api_key=KEY, upstream=address, upstream_key=KEY, speed=float("inf"))
+    with front if "emulator" in name else nullcontext():
+        asked = front.base_url if "emulator" in name else address
+        command = [
+            str(environment(SUBJECTS[name])),
+            "-m",
+            "tests.real_server.subject",
+            name,
+            asked,
+            KEY,
+            address,
+        ]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -98,6 +115,21 @@ def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         each = [rows[row] for rows in found.values()]
         cells = [f"{1000 * one['failures'] / one['calls']:.0f}" if one["calls"] else "–" for one in each]
         yield f"| {row} ({max(one['calls'] for one in each)} calls) | " + " | ".join(cells) + " |"
+
+
+MUST_HOLD = {"auth.bearer", "chat", "chat.form", "chat.cut", "chat.stream", "chat.stream.form"}
+MUST_HOLD |= {"chat.stream.done", "chat.stream.usage", "chat.schema", "messages", "messages.form"}
+MUST_HOLD |= {"messages.cut", "messages.stream", "messages.stream.names", "messages.stream.usage"}
+"""What of the contract this server keeps to; in other rows it is more lenient, or says things its own way."""
+LONG = {"chat.reasoning", "messages.no-max-tokens", "messages.thinking", "messages.thinking-temperature"}
+"""Rows that let the model write on for a thousand tokens."""
+
+
+def contract(address: str) -> list[Finding]:
+    """Try what we assume of chat; the media rows have nothing to try here."""
+    rows = [row for row in ROWS if row.name.startswith(("auth", "chat", "messages")) and row.name not in LONG]
+    server = Server(address, KEY, {"chat": "piccc-pro"}, spend=10)
+    return list(server.find(rows))
 
 
 def main() -> None:
@@ -113,7 +145,12 @@ def main() -> None:
         for name in names:
             print(f"running {name}", file=sys.stderr, flush=True)
             found[name] = run(name, address)
+        print("running the contract", file=sys.stderr, flush=True)
+        findings = contract(address)
     print(*table(found), sep="\n")
+    print(markdown(findings, address, 0))
+    if broken := [one.row.name for one in findings if one.row.name in MUST_HOLD and one.verdict != "holds"]:
+        sys.exit(f"rows of the contract that this server kept to once: {', '.join(broken)}")
     failed = [
         f"{name}: {row}: {each['failures']} of {each['calls']}: {each['first']}"
         for name, rows in found.items()
