@@ -1,0 +1,199 @@
+"""One process polls for all that share a ledger; the others follow, also when it dies or the store is away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from piccc.errors import LedgerUnavailable
+from piccc.media import polling
+from piccc.media.ledgers import MemoryLedger, Note, Notes
+from piccc.media.polling import Subscription
+from piccc.tasks import Task
+from tests.media.fleet import all_at_once
+from tests.media.world import World
+
+
+class Store:
+    """What the processes share, on the world's clock."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.is_away = False
+        self.stream: list[tuple[str, Note]] = []
+        self.open: dict[str, str] = {}
+        self.leases: dict[str, tuple[str, float]] = {}
+
+
+class Shared(MemoryLedger):
+    """One process's view of the store; it is known by the process's name."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__()
+        self.store, self.name, self.is_dead = store, name, False
+
+    def _reach(self) -> None:
+        if self.store.is_away or self.is_dead:
+            raise LedgerUnavailable("away")
+
+    def lease(self, name: str, holder: str, seconds: float) -> bool:
+        self._reach()
+        known, until = self.store.leases.get(name, (holder, 0.0))
+        if known != holder and until > self.store.world.now:
+            return False
+        self.store.leases[name] = (holder, self.store.world.now + seconds)
+        return seconds > 0
+
+    def post(self, account: str, notes: Sequence[Note]) -> None:
+        self._reach()
+        for note in notes:
+            self.store.stream.append((account, note))
+            if note.kind == "wanted":
+                self.store.open[note.task_id] = note.text
+            elif note.kind == "ended":
+                self.store.open.pop(note.task_id, None)
+
+    def notes(self, account: str, cursor: str | None) -> Notes:
+        self._reach()
+        start = len(self.store.stream) if cursor is None else int(cursor)
+        return Notes([note for _, note in self.store.stream[start:]], str(len(self.store.stream)))
+
+    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+        self._reach()
+        return list(self.store.open.items())
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+async def wait(watching: Subscription, ended: dict[str, tuple[float, str]]) -> None:
+    with watching:
+        while (task := await watching.next()) is not None:
+            ended[task.id] = (watching.now(), task.status)
+
+
+def run(world: World, store: Store, processes: int, *more: Any) -> dict[str, tuple[float, str]]:
+    """Wait for the world's tasks in so many processes, each for its share of them."""
+    ended: dict[str, tuple[float, str]] = {}
+    waits = []
+    for number in range(processes):
+        watching = world.account(ledger=Shared(store, f"process {number}")).watch(timeout=3600.0)
+        for task in world.fleet.queued[number::processes]:
+            watching.add(task)
+        waits.append(wait(watching, ended))
+    world.run(*waits, *more)
+    return ended
+
+
+def lists(world: World) -> int:
+    return sum(path.startswith("/v1/tasks?") for _, path in world.asked)
+
+
+@pytest.mark.parametrize("processes", [4, 16])
+def test_a_fleet_reads_hardly_more_than_one_process(processes: int) -> None:
+    alone, together = World(all_at_once(800, 30.0)), World(all_at_once(800, 30.0))
+    assert len(run(alone, Store(alone), 1)) == 800
+    ended = run(together, Store(together), processes)
+    assert len(ended) == 800
+    assert lists(together) <= 1.2 * lists(alone)
+    assert len(together.asked) <= 1.2 * len(alone.asked)
+    late = [moment - together.fleet.ends[int(id[1:])] for id, (moment, _) in ended.items()]
+    assert max(late) < 12.0
+
+
+def test_another_process_reads_within_15_seconds_of_the_leaders_death() -> None:
+    world = World(all_at_once(300, 200.0))
+    store = Store(world)
+
+    accounts = [world.account(ledger=Shared(store, f"process {number}")) for number in range(3)]
+    ended: dict[str, tuple[float, str]] = {}
+    waits = []
+    for number, account in enumerate(accounts):
+        watching = account.watch(timeout=3600.0)
+        for task in world.fleet.queued[number::3]:
+            watching.add(task)
+        waits.append(wait(watching, ended))
+    killed: list[float] = []
+
+    async def kill() -> None:
+        await accounts[0].session.io.sleep(30.0)
+        [(holder, _)] = store.leases.values()
+        [leader] = [
+            each for each in polling._pollers.values() if each._fleet and each._fleet._holder == holder
+        ]
+        killed.append(world.now)
+        assert leader._stream is not None
+        leader._stream.is_dead = True  # type: ignore[attr-defined]
+        leader._turn = _nothing(leader)  # type: ignore[method-assign]
+
+    world.run(*[_survivor(each) for each in waits], kill())
+    after = min(moment for moment, _ in world.asked if moment > killed[0])
+    assert after - killed[0] <= 15.0
+    assert len(ended) >= 200
+
+
+def test_the_store_is_away_and_waits_go_on_at_a_tenth_of_the_pace() -> None:
+    calm, away = World(all_at_once(400, 60.0)), World(all_at_once(400, 60.0))
+    run(calm, Store(calm), 4)
+    store = Store(away)
+    store.is_away = True
+    ended = run(away, store, 4)
+    assert len(ended) == 400
+    first_minute = sum(moment < 60.0 for moment, _ in away.asked)
+    assert 0 < first_minute <= 4 * 60 * 5 / 1.0
+    back = World(all_at_once(400, 60.0))
+    store = Store(back)
+    store.is_away = True
+
+    async def mend() -> None:
+        await back.account().session.io.sleep(20.0)
+        store.is_away = False
+
+    assert len(run(back, store, 4, mend())) == 400
+    assert [each for each in store.leases.values()]
+
+
+def test_what_a_webhook_read_is_read_by_nobody_else() -> None:
+    world = World(all_at_once(40, 30.0))
+    store = Store(world)
+    receiver = world.account(ledger=Shared(store, "receiver"))
+
+    async def deliver() -> None:
+        await receiver.session.io.sleep(5.0)
+        for task in world.fleet.made:
+            await receiver.take(task)
+
+    ended = run(world, store, 2, deliver())
+    assert len(ended) == 40
+    assert all(moment <= 7.0 for moment, _ in ended.values())
+
+
+def test_a_task_that_another_process_cannot_read_is_read_by_who_waits_for_it() -> None:
+    world = World(all_at_once(2, 1.0))
+    store = Store(world)
+    ended: dict[str, tuple[float, str]] = {}
+    leader = world.account(ledger=Shared(store, "leader")).watch(timeout=100.0)
+    leader.add(world.fleet.queued[0])
+    follower = world.account(ledger=Shared(store, "follower")).watch(timeout=100.0)
+    follower.add(world.fleet.queued[1])
+    Shared(store, "ghost").post(polling.shared_name(world.account().session.config), [Note("ended", "t1")])
+    world.run(wait(leader, ended), wait(follower, ended))
+    assert {id: status for id, (_, status) in ended.items()} == {"t0": "completed", "t1": "completed"}
+
+
+def _nothing(leader: Any) -> Any:
+    async def turn() -> None:
+        await leader._io.sleep(10_000.0)
+        leader._subscriptions.clear()
+        leader._commands.clear()
+
+    return turn
+
+
+async def _survivor(waiting: Any) -> None:
+    try:
+        await waiting
+    except Exception:
+        return
