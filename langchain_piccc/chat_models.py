@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from piccc.client import AsyncChat, Chat
     from piccc.conversation import ChatReply, ChatRequest, Delta
 
+if "piccc.media.rate" in sys.modules:  # a `RateLimit` may have been made before LangChain was loaded
+    sys.modules["piccc.media.rate"].register_with_langchain()
 
 REASONING_EFFORTS = ["minimal", "low", "medium", "high"]
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from piccc.media.batch import Batch
     from piccc.media.handles import AsyncOutputHandle, AsyncTaskHandle, OutputHandle, TaskHandle
     from piccc.media.ledgers import Ledger, Submission
+    from piccc.media.rate import RateLimit
     from piccc.media.requests import SpendLimit
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
@@ -68,6 +69,7 @@ _HOMES = {
     "piccc.client": ("AsyncChat", "AsyncClient", "Chat", "ChatOptions", "Client"),
     "piccc.config": ("Timeout",),
     "piccc.errors": ("PicccError",),
+    "piccc.media.rate": ("RateLimit",),
     "piccc.media.requests": ("SpendLimit",),
     "piccc.media.batch": ("Batch",),
     "piccc.media.handles": ("AsyncOutputHandle", "AsyncTaskHandle", "OutputHandle", "TaskHandle"),
@@ -112,6 +114,7 @@ __all__ = [
     "OutputHandle",
     "PicccError",
     "Polling",
+    "RateLimit",
     "Reasoning",
     "ReasoningDelta",
     "Record",

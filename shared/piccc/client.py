@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, get_args
@@ -12,7 +14,7 @@ from piccc._dialects import DialectName, dialect_named
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
 from piccc._http.session import Session
-from piccc.config import ApiKey, Config, Timeout, resolve
+from piccc.config import ApiKey, Config, Rate, Timeout, resolve
 from piccc.conversation import (
     DEFAULT_MODEL,
     ChatReply,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from piccc.media.account import Account
     from piccc.media.deliveries import OnTask
     from piccc.media.ledgers import Ledger
+    from piccc.media.rate import RateLimit
     from piccc.media.requests import SpendLimit
     from piccc.media.resources import AsyncMedia, AsyncTasks, Media, Tasks
     from piccc.media.schedule import Polling
@@ -104,6 +107,7 @@ class ClientOptions(_Settings, total=False):
     polling: Polling | None
     ledger: str | os.PathLike[str] | Ledger | None
     spend_limit: SpendLimit | None
+    rate: str | RateLimit | None
     private_outputs: bool
 
 
@@ -331,6 +335,7 @@ class _Client:
         polling: Polling | None = None,
         ledger: str | os.PathLike[str] | Ledger | None = None,
         spend_limit: SpendLimit | None = None,
+        rate: str | RateLimit | None = None,
         private_outputs: bool = False,
         **options: Unpack[_Settings],
     ) -> None:
@@ -347,6 +352,8 @@ class _Client:
             raise ConfigurationError(f"polling is a {_kind(polling)}.", hint="Give a piccc.Polling.")
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
+        if rate is not None:
+            self.config = replace(self.config, rate=_rate_of(rate, self.config, self.ledger))
         self._dialect: DialectName = dialect
         self._media: dict[str, Any] = {
             "ledger": self.ledger,
@@ -417,6 +424,10 @@ class _Client:
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._media["spend_limit"] is not None:
+            from piccc.media.requests import check_copy
+
+            check_copy(self._media["spend_limit"], self.ledger)
         return (_rebuild, (type(self), self.config, self._dialect, self._media))
 
 
@@ -430,6 +441,19 @@ def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
             f"ledger is a {_kind(place)}.", hint="Give a file's path, a URL, or a Ledger."
         )
     return place
+
+
+def _rate_of(rate: str | RateLimit, config: Config, ledger: Ledger) -> Rate:
+    if not isinstance(rate, str):
+        return rate
+    from piccc.media.rate import RateLimit
+
+    key = ""
+    if config.key.is_fixed:
+        with suppress(ConfigurationError):  # a missing key is an error at the first call
+            key = run_sync(config.key.ask())
+    account = hashlib.sha256(f"{config.base_url} {key}".encode()).hexdigest()[:32]
+    return RateLimit(rate, ledger=ledger, name=account)
 
 
 def _rebuild(kind: type[C], config: Config, dialect: DialectName, options: Mapping[str, Any]) -> C:
@@ -457,6 +481,8 @@ class Client(_Client):
         ledger: where submissions are remembered: a file's path, `redis://…`, `postgresql://…`, or a `Ledger`;
             by default `PICCC_LEDGER`, else in memory.
         spend_limit: how much may be ordered, a `SpendLimit`.
+        rate: how often the server may be asked, such as `"600/minute"`, or a `RateLimit`; under a ledger in
+            Redis or Postgres by all processes together.
         private_outputs: whether outputs may be fetched from addresses within private networks.
         http_client: an `httpx.Client` (or httpx2's) of yours. Its connections are its own: `max_connections`
             and what is said of idle connections do not hold for them, the timeout does.

@@ -258,6 +258,18 @@ _ROUTE = re.compile(
 )
 
 
+class Rate(Protocol):
+    """A bound on how often a server is asked, such as `piccc.RateLimit`. Its methods may block."""
+
+    def take(self) -> float:
+        """Take a permit and return 0, or return after how many seconds to try again."""
+        ...
+
+    def block(self, seconds: float) -> None:
+        """Hold all requests back for some seconds, for the server asks for it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All that is fixed for every call; make it with `resolve`.
@@ -272,6 +284,7 @@ class Config:
         retry_unknown: send again what may have been acted on already (may bill twice).
         basic: credentials that stood in the URL, for a gateway in front of the server.
         max_connections: how many connections to the server may be in use at once.
+        rate: how often the server may be asked, or None.
     """
 
     base_url: str = PLACEHOLDER_URL
@@ -283,6 +296,7 @@ class Config:
     retry_unknown: bool = False
     basic: Key | None = None
     max_connections: int = 1000
+    rate: Rate | None = None
 
     def __repr__(self) -> str:
         return (

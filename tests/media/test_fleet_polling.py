@@ -1,4 +1,4 @@
-"""One process polls for all that share a ledger; the others follow, also when it dies or the store is away."""
+"""One process polls for all that share a ledger; the others follow, also when it dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from piccc.errors import LedgerUnavailable
 from piccc.media import polling
 from piccc.media.ledgers import MemoryLedger, Note, Notes
 from piccc.media.polling import Subscription
-from piccc.tasks import Task
 from tests.media.fleet import all_at_once
 from tests.media.world import World
 
@@ -46,21 +45,21 @@ class Shared(MemoryLedger):
         self.store.leases[name] = (holder, self.store.world.now + seconds)
         return seconds > 0
 
-    def post(self, account: str, notes: Sequence[Note]) -> None:
+    def post(self, server: str, notes: Sequence[Note]) -> None:
         self._reach()
         for note in notes:
-            self.store.stream.append((account, note))
+            self.store.stream.append((server, note))
             if note.kind == "wanted":
                 self.store.open[note.task_id] = note.text
             elif note.kind == "ended":
                 self.store.open.pop(note.task_id, None)
 
-    def notes(self, account: str, cursor: str | None) -> Notes:
+    def notes(self, server: str, cursor: str | None) -> Notes:
         self._reach()
         start = len(self.store.stream) if cursor is None else int(cursor)
         return Notes([note for _, note in self.store.stream[start:]], str(len(self.store.stream)))
 
-    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+    def open_tasks(self, server: str) -> list[tuple[str, str]]:
         self._reach()
         return list(self.store.open.items())
 
@@ -152,7 +151,7 @@ def test_the_store_is_away_and_waits_go_on_at_a_tenth_of_the_pace() -> None:
         store.is_away = False
 
     assert len(run(back, store, 4, mend())) == 400
-    assert [each for each in store.leases.values()]
+    assert list(store.leases.values())
 
 
 def test_what_a_webhook_read_is_read_by_nobody_else() -> None:
@@ -178,7 +177,7 @@ def test_a_task_that_another_process_cannot_read_is_read_by_who_waits_for_it() -
     leader.add(world.fleet.queued[0])
     follower = world.account(ledger=Shared(store, "follower")).watch(timeout=100.0)
     follower.add(world.fleet.queued[1])
-    Shared(store, "ghost").post(polling.shared_name(world.account().session.config), [Note("ended", "t1")])
+    Shared(store, "ghost").post(world.account().session.config.base_url, [Note("ended", "t1")])
     world.run(wait(leader, ended), wait(follower, ended))
     assert {id: status for id, (_, status) in ended.items()} == {"t0": "completed", "t1": "completed"}
 

@@ -55,6 +55,7 @@ SURFACES = (
         frozenset({"opentelemetry-api"}),
         ("-c", "import piccc.telemetry"),
     ),
+    Surface("rate", "with_rate.py", (), frozenset({"pyrate-limiter"})),
     Surface("redis", "with_redis.py", (), frozenset({"redis"})),
     Surface("postgres", "with_postgres.py", (), frozenset({"psycopg", "psycopg-binary"})),
     Surface("cli", "with_cli.py", ("piccc.cli",), frozenset({"typer"}), ("-m", "piccc", "demo")),

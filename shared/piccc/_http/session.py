@@ -28,6 +28,7 @@ from piccc._http.responses import RawResponse, outcome_of, read_error_text, stat
 from piccc.config import (
     WAYS_OUT,
     Config,
+    Rate,
     Timeout,
     as_timeout,
     check_headers,
@@ -43,6 +44,7 @@ from piccc.errors import (
     APITimeoutError,
     ConfigurationError,
     InvalidArgumentError,
+    LedgerError,
     PicccError,
     ResponseError,
     ResponseLostError,
@@ -255,6 +257,8 @@ class _RetryState:
         """Send once and read what comes."""
         self.tries += 1
         try:
+            if self.config.rate is not None:
+                await self._permit(self.config.rate)
             self.headers = await self._headers()
         except PicccError as error:
             return _Failed(Outcome.HOPELESS, error, error.__cause__)
@@ -275,6 +279,27 @@ class _RetryState:
         finally:
             if not (self.call.is_stream and isinstance(result, RawResponse)):
                 await response.close()
+
+    async def _permit(self, rate: Rate) -> None:
+        """Wait for a permit; raise APITimeoutError where it comes too late.
+
+        Where permits are counted elsewhere and that is out of reach, reads go on: polling slows down then.
+        """
+        while (wait := await self._asked(rate)) > 0:
+            if self.deadline is not None and self.io.now() + wait >= self.deadline:
+                raise APITimeoutError(
+                    "The deadline passes before the rate leaves room for this request.",
+                    hint="Nothing was sent. Raise the rate, or make the timeout longer.",
+                )
+            await self.io.sleep(wait)
+
+    async def _asked(self, rate: Rate) -> float:
+        try:
+            return await self.io.run(rate.take)
+        except LedgerError:
+            if self.call.kind is Retryability.READ:
+                return 0.0
+            raise
 
     def wait_after(self, failed: _Failed) -> float | None:
         """Return the seconds to wait before the next attempt, None where there must be none."""
@@ -398,6 +423,9 @@ class _RetryState:
             error = status_error(response.status, response.headers, body, secrets_in(self.headers))
             if response.status == 404:
                 error.hint = _NOT_FOUND[self.call.kind]
+            if response.status == 429 and self.config.rate is not None:
+                with suppress(PicccError):  # where others cannot be held back, this call's own retry waits
+                    await self.io.run(self.config.rate.block, error.retry_after or FIRST_BACKOFF)
             return self._refused(error, outcome_of(response.status))
         if not 200 <= response.status < 300:
             return self._rejected(answer, "The server redirects elsewhere, where your request must not go.")

@@ -34,8 +34,8 @@ from piccc.errors import (
     TaskError,
 )
 from piccc.media.fleet import note_of_end
-from piccc.media.ledgers import Ledger, MemoryLedger, Note, Submission, TaskStream
-from piccc.media.polling import READ_SECONDS, OnPoll, Subscription, shared_name, take, wake
+from piccc.media.ledgers import Ledger, MemoryLedger, Note, SpendingLedger, Submission, TaskStream
+from piccc.media.polling import READ_SECONDS, OnPoll, Subscription, take, wake
 from piccc.media.requests import (
     CLOCK_SKEW,
     LONGEST_CLOCK_JUMP,
@@ -43,6 +43,7 @@ from piccc.media.requests import (
     TaskRequest,
     as_task,
     cannot_be_excluded,
+    check_copy,
     is_recent,
     nearest,
 )
@@ -94,6 +95,7 @@ class Account:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        check_copy(self.spend_limit, self.ledger)
         settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         return (_rebuild, (self.session, *settings))
 
@@ -168,7 +170,8 @@ class Account:
         claim = _Claim(self, request, since)
         try:
             async with self._slots.taken(self.session.io):
-                with _spent(request, self.spend_limit, *limits):
+                shared = isinstance(self.ledger, SpendingLedger)  # then the claim counts the client's limit
+                with _spent(request, None if shared else self.spend_limit, *limits):
                     task = await self.session.submit(
                         f"/v1/{request.type}s/tasks",
                         request.body,
@@ -400,7 +403,7 @@ class Account:
 
     async def _post(self, note: Note) -> None:
         if isinstance(self.ledger, TaskStream):
-            await self.use_ledger(self.ledger.post, shared_name(self.session.config), [note])
+            await self.use_ledger(self.ledger.post, self.session.config.base_url, [note])
 
     def watch(
         self,
@@ -489,7 +492,7 @@ class _Claim:
     async def take(self) -> None:
         account, entry, taken_by = self._account, self._request.entry(), None
         if self._since is None:
-            taken_by = await account.use_ledger(account.ledger.claim, entry)
+            taken_by = await self._claimed(entry)
             is_held = taken_by is None
         else:
             is_held = await account.use_ledger(account.ledger.reclaim, entry, self._since)
@@ -502,10 +505,25 @@ class _Claim:
         account._in_flight.add(entry.key)
         account._sent_at[entry.key] = account.session.io.now()
 
+    async def _claimed(self, entry: Submission) -> Submission | None:
+        account, limit = self._account, self._account.spend_limit
+        if limit is None or not isinstance(account.ledger, SpendingLedger):
+            return await account.use_ledger(account.ledger.claim, entry)
+        taken = await account.use_ledger(account.ledger.claim_within, entry, limit.spends_of(self._request))
+        if taken is None:
+            limit.spend(self._request, is_bound=False)
+        return taken
+
     async def release(self) -> None:
-        if self.is_held:
-            self._account._sent_at.pop(self._request.key, None)
-            await self._account.use_ledger(self._account.ledger.release, self._request.key)
+        if not self.is_held:
+            return
+        account, limit, key = self._account, self._account.spend_limit, self._request.key
+        account._sent_at.pop(key, None)
+        if limit is None or not isinstance(account.ledger, SpendingLedger):
+            await account.use_ledger(account.ledger.release, key)
+            return
+        limit.give_back(self._request)
+        await account.use_ledger(account.ledger.release_within, key, limit.spends_of(self._request))
 
 
 def server_time(headers: Mapping[str, str]) -> float | None:

@@ -16,6 +16,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -31,7 +32,7 @@ from piccc._http.session import telemetry
 from piccc.errors import ConfigurationError, InvalidRequestError, NotFoundError, PicccError
 from piccc.media.account import Account, server_time
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
-from piccc.media.ledgers import Submission
+from piccc.media.ledgers import Lease, Submission
 from piccc.media.polling import READ_SECONDS
 from piccc.media.requests import CLOCK_SKEW, is_recent
 from piccc.media.schedule import RUNNING, Pages
@@ -49,6 +50,10 @@ MAX_CANDIDATES = 4
 """How many tasks deliveries at one address may name as long as it is not known which is the submission's."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
+CALL_SECONDS = 3600.0
+"""For how long a process may be calling `on_task` before another does it."""
+CALLED_SECONDS = 7 * 86_400.0
+"""For how long it is remembered that `on_task` was called."""
 GIVE_UP_SECONDS = 24 * 3600.0
 ABSENT_ATTEMPTS = 5
 """How many times in a row a task may be answered 404 before its delivery is dropped."""
@@ -260,12 +265,22 @@ class Reporter:
     async def _call(self, task: Task, account: Account) -> None:
         if self._settings.on_task is None:
             return
-        is_async = isinstance(account.session.io, AsyncBackend)
-        done = self._settings.on_task(
-            AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)
-        )
-        if is_async and inspect.isawaitable(done):
-            await done
+        # Of all processes with the same secret and ledger, one calls it; where it raises, any may try again.
+        lease = account.ledger.lease if isinstance(account.ledger, Lease) else None
+        name, holder = f"on_task:{self._settings.token('on_task')[:16]}:{task.id}", str(uuid.uuid4())
+        if lease and not await account.use_ledger(lease, name, holder, CALL_SECONDS):
+            return
+        kept = 0.0
+        try:
+            is_async = isinstance(account.session.io, AsyncBackend)
+            handle = AsyncTaskHandle(task, account) if is_async else TaskHandle(task, account)
+            done = self._settings.on_task(handle)
+            if is_async and inspect.isawaitable(done):
+                await done
+            kept = CALLED_SECONDS
+        finally:
+            if lease:
+                await account.use_ledger(lease, name, holder, kept)
 
     async def _forward(self, task: Task, url: str, account: Account) -> None:
         io = account.session.io

@@ -22,9 +22,9 @@ def note_of_end(task: Task) -> Note:
     return Note("ended", task.id, json.dumps(task.to_dict()))
 
 
-def note_of_wait(task: Task) -> Note:
-    """Return the note that somebody waits for a task."""
-    return Note("wanted", task.id, "" if task.created_at is None else repr(task.created_at))
+def note_of_wait(task: Task, account: str) -> Note:
+    """Return the note that somebody waits for a task of an account."""
+    return Note("wanted", task.id, f"{account} {task.created_at or ''}")
 
 
 @dataclass(slots=True)
@@ -49,9 +49,10 @@ class News:
 class Fleet:
     """One poller's part in the polling of an account. Its methods block, and none runs twice at once."""
 
-    def __init__(self, stream: TaskStream, account: str) -> None:
+    def __init__(self, stream: TaskStream, server: str, account: str) -> None:
         self.leads = False
         self._stream = stream
+        self._server = server  # of one stream: a receiver of webhooks may have another key, or none
         self._account = account
         self._holder = uuid.uuid4().hex
         self._lease = f"polling:{account}"
@@ -62,19 +63,20 @@ class Fleet:
         """Post notes, keep or try for the lead, and return what others have posted."""
         news = News()
         if self._cursor is None:
-            self._cursor = self._stream.notes(self._account, None).cursor
+            self._cursor = self._stream.notes(self._server, None).cursor
         if now >= self._renew_at or not self.leads:
             self._renew(now, news)
         # Nobody else is to poll what the one that leads waits for itself.
         if posted := [note for note in notes if not (self.leads and note.kind == "wanted")]:
-            self._stream.post(self._account, posted)
-        while (found := self._stream.notes(self._account, self._cursor)).notes:
+            self._stream.post(self._server, posted)
+        while (found := self._stream.notes(self._server, self._cursor)).notes:
             self._cursor = found.cursor
             news.is_cut = news.is_cut or found.is_cut
             for note in found.notes:
                 self._take(note, news)
         if self.leads and (news.is_new or news.is_cut):
-            news.wanted += [_wanted(*each) for each in self._stream.open_tasks(self._account)]
+            for id, text in self._stream.open_tasks(self._server):
+                self._want(id, text, news)
         return news
 
     def leave(self) -> None:
@@ -91,16 +93,14 @@ class Fleet:
     def _take(self, note: Note, news: News) -> None:
         if note.kind == "wanted":
             if self.leads:
-                news.wanted.append(_wanted(note.task_id, note.text))
+                self._want(note.task_id, note.text, news)
             return
         try:
             news.ended.append(read_task(json.loads(note.text)))
         except (ValueError, ResponseError):  # there is no text where it could not be read
             news.look.append(note.task_id)
 
-
-def _wanted(task_id: str, text: str) -> Task:
-    try:
-        return Task(task_id, created_at=float(text))
-    except ValueError:
-        return Task(task_id)
+    def _want(self, task_id: str, text: str, news: News) -> None:
+        account, _, created_at = text.partition(" ")
+        if account == self._account:
+            news.wanted.append(Task(task_id, created_at=float(created_at) if created_at else None))

@@ -240,6 +240,7 @@ class Poller:
         self._stream = account.ledger if isinstance(account.ledger, TaskStream) else None
         self._fleet: Fleet | None = None
         self._is_away = False
+        self._name = hashlib.sha256(repr(account_name(account.session.config)).encode()).hexdigest()[:32]
         self._outbox: list[Note] = []
         self._shared: set[str] = set()
         self._look_at = math.inf
@@ -302,7 +303,7 @@ class Poller:
         self._schedule = Schedule(self._schedule.polling, self._io.random, self._budget)
         self._outbox, self._shared, self._is_away = [], set(), False
         if self._stream is not None:
-            self._fleet = Fleet(self._stream, shared_name(self._account.session.config))
+            self._fleet = Fleet(self._stream, self._account.session.config.base_url, self._name)
             self._schedule.follow(self._io.now())
             self._look_at = -math.inf
         for id, subscriptions in self._subscriptions.items():
@@ -411,14 +412,14 @@ class Poller:
         for id, subscriptions in self._subscriptions.items():
             task = next((each.open[id] for each in subscriptions if id in each.open), Task(id))
             self._shared.add(id)
-            self._outbox.append(note_of_wait(task))
+            self._outbox.append(note_of_wait(task, self._name))
 
     def _want(self, subscription: Subscription, task: Task, now: float, *, at_once: bool) -> None:
         self._schedule.add(task, now, at_once=at_once, is_alone=subscription.every_change)
         follows = self._fleet is not None and not self._fleet.leads
         if follows and not self._is_away and task.id not in self._shared:
             self._shared.add(task.id)
-            self._outbox.append(note_of_wait(task))
+            self._outbox.append(note_of_wait(task, self._name))
 
     def _set_pace(self) -> None:
         if self._pollings:
@@ -535,11 +536,6 @@ def account_name(config: Config) -> Hashable:
     if config.key.is_fixed:
         key = hashlib.sha256(run_sync(config.key.ask()).encode()).digest()
     return config.base_url, key, config.basic, tuple(sorted(config.headers.items()))
-
-
-def shared_name(config: Config) -> str:
-    """Return what an account is called where processes share a ledger; the key cannot be read from it."""
-    return hashlib.sha256(repr(account_name(config)).encode()).hexdigest()[:32]
 
 
 def _after_fork() -> None:

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from piccc._dialects.common import parse, serialize
 from piccc.arguments import join_halves
 from piccc.config import is_loopback
-from piccc.errors import InvalidArgumentError, SpendLimitExceeded
-from piccc.media.ledgers import Submission
+from piccc.errors import ConfigurationError, InvalidArgumentError, SpendLimitExceeded
+from piccc.media.ledgers import Ledger, Spend, SpendingLedger, Submission, exceeded
 from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
@@ -340,73 +340,155 @@ def nearest(tasks: Iterable[Task], entry: Submission, since: float) -> list[Task
 
 
 class SpendLimit:
-    """Bound what is submitted: `max_tasks` tasks, `max_video_seconds` of video; None sets no bound.
+    """Bound what is submitted: by tasks, by seconds of video, by money; None sets no bound.
 
-    One spend limit may be shared by clients, threads and runs. What the server refused is given back.
+    One spend limit may be shared by clients, threads and runs. What the server refused is given back. Under a
+    ledger that processes share, all of them count against it together, in the same act as the submission is
+    written down. Under another ledger a client with a limit cannot be pickled: each copy would count for
+    itself.
 
-    Attributes:
+    Args:
         max_tasks: how many tasks may be submitted.
         max_video_seconds: how many seconds of video.
-        tasks: how many have been.
-        video_seconds: how many seconds have been.
+        max_cost: how much money, in the unit of `prices`.
+        prices: by model, what an image costs, or a second of video. A model that is not there is refused
+            under `max_cost`.
+        name: names the limit where processes share a ledger, also for later runs; by default a random one,
+            which copies made by pickling share.
+
+    Attributes:
+        tasks, video_seconds, cost: how much this process has submitted; of all processes, see
+            `ledger.spent(name)`.
 
     Examples:
         >>> from piccc import SpendLimit, Client
         >>> spend_limit = SpendLimit(max_tasks=10)
         >>> task = Client(spend_limit=spend_limit).images.submit("A ceramic mug", model="piccc-image")
         >>> spend_limit
-        SpendLimit(1 of 10 tasks, 0.0 of None s of video)
+        SpendLimit(1 of 10 tasks, 0 of None s of video, 0 of None money)
     """
 
-    def __init__(self, *, max_tasks: int | None = None, max_video_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_tasks: int | None = None,
+        max_video_seconds: float | None = None,
+        max_cost: float | None = None,
+        prices: Mapping[str, float] | None = None,
+        name: str | None = None,
+    ) -> None:
         self.max_tasks = max_tasks
         self.max_video_seconds = max_video_seconds
-        self.tasks = 0
-        self.video_seconds = 0.0
+        self.max_cost = max_cost
+        self.prices = dict(prices or {})
+        self.name = name or str(uuid.uuid4())
+        self._counted: dict[str, int] = {}
+        self._is_copy = False
         self._lock = threading.Lock()
 
-    def spend(self, request: TaskRequest) -> None:
+    @property
+    def tasks(self) -> int:
+        """How many tasks this process has submitted."""
+        return self._counted.get("tasks", 0)
+
+    @property
+    def video_seconds(self) -> float:
+        """How many seconds of video."""
+        return self._counted.get("video_ms", 0) / 1000
+
+    @property
+    def cost(self) -> float:
+        """How much money."""
+        return self._counted.get("micros", 0) / 1_000_000
+
+    def spends_of(self, request: TaskRequest) -> list[Spend]:
+        """Return what a request counts for; raise SpendLimitExceeded where that cannot be said.
+
+        A video of which no length was asked cannot be counted under `max_video_seconds` or `max_cost`.
+        """
+        is_video, seconds, model = request.type == "video", request.video_seconds, request.body.get("model")
+        spends = [Spend(self.name, "tasks", 1, self.max_tasks)]
+        if is_video and self.max_video_seconds is not None and not seconds:
+            raise _uncountable("max_video_seconds needs duration_seconds")
+        if is_video:
+            spends.append(_spend(self.name, "video_ms", seconds * 1000, self.max_video_seconds, 1000))
+        if self.max_cost is not None and (model not in self.prices or (is_video and not seconds)):
+            raise _uncountable(f"max_cost needs a price of {model!r}, and of a video its duration_seconds")
+        cost = self.prices.get(str(model), 0.0) * (seconds if is_video else 1)
+        if cost:
+            spends.append(_spend(self.name, "micros", cost * 1_000_000, self.max_cost, 1_000_000))
+        return spends
+
+    def spend(self, request: TaskRequest, *, is_bound: bool = True) -> None:
         """Count a request; raise SpendLimitExceeded, counting nothing, where it is too much.
 
-        A video of which no length was asked cannot be counted, so it is refused under `max_video_seconds`.
+        Without `is_bound` only count: a ledger has judged it.
         """
+        if is_bound and self._is_copy:
+            raise ConfigurationError(
+                "A spend limit that was copied from another process counts only under a ledger they share.",
+                hint='Give the client one: Client(ledger="redis://…"), "postgresql://…", or a file.',
+            )
+        spends = self.spends_of(request)
         with self._lock:
-            tasks, seconds = self.tasks + 1, self.video_seconds + request.video_seconds
-            if self.max_tasks is not None and tasks > self.max_tasks:
-                raise _exceeded(f"max_tasks={self.max_tasks}")
-            if request.type == "video" and self.max_video_seconds is not None:
-                if not request.video_seconds:
-                    raise _exceeded("max_video_seconds needs duration_seconds")
-                if seconds > self.max_video_seconds:
-                    raise _exceeded(f"max_video_seconds={self.max_video_seconds}")
-            self.tasks, self.video_seconds = tasks, seconds
+            for each in spends if is_bound else ():
+                if each.most is not None and self._counted.get(each.unit, 0) + each.amount > each.most:
+                    raise exceeded(each)
+            for each in spends:
+                self._counted[each.unit] = self._counted.get(each.unit, 0) + each.amount
 
     def give_back(self, request: TaskRequest) -> None:
         """Take back the count of a request that was not accepted."""
         with self._lock:
-            self.tasks -= 1
-            self.video_seconds -= request.video_seconds
+            for each in self.spends_of(request):
+                self._counted[each.unit] = self._counted.get(each.unit, 0) - each.amount
 
     def __repr__(self) -> str:
         return (
-            f"SpendLimit({self.tasks} of {self.max_tasks} tasks, "
-            f"{self.video_seconds} of {self.max_video_seconds} s of video)"
+            f"SpendLimit({self.tasks} of {self.max_tasks} tasks, {self.video_seconds:g} of "
+            f"{self.max_video_seconds} s of video, {self.cost:g} of {self.max_cost} money)"
         )
 
+    def __copy__(self) -> SpendLimit:
+        return self
+
+    def __deepcopy__(self, memo: object) -> SpendLimit:
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.max_tasks, self.max_video_seconds, self.tasks, self.video_seconds))
+        bounds = (self.max_tasks, self.max_video_seconds, self.max_cost, self.prices, self.name)
+        return (_rebuild, bounds)
 
 
 def _rebuild(
-    max_tasks: int | None, max_video_seconds: float | None, tasks: int, video_seconds: float
+    max_tasks: int | None,
+    max_video_seconds: float | None,
+    max_cost: float | None,
+    prices: Mapping[str, float],
+    name: str,
 ) -> SpendLimit:
-    spend_limit = SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds)
-    spend_limit.tasks, spend_limit.video_seconds = tasks, video_seconds
-    return spend_limit
+    limit = SpendLimit(
+        max_tasks=max_tasks, max_video_seconds=max_video_seconds, max_cost=max_cost, prices=prices, name=name
+    )
+    limit._is_copy = True
+    return limit
 
 
-def _exceeded(bound: str) -> SpendLimitExceeded:
+def check_copy(limit: SpendLimit | None, ledger: Ledger) -> None:
+    """Refuse to let a spend limit go into another process where that would count for itself."""
+    if limit is not None and not isinstance(ledger, SpendingLedger):
+        raise ConfigurationError(
+            "A client with a spend limit cannot be copied to another process: each would count for itself.",
+            hint='Give it a ledger that they share: Client(ledger="redis://…"), "postgresql://…", or a file.',
+        )
+
+
+def _spend(name: str, unit: str, amount: float, most: float | None, scale: int) -> Spend:
+    # Amounts are rounded up and bounds down, so that no rounding spends more.
+    return Spend(name, unit, math.ceil(round(amount, 6)), None if most is None else math.floor(most * scale))
+
+
+def _uncountable(why: str) -> SpendLimitExceeded:
     return SpendLimitExceeded(
-        f"The spend limit is used up: {bound}.",
-        hint="Nothing was sent. Raise the spend limit if more is meant to be spent.",
+        f"The spend limit cannot count this: {why}.", hint="Nothing was sent. Say what it needs."
     )

@@ -184,12 +184,12 @@ class Webhooks:
     """Receive deliveries as an ASGI app or on a threaded server, or find out by polling.
 
     Make it with `client.webhooks(…)` and pass it as `webhook=` to submissions. It wakes every wait for the
-    task, in this process and in those that share its ledger's file.
+    task, in this process and in those that share its ledger.
 
     A delivery is answered 204 when it is kept, in memory: the server is then asked, and `on_task` called,
-    again and again for a day until both succeed. After that `on_task` is called no more for this task in
-    this process; what it returns is awaited if it can be. `forward_to` gets such deliveries as the provider
-    makes (assumed).
+    again and again for a day until both succeed. After that `on_task` is called no more for this task, in
+    this process and under a ledger that processes share in all of them; what it returns is awaited if it can
+    be. `forward_to` gets such deliveries as the provider makes (assumed).
 
     A copy made by pickling gives the same addresses, but has no `on_task`.
     """

@@ -125,21 +125,22 @@ class Lease(Protocol):
 class TaskStream(Lease, Protocol):
     """A ledger by which the processes of an account read each task's end once between them.
 
-    The one that holds the account's lease reads what any of them waits for, and posts what has ended.
+    The one that holds the account's lease reads what any of them waits for, and posts what has ended. A
+    stream is named by the server's address, without credentials.
     """
 
-    def post(self, account: str, notes: Sequence[Note]) -> None:
-        """Append to the account's stream, which may forget all but the latest 10,000 notes.
+    def post(self, server: str, notes: Sequence[Note]) -> None:
+        """Append to the server's stream, which may forget all but the latest 10,000 notes.
 
         What is `wanted` is open until it has `ended`.
         """
         ...
 
-    def notes(self, account: str, cursor: str | None) -> Notes:
+    def notes(self, server: str, cursor: str | None) -> Notes:
         """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
         ...
 
-    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+    def open_tasks(self, server: str) -> list[tuple[str, str]]:
         """Return the id and the text of each task that is wanted and has not ended."""
         ...
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from piccc.config import redact_causes
 from piccc.errors import LedgerError, LedgerUnavailable, MissingExtraError
@@ -18,6 +19,7 @@ from piccc.media.ledgers.sqlite import Database, Rows, SQLLedger
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from pyrate_limiter import AbstractBucket, Rate
 
 T = TypeVar("T")
 
@@ -38,11 +40,11 @@ CREATE TABLE IF NOT EXISTS piccc.submissions (
 );
 CREATE INDEX IF NOT EXISTS unsettled ON piccc.submissions (at) WHERE task_id IS NULL;
 CREATE TABLE IF NOT EXISTS piccc.notes (
-    number BIGSERIAL PRIMARY KEY, account TEXT NOT NULL, kind TEXT NOT NULL, task_id TEXT NOT NULL,
+    number BIGSERIAL PRIMARY KEY, server TEXT NOT NULL, kind TEXT NOT NULL, task_id TEXT NOT NULL,
     text TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS piccc.open_tasks (
-    account TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (account, task_id)
+    server TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (server, task_id)
 );
 CREATE TABLE IF NOT EXISTS piccc.leases (
     name TEXT PRIMARY KEY, holder TEXT NOT NULL, until DOUBLE PRECISION NOT NULL
@@ -128,6 +130,13 @@ class PostgresLedger(SQLLedger):
                     else:
                         self._idle.append((connection, time.monotonic()))
 
+    def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
+        """Return pyrate-limiter's bucket of this name, on the server's clock."""
+        from pyrate_limiter import PostgresBucket
+
+        table = f"piccc_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return PostgresBucket(cast("Any", _Pool(self)), table, rates)
+
     def _taken(self) -> Connection[Any]:
         import psycopg
 
@@ -189,6 +198,18 @@ def _close(idle: list[tuple[Connection[Any], float]], process: int) -> None:
 
 
 _of_the_parent: list[list[tuple[Connection[Any], float]]] = []
+
+
+class _Pool:
+    """Lend connections to pyrate-limiter, each within a transaction, as psycopg_pool does."""
+
+    closed = True  # there is nothing for it to close
+
+    def __init__(self, ledger: PostgresLedger) -> None:
+        self._ledger = ledger
+
+    def connection(self) -> AbstractContextManager[Connection[Any]]:
+        return self._ledger.connection(is_atomic=True)
 
 
 class _Postgres:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from piccc.errors import LedgerError, LedgerUnavailable, MissingExtraError
 from piccc.media.ledgers import Note, Notes, Spend, StoreURL, Submission, exceeded
 
 if TYPE_CHECKING:
+    from pyrate_limiter import AbstractBucket, Rate
     from redis import Redis
 
 KEEP_SECONDS = 90 * 86_400
@@ -75,6 +77,9 @@ if holder and holder ~= ARGV[1] then return 0 end
 if tonumber(ARGV[2]) <= 0 then redis.call('DEL', KEYS[1]) return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
+"""
+_BLOCK = """
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '', 'PX', ARGV[1]) end
 """
 _POST = """
 for i = 2, #ARGV, 3 do
@@ -199,18 +204,44 @@ class RedisLedger:
         """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
         return bool(self._run(_TAKE_LEASE, [_LEASE + name], holder, int(seconds * 1000)))
 
-    def post(self, account: str, notes: Sequence[Note]) -> None:
-        """Append to the account's stream, of which about the latest 10,000 notes are kept."""
-        values = [value for note in notes for value in note]
-        self._run(_POST, [_STREAM + account, _OPEN + account], MOST_NOTES, *values)
+    def block(self, name: str, seconds: float) -> None:
+        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        self._run(_BLOCK, [_LEASE + name], max(1, int(seconds * 1000)))
 
-    def notes(self, account: str, cursor: str | None) -> Notes:
+    def blocked(self, name: str) -> float:
+        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        with self._errors():
+            left: Any = self.client.pttl(_LEASE + name)
+        return max(0, int(left)) / 1000
+
+    def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
+        """Return pyrate-limiter's bucket of this name, on the server's clock."""
+        from pyrate_limiter import RedisBucket
+
+        with self._errors():
+            seconds, micros = self.client.time()
+            ahead = int(seconds) * 1000 + int(micros) // 1000 - time.time_ns() // 1_000_000
+
+            class Bucket(RedisBucket):
+                def now(self) -> int:
+                    return time.time_ns() // 1_000_000 + ahead
+
+            made: Any = Bucket.init(rates, self.client, f"{{piccc}}:rate:{name}")
+        bucket: AbstractBucket = made
+        return bucket
+
+    def post(self, server: str, notes: Sequence[Note]) -> None:
+        """Append to the server's stream, of which about the latest 10,000 notes are kept."""
+        values = [value for note in notes for value in note]
+        self._run(_POST, [_STREAM + server, _OPEN + server], MOST_NOTES, *values)
+
+    def notes(self, server: str, cursor: str | None) -> Notes:
         """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
         if cursor is None:
             with self._errors():
-                last: Any = self.client.xrevrange(_STREAM + account, count=1)
+                last: Any = self.client.xrevrange(_STREAM + server, count=1)
             return Notes((), last[0][0] if last else "0-0")
-        found, kept = self._run(_NOTES, [_STREAM + account], cursor, NOTES_AT_ONCE)
+        found, kept = self._run(_NOTES, [_STREAM + server], cursor, NOTES_AT_ONCE)
         if not found:
             return Notes((), cursor)
         notes = []
@@ -219,10 +250,10 @@ class RedisLedger:
             notes.append(Note(fields["k"], fields["i"], fields["t"]))
         return Notes(notes, found[-1][0], cursor != "0-0" and not kept)
 
-    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+    def open_tasks(self, server: str) -> list[tuple[str, str]]:
         """Return the id and the text of each task that is wanted and has not ended."""
         with self._errors():
-            return list(self._hash(_OPEN + account).items())
+            return list(self._hash(_OPEN + server).items())
 
     def _hash(self, name: str) -> dict[str, str]:
         found: Any = self.client.hgetall(name)

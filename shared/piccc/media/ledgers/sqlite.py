@@ -35,11 +35,11 @@ CREATE TABLE IF NOT EXISTS submissions (
 CREATE INDEX IF NOT EXISTS unsettled ON submissions (at) WHERE task_id IS NULL;
 DROP TABLE IF EXISTS notices;
 CREATE TABLE IF NOT EXISTS notes (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, server TEXT NOT NULL,
     kind TEXT NOT NULL, task_id TEXT NOT NULL, text TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS open_tasks (
-    account TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (account, task_id)
+    server TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (server, task_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases (
     name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL
@@ -201,27 +201,41 @@ class SQLLedger(ABC):
 
         return self._write(act)
 
+    def block(self, name: str, seconds: float) -> None:
+        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        statement = (
+            f"INSERT INTO main.leases (name, holder, until) VALUES (?, '', {self._now} + ?) "  # noqa: S608  ours
+            "ON CONFLICT (name) DO UPDATE SET until = excluded.until WHERE leases.until < excluded.until"
+        )
+        self._write(lambda database: database.execute(statement, (name, seconds)))
+
+    def blocked(self, name: str) -> float:
+        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        select = f"SELECT until - {self._now} FROM main.leases WHERE name = ?"  # noqa: S608  ours
+        rows = self._read(lambda database: database.execute(select, (name,)).fetchall())
+        return float(rows[0][0]) if rows else 0.0
+
     _now = "(julianday('now') - 2440587.5) * 86400.0"
     """The store's own time as a Unix time: the clocks of its clients may differ."""
 
-    def post(self, account: str, notes: Sequence[Note]) -> None:
-        """Append to the account's stream, of which the latest 10,000 notes are kept."""
+    def post(self, server: str, notes: Sequence[Note]) -> None:
+        """Append to the server's stream, of which the latest 10,000 notes are kept."""
         wanted = (
-            "INSERT INTO main.open_tasks (account, task_id, text) VALUES (?, ?, ?) "
-            "ON CONFLICT (account, task_id) DO UPDATE SET text = excluded.text"
+            "INSERT INTO main.open_tasks (server, task_id, text) VALUES (?, ?, ?) "
+            "ON CONFLICT (server, task_id) DO UPDATE SET text = excluded.text"
         )
-        ended = "DELETE FROM main.open_tasks WHERE account = ? AND task_id = ?"
-        append = "INSERT INTO main.notes (account, kind, task_id, text) VALUES (?, ?, ?, ?)"
+        ended = "DELETE FROM main.open_tasks WHERE server = ? AND task_id = ?"
+        append = "INSERT INTO main.notes (server, kind, task_id, text) VALUES (?, ?, ?, ?)"
         trim = "DELETE FROM main.notes WHERE number <= (SELECT MAX(number) FROM main.notes) - ?"
 
         def act(database: Database) -> None:
             self._lock_stream(database)
             for kind, task_id, text in notes:
                 if kind == "wanted":
-                    database.execute(wanted, (account, task_id, text))
+                    database.execute(wanted, (server, task_id, text))
                 elif kind == "ended":
-                    database.execute(ended, (account, task_id))
-                database.execute(append, (account, kind, task_id, text))
+                    database.execute(ended, (server, task_id))
+                database.execute(append, (server, kind, task_id, text))
             database.execute(trim, (MOST_NOTES,))
 
         self._write(act, is_atomic=True)
@@ -229,10 +243,10 @@ class SQLLedger(ABC):
     def _lock_stream(self, database: Database) -> None:  # noqa: B027  in SQLite writers take turns anyhow
         """Have notes become visible in the order of their numbers, which a cursor relies on."""
 
-    def notes(self, account: str, cursor: str | None) -> Notes:
+    def notes(self, server: str, cursor: str | None) -> Notes:
         """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
         select = (
-            "SELECT number, kind, task_id, text FROM main.notes WHERE account = ? AND number > ? "
+            "SELECT number, kind, task_id, text FROM main.notes WHERE server = ? AND number > ? "
             "ORDER BY number LIMIT ?"
         )
         bounds = "SELECT MIN(number), MAX(number) FROM main.notes"
@@ -241,16 +255,16 @@ class SQLLedger(ABC):
             oldest, latest = database.execute(bounds).fetchall()[0]
             if cursor is None:
                 return Notes((), str(latest or 0))
-            rows = database.execute(select, (account, int(cursor), NOTES_AT_ONCE)).fetchall()
+            rows = database.execute(select, (server, int(cursor), NOTES_AT_ONCE)).fetchall()
             last = rows[-1][0] if rows else cursor
             return Notes([Note(*row[1:]) for row in rows], str(last), (oldest or 0) > int(cursor) + 1)
 
         return self._read(act)
 
-    def open_tasks(self, account: str) -> list[tuple[str, str]]:
+    def open_tasks(self, server: str) -> list[tuple[str, str]]:
         """Return the id and the text of each task that is wanted and has not ended."""
-        select = "SELECT task_id, text FROM main.open_tasks WHERE account = ?"
-        rows = self._read(lambda database: database.execute(select, (account,)).fetchall())
+        select = "SELECT task_id, text FROM main.open_tasks WHERE server = ?"
+        rows = self._read(lambda database: database.execute(select, (server,)).fetchall())
         return [(task_id, text) for task_id, text in rows]
 
 
@@ -285,14 +299,14 @@ class SQLiteLedger(SQLLedger):
         self._file: _File | None = None
         self._lock = threading.Lock()
 
-    def notes(self, account: str, cursor: str | None) -> Notes:
+    def notes(self, server: str, cursor: str | None) -> Notes:
         """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
         state = self._state_of_file()
-        if cursor is not None and self._unchanged.get(account) == (cursor, state):
+        if cursor is not None and self._unchanged.get(server) == (cursor, state):
             return Notes((), cursor)
-        found = super().notes(account, cursor)
+        found = super().notes(server, cursor)
         # Two writes may lie within one tick of the file system's clock: so look again after a find.
-        self._unchanged[account] = (None if found.notes else found.cursor, state)
+        self._unchanged[server] = (None if found.notes else found.cursor, state)
         return found
 
     def _state_of_file(self) -> object:

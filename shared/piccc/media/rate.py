@@ -1,0 +1,174 @@
+"""A bound on the requests of all processes that share a ledger, by pyrate-limiter's buckets."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from piccc.errors import ConfigurationError, MissingExtraError, PicccError
+from piccc.media.ledgers import Ledger, ledger_at
+
+if TYPE_CHECKING:
+    from pyrate_limiter import AbstractBucket, Rate
+
+_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+_RATE = re.compile(r"(\d+)/(\d*)(second|minute|hour|day)s?")
+SHORTEST_WAIT = 0.005
+LONGEST_WAIT = 60.0
+LEAK_EVERY = 100
+"""After how many permits a bucket is asked to forget old ones."""
+
+
+@runtime_checkable
+class RateLedger(Protocol):
+    """A ledger that counts requests for all processes that share it."""
+
+    def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
+        """Return the bucket of this name, which all share."""
+        ...
+
+
+@runtime_checkable
+class BlockingLedger(Protocol):
+    """A ledger by which one process's 429 holds all of them back."""
+
+    def block(self, name: str, seconds: float) -> None:
+        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        ...
+
+    def blocked(self, name: str) -> float:
+        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        ...
+
+
+class RateLimit:
+    """Bound how often a server is asked, in any window: `RateLimit("600/minute")`; needs `piccc[rate]`.
+
+    Under a ledger in Redis or Postgres the bound is that of all processes together, otherwise each process's
+    own. A 429 that one of them gets holds all of them back for as long as the server asks; so it does under a
+    ledger in a file.
+
+    `Client(rate="600/minute")` makes one for the client's account: chat, submissions and reads. The same
+    object is a `rate_limiter=` for LangChain's and LlamaIndex's models, of any provider.
+
+    Args:
+        rate: a number of requests per `second`, `minute`, `hour` or `day`, or per several: `"10/5seconds"`.
+        ledger: what the processes share, as for `Client`; by default `PICCC_LEDGER`, else nothing.
+        name: what is bounded; limits of one name and rate are one.
+
+    Raises:
+        ConfigurationError: the rate cannot be read.
+    """
+
+    def __init__(self, rate: str, *, ledger: str | Ledger | None = None, name: str = "requests") -> None:
+        found = _RATE.fullmatch(rate.replace(" ", "")) if isinstance(rate, str) else None
+        if found is None or not int(found[1]) or found[2] == "0":
+            raise ConfigurationError(
+                f"rate is {rate!r:.40}.", hint='Give it such as "600/minute" or "5/second".'
+            )
+        self.rate = rate
+        self.name = name
+        self.ledger = ledger_at(ledger) if ledger is None or isinstance(ledger, str) else ledger
+        self._limit, self._seconds = int(found[1]), int(found[2] or 1) * _UNITS[found[3]]
+        self._bucket: AbstractBucket | None = None
+        self._lock = threading.Lock()
+        self._permits = 0
+        self._blocked_until = 0.0
+        register_with_langchain()
+
+    def take(self) -> float:
+        """Take a permit and return 0, or return after how many seconds to try again; may block for I/O."""
+        if (left := self._blocked_until - time.monotonic()) > 0:
+            return min(left, LONGEST_WAIT)
+        if isinstance(self.ledger, BlockingLedger) and (left := self.ledger.blocked(self._block_name)) > 0:
+            return min(left, LONGEST_WAIT)
+        with self._lock:
+            try:
+                return self._take()
+            except PicccError:
+                raise
+            except Exception:
+                self._bucket = None  # a store that was started anew does not know its scripts any more
+                return self._take()
+
+    def _take(self) -> float:
+        from pyrate_limiter import RateItem
+
+        bucket: Any = self._opened()  # in part untyped
+        now = bucket.now()
+        item = RateItem(self.name, now)
+        if bucket.put(item):
+            self._permits += 1
+            if self._permits % LEAK_EVERY == 0:
+                bucket.leak(now)
+            return 0.0
+        wait: float = bucket.waiting(item)
+        return min(max(wait / 1000, SHORTEST_WAIT), LONGEST_WAIT)
+
+    def _opened(self) -> AbstractBucket:
+        if self._bucket is None:
+            try:
+                from pyrate_limiter import InMemoryBucket, Rate
+            except ImportError as error:
+                raise MissingExtraError(
+                    "A rate needs pyrate-limiter.", hint='pip install "piccc[rate]"'
+                ) from error
+            rates = [Rate(self._limit, int(self._seconds * 1000))]
+            is_shared = isinstance(self.ledger, RateLedger)
+            name = f"{self.name}:{self._limit}/{self._seconds:g}"
+            self._bucket = self.ledger.bucket(name, rates) if is_shared else InMemoryBucket(rates)  # type: ignore[attr-defined]  # checked
+        return self._bucket
+
+    def block(self, seconds: float) -> None:
+        """Hold all requests back for some seconds; may block for I/O."""
+        self._blocked_until = max(self._blocked_until, time.monotonic() + seconds)
+        if isinstance(self.ledger, BlockingLedger):
+            self.ledger.block(self._block_name, seconds)
+
+    @property
+    def _block_name(self) -> str:
+        return f"blocked:{self.name}"
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take a permit, and wait for it; without `blocking` return whether there was one at once."""
+        while (wait := self.take()) > 0:
+            if not blocking:
+                return False
+            time.sleep(wait)
+        return True
+
+    async def aacquire(self, *, blocking: bool = True) -> bool:
+        """Do as `acquire` does, beside the event loop."""
+        while (wait := await asyncio.to_thread(self.take)) > 0:
+            if not blocking:
+                return False
+            await asyncio.sleep(wait)
+        return True
+
+    async def async_acquire(self) -> None:
+        """Take a permit, and wait for it, as LlamaIndex asks for it."""
+        await self.aacquire()
+
+    def __repr__(self) -> str:
+        return f"RateLimit({self.rate!r}, ledger={self.ledger!r})"
+
+    def __deepcopy__(self, memo: object) -> RateLimit:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.rate, self.ledger, self.name))
+
+
+def _rebuild(rate: str, ledger: Ledger, name: str) -> RateLimit:
+    return RateLimit(rate, ledger=ledger, name=name)
+
+
+def register_with_langchain() -> None:
+    """Have LangChain's models take a `RateLimit`, if it is loaded: they take its own base class only."""
+    module = sys.modules.get("langchain_core.rate_limiters")
+    if module is not None:
+        module.BaseRateLimiter.register(RateLimit)

@@ -1,0 +1,117 @@
+"""A rate holds for all that share a ledger, and so does a 429; a spend limit is never counted twice over."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from langchain_core.rate_limiters import BaseRateLimiter
+
+from piccc import Client, RateLimit, SpendLimit
+from piccc.emulator import Emulator
+from piccc.errors import APITimeoutError, ConfigurationError, RateLimitError, SpendLimitExceeded
+from piccc.media.ledgers import ledger_at
+from tests.media.driven import QUICK
+from tests.media.test_ledger import SHARED, shared_place
+
+__all__ = ["shared_place"]  # a fixture
+IMAGE = {"model": "piccc-image"}
+
+
+@SHARED
+def test_a_rate_is_never_exceeded_by_all_together_and_used_to_the_full(shared_place: str) -> None:
+    limits = [RateLimit("20/second", ledger=shared_place) for _ in range(4)]
+    if shared_place.endswith(".db"):  # where it is each process's own
+        limits = limits[:1] * 4
+    until = time.monotonic() + 2.5
+
+    def take_all(limit: RateLimit) -> list[float]:
+        taken = []
+        while (now := time.monotonic()) < until:
+            if not (wait := limit.take()):
+                taken.append(now)
+            time.sleep(min(wait, 0.01))
+        return taken
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = sorted(moment for moments in pool.map(take_all, limits) for moment in moments)
+    # A moment is noted before it is counted: 0.2 s of tolerance for a machine that is busy.
+    windows = [sum(start <= each < start + 0.8 for each in taken) for start in taken]
+    assert max(windows) <= 20
+    assert len(taken) >= 40
+
+
+@SHARED
+def test_a_429_holds_back_everybody_until_the_server_wants_to_be_asked_again(shared_place: str) -> None:
+    one, two = (RateLimit("1000/second", ledger=shared_place) for _ in range(2))
+    assert two.take() == 0.0
+    one.block(30.0)
+    one.block(1.0)
+    assert 25.0 < two.take() <= 30.0
+    assert not two.acquire(blocking=False)
+    assert RateLimit("1000/second", ledger=shared_place, name="another").take() == 0.0
+
+
+def test_a_client_asks_its_rate_before_everything_and_tells_it_of_a_429(emulator: Emulator) -> None:
+    client = Client(
+        base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK, rate="3/hour", max_retries=0
+    )
+    client.chat.create("Hello")
+    list(client.tasks.list())
+    emulator.fault("429;retry-after=30", times=1)
+    with pytest.raises(RateLimitError):
+        client.images.submit("a fox", **IMAGE)
+    with pytest.raises(APITimeoutError, match="rate"):
+        client.chat.create("Hello", timeout=1)
+    assert len(emulator.requests) == 3
+    pickle.loads(pickle.dumps(client)).close()  # noqa: S301  our own bytes
+
+
+async def test_both_frameworks_models_take_a_rate() -> None:
+    limit = RateLimit("2/hour")
+    assert isinstance(limit, BaseRateLimiter)
+    assert await limit.aacquire()
+    await limit.async_acquire()
+    assert not await limit.aacquire(blocking=False)
+    assert not limit.acquire(blocking=False)
+
+
+@pytest.mark.parametrize("rate", ["600", "0/minute", "5/0seconds", "fast", "6/year"])
+def test_a_rate_that_cannot_be_read_is_refused(rate: str) -> None:
+    with pytest.raises(ConfigurationError, match="600/minute"):
+        Client(rate=rate)
+
+
+@SHARED
+def test_copies_of_a_client_spend_from_one_limit(shared_place: str, emulator: Emulator) -> None:
+    prices = {"piccc-image": 0.5}
+    limit = SpendLimit(max_tasks=100, max_cost=1.6, prices=prices, name="spring")
+    server = {"base_url": emulator.base_url, "api_key": emulator.api_key}
+    client = Client(**server, ledger=shared_place, spend_limit=limit)
+    loaded = pickle.loads(pickle.dumps(limit))  # noqa: S301  our own bytes
+    clients = [
+        client,
+        Client(config=client.config, ledger=shared_place, spend_limit=loaded),
+    ]
+    for number in range(3):
+        clients[number % 2].images.submit("a fox", **IMAGE)
+    for each in clients:
+        with pytest.raises(SpendLimitExceeded, match=r"max_cost=1\.6"):
+            each.images.submit("a fox", **IMAGE)
+    assert ledger_at(shared_place).spent("spring") == {"tasks": 3, "micros": 1_500_000}  # type: ignore[attr-defined]
+    assert len(emulator.charges) == 3
+
+
+def test_a_spend_limit_goes_nowhere_that_shares_nothing(emulator: Emulator) -> None:
+    limit = SpendLimit(max_tasks=1)
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key, spend_limit=limit)
+    assert copy.deepcopy(client)._media["spend_limit"] is limit
+    with pytest.raises(ConfigurationError, match="each would count for itself"):
+        pickle.dumps(client)
+    loaded = pickle.loads(pickle.dumps(limit))  # noqa: S301  our own bytes
+    with pytest.raises(ConfigurationError, match="under a ledger they share"):
+        Client(config=client.config, spend_limit=loaded).images.submit("a fox", **IMAGE)
+    assert not emulator.charges
