@@ -24,6 +24,7 @@ COMMANDS = [
     ("doctor",),
     ("contract",),
     ("emulator",),
+    ("mcp",),
     ("tasks", "list"),
     ("tasks", "show"),
     ("tasks", "wait"),

@@ -103,9 +103,8 @@ class Environment:
 
     def _own_requirements(self) -> dict[str, Requirement]:
         """Return by name what this extra requires and no lesser one does."""
-        lesser = {"": [], "all": ["cli", "emulator", "langchain", "llama-index", "otel"]}.get(
-            self.extra, [""]
-        )
+        every = ["cli", "emulator", "langchain", "llama-index", "mcp", "otel", "stores"]
+        lesser = {"": [], "all": every, "mcp": ["", "cli"]}.get(self.extra, [""])
         known = {name for extra in lesser for name in self.dist.required(extra)}
         return {name: each for name, each in self.dist.required(self.extra).items() if name not in known}
 

@@ -16,6 +16,7 @@ LIST = Path(__file__).with_suffix(".txt")
 MODULES = (
     "piccc",
     "piccc.errors",
+    "piccc.mcp_server",
     "piccc.telemetry",
     "piccc.tokens",
     "piccc.emulator",

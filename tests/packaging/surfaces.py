@@ -24,7 +24,14 @@ SURFACES = (
     Surface(
         "",
         "with_nothing.py",
-        ("piccc", "-piccc.cli", "-piccc.emulator", "-piccc.pytest_plugin", "-piccc.telemetry"),
+        (
+            "piccc",
+            "-piccc.cli",
+            "-piccc.emulator",
+            "-piccc.pytest_plugin",
+            "-piccc.mcp_server",
+            "-piccc.telemetry",
+        ),
         frozenset({"certifi", "h11", "httpx", "pydantic", "tiktoken"}),
     ),
     Surface(
@@ -49,10 +56,17 @@ SURFACES = (
         ("-c", "import piccc.emulator"),
     ),
     Surface(
+        "mcp",
+        "with_mcp.py",
+        ("piccc.mcp_server",),
+        frozenset({"mcp"}),
+        ("-c", "import piccc.mcp_server"),
+    ),
+    Surface(
         "otel",
         "with_otel.py",
         ("piccc.telemetry",),
-        frozenset({"opentelemetry-api"}),
+        frozenset(),  # mcp brings opentelemetry-api too
         ("-c", "import piccc.telemetry"),
     ),
     Surface("rate", "with_rate.py", (), frozenset({"pyrate-limiter"})),
@@ -77,7 +91,8 @@ BESIDE = {"emulator": ("pytest>=8,<10",), "all": ("pytest>=8,<10",)}
 
 def opened(extra: str) -> tuple[Surface, ...]:
     """Return the surfaces that can be used where this extra is installed."""
-    return tuple(each for each in SURFACES if extra == "all" or each.extra in ("", extra))
+    usable = {"", extra, "cli" if extra == "mcp" else ""}  # `piccc mcp` is a command
+    return tuple(each for each in SURFACES if extra == "all" or each.extra in usable)
 
 
 def closed(extra: str) -> tuple[Surface, ...]:

@@ -62,7 +62,10 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
         "httpx2",
         "langchain",
         "llama-index",
+        "mcp",
         "otel",
+        "postgres",
+        "redis",
         "socks",
         "stores",
     ]

@@ -13,6 +13,7 @@ from piccc.cli.contract import contract
 from piccc.cli.demo import demo
 from piccc.cli.doctor import doctor
 from piccc.cli.emulator import emulator
+from piccc.cli.mcp import mcp
 from piccc.cli.media import image, video
 from piccc.cli.tasks import tasks
 from piccc.cli.webhooks import webhooks
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
-for command in (demo, chat, image, video, doctor, contract, emulator):
+for command in (demo, chat, image, video, doctor, contract, emulator, mcp):
     app.command()(command)
 app.add_typer(tasks, name="tasks")
 app.add_typer(webhooks, name="webhooks")

@@ -1,0 +1,172 @@
+"""`piccc mcp`: serve the media tools to agent hosts, over stdio or streamable HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from piccc.cli.common import LedgerPlace, open_ledger, option, say
+from piccc.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from piccc.mcp_server import MediaServer
+
+
+class Show(StrEnum):
+    """Whether a finished image is in the answer."""
+
+    NONE = "none"
+    THUMBNAIL = "thumbnail"
+    IMAGE = "image"
+
+
+def mcp(
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve streamable HTTP on this machine instead of stdio.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="The loopback address to listen on, with --http.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port, with --http; 0 takes a free one.")] = 8766,
+    token: Annotated[
+        str | None,
+        option(
+            "--token",
+            "TOKEN",
+            "What clients must send, with --http; one is made by default.",
+            envvar="PICCC_MCP_TOKEN",
+        ),
+    ] = None,
+    image_models: Annotated[
+        str | None,
+        option(
+            "--image-models",
+            "NAMES",
+            "Models that may make images, with commas between; default: PICCC_IMAGE_MODEL.",
+            envvar="PICCC_MCP_IMAGE_MODELS",
+        ),
+    ] = None,
+    video_models: Annotated[
+        str | None,
+        option(
+            "--video-models",
+            "NAMES",
+            "Models that may make videos, with commas between; default: PICCC_VIDEO_MODEL.",
+            envvar="PICCC_MCP_VIDEO_MODELS",
+        ),
+    ] = None,
+    max_tasks: Annotated[
+        int | None,
+        option(
+            "--max-tasks",
+            "N",
+            "Most tasks that this process may submit.",
+            envvar="PICCC_MCP_MAX_TASKS",
+            min=0,
+        ),
+    ] = None,
+    max_video_seconds: Annotated[
+        float | None,
+        option(
+            "--max-video-seconds",
+            "SECONDS",
+            "Most seconds of video that this process may submit.",
+            envvar="PICCC_MCP_MAX_VIDEO_SECONDS",
+            min=0,
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            min=0,
+            envvar="PICCC_MCP_WAIT",
+            help="Seconds that a call waits; then its answer is a task id to ask for later.",
+        ),
+    ] = 50.0,
+    show: Annotated[
+        Show,
+        typer.Option(
+            "--show", envvar="PICCC_MCP_SHOW", help="How much of a finished image is in the answer."
+        ),
+    ] = Show.THUMBNAIL,
+    session: Annotated[
+        str | None,
+        option(
+            "--session",
+            "NAME",
+            "Who asks: equal calls of one name within a day find their task. Default: the client's name.",
+            envvar="PICCC_MCP_SESSION",
+        ),
+    ] = None,
+    ledger: LedgerPlace = None,
+    emulator: Annotated[
+        bool, typer.Option("--emulator", help="Serve an emulator of the API instead: nothing is paid for.")
+    ] = False,
+) -> None:
+    """Serve the image and video tools to agent hosts by the Model Context Protocol.
+
+    A call that a host makes again after a restart finds its task in the ledger and is not paid for twice.
+
+    \b
+    Examples:
+      piccc mcp --emulator
+      piccc mcp --max-tasks 20 --image-models piccc-image
+      PICCC_MCP_TOKEN=… piccc mcp --http --port 8766
+    """
+    from piccc.client import AsyncClient
+    from piccc.mcp_server import MediaServer
+    from piccc.media.requests import SpendLimit
+
+    with ExitStack() as stack:
+        settings: dict[str, Any] = {}
+        if emulator:
+            running = stack.enter_context(_emulator())
+            settings |= {"base_url": running.base_url, "api_key": running.api_key}
+            image_models, video_models = image_models or "piccc-image", video_models or "piccc-video"
+        client = AsyncClient(
+            ledger=None if emulator and ledger is None else open_ledger(ledger),
+            spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
+            **settings,
+        )
+        server = MediaServer(
+            client,
+            image_models=_names(image_models),
+            video_models=_names(video_models),
+            wait_s=wait,
+            show=show.value,
+            session=session or "",
+        )
+        try:
+            asyncio.run(_serve_http(server, host, port, token) if http else server.serve_stdio())
+        except KeyboardInterrupt:
+            say("Stopped.")
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _emulator() -> Any:
+    try:
+        from piccc.emulator import Emulator
+    except ImportError as error:
+        raise MissingExtraError(str(error)) from error
+    return Emulator(speed=math.inf)
+
+
+async def _serve_http(server: MediaServer, host: str, port: int, token: str | None) -> None:
+    import uvicorn
+
+    made = token or secrets.token_urlsafe(24)
+    config = uvicorn.Config(server.http_app(token=made, host=host), host=host, port=port, log_level="warning")
+    with config.bind_socket() as bound:
+        at = f"[{host}]" if ":" in host else host
+        say(f"MCP is served at http://{at}:{bound.getsockname()[1]}/mcp; Ctrl-C stops it.")
+        if token is None:
+            say(f"Clients must send the header Authorization: Bearer {made}")
+        await uvicorn.Server(config).serve([bound])

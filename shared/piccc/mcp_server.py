@@ -1,0 +1,456 @@
+"""A server of the Model Context Protocol with the four media tools, for any agent host.
+
+The tools are those of `piccc.media.agent_tools`, as LangChain and LlamaIndex have them. The server itself is
+the official SDK's; what lives here is what its handlers answer.
+
+A host is restarted, a connection breaks, and the same call comes again: it must not be paid for twice. So the
+key of a submission is a digest of the tool, its arguments, who asks (`session`, else the client's name), and
+how often this was asked. What a connection asks again after it got the result is a new order; what another
+connection asked within a day, or this one without having got the result, is the same one. A client that
+sends an id of its own for each call (`_meta` with `piccc/callId`) says itself which calls are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from piccc._version import __version__
+from piccc.errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    MissingExtraError,
+    NotFoundError,
+    PicccError,
+)
+
+try:
+    import mcp_types as types
+    from mcp import MCPError
+    from mcp.server.lowlevel import Server
+    from mcp.server.stdio import stdio_server
+except ImportError as error:
+    raise MissingExtraError(
+        "The MCP SDK is not installed.", hint='Install it: pip install "piccc[mcp]".'
+    ) from error
+
+from piccc.config import is_loopback
+from piccc.media.agent_tools import (
+    ARGUMENTS,
+    DESCRIPTIONS,
+    GENERATE_IMAGE,
+    GENERATE_VIDEO,
+    GET_TASK,
+    LIST_TASKS,
+    ImageArguments,
+    MediaToolRun,
+    Show,
+    TaskArguments,
+    TaskListArguments,
+    ToolResult,
+    VideoArguments,
+    failed,
+    submission_key,
+    tasks_in,
+)
+
+if TYPE_CHECKING:
+    from mcp.server.context import ServerRequestContext
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from piccc.client import AsyncClient
+    from piccc.media.account import Lost
+    from piccc.tasks import Task, TaskType
+
+    Context = ServerRequestContext[Any, Any]
+
+__all__ = ["MediaServer"]
+
+CALL_ID = "piccc/callId"
+"""The key in a request's `_meta` under which a client may send its own id of a call."""
+SAME_ORDER_SECONDS = 86_400.0
+KEPT_SESSIONS = 1000
+RECENT = 20
+"""How many tasks the list of resources has."""
+MAX_RESOURCE_BYTES = 32 * 1024**2
+PROMPT = "illustrate"
+INSTRUCTIONS = (
+    "Makes images and videos. Each generate_ call is paid for. One that is still running when its wait is "
+    f"over returns a task id: ask for it with {GET_TASK} instead of generating again. {GET_TASK}, "
+    f"{LIST_TASKS} and the resources piccc://tasks/… cost nothing."
+)
+_TYPES: dict[str, TaskType] = {GENERATE_IMAGE: "image", GENERATE_VIDEO: "video"}
+_URI = re.compile(r"piccc://tasks/([^/]+)(?:/outputs/(\d{1,4}))?")
+_TASK_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "task_id": {"type": "string"},
+        "type": {"type": "string"},
+        "status": {"type": "string"},
+        "result": {"type": ["object", "null"]},
+        "tool_error": {"type": "object"},
+    },
+}
+_LIST_SCHEMA = {"type": "object", "properties": {"tasks": {"type": "array", "items": _TASK_SCHEMA}}}
+
+
+class MediaServer:
+    """The media tools over MCP.
+
+    Args:
+        client: makes and reads the tasks; give it a ledger in a file, and no restart pays twice.
+        image_models: the models that may make images. With one the tool uses it; with several the caller
+            chooses; with none the environment's `PICCC_IMAGE_MODEL` counts.
+        video_models: the models that may make videos, likewise; the variable is `PICCC_VIDEO_MODEL`.
+        wait_s: seconds that a call waits at most; then its answer is a task id to ask for later.
+        show: whether a finished image is in the answer: `none`, a `thumbnail` of 512 pixels, or the `image`.
+        session: names who asks; by default the client's own name.
+        lost: what to do about an earlier submission that got no answer, as for `client.images.submit`.
+
+    Raises:
+        MissingExtraError: at the import of this module, where the SDK is not installed.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        image_models: Sequence[str] = (),
+        video_models: Sequence[str] = (),
+        wait_s: float = 60.0,
+        show: Show = "thumbnail",
+        session: str = "",
+        lost: Lost = "ask",
+    ) -> None:
+        self._client = client
+        self._models: dict[str, Sequence[str]] = {
+            GENERATE_IMAGE: tuple(image_models),
+            GENERATE_VIDEO: tuple(video_models),
+        }
+        self._wait_s = wait_s
+        self._show: Show = show
+        self._session = session
+        self._lost: Lost = lost
+        self._used: OrderedDict[str, set[str]] = OrderedDict()
+        self._submitting: set[asyncio.Task[Any]] = set()
+        self.server: Server[Any] = Server(
+            "piccc",
+            version=__version__,
+            title="Piccc AI: images and videos",
+            instructions=INSTRUCTIONS,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            on_list_resources=self._list_resources,
+            on_list_resource_templates=self._list_templates,
+            on_read_resource=self._read_resource,
+            on_list_prompts=self._list_prompts,
+            on_get_prompt=self._get_prompt,
+        )
+
+    async def serve_stdio(self) -> None:
+        """Serve one client over stdin and stdout, until stdin ends."""
+        async with stdio_server() as (reads, writes):
+            await self.server.run(reads, writes, self.server.create_initialization_options())
+
+    def http_app(self, *, token: str, host: str = "127.0.0.1") -> ASGIApp:
+        """Return the application that serves streamable HTTP at `/mcp`.
+
+        It answers only requests that carry the token as `Authorization: Bearer …`, name a loopback host and,
+        where a browser sends them, come from a page of this machine.
+
+        Raises:
+            ConfigurationError: the token is empty, or the host is not this machine.
+        """
+        if not token:
+            raise ConfigurationError("The token is empty.", hint="Give one, or let `piccc mcp` make one.")
+        if not is_loopback(host):
+            raise ConfigurationError(
+                f"{host} is not this machine.",
+                hint="Listen on 127.0.0.1, and put a proxy with its own access control before it.",
+            )
+        return _Guarded(self.server.streamable_http_app(host="127.0.0.1"), token)
+
+    async def _list_tools(self, ctx: Context, params: object) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[self._tool(name) for name in ARGUMENTS])
+
+    def _tool(self, name: str) -> types.Tool:
+        schema = ARGUMENTS[name].model_json_schema()
+        if len(models := self._models.get(name, ())) > 1:
+            model = {"type": "string", "enum": list(models), "description": "The model that makes it."}
+            schema["properties"]["model"] = {**model, "default": models[0]}
+        reads = name not in _TYPES
+        return types.Tool(
+            name=name,
+            description=DESCRIPTIONS[name],
+            input_schema=schema,
+            output_schema=_LIST_SCHEMA if name == LIST_TASKS else _TASK_SCHEMA,
+            annotations=types.ToolAnnotations(
+                read_only_hint=reads, destructive_hint=False, idempotent_hint=reads, open_world_hint=True
+            ),
+        )
+
+    async def _call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        if params.name not in ARGUMENTS:
+            raise MCPError(
+                types.INVALID_PARAMS, f"There is no tool {params.name!r}: there are {', '.join(ARGUMENTS)}."
+            )
+        async with _Progress(ctx) as progress:
+            run = MediaToolRun(self._client, tool=params.name, show=self._show, on_update=progress.report)
+            work = self._work(run, ctx, params.name, dict(params.arguments or {}), progress)
+            return _answer(await run.reported(work))
+
+    async def _work(
+        self, run: MediaToolRun, ctx: Context, name: str, given: dict[str, Any], progress: _Progress
+    ) -> ToolResult:
+        models = self._models.get(name, ())
+        model = given.pop("model", models[0]) if len(models) > 1 else next(iter(models), None)
+        wanted = ARGUMENTS[name](**given)
+        match wanted:
+            case ImageArguments() | VideoArguments():
+                if models and model not in models:
+                    return failed(
+                        InvalidArgumentError(f"model is {model!r}, not one of {', '.join(models)}.")
+                    )
+                order = {"model": model, **wanted.model_dump(exclude_none=True)}
+                return await self._make(run, ctx, name, order, progress)
+            case TaskArguments(task_id=task_id, wait_seconds=seconds):
+                await run.read(task_id)
+                await run.attend(self._wait_s if seconds is None else seconds)
+                return await run.report()
+            case TaskListArguments(type=type, status=status, limit=limit):
+                return await run.list(type, status, limit)
+        raise NotImplementedError(name)
+
+    async def _make(
+        self, run: MediaToolRun, ctx: Context, name: str, order: dict[str, Any], progress: _Progress
+    ) -> ToolResult:
+        asker = self._session or _client_name(ctx)
+        call_id = (ctx.meta or {}).get(CALL_ID)
+        used = self._keys_of(_session_id(ctx)) if call_id is None else set()
+        key, is_again = await self._key(("mcp", asker, call_id, name, order), used)
+        used.add(key)
+        is_answered = False
+        try:
+            # Not cut off by a cancellation: what was sent must reach the ledger, so that it is found again.
+            placing = asyncio.ensure_future(run.place(_TYPES[name], order, key=key, lost=self._lost))
+            self._submitting.add(placing)
+            placing.add_done_callback(self._submitting.discard)
+            task = await asyncio.shield(placing)
+            progress.report(task)
+            await run.attend(self._wait_s)
+            result = await run.report()
+            is_answered = task.is_terminal
+        except PicccError as error:
+            # A task that failed was answered; what never became a task may be asked for once more.
+            is_answered = getattr(error, "task_id", None) is not None
+            raise
+        finally:
+            if not is_answered:
+                used.discard(key)
+        if is_again:
+            return ToolResult(
+                f"{result.text} (Made for the same call before.)", result.artifact, result.images
+            )
+        return result
+
+    def _keys_of(self, session: str) -> set[str]:
+        used = self._used.setdefault(session, set())
+        self._used.move_to_end(session)
+        while len(self._used) > KEPT_SESSIONS:
+            self._used.popitem(last=False)
+        return used
+
+    async def _key(self, call: tuple[object, ...], used: set[str]) -> tuple[str, bool]:
+        """Return the key of a call that this connection has not used, and whether it has become something.
+
+        What was submitted more than a day ago is no answer to a call of today.
+        """
+        number = 0
+        while True:
+            key = submission_key(*call, number)
+            if key not in used:
+                entry = await self._client.tasks.submission(key)
+                if entry is None:
+                    return key, False
+                if time.time() - entry.at < SAME_ORDER_SECONDS:
+                    return key, True
+            number += 1
+
+    async def _list_resources(self, ctx: Context, params: object) -> types.ListResourcesResult:
+        found: list[types.Resource] = []
+        with _reported():
+            async for task in self._client.tasks.list():
+                title = f"{task.type or 'task'}, {task.status}: {' '.join(task.prompt.split())[:60]}"
+                found.append(
+                    types.Resource(
+                        uri=f"piccc://tasks/{task.id}",
+                        name=task.id,
+                        title=title,
+                        mime_type="application/json",
+                    )
+                )
+                if len(found) == RECENT:
+                    break
+        return types.ListResourcesResult(resources=found)
+
+    async def _list_templates(self, ctx: Context, params: object) -> types.ListResourceTemplatesResult:
+        task = "piccc://tasks/{task_id}"
+        return types.ListResourceTemplatesResult(
+            resource_templates=[
+                types.ResourceTemplate(
+                    uri_template=task,
+                    name="task",
+                    description="A task as JSON.",
+                    mime_type="application/json",
+                ),
+                types.ResourceTemplate(
+                    uri_template=f"{task}/outputs/{{number}}",
+                    name="output",
+                    description="What a task made: the bytes of its output of that number, from 0.",
+                ),
+            ]
+        )
+
+    async def _read_resource(
+        self, ctx: Context, params: types.ReadResourceRequestParams
+    ) -> types.ReadResourceResult:
+        uri = str(params.uri)
+        place = _URI.fullmatch(uri)
+        if place is None:
+            raise MCPError(types.INVALID_PARAMS, f"{uri!r} is not piccc://tasks/ID or …/outputs/NUMBER.")
+        with _reported():
+            task = await self._client.tasks.get(place[1])
+            if place[2] is None:
+                text = json.dumps(task.to_dict(), ensure_ascii=False)
+                said = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
+                return types.ReadResourceResult(contents=[said])
+            if int(place[2]) >= len(task.outputs):
+                raise NotFoundError(f"Task {task.id} has {len(task.outputs)} outputs; it is {task.status}.")
+            output = task.outputs[int(place[2])]
+            content = await output.bytes(max_bytes=MAX_RESOURCE_BYTES)
+        blob = base64.b64encode(content).decode()
+        contents = types.BlobResourceContents(uri=uri, mime_type=output.mime_type or None, blob=blob)
+        return types.ReadResourceResult(contents=[contents])
+
+    async def _list_prompts(self, ctx: Context, params: object) -> types.ListPromptsResult:
+        about = types.PromptArgument(name="subject", description="What to show.", required=True)
+        kind = types.PromptArgument(name="kind", description="image or video; image by default.")
+        prompt = types.Prompt(
+            name=PROMPT,
+            title="Illustrate",
+            description="Write a description of a subject, and make an image or a video of it.",
+            arguments=[about, kind],
+        )
+        return types.ListPromptsResult(prompts=[prompt])
+
+    async def _get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        given = params.arguments or {}
+        kind = given.get("kind") or "image"
+        if params.name != PROMPT or not given.get("subject") or kind not in ("image", "video"):
+            raise MCPError(
+                types.INVALID_PARAMS,
+                f"There is one prompt: {PROMPT!r}, with a subject, and with kind image or video.",
+            )
+        text = (
+            f"Make a {kind} of: {given['subject']}\n\nFirst describe it in full sentences: subject, "
+            f"composition, light, style{' and movement' if kind == 'video' else ''}. Then call "
+            f"generate_{kind} once. If it is still running, wait for it with {GET_TASK}. Show me the result "
+            "and its address."
+        )
+        said = types.PromptMessage(role="user", content=types.TextContent(text=text))
+        return types.GetPromptResult(messages=[said])
+
+
+class _Progress:
+    """Report a task's progress to the client while a call waits; each report is awaited at the end."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._last = -1.0
+        self._reports: set[asyncio.Task[None]] = set()
+
+    def report(self, task: Task) -> None:
+        # The protocol wants every value to be larger than the last.
+        done = 100.0 if task.is_terminal else min(task.progress or 0.0, 99.0)
+        self._last = max(self._last + 0.001, done)
+        said = f"{task.type or 'task'} {task.id}: {task.status}"
+        reporting = asyncio.ensure_future(self._ctx.session.report_progress(self._last, 100.0, said))
+        self._reports.add(reporting)
+
+    async def __aenter__(self) -> _Progress:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await asyncio.gather(*self._reports, return_exceptions=True)
+        for reporting in self._reports:
+            reporting.cancel()
+
+
+class _Guarded:
+    """Refuse every request without the token (RFC 6750, section 3)."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
+                await send({"type": "http.response.start", "status": 401, "headers": headers})
+                body = b"Send the token that `piccc mcp` printed as Authorization: Bearer TOKEN.\n"
+                await send({"type": "http.response.body", "body": body})
+                return
+        await self._app(scope, receive, send)
+
+
+def _answer(result: ToolResult) -> types.CallToolResult:
+    content: list[types.ContentBlock] = [types.TextContent(text=result.text)]
+    content += [
+        types.ImageContent(data=each["base64"], mime_type=each["mime_type"]) for each in result.images
+    ]
+    tasks = [] if "tasks" in result.artifact else tasks_in(result.artifact)
+    content += [
+        types.ResourceLink(
+            # Not piccc://…: adapters make an image block of it, whose address a model's provider fetches.
+            uri=output.url,
+            name=f"{task.id}-{number}",
+            mime_type=output.mime_type or None,
+            description=f"The bytes are also at piccc://tasks/{task.id}/outputs/{number}",
+        )
+        for task in tasks
+        for number, output in enumerate(task.outputs)
+    ]
+    return types.CallToolResult(
+        content=content, structured_content=result.artifact, is_error=result.error is not None
+    )
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Raise our errors as the protocol's, with what to do about them."""
+    try:
+        yield
+    except PicccError as error:
+        code = types.INVALID_PARAMS if isinstance(error, NotFoundError) else types.INTERNAL_ERROR
+        raise MCPError(code, f"{error.message} {error.hint}".strip()) from error
+
+
+def _client_name(ctx: Context) -> str:
+    known = ctx.session.client_params
+    return known.client_info.name if known is not None and known.client_info is not None else ""
+
+
+def _session_id(ctx: Context) -> str:
+    headers: Mapping[str, str] = getattr(ctx.request, "headers", {})
+    return headers.get("mcp-session-id", "")

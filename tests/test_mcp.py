@@ -1,0 +1,341 @@
+"""`piccc mcp`, judged by the official client: tools, answers, resources, keys, disconnects, HTTP's guard."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import BlobResourceContents, CallToolResult, ImageContent, ResourceLink, TextContent
+
+from langchain_piccc import PicccMediaToolkit
+from llama_index_piccc import PicccMediaToolSpec
+from piccc import AsyncClient, Polling, SpendLimit
+from piccc import Client as PicccClient
+from piccc.emulator import Emulator, ManualClock
+from piccc.mcp_server import CALL_ID, MediaServer
+from piccc.media.agent_tools import ARGUMENTS, DESCRIPTIONS
+
+QUICK = Polling(min=0.01, max=0.02)
+TOKEN = "a token of the test's"
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    with Emulator(speed=math.inf) as running:
+        yield running
+
+
+def account(emulator: Emulator, **settings: Any) -> AsyncClient:
+    return AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, **{"polling": QUICK, **settings})
+
+
+def server(emulator: Emulator, *, client: AsyncClient | None = None, **settings: Any) -> MediaServer:
+    models = {"image_models": ["piccc-image"], "video_models": ["piccc-video"]}
+    return MediaServer(client or account(emulator), **{**models, **settings})
+
+
+def text_of(result: CallToolResult) -> str:
+    assert isinstance(result.content[0], TextContent)
+    return result.content[0].text
+
+
+async def submitted(emulator: Emulator) -> None:
+    """Wait until a task has been submitted."""
+    async with asyncio.timeout(60):
+        while not any(each.method == "POST" and each.done for each in emulator.requests):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the emulator is another thread's
+
+
+async def make(client: Client, prompt: str = "A mug", **more: Any) -> CallToolResult:
+    return await client.call_tool("generate_image", {"prompt": prompt}, **more)
+
+
+async def test_the_tools_are_the_frameworks(emulator: Emulator) -> None:
+    async with Client(server(emulator).server) as client:
+        tools = (await client.list_tools()).tools
+    assert {tool.name: tool.description for tool in tools} == DESCRIPTIONS
+    assert {tool.name: tool.input_schema for tool in tools} == {
+        name: arguments.model_json_schema() for name, arguments in ARGUMENTS.items()
+    }
+    assert [bool(tool.annotations and tool.annotations.read_only_hint) for tool in tools] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("get_media_task", {"task_id": "nobody's"}),
+        ("generate_image", {"prompt": "A kite", "resolution": "9K"}),
+        ("generate_image", {"prompt": "A kite", "colour": "red"}),
+        ("list_media_tasks", {"limit": 2}),
+    ],
+)
+async def test_an_answer_is_told_as_the_frameworks_tell_it(
+    name: str, arguments: dict[str, Any], emulator: Emulator
+) -> None:
+    own = PicccClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
+    await asyncio.to_thread(own.images.generate, "A mug", model="piccc-image")
+    async with Client(server(emulator).server) as client:
+        ours = await client.call_tool(name, arguments)
+    tools = {tool.name: tool for tool in PicccMediaToolkit(client=own).get_tools()}
+    call = {"type": "tool_call", "id": "1", "name": name, "args": arguments}
+    theirs = await asyncio.to_thread(tools[name].invoke, call)
+    llama = await asyncio.to_thread(PicccMediaToolSpec(own).run, name, arguments)
+    assert text_of(ours).replace("req_", "") == llama.content.replace("req_", "") or ours.is_error
+    if "nobody" not in str(arguments):  # its request id differs
+        assert (text_of(ours), ours.structured_content) == (theirs.content, theirs.artifact)
+    assert ours.is_error is (theirs.status == "error")
+
+
+async def test_a_finished_image_is_content_a_link_and_data(emulator: Emulator) -> None:
+    progress: list[tuple[float, float | None, str | None]] = []
+
+    async def note(done: float, total: float | None, message: str | None) -> None:
+        progress.append((done, total, message))
+
+    async with Client(server(emulator, show="thumbnail").server) as client:
+        result = await make(client, progress_callback=note)
+        _, image, link = result.content
+        assert isinstance(image, ImageContent)
+        assert isinstance(link, ResourceLink)
+        assert base64.b64decode(image.data)[:4] == b"\x89PNG"
+        task_id = result.structured_content["task_id"]
+        read = await client.read_resource(f"piccc://tasks/{task_id}/outputs/0")
+    assert isinstance(read.contents[0], BlobResourceContents)
+    assert base64.b64decode(read.contents[0].blob)[:4] == b"\x89PNG"
+    assert link.uri == result.structured_content["result"]["outputs"][0]["url"]
+    assert result.structured_content["status"] == "completed"
+    assert text_of(result).startswith("The image is finished")
+    assert progress
+    assert [done for done, _, _ in progress] == sorted({done for done, _, _ in progress})
+
+
+async def test_recent_tasks_are_resources_and_a_prompt_asks_for_one(emulator: Emulator) -> None:
+    async with Client(server(emulator).server) as client:
+        made = (await make(client)).structured_content
+        (resource,) = (await client.list_resources()).resources
+        read = await client.read_resource(resource.uri)
+        assert json.loads(read.contents[0].text)["task_id"] == made["task_id"]  # type: ignore[union-attr]
+        assert len((await client.list_resource_templates()).resource_templates) == 2
+        (prompt,) = (await client.list_prompts()).prompts
+        said = await client.get_prompt(prompt.name, {"subject": "a kiln", "kind": "video"})
+    assert "generate_video" in said.messages[0].content.text  # type: ignore[union-attr]
+
+
+WRONG: dict[str, Any] = {
+    "an unknown tool": lambda client: client.call_tool("make_coffee", {}),
+    "an unknown resource": lambda client: client.read_resource("piccc://tasks/nobody"),
+    "a foreign address": lambda client: client.read_resource("piccc://else/1"),
+    "a prompt without its argument": lambda client: client.get_prompt("illustrate", {}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_what_cannot_be_answered_is_an_error_that_says_why(what: str, emulator: Emulator) -> None:
+    async with Client(server(emulator).server) as client:
+        with pytest.raises(MCPError) as failure:
+            await WRONG[what](client)
+    assert len(failure.value.error.message) > 20
+
+
+async def test_a_spend_limit_is_a_tool_error_and_nothing_is_sent(emulator: Emulator) -> None:
+    client = account(emulator, spend_limit=SpendLimit(max_tasks=0))
+    async with Client(server(emulator, client=client).server) as host:
+        result = await make(host)
+    assert result.is_error
+    assert "spend limit is used up" in text_of(result)
+    assert not emulator.charges
+
+
+async def test_several_models_are_an_argument_and_no_other_is_allowed(emulator: Emulator) -> None:
+    made = server(emulator, image_models=["piccc-image", "piccc-image-2"])
+    async with Client(made.server) as host:
+        tool = (await host.list_tools()).tools[0]
+        assert tool.input_schema["properties"]["model"]["enum"] == ["piccc-image", "piccc-image-2"]
+        allowed = await host.call_tool("generate_image", {"prompt": "A mug", "model": "piccc-image"})
+        refused = await host.call_tool("generate_image", {"prompt": "A mug", "model": "dear"})
+    assert (allowed.is_error, refused.is_error) == (False, True)
+    assert "dear" in text_of(refused)
+    assert len(emulator.charges) == 1
+
+
+async def test_a_call_is_paid_once_however_often_a_host_is_restarted(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    def fresh() -> MediaServer:
+        return server(emulator, client=account(emulator, ledger=tmp_path / "tasks.db"))
+
+    ids = []
+    for _ in range(3):
+        async with Client(fresh().server) as host:
+            ids.append((await make(host)).structured_content["task_id"])
+    assert len(set(ids)) == len(emulator.charges) == 1
+    async with Client(fresh().server) as host:
+        first, second = await make(host), await make(host)
+    assert "Made for the same call before" in text_of(first)
+    assert first.structured_content["task_id"] == ids[0]
+    assert second.structured_content["task_id"] != ids[0], "asked for again after its answer, it is a new one"
+
+
+async def test_a_clients_own_call_id_says_which_calls_are_the_same(emulator: Emulator) -> None:
+    async with Client(server(emulator).server) as host:
+        same = [await make(host, meta={CALL_ID: "1"}) for _ in range(2)]
+        other = await make(host, meta={CALL_ID: "2"})
+    ids = [each.structured_content["task_id"] for each in [*same, other]]
+    assert ids[0] == ids[1] != ids[2]
+
+
+async def test_two_equal_calls_at_once_are_two_orders(emulator: Emulator) -> None:
+    async with Client(server(emulator).server) as host:
+        both = await asyncio.gather(make(host), make(host))
+    assert len({each.structured_content["task_id"] for each in both}) == 2
+
+
+async def test_a_call_that_was_cancelled_goes_on_and_is_found_again() -> None:
+    with Emulator(speed=math.inf, clock=ManualClock(time.time())) as emulator:
+        async with Client(server(emulator, wait_s=60).server) as host:
+            asking = asyncio.ensure_future(make(host))
+            await submitted(emulator)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            emulator.advance(60)
+            again = await make(host)
+    assert "Made for the same call before" in text_of(again)
+    assert len(emulator.charges) == 1
+
+
+async def test_a_long_task_is_asked_for_later() -> None:
+    with Emulator(clock=ManualClock(time.time())) as emulator:
+        async with Client(server(emulator, wait_s=0).server) as host:
+            first = await make(host)
+            again = await make(host)
+            assert again.structured_content["task_id"] == first.structured_content["task_id"]
+            assert "Ask for it later with get_media_task" in text_of(first)
+            emulator.advance(120)
+            task_id = first.structured_content["task_id"]
+            later = await host.call_tool("get_media_task", {"task_id": task_id, "wait_seconds": 5})
+    assert later.structured_content["status"] == "completed"
+
+
+COMMAND = ["-m", "piccc", "mcp"]
+
+
+def environment(emulator: Emulator, folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PICCC_BASE_URL": emulator.base_url,
+        "PICCC_API_KEY": emulator.api_key,
+        "PICCC_IMAGE_MODEL": "piccc-image",
+        "PICCC_LEDGER": str(folder / "tasks.db"),
+    }
+
+
+async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(tmp_path: Path) -> None:
+    with Emulator(clock=ManualClock(time.time())) as emulator:
+        variables = environment(emulator, tmp_path)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *COMMAND,
+            env=variables,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        hello = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": {"name": "mcp", "version": "0.1.0"},
+        }
+        for message in (
+            {"id": 1, "method": "initialize", "params": hello},
+            {"method": "notifications/initialized"},
+            {
+                "id": 2,
+                "method": "tools/call",
+                "params": {"name": "generate_image", "arguments": {"prompt": "A mug"}},
+            },
+        ):
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        await submitted(emulator)
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        emulator.advance(120)
+        parameters = StdioServerParameters(command=sys.executable, args=COMMAND, env=variables)
+        async with Client(stdio_client(parameters)) as host:
+            found = await make(host)
+        assert len(emulator.charges) == 1
+        assert found.structured_content["status"] == "completed"
+
+
+@asynccontextmanager
+async def served(made: MediaServer) -> AsyncIterator[str]:
+    """Serve over HTTP within this event loop; yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        running = uvicorn.Server(uvicorn.Config(made.http_app(token=TOKEN), log_level="error", ws="none"))
+        serving = asyncio.ensure_future(running.serve([bound]))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/mcp"
+        running.should_exit = True
+        await serving
+
+
+async def test_streamable_http_gives_the_same_answers(emulator: Emulator) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    async with (
+        served(server(emulator)) as url,
+        httpx2.AsyncClient(headers=headers) as http,
+        Client(streamable_http_client(url, http_client=http)) as host,
+    ):
+        result = await make(host)
+    assert result.structured_content["status"] == "completed"
+
+
+REFUSED: dict[str, tuple[dict[str, str], int]] = {
+    "no token": ({}, 401),
+    "another token": ({"authorization": "Bearer x"}, 401),
+    "another host": ({"authorization": f"Bearer {TOKEN}", "host": "evil.example"}, 421),
+    "a page of another origin": (
+        {"authorization": f"Bearer {TOKEN}", "origin": "https://evil.example"},
+        403,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_http_refuses_whom_it_does_not_know(what: str, emulator: Emulator) -> None:
+    headers, status = REFUSED[what]
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    accept = {"accept": "application/json, text/event-stream"}
+    async with served(server(emulator)) as url, httpx2.AsyncClient() as http:
+        answer = await http.post(url, json=message, headers={**accept, **headers})
+    assert answer.status_code == status
+
+
+async def test_llama_indexs_mcp_tools_run_an_image(emulator: Emulator, tmp_path: Path) -> None:
+    from llama_index.tools.mcp import BasicMCPClient, McpToolSpec
+
+    client = BasicMCPClient(sys.executable, args=COMMAND, env=environment(emulator, tmp_path))
+    tools = {tool.metadata.name: tool for tool in await McpToolSpec(client).to_tool_list_async()}
+    output = await tools["generate_image"].acall(prompt="A mug")
+    assert "The image is finished" in str(output)
