@@ -33,9 +33,8 @@ from piccc.errors import (
     SubmissionUnknown,
     TaskError,
 )
-from piccc.media.fleet import note_of_end
 from piccc.media.ledgers import Ledger, MemoryLedger, Note, SpendingLedger, Submission, TaskStream
-from piccc.media.polling import READ_SECONDS, OnPoll, Subscription, take, wake
+from piccc.media.polling import READ_SECONDS, OnPoll, Subscription, note_of_end, take, wake
 from piccc.media.requests import (
     CLOCK_SKEW,
     LONGEST_CLOCK_JUMP,
