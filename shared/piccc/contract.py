@@ -149,7 +149,9 @@ class Server:
     def find(self, rows: Iterable[Row]) -> Iterator[Finding]:
         """Try rows, the cheapest first."""
         host = httpx.URL(self.base_url).host
-        with httpx.Client(timeout=120.0, trust_env=not is_loopback(host)) as client:
+        # Each request has a connection of its own: one that the server closes while idle proves nothing.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(timeout=120.0, limits=limits, trust_env=not is_loopback(host)) as client:
             self._client = client
             for row in sorted(rows, key=self._price_of):
                 yield self._tried(row)
@@ -749,6 +751,52 @@ SAMPLES: dict[str, Sample] = {
                 "content": [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_PIXEL}"}}],
             }
         ),
+        chat__duplicate_call=_said(_WEATHER, {**_CALLS, "tool_calls": [_CALL, _CALL]}, _RESULT, _RESULT),
+        chat__nameless_call=_said(
+            _WEATHER,
+            {**_CALLS, "tool_calls": [{**_CALL, "function": {"name": "", "arguments": "{}"}}]},
+            _RESULT,
+        ),
+        chat__speaker=_said(_USER, {"role": "assistant", "name": "research agent", "content": "Oslo"}, _USER),
+        chat__false_pdf=_said(
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "file",
+                        "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,SGVsbG8="},
+                    }
+                ],
+            }
+        ),
+        messages__tool_id=_said(
+            _WEATHER,
+            {"role": "assistant", "content": [{**_TOOL_USE, "id": "call|1"}]},
+            {"role": "user", "content": [{**_TOOL_RESULT, "tool_use_id": "call|1"}]},
+        ),
+        messages__system_image={
+            "system": [
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _PIXEL}}
+            ]
+        },
+        messages__thinking_forced={
+            **_said(_WEATHER),
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "max_tokens": 1025,
+            "tools": [_USE],
+            "tool_choice": {"type": "any"},
+        },
+        messages__foreign_thinking=_said(
+            _USER,
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "A city.", "signature": "bm90IHlvdXJz"},
+                    {"type": "text", "text": "Oslo"},
+                ],
+            },
+            _USER,
+        ),
         messages__no_max_tokens={"max_tokens": None},
         messages__blank_text=_said({"role": "user", "content": " "}),
         messages__trailing_space=_said(_USER, {"role": "assistant", "content": "Oslo "}),
@@ -893,6 +941,7 @@ _STATUS = re.compile("^(queued|processing|completed|failed|cancelled|expired)$")
 _TASK = {
     "task_id": str,
     "object": "task",
+    "type": re.compile("^(image|video)$"),
     "status": _STATUS,
     "progress": int,
     "model": str,
@@ -1265,6 +1314,14 @@ ROWS: tuple[Row, ...] = (
         ("chat.open-schema", "A strict schema without additionalProperties: false is refused."),
         ("chat.half-a-pair", "Half of a surrogate pair is refused."),
         ("chat.mistyped-image", "An image that is not of its declared type is refused."),
+        ("chat.duplicate-call", "Two calls with one id are refused."),
+        ("chat.nameless-call", "A call without a name is refused."),
+        ("chat.speaker", "A name with a space is refused."),
+        ("chat.false-pdf", "A text that is declared as PDF is refused."),
+        ("messages.tool-id", "A call's id with other characters than A-Z a-z 0-9 _ - is refused."),
+        ("messages.system-image", "A system block other than text is refused."),
+        ("messages.thinking-forced", "Thinking with a forced tool is refused."),
+        ("messages.foreign-thinking", "Thinking with a foreign signature is refused."),
         ("messages.no-max-tokens", "A message without max_tokens is refused."),
         ("messages.blank-text", "Blank text is refused."),
         ("messages.trailing-space", "A final assistant text with trailing white space is refused."),

@@ -209,6 +209,7 @@ def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
         (("--host", "0.0.0.0"), "--allow-remote"),  # noqa: S104  it is refused
         (("--faults", "missing.json"), "missing.json"),
         (("--upstream", "localhost:11434"), "http"),
+        (("--recording", "missing.jsonl"), "not recorded yet"),
     ],
 )
 def test_an_emulator_that_cannot_be_run_says_why(nowhere: Shell, wrong: tuple[str, str], said: str) -> None:

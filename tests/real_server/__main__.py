@@ -121,7 +121,8 @@ MUST_HOLD = {"auth.bearer", "chat", "chat.form", "chat.cut", "chat.stream", "cha
 MUST_HOLD |= {"chat.stream.done", "chat.stream.usage", "chat.schema", "messages", "messages.form"}
 MUST_HOLD |= {"messages.cut", "messages.stream", "messages.stream.names", "messages.stream.usage"}
 """What of the contract this server keeps to; in other rows it is more lenient, or says things its own way."""
-LONG = {"chat.reasoning", "messages.no-max-tokens", "messages.thinking", "messages.thinking-temperature"}
+LONG = {"chat.reasoning", "messages.no-max-tokens", "messages.thinking"}
+LONG |= {"messages.thinking-forced", "messages.thinking-temperature"}
 """Rows that let the model write on for a thousand tokens."""
 
 
