@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain.agents.middleware import LLMToolSelectorMiddleware, ModelRequest, SummarizationMiddleware
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import StructuredTool
+from llama_index.core import MockEmbedding, PromptTemplate, SQLDatabase
 from llama_index.core.evaluation import (
     AnswerRelevancyEvaluator,
     ContextRelevancyEvaluator,
@@ -15,9 +21,22 @@ from llama_index.core.evaluation import (
     PairwiseComparisonEvaluator,
     RelevancyEvaluator,
 )
-from llama_index.core.postprocessor import LLMRerank
+from llama_index.core.extractors import (
+    KeywordExtractor,
+    QuestionsAnsweredExtractor,
+    SummaryExtractor,
+    TitleExtractor,
+)
+from llama_index.core.indices.property_graph import (
+    DynamicLLMPathExtractor,
+    SchemaLLMPathExtractor,
+    SimpleLLMPathExtractor,
+)
+from llama_index.core.postprocessor import LLMRerank, PIINodePostprocessor, StructuredLLMRerank
 from llama_index.core.postprocessor.rankGPT_rerank import RankGPTRerank
-from llama_index.core.program import LLMTextCompletionProgram
+from llama_index.core.program import FunctionCallingProgram, LLMTextCompletionProgram
+from llama_index.core.query_engine import NLSQLTableQueryEngine
+from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.selectors import (
     LLMMultiSelector,
@@ -26,18 +45,41 @@ from llama_index.core.selectors import (
     PydanticSingleSelector,
 )
 from pydantic import BaseModel
+from sqlalchemy import create_engine, text
 
+from langchain_piccc import ChatPiccc
 from llama_index_piccc import Piccc
 from piccc.emulator import Emulator
-from tests.emulator.model.items import FACTS
+from tests.emulator.model.items import (
+    FACTS,
+    GUIDELINES,
+    PERSONAL,
+    ROWS,
+    SELECTIONS,
+    SQL,
+    SUBJECTS,
+    TOOLS_TO_SELECT,
+    TWO_REQUESTS,
+)
+from tests.emulator.model.talk import TOOLS, ask
 
 NUMBERS = range(len(FACTS))
 
 
 @pytest.fixture(scope="module")
-def llm() -> Any:
-    with Emulator(speed=math.inf) as emulator:
-        yield Piccc(model="piccc-pro", api_key=emulator.api_key, base_url=emulator.base_url)
+def emulator() -> Iterator[Emulator]:
+    with Emulator(speed=math.inf) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def llm(emulator: Emulator) -> Any:
+    return Piccc(model="piccc-pro", api_key=emulator.api_key, base_url=emulator.base_url)
+
+
+@pytest.fixture(scope="module")
+def chat_model(emulator: Emulator) -> Any:
+    return ChatPiccc(model="piccc-pro", api_key=emulator.api_key, base_url=emulator.base_url)
 
 
 def shown(number: int) -> tuple[list[str], int]:
@@ -58,7 +100,7 @@ def test_selectors_choose_the_text_that_answers(llm: Any, kind: Any) -> None:
     assert right >= 0.8 * len(FACTS)
 
 
-@pytest.mark.parametrize("kind", [LLMRerank, RankGPTRerank])
+@pytest.mark.parametrize("kind", [LLMRerank, StructuredLLMRerank, RankGPTRerank])
 def test_rerankers_put_the_text_that_answers_first(llm: Any, kind: Any) -> None:
     reranker, right = kind(llm=llm, top_n=3), 0
     for number in NUMBERS:
@@ -127,3 +169,174 @@ def test_a_schema_in_doubled_braces_is_followed(llm: Any) -> None:
     assert [one.age for one in made] == [20 + at for at in NUMBERS]
     critic = GuidelineEvaluator(llm=llm, guidelines="The response names a number.")
     assert critic.evaluate(query="How tall is it?", response="It is 42 metres tall.").feedback
+
+
+def test_guidelines_are_judged(llm: Any) -> None:
+    right = 0
+    for guideline, response, passes in GUIDELINES:
+        said = GuidelineEvaluator(llm=llm, guidelines=guideline).evaluate(query="Tell me.", response=response)
+        assert said.feedback
+        right += said.passing is passes
+    assert right >= 0.9 * len(GUIDELINES)
+
+
+def test_filtered_answers_come_from_the_context_that_has_them(llm: Any) -> None:
+    synthesizer = get_response_synthesizer(llm=llm, response_mode="refine", structured_answer_filtering=True)
+    right = 0
+    for number, (question, fact, _) in enumerate(FACTS):
+        other = FACTS[(number + 7) % len(FACTS)][1]
+        told = synthesizer.get_response(question, [fact if number % 2 else other])
+        right += (fact in str(told)) if number % 2 else (str(told) == "Empty Response")
+    assert right >= 0.9 * len(FACTS)
+
+
+def test_sql_runs_over_the_given_schema_and_mostly_answers(llm: Any) -> None:
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        for statement in ROWS:
+            connection.execute(text(statement))
+    queries, right = (
+        NLSQLTableQueryEngine(SQLDatabase(engine), llm=llm, embed_model=MockEmbedding(embed_dim=1)),
+        0,
+    )
+    for question, answer in SQL:
+        found = queries.query(question)
+        assert found.metadata is not None
+        with engine.connect() as connection:
+            rows = connection.execute(text(found.metadata["sql_query"])).all()
+        right += [*rows] == [(answer,)]
+        assert str(found).startswith(("The result is", "The query has no result"))
+    assert right >= 0.8 * len(SQL)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (SimpleLLMPathExtractor, {}),
+        (DynamicLLMPathExtractor, {}),
+        # Its strict form drops what does not fit triples of types that it never shows to the model.
+        (SchemaLLMPathExtractor, {"strict": False}),
+    ],
+)
+def test_paths_have_the_subjects_of_the_text(llm: Any, kind: Any, options: dict[str, Any]) -> None:
+    nodes = kind(llm=llm, num_workers=1, **options)([TextNode(text=fact) for _, fact, _ in FACTS])
+    right = 0
+    for node, subject in zip(nodes, SUBJECTS, strict=True):
+        entities = [one.name.lower() for one in node.metadata["nodes"]]
+        assert len(entities) >= 2
+        assert node.metadata["relations"]
+        right += subject.lower() in entities
+    assert right >= 0.8 * len(FACTS)
+
+
+def test_what_extractors_find_is_in_the_text(llm: Any) -> None:
+    texts = [" ".join(shown(number)[0]) for number in NUMBERS]
+    nodes = [TextNode(text=one) for one in texts]
+    for extractor in (
+        TitleExtractor(llm=llm, nodes=1, num_workers=1),
+        KeywordExtractor(llm=llm, keywords=4, num_workers=1),
+        QuestionsAnsweredExtractor(llm=llm, questions=3, num_workers=1),
+        SummaryExtractor(llm=llm, summaries=["self"], num_workers=1),
+    ):
+        extractor.show_progress = False
+        nodes = extractor.process_nodes(nodes)
+    for node, words in zip(nodes, texts, strict=True):
+        found = node.metadata
+        title = found["document_title"].lower().split()  # of the nodes together: they have no document
+        assert {*title} <= {*re.findall(r"[\w'’-]+", " ".join(texts).lower())}
+        keywords = found["excerpt_keywords"].split(", ")
+        assert len(keywords) == 4
+        assert all(keyword in words.lower() for keyword in keywords)
+        assert len(found["questions_this_excerpt_can_answer"].splitlines()) == 3
+        assert all(part in words for part in re.split(r"(?<=[.])\s", found["section_summary"]))
+
+
+def test_what_is_personal_is_masked(llm: Any) -> None:
+    right = 0
+    for words, secrets in PERSONAL:
+        [node] = PIINodePostprocessor(llm=llm).postprocess_nodes([NodeWithScore(node=TextNode(text=words))])
+        mapping = node.node.metadata["__pii_node_info__"]
+        right += {*mapping.values()} == {*secrets} and not any(one in node.node.text for one in secrets)
+    assert right >= 0.9 * len(PERSONAL)
+
+
+def test_a_streamed_program_gets_its_object(llm: Any) -> None:
+    program = FunctionCallingProgram.from_defaults(
+        output_cls=Person, prompt=PromptTemplate("{name} is {age} years old."), llm=llm
+    )
+    for number, (_, fact, _) in enumerate(FACTS):
+        name = " ".join(fact.split()[1:3]).title().rstrip(".")
+        *_, last = program.stream_call(name=name, age=20 + number)
+        assert last.age == 20 + number
+
+
+def test_the_tools_that_a_request_speaks_of_are_selected(chat_model: Any) -> None:
+    tools = [
+        StructuredTool.from_function(lambda: "", name=name, description=told, args_schema={"type": "object"})
+        for name, told in TOOLS_TO_SELECT
+    ]
+    middleware, right, chosen = LLMToolSelectorMiddleware(model=chat_model, max_tools=1), 0, list[str]()
+    for words, wanted in SELECTIONS:
+        request = ModelRequest(model=chat_model, messages=[HumanMessage(words)], tools=tools, state={})
+        middleware.wrap_model_call(request, lambda one: chosen.append(one.tools[0].name) or AIMessage(""))
+        right += chosen[-1] == wanted
+    assert len(chosen) == len(SELECTIONS)
+    assert right >= 0.8 * len(SELECTIONS)
+
+
+def test_a_replaced_history_keeps_intent_facts_and_files(chat_model: Any) -> None:
+    middleware = SummarizationMiddleware(chat_model, trigger=("messages", 4), keep=("messages", 1))
+    for number, (question, fact, _) in enumerate(FACTS):
+        messages = [
+            HumanMessage(f"Write notes_{number}.md.", id="1"),
+            AIMessage("Written.", id="2"),
+            HumanMessage(question, id="3"),
+            AIMessage(fact, id="4"),
+            HumanMessage("Go on.", id="5"),
+        ]
+        update = middleware.before_model({"messages": messages}, None)
+        summary = update["messages"][1].text
+        sections = dict(re.findall(r"(?s)## ([A-Z ]+)\n(.*?)(?=\n\n##|\Z)", summary))
+        assert sections.keys() == {"SESSION INTENT", "SUMMARY", "ARTIFACTS", "NEXT STEPS"}
+        assert sections["SESSION INTENT"] == f"Write notes_{number}.md."
+        assert fact in sections["SUMMARY"]
+        assert sections["ARTIFACTS"] == f"- notes_{number}.md"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "## SESSION INTENT <messages> ",
+        "\nContext:\nx\nTask: Mask out the PII",
+        "Text: a\nTriplets: b\n",
+        "\nResponse: x\nGuidelines: y\nNow please provide",
+        "Here is the context: ",
+        "SQLQuery Table 'a' has columns: b (INT), c (TEXT)\nQuestion: d\nSQL Response: ",
+        "A1 b@c ",
+    ],
+)
+def test_words_of_prompts_over_and_over_end(words: str) -> None:
+    # A pattern that takes quadratic time would be at it for hours.
+    assert ask(words * (200_000 // len(words))).usage.completion_tokens
+
+
+def test_two_requests_are_two_calls() -> None:
+    found = [[call.name for call in ask(words, tools=TOOLS).calls] for words, *_ in TWO_REQUESTS]
+    right = sum(names[:1] == [one] for names, (_, one, _) in zip(found, TWO_REQUESTS, strict=True))
+    both = sum(
+        names == [one, two]
+        for names, (words, one, two) in zip(found, TWO_REQUESTS, strict=True)
+        if ". Then " not in words
+    )
+    assert right >= 0.9 * len(TWO_REQUESTS)
+    assert both >= 0.9 * len([words for words, *_ in TWO_REQUESTS if ". Then " not in words])
+
+
+@pytest.mark.parametrize("choice", ["required", "named"])
+def test_a_forced_tool_is_always_called(choice: str) -> None:
+    for question, fact, lie in FACTS:
+        for words in (question, fact, lie):
+            named = "add" if choice == "named" else None
+            calls = ask(words, tools=TOOLS, tool_choice=choice, named_tool=named).calls
+            assert calls
+            assert named in (None, calls[0].name)

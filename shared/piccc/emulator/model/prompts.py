@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from piccc.emulator.conversation import ModelRequest
-from piccc.emulator.model.context import STOPWORDS, answered, rarity, stems
+from piccc.emulator.model.context import STOPWORDS, answered, best_sentences, rarity, stems
 from piccc.emulator.model.schema import is_schema, json_objects, mapping
 
 _CHOICE = re.compile(
@@ -91,12 +91,166 @@ def _scores(question: str, texts: dict[int, str]) -> dict[int, float]:
     }
 
 
-def selection(text: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the arguments of LlamaIndex's `SingleSelection` or `MultiSelection` for its prompt."""
+def _between(text: str, start: str, end: str) -> str:
+    """Return what stands between the first `start` and the last `end` after it; "" when one is missing.
+
+    Patterns with `.*` on both sides would take quadratic time on long prompts.
+    """
+    body, found, _ = text.partition(start)[2].rpartition(end)
+    return body if found else ""
+
+
+def structured(text: str, shape: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the object that a framework's prompt asks for, by the names in its schema; else None."""
+    names = frozenset(mapping(shape, "properties"))
+    form = _STRUCTURED.get(names)
+    return form(text, shape) or None if form else None
+
+
+def _single_selection(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    selections = _multi_selection(text, shape)
+    return selections["selections"][0] if selections else {}
+
+
+def _multi_selection(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     chosen = [{"index": number, "reason": f"It fits best: {words}"} for number, words in ranked(text)]
-    names = {*mapping(parameters, "properties")}
-    single = chosen[0] if chosen and names == {"index", "reason"} else None
-    return {"selections": chosen} if chosen and names == {"selections"} else single
+    return {"selections": chosen} if chosen else {}
+
+
+def _relevant_documents(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill `StructuredLLMRerank`'s list of documents with their relevance from 1 to 10."""
+    found = _relevances(text)
+    return {"documents": [{"document_number": at, "relevance": score} for at, score in found]}
+
+
+def _refined_object(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill the answer of structured answer filtering: satisfied if the context answers the query."""
+    question, said = answered(text)
+    existing = _EXISTING.search(text)
+    if not question:
+        return {}
+    kept = existing[1].strip() if existing else "The context does not say."
+    return {"query_satisfied": bool(said), "answer": said or kept}
+
+
+def _offered_tools(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill the selection of LangChain's `LLMToolSelectorMiddleware`: the tools that a request speaks of."""
+    items = mapping(mapping(mapping(shape, "properties"), "tools"), "items")
+    offered = [one for one in items.get("anyOf", [items]) if isinstance(one, Mapping) and "const" in one]
+    texts = {at: f"{one['const']} {one.get('description', '')}" for at, one in enumerate(offered)}
+    scores = _scores(text, texts)
+    top = max(scores.values(), default=0.0)
+    order = sorted(scores, key=lambda at: -scores[at])
+    chosen = [offered[at]["const"] for at in order if scores[at] >= 0.5 * top]
+    return {"tools": chosen} if offered else {}
+
+
+def _critique(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill `GuidelineEvaluator`'s judgement: the first guideline that a response breaks, if any."""
+    response = _between(text, "\nResponse: ", "\nGuidelines: ")
+    guidelines = text.rpartition("\nGuidelines: ")[2].partition("\nNow please provide")[0]
+    if not response:
+        return {}
+    query = re.search(r"\nQuery: (.*)\n", text)
+    for guideline in re.split(r"(?<=[.!?])\s+|\n+", guidelines):
+        if guideline.strip() and not _keeps(response, guideline, query[1] if query else ""):
+            return {"passing": False, "feedback": f"The response breaks this guideline: {guideline.strip()}"}
+    return {"passing": True, "feedback": "The response keeps to the guidelines."}
+
+
+_AT_MOST = re.compile(
+    r"(?i)(?:at most|no more than|fewer than|less than|under|up to|shorter than) (\d{1,4}) (word|sentence)"
+)
+_AT_LEAST = re.compile(r"(?i)(?:at least|more than|over|longer than) (\d{1,4}) (word|sentence)")
+_NOT = re.compile(r"(?i)\b(?:not|never|avoid|without|no)\b")
+_VAGUE = re.compile(
+    r"(?i)\b(?:maybe|perhaps|somehow|probably|possibly|kind of|sort of|it depends|various|things?)\b"
+)
+
+
+def _keeps(response: str, guideline: str, query: str) -> bool:
+    """Return whether a response keeps a guideline of a few known kinds; others are kept."""
+    counts = {"word": len(response.split()), "sentence": len(re.findall(r"[.!?](?:\s|$)", response)) or 1}
+    if most := _AT_MOST.search(guideline):
+        return counts[most[2].lower()] <= int(most[1])
+    if least := _AT_LEAST.search(guideline):
+        return counts[least[2].lower()] >= int(least[1])
+    denied = _NOT.search(guideline) is not None
+    if quoted := re.findall(r"['\"“‘]([^'\"”’]+)['\"”’]", guideline):
+        return all((one.lower() in response.lower()) is not denied for one in quoted)
+    if re.search(r"(?i)\bvague|ambiguous", guideline):
+        return not _VAGUE.search(response)
+    if re.search(r"(?i)\bnumbers?\b|\bstatistics?\b|\bfigures?\b|\bdigits?\b", guideline):
+        return (re.search(r"\d", response) is not None) is not denied
+    if re.search(r"(?i)\bquestions?\b", guideline) and re.search(r"(?i)\bask|end\b|contain", guideline):
+        return ("?" in response) is not denied
+    if re.search(r"(?i)\bpolite|\bcourteous|\bthanks?\b", guideline):
+        return (
+            re.search(r"(?i)\b(?:please|thanks?|thank you|kindly|welcome|sorry|happy to)\b", response)
+            is not None
+        )
+    if re.search(r"(?i)\bpunctuation\b|\bfull stop\b|\bcomplete sentence", guideline):
+        return response.strip()[-1:] in (".", "!", "?")
+    if re.search(r"(?i)\bfully answer|\banswers? the (?:query|question)|\brelevant", guideline):
+        return bool({*stems(query)} & {*stems(response)}) or not query
+    return True
+
+
+def _graph(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill `SchemaLLMPathExtractor`'s triplets, with types of its schema."""
+    body = _between(text, "\n-------\n", "\n-------")
+    defined = mapping(shape, "$defs")
+    kinds = {name: _enum(mapping(defined, name)) for name in ("Entity", "Relation")}
+    if not body or not kinds.keys() <= defined.keys():
+        return {}
+    found = []
+    for subject, relation, target in _triplets(body):
+        verb = re.sub(r"\W+", "_", relation).upper()
+        fits = {
+            kind: len({*stems(_spaced(kind))} & {*stems(relation)}) for kind in kinds["Relation"] or [verb]
+        }
+        fitting = max(fits, key=lambda kind: fits[kind])
+        ends = [
+            {"type": _entity_type(name, kinds["Entity"] or ["ENTITY"]), "name": name}
+            for name in (subject, target)
+        ]
+        found.append({"subject": ends[0], "relation": {"type": fitting}, "object": ends[1]})
+    return {"triplets": found}
+
+
+def _enum(entity: Mapping[str, Any]) -> list[str]:
+    kind = mapping(mapping(entity, "properties"), "type")
+    return [str(one) for one in kind.get("enum", [kind["const"]] if "const" in kind else [])]
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").lower()
+
+
+def _entity_type(name: str, kinds: list[str]) -> str:
+    """Guess a type by how a name looks; the last of the list otherwise, which is the vaguest."""
+    looks = (
+        (
+            "TIME",
+            r"\d{4}$|\d+ o'clock|\b(?:January|February|March|April|May|June|July|August|September|October"
+            r"|November|December|\w+day)\b",
+        ),
+        ("PERSON", r"[A-Z][a-z]+(?: [A-Z][a-z]+)+$"),
+        ("LOCATION", r"[A-Z][a-z]+$"),
+    )
+    fits = next((kind for kind, pattern in looks if kind in kinds and re.match(pattern, name)), None)
+    return fits or kinds[-1]
+
+
+_STRUCTURED: dict[frozenset[str], Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
+    frozenset({"index", "reason"}): _single_selection,
+    frozenset({"selections"}): _multi_selection,
+    frozenset({"documents"}): _relevant_documents,
+    frozenset({"query_satisfied", "answer"}): _refined_object,
+    frozenset({"tools"}): _offered_tools,
+    frozenset({"passing", "feedback"}): _critique,
+    frozenset({"triplets"}): _graph,
+}
 
 
 def _selected(text: str) -> str:
@@ -192,8 +346,7 @@ def _labelled(text: str) -> str:
     blocks = [block for block in re.split(r"-{5,}", text) if block.strip()]
     body = blocks[1] if len(blocks) > 1 else text
     most = next((int(one) for found in _MOST.finditer(text) for one in found.groups() if one), 10)
-    words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", body) if word.lower() not in STOPWORDS]
-    return f"{match[1]}: {', '.join(word for word, _ in Counter(words).most_common(most))}"
+    return f"{match[1]}: {', '.join(_frequent(body)[:most])}"
 
 
 def _queries(text: str) -> str:
@@ -247,14 +400,19 @@ def _cited(text: str) -> str:
 
 def _consulted(text: str) -> str:
     """Give LlamaIndex's `Doc: 9, Relevance: 7` for the documents that share words with the question."""
-    if "Doc: 9, Relevance: 7" not in text:
-        return ""
+    found = _relevances(text) if "Doc: 9, Relevance: 7" in text else []
+    return "\n".join(f"Doc: {at}, Relevance: {score}" for at, score in found)
+
+
+def _relevances(text: str) -> list[tuple[int, int]]:
+    """Score the documents of a prompt from 1 to 10, the best first; leave out those that share nothing."""
     shown = text.split("Let's try this now:")[-1]
     listed = re.findall(r"(?ms)^Document (\d+):\s*(.*?)(?=^Document \d+:|^Question: )", shown)
-    scores = _scores(shown.rpartition("Question: ")[2], {int(number): words for number, words in listed})
+    question = re.findall(r"(?m)^Question: (.*)", shown)
+    scores = _scores(question[-1] if question else "", {int(number): words for number, words in listed})
     top = max(scores.values(), default=0.0)
     order = sorted((at for at in scores if scores[at] > 0.3 * top), key=lambda at: -scores[at])
-    return "\n".join(f"Doc: {at}, Relevance: {max(1, round(10 * scores[at] / top))}" for at in order)
+    return [(at, max(1, round(10 * scores[at] / top))) for at in order]
 
 
 def _passages_ranked(request: ModelRequest) -> str:
@@ -311,7 +469,268 @@ def _compared(text: str) -> str:
     return f"Compared by the words that they share with the question and the reference. [[{winner}]]"
 
 
+_VERB = re.compile(
+    r"\b(?:(?:is|are|was|were|has|have|had|can|will|does|do)\b(?: \w+(?:ed|en|ing|wn|lt|nt|de)\b)?"
+    r"|\w{2,}(?:ed|s)\b)"
+    r"(?: (?:by|in|on|at|of|for|to|from|with|into|under|near|as)\b)?"
+)
+
+
+def _triplets(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the subject, verb and object of each sentence, without what would break their lists."""
+    for sentence in re.split(r"(?<=[.!?])\s+|\n+", text):
+        words = re.sub(r"[()\[\],;\"]", " ", sentence).strip(" .!?")
+        skipped = re.match(r"(?:(?:[Tt]he|[Aa]n?|[Ii]ts|[Oo]ur) )?\S+", words)
+        verb = _VERB.search(words, skipped.end()) if skipped else None
+        if verb is None:  # no verb of a known form: the word after the subject is taken for it
+            verb = re.compile(r"\b\w+\b").search(words, skipped.end()) if skipped else None
+        if verb and words[: verb.start()].strip() and words[verb.end() :].strip():
+            parts = (words[: verb.start()], verb[0], words[verb.end() :])
+            subject, relation, target = (
+                re.sub(r"^(?:the|an?) ", "", " ".join(one.split()), flags=re.I) for one in parts
+            )
+            yield subject, relation, target
+
+
+def _triplets_listed(text: str) -> str:
+    """Give LlamaIndex's knowledge triplets, one a line, or as the JSON of `DynamicLLMPathExtractor`."""
+    body, _, label = text.rpartition("\nText:")[2].strip().rpartition("\n")
+    if "triplets" not in text or label not in ("Triplets:", "Output:"):
+        return ""
+    most = next((int(one) for match in _MOST.finditer(text) for one in match.groups() if one), 10)
+    triplets = [*_triplets(body)][:most]
+    if label == "Triplets:":
+        return "\n".join(f"({', '.join(one)})" for one in triplets) or "None."
+    allowed = [re.search(rf"{kind} Types: (.+)", text) for kind in ("Entity", "Relation")]
+    entities, relations = ([one.strip() for one in kind[1].split(",")] if kind else [] for kind in allowed)
+    known = [one for one in entities if one.isupper()] or ["ENTITY"]
+    rows = []
+    for subject, relation, target in triplets:
+        label = next((one for one in relations if {*stems(_spaced(one))} & {*stems(relation)}), "")
+        row = {"head": subject, "head_type": _entity_type(subject, known)}
+        row |= {"relation": label or re.sub(r"\W+", "_", relation).upper()}
+        rows.append({**row, "tail": target, "tail_type": _entity_type(target, known)})
+    return json.dumps(rows, ensure_ascii=False)
+
+
+_TABLE = re.compile(r"(?m)^Table '(?P<name>[^']+)' has columns: (?P<columns>.*)$")
+_COLUMN = re.compile(r"(\w+) \(([A-Za-z]+)[^,]*\)")
+_ORDERS = (
+    (
+        r"highest|largest|biggest|most|longest|tallest|oldest|maximum|greatest|best|top|latest|newest|heaviest|richest|fastest"
+        r"|deepest",
+        "DESC",
+    ),
+    (r"lowest|smallest|least|fewest|shortest|youngest|minimum|cheapest|earliest|lightest|worst", "ASC"),
+)
+_SUMS = ((r"average|mean", "AVG"), (r"total|sum|altogether", "SUM"))
+_BOUNDS = (
+    (
+        r"(?:more|greater|larger|higher|longer|older|bigger|heavier) than|over|above|after|exceed(?:s|ing)?",
+        ">",
+    ),
+    (r"(?:less|fewer|smaller|lower|shorter|younger|cheaper|lighter) than|under|below|before", "<"),
+    (r"at least", ">="),
+    (r"at most", "<="),
+)
+_NUMERIC = re.compile(r"(?i)INT|NUM|DEC|REAL|FLOAT|DOUBLE|SERIAL")
+
+
+def _sql(text: str) -> str:
+    """Give a query over the schema that LlamaIndex's text-to-SQL prompts show."""
+    if "SQLQuery" not in text or not (shown := [*_TABLE.finditer(text)]):
+        return ""
+    question = [*re.finditer(r"(?m)^Question: (.+)$", text)][-1][1].strip()
+    tables = {
+        one["name"]: [(name, bool(_NUMERIC.match(kind))) for name, kind in _COLUMN.findall(one["columns"])]
+        for one in shown
+    }
+    described = {at: _described(name, columns) for at, (name, columns) in enumerate(tables.items())}
+    scores = _scores(question, described)
+    name, columns = [*tables.items()][max(scores, key=lambda at: (scores[at], -at))]
+    return f"SELECT {_selected_columns(question, name, columns)}"
+
+
+def _described(name: str, columns: list[tuple[str, bool]]) -> str:
+    return " ".join(_spaced(one) for one in (name, *(column for column, _ in columns)))
+
+
+def _selected_columns(question: str, table: str, columns: list[tuple[str, bool]]) -> str:
+    """Write the rest of a query: what is selected from the table, under which conditions, in which order."""
+    words = {*stems(question)}
+    numbers = [name for name, numeric in columns if numeric] or [columns[0][0]]
+    texts = [name for name, numeric in columns if not numeric] or [columns[0][0]]
+    named = [name for name, _ in columns if {*stems(_spaced(name))} & words]
+    keys = [name for name in numbers if not re.fullmatch(r"(?i)id|.*_id", name)] or numbers
+    measured = next((name for name in named if name in keys), keys[0])
+    where, used = _conditions(question, texts, numbers, measured)
+    clause = f" WHERE {' AND '.join(where)}" if where else ""
+    order = next((way for pattern, way in _ORDERS if re.search(rf"(?i)\b(?:{pattern})\b", question)), None)
+    summed = next((way for pattern, way in _SUMS if re.search(rf"(?i)\b(?:{pattern})\b", question)), None)
+    wanted = [name for name in named if name not in used]
+    if summed:
+        return f"{summed}({measured}) FROM {table}{clause}"
+    if order:
+        shown = [name for name in wanted if name != measured] or [texts[0]]
+        return f"{', '.join(shown)} FROM {table}{clause} ORDER BY {measured} {order} LIMIT 1"
+    counted = re.match(r"(?i)how many (\w+)", question)
+    if counted and not any({*stems(counted[1])} & {*stems(_spaced(name))} for name in keys):
+        return f"COUNT(*) FROM {table}{clause}"
+    fresh = [name for name in texts if name not in used]
+    return f"{', '.join(wanted or (fresh or texts)[:1])} FROM {table}{clause}"
+
+
+def _conditions(
+    question: str, texts: list[str], numbers: list[str], measured: str
+) -> tuple[list[str], set[str]]:
+    """Return the conditions that a question states, and the columns that they use."""
+    found, used, rest = list[str](), set[str](), question
+    for pattern, sign in _BOUNDS:
+        for match in re.finditer(rf"(?i)\b(?:{pattern})\s+(\d[\d,]*(?:\.\d+)?)", rest):
+            year = next((name for name in numbers if "year" in name.lower()), None)
+            column = year if year and re.fullmatch(r"(?:1[5-9]|20)\d\d", match[1]) else measured
+            found.append(f"{column} {sign} {match[1].replace(',', '')}")
+            used.add(column)
+        rest = re.sub(rf"(?i)\b(?:{pattern})\s+\d[\d,.]*", " ", rest)
+    year = next((name for name in numbers if "year" in name.lower()), None)
+    if year and (at := re.search(r"\b(?:1[5-9]|20)\d\d\b", rest)):
+        found.append(f"{year} = {at[0]}")
+        used.add(year)
+    inner = r"(?<=\w )([A-Z][\w'-]*(?: [A-Z][\w'-]*)*)"  # not the first word of the question
+    for match in re.finditer(rf"'([^']+)'|\"([^\"]+)\"|{inner}", rest):
+        value = next(one for one in match.groups() if one)
+        before = rest[: match.start()]
+        column = _tied(before, rest[match.end() :], [name for name in texts if name not in used] or texts)
+        found.append(f"{column} = '{value.replace(chr(39), chr(39) * 2)}'")
+        used.add(column)
+    return found, used
+
+
+_PLACES = {*stems("country city town place location region state origin where")}
+_AUTHORS = {*stems("author artist director writer by maker brand owner customer")}
+
+
+def _tied(before: str, after: str, texts: list[str]) -> str:
+    """Return the column of a value: one that is named beside it, else one that the word before suggests."""
+    near = {*stems(" ".join(before.split()[-3:])), *stems(" ".join(after.split()[:1]))}
+    if tied := [name for name in texts if {*stems(_spaced(name))} & near]:
+        return tied[0]
+    word = (before.split() or [""])[-1].lower()
+    kinds = _PLACES if word in ("in", "from", "at") else _AUTHORS if word == "by" else set[str]()
+    return next((name for name in texts if {*stems(_spaced(name))} & kinds), texts[0])
+
+
+def _sql_told(text: str) -> str:
+    """Answer a question with the result of a query."""
+    if "\nSQL Response: " not in text or not text.rstrip().endswith("\nResponse:"):
+        return ""
+    result = text.rpartition("\nSQL Response: ")[2].rpartition("\nResponse:")[0]
+    plain = re.sub(r"[\[\]()]|,(?=\))", "", result).strip(" ,")
+    return f"The result is {plain}." if plain else "The query has no result."
+
+
+def _content(text: str) -> str:
+    """Return the content of a node in LlamaIndex's `[Excerpt from document]`, without its metadata."""
+    return _between(text, "\nExcerpt:\n-----\n", "\n-----") or text
+
+
+def _titled(text: str) -> str:
+    """Give a title: of candidates the first, of a text the words of its first sentence that say most."""
+    if candidates := text.rpartition(". Based on the above candidate titles")[0]:
+        return candidates.split(", ")[0].strip()
+    if not (body := text.rpartition(". Give a title that summarizes")[0]):
+        return ""
+    first = re.split(r"(?<=[.!?])\s|\n", _content(body.removeprefix("Context: ")).strip())[0]
+    words = [word for word in re.findall(r"[\w'’-]+", first) if word.lower() not in STOPWORDS]
+    return " ".join(word[:1].upper() + word[1:] for word in words[:8]) or first[:60]
+
+
+_KEYWORDS = re.compile(r"\. Give (\d{1,4}) unique keywords for this document\.")
+
+
+def _keywords(text: str) -> str:
+    found = _KEYWORDS.search(text)
+    return ", ".join(_frequent(_content(text[: found.start()]))[: int(found[1])]) if found else ""
+
+
+def _frequent(text: str) -> list[str]:
+    """Return the words of a text that are no stopwords, the most frequent first."""
+    words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", text) if word.lower() not in STOPWORDS]
+    return [word for word, _ in Counter(words).most_common()]
+
+
+_QUESTIONS = re.compile(r"Given the contextual information, generate (\d{1,4}) questions")
+
+
+def _questions(text: str) -> str:
+    """Give one question a line, each of which a sentence of the context answers."""
+    if not (found := _QUESTIONS.search(text)):
+        return ""
+    body = _content(text[: found.start()].partition("Here is the context:")[2].strip())
+    triplets = [*_triplets(body)] or [(body[:60], "is", "")]
+    count = min(int(found[1]), 50)
+    asked = ("What is said about {0}?", "What {1} {2}?", "Which facts about {0} and {2} are given?")
+    lines = [asked[at // len(triplets) % 3].format(*triplets[at % len(triplets)]) for at in range(count)]
+    return "\n".join(f"{at + 1}. {line}" for at, line in enumerate(lines))
+
+
+def _summary(text: str) -> str:
+    body = _between(text, "Here is the content of the section:\n", "\nSummarize the key topics")
+    if not body and "Write a summary of the following." in text:
+        body = _between(text, "as many key details as possible.\n", "SUMMARY:")
+    body = _content(body).strip()
+    return (best_sentences("summary", body) or body[:300]) if body else ""
+
+
+def _replaced_history(text: str) -> str:
+    """Fill the sections that LangChain's `SummarizationMiddleware` asks for."""
+    if "## SESSION INTENT" not in text:
+        return ""
+    parts = [part.partition(">") for part in text.partition("<messages>")[2].split('<message type="')[1:]]
+    said = [(who.strip('"'), words.partition("</message>")[0].strip()) for who, _, words in parts]
+    asked = [words for who, words in said if who == "human" and words]
+    spoken = [" ".join(words.split()) for _, words in said if words]
+    files = dict.fromkeys(re.findall(r"\b[\w./-]*\w\.[a-z][a-z0-9]{1,4}\b(?!/)", " ".join(spoken)))
+    sections = {
+        "SESSION INTENT": asked[0] if asked else "None",
+        "SUMMARY": "\n".join(f"- {words[:300]}" for words in spoken[-12:]) or "None",
+        "ARTIFACTS": "\n".join(f"- {name}" for name in files) or "None",
+        "NEXT STEPS": asked[-1] if len(asked) > 1 else "None",
+    }
+    return "\n\n".join(f"## {name}\n{words}" for name, words in sections.items())
+
+
+_PERSONAL = (
+    ("EMAIL", r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    ("CREDIT_CARD_NUMBER", r"\b(?:\d{4}[ -]){3}\d{4}\b"),
+    ("PHONE", r"(?<!\w)\+?\d[\d ()-]{6,20}\d\b"),
+    (
+        "DATE_TIME",
+        r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+        r" \d{1,2}(?:st|nd|rd|th)?\b|\b\d{4}-\d\d-\d\d\b",
+    ),
+    # The first word of a sentence has a capital anyway: it is part of a name of two words only.
+    ("NAME", r"(?:(?<=[.!?] )|^)[A-Z][a-z]+ [A-Z][a-z]+\b(?! [A-Z])|(?<=[\w,;:] )[A-Z][a-z]+ [A-Z][a-z]+\b"),
+    ("NAME", r"(?<=I am )[A-Z][a-z]+|(?<=Hello )[A-Z][a-z]+|(?<=Dear )[A-Z][a-z]+"),
+)
+
+
+def _masked(text: str) -> str:
+    """Mask what is personal in the last context of `PIINodePostprocessor`, with the mapping in JSON."""
+    if "\nTask: Mask out the PII" not in text:
+        return ""
+    shown = text.rpartition("\nTask: Mask out the PII")[0].rpartition("\nContext:\n")[2]
+    masked, tags = shown, dict[str, str]()
+    for kind, pattern in _PERSONAL:
+        for value in dict.fromkeys(re.findall(pattern, masked)):
+            tag = f"{kind}{1 + sum(one.startswith(kind) for one in tags)}"
+            tags[tag] = value
+            masked = masked.replace(value, f"[{tag}]")
+    return f"{masked}\nOutput Mapping:\n{json.dumps(tags, ensure_ascii=False)}"
+
+
 _FORMS = (
     *(_selected, _sub_questions, _consulted, _graded, _scored, _compared),
-    *(_verdict, _labelled, _queries, _standalone, _refined, _cited),
+    *(_verdict, _labelled, _triplets_listed, _sql, _sql_told, _titled, _keywords, _questions),
+    *(_replaced_history, _summary, _masked, _queries, _standalone, _refined, _cited),
 )

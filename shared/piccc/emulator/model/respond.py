@@ -76,7 +76,9 @@ class _Reply:
                 break
             else:
                 due.append(step)
-        if choice in ("required", "named") and not due:
+        # A lone tool named like a class is the form of an answer: LlamaIndex does not force it on streams.
+        form = choice == "auto" and not self.done and len(tools) == 1 and tools[0].name[:1].isupper()
+        if (choice in ("required", "named") or form) and not due:
             # Not called yet; after a result one that takes what is known, such as the final report.
             fresh = [tool for tool in tools if tool.name not in [call.name for call in self.done]] or tools
             keys = {key for one in self.known for key in one}
@@ -96,7 +98,7 @@ class _Reply:
         links = ({"url": link} for link in re.findall(r"https?://[^\s)\]，。]+[\w/]", result))
         known, around = [*self.known, *links] if step.waits else [], [self.words, *self.earlier]
         values = Values(text, around, known, stems(step.tool.name))
-        chosen = prompts.selection(self.prompt, step.tool.parameters)
+        chosen = prompts.structured(self.prompt, step.tool.parameters)
         value = chosen or filled({"type": "object", **step.tool.parameters}, values)
         return value if isinstance(value, dict) else {}
 
@@ -111,7 +113,9 @@ class _Reply:
         if schema is None:
             return self._plain()
         around = [*(turn.text[:_READ] for turn in self.results), *self.earlier]
-        value = filled(schema, Values(prompts.without_schema(words), around=around, known=self.known))
+        value = prompts.structured(self.prompt, schema) or filled(
+            schema, Values(prompts.without_schema(words), around=around, known=self.known)
+        )
         return json.dumps(value, ensure_ascii=False)
 
     def _plain(self) -> str:
