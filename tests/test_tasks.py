@@ -55,13 +55,26 @@ def test_a_status_is_read_in_every_known_word_and_kept_in_others(word: str, stat
         {"content": {"video_url": URL}},
         {"results": [{"video_url": URL}]},
         {"resultJson": json.dumps({"resultUrls": [URL]})},
+        {"output": URL},
+        {"output": [URL], "input": {"image": "https://example.com/given.png"}},
+        {"video": {"url": URL}, "image": "https://example.com/given.png"},
+        {"assets": {"video": URL, "thumbnail": "https://example.com/small.png"}},
+        {"result": {"sample": URL}},
+        {"result": URL},
+        {"response": {"generateVideoResponse": {"generatedSamples": [{"video": {"uri": URL}}]}}},
+        {"data": [{"url": URL}]},
+        {"artifacts": [{"uri": URL}]},
+        {"file": {"download_url": URL, "file_id": 3}},
+        {"output": {"task_id": "t", "task_status": "SUCCEEDED", "results": [{"url": URL}]}, "task_id": None},
+        {
+            "data": {"taskId": "t", "state": "success", "resultJson": f'{{"resultUrls": ["{URL}"]}}'},
+            "task_id": None,
+        },
         {"data": {"task_id": "t", "result": {"outputs": [URL]}}, "code": 200, "task_id": None},
     ],
 )
 def test_outputs_are_found_wherever_they_lie(body: dict[str, Any]) -> None:
-    if "data" in body:
-        del body["task_id"]
-    else:
+    if "task_id" not in body:
         body = {"task_id": "t", "status": "completed", "type": "image", **body}
     assert [(output.url, output.task_id) for output in read_task(body).outputs] == [(URL, "t")]
 
@@ -141,6 +154,11 @@ def test_outputs_or_an_error_end_a_task_whatever_its_status_says(body: dict[str,
                 "OutputVideoSensitiveContentDetected.PolicyViolation",
                 "DataInspectionFailed",
                 "new_sensitive",
+                "content_violation",
+                "copyright_violation",
+                "IP_INFRINGEMENT",
+                "UNSAFE",
+                "RAI_FILTERED",
                 1026,
             )
         ),

@@ -108,10 +108,13 @@ _MODERATION_CODES = (
         "riskcontrol",
     ),
     *("contentrejected", "promptrejected", "promptblocked", "recitation", "greennet", "explicitcontent"),
+    *("contentviolation", "copyright", "infringement", "unsafe", "flagged", "sexual", "celebrity"),
+    *("likeness", "publicfigure", "raifilter", "raimedia"),
 )
 """What the codes of moderation have in them, in lower case and without punctuation.
 
-Those of OpenAI, Azure, Google, BytePlus Ark, DashScope, MiniMax, Kling and Luma, from their public reports.
+Those of OpenAI, Azure, Google, BytePlus Ark, DashScope, MiniMax, Kling, Luma and Runway, from their public
+documentation and reports.
 """
 _MODERATION_NUMBERS = frozenset({"1026", "1027", "1301"})
 _MODERATION_PHRASES = (

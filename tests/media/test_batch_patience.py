@@ -348,6 +348,11 @@ REFUSED = [
     ({"code": 1303, "message": "parallel task over limit", "request_id": "r"}, 429, "parallel task"),
     ({"error": {"message": "Invalid model", "code": "model_not_found"}}, 404, "Invalid model"),
     ({"success": False, "message": "no such style"}, 400, "no such style"),
+    ({"success": False, "error": "Insufficient balance"}, 402, "Insufficient balance"),
+    ({"success": False, "errorCode": "RATE_LIMIT", "errorMessage": "slow"}, 429, "slow"),
+    ({"status": "error", "message": "no credits left"}, 402, "no credits left"),
+    ({"statusCode": 403, "Message": "not yours"}, 403, "not yours"),
+    ({"errors": [{"message": "bad style"}]}, 400, "bad style"),
 ]
 
 
@@ -364,6 +369,19 @@ def test_an_error_in_a_reply_of_200_is_an_error_of_its_code(body: Any, status: i
     assert raised.value.status == status
     assert not raised.value.may_have_been_billed
     assert account.ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("body", [{"status": "queued"}, {"detail": "accepted"}, {"code": 0}, {}, [], None, 3])
+def test_a_reply_of_200_without_a_task_or_an_error_may_have_been_billed(body: Any) -> None:
+    world = Server(faults=[(0.0, FOREVER, lambda: WorldResponse(200, body))])
+    account = world.account()
+
+    async def submit() -> None:
+        await AsyncMedia(account, "image").submit("a fox", model="m")
+
+    with pytest.raises(SubmissionUnknown):
+        world.run(submit())
+    assert len(account.ledger.unsettled()) == 1
 
 
 def test_a_server_error_in_a_reply_of_200_leaves_the_submission_unknown() -> None:

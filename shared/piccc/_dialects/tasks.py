@@ -44,8 +44,8 @@ _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
 def read_task(payload: object) -> Task:
     """Read a task in any of the tolerated shapes; raise ResponseError if it has no id."""
     body = _unwrap(payload)
-    id = body.get("task_id") or body.get("id")
-    if not isinstance(id, str | int) or not str(id):
+    id = _id_in(body)
+    if id is None:
         raise ResponseError(
             "The server's reply is not a task: it has no task_id.",
             hint="Check that base_url is the address of a Piccc API.",
@@ -56,7 +56,7 @@ def read_task(payload: object) -> Task:
     if refusal and not is_moderation(code, message):
         code = refusal
     task = Task(
-        id=str(id),
+        id=id,
         status=status,
         type=_text(body.get("type")),
         model=_text(body.get("model")),
@@ -71,7 +71,8 @@ def read_task(payload: object) -> Task:
         expires_at=_time(_result(body).get("expires_at") or body.get("expires_at")),
         raw=body,
     )
-    task.outputs = [_output(each, task, place) for place, each in enumerate(_found_outputs(body))]
+    found = _found_outputs(body) or (list(_search(body)) if task.status == "completed" else [])
+    task.outputs = [_output(each, task, place) for place, each in enumerate(found)]
     if not task.is_terminal and task.outputs:
         # An address at the top may be the task's own, or that of an image which it was given.
         inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
@@ -99,7 +100,7 @@ _MINIMAX = {"1002": 429, "1004": 401, "1008": 402, "1039": 429, "2049": 401, "20
 """MiniMax's `base_resp.status_code`; from its public documentation, as are the others."""
 _CODES = {"1001": 401, "1002": 401, "1101": 402, "1102": 402, "1302": 429, "1303": 429, "455": 503}
 _CODE_WORDS = (
-    (("insufficient", "balance", "credit", "arrear", "overdue", "billing"), 402),
+    (("insufficient", "notenough", "balance", "credit", "arrear", "overdue", "billing"), 402),
     (("ratelimit", "toomany", "throttl", "resourceexhausted", "quota", "concurren"), 429),
     (("apikey", "unauthor", "authentic", "invalidtoken"), 401),
     (("forbidden", "permission", "accessdenied"), 403),
@@ -109,38 +110,72 @@ _CODE_WORDS = (
 )
 
 
+_MESSAGE_WORDS = (
+    (
+        ("insufficientbalance", "insufficientcredit", "insufficientfund", "notenoughcredit", "outofcredit"),
+        402,
+    ),
+    (("nocredit", "topup"), 402),
+    (("ratelimit", "toomanyrequest", "quota"), 429),
+    (("invalidapikey", "invalidtoken", "unauthorized", "notauthenticated"), 401),
+    (("overload",), 503),
+)
+"""What a message says of the account where there is no code, or one that nobody knows."""
+_CODES_AT = ("code", "errorcode", "errcode", "statuscode")
+_MESSAGES_AT = ("message", "msg", "detail", "errormessage", "errormsg", "errmsg", "title")
+
+
 def read_error(payload: object) -> tuple[int, str, str | None] | None:
     """Return the error that a reply of 200 carries: the status it amounts to, its message and its code.
 
-    None where there is a task, a list, or no word of an error. Read are `{code, msg}`, `{error}`,
-    `{base_resp}` and `{success: false}`; a code that nobody knows amounts to 400.
+    None where there is a task, a list, or no word of an error. Read are `{code, msg}`, `{error}`, `{errors}`,
+    `{base_resp}`, `{success: false}` and `{status: "error"}`, in any spelling; a code that nobody knows
+    amounts to 400, unless the message speaks of the account. What is no clear word of an error is none: it
+    may have been accepted.
     """
     if not isinstance(payload, dict) or _has_content(payload):
         return None
-    base, error = payload.get("base_resp"), payload.get("error")
+    body = _plain_names(payload)
+    base, error = body.get("baseresp"), body.get("error")
+    if isinstance(several := body.get("errors"), list) and several:
+        error = error or several[0]
     if isinstance(base, dict):
         code, message = _first_text(base, "status_code"), _first_text(base, "status_msg")
     elif isinstance(error, dict):
-        code, message = _first_text(error, "code", "type"), _first_text(error, "message", "msg", "detail")
+        inner = _plain_names(error)
+        code, message = _first_text(inner, "code", "type"), _first_text(inner, *_MESSAGES_AT)
     else:
-        code = _first_text(payload, "code", "error_code", "errcode")
-        message = _text(error) or _first_text(payload, "message", "msg", "detail", "error_msg", "errmsg")
-    if (
-        not error
-        and payload.get("success") is not False
-        and (code or "").lower() in _NO_ERROR | {"201", "202"}
-    ):
+        code, message = _first_text(body, *_CODES_AT), _text(error) or _first_text(body, *_MESSAGES_AT)
+    word = str(body.get("status")).lower()
+    if word.isdecimal() and 400 <= int(word[:9]) < 600:
+        code = code or word
+    says_so = error or body.get("success") is False or body.get("ok") is False
+    says_so = says_so or word in ("error", "fail", "failed", "failure")
+    if not says_so and (code or "").lower() in _NO_ERROR | {"201", "202"}:
         return None
     known = _MINIMAX if isinstance(base, dict) else _CODES
-    return known.get(code or "") or _status_of(code or ""), message or "no reason was given", code
+    status = known.get(code or "") or _status_of(code or "")
+    if status == 400 and not is_moderation(code, message):
+        said = _letters(message or "")
+        status = next((each for words, each in _MESSAGE_WORDS if any(word in said for word in words)), 400)
+    return status, message or "no reason was given", code
+
+
+def _plain_names(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with its names in lower case and without underscores."""
+    return {str(name).lower().replace("_", ""): value for name, value in body.items()}
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
 
 
 def _has_content(payload: Mapping[str, Any]) -> bool:
-    for body in (payload, payload.get("data")):
-        if isinstance(body, list):
-            return True
+    if isinstance(payload.get("data"), list):
+        return True
+    for body in (payload, *(payload.get(name) for name in _WRAPPERS)):
         if isinstance(body, dict) and (
-            body.get("task_id") or body.get("id") or any(isinstance(body.get(n), list) for n in _ROWS)
+            _id_in(body) is not None or any(isinstance(body.get(name), list) for name in _ROWS)
         ):
             return True
     return False
@@ -149,7 +184,7 @@ def _has_content(payload: Mapping[str, Any]) -> bool:
 def _status_of(code: str) -> int:
     if code.isdecimal() and 400 <= int(code[:9]) < 600:
         return int(code)
-    plain = "".join(filter(str.isalnum, code)).lower()
+    plain = _letters(code)
     return next((status for words, status in _CODE_WORDS if any(word in plain for word in words)), 400)
 
 
@@ -200,10 +235,26 @@ def _next_page(body: Mapping[str, Any], count: int) -> dict[str, str] | None:
 def _unwrap(payload: object) -> dict[str, Any]:
     if not isinstance(payload, dict):
         return {}
-    inner = payload.get("data")
-    if isinstance(inner, dict) and not ("task_id" in payload or "id" in payload):
-        return inner
+    if _id_in(payload) is None:
+        for name in _WRAPPERS:
+            inner = payload.get(name)
+            if isinstance(inner, dict) and (_id_in(inner) is not None or name == "data"):
+                return inner
     return payload
+
+
+_WRAPPERS = ("data", "output", "result", "task")
+
+
+def _id_in(body: Mapping[str, Any]) -> str | None:
+    return next(
+        (
+            str(id)
+            for name in ("task_id", "taskId", "id")
+            if isinstance(id := body.get(name), str | int) and str(id) and not isinstance(id, bool)
+        ),
+        None,
+    )
 
 
 def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
@@ -254,6 +305,51 @@ def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
                 if found := list(_entries(each.get(name))):
                     return found
     return []
+
+
+_HOLDERS = (
+    *("output", "outputs", "response", "result", "results", "data", "content", "assets", "artifacts"),
+    *("files", "file", "media", "generations", "sample"),
+)
+"""Names under which a completed task may have its outputs in a shape of its own."""
+_NO_OUTPUTS = (
+    "input",
+    "request",
+    "thumb",
+    "cover",
+    "preview",
+    "poster",
+    "watermark",
+    "frame",
+    "webhook",
+    "poll",
+)
+"""What the names of other addresses have in them."""
+_DEPTH = 6
+
+
+def _search(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield whatever looks like an output in a completed task in which no known name has one."""
+    for name, value in body.items():
+        # A reference that was given is an address at the top; what was made is an object.
+        if name in _HOLDERS or (name in ("image", "video", "audio") and isinstance(value, dict)):
+            yield from _addresses(value, _DEPTH)
+
+
+def _addresses(value: object, depth: int) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, str):
+        if value.startswith(("https://", "http://", "data:")) and _is_address(value):
+            yield {"url": value}
+    elif isinstance(value, list) and depth:
+        for each in value:
+            yield from _addresses(each, depth - 1)
+    elif isinstance(value, dict) and depth:
+        if url := _url(value):
+            yield {**value, "url": url}
+            return
+        for name, each in value.items():
+            if not any(word in str(name).lower() for word in _NO_OUTPUTS):
+                yield from _addresses(each, depth - 1)
 
 
 def _entries(value: object) -> Iterator[Mapping[str, Any]]:

@@ -53,7 +53,8 @@ _GONE = (400, 401, 403, 404, 410)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _KINDS = ("image", "video", "audio")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_LATER = (408, 425, 429)
+_LATER = (202, 408, 425, 429)
+"""What is asked again; some stores answer 202 for a file that they are still writing."""
 
 
 class FetchOptions(TypedDict, total=False):
