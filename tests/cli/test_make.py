@@ -269,3 +269,19 @@ def test_a_file_name_that_belies_its_content_is_pointed_out(shell: Shell) -> Non
     done = shell("image", "A mug", "--to", "mug.jpg", *NOW)
     assert done.stdout == "mug.jpg\n"
     assert "holds image/png" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["ftp://host/a.png", "s3:/bucket/a.png"])
+def test_a_place_where_nothing_can_be_saved_costs_nothing(
+    shell: Shell, emulator: Emulator, place: str
+) -> None:
+    done = shell("image", "A mug", "--to", place, *NOW)
+    assert done.returncode == 1
+    assert "URL" in done.stderr
+    assert not emulator.requests
+    assert not any(each.name.endswith(":") for each in shell.folder.iterdir())
+
+
+def test_a_file_url_is_a_place_to_save_to(shell: Shell, emulator: Emulator) -> None:
+    url = f"file://{shell.folder}/mug.png"
+    assert shell("image", "A mug", "--to", url, *NOW).stdout == f"{shell.folder}/mug.png\n"

@@ -290,6 +290,9 @@ def _make(
     ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
+    from piccc.media.downloads import target_of
+
+    target_of(to)  # where nothing can be saved, nothing is paid for
     parameters = {**settings_of(others), **parameters}
     key = key or str(uuid.uuid4())
     if prompts is not None:
