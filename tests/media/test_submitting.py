@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import multiprocessing
 import os
 import select
@@ -87,6 +88,17 @@ def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: E
         ({"first_frame": "/home/me/a"}, "pathlib.Path"),
         ({"image": b"abc"}, "known kind"),
         ({"images": [b"abc"]}, "known kind"),
+        ({"image": {"url": b"abc"}}, "known kind"),
+        ({"image": {"url": "photos/me.png"}}, "pathlib.Path"),
+        ({"image": "file:///home/me/a.png"}, "pathlib.Path"),
+        ({"image": io.BytesIO(b"abc")}, "cannot be sent"),
+        ({"images": {b"abc"}}, "cannot be sent"),
+        ({"tags": (tag for tag in "ab")}, "cannot be sent"),
+        ({"image": PIL.Image.new("F", (8, 8))}, 'convert("RGB")'),
+        ({"Prompt": "a hare"}, "prompt"),
+        ({"durations": 3}, "duration_seconds"),
+        ({"timeout": 3}, "generate or map"),
+        ({"max_tasks": 3}, "generate or map"),
         ({"image": Task("t", "processing")}, "Wait for the task"),
         ({"duration_seconds": 3}, "client.videos"),
         ({"webhook": "http://example.com/hook"}, "https"),

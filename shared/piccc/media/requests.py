@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -43,6 +43,9 @@ _ALIASES = {
     **dict.fromkeys(("idempotency_key",), "key"),
 }
 _COUNTS = ("n", "count", "num_images", "num_outputs", "batch_size", "n_images")
+_OF_CALLS = frozenset({"timeout", "lost", "run", "concurrency", "submissions", "on_result", "on_update"})
+_OF_CALLS |= {"progress", "max_tasks", "max_video_seconds", "save_to"}
+"""Our own arguments of other methods."""
 _NO_TYPOS = frozenset({"mode", "modes", "keys"})
 """Names near one of ours that servers are known to use."""
 _REFERENCES = ("image", "frame", "reference", "mask", "video", "audio", "img")
@@ -160,9 +163,19 @@ def _check_name(name: str) -> None:
             f"{name} is not a parameter: each submission makes one task.",
             hint=f"Use map([prompt] * 4) for several. If your server knows it: extra_body={{{name!r}: …}}.",
         )
-    right = _ALIASES.get(name.lower()) or next(
-        (ours for ours in _NAMED if _is_typo(name.lower(), ours)), None
+    if name in _OF_CALLS:
+        raise InvalidArgumentError(
+            f"{name} says how a call is made, and would be sent to the server as a parameter here.",
+            hint=f"Give it to generate or map. If your server knows it: extra_body={{{name!r}: …}}.",
+        )
+    plain = name.lower()
+    right = _ALIASES.get(plain) or next(
+        (ours for ours in _NAMED if ours == plain or _is_typo(plain, ours)), None
     )
+    if right is None:
+        right = next(
+            (ours for alias, ours in _ALIASES.items() if len(alias) > 7 and _is_typo(plain, alias)), None
+        )
     if right and name not in _NO_TYPOS:
         raise InvalidArgumentError(
             f"{name} is not a parameter. Did you mean {right}?",
@@ -193,6 +206,14 @@ def _as_reference(name: str, value: object) -> object:
     """
     if isinstance(value, list | tuple):
         return [_as_reference(name, each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _as_reference(f"{name}.{key}", each) for key, each in value.items()}
+    if isinstance(value, Iterator | Set) or hasattr(value, "read"):
+        # JSON would be made of what it yields: the lines of a file, say, or nothing the second time.
+        raise InvalidArgumentError(
+            f"{name} is a {type(value).__name__}, which cannot be sent.",
+            hint="Give bytes or a pathlib.Path for a file, and a list for several values.",
+        )
     if isinstance(value, Task):
         if len(value.outputs) != 1:
             raise InvalidArgumentError(
@@ -209,7 +230,14 @@ def _as_reference(name: str, value: object) -> object:
     pillow = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(value, pillow.Image):
         buffer = io.BytesIO()
-        value.save(buffer, "PNG")
+        try:
+            (value.convert("RGB") if value.mode in ("CMYK", "YCbCr", "LAB", "HSV") else value).save(
+                buffer, "PNG"
+            )
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"{name} cannot be written as PNG: {error}.", hint='Give image.convert("RGB").'
+            ) from error
         return _data_url(name, buffer.getvalue())
     if isinstance(value, str) and any(each in name.lower() for each in _REFERENCES) and _is_file(value):
         raise InvalidArgumentError(
@@ -220,6 +248,8 @@ def _as_reference(name: str, value: object) -> object:
 
 
 def _is_file(text: str) -> bool:
+    if text.startswith("file:"):
+        return True
     if "://" in text or text.startswith("data:") or len(text) > 1000:
         return False
     return text.startswith(("/", "./", "../", "~")) or Path(text).suffix.lower() in _SUFFIXES
