@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from langchain_core.utils import secret_from_env
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from langchain_piccc.errors import as_model_error
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Timeout, is_secret_header
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from piccc.client import AnyClient, AsyncClient, Client, ClientCache
     from piccc.config import Config
 
+ApiKey = str | SecretStr | Callable[[], str] | Callable[[], Awaitable[str]]
 Dialect = Literal["openai", "anthropic"]
 STRICT = ConfigDict(
     arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=()
@@ -58,9 +68,7 @@ class ClientSettings(StrictModel):
 
     model_config = STRICT
 
-    api_key: SecretStr | Callable[[], Any] | None = Field(
-        default_factory=secret_from_env(KEY_VARIABLE, default=None)
-    )
+    api_key: ApiKey | None = Field(default_factory=secret_from_env(KEY_VARIABLE, default=None))
     """The key, or a function (plain or async) asked for it at each attempt. Default: `PICCC_API_KEY`."""
     base_url: str | None = None
     """The server's address, with or without `/v1`. Default: `PICCC_BASE_URL`."""
@@ -70,7 +78,7 @@ class ClientSettings(StrictModel):
     """Seconds for a whole call with its retries and stream (default: 600), or a `piccc.Timeout`."""
     max_retries: int = Field(default=2, ge=0)
     """How many times more than once a request may be sent."""
-    default_headers: Mapping[str, SecretStr] | None = Field(default=None, exclude=True, repr=False)
+    default_headers: Mapping[str, str | SecretStr] | None = Field(default=None, exclude=True, repr=False)
     """Headers for every request to the server."""
     auth: Literal["bearer", "x-api-key"] = "bearer"
     """Which documented header carries the key."""
@@ -84,6 +92,16 @@ class ClientSettings(StrictModel):
     """An `httpx.AsyncClient` (or httpx2's) to use for asynchronous calls."""
 
     _clients: ClientCache | None = PrivateAttr(default=None)
+
+    @field_validator("api_key")
+    @classmethod
+    def _hide_key(cls, value: ApiKey | None) -> ApiKey | None:
+        return SecretStr(value) if isinstance(value, str) else value
+
+    @field_validator("default_headers")
+    @classmethod
+    def _hide_headers(cls, value: Mapping[str, str | SecretStr] | None) -> Mapping[str, SecretStr] | None:
+        return None if value is None else {name: SecretStr(_clear(each)) for name, each in value.items()}
 
     @model_validator(mode="before")
     @classmethod
@@ -180,13 +198,15 @@ class ClientSettings(StrictModel):
             base_url=_with_login(self.base_url, self.url_login),
             timeout=self.timeout,
             max_retries=self.max_retries,
-            default_headers={
-                name: value.get_secret_value() for name, value in (self.default_headers or {}).items()
-            },
+            default_headers={name: _clear(value) for name, value in (self.default_headers or {}).items()},
             auth=self.auth,
             retry_unknown=self.retry_unknown,
             max_connections=self.max_connections,
         )
+
+
+def _clear(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _cut_login(url: str) -> tuple[str, str | None]:

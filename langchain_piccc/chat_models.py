@@ -38,6 +38,7 @@ from langchain_piccc.structured import Method, StructuredOutput, output_schema, 
 from piccc._version import __version__
 from piccc.conversation import DEFAULT_MODEL, model_info
 from piccc.errors import InvalidArgumentError
+from piccc.options import with_our_names
 from piccc.structured import MAX_ANSWERS, StrategyMemory
 
 if TYPE_CHECKING:
@@ -105,16 +106,6 @@ class Writer(Protocol[T]):
         ...
 
 
-_OTHER_NAMES = {
-    "max_completion_tokens": "max_tokens",
-    "model_name": "model",
-    "piccc_api_key": "api_key",
-    "request_timeout": "timeout",
-    "stop_sequences": "stop",
-}
-"""What LangChain's other models call it, and what it is called here."""
-
-
 class ChatPiccc(ClientSettings, BaseChatModel):
     """Chat model for Piccc AI.
 
@@ -179,10 +170,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     def _take_names_of_other_models(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given = dict(values)
-        for name, ours in _OTHER_NAMES.items():
-            if name in given and ours not in given:
-                given[ours] = given.pop(name)
+        given = with_our_names(values)
         if given.get("stream_usage") is True:
             del given["stream_usage"]
         return given

@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from piccc._version import __version__
 from piccc.errors import MissingExtraError
 
 
@@ -70,6 +71,7 @@ __all__ = [
     "PicccTaskReader",
     "PicccTaskSubmitted",
     "StructuredOutputError",
+    "__version__",
     "ensure_nltk_data",
     "media_from",
 ]

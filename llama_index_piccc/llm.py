@@ -59,7 +59,7 @@ from piccc.config import (
     split_url,
 )
 from piccc.conversation import ChatRequest, Delta, Message, model_info
-from piccc.options import wrong_settings
+from piccc.options import with_our_names, wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
@@ -99,6 +99,8 @@ class Piccc(PredictingLLM):
 
     Settings left out are the server's choice; `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
     Every setting can also be passed to a single call; unknown keywords go into the request body as they are.
+    The constructor also takes `model_name`, `piccc_api_key`, `request_timeout`, `stop_sequences` and
+    `max_completion_tokens`, as other models call them.
 
     Raises:
         ConfigurationError: a malformed address, timeout or number of retries. A missing key is an error at
@@ -197,9 +199,9 @@ class Piccc(PredictingLLM):
 
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
-        def __init__(self, **data):
+        def __init__(self, model=..., **data):
             try:
-                super().__init__(**data)
+                super().__init__(**with_our_names(data if model is ... else {"model": model, **data}))
             except ValidationError as error:
                 wrong = wrong_settings("Piccc", error, type(self).model_fields.keys())
             else:

@@ -297,7 +297,9 @@ class PredictingLLM(FunctionCallingLLM):
             answer's text and finish reason.
     """
 
-    model: str = Field(default=DEFAULT_MODEL, description="Model name; any name the server knows.")
+    model: str = Field(
+        default=DEFAULT_MODEL, kw_only=False, description="Model name; any name the server knows."
+    )
     structured_max_answers: int = Field(
         default=MAX_ANSWERS, gt=0, description="Maximum number of billed replies for one predicted object."
     )

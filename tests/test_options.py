@@ -61,22 +61,31 @@ RENAMED = {
 
 
 TAKEN = {"model_name", "request_timeout", "max_completion_tokens", "stop_sequences"}
-"""LangChain's conventional words, which ChatPiccc takes as they are."""
+"""What other models call it, which both of ours take as it is."""
 
 
 @pytest.mark.parametrize(
     ("owner", "theirs", "ours"),
-    [
-        (owner, *words)
-        for owner in MODELS
-        for words in RENAMED.items()
-        if owner is Piccc or words[0] not in TAKEN
-    ],
+    [(owner, *words) for owner in MODELS for words in RENAMED.items() if words[0] not in TAKEN],
 )
 def test_a_model_names_the_setting_that_is_meant(owner: Any, theirs: str, ours: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         owner(**{theirs: "x"})
     assert f"{theirs} (called {ours} here)" in str(caught.value)
+
+
+def test_both_models_take_the_words_of_others() -> None:
+    given = {
+        "piccc_api_key": KEY,
+        "request_timeout": 3,
+        "max_completion_tokens": 5,
+        "stop_sequences": ["END"],
+    }
+    for model in (ChatPiccc(model_name="m", **given), Piccc(model_name="m", **given), Piccc("m", **given)):
+        assert model.api_key.get_secret_value() == KEY
+        assert (model.model, model.timeout, model.max_tokens, model.stop) == ("m", 3, 5, ["END"])
+    with pytest.raises(ConfigurationError, match="model_name"):
+        Piccc("m", model_name="other")
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -292,6 +292,25 @@ class Chat(_Resource):
         return ChatStream(*run_sync(self._session.stream(self._dialect, request, timeout)))
 
 
+class StreamOpening:
+    """A stream that is to be opened: by `async with`, which closes it too, or by `await`."""
+
+    def __init__(self, opening: Coroutine[Any, Any, AsyncChatStream]) -> None:
+        self._opening = opening
+        self._stream: AsyncChatStream | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncChatStream]:
+        return self._opening.__await__()
+
+    async def __aenter__(self) -> AsyncChatStream:
+        self._stream = await self._opening
+        return self._stream
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._stream is not None:
+            await self._stream.close()
+
+
 class AsyncChat(_Resource):
     """Chat completions, whole and streamed: `client.chat` of an `AsyncClient`."""
 
@@ -305,14 +324,24 @@ class AsyncChat(_Resource):
         """Return the whole reply; arguments and errors as of `Chat.create`."""
         return await self.send(chat_request(messages, options), timeout)
 
-    async def stream(
+    def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
-    ) -> AsyncChatStream:
+    ) -> StreamOpening:
         """Return the reply as it is written; arguments and errors as of `Chat.stream`.
 
-        Use it as an asynchronous context manager; iterate over its `texts()`, or over it.
+        Use it in `async with`, or await it and close the stream yourself; iterate over the stream's
+        `texts()`, or over the stream.
+
+        Examples:
+            >>> import asyncio
+            >>> from piccc import AsyncClient
+            >>> async def main():
+            ...     async with AsyncClient() as client, client.chat.stream("Say hello.") as stream:
+            ...         return "".join([text async for text in stream.texts()])
+            >>> asyncio.run(main())
+            'hello.'
         """
-        return await self.open(chat_request(messages, options), timeout)
+        return StreamOpening(self.open(chat_request(messages, options), timeout))
 
     async def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
         """Return the whole reply to a ready request."""

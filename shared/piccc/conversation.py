@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from piccc.arguments import is_strict_object, read_arguments, write_arguments
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +387,7 @@ class JSONSchema:
     """An answer that must satisfy a JSON Schema.
 
     Attributes:
-        schema: the JSON Schema.
+        schema: the JSON Schema, or a pydantic class that has one.
         name: what the answer is called on the wire.
         strict: whether the server must keep to the schema exactly; None leaves it to the server.
         description: what the answer is, for the model to read.
@@ -396,7 +399,7 @@ class JSONSchema:
         {"age": 31}
     """
 
-    schema: JSON
+    schema: JSON | type[BaseModel]
     name: str = "answer"
     strict: bool | None = None
     description: str | None = None

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from piccc.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_ALIASES = {
+    "max_completion_tokens": "max_tokens",
+    "model_name": "model",
+    "piccc_api_key": "api_key",
+    "request_timeout": "timeout",
+    "stop_sequences": "stop",
+}
+"""Names that other models have in the frameworks, and that our models accept too."""
 # What the SDKs and integrations of other providers call it -> what it may be called here.
 _CALLED_HERE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model_name", "model_id", "engine", "deployment_name"), ("model",)),
@@ -59,6 +67,14 @@ _NOTES = {
     "proxies": "set HTTPS_PROXY, or pass an http_client of your own",
     "verify": "set SSL_CERT_FILE, or pass an http_client of your own",
 }
+
+
+def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under our names, also what other models call otherwise; our own name wins."""
+    return {
+        ours if (ours := _ALIASES.get(name, name)) not in given else name: value
+        for name, value in given.items()
+    }
 
 
 def describe_unknown(names: Iterable[str], known: Collection[str], per_call: Collection[str] = ()) -> str:
