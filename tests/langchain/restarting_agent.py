@@ -1,6 +1,6 @@
 """An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
 
-Arguments: a folder for its ledger and its checkpoints, the tools' mode.
+Arguments: a folder for its ledger and its checkpoints, the tools' mode, LangGraph's durability.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ from langchain.agents import create_agent
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from langchain_piccc import ChatPiccc, PicccMediaToolkit, media_from, resume_when_done
+from langchain_piccc import ChatPiccc, PicccMediaToolkit, PicccTasksMiddleware, media_from, resume_when_done
 from piccc import Client, Polling
 
 THREAD = RunnableConfig(configurable={"thread_id": "t1"})
 
 
-def main(folder: Path, mode: Any) -> None:
+def main(folder: Path, mode: Any, durability: Any = "sync") -> None:
     """Begin the run, or go on with it; print what became of its tasks, and its last word."""
     client = Client(ledger=folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
     toolkit = PicccMediaToolkit(
         client=client, image_model="piccc-image", video_model="piccc-video", mode=mode, wait_s=None
     )
+    # A run that ends with a submission has nothing to tell later: only the background waits for it.
+    middleware = [PicccTasksMiddleware(client, wait_s=600)] if mode == "background" else []
     with SqliteSaver.from_conn_string(str(folder / "checkpoints.db")) as saver:
-        graph: Any = create_agent(ChatPiccc(), toolkit.get_tools(), checkpointer=saver)
+        graph: Any = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=middleware, checkpointer=saver)
         if not graph.get_state(THREAD).interrupts:
             begun = graph.get_state(THREAD).values
             graph.invoke(
                 None if begun else {"messages": [("user", "An image, then a video of it.")]},
                 THREAD,
-                durability="sync",
+                durability=durability,
             )
-        messages = resume_when_done(graph, THREAD, client)["messages"]
+        messages = resume_when_done(graph, THREAD, client, durability=durability)["messages"]
     print(*(f"{task.type} {task.status}" for task in media_from(messages)), messages[-1].text, sep="\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

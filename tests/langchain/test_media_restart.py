@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.media.kills import killed
 from tests.media.restarting import killed_twice
 
 SCRIPT = Path(__file__).with_name("restarting_agent.py")
@@ -15,3 +16,12 @@ SCRIPT = Path(__file__).with_name("restarting_agent.py")
 def test_an_agent_that_is_killed_twice_pays_for_each_once(tmp_path: Path, mode: str) -> None:
     said = killed_twice(SCRIPT, tmp_path, mode)
     assert said == "image completed\nvideo completed\nBoth are done.\n"
+
+
+def test_an_agent_that_is_killed_at_some_request_pays_for_each_once(tmp_path: Path) -> None:
+    assert killed(tmp_path, "background", "sync", seed=1, kills=1) == {"image": 1, "video": 1}
+
+
+def test_a_lower_durability_costs_at_most_what_was_under_way(tmp_path: Path) -> None:
+    paid = killed(tmp_path, "wait", "exit", seed=3, kills=1)
+    assert all(1 <= count <= 2 for count in paid.values())

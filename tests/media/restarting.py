@@ -33,9 +33,9 @@ def killed_twice(script: Path, folder: Path, mode: str, *after: str) -> str:
     with Emulator(clock=clock, speed=float("inf")) as emulator:
         emulator.script(SAID)
         answer_is_held_back = emulator.fault("stall;seconds=3600", route="POST /v1/images/tasks", times=1)
-        first = _process(emulator, script, folder, mode)
+        first = process(emulator, script, folder, mode)
         clock.until_sleeping(timeout=PATIENCE)
-        _kill(first, first_line)
+        kill(first, first_line)
         assert answer_is_held_back.hit == 1
         assert made(emulator) == ["image"]
 
@@ -48,12 +48,12 @@ def killed_twice(script: Path, folder: Path, mode: str, *after: str) -> str:
             return False
 
         emulator.fault("500", route="GET /v1/tasks*", when=notice)
-        second = _process(emulator, script, folder, mode)
+        second = process(emulator, script, folder, mode)
         assert video_is_waited_for.wait(PATIENCE)
-        _kill(second, second_line)
+        kill(second, second_line)
 
         emulator.advance(60)
-        third = _process(emulator, script, folder, mode)
+        third = process(emulator, script, folder, mode)
         out, err = third.communicate(timeout=PATIENCE)
         assert third.returncode == 0, err
         assert made(emulator) == ["image", "video"]
@@ -61,15 +61,16 @@ def killed_twice(script: Path, folder: Path, mode: str, *after: str) -> str:
     return out
 
 
-def _process(emulator: Emulator, script: Path, folder: Path, mode: str) -> subprocess.Popen[str]:
+def process(emulator: Emulator, script: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Run a script in a process of its own."""
     environment = {**os.environ, "PICCC_BASE_URL": emulator.base_url, "PICCC_API_KEY": emulator.api_key}
-    command = [sys.executable, str(script), str(folder), mode]
+    command = [sys.executable, str(script), str(folder), *arguments]
     return subprocess.Popen(  # noqa: S603  our own command
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def _kill(running: subprocess.Popen[str], after: str) -> None:
+def kill(running: subprocess.Popen[str], after: str) -> None:
     """Kill a process as no program can prevent, once it has printed a line; wait until it is gone."""
     assert running.stdout
     said = not after or any(line.strip() == after for line in running.stdout)
