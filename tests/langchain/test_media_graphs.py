@@ -400,6 +400,18 @@ def test_what_was_interrupted_is_answered_when_the_user_goes_on(still: Emulator,
     assert [each.status for each in media_from(state)] == ["completed"]
 
 
+def test_a_task_that_vanished_is_told_of_once(way: Way) -> None:
+    with Emulator(clock=ManualClock(start=time.time() - 3600), speed=float("inf")) as emulator:
+        graph = background(emulator)
+        emulator.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), *["I see."] * 3])
+        way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
+        emulator.fault("404", route="GET /v1/tasks*")
+        for _ in range(2):
+            state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
+    assert sum("the server has it no more" in each.text for each in state["messages"]) == 1
+    assert [each.status for each in media_from(state)] == ["expired"]
+
+
 def test_a_wait_ends_with_the_first_task_that_does(still: Emulator) -> None:
     client = Client(**settings(still))
     still.fault("stuck", route="POST /v1/images/tasks", times=1)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import (
@@ -19,7 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import isawaitable
 from itertools import islice
@@ -482,6 +483,8 @@ class MediaToolRun:
         return [await _settled(output.base64_block(max_px=_max_px(self._show))) for output in task.outputs]
 
 
+GONE_SECONDS = 600.0
+"""How old a task that the server does not know must be to have vanished: it may show new ones late."""
 _MOST_BYTES = 64 * 2**20
 _blocks: OrderedDict[Hashable, Mapping[str, str]] = OrderedDict()
 """The latest image blocks, because a conversation is sent whole with each request."""
@@ -602,6 +605,10 @@ async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:
 
     try:
         now = run.take(handle) if handle is not None else await run.read(task.id)
+    except errors.NotFoundError as error:
+        if task.created_at is None or time.time() - task.created_at < GONE_SECONDS:
+            return None
+        return failed(error, replace(task, status="expired"), is_gone=True)
     except PicccError:
         return None
     return await run.reported(outcome()) if now.is_terminal else None
