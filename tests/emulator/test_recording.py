@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ NEW_EACH_TIME = (
     "created_at",
     "updated_at",
     "completed_at",
+    "progress",
 )
 
 
@@ -184,6 +186,23 @@ def test_a_route_that_was_not_recorded_is_named(conversation: Path) -> None:
     with player(conversation) as client:
         said = client.post("/v1/messages", json=message()).json()["error"]["message"]
     assert "no POST /v1/messages; it has POST /v1/chat/completions" in said
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": True}], ids=["whole", "streamed"])
+@pytest.mark.parametrize("route", BODIES)
+def test_a_key_in_a_reply_is_not_written_even_in_pieces(
+    live: Emulator, path: Path, route: str, options: dict[str, Any]
+) -> None:
+    live.script([f"Your key is {KEY}, and https://h/x?signature=abc-123-def is signed."])
+    with recorder(live, path) as client:
+        client.post(route, json=BODIES[route]("Hello", **options))
+    text = path.read_text()
+    assert "[redacted]" in text
+    assert not {"0123456789", "live", "abc", "123"} & set(
+        re.findall(r"[a-z]+|[0-9]+", text.split("\n", 2)[2])
+    )
+    with player(path) as client:
+        assert "[redacted]" in client.post(route, json=BODIES[route]("Hello", **options)).text
 
 
 def test_equal_requests_are_answered_each_in_turn_then_with_the_last_again(

@@ -223,17 +223,15 @@ class EmulatedAPI:
 
     async def refresh(self, *tasks: Task) -> None:
         """Look at tasks that a live server makes; one that has ended there ends here."""
-        from piccc.emulator.upstream import ended
-
         for task in tasks:
             if self.source is None or not task.is_live:
                 continue
-            shown = await self.source.read(task.id)
-            if shown is None:
+            seen = await self.source.read(task.id)
+            if seen is None:
                 continue
-            self._live[task.id] = shown
-            outcome = ended(shown)
-            if outcome and task.outcome == "stuck":
+            if seen.shown:
+                self._live[task.id] = seen.shown
+            if (outcome := seen.outcome) and task.outcome == "stuck":
                 done = replace(
                     task,
                     duration=self.clock.now() - task.created_at,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from piccc.emulator.clock import Clock, Latency
 from piccc.emulator.request_log import RequestLog
-from piccc.emulator.upstream import Answer, ChatForm, Given, JSONObject, Upstream, ended, usage_in
+from piccc.emulator.upstream import Answer, ChatForm, Given, JSONObject, Seen, Upstream, usage_in
 from piccc.emulator.wire import APIError
 
 Mode = Literal["replay", "record", "once"]
@@ -132,14 +132,18 @@ class Recording:
         self._running[task_id] = self._keep(route, meant, None)
         return given
 
-    async def read(self, task_id: str) -> JSONObject | None:
-        """Return a task as the upstream shows it, and record how it ended."""
-        if self._upstream is None:
+    async def read(self, task_id: str) -> Seen | None:
+        """Look at a task of the upstream, and record how it ended.
+
+        It is shown in the emulator's form, with an output of the emulator's, as in a replay: what a program
+        makes of a URL or an image must be the same then.
+        """
+        seen = await self._upstream.read(task_id) if self._upstream else None
+        if seen is None:
             return None
-        shown = await self._upstream.read(task_id)
-        if shown and task_id in self._running and (outcome := ended(shown)):
-            self._write({"answers": self._running.pop(task_id).number, "task": outcome})
-        return shown
+        if seen.outcome and task_id in self._running:
+            self._write({"answers": self._running.pop(task_id).number, "task": seen.outcome})
+        return Seen(seen.outcome, None)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -207,10 +211,10 @@ class Recording:
         async for event in events:
             passed.append(deepcopy(event))
             if event.get("type") == "message_stop":  # a client may leave as soon as it has it
-                self._keep(route, meant, {"events": _packed(passed)})
+                self._keep(route, meant, {"events": _packed(passed, self._redacted)})
             yield event
         if passed and passed[-1].get("type") != "message_stop":
-            self._keep(route, meant, {"events": _packed(passed)})
+            self._keep(route, meant, {"events": _packed(passed, self._redacted)})
 
     def _keep(self, route: str, meant: JSONObject, answer: JSONObject | None) -> _Exchange:
         exchange = _Exchange(len(self._exchanges) + 1, route, meant)
@@ -364,14 +368,22 @@ def _with_head(event: JSONObject, head: JSONObject) -> JSONObject:
     return {**new, **event} if event.get("type") == "message" else event
 
 
-def _packed(events: list[JSONObject]) -> list[Any]:
-    """Write an event that is like the one before it, but for its text, as that text."""
+def _packed(events: list[JSONObject], redacted: Callable[[str], str]) -> list[Any]:
+    """Write an event that is like the one before it, but for its text, as that text.
+
+    A secret that is cut into pieces is seen only where they are joined; then they are written in one piece.
+    """
     packed: list[Any] = []
     before: JSONObject | None = None
     for event in map(_without_head, events):
         text, blank = _blanked(event)
         packed.append(text if text is not None and blank == before else event)
         before = blank
+    starts = [at for at, each in enumerate(packed) if not isinstance(each, str)]
+    for start, end in reversed([*zip(starts, [*starts[1:], len(packed)], strict=True)]):
+        whole = (_blanked(packed[start])[0] or "") + "".join(packed[start + 1 : end])
+        if (shown := redacted(_unsigned(whole))) != whole:
+            packed[start:end] = [_blanked(packed[start], shown)[1]]
     return packed
 
 

@@ -286,6 +286,7 @@ class Routes:
         task = self._api.read(context.parts["task_id"])
         context.record.task_id, context.record.model = task.id, task.model
         await self._api.refresh(task)
+        task = self._api.tasks.get(task.id)
         return self._reply(self._api.show(task, context.base))
 
     async def tasks(self, context: RequestContext) -> Response:

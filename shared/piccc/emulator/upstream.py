@@ -39,6 +39,14 @@ class Given:
     is_live: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a live task ended, or None, and how to show it: as it came, or None for the emulator's own form."""
+
+    outcome: JSONObject | None
+    shown: JSONObject | None
+
+
 class Source(Protocol):
     """Whatever answers in place of the emulator's own model.
 
@@ -54,8 +62,8 @@ class Source(Protocol):
     async def submit(self, route: str, body: JSONObject, headers: Mapping[str, str]) -> Given | None:
         """Submit a task, or return None where the emulator makes it. Raises APIError."""
 
-    async def read(self, task_id: str) -> JSONObject | None:
-        """Return a task as a live server shows it, or None where it knows none. Raises APIError."""
+    async def read(self, task_id: str) -> Seen | None:
+        """Look at a task of a live server; None where it is not one. Raises APIError."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,8 +128,8 @@ class Upstream:
         self._live[task_id] = str(live_id)
         return Given(task_id, is_live=True)
 
-    async def read(self, task_id: str) -> JSONObject | None:
-        """Return a task as the live server shows it, under the emulator's id."""
+    async def read(self, task_id: str) -> Seen | None:
+        """Look at a task of the live server, under the emulator's id."""
         live_id = self._live.get(task_id)
         if live_id is None:
             return None
@@ -129,7 +137,7 @@ class Upstream:
         shown: JSONObject = _renamed_task(
             _unwrapped(await _parsed(await self._sent("GET", path, None, {}))), live_id, task_id
         )
-        return shown
+        return Seen(ended(shown), shown)
 
     def reset(self) -> None:
         """Forget the tasks."""
