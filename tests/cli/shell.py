@@ -7,7 +7,7 @@ import pty
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,22 @@ class Shell:
             finally:
                 process.kill()
 
-    def on_a_terminal(self, *words: str, **variables: str) -> str:
-        """Run a command on a terminal, and return all that it wrote there."""
+    def on_a_terminal(
+        self,
+        *words: str,
+        typed: str = "",
+        meanwhile: Callable[[subprocess.Popen[str]], object] = lambda process: None,
+        **variables: str,
+    ) -> str:
+        """Run a command on a terminal where text is typed ahead; return all that it wrote there."""
         ours, theirs = pty.openpty()
+        os.write(ours, typed.encode())
         settings = self._settings(variables)
         with subprocess.Popen(  # noqa: S603  our own command
             [*PICCC, *words], **settings, stdin=theirs, stdout=theirs, stderr=theirs
-        ):
+        ) as process:
             os.close(theirs)
+            meanwhile(process)
             written = b"".join(_pieces(ours))
         os.close(ours)
         return written.decode()

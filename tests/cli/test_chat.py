@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -138,6 +139,54 @@ def test_ctrl_c_ends_it_quietly_with_code_130(still_shell: Shell, still: Emulato
         process.send_signal(signal.SIGINT)
         assert process.communicate() == ("", "")
     assert process.returncode == 130
+
+
+def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["Red.", "Blue.", "Green."])
+    (shell.folder / "taken.md").touch()
+    screen = shell.on_a_terminal(
+        "chat",
+        typed="One?\n/system Brief.\n/model piccc-flash\nTwo?\n/save talk.md\n/save talk.json\n"
+        "/save taken.md\n/nonsense\n/clear\nThree?\n/quit\n",
+    )
+    sent = [record.body for record in emulator.requests]
+    assert [[each["content"] for each in body["messages"]] for body in sent] == [
+        ["One?"],
+        ["Brief.", "One?", "Red.", "Two?"],
+        ["Brief.", "Three?"],
+    ]
+    assert [body["model"] for body in sent] == ["piccc-pro", "piccc-flash", "piccc-flash"]
+    assert "There is no command /nonsense" in screen
+    assert "taken.md: File exists" in screen
+    assert (shell.folder / "talk.md").read_text().startswith("**user**\n\nOne?\n\n**assistant**\n\nRed.\n\n")
+    saved = json.loads((shell.folder / "talk.json").read_text())
+    assert [each["content"] for each in saved] == ["One?", "Red.", "Two?", "Blue."]
+
+
+def test_a_failed_call_does_not_end_a_conversation_nor_stay_in_it(shell: Shell, emulator: Emulator) -> None:
+    emulator.script(["Blue."])
+    emulator.fault("400")
+    screen = shell.on_a_terminal("chat", typed="One?\nTwo?\n/quit\n")
+    assert "400" in screen
+    assert [each["content"] for each in _asked(emulator)["messages"]] == ["Two?"]
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(still_shell: Shell, still: Emulator) -> None:
+    arrived = threading.Event()
+
+    def note(ask: ModelRequest) -> str:
+        arrived.set()
+        return "It never comes: the clock stands still."
+
+    still.script([note])
+
+    def interrupt(process: Popen[str]) -> None:
+        assert arrived.wait(60)
+        process.send_signal(signal.SIGINT)
+
+    screen = still_shell.on_a_terminal("chat", typed="Hello\n/help\n/quit\n", meanwhile=interrupt)
+    assert "Stopped." in screen
+    assert "/save FILE" in screen
 
 
 def test_letters_that_the_encoding_has_not_are_replaced(shell: Shell, emulator: Emulator) -> None:

@@ -1,9 +1,11 @@
-"""`piccc chat`: ask a question and stream the answer."""
+"""`piccc chat`: ask a question and stream the answer, or hold a conversation."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +13,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from piccc._dialects import DialectName
-from piccc.cli.common import AsJSON, Prompt, document, notes, option, printable, prompt_of, say, write
-from piccc.conversation import DEFAULT_MODEL
-from piccc.errors import ResponseError
+from piccc.cli.common import (
+    AsJSON,
+    Prompt,
+    document,
+    notes,
+    option,
+    printable,
+    prompt_of,
+    report_error,
+    say,
+    write,
+)
+from piccc.conversation import DEFAULT_MODEL, Message, Text
+from piccc.errors import PicccError, ResponseError, StreamError
 
 if TYPE_CHECKING:
+    from piccc.client import ChatOptions, Client
     from piccc.conversation import ChatReply, Delta, JSONSchema
+
+_COMMANDS = """\
+/system TEXT  set the system message; without TEXT, remove it
+/model NAME   go on with another model
+/save FILE    write the conversation to a new file: Markdown, or JSON for *.json
+/clear        forget the conversation so far
+/quit         end; so does Ctrl-D. Ctrl-C stops an answer."""
 
 
 def chat(
@@ -43,18 +64,19 @@ def chat(
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Ask a model and stream its answer.
+    """Ask a model and stream its answer; without PROMPT on a terminal, hold a conversation.
 
-    On a terminal its reasoning is shown too, dimmed, on stderr.
+    On a terminal its reasoning is shown too, dimmed, on stderr. In a conversation, /help lists the commands.
 
     \b
     Examples:
+      piccc chat
       piccc chat "Write a launch caption for a ceramic mug."
       piccc chat "Summarize this in three lines:" - < README.md > summary.txt
       piccc chat "Anna is 31." --json-schema person.json | jq .age
       piccc chat "Hello" --json | jq .usage
     """
-    from piccc.client import ChatOptions, Client
+    from piccc.client import Client
 
     options: ChatOptions = {
         "model": model,
@@ -66,6 +88,9 @@ def chat(
     if json_schema is not None:
         options["response_format"] = _schema(json_schema)
     with Client(dialect=dialect) as client:
+        if not prompt and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+            _Conversation(client, options, timeout, verbose=verbose).hold()
+            return
         if as_json:
             reply = client.chat.create(prompt_of(prompt), timeout=timeout, **options)
             document(_documented(reply))
@@ -76,6 +101,94 @@ def chat(
     if verbose:
         say(_figures(reply), "dim")
     _check(reply, wants_json=json_schema is not None)
+
+
+class _Conversation:
+    """Ask for messages at a prompt and answer each, with all that was said before."""
+
+    def __init__(self, client: Client, options: ChatOptions, timeout: float | None, *, verbose: bool) -> None:
+        self._client = client
+        self._options = options
+        self._timeout = timeout
+        self._verbose = verbose
+        self._messages: list[Message] = []
+
+    def hold(self) -> None:
+        """Go on until the user ends it."""
+        with suppress(ImportError):
+            import readline  # noqa: F401  `input` then edits lines and remembers them
+        say(f"{self._options['model']}; /help lists the commands, Ctrl-D ends.", "dim")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                write("\n")
+                return
+            except KeyboardInterrupt:  # the line is dropped, as in a shell
+                write("\n")
+                continue
+            if line in ("/quit", "/exit"):
+                return
+            if line.startswith("/"):
+                self._command(*line.partition(" ")[::2])
+            elif line:
+                self._ask(line)
+
+    def _command(self, name: str, text: str) -> None:
+        text = text.strip()
+        match name:
+            case "/help":
+                say(_COMMANDS)
+            case "/system":
+                self._options["system"] = text or None
+            case "/model" if text:
+                self._options["model"] = text
+            case "/clear":
+                self._messages.clear()
+            case "/save" if text:
+                self._save(Path(text).expanduser())
+            case _:
+                say(
+                    f"There is no command {name}{' without a value' if not text else ''}.\n{_COMMANDS}",
+                    "yellow",
+                )
+
+    def _ask(self, text: str) -> None:
+        asked = Message("user", [Text(text)])
+        reply: ChatReply | None = None
+        try:
+            with self._client.chat.stream(
+                [*self._messages, asked], timeout=self._timeout, **self._options
+            ) as stream:
+                try:
+                    _show(stream)
+                finally:
+                    reply = stream.reply
+        except KeyboardInterrupt:
+            say("Stopped.", "dim")
+        except PicccError as error:
+            report_error(error)
+            if not isinstance(error, StreamError):
+                return
+        if reply is None or not reply.text:  # what got no answer is not part of the conversation
+            return
+        self._messages += [asked, Message("assistant", [Text(reply.text)])]
+        if self._verbose:
+            say(_figures(reply), "dim")
+
+    def _save(self, path: Path) -> None:
+        if path.suffix == ".json":
+            said = [{"role": each.role, "content": each.text} for each in self._messages]
+            text = json.dumps(said, ensure_ascii=False, indent=2)
+        else:
+            text = "\n\n".join(f"**{each.role}**\n\n{each.text}" for each in self._messages)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+        except OSError as error:
+            say(f"{path}: {error.strerror}", "red")
+        else:
+            say(f"Saved {path}.", "dim")
 
 
 def _schema(text: str) -> JSONSchema:
