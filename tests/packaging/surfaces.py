@@ -72,6 +72,7 @@ SURFACES = (
     Surface("rate", "with_rate.py", (), frozenset({"pyrate-limiter"})),
     Surface("redis", "with_redis.py", (), frozenset({"redis"})),
     Surface("postgres", "with_postgres.py", (), frozenset({"psycopg", "psycopg-binary"})),
+    Surface("stores", "with_stores.py", (), frozenset({"obstore"})),
     Surface("cli", "with_cli.py", ("piccc.cli",), frozenset({"typer"}), ("-m", "piccc", "demo")),
     Surface(
         "all",

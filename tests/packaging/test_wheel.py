@@ -65,6 +65,7 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
         "mcp",
         "otel",
         "postgres",
+        "rate",
         "redis",
         "socks",
         "stores",
