@@ -95,6 +95,17 @@ def client_batch() -> EntryPoint:
     return use
 
 
+def rate_limit() -> EntryPoint:
+    from piccc import RateLimit
+
+    async def use() -> None:
+        limit = RateLimit("1000/second", ledger=str(FOLDER / "rate.db"))
+        assert await limit.aacquire()
+        await limit.async_acquire()
+
+    return use
+
+
 def webhook_receiver() -> EntryPoint:
     from piccc import AsyncClient, Client, Polling
 
@@ -289,6 +300,7 @@ ENTRY_POINTS: dict[str, Callable[[], EntryPoint]] = {
         client_media,
         client_tasks,
         client_batch,
+        rate_limit,
         webhook_receiver,
         langchain_chat,
         langchain_structured,

@@ -47,7 +47,9 @@ def test_an_entry_point_does_not_block_the_event_loop(name: str, emulator: Emula
 
 def test_every_public_asynchronous_function_has_an_entry_point(emulator: Emulator) -> None:
     ran = set(run(emulator).splitlines())
-    due = {f"{each.__module__}:{each.__code__.co_qualname}": name for name, each in asynchronous()}
+    due = {
+        f"{each.__globals__['__name__']}:{each.__code__.co_qualname}": name for name, each in asynchronous()
+    }
     assert sorted(name for where, name in due.items() if where not in ran) == []
 
 
