@@ -150,8 +150,13 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
             client.post("/v1/chat/completions", json=chat("What did I send?", surprise=1))
             client.post("/v1/chat/completions", json=chat(temperature=9))
         page = await browser.new_page(viewport={"width": 390, "height": 800})
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await page.goto(emulator.base_url)
-        await page.get_by_label("Filter requests").fill("400")
+        await page.get_by_role("button", name="Copy variables").click()
+        await page.get_by_role("button", name="Copied").wait_for()
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert f"PICCC_BASE_URL={emulator.base_url}\n" in copied
+        await page.get_by_label("Filter requests").fill("400 temperature")
         await page.locator("#calls button").first.focus()
         await page.keyboard.press("Enter")
         details = page.locator("#details")
@@ -159,10 +164,10 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
         await page.keyboard.press("Escape")
         await page.get_by_label("Filter requests").fill("piccc-pro 200")
         await page.locator("#calls button").first.click()
+        await details.get_by_text("ignored fields: surprise").wait_for()
         text = await details.inner_text()
         for part in (
             "What did I send?",
-            "ignored fields: surprise",
             "charged",
             emulator.requests[0].request_id,
         ):

@@ -32,7 +32,8 @@ _STANDALONE = re.compile(
 )
 
 
-_SHORTEST = 40  # no prompt of a framework has fewer characters; people's words often have
+# No prompt of a framework has fewer characters, and people's words often have; more fit no context window.
+_SHORTEST, _LONGEST = 40, 1_000_000
 
 
 def reply(request: ModelRequest) -> str | None:
@@ -41,7 +42,7 @@ def reply(request: ModelRequest) -> str | None:
     if not users or request.tools or request.schema is not None or request.json_mode:
         return None
     text = users[-1].text
-    if len(text) < _SHORTEST:
+    if not _SHORTEST <= len(text) <= _LONGEST:
         return None
     return next((said for form in _FORMS if (said := form(text))), None) or _passages_ranked(request) or None
 

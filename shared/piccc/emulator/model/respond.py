@@ -124,7 +124,7 @@ class _Reply:
             return parts[0] if len(parts) == 1 else "\n".join(f"- {part}" for part in parts)
         seen = ", ".join(f"{one.kind} ({one.mime_type})" for one in self.user.media)
         return (
-            from_context(self.prompt, self.system)
+            from_context(self.prompt[:1_000_000], self.system)
             or (seen and f"I see: {seen}.")
             or _echo(" ".join(self.words.split()))
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from piccc.emulator.conversation import Completion, ModelCall, ModelRequest, Usage
 
-_PER_TURN = 4
+_PER_TURN, _PART = 4, 64 * 1024  # in parts, for a regular expression does not let other threads run
 _MEDIA = {"image": 256, "file": 512, "audio": 128}
 _WIDE = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 _PIECE = re.compile(
@@ -60,7 +60,7 @@ def prompt_tokens(request: ModelRequest) -> int:
     told += [_json(request.schema)] if request.schema is not None else []
     media = sum(_MEDIA[medium.kind] for turn in request.turns for medium in turn.media)
     calls = sum(_cost(call) for turn in request.turns for call in turn.calls)
-    told += [turn.text for turn in request.turns]
+    told += [turn.text[at : at + _PART] for turn in request.turns for at in range(0, len(turn.text), _PART)]
     return sum(len(pieces(one)) for one in told) + _PER_TURN * len(request.turns) + media + calls
 
 
