@@ -1,4 +1,4 @@
-"""The Python in the documentation runs."""
+"""The Python in the documentation runs: all `python` blocks. What needs more, such as a bucket, is `py`."""
 
 from __future__ import annotations
 
