@@ -81,6 +81,23 @@ return 1
 _BLOCK = """
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '', 'PX', ARGV[1]) end
 """
+# As pyrate-limiter's own script, with its arguments, but on Redis's clock, and counting all there is: clocks
+# differ, and where one is ahead the others would not see what it took.
+_PERMIT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 1, tonumber(ARGV[4]) do
+    local at = 5 + (i - 1) * 3
+    local start = now - (tonumber(ARGV[1]) - tonumber(ARGV[at]))
+    if redis.call('ZCOUNT', KEYS[1], start, '+inf') + tonumber(ARGV[2]) > tonumber(ARGV[at + 1]) then
+        local rank = tonumber(ARGV[at + 2])
+        local found = rank >= 0 and redis.call('ZRANGE', KEYS[1], -1 - rank, -1 - rank, 'WITHSCORES') or {}
+        return {i - 1, tonumber(found[2] or '-1')}
+    end
+end
+redis.call('ZADD', KEYS[1], now, ARGV[3])
+return {-1, -1}
+"""
 _POST = """
 for i = 2, #ARGV, 3 do
     if ARGV[i] == 'wanted' then redis.call('HSET', KEYS[2], ARGV[i + 1], ARGV[i + 2])
@@ -226,9 +243,8 @@ class RedisLedger:
                 def now(self) -> int:
                     return time.time_ns() // 1_000_000 + ahead
 
-            made: Any = Bucket.init(rates, self.client, f"{{piccc}}:rate:{name}")
-        bucket: AbstractBucket = made
-        return bucket
+            script: Any = self.client.script_load(_PERMIT)
+            return Bucket(rates, self.client, f"{{piccc}}:rate:{name}", script)
 
     def post(self, server: str, notes: Sequence[Note]) -> None:
         """Append to the server's stream, of which about the latest 10,000 notes are kept."""

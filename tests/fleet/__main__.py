@@ -1,0 +1,349 @@
+"""What a fleet of processes costs and keeps: `python -m tests.fleet`. Real servers, real kills.
+
+Counts are asserted, times and CPU are printed. Everything goes ten times as fast as in life: tasks, polling,
+and when a submission counts as lost. The server ignores `Idempotency-Key`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pickle
+import random
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from piccc import AsyncClient, Client, Ledger, Polling, SpendLimit
+from piccc.media.ledgers import ledger_at
+from tests.fleet.server import Counts, Server, server
+from tests.fleet.worker import PACE, SELDOM, SPEED, work
+from tests.services import Missing, postgres_server, redis_server
+
+SPAWN = get_context("spawn")
+IN_FLIGHT = 50
+"""How many jobs a process has at a time."""
+PATIENCE = 900.0
+ROWS = ["kills", "reads", "webhooks", "twice", "spending", "rate", "stall"]
+BEGIN, END = "<!-- fleet: begin -->", "<!-- fleet: end -->"
+"""Between which `--publish` puts the table."""
+
+
+@dataclass
+class Worker:
+    """A process, what it was given, and whether it is up."""
+
+    process: Any
+    jobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    is_ready: bool = False
+
+
+class Fleet:
+    """Processes that do jobs; those of one that is killed are done again by others, as engines do it."""
+
+    def __init__(
+        self, ledger: str | None, processes: int, rate: str | None = None, pace: Polling = PACE
+    ) -> None:
+        self._settings = (ledger, rate, pace)
+        self._workers: dict[Connection, Worker] = {}
+        self.outcomes: dict[str, str] = {}
+        self.cpu = 0.0
+        for _ in range(processes):
+            self._start()
+
+    def _start(self) -> None:
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=work, args=(theirs, *self._settings), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[ours] = Worker(process)
+
+    def run(self, jobs: list[tuple[Any, ...]], kills: int = 0, in_flight: int = IN_FLIGHT) -> float:
+        """Do all jobs, and kill so many processes on the way, evenly; return how long it took."""
+        give_up = time.monotonic() + PATIENCE
+        while not all(worker.is_ready for worker in self._workers.values()):
+            self._collect(give_up)
+        todo, lots = deque(jobs), random.Random(1)
+        began = time.monotonic()
+        kill_at = [len(jobs) * (number + 1) // (kills + 1) for number in range(kills)]
+        while len(self.outcomes) < len(jobs):
+            for connection, worker in self._workers.items():
+                while todo and worker.is_ready and len(worker.jobs) < in_flight:
+                    job = todo.popleft()
+                    worker.jobs[job[1]] = job
+                    connection.send(job)
+            if kill_at and len(self.outcomes) >= kill_at[0]:
+                kill_at.pop(0)
+                busy = [each for each in self._workers.values() if each.jobs]
+                (lots.choice(busy) if busy else next(iter(self._workers.values()))).process.kill()
+            todo.extend(self._collect(give_up))
+        return time.monotonic() - began
+
+    def _collect(self, give_up: float) -> Iterator[tuple[Any, ...]]:
+        """Take in what came; return the jobs of processes that died."""
+        if time.monotonic() > give_up:
+            sys.exit(f"Only {len(self.outcomes)} jobs were done in {PATIENCE:.0f} s.")
+        again: list[tuple[Any, ...]] = []
+        for connection in wait(list(self._workers), timeout=1.0):
+            assert isinstance(connection, Connection)
+            worker = self._workers[connection]
+            try:
+                while connection.poll():
+                    name, outcome = connection.recv()
+                    if name == "ready":
+                        worker.is_ready = True
+                    else:
+                        worker.jobs.pop(name, None)
+                        self.outcomes[name] = outcome
+            except (EOFError, OSError):
+                again += worker.jobs.values()
+                worker.process.join()
+                del self._workers[connection]
+                self._start()
+        return iter(again)
+
+    def close(self) -> None:
+        """End the processes, and add up what CPU time they took for their jobs."""
+        for connection, worker in self._workers.items():
+            if worker.is_ready:
+                connection.send(None)
+                name, seconds = connection.recv()
+                assert name == "cpu"
+                self.cpu += float(seconds)
+            worker.process.kill()
+            worker.process.join()
+
+
+@contextmanager
+def fleet(ledger: str | None, processes: int, **settings: Any) -> Iterator[Fleet]:
+    """Run a fleet, and end it."""
+    running = Fleet(ledger, processes, **settings)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class Table:
+    """What is measured over one kind of ledger; `check` prints a row and remembers what does not hold."""
+
+    def __init__(self, kind: str, ledger: str, asked: Server, jobs: int) -> None:
+        self._kind, self._ledger, self._server, self._jobs = kind, ledger, asked, jobs
+        self.broken: list[str] = []
+        self.rows: list[str] = []
+
+    def _check(self, name: str, text: str, holds: bool) -> None:
+        self.rows.append(f"| {self._kind} | {name} | {text} | {'yes' if holds else '**no**'} |")
+        print(self.rows[-1], flush=True)
+        if not holds:
+            self.broken.append(f"{self._kind}: {name}: {text}")
+
+    def _named(self, run: str, count: int) -> list[tuple[Any, ...]]:
+        return [("generate", f"{self._kind}-{run}-{number}") for number in range(count)]
+
+    def kills(self, processes: int, kills: int) -> None:
+        """Kill processes at random, and have their jobs done again."""
+        self._server.counts()
+        with fleet(self._ledger, processes) as running:
+            seconds = running.run(self._named("kills", self._jobs), kills)
+            outcomes = Counter(running.outcomes.values())
+        counts = self._server.counts()
+        paid, distinct = counts.prompts.total(), len(counts.prompts)
+        text = f"{paid} charges, {distinct} distinct, {outcomes['completed']} completed in {seconds:.0f} s"
+        text += _wrong(outcomes)
+        name = f"{self._jobs} jobs, {processes} processes, {kills} kills"
+        self._check(name, text, paid == distinct == outcomes["completed"] == self._jobs)
+
+    def reads(self, processes: int) -> None:
+        """Compare the reads of several processes, and their CPU time, with those of one."""
+        found: list[tuple[Counts, float]] = []
+        jobs = self._jobs // 4
+        for number in (1, processes):
+            self._server.counts()
+            with fleet(self._ledger, number) as running:
+                in_flight = IN_FLIGHT * processes // number
+                running.run(self._named(f"reads-{number}", jobs), in_flight=in_flight)
+            found.append((self._server.counts(), running.cpu / jobs * 1000))
+        (alone, one), (together, several) = found
+        text = f"{alone.reads} GETs by one process, {together.reads} by {processes}"
+        # Short tasks end within a look or two, so that the figure of one process is itself a small number.
+        self._check(f"reads, {jobs} jobs", text, together.reads <= 1.2 * alone.reads + 20)
+        self._check("CPU per job", f"{one:.1f} ms by one process, {several:.1f} ms by {processes}", True)
+
+    def twice(self) -> None:
+        """Use the same keys in two processes at the same moment."""
+        self._server.counts()
+        outcomes = Counter[str]()
+        with fleet(self._ledger, 1) as one, fleet(self._ledger, 1) as two:
+            for each in (one, two):
+                for connection in each._workers:
+                    each._workers[connection].is_ready = connection.recv()[0] == "ready"
+            for job in self._named("twice", 60):
+                for each in (one, two):
+                    for connection, worker in each._workers.items():
+                        worker.jobs[job[1]] = job
+                        connection.send(job)
+            for each in (one, two):
+                while len(each.outcomes) < 60:
+                    list(each._collect(time.monotonic() + PATIENCE))
+                outcomes.update(each.outcomes.values())
+        paid = self._server.counts().prompts.total()
+        text = f"{paid} charges, {outcomes['completed']} of 120 completed"
+        self._check("60 keys in two processes at once", text, paid == 60 and outcomes["completed"] == 120)
+
+    def spending(self) -> None:
+        """Spend from one limit with 50 copies of a client in 4 processes."""
+        limit = SpendLimit(max_tasks=100, name=f"{self._kind}-limit")
+        pickled = pickle.dumps(Client(ledger=self._ledger, spend_limit=limit))
+        self._server.counts()
+        with fleet(self._ledger, 4) as running:
+            jobs = [
+                ("spend", f"{self._kind}-{number}", pickled, size)
+                for number, size in enumerate((13, 13, 12, 12))
+            ]
+            running.run(jobs, in_flight=1)
+        paid = self._server.counts().prompts.total()
+        said = sum(int(each) for each in running.outcomes.values() if each.isdigit())
+        self._check("a limit of 100, 50 workers", f"{paid} charges, {said} submitted", paid == said == 100)
+
+    def webhooks(self) -> None:
+        """Receive in this process the webhooks of tasks that others wait for."""
+        jobs, secret, called = self._jobs // 4, "of the receiver of webhooks", list[str]()
+        receiver = Client(ledger=self._ledger).webhooks(
+            secret=secret, on_task=lambda task: called.append(task.id)
+        )
+        with fleet(self._ledger, 4, pace=SELDOM) as running, receiver.serve() as serving:
+            self._server.counts()
+            running.run([("webhook", name, serving.url, secret) for _, name in self._named("webhooks", jobs)])
+        reads, outcomes = self._server.counts().reads, Counter(running.outcomes.values())
+        completed = outcomes["completed"]
+        text = f"{reads / jobs:.2f} GETs per task, on_task {len(called)} times{_wrong(outcomes)}"
+        holds = completed == len(called) == len(set(called)) == jobs and reads <= 1.05 * jobs
+        self._check(f"webhooks, {jobs} jobs", text, holds)
+
+    def stall(self) -> None:
+        """Submit from an event loop over a ledger that is 20 ms away."""
+        self._check("100 submissions, ledger 20 ms away", f"{asyncio.run(_stall(self._ledger)):.0f} ms", True)
+
+    def rate(self) -> None:
+        """Ask as fast as a rate lets 4 processes."""
+        limit, window, count = 100, 5.0, 300
+        self._server.counts()
+        with fleet(self._ledger, 4, rate=f"{limit}/5seconds") as running:
+            jobs = [("list", f"{self._kind}-{number}") for number in range(count)]
+            running.run(jobs)
+        moments = sorted(self._server.counts().moments)
+        # Between its permit and its arrival a request may take a while: so two seconds are left for that.
+        most = max(sum(start <= each < start + window - 2.0 for each in moments) for start in moments)
+        least = (count / limit - 1) * window
+        used = least / (moments[-1] - moments[0])
+        text = f"at most {most} in {window:.0f} s for a rate of {limit}; {used:.0%} of it used"
+        self._check("rate, 4 processes", text, most <= limit and len(moments) == count)
+
+
+def _wrong(outcomes: Counter[str]) -> str:
+    """Return what went wrong first, to be put behind a figure."""
+    return next((f"; {each:.200}" for each in outcomes if each != "completed"), "")
+
+
+class Remote:
+    """A ledger that is 20 ms away."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ledger, name)
+
+        def act(*args: Any) -> Any:
+            time.sleep(0.02)
+            return found(*args)
+
+        return act if callable(found) else found
+
+
+async def _stall(ledger: str) -> float:
+    """Return for how many milliseconds at most the event loop stood still."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - began - 0.005)
+
+    remote: Any = Remote(ledger_at(ledger))
+    async with AsyncClient(ledger=remote, polling=SELDOM) as client:
+        await client.images.submit("the first, for which much is loaded")
+        watching = asyncio.create_task(watch())
+        await asyncio.gather(*(client.images.submit(f"stall {number}") for number in range(100)))
+        watching.cancel()
+    return longest * 1000
+
+
+def main() -> None:
+    """Run what was asked for, print the table, and end with 1 where something does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
+    parser.add_argument(
+        "--ledgers", nargs="+", default=["redis", "postgres"], choices=["file", "redis", "postgres"]
+    )
+    parser.add_argument("--jobs", type=int, default=2000, help="how many, for each kind of ledger")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--only", nargs="+", default=ROWS, choices=ROWS)
+    parser.add_argument(
+        "--publish", type=Path, metavar="PAGE", help="put the table between the marks of a page"
+    )
+    options = parser.parse_args()
+    broken: list[str] = []
+    rows = ["| ledger | what | measured | holds |", "|---|---|---|---|"]
+    print("\n".join(rows), flush=True)
+    for kind in options.ledgers:
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                services = {"redis": redis_server, "postgres": postgres_server}
+                ledger = (
+                    stack.enter_context(services[kind]())
+                    if kind in services
+                    else str(Path(folder, "tasks.db"))
+                )
+            except Missing as missing:
+                sys.exit(str(missing))
+            asked = stack.enter_context(server(SPEED))
+            os.environ.update(asked.environment, PICCC_LEDGER=ledger)
+            table = Table(kind, ledger, asked, options.jobs)
+            measures: dict[str, Callable[[], None]] = {
+                "kills": lambda table=table: table.kills(options.processes, options.kills),  # type: ignore[misc]
+                "reads": lambda table=table: table.reads(options.processes),  # type: ignore[misc]
+                "webhooks": table.webhooks,
+                "twice": table.twice,
+                "stall": table.stall,
+                "spending": table.spending,
+                "rate": table.rate,
+            }
+            for name in options.only:
+                if name != "rate" or kind != "file":  # where it is each process's own
+                    measures[name]()
+            broken += table.broken
+            rows += table.rows
+    if options.publish:
+        page = options.publish.read_text()
+        before, rest = page.split(BEGIN)
+        options.publish.write_text("\n".join([before + BEGIN, *rows, END + rest.split(END)[1]]))
+    if broken:
+        sys.exit("Does not hold:\n" + "\n".join(broken))
+
+
+if __name__ == "__main__":
+    main()

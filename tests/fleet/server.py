@@ -1,0 +1,98 @@
+"""The server that the fleet asks: an emulator in a process of its own, which counts and forgets nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from piccc.emulator import Emulator
+
+
+@dataclass
+class Counts:
+    """What was asked for: how many of each kind, when, and how often each prompt was paid for."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    moments: list[float] = field(default_factory=list)
+    prompts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def reads(self) -> int:
+        """How many GETs there were."""
+        return self.asked["list"] + self.asked["task"]
+
+
+class Server:
+    """The running server, as its parent sees it."""
+
+    def __init__(self, connection: Connection, environment: dict[str, str]) -> None:
+        self._connection = connection
+        self.environment = environment
+
+    def counts(self) -> Counts:
+        """Return what was counted since the last call."""
+        self._connection.send("counts")
+        counts: Counts = self._connection.recv()
+        return counts
+
+
+@contextmanager
+def server(speed: float) -> Iterator[Server]:
+    """Run a server that ignores `Idempotency-Key`, as a client must expect of it."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, speed), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Server(ours, ours.recv())
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(connection: Connection, speed: float) -> None:
+    counts = Counts()
+    emulator = Emulator(speed=speed)
+    inner: Any = emulator.app
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if not path.startswith("/v1/"):
+            await inner(scope, receive, send)
+            return
+        kind = {"/v1/tasks": "list"}.get(path) or ("task" if path.startswith("/v1/tasks/") else "submission")
+        counts.asked[kind] += 1
+        counts.moments.append(time.monotonic())
+        headers = [each for each in scope["headers"] if each[0] != b"idempotency-key"]
+        body = b""
+
+        async def received() -> Any:
+            nonlocal body
+            message = await receive()
+            body += message.get("body", b"")
+            return message
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start" and kind == "submission" and message["status"] < 300:
+                counts.prompts[json.loads(body)["prompt"]] += 1
+            await send(message)
+
+        await inner({**scope, "headers": headers}, received, sent)
+
+    emulator.app = app
+    with emulator:
+        connection.send(emulator.environment)
+        while True:
+            try:
+                connection.recv()
+            except EOFError:
+                return
+            connection.send(counts)
+            counts.asked, counts.moments, counts.prompts = Counter(), [], Counter()
