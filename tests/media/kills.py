@@ -62,7 +62,8 @@ def killed(folder: Path, mode: str, durability: str, seed: int, kills: int = 2) 
                     times=1,
                 )
                 running = process(emulator, LANGCHAIN, folder, mode, durability)
-                while not last.hit and running.poll() is None:
+                give_up = time.monotonic() + PATIENCE
+                while not last.hit and running.poll() is None and time.monotonic() < give_up:
                     time.sleep(0.01)
                 kill(running, "")
             out, err = process(emulator, LANGCHAIN, folder, mode, durability).communicate(timeout=PATIENCE)
