@@ -1,7 +1,8 @@
 """Install every extra alone, on every Python, with the lowest and the newest dependencies, and use it.
 
 `python -m tests.packaging` builds the sdist and the wheel as a release does and judges both, then makes one
-environment a cell and prints a Markdown table. It ends with 1 where a promise does not hold.
+environment a cell and prints a Markdown table. The thin distributions are installed once, and an
+SBOM (CycloneDX) is written of all that piccc[all] brings. It ends with 1 where a promise does not hold.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import shutil
 import sys
 import tempfile
 import time
@@ -17,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from piccc.emulator import Emulator
-from tests.packaging.dist import Dist, Failed
-from tests.packaging.environment import Environment, Resolution, interpreter
+from tests.packaging.dist import THIN, Dist, Failed
+from tests.packaging.environment import Environment, Resolution, check_thin, interpreter, write_sbom
 from tests.packaging.surfaces import SURFACES
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -97,6 +99,9 @@ def main() -> None:
         "--rows", nargs="+", default=ROWS, choices=ROWS, metavar="ROW", help="such as piccc[cli]"
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many environments at a time")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="where to put what was built, and the SBOM"
+    )
     options = parser.parse_args()
     pythons = found(options.pythons)
     with tempfile.TemporaryDirectory() as name:
@@ -104,6 +109,16 @@ def main() -> None:
         dist = Dist.build(folder)
         dist.judge(folder)
         print(f"{dist.sdist.name} and {dist.wheel.name} are complete and sound.", flush=True)
+        python = next(iter(pythons.values()))
+        for name in THIN:
+            thin = dist.build_thin(name, folder)
+            print(f"{thin.name} brings {check_thin(dist, thin, python, folder)}.", flush=True)
+        inventory = write_sbom(dist, python, folder)
+        print(f"{inventory.name} lists all that piccc[all] brings.", flush=True)
+        if options.keep:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            for each in (*folder.glob("*.whl"), dist.sdist, inventory):
+                shutil.copy(each, options.keep)
         matrix = Matrix(dist, folder, pythons)
         matrix.fill(options.rows, options.jobs)
     print(f"\n{matrix.table(options.rows)}")

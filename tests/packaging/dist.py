@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 FOR_GITHUB = (".ci/", ".gitattributes", ".github/", ".pre-commit-config.yaml")
 """Folders of the repository that no sdist needs."""
 PATIENCE = 600.0
+THIN = {"langchain-piccc": "langchain_piccc", "llama-index-llms-piccc": "llama_index.llms.piccc"}
+"""The distributions under packaging/, and the module that each of them is looked for by."""
 
 
 class Failed(Exception):
@@ -50,6 +52,11 @@ class Dist:
         """Build the sdist, and the wheel from the sdist."""
         run("uv", "build", "-q", "-o", folder, ROOT, folder=folder)
         return cls(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
+
+    def build_thin(self, name: str, folder: Path) -> Path:
+        """Build one of the distributions under packaging/, into the folder."""
+        run("uv", "build", "-q", "--wheel", "-o", folder, ROOT / "packaging" / name, folder=folder)
+        return next(folder.glob(f"{name.replace('-', '_')}-*.whl"))
 
     @cached_property
     def requirements(self) -> list[Requirement]:

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.packaging.dist import Dist, Failed, run
+from tests.packaging.dist import THIN, Dist, Failed, run
 from tests.packaging.surfaces import BESIDE, NEEDS_MORE, closed, opened
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -143,3 +143,31 @@ class Environment:
 
 def _without_marker(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
+
+
+def check_thin(dist: Dist, thin: Path, python: Path, folder: Path) -> str:
+    """Install a thin distribution beside our wheel alone, import what it is for, and return its module."""
+    module = next(module for name, module in THIN.items() if thin.name.startswith(name.replace("-", "_")))
+    place = folder / f"venv-{thin.stem}"
+    run("uv", "venv", "-q", "--no-project", "--python", python, place, folder=folder)
+    interpreter = place / "bin" / "python"
+    run("uv", "pip", "install", "-q", "--python", interpreter, thin, dist.wheel, folder=folder)
+    run(interpreter, "-I", "-c", f"import {module}", folder=folder)
+    shutil.rmtree(place)
+    return module
+
+
+def write_sbom(dist: Dist, python: Path, folder: Path) -> Path:
+    """Write what piccc[all] brings as CycloneDX, the newest versions on this machine's platform."""
+    place = folder / "venv-sbom"
+    run("uv", "venv", "-q", "--no-project", "--python", python, place, folder=folder)
+    wanted = f"piccc[all] @ {dist.wheel.as_uri()}"
+    run("uv", "pip", "install", "-q", "--python", place / "bin" / "python", wanted, folder=folder)
+    written = folder / f"{dist.sdist.name.removesuffix('.tar.gz')}.cdx.json"
+    tool = ("uv", "tool", "run", "-q", "--from", "cyclonedx-bom>=7,<8", "cyclonedx-py", "environment")
+    run(*tool, "--output-reproducible", "-o", written, place / "bin" / "python", folder=folder)
+    listed = {each["name"] for each in json.loads(written.read_text())["components"]}
+    if missing := dist.required("all").keys() - listed - {"piccc"}:
+        raise Failed(f"the SBOM lacks {', '.join(sorted(missing))}")
+    shutil.rmtree(place)
+    return written

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 
 
+THIN = {
+    "langchain-piccc": "piccc[langchain]",
+    "llama-index-llms-piccc": "piccc[llama-index]",
+}
+"""The distributions under packaging/, and what they install."""
+
+
+def _build(source: Path, folder: Path, **variables: str) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    names = ("GITHUB_REPOSITORY", "PICCC_REPOSITORY_URL")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    environment = {**kept, **variables}
+    subprocess.run(command, cwd=source, check=True, capture_output=True, env=environment)  # noqa: S603
+    return next(folder.glob("*.whl"))
+
+
+def _metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [each for each in archive.namelist() if each.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603  our own build
-    return next(folder.glob("*.whl"))
+    return _build(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +102,38 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
         ("console_scripts", "piccc", "piccc.__main__:main"),
         ("pytest11", "piccc", "piccc.pytest_plugin"),
     }
+
+
+@pytest.mark.parametrize("variable", ["PICCC_REPOSITORY_URL", "GITHUB_REPOSITORY"])
+def test_the_description_has_no_relative_link_where_the_repository_is_known(
+    variable: str, tmp_path: Path
+) -> None:
+    address = "https://git.example/acme/piccc"
+    variables = (
+        {"PICCC_REPOSITORY_URL": f"{address}/"}
+        if variable == "PICCC_REPOSITORY_URL"
+        else {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "acme/piccc"}
+    )
+    about = _metadata(_build(ROOT, tmp_path, **variables))
+    page = str(about.get_payload(decode=False))
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", page) == []
+    assert f"]({address}/blob/main/docs/benchmarks.md)" in page
+    assert f"]({address}/raw/main/.github/emulator.png)" in page
+    assert f"Repository, {address}" in about.get_all("Project-URL", [])
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_a_thin_distribution_has_no_code_and_requires_the_extra_of_this_version(
+    name: str, wheel: Path, tmp_path: Path
+) -> None:
+    thin = _build(ROOT / "packaging" / name, tmp_path)
+    with zipfile.ZipFile(thin) as archive:
+        assert {each.partition("/")[0].endswith(".dist-info") for each in archive.namelist()} == {True}
+    about = _metadata(thin)
+    [required] = map(Requirement, about.get_all("Requires-Dist", []))
+    assert (about["Name"], str(about["Version"])) == (name, str(_metadata(wheel)["Version"]))
+    assert f"{required.name}[{','.join(required.extras)}]" == THIN[name]
+    assert required.specifier.contains(str(about["Version"]), prereleases=True)
 
 
 def test_nobody_can_import_shared_after_an_install(unpacked: Path) -> None:
