@@ -329,9 +329,9 @@ class LlamaIndex(Subject):
 
         tools = [FunctionTool.from_defaults(weather)]
         if stream:
-            *_, last = self._llm.stream_chat_with_tools(tools, ASK)
+            *_, last = self._llm.stream_chat_with_tools(tools, ASK, allow_parallel_tool_calls=True)
         else:
-            last = self._llm.chat_with_tools(tools, ASK)
+            last = self._llm.chat_with_tools(tools, ASK, allow_parallel_tool_calls=True)
         return [each.tool_kwargs for each in self._llm.get_tool_calls_from_response(last)]
 
     def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
