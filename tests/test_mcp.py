@@ -28,6 +28,7 @@ from llama_index_piccc import PicccMediaToolSpec
 from piccc import AsyncClient, Polling, SpendLimit
 from piccc import Client as PicccClient
 from piccc.emulator import Emulator, ManualClock
+from piccc.errors import ConfigurationError
 from piccc.mcp_server import CALL_ID, MediaServer
 from piccc.media.agent_tools import ARGUMENTS, DESCRIPTIONS
 
@@ -330,6 +331,15 @@ async def test_http_refuses_whom_it_does_not_know(what: str, emulator: Emulator)
     async with served(server(emulator)) as url, httpx2.AsyncClient() as http:
         answer = await http.post(url, json=message, headers={**accept, **headers})
     assert answer.status_code == status
+
+
+@pytest.mark.parametrize(("token", "host"), [("", "127.0.0.1"), (TOKEN, "0.0.0.0"), (TOKEN, "example.com")])  # noqa: S104
+def test_http_is_served_with_a_token_and_on_this_machine_alone(
+    token: str, host: str, emulator: Emulator
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        server(emulator).http_app(token=token, host=host)
+    assert refusal.value.hint
 
 
 async def test_llama_indexs_mcp_tools_run_an_image(emulator: Emulator, tmp_path: Path) -> None:

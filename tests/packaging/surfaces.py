@@ -52,7 +52,7 @@ SURFACES = (
         "emulator",
         "with_emulator.py",
         ("piccc.emulator", "piccc.pytest_plugin"),
-        frozenset({"av", "httptools", "jsonschema", "snowballstemmer", "uvicorn"}),
+        frozenset({"av", "httptools", "snowballstemmer"}),
         ("-c", "import piccc.emulator"),
     ),
     Surface(
@@ -92,7 +92,9 @@ BESIDE = {"emulator": ("pytest>=8,<10",), "all": ("pytest>=8,<10",)}
 
 def opened(extra: str) -> tuple[Surface, ...]:
     """Return the surfaces that can be used where this extra is installed."""
-    usable = {"", extra, "cli" if extra == "mcp" else ""}  # `piccc mcp` is a command
+    usable = {"", extra}
+    if extra == "mcp":  # `piccc mcp` is a command, and the SDK of MCP has OpenTelemetry's API
+        usable |= {"cli", "otel"}
     return tuple(each for each in SURFACES if extra == "all" or each.extra in usable)
 
 
