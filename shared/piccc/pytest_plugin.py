@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     config.addinivalue_line(
         "markers",
-        f"{_MARKER}(path, mode='once', **options): let piccc_emulator answer from a recording.",
+        f"{_MARKER}(path=None, mode='once', **options): let piccc_emulator answer from a recording.",
     )
 
 
@@ -33,9 +34,10 @@ def piccc_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     yourself. Needs `piccc[emulator]`.
 
     With `@pytest.mark.piccc_recording("recordings/agent.jsonl")` it answers from that file, whose path is
-    relative to the test's. Where there is no file yet, the test is recorded from the server to which the
-    environment points before it (PICCC_BASE_URL, PICCC_API_KEY), or from the marker's `upstream=`. `mode=` is
-    `once`, `record` or `replay`; other options are those of `Emulator`.
+    relative to the test's; without a path, from `recordings/` and the test's name. Where there is no file
+    yet, the test is recorded from the server to which the environment points before it (PICCC_BASE_URL,
+    PICCC_API_KEY), or from the marker's `upstream=`. `mode=` is `once`, `record` or `replay`; other options
+    are those of `Emulator`.
     """
     from piccc.emulator import Emulator
 
@@ -53,8 +55,10 @@ def _recording(request: pytest.FixtureRequest) -> dict[str, Any]:
     marker = request.node.get_closest_marker(_MARKER)
     if marker is None:
         return {}
-    if len(marker.args) != 1:
+    if len(marker.args) > 1:
         raise pytest.UsageError(f"{_MARKER} takes one path, not {marker.args}")
+    named = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
+    path = marker.args[0] if marker.args else f"recordings/{named}.jsonl"
     live: dict[str, Any] = {}
     if os.environ.get("PICCC_BASE_URL"):
         live = {
@@ -63,4 +67,4 @@ def _recording(request: pytest.FixtureRequest) -> dict[str, Any]:
             "upstream_api": "piccc",
         }
     options = {**(live if "upstream" not in marker.kwargs else {}), "mode": "once", **marker.kwargs}
-    return {**options, "recording": request.path.parent / marker.args[0]}
+    return {**options, "recording": request.path.parent / path}

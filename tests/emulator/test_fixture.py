@@ -42,6 +42,11 @@ def test_it_answers_from_the_recording(piccc_emulator):
     url = os.environ["PICCC_BASE_URL"] + "/v1/chat/completions"
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as reply:
         assert json.load(reply)["choices"][0]["message"]["content"] == "From the live server."
+
+@pytest.mark.parametrize("city", ["Tromsø", "a/b"])
+@pytest.mark.piccc_recording()
+def test_a_file_is_named_after_its_test(piccc_emulator, city):
+    test_it_answers_from_the_recording(piccc_emulator)
 """
 
 
@@ -67,8 +72,12 @@ def test_a_marked_test_is_recorded_once_from_the_server_in_the_environment(tmp_p
     (tmp_path / "test_user.py").write_text(RECORDED_TEST)
     assert "not recorded yet" in run_pytest(tmp_path)
     with Emulator() as live:
-        live.script(["From the live server."])
-        assert "1 passed" in run_pytest(tmp_path, **live.environment)
-        assert len(live.requests) == 1
-    assert "1 passed" in run_pytest(tmp_path)
-    assert (tmp_path / "recordings" / "agent.jsonl").exists()
+        live.script(["From the live server."] * 3)
+        assert "3 passed" in run_pytest(tmp_path, **live.environment)
+        assert len(live.requests) == 3
+    assert "3 passed" in run_pytest(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "recordings").iterdir()) == [
+        "agent.jsonl",
+        "test_a_file_is_named_after_its_test-Troms-xf8.jsonl",
+        "test_a_file_is_named_after_its_test-a-b.jsonl",
+    ]
