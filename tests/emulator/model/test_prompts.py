@@ -11,7 +11,7 @@ import pytest
 from langchain.agents.middleware import LLMToolSelectorMiddleware, ModelRequest, SummarizationMiddleware
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import StructuredTool
-from llama_index.core import MockEmbedding, PromptTemplate, SQLDatabase
+from llama_index.core import Document, MockEmbedding, PromptTemplate, PropertyGraphIndex, SQLDatabase
 from llama_index.core.evaluation import (
     AnswerRelevancyEvaluator,
     ContextRelevancyEvaluator,
@@ -29,6 +29,7 @@ from llama_index.core.extractors import (
 )
 from llama_index.core.indices.property_graph import (
     DynamicLLMPathExtractor,
+    LLMSynonymRetriever,
     SchemaLLMPathExtractor,
     SimpleLLMPathExtractor,
 )
@@ -226,6 +227,21 @@ def test_paths_have_the_subjects_of_the_text(llm: Any, kind: Any, options: dict[
         assert len(entities) >= 2
         assert node.metadata["relations"]
         right += subject.lower() in entities
+    assert right >= 0.8 * len(FACTS)
+
+
+def test_questions_to_a_graph_find_their_facts(llm: Any) -> None:
+    index = PropertyGraphIndex.from_documents(
+        [Document(text=fact) for _, fact, _ in FACTS],
+        llm=llm,
+        kg_extractors=[SimpleLLMPathExtractor(llm=llm, num_workers=1)],
+        embed_kg_nodes=False,
+        use_async=False,
+    )
+    retriever = LLMSynonymRetriever(index.property_graph_store, llm=llm, include_text=False)
+    engine, right = index.as_query_engine(llm=llm, sub_retrievers=[retriever], use_async=False), 0
+    for question, fact, _ in FACTS:
+        right += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
     assert right >= 0.8 * len(FACTS)
 
 

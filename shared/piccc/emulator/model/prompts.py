@@ -654,6 +654,25 @@ def _keywords(text: str) -> str:
     return ", ".join(_frequent(_content(text[: found.start()]))[: int(found[1])]) if found else ""
 
 
+def _synonyms(text: str) -> str:
+    """Give the words of a query, joined where they stand together, as `LLMSynonymRetriever` reads them."""
+    if "separated by '^' symbols" not in text or "QUERY: " not in text:
+        return ""
+    query = text.rpartition("QUERY: ")[2].partition("\n")[0]
+    runs, run = list[list[str]](), list[str]()
+    for word in re.findall(r"[\w'’-]+", query):
+        if word.lower() in STOPWORDS:
+            run = []
+            continue
+        if not run:
+            runs.append(run)
+        run.append(word)
+    parts = [
+        " ".join(run[at:end]) for run in runs for at in range(len(run)) for end in range(len(run), at, -1)
+    ]
+    return "^".join(list(dict.fromkeys(parts))[:50])
+
+
 def _frequent(text: str) -> list[str]:
     """Return the words of a text that are no stopwords, the most frequent first."""
     words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", text) if word.lower() not in STOPWORDS]
@@ -732,6 +751,6 @@ def _masked(text: str) -> str:
 
 _FORMS = (
     *(_selected, _sub_questions, _consulted, _graded, _scored, _compared),
-    *(_verdict, _labelled, _triplets_listed, _sql, _sql_told, _titled, _keywords, _questions),
+    *(_verdict, _labelled, _triplets_listed, _sql, _sql_told, _titled, _keywords, _synonyms, _questions),
     *(_replaced_history, _summary, _masked, _queries, _standalone, _refined, _cited),
 )
