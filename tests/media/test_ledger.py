@@ -44,7 +44,7 @@ from piccc.media.ledgers.postgres import PostgresLedger
 from piccc.media.ledgers.redis import RedisLedger
 from piccc.media.ledgers.sqlite import SQLiteLedger
 from tests.media.driven import QUICK
-from tests.services import PASSWORD
+from tests.services import PASSWORD, redis_server
 
 
 class OwnLedger:
@@ -440,6 +440,18 @@ def test_a_ledger_on_a_server_refuses_a_wrong_password(kind: str, request: pytes
     with pytest.raises(LedgerError, match="password") as raised:
         ledger_at(url.replace(PASSWORD, PASSWORD[::-1])).get("k")
     assert PASSWORD[::-1] not in "".join(traceback.format_exception(raised.value))
+
+
+def test_while_the_store_is_away_nothing_is_sent_and_waits_go_on(redis_url: str, emulator: Emulator) -> None:
+    del redis_url  # which skips this where there is no Redis; the one of this test goes away
+    server: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
+    with redis_server() as url:
+        client = Client(**server, ledger=url)
+        task = client.images.submit("a fox", model="piccc-image")
+    with pytest.raises(LedgerUnavailable):
+        client.images.submit("a hare", model="piccc-image")
+    assert task.wait(timeout=60).status == "completed"
+    assert [each.path for each in emulator.requests if each.method == "POST"] == ["/v1/images/tasks"]
 
 
 @pytest.mark.parametrize("extra", ["redis", "psycopg"])
