@@ -166,7 +166,7 @@ class Table:
     def reads(self, processes: int) -> None:
         """Compare the reads of several processes, and their CPU time, with those of one."""
         found: list[tuple[Counts, float]] = []
-        jobs = self._jobs // 4
+        jobs = self._jobs // 2
         for number in (1, processes):
             self._server.counts()
             with fleet(self._ledger, number) as running:
@@ -174,7 +174,7 @@ class Table:
                 running.run(self._named(f"reads-{number}", jobs), in_flight=in_flight)
             found.append((self._server.counts(), running.cpu / jobs * 1000))
         (alone, one), (together, several) = found
-        text = f"{alone.reads} GETs by one process, {together.reads} by {processes}"
+        text = f"{dict(alone.asked)} by one process, {dict(together.asked)} by {processes}"
         # Short tasks end within a look or two, so that the figure of one process is itself a small number.
         self._check(f"reads, {jobs} jobs", text, together.reads <= 1.2 * alone.reads + 20)
         self._check("CPU per job", f"{one:.1f} ms by one process, {several:.1f} ms by {processes}", True)

@@ -15,10 +15,10 @@ from typing import Any
 
 from piccc import AsyncClient, Client, Polling
 from piccc.errors import SpendLimitExceeded
-from piccc.media import account
+from piccc.media import account, polling
 
 SPEED = 10.0
-"""How much faster than life everything goes: tasks, polling, and when a submission counts as lost."""
+"""How much faster than life everything goes: tasks, looks, and when a submission counts as lost."""
 PACE = Polling(min=2.0 / SPEED, max=5.0 / SPEED)
 SELDOM = Polling(min=3600.0, max=3600.0)
 
@@ -27,6 +27,7 @@ def work(connection: Connection, ledger: str | None, rate: str | None, pace: Pol
     """Serve jobs: `(kind, name)` comes, `(name, outcome)` goes, and at the end the CPU time it took."""
     account.RESEND_SECONDS /= SPEED
     account.FLIGHT_SECONDS /= SPEED
+    polling.LOOK_SECONDS /= SPEED
     client = AsyncClient(ledger=ledger, polling=pace, rate=rate)
 
     async def serve() -> None:

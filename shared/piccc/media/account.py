@@ -410,10 +410,16 @@ class Account:
         *,
         timeout: float | None = None,
         every_change: bool = False,
+        is_observed: bool = True,
         on_poll: OnPoll | None = None,
     ) -> Subscription:
-        """Begin to wait for tasks; `every_change` reports progress too."""
-        watching = Subscription(self, timeout=timeout, every_change=every_change, on_poll=on_poll)
+        """Begin to wait for tasks; `every_change` reports progress too.
+
+        Where another process polls, this one reads them for their progress only if it `is_observed`.
+        """
+        watching = Subscription(
+            self, timeout=timeout, every_change=every_change, is_observed=is_observed, on_poll=on_poll
+        )
         for task in tasks:
             watching.add(task)
         return watching

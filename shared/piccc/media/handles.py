@@ -226,7 +226,8 @@ class TaskHandle(_BoundTask):
         again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
         heartbeats of workflow engines belong there.
         """
-        for task in self.events(timeout=timeout, on_poll=on_poll):
+        is_observed = on_update is not None or on_poll is not None
+        for task in self._events(timeout, on_poll, is_observed=is_observed):
             if on_update is not None:
                 on_update(task)
         if error := self.failure():
@@ -235,7 +236,11 @@ class TaskHandle(_BoundTask):
 
     def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> Iterator[Task]:
         """Yield the task as it was at each change of its status or progress, until it has ended."""
-        with self._account.watch([self], timeout=timeout, every_change=True, on_poll=on_poll) as watching:
+        return self._events(timeout, on_poll, is_observed=True)
+
+    def _events(self, timeout: float | None, on_poll: OnPoll | None, *, is_observed: bool) -> Iterator[Task]:
+        options: Any = {"timeout": timeout, "every_change": True, "is_observed": is_observed}
+        with self._account.watch([self], on_poll=on_poll, **options) as watching:
             while (task := run_sync(watching.next())) is not None:
                 self.take(task)
                 yield task
@@ -283,18 +288,23 @@ class AsyncTaskHandle(_BoundTask):
         again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
         heartbeats of workflow engines belong there.
         """
-        async for task in self.events(timeout=timeout, on_poll=on_poll):
+        is_observed = on_update is not None or on_poll is not None
+        async for task in self._events(timeout, on_poll, is_observed=is_observed):
             if on_update is not None:
                 on_update(task)
         if error := self.failure():
             raise error
         return self
 
-    async def events(
-        self, *, timeout: float | None = None, on_poll: OnPoll | None = None
-    ) -> AsyncIterator[Task]:
+    def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> AsyncIterator[Task]:
         """Yield the task as it was at each change of its status or progress, until it has ended."""
-        with self._account.watch([self], timeout=timeout, every_change=True, on_poll=on_poll) as watching:
+        return self._events(timeout, on_poll, is_observed=True)
+
+    async def _events(
+        self, timeout: float | None, on_poll: OnPoll | None, *, is_observed: bool
+    ) -> AsyncIterator[Task]:
+        options: Any = {"timeout": timeout, "every_change": True, "is_observed": is_observed}
+        with self._account.watch([self], on_poll=on_poll, **options) as watching:
             while (task := await watching.next()) is not None:
                 self.take(task)
                 yield task

@@ -89,6 +89,7 @@ class Subscription:
         *,
         timeout: float | None = None,
         every_change: bool = False,
+        is_observed: bool = True,
         on_poll: OnPoll | None = None,
     ) -> None:
         self.polling = account.polling
@@ -96,6 +97,7 @@ class Subscription:
         self._io = account.session.io
         self.signal = self._io.signal()
         self.every_change = every_change
+        self.is_alone = every_change and is_observed
         self._on_poll = on_poll
         self.started = self._io.now()
         self.deadline = self.started + (account.polling.timeout if timeout is None else timeout)
@@ -509,7 +511,7 @@ class Poller:
             self._outbox.append(note_of_wait(task, self._name))
 
     def _want(self, subscription: Subscription, task: Task, now: float, *, at_once: bool) -> None:
-        self._schedule.add(task, now, at_once=at_once, is_alone=subscription.every_change)
+        self._schedule.add(task, now, at_once=at_once, is_alone=subscription.is_alone)
         follows = self._fleet is not None and not self._fleet.leads
         if follows and not self._is_away and task.id not in self._shared:
             self._shared.add(task.id)
