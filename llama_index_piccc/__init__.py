@@ -1,8 +1,10 @@
 """Piccc AI for LlamaIndex: the chat models as an LLM, and tools that make images and videos.
 
 - `Piccc` is the LLM; `llama_index.llms.piccc` has it too.
-- `PicccMediaToolSpec` has the media tools; `media_from` reads what they made.
-- `PicccTaskReader` makes documents of finished tasks, `PicccQuestionGenerator` splits questions.
+- `PicccMediaToolSpec` has the media tools; `media_from` reads what they made. `llama_index.tools.piccc` has
+  them too.
+- `PicccTaskReader` makes documents of finished tasks; also in `llama_index.readers.piccc`.
+- `PicccQuestionGenerator` splits questions; also in `llama_index.question_gen.piccc`.
 
 Each of its names is loaded at its first use.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import traceback
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -66,8 +67,9 @@ def test_an_error_says_what_happened_and_what_to_do() -> None:
         attempts=2,
         elapsed=0.84,
         may_have_been_billed=True,
+        retry_after=2.0,
     )
-    facts = "HTTP 500, code broken, request req_1, 2 attempts in 0.8 s, may have been billed"
+    facts = "HTTP 500, code broken, request req_1, retry after 2 s, 2 attempts in 0.8 s, may have been billed"
     assert str(error) == f"It broke. ({facts})\nMend it."
     assert str(PicccError("It broke.")) == "It broke."
 
@@ -100,3 +102,26 @@ def test_the_drawing_of_the_tree_has_every_error(kind: type[PicccError]) -> None
     assert errors.__doc__ is not None
     assert f" {kind.__name__} " in errors.__doc__.replace("\n", " \n")
     assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_a_traceback_names_the_page_of_its_error(
+    kind: type[PicccError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"#piccc.errors.{kind.__name__}"
+    shown = "".join(traceback.format_exception_only(kind("It broke.")))
+    assert shown.endswith(f"\nDocumentation: docs/reference/errors.md{place}\n")
+    monkeypatch.setenv("PICCC_DOCS_URL", "https://docs.example.com/piccc/")
+    assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/reference/errors/{place}"
+
+
+def test_a_notebook_shows_an_error_without_the_frames_of_packages() -> None:
+    from piccc import Client
+
+    try:
+        Client(api_key="pcc_test_x", base_url="http://127.0.0.1:9", timeout=-1)
+    except PicccError as error:
+        shown = error._render_traceback_()
+    frames = [line for line in shown if line.startswith("  File ")]
+    assert [__file__ in frame for frame in frames] == [True]
+    assert "piccc.errors.ConfigurationError: timeout" in "\n".join(shown)

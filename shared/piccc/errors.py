@@ -48,7 +48,10 @@ it is a ValueError, a TimeoutError or an ImportError): LangGraph's default `Retr
 
 from __future__ import annotations
 
+import os
+import traceback
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from piccc.tasks import Task, is_moderation
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
 
 SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""
+DOCS_VARIABLE = "PICCC_DOCS_URL"
+"""Names where the documentation site is published; unset, errors name the page in the repository."""
 _SUBMIT_AGAIN = "Submit again if it is still wanted."
 
 
@@ -125,12 +130,31 @@ class PicccError(Exception):
         self.record = record
         for name, value in details.items():
             setattr(self, name, value)
+        # A note below a traceback (PEP 678), for `str(error)` goes to the model where a tool raises it.
+        self.__notes__ = [f"Documentation: {self.docs_url}"]
+
+    @property
+    def docs_url(self) -> str:
+        """The page that documents this class of error: below `PICCC_DOCS_URL`, else in the repository."""
+        name = next(each.__name__ for each in type(self).__mro__ if each.__module__ == __name__)
+        site = os.environ.get(DOCS_VARIABLE, "").rstrip("/")
+        page = f"{site}/reference/errors/" if site else "docs/reference/errors.md"
+        return f"{page}#{__name__}.{name}"
+
+    def _render_traceback_(self) -> list[str]:
+        """Leave out the frames of installed packages in a notebook: IPython calls this to show an error."""
+        shown = traceback.TracebackException.from_exception(self)
+        shown.stack = traceback.StackSummary.from_list(
+            frame for frame in shown.stack if not _is_of_a_package(frame.filename)
+        )
+        return "".join(shown.format(chain=False)).splitlines()
 
     def __str__(self) -> str:
         facts = [
             f"HTTP {self.status}" if self.status else "",
             f"code {self.code}" if self.code else "",
             f"request {self.request_id}" if self.request_id else "",
+            "" if self.retry_after is None else f"retry after {self.retry_after:g} s",
             f"{self.attempts} attempts in {self.elapsed:.1f} s" if self.attempts > 1 else "",
             "may have been billed" if self.may_have_been_billed else "",
         ]
@@ -138,6 +162,13 @@ class PicccError(Exception):
         if known := ", ".join(fact for fact in facts if fact):
             text += f" ({known})"
         return f"{text}\n{self.hint}" if self.hint else text
+
+
+def _is_of_a_package(file: str) -> bool:
+    roots = {"site-packages", "langchain_piccc", "llama_index_piccc"}
+    path = Path(file)
+    # "<string>" is the constructor that dataclasses write.
+    return file == "<string>" or Path(__file__).parent in path.parents or not roots.isdisjoint(path.parts)
 
 
 class ConfigurationError(PicccError, ValueError):

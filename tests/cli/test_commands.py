@@ -31,6 +31,7 @@ COMMANDS = [
     ("tasks", "resume"),
     ("tasks", "save"),
     ("webhooks", "listen"),
+    ("webhooks", "trigger"),
 ]
 HEAVY = (
     "httpx",

@@ -1,4 +1,4 @@
-"""`piccc webhooks listen`."""
+"""`piccc webhooks`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -18,6 +19,7 @@ from piccc.emulator import Emulator
 from piccc.media.deliveries import verify
 from tests.cli.shell import Shell
 
+SIGNING = "whsec_MDEyMzQ1Njc4OWFiY2RlZg=="
 SECRET = {"PICCC_WEBHOOK_SECRET": "0123456789abcdef", "PICCC_LEDGER": "ledger.db"}
 
 
@@ -57,34 +59,74 @@ def test_webhooks_are_received_verified_and_printed(shell: Shell, emulator: Emul
     assert emulator.deliveries[0].delivered
 
 
+class Handler(HTTPServer):
+    """A webhook handler on this machine: it answers one request with its status, and keeps what came."""
+
+    def __init__(self, status: int = 204) -> None:
+        self.taken: Queue[tuple[dict[str, str], bytes]] = Queue()
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(answer) -> None:  # noqa: N805  `self` is the server
+                body = answer.rfile.read(int(answer.headers["content-length"]))
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                self.taken.put((headers, body))
+                answer.send_response(status)
+                answer.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                return
+
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self.server_port}/hook"
+        self._serving = threading.Thread(target=self.handle_request)
+        self._serving.start()
+
+    def server_close(self) -> None:
+        self._serving.join()
+        super().server_close()
+
+
 def test_what_has_ended_is_forwarded_signed_to_a_handler_on_this_machine(
     shell: Shell, client: Client
 ) -> None:
-    taken: Queue[tuple[dict[str, str], bytes]] = Queue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            taken.put(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
     task = client.images.submit("A mug", model="piccc-image")
-    signing = "whsec_MDEyMzQ1Njc4OWFiY2RlZg=="
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        serving = threading.Thread(target=server.handle_request)
-        serving.start()
-        words = ("webhooks", "listen", "--forward-to", f"http://127.0.0.1:{server.server_port}/hook")
-        with shell.start(*words, PICCC_WEBHOOK_SIGNING_SECRET=signing) as process:
-            headers, body = taken.get(timeout=30)
+    with Handler() as handler:
+        words = ("webhooks", "listen", "--forward-to", handler.url)
+        with shell.start(*words, PICCC_WEBHOOK_SIGNING_SECRET=SIGNING) as process:
+            headers, body = handler.taken.get(timeout=30)
             _stop(process)
-        serving.join()
     event = json.loads(body)
     assert (event["type"], event["data"]["task_id"]) == ("task.completed", task.id)
-    assert verify(signing, headers, body, time.time())
+    assert verify(SIGNING, headers, body, time.time())
+
+
+@pytest.mark.parametrize(("answer", "code"), [(204, 0), (500, 1)])
+def test_a_made_up_task_is_sent_to_a_handler_signed_and_its_answer_is_printed(
+    tmp_path: Path, answer: int, code: int
+) -> None:
+    with Handler(answer) as handler:
+        words = ("webhooks", "trigger", handler.url, "--status", "failed", "--type", "video")
+        done = Shell(tmp_path)(*words, PICCC_WEBHOOK_SIGNING_SECRET=SIGNING)
+        headers, body = handler.taken.get(timeout=30)
+    assert (done.returncode, done.stdout) == (code, f"{answer}\n")
+    event = json.loads(body)
+    assert (event["type"], event["data"]["type"]) == ("task.failed", "video")
+    assert verify(SIGNING, headers, body, time.time())
+
+
+def test_a_task_of_the_account_is_sent_to_a_handler(shell: Shell, client: Client) -> None:
+    task = client.images.generate("A mug", model="piccc-image")
+    with Handler() as handler:
+        done = shell("webhooks", "trigger", handler.url, "--task", task.id, "--json")
+        _, body = handler.taken.get(timeout=30)
+    assert json.loads(done.stdout) == {"status": 204, "event": json.loads(body)}
+    assert json.loads(body)["data"]["task_id"] == task.id
+
+
+def test_a_handler_that_does_not_listen_is_an_error(tmp_path: Path) -> None:
+    done = Shell(tmp_path)("webhooks", "trigger", "http://127.0.0.1:9/hook")
+    assert done.returncode == 1
+    assert "No answer from http://127.0.0.1:9/hook" in done.stderr
 
 
 def test_receiving_without_a_secret_says_what_to_set(shell: Shell) -> None:

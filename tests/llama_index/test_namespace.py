@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
+
+import pytest
 
 import llama_index_piccc
 
@@ -22,10 +25,20 @@ except MissingExtraError as error:
 """
 
 
-def test_it_is_found_beside_the_other_models() -> None:
-    from llama_index.llms.piccc import Piccc
-
-    assert Piccc is llama_index_piccc.Piccc
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llms", "Piccc"),
+        ("question_gen", "PicccQuestionGenerator"),
+        ("readers", "PicccTaskReader"),
+        ("tools", "PicccMediaToolSpec"),
+    ],
+)
+def test_it_is_found_beside_other_providers(kind: str, name: str) -> None:
+    module = import_module(f"llama_index.{kind}.piccc")
+    assert name in module.__all__
+    for each in module.__all__:
+        assert getattr(module, each) is getattr(llama_index_piccc, each)
 
 
 def test_without_core_the_error_has_the_install_command() -> None:

@@ -145,6 +145,9 @@ def test_nobody_can_import_shared_after_an_install(unpacked: Path) -> None:
 def test_the_namespace_alias_is_the_same_class(unpacked: Path) -> None:
     code = (
         "from llama_index.llms.piccc import Piccc\nimport llama_index_piccc\n"
+        "from llama_index.question_gen.piccc import PicccQuestionGenerator\n"
+        "from llama_index.readers.piccc import PicccTaskReader\n"
+        "from llama_index.tools.piccc import PicccMediaToolSpec\n"
         "assert Piccc is llama_index_piccc.Piccc\nprint('same')"
     )
     assert _python(unpacked, code).stdout.strip() == "same"

@@ -1,13 +1,15 @@
-"""`piccc webhooks listen`: report tasks as they end."""
+"""`piccc webhooks`: report tasks as they end, and try a webhook handler."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import threading
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -24,20 +26,16 @@ from piccc.cli.common import (
     say,
     write,
 )
-from piccc.errors import ConfigurationError
+from piccc.errors import APIConnectionError, ConfigurationError
 
 if TYPE_CHECKING:
+    from piccc._http.backend import Backend
     from piccc.media.webhooks import Webhooks
     from piccc.tasks import Task
 
 SIGNING_VARIABLE = "PICCC_WEBHOOK_SIGNING_SECRET"
 
 webhooks = typer.Typer(cls=Commands, no_args_is_help=True, help="Task completions, by polling or webhook.")
-
-
-@webhooks.callback()
-def _group() -> None:
-    """Make `listen` a subcommand although it is the only one."""
 
 
 @webhooks.command()
@@ -87,6 +85,78 @@ def listen(
             _receive(receiver, host, port) if receive else _poll(receiver)
         except KeyboardInterrupt:
             say("\nStopped.")
+
+
+@webhooks.command()
+def trigger(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the handler listens.", show_default=False)],
+    task: Annotated[
+        str | None, option("--task", "ID", "Send this task of the account instead of a made-up one.")
+    ] = None,
+    status: Annotated[
+        Literal["completed", "failed", "cancelled", "expired"], typer.Option(help="How the task ended.")
+    ] = "completed",
+    type: Annotated[Literal["image", "video"], typer.Option(help="What the task made.")] = "image",
+    as_json: AsJSON = False,
+) -> None:
+    """Send one webhook to a handler and print the status it answers; exit with 1 unless it is 2xx.
+
+    The task is made up unless --task names one: no server is asked, nothing is billed.
+    A receiver made with client.webhooks(...) asks the server for the task, so give it
+    --task and the address of that task's submission.
+
+    PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs the webhook.
+
+    \b
+    Examples:
+      piccc webhooks trigger http://127.0.0.1:8000/webhooks
+      piccc webhooks trigger http://127.0.0.1:8000/webhooks --status failed --json
+    """
+    from piccc._http.backend import Failure
+    from piccc._http.backends import SyncBackend, run_sync
+    from piccc.media.deliveries import event_of
+
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise typer.BadParameter("Give an address such as http://127.0.0.1:8000/webhooks.", param_hint="URL")
+    if task is None:
+        ended = _made_up(status, type)
+    else:
+        with connect() as client:
+            ended = client.tasks.get(task)
+    headers, body = event_of(ended, os.environ.get(SIGNING_VARIABLE))
+    io = SyncBackend()
+    try:
+        answered = run_sync(_post(io, url, headers, body))
+    except Failure as failure:
+        raise APIConnectionError(
+            f"No answer from {url}: {failure.reason}.", hint="Check that the handler listens there."
+        ) from failure
+    if as_json:
+        document({"status": answered, "event": json.loads(body)})
+    else:
+        write(f"{answered}\n")
+    if not 200 <= answered < 300:
+        raise typer.Exit(1)
+
+
+def _made_up(status: str, type: str) -> Task:
+    from piccc._dialects.tasks import read_task
+
+    suffix, mime = ("mp4", "video/mp4") if type == "video" else ("png", "image/png")
+    output = {"url": f"https://files.example.com/sample.{suffix}", "type": type, "mime_type": mime}
+    how = {"result": {"outputs": [output]}} if status == "completed" else {"error": {"message": "A sample."}}
+    body = {"task_id": f"task_{secrets.token_hex(8)}", "type": type, "status": status}
+    return read_task({**body, "model": f"piccc-{type}", "prompt": "A ceramic mug", **how})
+
+
+async def _post(io: Backend, url: str, headers: list[tuple[str, str]], body: bytes) -> int:
+    from piccc._http.backend import HTTPRequest
+    from piccc.media.deliveries import FORWARD_SECONDS
+
+    by = io.now() + FORWARD_SECONDS
+    response = await io.send(HTTPRequest("POST", url, headers, body, FORWARD_SECONDS, None, by))
+    await response.close()
+    return response.status
 
 
 def _poll(receiver: Webhooks) -> None:

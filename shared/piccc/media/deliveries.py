@@ -240,6 +240,18 @@ def _put(memory: OrderedDict[str, T], name: str, value: T) -> None:
         memory.popitem(last=False)
 
 
+def event_of(task: Task, signing_secret: str | None) -> tuple[list[tuple[str, str]], bytes]:
+    """Return the headers and the body of such a delivery as the provider makes (assumed)."""
+    id = f"evt_{hashlib.sha256(f'{task.id} {task.status}'.encode()).hexdigest()[:24]}"
+    moment = int(time.time())
+    event = {"id": id, "type": f"task.{task.status}", "created_at": moment, "data": task.to_dict()}
+    body = json.dumps(event).encode()
+    headers = [("content-type", "application/json")]
+    if signing_secret is not None:
+        headers += sign(signing_secret, id, moment, body).items()
+    return headers, body
+
+
 class Reporter:
     """Pass tasks that have ended to `on_task` and `forward_to`."""
 
@@ -284,13 +296,7 @@ class Reporter:
 
     async def _forward(self, task: Task, url: str, account: Account) -> None:
         io = account.session.io
-        id = f"evt_{hashlib.sha256(f'{task.id} {task.status}'.encode()).hexdigest()[:24]}"
-        moment = int(time.time())
-        event = {"id": id, "type": f"task.{task.status}", "created_at": moment, "data": task.to_dict()}
-        body = json.dumps(event).encode()
-        headers = [("content-type", "application/json")]
-        if self._settings.signing_secret is not None:
-            headers += sign(self._settings.signing_secret, id, moment, body).items()
+        headers, body = event_of(task, self._settings.signing_secret)
         for attempt in range(FORWARD_ATTEMPTS):
             await io.sleep(2.0**attempt - 1.0)
             by = io.now() + FORWARD_SECONDS
