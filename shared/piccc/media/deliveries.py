@@ -525,7 +525,8 @@ class Deliveries:
             if not is_its or not await account.use_ledger(settle, job.key, task_id):
                 memory.reject(job.key, job.task_id)
                 return True
-            await account.wake(task_id)
+            if not task.is_terminal:
+                await account.wake(task_id)
         return task.is_terminal and await self._reporter.report(task, account)
 
 
