@@ -541,6 +541,23 @@ class ChatReply:
         """The reply as a message, to go on with the conversation."""
         return Message("assistant", list(self.parts))
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Show the answer in a notebook, and below it what it used."""
+        from html import escape  # for those who look at a reply only
+
+        answer = "\n".join([each for each in (self.text, self.refusal) if each])
+        calls = [f"{call.name}({call.arguments})" for call in self.tool_calls]
+        text = "\n".join([answer, *calls]).strip()
+        used = [self.model] if self.model else []
+        if self.usage is not None:
+            used.append(f"{self.usage.input_tokens} tokens in, {self.usage.output_tokens} out")
+        facts = " · ".join(used)
+        html = (
+            f'<div style="white-space:pre-wrap">{escape(text)}</div>'
+            f'<div style="opacity:.6;font-size:85%">{escape(facts)}</div>'
+        )
+        return {"text/html": html, "text/plain": f"{text}\n({facts})" if facts else text}
+
 
 @dataclass(slots=True)
 class TextDelta:

@@ -280,3 +280,10 @@ def test_the_probabilities_of_answers_and_refusals_are_kept(name: str) -> None:
 def test_a_refusal_is_known_without_its_words() -> None:
     assert dialect_named("anthropic").decode(message(end="refusal")).is_refusal
     assert not dialect_named("anthropic").decode(message()).is_refusal
+
+
+def test_a_notebook_shows_a_reply_as_its_answer_and_what_it_used() -> None:
+    parts = [Text("1 < 2"), ToolCall("call_1", "add", '{"a": 1}')]
+    shown = ChatReply(parts, usage=Usage(7, 3), model="piccc-pro")._repr_mimebundle_()
+    assert shown["text/plain"] == '1 < 2\nadd({"a": 1})\n(piccc-pro · 7 tokens in, 3 out)'
+    assert ">1 &lt; 2\nadd(" in shown["text/html"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import griffe
 import pytest
 
+from tests.docs.cli_page import PAGE, page
 from tests.packaging.public_api import load, names_of
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,11 @@ def test_every_public_class_function_and_method_has_a_docstring(
             if one.kind in KINDS and not one.name.startswith("_") and not one.docstring:
                 missing.append(one.path)
     assert missing == []
+
+
+def test_the_page_of_the_command_line_is_what_its_help_says() -> None:
+    """`python -m tests.docs.cli_page` writes the page."""
+    assert PAGE.read_text("utf-8") == page()
 
 
 def test_no_page_asks_another_server(site: Path) -> None:

@@ -205,10 +205,78 @@ def test_what_is_awaited_for_by_a_client_of_the_callers_own_is_not_fetched_past_
     assert host.asked == []
 
 
+def ipython(monkeypatch: pytest.MonkeyPatch, type: str) -> list[tuple[str, bool]]:
+    """Be in IPython that shows content of this type; return what is displayed: its text, and if anew."""
+    displayed: list[tuple[str, bool]] = []
+    module, displays = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    shell = types.SimpleNamespace(display_formatter=types.SimpleNamespace(active_types=["text/plain", type]))
+    module.get_ipython = lambda: shell  # type: ignore[attr-defined]  # the functions that are used of it
+    displays.display = lambda item, **options: displayed.append(  # type: ignore[attr-defined]
+        (item._repr_mimebundle_()["text/plain"], options.get("update", False))
+    )
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", displays)
+    return displayed
+
+
 def test_a_terminal_fetches_nothing(host: FileHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = types.ModuleType("IPython")
-    shell = types.SimpleNamespace(display_formatter=types.SimpleNamespace(active_types=["text/plain"]))
-    terminal.get_ipython = lambda: shell  # type: ignore[attr-defined]  # the one function that is used of it
-    monkeypatch.setitem(sys.modules, "IPython", terminal)
-    assert finished(host)._repr_mimebundle_()["text/plain"] == "image task_1: completed"
+    ipython(monkeypatch, "text/plain")
+    task = finished(host)
+    assert task._repr_mimebundle_()["text/plain"] == "image task_1: completed"
+    assert task.outputs[0]._repr_mimebundle_()["text/plain"] == "image, of task task_1"
     assert host.asked == []
+
+
+def test_an_output_shows_itself(host: FileHost) -> None:
+    assert copy_in(shown(finished(host).outputs[0]))
+    video = finished(host, type="video").outputs[0]
+    assert f'<video src="{host.url}/file/a.png#' in shown(video)
+
+
+class Stderr(io.StringIO):
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+
+WHERE = {
+    "notebook": ("text/html", False, {}, True),
+    "terminal": (None, True, {}, True),
+    "log": (None, False, {}, False),
+    "off": (None, True, {"progress": False}, False),
+    "the caller's own": (None, True, {"on_update": print}, False),
+    "both": (None, True, {"on_update": print, "progress": True}, True),
+}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_generate_shows_its_progress_where_a_person_looks_on(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    type, is_terminal, options, is_shown = WHERE[where]
+    displayed = ipython(monkeypatch, type) if type else []
+    stderr = Stderr(is_terminal=is_terminal)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
+    task = client.images.generate("a fox", model="piccc-image", **options)
+    lines = [text for text, _ in displayed] + [each.rstrip() for each in stderr.getvalue().split("\r")]
+    assert (f"image {task.id}: completed" in lines) is is_shown
+    assert [is_update for _, is_update in displayed] == [number > 0 for number in range(len(displayed))]
+    if stderr.getvalue():  # the line is taken away at the end
+        assert lines[-2:] == ["", ""]
+
+
+def test_two_tasks_at_a_time_show_one_progress(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr := Stderr(is_terminal=True))
+
+    async def both() -> None:
+        async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK) as client:
+            await asyncio.gather(
+                *(client.images.generate(each, model="piccc-image") for each in ("a fox", "a hare"))
+            )
+
+    asyncio.run(both())
+    assert len(set(re.findall(r"image (\S+):", stderr.getvalue()))) == 1

@@ -51,7 +51,7 @@ class Finding:
 
 
 def doctor(ledger: LedgerPlace = None, as_json: AsJSON = False) -> None:
-    """Look at key, server, ledger, clock, proxies and what is installed; say what to fix.
+    """Check the key, server, ledger, clock, proxies and installed packages; say what to fix.
 
     It asks the server for its models and tasks, and sends each chat route an empty request, which a server
     refuses: nothing is billed. It works without a network, and ends with 1 where something must be fixed.

@@ -6,9 +6,10 @@ import base64
 import io
 import secrets
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from html import escape
 from importlib import import_module
@@ -23,6 +24,7 @@ from piccc.tasks import Output, Task
 if TYPE_CHECKING:
     from piccc.media.account import Account
 
+OnUpdate = Callable[[Task], object]
 SECONDS = 3.0
 """For how long a display may wait for the copies of all its images."""
 AT_ONCE = 4
@@ -127,6 +129,18 @@ def mimebundle(task: Task) -> dict[str, str]:
     return {"text/html": card(task), "text/plain": line(task)}
 
 
+def output_bundle(output: Output, prompt: str) -> dict[str, str]:
+    """Return an output as HTML, the image itself or a player, and as plain text."""
+    if _shows_html() is not False and not _is_video(output) and (preview := _preview(output)) is not None:
+        complete([preview])
+    size = f" {output.width} x {output.height}" if output.width and output.height else ""
+    text = f"{output.mime_type or output.type or 'output'}{size}, of task {output.task_id}"
+    html = _media(output, prompt)
+    return {"text/plain": text} | (
+        {"text/html": f'<div style="max-width:512px">{html}</div>'} if html else {}
+    )
+
+
 def line(task: Task) -> str:
     """Return a task in one line."""
     progress = "" if task.progress is None or task.is_terminal else f" {task.progress:.0f}%"
@@ -178,6 +192,59 @@ class Card:
         import_module("IPython.display").display(self, display_id=display_id, update=True)
 
 
+class _Bar:
+    """A task's progress in a notebook."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        said = line(self._task)
+        return {"text/html": f"<div>{escape(said)}{_bar(self._task)}</div>", "text/plain": said}
+
+
+_showing = threading.Lock()
+
+
+@contextmanager
+def progress(wanted: bool | None, on_update: OnUpdate | None) -> Iterator[OnUpdate | None]:
+    """Give a function that also shows each state of a task: as a bar in a notebook, a line on a terminal.
+
+    With None it leaves that to `on_update` where there is one. It shows nothing in a log, or beside the
+    progress of another task, whose line it would overwrite.
+    """
+    is_notebook = _shows_html() is True
+    stderr = sys.stderr
+    has_place = is_notebook or (stderr is not None and stderr.isatty())
+    is_shown = (on_update is None if wanted is None else wanted) and has_place
+    if not is_shown or not _showing.acquire(blocking=False):
+        yield on_update
+        return
+    display_id, width = secrets.token_hex(8), 0
+
+    def show(task: Task) -> None:
+        nonlocal width
+        if is_notebook:
+            options = {"update": True} if width else {}
+            import_module("IPython.display").display(_Bar(task), display_id=display_id, **options)
+            width = 1
+        else:
+            text = line(task)
+            stderr.write(f"\r{text:<{width}}")
+            stderr.flush()
+            width = max(width, len(text))
+        if on_update is not None:
+            on_update(task)
+
+    try:
+        yield show
+    finally:
+        _showing.release()
+        if width and not is_notebook:
+            stderr.write(f"\r{'':<{width}}\r")
+            stderr.flush()
+
+
 def _bar(task: Task) -> str:
     if task.is_terminal or task.progress is None:
         return ""
@@ -185,16 +252,16 @@ def _bar(task: Task) -> str:
 
 
 def _complete(tasks: Iterable[Task]) -> None:
-    if _is_in_terminal():
+    if _shows_html() is False:
         return
     images = [output for task in tasks for output in task.outputs if not _is_video(output)]
     complete(preview for output in images if (preview := _preview(output)) is not None)
 
 
-def _is_in_terminal() -> bool:
-    """Return whether IPython runs in a terminal, which shows the plain text alone."""
+def _shows_html() -> bool | None:
+    """Return whether IPython shows HTML: a terminal shows the plain text alone. None outside IPython."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None and "text/html" not in shell.display_formatter.active_types
+    return None if shell is None else "text/html" in shell.display_formatter.active_types
 
 
 def _preview(output: Output) -> Preview | None:

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
 from piccc.errors import MissingExtraError, OutputError, TaskError
-from piccc.media.display import Card, Preview, mimebundle
+from piccc.media.display import Card, OnUpdate, Preview, mimebundle, output_bundle
 from piccc.media.downloads import (
     DownloadOptions,
     FetchOptions,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from piccc.media.polling import OnPoll
 
 MAX_MEMORY_BYTES = 256 * 1024**2
-OnUpdate = Callable[[Task], object]
 
 
 class _BoundOutput(Output):
@@ -53,6 +52,9 @@ class _BoundOutput(Output):
             if self._path is not None:
                 self._preview.saved(self._path)
         return self._preview
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return output_bundle(self, self._task.prompt)
 
     async def _save(self, path: FilePath, options: SaveOptions) -> Path | str:
         saved = await save(self._account, self._task, self, path, **options)

@@ -22,8 +22,10 @@ from piccc.media.batch import (
     OnResult,
     Rows,
 )
+from piccc.media.display import OnUpdate
+from piccc.media.display import progress as shown_progress
 from piccc.media.downloads import FilePath
-from piccc.media.handles import AsyncTaskHandle, OnUpdate, TaskHandle
+from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import Submission
 from piccc.media.polling import OnPoll
 from piccc.media.requests import Receiver, SpendLimit, as_task, build_task_request
@@ -116,6 +118,7 @@ class Media(_Media):
         *,
         timeout: float | None = None,
         on_update: OnUpdate | None = None,
+        progress: bool | None = None,
         **options: Any,
     ) -> TaskHandle:
         """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs.
@@ -124,6 +127,8 @@ class Media(_Media):
             prompt: what to make.
             timeout: seconds to wait; by default as many as the client's `Polling` says.
             on_update: is called with the task at each change of its status or progress.
+            progress: whether to show the progress in a notebook, or on stderr where it is a terminal; by
+                default unless `on_update` is given.
             options: `submit`'s arguments.
 
         Raises:
@@ -136,7 +141,9 @@ class Media(_Media):
             >>> task.outputs[0].save("mug.png").name
             'mug.png'
         """
-        return self.submit(prompt, **options).wait(timeout=timeout, on_update=on_update)
+        task = self.submit(prompt, **options)
+        with shown_progress(progress, on_update) as on_change:
+            return task.wait(timeout=timeout, on_update=on_change)
 
     def map(
         self,
@@ -237,11 +244,13 @@ class AsyncMedia(_Media):
         *,
         timeout: float | None = None,
         on_update: OnUpdate | None = None,
+        progress: bool | None = None,
         **options: Any,
     ) -> AsyncTaskHandle:
         """Submit a task as `submit` does and wait for it; arguments and errors as of `Media.generate`."""
         task = await self.submit(prompt, **options)
-        return await task.wait(timeout=timeout, on_update=on_update)
+        with shown_progress(progress, on_update) as on_change:
+            return await task.wait(timeout=timeout, on_update=on_change)
 
     async def map(
         self,
