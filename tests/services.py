@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def redis_server(port: int | None = None) -> Iterator[str]:
     options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--requirepass", PASSWORD]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        _run(stack, [program, "--port", str(port), "--dir", folder, *options], port)
+        _run(stack, [program, "--port", str(port), "--dir", folder, *options], lambda: _answers(port))
         yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
 
 
@@ -76,30 +76,32 @@ def postgres_server() -> Iterator[str]:
         }
         options = [each for item in settings.items() for each in ("-c", "=".join(item))]
         program = [*user, str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), *options]
-        _run(stack, program, port)
+        # It listens before it lets anybody in.
+        is_ready = [str(initdb.with_name("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        _run(stack, program, lambda: subprocess.run(is_ready).returncode == 0)  # noqa: S603  as above
         yield f"postgresql://piccc:{PASSWORD}@127.0.0.1:{port}/postgres"
 
 
-def _run(stack: ExitStack, command: list[str], port: int) -> None:
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def _run(stack: ExitStack, command: list[str], is_ready: Callable[[], bool]) -> None:
     log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
     process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  programs of the system
     stack.callback(process.wait)
     stack.callback(process.terminate if "redis" in command[0] else lambda: process.send_signal(2))
     give_up = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-                # Redis answers at once; Postgres may listen before it lets anybody in.
-                connection.sendall(
-                    b"PING\r\n" if "redis" in command[0] else bytes.fromhex("0000000804d2162f")
-                )
-                if connection.recv(1):
-                    return
-        except OSError:
-            time.sleep(0.02)
+    while not is_ready():
         if process.poll() is not None or time.monotonic() > give_up:
             log.seek(0)
             raise RuntimeError(log.read().decode(errors="replace"))
+        time.sleep(0.05)
 
 
 @contextmanager
