@@ -61,7 +61,7 @@ class CallContext:
     """One run of a tool: which call of which run it is.
 
     Attributes:
-        tool_call_id: the call's id; servers that number the calls of each reply anew repeat it.
+        tool_call_id: the call's id; servers that number the calls of each reply from 1 repeat it.
         thread_id: the LangGraph thread, or None.
         place: the LangGraph task that runs the call, the same each time that this task is run again; None
             outside a graph. It tells equal calls of two replies, subgraphs or `Send`s apart.
@@ -105,7 +105,7 @@ def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
     if not place and "langgraph_node" in metadata:
         warn_once(
             "This version of LangGraph does not say which graph task runs a tool: calls whose server numbers "
-            "them anew in each reply may be taken for one another. Tell us, and use an earlier version."
+            "them from 1 in each reply may be taken for one another. Tell us, and use an earlier version."
         )
     call = CallContext(
         options.get("tool_call_id"),

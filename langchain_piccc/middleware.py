@@ -250,8 +250,8 @@ def _answer(id: str, task: Task | None) -> ToolMessage:
     if task is not None:
         return ToolMessage(describe_for_model(task), tool_call_id=id, artifact=artifact_of(task))
     text = (
-        "This call was interrupted before its result came. If its task was created, it goes on and is paid "
-        f"for: do not submit it again. Look for it with {LIST_TASKS}."
+        "This call was interrupted before its result came. If its task was created, it keeps running and "
+        f"is billed: do not submit it again. Look for it with {LIST_TASKS}."
     )
     return ToolMessage(text, tool_call_id=id, status="error")
 

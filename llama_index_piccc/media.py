@@ -146,8 +146,8 @@ def current_call(session: str, type: str, arguments: Mapping[str, Any]) -> Call 
 
     A step is known by its place in the run, one of an agent also by the id of the model's call, and the run
     by `session`, else by an id of its own that a restart does not keep. A call's id that is long enough to be
-    the only one of its kind makes up for that; some servers number the calls of each reply anew. Equal calls
-    in one step are counted.
+    the only one of its kind makes up for that; some servers number the calls of each reply from 1. Equal
+    calls in one step are counted.
     """
     step = _current_step()
     if step is None:

@@ -628,7 +628,7 @@ def judge_calls(parts: Sequence[Part], finish_reason: str | None) -> list[Part]:
       whatever it says: a server that parses arguments itself, as Anthropic's does, closes what was cut.
     - Empty text, `null` and `{}` are an object without entries if the answer ended of itself. Else the call
       is invalid wherever it stands: a server may announce all calls before the arguments of any.
-    - Line breaks within strings are read as they stand, and written anew in `ToolCall.arguments`.
+    - Line breaks within strings are read as they stand, and escaped in `ToolCall.arguments`.
     - Anything else that is not the text of one JSON object, or nests too deeply, is invalid.
     """
     last = next((part for part in reversed(parts) if not isinstance(part, Refusal)), None)

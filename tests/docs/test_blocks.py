@@ -1,7 +1,8 @@
-"""The Python in the documentation runs: all `python` blocks. What needs more, such as a bucket, is `py`."""
+"""The Python in the documentation runs, and the code of the Chinese pages is that of the English ones."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,25 +13,66 @@ import pytest
 from piccc.emulator import Emulator
 
 DOCS = Path(__file__).parents[2] / "docs"
-BLOCKS = [
-    pytest.param(block, id=f"{page.relative_to(DOCS)}-{number}")
-    for page in sorted(DOCS.rglob("*.md"))
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
-]
+ENGLISH = [page for page in sorted(DOCS.rglob("*.md")) if page.parent.name != "zh"]
+CHINESE = [page for page in sorted((DOCS / "zh").glob("*.md")) if page.name != "index.md"]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_of_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "test_block.py").write_text(block)
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
+def _blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def _whole(page: Path) -> str:
+    """Return the code of a page whose blocks follow each other, as those for the frameworks' own docs do."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text("utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return "\n".join(each for each in code if not each.startswith("%"))
+    return "\n".join(re.findall(r"```python [^\n]*\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
+
+
+PAGES = {
+    **{str(page.relative_to(DOCS)): _blocks(page) for page in ENGLISH if _blocks(page)},
+    **{page.name: [_whole(page)] for page in sorted((DOCS / "integrations").iterdir())},
+}
+RUN = """
+import pathlib, runpy, sys
+for path in sorted(pathlib.Path().glob("block_*.py")):
+    print(f"--- {path}", flush=True)
+    runpy.run_path(str(path), run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One process a page: most of a block's time goes into importing the frameworks.
+    tests = [block for block in PAGES[page] if "def test_" in block]
+    others = [block for block in PAGES[page] if "def test_" not in block]
+    for number, block in enumerate(others, 1):
+        (tmp_path / f"block_{number}.py").write_text(block, "utf-8")
+    for number, block in enumerate(tests, 1):
+        (tmp_path / f"test_{number}.py").write_text(block, "utf-8")
     with Emulator(speed=float("inf")) as emulator:
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
-        done = subprocess.run(  # noqa: S603  our own page
-            [sys.executable, "-W", "error::ResourceWarning", *command, "test_block.py"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        if tests:
+            _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        if others:
+            said = _run(tmp_path, "-c", RUN)
+            silent = re.findall(r"--- (block_\d+\.py)\n(?=---|\Z)", said)
+            assert not silent, f"{silent} of {page} print nothing"
+
+
+def _run(folder: Path, *words: str) -> str:
+    done = subprocess.run(  # noqa: S603  our own page
+        [sys.executable, "-W", "error::ResourceWarning", *words], cwd=folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_has_the_code_of_the_english_one(page: Path) -> None:
+    code = re.compile(r"^```\w+\n.*?^```$", re.MULTILINE | re.DOTALL)
+    assert code.findall(page.read_text("utf-8")) == code.findall(
+        (DOCS / "guides" / page.name).read_text("utf-8")
+    )

@@ -67,7 +67,7 @@ class _Exchange:
 class Recording:
     """Answers from a file, or from an upstream while the file is written.
 
-    - `mode` is `replay`, `record` (anew) or `once`, which records where there is no file yet.
+    - `mode` is `replay`, `record` (again) or `once`, which records where there is no file yet.
     - `hidden` are secrets; nothing that looks like a key is written either.
 
     Raises:

@@ -55,7 +55,7 @@ class Emulator:
       `upstream_key` and the model `upstream_model`; keys, faults, charges, log, tasks and clock stay the
       emulator's. With `upstream_api="piccc"` it is a live Piccc server, which gets the tasks too.
     - `recording` is a file of chat and tasks. `mode="replay"` answers requests that mean the same from it,
-      "record" writes it anew with what the upstream answers, "once" does so only where there is no file.
+      "record" rewrites it with what the upstream answers, "once" does so only where there is no file.
     - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
 
     Attributes:

@@ -200,7 +200,7 @@ class Account:
             await self.use_ledger(self.ledger.settle, request.key, task.id)
         except LedgerError as error:
             error.task_id, error.tasks, error.may_have_been_billed = task.id, [task], True
-            error.hint = f"Task {task.id} goes on and is paid for: do not submit again. {error.hint}"
+            error.hint = f"Task {task.id} keeps running and is billed: do not submit it again. {error.hint}"
             raise
         return task
 

@@ -663,7 +663,7 @@ class _Progress:
         self._shown_at = time.monotonic()
 
     def show(self, batch: Batch[Any], *, is_last: bool = False) -> None:
-        """Write the line anew; into a log at most every ten seconds, and at the end."""
+        """Rewrite the line; into a log at most every ten seconds, and at the end."""
         is_terminal = sys.stderr.isatty()
         now = time.monotonic()
         if not is_terminal and not is_last and now < self._shown_at + LINE_SECONDS:

@@ -570,7 +570,7 @@ def way_on(running: list[Task]) -> str:
     ids = [task.id for task in running]
     what = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
     more = f" (and {len(ids) - 10} more)" if len(ids) > 10 else ""
-    return f"It goes on and is paid for: do not submit again. Go on: {what}{more}"
+    return f"It keeps running and is billed: do not submit it again. Go on: {what}{more}"
 
 
 def _unreadable(task: Task, error: PicccError) -> PicccError:

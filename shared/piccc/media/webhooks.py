@@ -233,7 +233,7 @@ class Webhooks:
         return f"{self._public_url}/{name}/{self._settings.token(key)}"
 
     def poll(self) -> Iterator[TaskHandle]:
-        """Yield each of the account's tasks when it has ended, reported as if delivered; for ever.
+        """Yield each of the account's tasks when it has ended, reported as if delivered, without end.
 
         So no tunnel is needed where the provider cannot reach this machine. What `on_task` raises is raised;
         the next call goes on with that task. Tasks that ended more than a minute before the first call are
@@ -249,7 +249,7 @@ class Webhooks:
                 yield TaskHandle(task, account)
 
     async def apoll(self) -> AsyncIterator[AsyncTaskHandle]:
-        """Yield each of the account's tasks when it has ended, reported as if delivered; for ever.
+        """Yield each of the account's tasks when it has ended, reported as if delivered, without end.
 
         So no tunnel is needed where the provider cannot reach this machine. What `on_task` raises is raised;
         the next call goes on with that task. Tasks that ended more than a minute before the first call are

@@ -1,0 +1,97 @@
+"""Our prose uses the field's words: no banned word stands in pages, docstrings, help texts or notebooks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from piccc import errors
+
+ROOT = Path(__file__).parents[2]
+BANNED = {
+    r"films?": "video",
+    r"darkroom|errands?|whence": "the field's term",
+    r"befalls?|befell": "affects",
+    r"anew": "again",
+    r"for ever": "until it is stopped",
+    r"goes? on and is paid for": "keeps running",
+    r"hear of|tell of|told of": "list, report",
+    r"without your word|of the caller's making": "unless you ask for it",
+    r"(?:model's|own) wit": "quality",
+    r"simply|obviously|blazing(?:ly)? fast|seamless(?:ly)?|cutting-edge|state-of-the-art": "nothing",
+    r"leverag\w+|utiliz\w+": "use",
+}
+"""What is never written, as a pattern of whole words, and what is written in its place."""
+BANNED_CHINESE = {
+    "笔记本": "Jupyter Notebook",
+    "声音": "音频",
+    "服务方": "官方、服务商",
+    "这座房子": "架构",
+    "接线": "集成",
+}
+PAGES = [
+    *(ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / "packaging").rglob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "docs" / "integrations").iterdir(),
+    *(ROOT / "notebooks").glob("*.ipynb"),
+]
+# emulator/model is left out: its texts are the words that it looks for in prompts.
+SOURCES = [
+    *(each for each in (ROOT / "shared" / "piccc").rglob("*.py") if each.parent.name != "model"),
+    *(ROOT / "langchain_piccc").glob("*.py"),
+    *(ROOT / "llama_index_piccc").glob("*.py"),
+]
+
+
+def _prose(path: Path) -> str:
+    """Return what a person reads of a file: a page without its code, or the texts of a module."""
+    text = path.read_text("utf-8")
+    if path.suffix == ".py":
+        return "\n".join(_texts(ast.parse(text)))
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(each["source"]) for each in cells if each["cell_type"] == "markdown")
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def _texts(tree: ast.Module) -> Iterator[str]:
+    """Yield the docstrings, and every other text that has a space: help, hints, messages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield re.sub(r"\s+", " ", node.value)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_banned_word(path: Path) -> None:
+    prose = _prose(path)
+    found = {
+        match[0]: better
+        for pattern, better in BANNED.items()
+        for match in re.finditer(rf"\b(?:{pattern})\b", prose, re.IGNORECASE)
+    } | {word: better for word, better in BANNED_CHINESE.items() if word in prose}
+    assert found == {}
+
+
+def test_each_error_class_has_its_section_on_the_page_of_errors() -> None:
+    page = (ROOT / "docs" / "guides" / "errors.md").read_text("utf-8")
+    sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
+    classes = [
+        name
+        for name, each in vars(errors).items()
+        if isinstance(each, type) and issubclass(each, errors.PicccError) and each is not errors.PicccError
+    ]
+    assert sections == classes
+
+
+@pytest.mark.parametrize(
+    "path", [page for page in PAGES if page.suffix == ".md"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_link_of_a_page_leads_nowhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text("utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
