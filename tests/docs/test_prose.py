@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from piccc import errors
 
@@ -95,3 +98,28 @@ def test_each_error_class_has_its_section_on_the_page_of_errors() -> None:
 def test_no_link_of_a_page_leads_nowhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text("utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+SETTINGS = [
+    pytest.param(language, block, id=f"{page.relative_to(ROOT)}-{language}")
+    for page in PAGES
+    if page.suffix == ".md" and page.parent.name != "zh"
+    for language, block in re.findall(
+        r"^```(json|yaml|toml|bash)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+]
+
+
+@pytest.mark.parametrize(("language", "block"), SETTINGS)
+def test_shell_and_configuration_blocks_parse(language: str, block: str) -> None:
+    if language == "bash":
+        done = subprocess.run(
+            ["bash", "-n"],  # noqa: S607  the one on the path
+            input=block,
+            text=True,
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+    else:
+        read = {"json": json.loads, "yaml": yaml.safe_load, "toml": tomllib.loads}[language]
+        assert read(block)
