@@ -109,9 +109,27 @@ class Writer(Protocol[T]):
 class ChatPiccc(ClientSettings, BaseChatModel):
     """Chat model for Piccc AI.
 
-    The key comes from `api_key=` or `PICCC_API_KEY`, the server from `base_url=` or `PICCC_BASE_URL`. Making
-    a model does no I/O; its connections are shared, made when needed, one set for each event loop. Both
-    dialects give the same messages. All errors are both of `piccc.errors` and LangChain's `ModelError`.
+    Setup:
+        `pip install "piccc[langchain]"`. The key comes from `api_key=` or `PICCC_API_KEY`, the server from
+        `base_url=` or `PICCC_BASE_URL`.
+
+    Key init args (completion params):
+        - `model`: the model's name, such as `piccc-flash`, `piccc-pro` or `piccc-ultra`.
+        - `temperature`, `top_p`, `seed`: how tokens are sampled.
+        - `max_tokens`, `stop`: where an answer ends.
+        - `reasoning_effort`: how much the model reasons first, such as `low` or `high`.
+
+    Key init args (client params):
+        - `dialect`: the chat route, `openai` or `anthropic`.
+        - `timeout`: seconds for a whole call, or a `piccc.Timeout`.
+        - `max_retries`: how many times more than once a request may be sent.
+        - `default_headers`, `http_client`, `http_async_client`: how requests are sent.
+
+    Raises:
+        ConfigurationError: a setting is unknown or malformed. A missing key is an error at the first call.
+
+    Making a model does no I/O; its connections are shared, made when needed, one set for each event loop.
+    Both dialects give the same messages. All errors are both of `piccc.errors` and LangChain's `ModelError`.
 
     A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
     `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
@@ -129,10 +147,61 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     `load(dumped, allowed_objects=[ChatPiccc], valid_namespaces=["langchain_piccc"])`.
 
     Examples:
+        Instantiate:
+
         >>> from langchain_piccc import ChatPiccc
-        >>> model = ChatPiccc(model="piccc-pro")
-        >>> print(model.invoke("Write a launch caption for a ceramic mug.").text)
+        >>> model = ChatPiccc(model="piccc-pro", temperature=0.2, max_tokens=500, timeout=60)
+
+        Invoke:
+
+        >>> reply = model.invoke("Write a launch caption for a ceramic mug.")
+        >>> print(reply.text)
         Meet the ceramic mug: made with care, ready for every day.
+
+        Stream:
+
+        >>> for chunk in model.stream("Write a launch caption for a ceramic mug."):
+        ...     print(chunk.text, end="")
+        Meet the ceramic mug: made with care, ready for every day.
+
+        Async:
+
+        >>> import asyncio
+        >>> print(asyncio.run(model.ainvoke("Write a launch caption for a ceramic mug.")).text)
+        Meet the ceramic mug: made with care, ready for every day.
+
+        Tool calling:
+
+        >>> def weather(city: str) -> str:
+        ...     "Return the weather of a city."
+        >>> model.bind_tools([weather]).invoke("What is the weather in Oslo?").tool_calls[0]["args"]
+        {'city': 'Oslo'}
+
+        Structured output:
+
+        >>> from pydantic import BaseModel
+        >>> class Person(BaseModel):
+        ...     name: str
+        ...     age: int
+        >>> model.with_structured_output(Person).invoke("Anna is 31 years old.")
+        Person(name='Anna', age=31)
+
+        Multimodal input; images also as `base64` with a `mime_type`, files and audio likewise:
+
+        >>> image = {"type": "image", "url": "https://files.example.com/mug.png"}
+        >>> question = {"type": "text", "text": "What does this image show?"}
+        >>> print(model.invoke([{"role": "user", "content": [question, image]}]).text)
+        I see: image (image/png).
+
+        Token usage:
+
+        >>> reply.usage_metadata
+        {'input_tokens': 13, 'output_tokens': 14, 'total_tokens': 27}
+
+        Response metadata; `record` says how often the request was sent, and how long that took:
+
+        >>> [reply.response_metadata[name] for name in ("model_name", "finish_reason")]
+        ['piccc-pro', 'stop']
     """
 
     model_config = STRICT
@@ -241,9 +310,14 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Offer tools to the model.
 
-        Tools are functions, LangChain tools, pydantic or TypedDict classes, JSON Schemas, or in OpenAI's or
-        Anthropic's form. `tool_choice` is `auto`, `none`, `any`, a tool's name, or a choice in either form.
-        `response_format` is a schema in any of these forms that the final answer must satisfy.
+        Args:
+            tools: functions, LangChain tools, pydantic or TypedDict classes, JSON Schemas, or tools in
+                OpenAI's or Anthropic's form.
+            tool_choice: `auto`, `none`, `any`, a tool's name, or a choice in either form.
+            strict: whether the server must keep to the tools' schemas exactly.
+            parallel_tool_calls: whether one answer may have several calls.
+            response_format: a schema in any of these forms that the final answer must satisfy.
+            kwargs: options of every call, such as `temperature`.
 
         Examples:
             >>> from langchain_piccc import ChatPiccc

@@ -97,7 +97,10 @@ _SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "r
 class Piccc(PredictingLLM):
     """Talk to the Piccc chat models, over either of their two dialects.
 
-    Settings left out are the server's choice; `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
+    Setup:
+        `pip install "piccc[llama-index]"`. `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
+
+    Settings left out are the server's choice.
     Every setting can also be passed to a single call; unknown keywords go into the request body as they are.
     The constructor also takes `model_name`, `piccc_api_key`, `request_timeout`, `stop_sequences` and
     `max_completion_tokens`, as other models call them.
@@ -108,9 +111,46 @@ class Piccc(PredictingLLM):
 
     Examples:
         >>> from llama_index_piccc import Piccc
-        >>> llm = Piccc(model="piccc-pro")
+        >>> llm = Piccc("piccc-pro", temperature=0.2, max_tokens=500, timeout=60)
         >>> llm.complete("Write a launch caption for a ceramic mug.").text
         'Meet the ceramic mug: made with care, ready for every day.'
+
+        Chat:
+
+        >>> from llama_index.core.llms import ChatMessage
+        >>> llm.chat([ChatMessage("Write a launch caption for a ceramic mug.")]).message.content
+        'Meet the ceramic mug: made with care, ready for every day.'
+
+        Stream:
+
+        >>> for piece in llm.stream_complete("Write a launch caption for a ceramic mug."):
+        ...     print(piece.delta, end="")
+        Meet the ceramic mug: made with care, ready for every day.
+
+        Async:
+
+        >>> import asyncio
+        >>> asyncio.run(llm.acomplete("Write a launch caption for a ceramic mug.")).text
+        'Meet the ceramic mug: made with care, ready for every day.'
+
+        Tool calling:
+
+        >>> from llama_index.core.tools import FunctionTool
+        >>> def weather(city: str) -> str:
+        ...     "Return the weather of a city."
+        >>> tools = [FunctionTool.from_defaults(weather)]
+        >>> response = llm.chat_with_tools(tools, "What is the weather in Oslo?")
+        >>> llm.get_tool_calls_from_response(response)[0].tool_kwargs
+        {'city': 'Oslo'}
+
+        Structured output:
+
+        >>> from pydantic import BaseModel
+        >>> class Person(BaseModel):
+        ...     name: str
+        ...     age: int
+        >>> llm.as_structured_llm(Person).complete("Anna is 31 years old.").raw
+        Person(name='Anna', age=31)
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)

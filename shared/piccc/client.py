@@ -271,9 +271,18 @@ class Chat(_Resource):
     def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatStream:
-        """Return the reply as it is written; arguments and errors as of `create`, and StreamError.
+        """Return the reply as it is written.
 
         Use it as a context manager; iterate over its `texts()`, or over it for reasoning and tool calls too.
+
+        Args:
+            messages: a prompt, a `Message`, or a list of messages or of role/content mappings.
+            timeout: seconds for the whole call with its retries and the stream, or a `Timeout`.
+            options: `create`'s options.
+
+        Raises:
+            StreamError: the stream ended wrongly; `partial` has what had arrived.
+            PicccError: as of `create`.
 
         Examples:
             >>> from piccc import Client

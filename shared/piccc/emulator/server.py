@@ -194,7 +194,19 @@ class Emulator:
         rate: float = 1.0,
         when: Callable[[RequestRecord], bool] | None = None,
     ) -> FaultRule:
-        """Inject a fault into coming requests, as `FaultRule` describes; the rule counts its hits."""
+        """Inject a fault into coming requests; the rule that it returns counts its hits.
+
+        Args:
+            fault: what happens, such as `429;retry-after=1`; `Fault` lists the kinds.
+            route: method and path that a request must match, such as `POST /v1/chat/*`.
+            times: how many requests it happens to; None is all.
+            after: how many matching requests pass first.
+            rate: the share of matching requests that it happens to, 0 to 1.
+            when: a function that chooses among matching requests.
+
+        Raises:
+            ValueError: there is no such fault.
+        """
         parsed = Fault.parse(fault) if isinstance(fault, str) else fault
         rule = FaultRule(parsed, route, times, after, rate, when)
         self._api.faults.rules.append(rule)

@@ -222,11 +222,17 @@ class TaskHandle(_BoundTask):
         on_update: OnUpdate | None = None,
         on_poll: OnPoll | None = None,
     ) -> Self:
-        """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
+        """Wait until it has its outputs, and return it.
 
-        By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
-        again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
-        heartbeats of workflow engines belong there.
+        Args:
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_update: is called with the task at each change of its status or progress.
+            on_poll: is called whenever the task was read, in the poller's thread: heartbeats of workflow
+                engines belong there.
+
+        Raises:
+            TaskWaitTimeout: it is still running; wait again, do not submit again.
+            TaskError: it ended without an output; the kinds of it say why.
         """
         is_observed = on_update is not None or on_poll is not None
         for task in self._events(timeout, on_poll, is_observed=is_observed):
@@ -284,11 +290,17 @@ class AsyncTaskHandle(_BoundTask):
         on_update: OnUpdate | None = None,
         on_poll: OnPoll | None = None,
     ) -> Self:
-        """Wait for at most `timeout` seconds until it has its outputs; raise why it has none.
+        """Wait until it has its outputs, and return it.
 
-        By default the client's polling says how long. Raise TaskWaitTimeout where it is still running: wait
-        again, do not submit again. `on_poll` is called whenever the task was read, in the poller's thread:
-        heartbeats of workflow engines belong there.
+        Args:
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_update: is called with the task at each change of its status or progress.
+            on_poll: is called whenever the task was read, in the poller's thread: heartbeats of workflow
+                engines belong there.
+
+        Raises:
+            TaskWaitTimeout: it is still running; wait again, do not submit again.
+            TaskError: it ended without an output; the kinds of it say why.
         """
         is_observed = on_update is not None or on_poll is not None
         async for task in self._events(timeout, on_poll, is_observed=is_observed):

@@ -365,7 +365,13 @@ class Tasks(_Resource):
     ) -> Iterator[Task]:
         """Yield tasks as they were at each change of status or progress, until all have ended.
 
-        `on_poll` is called whenever one of them was read, in the poller's thread.
+        Args:
+            tasks: tasks, or their ids.
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_poll: is called whenever one of them was read, in the poller's thread.
+
+        Raises:
+            TaskWaitTimeout: one is still running; wait again, do not submit again.
         """
         with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
             while (task := run_sync(waiting.next())) is not None:
@@ -463,7 +469,13 @@ class AsyncTasks(_Resource):
     ) -> AsyncIterator[Task]:
         """Yield tasks as they were at each change of status or progress, until all have ended.
 
-        `on_poll` is called whenever one of them was read, in the poller's thread.
+        Args:
+            tasks: tasks, or their ids.
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_poll: is called whenever one of them was read, in the poller's thread.
+
+        Raises:
+            TaskWaitTimeout: one is still running; wait again, do not submit again.
         """
         with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
             while (task := await waiting.next()) is not None:
