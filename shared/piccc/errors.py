@@ -65,6 +65,10 @@ SNIPPET_BYTES = 1024
 """How much of a reply's text an error keeps at most."""
 DOCS_VARIABLE = "PICCC_DOCS_URL"
 """Names where the documentation site is published; unset, errors name the page in the repository."""
+_FACTS = frozenset(
+    {"hint", "status", "code", "request_id", "attempts", "may_have_been_billed", "retry_after"}
+)
+_FACTS |= {"task_id", "submission_key"}
 _SUBMIT_AGAIN = "Submit again if it is still wanted."
 
 
@@ -103,6 +107,7 @@ class PicccError(Exception):
     def __init__(
         self,
         message: str,
+        facts: Mapping[str, Any] | None = None,
         *,
         hint: str = "",
         status: int | None = None,
@@ -128,7 +133,7 @@ class PicccError(Exception):
         self.retry_after = retry_after
         self.body = body
         self.record = record
-        for name, value in details.items():
+        for name, value in {**(facts or {}), **details}.items():
             setattr(self, name, value)
         # A note below a traceback (PEP 678), for `str(error)` goes to the model where a tool raises it.
         self.__notes__ = [f"Documentation: {self.docs_url}"]
@@ -148,6 +153,17 @@ class PicccError(Exception):
             frame for frame in shown.stack if not _is_of_a_package(frame.filename)
         )
         return "".join(shown.format(chain=False)).splitlines()
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The message, and what else JSON can carry: Celery's serialiser makes an error anew from these."""
+        args = super().args
+        facts = {name: value for name in sorted(_FACTS) if (value := getattr(self, name, None))}
+        return (*args[:1], facts) if facts else args[:1]
+
+    @args.setter
+    def args(self, args: tuple[Any, ...]) -> None:
+        BaseException.__dict__["args"].__set__(self, args)
 
     def __str__(self) -> str:
         facts = [
@@ -182,8 +198,8 @@ class InvalidArgumentError(PicccError, ValueError):
 class MissingExtraError(PicccError, ImportError):
     """An optional part of the distribution is not installed; the message has the command that installs it."""
 
-    def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message, **details)
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None, **details: Any) -> None:
+        super().__init__(message, facts, **details)
         self.msg = message  # ImportError prints this instead of args
 
 

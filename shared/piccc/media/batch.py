@@ -38,7 +38,7 @@ from piccc.media.display import gallery
 from piccc.media.downloads import FilePath, save, target_of
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import MemoryLedger, Submission
-from piccc.media.requests import SpendLimit, TaskRequest, build_task_request, key_of_row
+from piccc.media.requests import SpendLimit, TaskRequest, build_task_request, engine_run, key_of_row
 from piccc.tasks import Task, TaskType, is_moderation
 
 LONGEST_BATCH = 86_400.0
@@ -182,7 +182,7 @@ class _Run(Generic[H]):
         self._options = options
         self._prompts = prompts
         self._rows = enumerate(prompts)
-        self._run = options.run or str(uuid.uuid4())
+        self._run = options.run or engine_run(account.ledger) or str(uuid.uuid4())
         self._numbers: dict[str, Iterator[int]] = {}
         self._watch = account.watch(timeout=LONGEST_BATCH if options.timeout is None else options.timeout)
         self._answers: deque[tuple[_Place, Task | BaseException] | tuple[str, _Found]] = deque()

@@ -11,8 +11,10 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -21,7 +23,7 @@ from piccc._dialects.common import parse, serialize
 from piccc.arguments import join_halves
 from piccc.config import is_loopback
 from piccc.errors import ConfigurationError, InvalidArgumentError, SpendLimitExceeded
-from piccc.media.ledgers import Ledger, Spend, SpendingLedger, Submission, exceeded
+from piccc.media.ledgers import Ledger, MemoryLedger, Spend, SpendingLedger, Submission, exceeded
 from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
@@ -96,10 +98,13 @@ def build_task_request(
     duration_seconds: float | None = None,
     webhook: str | Receiver | None = None,
     key: str | None = None,
+    run: str | None = None,
     extra: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
 ) -> TaskRequest:
     """Check and make a request; raise InvalidArgumentError for what no server can mean.
+
+    Without a `key` it has a random one, or under a `run` one that the run and its content give each time.
 
     Which ratios, resolutions and lengths exist is for the server to say. Files of references are read, so it
     must not run on an event loop.
@@ -109,19 +114,24 @@ def build_task_request(
     _check(type, texts, duration_seconds)
     for name in extra or {}:
         _check_name(name)
-    key = str(uuid.uuid4()) if key is None else checked_key(key)
-    if isinstance(webhook, Receiver):
-        webhook = webhook.url_for(key)
     body = {
         **texts,
         "duration_seconds": duration_seconds,
-        "webhook": {"url": _checked_webhook(webhook)} if webhook else None,
         **{name: _as_reference(name, value) for name, value in (extra or {}).items()},
         **(extra_body or {}),
     }
     body = {name: value for name, value in body.items() if value is not None}
     # Written and read again, so that the ledger keeps, and a digest sees, just what goes over the wire.
-    return TaskRequest(type, key, _joined(parse(serialize(body))))
+    request = TaskRequest(type, "", _joined(parse(serialize(body))))
+    if key is None:
+        key = str(uuid.uuid4()) if run is None else key_of_row(run, request.digest, 0)
+    request = replace(request, key=checked_key(key))
+    if isinstance(webhook, Receiver):
+        webhook = webhook.url_for(key)
+    if webhook:
+        address = {"webhook": {"url": _checked_webhook(webhook)}}
+        request = replace(request, body={**address, **request.body})
+    return request
 
 
 def _check(type: TaskType, texts: Mapping[str, object], seconds: object) -> None:
@@ -324,6 +334,73 @@ def key_of_row(run: str, digest: str, number: int) -> str:
     if not run.isascii() or not run.isprintable() or len(run) > 120:
         run = f"run-{hashlib.sha256(run.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return checked_key(f"{run}/{digest[:24]}/{number}")
+
+
+def _celery(celery: Any) -> object:
+    return celery.current_task and celery.current_task.request.id
+
+
+def _dbos(dbos: Any) -> object:
+    return dbos.DBOS.workflow_id and (dbos.DBOS.workflow_id, dbos.DBOS.step_id)
+
+
+def _langgraph(langgraph: Any) -> object:
+    config = langgraph.get_config()
+    thread, place = (config["configurable"].get(name) for name in ("thread_id", "checkpoint_ns"))
+    return thread is not None and place and (str(thread), place)
+
+
+def _ray(ray: Any) -> object:
+    context = ray.is_initialized() and ray.get_runtime_context()
+    if not context:
+        return None
+    context.get_assigned_resources()  # raises in a driver, where get_task_id would log a warning
+    # Ray counts tasks from the same number in each cluster, so the id alone is not one for all time.
+    return context.get_session_name(), context.get_task_id()
+
+
+def _temporal(activity: Any) -> object:
+    info = activity.info()
+    return info.namespace, info.workflow_run_id or info.activity_run_id, info.activity_id
+
+
+_ENGINES: Mapping[str, Callable[[Any], object]] = {
+    "langgraph.config": _langgraph,
+    "temporalio.activity": _temporal,
+    "dbos": _dbos,
+    "celery": _celery,
+    "distributed": lambda dask: dask.get_worker().get_current_task(),
+    "ray": _ray,
+}
+"""By module, what names the task that an engine runs here; nothing, or an error, where it runs none.
+
+Those that run inside others come first. Each uses what its engine documents.
+"""
+
+
+def engine_run(ledger: Ledger) -> str | None:
+    """Return a name for the engine's task that this code runs in, the same when it is run again, or None.
+
+    Warn where the ledger would not survive the worker.
+    """
+    for module, identify in _ENGINES.items():
+        id: object = None
+        if module in sys.modules:
+            with suppress(Exception):  # what it raises outside a task is each engine's own affair
+                id = identify(sys.modules[module])
+        if id:
+            engine = module.partition(".")[0]
+            # A graph's node may well be run again in this process alone.
+            if isinstance(ledger, MemoryLedger) and engine != "langgraph":
+                warnings.warn(
+                    f"This runs in {engine}, which runs a task again when its worker dies, and the ledger is "
+                    "in that worker's memory: it would be paid for twice. Set PICCC_LEDGER, or "
+                    'Client(ledger="redis://…" | "postgresql://…").',
+                    stacklevel=2,
+                )
+            # A digest, because it goes to the provider.
+            return f"{engine}-{hashlib.sha256(repr(id).encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return None
 
 
 def _checked_webhook(url: object) -> str:

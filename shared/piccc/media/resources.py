@@ -28,7 +28,7 @@ from piccc.media.downloads import FilePath
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import Submission
 from piccc.media.polling import OnPoll
-from piccc.media.requests import Receiver, SpendLimit, as_task, build_task_request
+from piccc.media.requests import Receiver, SpendLimit, as_task, build_task_request, engine_run
 from piccc.media.schedule import Pages
 from piccc.tasks import Task, TaskType
 
@@ -44,7 +44,8 @@ class _Media(_Resource):
         self._type: TaskType = type
 
     async def _submit(self, prompt: str, *, lost: Lost, **options: Any) -> Task:
-        build = partial(build_task_request, self._type, prompt, **options)
+        run = engine_run(self._account.ledger) if options.get("key") is None else None
+        build = partial(build_task_request, self._type, prompt, run=run, **options)
         # Off the event loop: the files of references are read.
         return await self._account.submit(await self._account.session.io.run(build), lost=checked_lost(lost))
 
@@ -75,7 +76,9 @@ class Media(_Media):
             resolution: such as "1K" for an image, "720p" for a video.
             duration_seconds: a video's length.
             webhook: an https address, or a receiver that has one for each submission.
-            key: names the submission: the same key never submits twice, but gives the same task again.
+            key: names the submission: the same key never submits twice, but gives the same task again. By
+                default random, or in a task of Celery, Dask, DBOS, LangGraph, Ray or Temporal made from that
+                task and the request: run again it pays nothing, and equal requests in it are one.
             lost: what to do about an earlier submission of this key that got no answer and is not among the
                 account's tasks: `ask` raises SubmissionUnknown; `resend` reads the list a minute after it
                 and submits again. Where its process is alive and that slow, it is then paid for twice.
@@ -169,8 +172,8 @@ class Media(_Media):
         Args:
             prompts: prompts, or mappings of `submit`'s arguments that go before `options`. A sequence is
                 judged whole before anything is sent; any other iterable is drawn from as the batch goes on.
-            run: names the batch, in any language: under a ledger in a file, the same run goes on where it
-                was broken off.
+            run: names the batch, in any language: under a ledger that lasts, the same run goes on where it
+                was broken off. By default random, or the task of an engine, as for `submit`.
             concurrency: how many tasks may run at a time.
             submissions: how many submissions may be under way at a time.
             on_result: is called with each task that has ended, in the order of their ending; once per run.
