@@ -108,11 +108,11 @@ def test_the_drawing_of_the_tree_has_every_error(kind: type[PicccError]) -> None
 def test_a_traceback_names_the_page_of_its_error(
     kind: type[PicccError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = f"#piccc.errors.{kind.__name__}"
+    place = f"#{kind.__name__.lower()}"
     shown = "".join(traceback.format_exception_only(kind("It broke.")))
-    assert shown.endswith(f"\nDocumentation: docs/reference/errors.md{place}\n")
+    assert shown.endswith(f"\nDocumentation: docs/guides/errors.md{place}\n")
     monkeypatch.setenv("PICCC_DOCS_URL", "https://docs.example.com/piccc/")
-    assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/reference/errors/{place}"
+    assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/guides/errors/{place}"
 
 
 def test_a_notebook_shows_an_error_without_the_frames_of_packages() -> None:

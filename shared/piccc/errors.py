@@ -143,8 +143,8 @@ class PicccError(Exception):
         """The page that documents this class of error: below `PICCC_DOCS_URL`, else in the repository."""
         name = next(each.__name__ for each in type(self).__mro__ if each.__module__ == __name__)
         site = os.environ.get(DOCS_VARIABLE, "").rstrip("/")
-        page = f"{site}/reference/errors/" if site else "docs/reference/errors.md"
-        return f"{page}#{__name__}.{name}"
+        page = f"{site}/guides/errors/" if site else "docs/guides/errors.md"
+        return f"{page}#{name.lower()}"
 
     def _render_traceback_(self) -> list[str]:
         """Leave out the frames of installed packages in a notebook: IPython calls this to show an error."""
