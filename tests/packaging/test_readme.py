@@ -36,6 +36,17 @@ def test_both_pages_have_the_same_parts() -> None:
     assert english == chinese
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_table_of_faults_has_the_figures_of_the_published_page(page: str) -> None:
+    published = (ROOT / "docs" / "faults.md").read_text()
+    handled = re.findall(r"(\d+) of (\d+)", published.split("| **handled**")[1].splitlines()[0])
+    most = re.findall(r"\d+", published.split("| most POSTs for one call")[1].splitlines()[0])
+    columns = [(*each, posts) for each, posts in zip(handled, most, strict=True)]
+    shown = re.findall(r"\| (\d+) (?:of|/) (\d+) \| (\d+) \|", PAGES[page])
+    assert columns[:4] == [columns[0]] * 4  # ours are one row of the README
+    assert shown == columns[3:]
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_block_of_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "test_block.py").write_text(block)
