@@ -156,7 +156,7 @@ class PicccError(Exception):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The message, and what else JSON can carry: Celery's serialiser makes an error anew from these."""
+        """The message, and what else JSON can carry: Celery's serializer rebuilds an error from these."""
         args = super().args
         facts = {name: value for name in sorted(_FACTS) if (value := getattr(self, name, None))}
         return (*args[:1], facts) if facts else args[:1]
