@@ -600,12 +600,19 @@ def _citations(text: Text) -> Iterator[CitationBlock]:
 def _logprobs(reply: ChatReply) -> list[list[LogProb]] | None:
     """Return for each token its alternatives, or itself where the server names none."""
     content = (reply.extra.get("logprobs") or {}).get("content")
-    return [[_logprob(one) for one in each.get("top_logprobs") or [each]] for each in content or ()] or None
+    return [
+        [_logprob(one) for one in each.get("top_logprobs") or [each] if isinstance(one, dict)]
+        for each in content or ()
+    ] or None
 
 
 def _logprob(token: JSON) -> LogProb:
-    value, written = token.get("logprob") or 0.0, token.get("bytes") or []
-    return LogProb(token=str(token.get("token")), logprob=value, bytes=written)
+    value, written = token.get("logprob"), token.get("bytes")
+    return LogProb(
+        token=str(token.get("token")),
+        logprob=value if isinstance(value, int | float) else 0.0,
+        bytes=written if isinstance(written, list) and all(isinstance(b, int) for b in written) else [],
+    )
 
 
 def _call(call: ToolCall | InvalidToolCall) -> tuple[ToolCallBlock, JSON | None]:

@@ -53,6 +53,10 @@ def test_an_error_has_what_the_reply_said() -> None:
 
 
 OVERFLOWS: dict[str, dict[str, object]] = {
+    "Gemini, an older one": {"message": "The input token count is 9 but model only supports up to 8"},
+    "Cohere, an older one": {"message": "too many tokens: size limit exceeded by 9 tokens."},
+    "TGI, the input alone": {"message": "Input validation error: `inputs` must have less than 8 tokens."},
+    "TensorRT": {"message": "The sum of prompt length (9) and max_tokens (8) should not exceed max_seq_len"},
     "OpenAI": {"message": "Too many tokens", "code": "context_length_exceeded"},
     "Anthropic": {"message": "prompt is too long: 9 tokens > 8 maximum"},
     "Anthropic, with the answer": {
@@ -104,6 +108,14 @@ def test_other_refusals_are_no_overflow(message: str) -> None:
     assert type(error) is InvalidRequestError
 
 
+def test_what_an_error_quotes_of_the_request_does_not_say_its_cause() -> None:
+    quoted = {"messages": [{"role": "user", "content": "What is a context window? And moderation?"}]}
+    detail = {"loc": ["body", "response_format"], "msg": "Extra inputs are not permitted", "input": quoted}
+    error = status_error(422, {}, json.dumps({"detail": [detail]}).encode())
+    assert type(error) is InvalidRequestError
+    assert "Moderation" not in error.hint
+
+
 @pytest.mark.parametrize("status", [400, 403, 422])
 @pytest.mark.parametrize(
     ("code", "message"),
@@ -115,6 +127,9 @@ def test_other_refusals_are_no_overflow(message: str) -> None:
         ),
         (None, "Your request was rejected by our safety system."),
         ("moderation_blocked", "No."),
+        ("403", "Your input was flagged."),
+        ("403", "Blocked: PROHIBITED_CONTENT"),
+        (None, "This request violates our usage policies."),
     ],
 )
 def test_what_moderation_refused_needs_another_request_not_another_key(

@@ -390,3 +390,36 @@ def test_the_client_takes_a_schema_in_any_form(given: Any) -> None:
 def test_the_client_refuses_a_response_format_that_is_none(given: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         chat_request("x", {"response_format": given})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "strin"}}},
+        {"type": "object", "properties": ["a"]},
+        {"type": "object", "properties": {"a": {"type": "string"}}, "required": "a"},
+        {"type": "array", "items": {"type": "lst"}},
+        {"anyOf": [{"type": "integer"}, {"type": "text"}]},
+        {"type": "object", "properties": {"a": 1}},
+    ],
+)
+def test_a_schema_is_judged_down_to_its_leaves(schema: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        OutputSchema.of(schema)
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("The list: [1, 2, 3]", [1, 2, 3]),
+        ('Here they are.\n\n[{"a": 1}, {"a": 2}]\n', [{"a": 1}, {"a": 2}]),
+        ('Set x to [1]. {"a": 1}', {"a": 1}),
+    ],
+)
+def test_a_list_behind_a_sentence_is_read(said: str, read: Any) -> None:
+    assert read_json(said) == read
+
+
+def test_a_footnote_is_no_list() -> None:
+    with pytest.raises(NoJSONError):
+        read_json("Yes, as the report says [1]")

@@ -37,6 +37,7 @@ from piccc.errors import (
     InvalidRequestError,
     ResponseError,
 )
+from piccc.tasks import is_moderation
 
 Strategy = Literal["schema", "tool", "text", "json"]
 """How to ask: the server's own schema support, a forced tool, the schema in words, or any JSON at all."""
@@ -207,7 +208,27 @@ def _is_schema(schema: Mapping[str, Any]) -> bool:
         json.dumps(schema)
     except (TypeError, ValueError):
         return False
-    return bool(_KEYWORDS & schema.keys()) and all(str(each) in _JSON_TYPES for each in kinds)
+    known = all(str(each) in _JSON_TYPES for each in kinds)
+    return known and bool(_KEYWORDS & schema.keys()) and _is_schema_within(schema)
+
+
+def _is_schema_within(schema: Any) -> bool:
+    """Return whether types and forms are a JSON Schema's, down to the leaves."""
+    if not isinstance(schema, Mapping):
+        return isinstance(schema, bool)
+    kinds, items = schema.get("type", []), schema.get("items", [])
+    named = [schema.get(name, {}) for name in ("properties", *_DEFINITIONS)]
+    listed = [schema.get(name, []) for name in ("allOf", "anyOf", "oneOf", "required")]
+    if not all(isinstance(each, Mapping) for each in named) or not all(
+        isinstance(each, list | tuple) for each in listed
+    ):
+        return False
+    below = [each for group in named for each in group.values()]
+    below += [each for group in listed[:-1] for each in group]
+    below += items if isinstance(items, list) else [items]  # a list until draft 2019-09
+    return all(str(each) in _JSON_TYPES for each in (kinds if isinstance(kinds, list) else [kinds])) and all(
+        map(_is_schema_within, below)
+    )
 
 
 def _schema_of_type(given: Any) -> JSON:
@@ -281,6 +302,7 @@ class NoJSONError(ValueError):
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
 _OBJECT = re.compile(r'\{(?=\s*["}])')
+_LAST_LIST = re.compile(r"(?:\A|[:\n])\s*(\[.*\])\s*\Z", re.DOTALL)  # not "[1]" within a sentence
 
 
 def read_json(text: str) -> Any:
@@ -311,6 +333,8 @@ def _read_json(text: str) -> Any:
         raise ValueError("its JSON is nested too deeply")
     whole = [text, *(match[1] for match in _FENCE.finditer(text))]
     values = [value for each in whole if (value := _decoded(each)) is not None]
+    if not values and (found := _LAST_LIST.search(text)) and (value := _decoded(found[1])) is not None:
+        return value
     if values:
         return _the_only(values)
     if (start := _OBJECT.search(text)) is None:
@@ -349,33 +373,39 @@ class PartialObject:
     the value lags behind by no more than that.
 
     Attributes:
-        text: the text so far.
         value: the object or list as last parsed.
     """
 
-    __slots__ = ("_due", "text", "value")
+    __slots__ = ("_due", "_length", "_pieces", "value")
     _SHARE = 32
     _HEAD = re.compile(r"\s*(?:```\w*\s*)?(?=[{\[])")
 
     def __init__(self) -> None:
-        self.text = ""
+        self._pieces: list[str] = []
+        self._length = self._due = 0
         self.value: Any = {}
-        self._due = 0
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
 
     def add(self, piece: str) -> bool:
         """Append text; return whether the value has grown."""
-        self.text += piece
-        return len(self.text) >= self._due and self.read()
+        self._pieces.append(piece)
+        self._length += len(piece)
+        return self._length >= self._due and self.read()
 
     def read(self) -> bool:
         """Parse the text so far; return whether the value has grown."""
-        length = len(self.text)
-        self._due = length + 1 + length // self._SHARE
-        head = self._HEAD.match(self.text)
+        text = self.text
+        self._due = self._length + 1 + self._length // self._SHARE
+        head = self._HEAD.match(text)
         if head is None:
             return False
         try:
-            value = from_json(self.text[head.end() :], allow_partial="trailing-strings")
+            value = from_json(text[head.end() :], allow_partial="trailing-strings")
         except ValueError:
             return False
         is_more: bool = isinstance(value, dict | list) and value != self.value
@@ -635,8 +665,7 @@ def _complaint(wrong: ValueError) -> str:
 
 
 _OWN_CAUSES = re.compile(
-    r"moderation|content.?(policy|filter)|flagged"
-    r"|model_not_found|(unknown|invalid|no such) model|model\b.{0,60}\b(not found|not exist)",
+    r"model_not_found|(unknown|invalid|no such) model|model\b.{0,60}\b(not found|not exist)",
     re.IGNORECASE,
 )
 _OTHER_PARAMETER = re.compile(r'"param":\s*"(messages|model|temperature|top_p|max_tokens|stop|seed|system)\b')
@@ -651,6 +680,7 @@ def has_own_cause(error: InvalidRequestError) -> bool:
         isinstance(error, ContextOverflowError)
         or error.status not in (400, 422)
         # Not the whole body: servers quote the request in it, which may speak of moderation itself.
+        or is_moderation(error.code, error.message)
         or bool(_OWN_CAUSES.search(f"{error.code} {error.message}"))
         or bool(_OTHER_PARAMETER.search(error.body or ""))
     )

@@ -120,6 +120,8 @@ _MODERATION_NUMBERS = frozenset({"1026", "1027", "1301"})
 _MODERATION_PHRASES = (
     *("content policy", "content filter", "moderation", "nsfw", "safety system", "safety filter"),
     *("sensitive content", "sensitive information", "risk control system", "inappropriate content"),
+    *("content management policy", "safety policy", "safety guidelines", "usage policy", "usage policies"),
+    *("was flagged", "were flagged", "prohibited content", "prohibited_content", "content violates"),
 )
 
 

@@ -584,3 +584,34 @@ def test_a_result_that_comes_first_is_told_before_sending() -> None:
     for dialect in DIALECTS:
         with pytest.raises(InvalidArgumentError, match="no message before it makes"):
             encode(dialect, result("a"), HI)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        Image(data=b64encode(b"%PDF-1.7\n1 0 obj").decode(), media_type="image/png"),
+        Image(data=b64encode(b"<!doctype html><p>404").decode(), media_type="image/jpeg"),
+        Image(url="/home/ann/cat.png"),
+        Image(url="  "),
+        Image(url="file:///cat.png"),
+    ],
+)
+def test_no_medium_goes_out_as_what_it_is_not(dialect: DialectName, part: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        encode(dialect, user(part))
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-8-sig"])
+def test_a_text_is_read_in_the_encoding_that_it_declares(codec: str) -> None:
+    body = encode(
+        "anthropic", user(File(data=b64encode("grün".encode(codec)).decode(), media_type="text/plain"))
+    )
+    assert body["messages"][0]["content"][0]["source"]["data"] == "grün"
+
+
+def test_a_text_in_another_encoding_is_not_garbled() -> None:
+    part = File(data=b64encode("grün".encode("latin-1")).decode(), media_type="text/csv")
+    with pytest.raises(InvalidArgumentError, match="UTF-8"):
+        encode("anthropic", user(part))
+    assert encode("openai", user(part))  # the bytes as they are

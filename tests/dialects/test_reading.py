@@ -287,3 +287,47 @@ def test_a_notebook_shows_a_reply_as_its_answer_and_what_it_used() -> None:
     shown = ChatReply(parts, usage=Usage(7, 3), model="piccc-pro")._repr_mimebundle_()
     assert shown["text/plain"] == '1 < 2\nadd({"a": 1})\n(piccc-pro · 7 tokens in, 3 out)'
     assert ">1 &lt; 2\nadd(" in shown["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("word", "neutral"),
+    [
+        *((word, "content_filter") for word in ("SAFETY", "content_filtered", "refusal")),
+        *((word, "length") for word in ("MAX_TOKENS", "max_tokens", "model_length")),
+        *((word, "stop") for word in ("end_turn", "STOP_SEQUENCE", "eos")),
+        ("tool_use", "tool_calls"),
+        ("of_its_own", "of_its_own"),
+    ],
+)
+def test_the_end_has_one_word_over_either_dialect(word: str, neutral: str) -> None:
+    choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": word}
+    assert dialect_named("openai").decode({"choices": [choice]}).finish_reason == neutral
+    assert dialect_named("anthropic").decode({"content": [], "stop_reason": word}).finish_reason == neutral
+
+
+@pytest.mark.parametrize(
+    ("usage", "read", "written"),
+    [
+        (
+            {
+                "prompt_tokens_details": {
+                    "cached_tokens": 8,
+                    "cache_creation_tokens": 6,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 6},
+                }
+            },
+            8,
+            6,
+        ),
+        ({"prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 6}}, 8, 6),
+        ({"cache_creation_input_tokens": 6, "cached_tokens": 8}, 8, 6),
+        ({"prompt_cache_hit_tokens": 8}, 8, 0),
+    ],
+)
+def test_what_gateways_count_of_the_cache_is_read(usage: JSON, read: int, written: int) -> None:
+    choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": {**usage, "service_tier": "flex"}}
+    counted = dialect_named("openai").decode(body).usage
+    assert counted is not None
+    assert (counted.cache_read_tokens, counted.cache_creation_tokens) == (read, written)
+    assert counted.service_tier == "flex"

@@ -13,6 +13,7 @@ from piccc._dialects.common import (
     arguments_of,
     check,
     count,
+    finish_reason_of,
     id_of,
     left_out,
     mapping,
@@ -60,14 +61,6 @@ from piccc.errors import InvalidArgumentError, UnsupportedContentError
 
 logger = logging.getLogger("piccc")
 
-_FINISH = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
 _LEAST_BUDGET = 1024
 _LEAST_TOP_P = 0.95
@@ -187,7 +180,7 @@ class AnthropicReader(Reader):
             _read_envelope(reply, message)
         elif kind == "message_delta":
             self._merge_usage(body)
-            end, was_refusal = mapping(body.get("delta")), reply.finish_reason == _FINISH["refusal"]
+            end, was_refusal = mapping(body.get("delta")), reply.finish_reason == "content_filter"
             _read_end(reply, end)
             if _is_refusal(end) and not was_refusal:
                 return [RefusalDelta(_refusal_text(end), self._next_block)]
@@ -565,8 +558,8 @@ def _read_envelope(reply: ChatReply, message: JSON) -> None:
 
 
 def _read_end(reply: ChatReply, end: JSON) -> None:
-    if reason := text_of(end.get("stop_reason")):
-        reply.finish_reason = _FINISH.get(reason, reason)
+    if reason := finish_reason_of(end.get("stop_reason")):
+        reply.finish_reason = reason
     for name in ("stop_sequence", "stop_details"):
         if end.get(name) is not None:
             reply.extra[name] = end[name]

@@ -41,6 +41,7 @@ from piccc.conversation import (
     wrong_field,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
+from piccc.tasks import is_moderation
 
 MESSAGE_LENGTH = 500
 MAX_VALUES = 1_000_000
@@ -159,6 +160,30 @@ def merge_usage(known: JSON, usage: JSON) -> None:
             merge_usage(inner, value)
         elif value or not known.get(name):
             known[name] = value
+
+
+_FINISH = {
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "model_length": "length",
+    "function_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "guardrail_intervened": "content_filter",
+    "refusal": "content_filter",
+}
+
+
+def finish_reason_of(value: Any) -> str | None:
+    """Read why an answer ended; servers of either dialect pass their model's own word through."""
+    if not isinstance(value, str) or not value:
+        return None
+    if known := _FINISH.get(value.lower()):
+        return known
+    return "content_filter" if is_moderation(value) else value
 
 
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:

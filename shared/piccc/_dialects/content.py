@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -15,11 +16,16 @@ _HEAD = 64  # bytes that tell the type of an image
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Content that goes along with the request, as base64 `data`; `text` is what it says if it is text."""
+    """Content that goes along with the request, as base64 `data`."""
 
     media_type: str
     data: str
-    text: str | None = None
+    is_text: bool = False
+
+    @property
+    def text(self) -> str | None:
+        """What it says if it is text; raise InvalidArgumentError where that is not in Unicode."""
+        return _decode_text(b64decode(self.data)) if self.is_text else None
 
     @property
     def url(self) -> str:
@@ -35,8 +41,18 @@ def image_source(part: Image) -> Inline | str:
     source = _source(part, "An image")
     if isinstance(source, str):
         return source
+    media_type = source.media_type
     found = mime_type_of(_decode(source.data[: 4 * _HEAD], "An image")[:_HEAD])
-    media_type = found if found and found.startswith("image/") else source.media_type
+    if found is None:
+        content = _decode(source.data, "An image")
+        found = content_type_of(content)
+        if found == "text/plain" and (media_type.startswith("image/svg") or content.lstrip()[:1] != b"<"):
+            found = None  # else it is a web page, such as the one that says that there is no such image
+    if found and not found.startswith("image/"):
+        raise InvalidArgumentError(
+            f"An image is {found}, whatever it was declared.", hint="Give it as a File, or check its bytes."
+        )
+    media_type = found or media_type
     if not media_type:
         raise InvalidArgumentError(
             "The type of an image is not known.",
@@ -57,9 +73,20 @@ def document_source(part: File) -> Inline | str:
     content, declared = _decode(source.data, "A file"), source.media_type
     found = content_type_of(content)
     if found == "text/plain" or (found is None and declared.startswith("text/")):
-        text = content.decode(errors="replace")
-        return Inline(declared if _may_be_text(declared) else "text/plain", source.data, text)
+        return Inline(declared if _may_be_text(declared) else "text/plain", source.data, is_text=True)
+    if found is None and declared == "application/pdf" and b"%PDF-" not in content[:1024]:
+        declared = ""  # readers take a PDF whose header is not at the very beginning, none without one
     return Inline(found or declared or "application/octet-stream", source.data)
+
+
+def _decode_text(content: bytes) -> str:
+    is_wide = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidArgumentError(
+            "A text file is not in UTF-8.", hint="Decode it, and encode it as UTF-8."
+        ) from None
 
 
 def _may_be_text(media_type: str) -> bool:
@@ -69,12 +96,18 @@ def _may_be_text(media_type: str) -> bool:
 
 def _source(part: Image | File, what: str) -> Inline | str:
     declared, data = part.media_type or "", part.data
-    if part.url and part.url.startswith("data:"):
-        head, _, data = part.url.removeprefix("data:").partition(",")
+    scheme, has_scheme, rest = (part.url or "").partition(":")
+    if part.url and scheme.lower() == "data":
+        head, _, data = rest.partition(",")
         declared = head.partition(";")[0] or declared
         if not head.endswith(";base64"):
             data = b64encode(unquote_to_bytes(data)).decode()
     elif part.url:
+        if not has_scheme or not scheme.isalnum() or scheme.lower() == "file":
+            raise InvalidArgumentError(
+                f"{what}'s url is no address that a server can read: {part.url[:60]!r}.",
+                hint="Give an https:// URL, or the content as base64 in data.",
+            )
         return part.url
     if not data:
         raise InvalidArgumentError(f"{what} is empty.", hint="Give it data as base64, or a url.")

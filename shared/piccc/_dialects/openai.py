@@ -13,6 +13,7 @@ from piccc._dialects.common import (
     arguments_of,
     check,
     count,
+    finish_reason_of,
     flat,
     id_of,
     left_out,
@@ -62,7 +63,6 @@ from piccc.conversation import (
 from piccc.errors import UnsupportedContentError
 
 _REASONING, _TEXT, _REFUSAL, _CALLS = range(4)
-_FINISH = {"function_call": "tool_calls"}
 
 
 class OpenAIDialect:
@@ -116,7 +116,7 @@ class OpenAIDialect:
             call = _whole_call(each, ids, names)
             ids.add(call.id)
             parts.append(call)
-        finish_reason = _finish_reason(choice.get("finish_reason"))
+        finish_reason = finish_reason_of(choice.get("finish_reason"))
         reply = ChatReply(judge_calls(parts, finish_reason), finish_reason, raw=payload)
         _read_envelope(reply, payload, choice)
         if isinstance(usage := payload.get("usage"), dict):
@@ -175,7 +175,7 @@ class OpenAIReader(Reader):
         if choice is None:
             return []
         if reason := choice.get("finish_reason"):
-            reply.finish_reason = _finish_reason(reason)
+            reply.finish_reason = finish_reason_of(reason)
             self.is_complete = True
         delta = mapping(choice.get("delta"))
         unopened, self._unopened = self._unopened, None
@@ -389,10 +389,6 @@ def _first_choice(payload: object) -> JSON | None:
     return None
 
 
-def _finish_reason(reason: Any) -> str | None:
-    return _FINISH.get(reason, reason) if isinstance(reason, str) else None
-
-
 def _reasoning_text(message: JSON) -> str:
     return text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
 
@@ -427,13 +423,20 @@ def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
 def _usage(usage: JSON, extra: JSON) -> Usage:
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
+    # As LiteLLM, OpenRouter, DeepSeek and Moonshot name what was written to a cache or read from it.
+    read = count(prompt.get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens"))
+    created = count(prompt.get("cache_creation_tokens")) or count(prompt.get("cache_write_tokens"))
+    written = mapping(prompt.get("cache_creation_token_details"))
     return Usage(
         input_tokens=count(usage.get("prompt_tokens")),
         output_tokens=count(usage.get("completion_tokens")),
-        cache_read_tokens=count(prompt.get("cached_tokens")),
+        cache_read_tokens=read or count(usage.get("cached_tokens")),
+        cache_creation_tokens=created or count(usage.get("cache_creation_input_tokens")),
         reasoning_tokens=count(completion.get("reasoning_tokens")),
         audio_input_tokens=count(prompt.get("audio_tokens")),
         audio_output_tokens=count(completion.get("audio_tokens")),
-        service_tier=text_of(extra.get("service_tier")) or None,
+        cache_creation_5m_tokens=count(written.get("ephemeral_5m_input_tokens")),
+        cache_creation_1h_tokens=count(written.get("ephemeral_1h_input_tokens")),
+        service_tier=text_of(extra.get("service_tier")) or text_of(usage.get("service_tier")) or None,
         raw=usage,
     )

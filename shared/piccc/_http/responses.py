@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from piccc._dialects.common import id_of, parse, server_error, shorten
 from piccc._http.backend import HTTPResponse, Outcome
 from piccc._http.connections import request_id, retry_after
+from piccc.arguments import write_arguments
 from piccc.config import is_secret_header, redact, redact_causes, secrets_in
 from piccc.conversation import Record
 from piccc.errors import (
@@ -28,6 +29,7 @@ from piccc.errors import (
     RateLimitError,
     ServerError,
 )
+from piccc.tasks import is_moderation
 
 ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     400: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
@@ -55,14 +57,12 @@ _OVERFLOW = re.compile(
     r"|maximum (model|prompt|input|sequence) length"
     r"|exceeds the maximum (number of tokens|allowed length|input length)"
     r"|reduce the length of the (input|messages|prompt)"
-    r"|range of input length|exceeded model token limit|inputs` tokens \+|tokens in the prompt cannot exceed",
+    r"|range of input length|exceeded model token limit|inputs` tokens \+|tokens in the prompt cannot exceed"
+    r"|inputs` must have less than|exceed max_seq_len|token count is \d+ but model only supports"
+    r"|too many tokens: size limit exceeded",
     re.IGNORECASE,
 )
-_MODERATION = re.compile(
-    r"content[ _-]?(filter|policy|moderation)|content management policy|moderation|safety (policy|system)"
-    r"|responsible_?ai|data_inspection_failed",
-    re.IGNORECASE,
-)
+_ECHOES = ("body", "ctx", "input", "messages", "params", "prompt", "request")
 _NEEDS_TLS = re.compile(r"HTTP request (was sent to|to an) HTTPS (port|server)", re.IGNORECASE)
 
 
@@ -78,9 +78,9 @@ def status_error(
     kind, _, hint = _row(status)
     text = redact(body.decode(errors="replace"), secrets)
     message, code = read_error_text(text)
-    if kind is InvalidRequestError and _OVERFLOW.search(text):
+    if kind is InvalidRequestError and _OVERFLOW.search(_own_words(text)):
         kind, hint = ContextOverflowError, "Shorten the conversation, or trim its history."
-    elif status in (400, 403, 422) and _MODERATION.search(f"{code} {message}"):
+    elif status in (400, 403, 422) and is_moderation(code, _own_words(text)):
         hint = "Moderation refused the request: change what it asks for."
     elif status == 400 and _NEEDS_TLS.search(text):
         hint = "The server speaks TLS: begin base_url with https://."
@@ -109,7 +109,24 @@ def read_error_text(text: str) -> tuple[str, str | None]:
     if error := body.get("error"):
         return server_error(error)
     message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
-    return shorten(message) if isinstance(message, str) else _plain(text), id_of(body.get("code"))
+    return shorten(message) if isinstance(message, str) else _plain(_own_words(text)), id_of(body.get("code"))
+
+
+def _own_words(text: str) -> str:
+    """Return an error body without what it quotes of the request, as FastAPI's 422 does in `input`."""
+    try:
+        body = parse(text)
+    except ValueError:
+        return text
+    return write_arguments(_without_echoes(body)) if isinstance(body, dict | list) else text
+
+
+def _without_echoes(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_echoes(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_echoes(each) for name, each in value.items() if name not in _ECHOES}
 
 
 def snippet(text: str) -> str:
