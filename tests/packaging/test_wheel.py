@@ -69,7 +69,11 @@ def test_the_wheel_holds_the_three_packages_the_alias_and_nothing_else(wheel: Pa
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"langchain_piccc", "llama_index", "llama_index_piccc", "piccc"}
-    alias = {f"llama_index/llms/piccc/{name}" for name in ("__init__.py", "py.typed")}
+    alias = {
+        f"llama_index/{part}/piccc/{name}"
+        for part in ("llms", "question_gen", "readers", "tools")
+        for name in ("__init__.py", "py.typed")
+    }
     assert {name for name in names if name.startswith("llama_index/")} == alias
     assert {f"{top}/py.typed" for top in tops - {"llama_index"}} <= set(names)
 
