@@ -6,6 +6,7 @@ import copy
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,8 @@ def test_a_traceback_names_the_page_of_its_error(
     place = f"#{kind.__name__.lower()}"
     shown = "".join(traceback.format_exception_only(kind("It broke.")))
     assert shown.endswith(f"\nDocumentation: docs/guides/errors.md{place}\n")
+    page = Path(__file__).parents[1] / "docs" / "guides" / "errors.md"
+    assert kind is PicccError or f"\n## {kind.__name__}\n" in page.read_text("utf-8")
     monkeypatch.setenv("PICCC_DOCS_URL", "https://docs.example.com/piccc/")
     assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/guides/errors/{place}"
 
