@@ -174,6 +174,17 @@ def test_a_ledger_in_a_workers_memory_is_warned_of(
     assert bool(said) is (engine is not langgraph)
 
 
+def test_a_node_that_asks_twice_without_a_lasting_ledger_gets_two(emulator: Emulator, tmp_path: Path) -> None:
+    client, made = Client(polling=FASTER), []
+
+    def job() -> str:
+        made.extend(client.images.generate("A mug", model="piccc-image").id for _ in range(2))
+        return ""
+
+    langgraph(job, tmp_path)
+    assert len(set(made)) == len(made) == len(emulator.charges) == 4
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -381,7 +381,7 @@ Those that run inside others come first. Each uses what its engine documents.
 def engine_run(ledger: Ledger) -> str | None:
     """Return a name for the engine's task that this code runs in, the same when it is run again, or None.
 
-    Warn where the ledger would not survive the worker.
+    None also in a graph's node where the ledger is in memory. Warn where the ledger dies with its worker.
     """
     for module, identify in _ENGINES.items():
         id: object = None
@@ -390,8 +390,10 @@ def engine_run(ledger: Ledger) -> str | None:
                 id = identify(sys.modules[module])
         if id:
             engine = module.partition(".")[0]
-            # A graph's node may well be run again in this process alone.
-            if isinstance(ledger, MemoryLedger) and engine != "langgraph":
+            if isinstance(ledger, MemoryLedger) and engine == "langgraph":
+                # Nothing outlives the process here, and a node that asks twice for one thing wants two.
+                return None
+            if isinstance(ledger, MemoryLedger):
                 warnings.warn(
                     f"This runs in {engine}, which runs a task again when its worker dies, and the ledger is "
                     "in that worker's memory: it would be paid for twice. Set PICCC_LEDGER, or "
