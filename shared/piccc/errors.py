@@ -69,6 +69,7 @@ _FACTS = frozenset(
     {"hint", "status", "code", "request_id", "attempts", "may_have_been_billed", "retry_after"}
 )
 _FACTS |= {"task_id", "submission_key"}
+_DOCUMENTATION = "Documentation: "
 _SUBMIT_AGAIN = "Submit again if it is still wanted."
 
 
@@ -136,7 +137,9 @@ class PicccError(Exception):
         for name, value in {**(facts or {}), **details}.items():
             setattr(self, name, value)
         # A note below a traceback (PEP 678), for `str(error)` goes to the model where a tool raises it.
-        self.__notes__ = [f"Documentation: {self.docs_url}"]
+        # What is made anew from another error's attributes keeps the notes that were added there.
+        added = [note for note in getattr(self, "__notes__", ()) if not note.startswith(_DOCUMENTATION)]
+        self.__notes__ = [f"{_DOCUMENTATION}{self.docs_url}", *added]
 
     @property
     def docs_url(self) -> str:

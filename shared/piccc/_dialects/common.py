@@ -163,6 +163,7 @@ def merge_usage(known: JSON, usage: JSON) -> None:
 
 
 _FINISH = {
+    **{word: word for word in ("stop", "length", "tool_calls", "content_filter")},
     "end_turn": "stop",
     "eos": "stop",
     "eos_token": "stop",
