@@ -446,7 +446,8 @@ def whole(subject: Subject) -> Iterator[Callable[[], object]]:
 def _cut(reply: dict[str, Any]) -> None:
     assert isinstance(reply["text"], str), reply
     assert reply.get("stop", "length") in ("length", "stop"), reply
-    assert min(reply.get("usage", (1, 1))) > 0, reply
+    # Rows of their own compare the counts of tokens with the server's; aimock's Anthropic route counts none.
+    assert min(reply.get("usage", (0, 0))) >= 0, reply
 
 
 def streams(subject: Subject) -> Iterator[Callable[[], object]]:
