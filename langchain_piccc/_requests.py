@@ -6,7 +6,7 @@ import json
 import logging
 from base64 import b64encode
 from binascii import Error as BinasciiError
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from mimetypes import guess_type
 from typing import Any, Literal, Protocol, cast
@@ -87,16 +87,25 @@ def shows_images(messages: Sequence[BaseMessage]) -> bool:
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     """Read LangChain messages; raise InvalidArgumentError or UnsupportedContentError for nonsense."""
-    return [each for message in messages for each in _messages(message)]
+    foreign = {id for message in messages if isinstance(message, AIMessage) for id in _foreign_calls(message)}
+    return [each for message in messages for each in _messages(message, foreign)]
 
 
-def _messages(message: BaseMessage) -> Iterator[Message]:
+def _foreign_calls(message: AIMessage) -> Iterator[str]:
+    """Yield the ids of calls of OpenAI's own tools, such as `computer_call`, which are left out."""
+    for block in message.content if isinstance(message.content, list) else ():
+        if isinstance(block, Mapping) and _kind(block).endswith("_call") and _kind(block) not in _CALLS:
+            yield str(block.get("call_id"))
+
+
+def _messages(message: BaseMessage, foreign: Set[str]) -> Iterator[Message]:
     if isinstance(message, AIMessage):
         yield Message("assistant", _assistant_parts(message), name=message.name)
     elif isinstance(message, ToolMessage):
         parts = _result_parts(message.content)
-        if message.additional_kwargs.get("type") == "computer_call_output":
-            yield Message("user", parts)  # OpenAI's own tool, whose calls are left out
+        is_foreign = message.additional_kwargs.get("type") == "computer_call_output"
+        if is_foreign or message.tool_call_id in foreign:
+            yield Message("user", parts)
         else:
             failed = message.status == "error"
             yield Message("tool", parts, tool_call_id=message.tool_call_id, is_error=failed)

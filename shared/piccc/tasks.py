@@ -122,6 +122,7 @@ _MODERATION_PHRASES = (
     *("sensitive content", "sensitive information", "risk control system", "inappropriate content"),
     *("content management policy", "safety policy", "safety guidelines", "usage policy", "usage policies"),
     *("was flagged", "were flagged", "prohibited content", "prohibited_content", "content violates"),
+    *("敏感内容", "敏感信息", "敏感词", "内容违规", "违规内容", "内容审核", "内容安全"),
 )
 
 

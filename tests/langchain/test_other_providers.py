@@ -346,3 +346,25 @@ def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> 
             serialize(dialect_named(dialect).encode(request, stream=False).body)
             sent += 1
     assert sent > len(BLOCKS)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("kind", ["computer_call", "local_shell_call", "shell_call", "apply_patch_call"])
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_the_result_of_openais_own_tool_is_said_by_the_user(dialect: Any, kind: str, marked: bool) -> None:
+    call = {"type": kind, "id": "cu_1", "call_id": "call_9", "action": {"type": "screenshot"}}
+    result = ToolMessage(
+        "It is done.",
+        tool_call_id="call_9",
+        additional_kwargs={"type": "computer_call_output"} if marked else {},
+    )
+    history = [
+        HumanMessage("Look."),
+        AIMessage([call], response_metadata=OPENAI),
+        result,
+        HumanMessage("And?"),
+    ]
+    with Emulator() as emulator:
+        model = ChatPiccc(api_key=emulator.api_key, base_url=emulator.base_url, dialect=dialect)
+        assert model.invoke(history).text
+    assert [message.role for message in to_messages(history)] == ["user", "assistant", "user", "user"]
