@@ -107,13 +107,17 @@ class TestChatOpenAI(ChatModelIntegrationTests):
 class TestChatAnthropic(ChatModelIntegrationTests):
     """Through `/v1/messages`."""
 
+    @pytest.mark.xfail(
+        reason="its history has a thought that Anthropic signed, which a strict server refuses",
+        raises=BadRequestError,
+        strict=True,
+    )
     def test_anthropic_inputs(self, model: BaseChatModel) -> None:
-        """Anthropic signed the thought in its history: a strict server refuses it, a loose one does not."""
-        with pytest.raises(BadRequestError, match="signature"):
-            super().test_anthropic_inputs(model)
+        """A strict server refuses it; first, a loose one takes it."""
         with Emulator(speed=math.inf, strict=False) as loose:
             loosened: Any = {**self.chat_model_params, "base_url": loose.base_url, "api_key": loose.api_key}
             super().test_anthropic_inputs(ChatAnthropic(**loosened))
+        super().test_anthropic_inputs(model)
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -246,6 +248,18 @@ def test_a_stream_is_bounded_and_says_where_it_was_cut(
     assert 100 <= len(found.notes) < 1000
     assert not one.notes("a", found.cursor).is_cut
     assert len(one.open_tasks("a")) == 100
+
+
+def test_a_file_takes_the_lease_from_a_process_that_has_died(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = (f"{socket.gethostname()}:{pid}:x" for pid in (ended.pid, os.getpid()))
+    ledger = SQLiteLedger(tmp_path / "tasks.db")
+    assert ledger.lease("polling", dead, 30.0)
+    assert ledger.lease("polling", alive, 30.0)
+    assert not ledger.lease("polling", "another machine:1:x", 30.0)
+    assert ledger.lease("elsewhere", "another machine:1:x", 30.0)
+    assert not ledger.lease("elsewhere", alive, 30.0)
 
 
 @SHARED

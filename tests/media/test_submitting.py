@@ -292,7 +292,7 @@ def test_a_ledger_that_fails_after_the_answer_still_tells_the_task(
         client.images.submit("a fox", **IMAGE, key="fox")
     assert emulator.charges[0].task_id == raised.value.task_id
     assert raised.value.may_have_been_billed
-    assert "do not submit again" in str(raised.value)
+    assert "do not submit it again" in str(raised.value)
     assert [each.key for each in client.ledger.unsettled()] == ["fox"]
 
 

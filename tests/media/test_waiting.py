@@ -103,7 +103,7 @@ def test_a_wait_that_runs_out_says_how_to_go_on(client: Any, emulator: Emulator)
         task.wait(timeout=0.1)
     assert raised.value.task_id == task.id
     assert f"client.tasks.wait('{task.id}')" in str(raised.value)
-    assert "do not submit again" in str(raised.value)
+    assert "do not submit it again" in str(raised.value)
 
 
 def test_failed_reads_do_not_end_a_wait(client: Any, emulator: Emulator) -> None:
@@ -257,7 +257,7 @@ async def test_a_cancelled_wait_leaves_the_way_to_go_on(emulator: Emulator) -> N
         leader.cancel()
         with pytest.raises(asyncio.CancelledError) as raised:
             await leader
-        assert any(stuck.id in note and "do not submit again" in note for note in raised.value.__notes__)
+        assert any(stuck.id in note and "do not submit it again" in note for note in raised.value.__notes__)
         assert (await follower).status == "completed"
 
 

@@ -19,6 +19,7 @@ import json
 import logging
 import math
 import os
+import socket
 import threading
 import uuid
 from collections import Counter, deque
@@ -261,7 +262,8 @@ class Fleet:
         self._stream = stream
         self._server = server  # of one stream: a receiver of webhooks may have another key, or none
         self._account = account
-        self._holder = uuid.uuid4().hex
+        # A ledger in a file takes a lease from a process of its machine that has died.
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._lease = f"polling:{account}"
         self._cursor: str | None = None
         self._renew_at = -math.inf

@@ -23,7 +23,7 @@ def blocking() -> None:
             for text in stream.texts():
                 print(text.upper(), reply.text)
         handle = client.images.submit("a lighthouse", aspect_ratio="16:9")
-        saved: list[Path] = handle.wait().save("out")
+        saved: list[Path] = handle.wait().save(Path("out"))
         print(saved)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -193,6 +194,9 @@ class SQLLedger(ABC):
         )
 
         def act(database: Database) -> bool:
+            rows = database.execute("SELECT holder FROM main.leases WHERE name = ?", (name,)).fetchall()
+            if rows and _has_died(str(rows[0][0])):
+                database.execute(give_up, (name, rows[0][0]))
             if not seconds:
                 database.execute(give_up, (name, holder))
                 database.execute(f"{old}{self._now} - 3600", ())
@@ -392,8 +396,8 @@ class _File:
         self._database = sqlite3.connect(
             path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
-        self._finalizer = weakref.finalize(self, _close, self._database, self.process)
         self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close, self._database, self.process, self._lock)
         self._acts: deque[_Act[Any]] = deque()
         self._synchronous = ""
         _share(self._database)
@@ -450,10 +454,12 @@ class _File:
             raise error
 
 
-def _close(database: sqlite3.Connection, process: int) -> None:
+def _close(database: sqlite3.Connection, process: int, lock: threading.Lock) -> None:
     # A child may not even close the connection of its parent: https://www.sqlite.org/howtocorrupt.html
     if process == os.getpid():
-        database.close()
+        # At the end of the process a daemon thread may be writing, and SQLite would crash.
+        with lock:
+            database.close()
     else:
         _of_the_parent.append(database)
 
@@ -482,6 +488,21 @@ def _migrate(database: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("it was written by a newer version of piccc")
     # Version 0 had the same columns and no index; 0 and 1 had notices, which only shortened waits.
     database.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+
+
+def _has_died(holder: str) -> bool:
+    """Return whether a lease's holder was a process of this machine that has ended."""
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if os.name != "posix" or host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _json(entry: Submission) -> str:
