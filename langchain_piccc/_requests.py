@@ -104,7 +104,7 @@ def _messages(message: BaseMessage, foreign: Set[str]) -> Iterator[Message]:
     elif isinstance(message, ToolMessage):
         parts = _result_parts(message.content)
         is_foreign = message.additional_kwargs.get("type") == "computer_call_output"
-        if is_foreign or message.tool_call_id in foreign:
+        if is_foreign or str(message.tool_call_id) in foreign:
             yield Message("user", parts)
         else:
             failed = message.status == "error"
