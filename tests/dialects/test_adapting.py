@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from piccc import Client, Tool
+from piccc._dialects import dialect_named
+from piccc.conversation import ChatRequest, Image, Message, Text
 from piccc.errors import InvalidRequestError, PicccError
 
 ANTHROPIC = (
@@ -140,3 +142,15 @@ def test_an_errors_record_says_it_too() -> None:
         ask(Server("no", 0).client(), "whole", max_tokens=9, tools=[Tool("look.up")])
     assert caught.value.record is not None
     assert caught.value.record.adapted == ["the tool 'look.up' is sent as 'look_up'"]
+
+
+def test_the_record_says_what_a_route_has_no_field_for() -> None:
+    shown = Image(url="https://example.com/cat.png", detail="low")
+    messages = [Message("user", [Text("Look."), shown], name="ann"), Message("user", [Text("And?")])]
+    request = ChatRequest(model="piccc-pro", messages=messages)
+    left_out = dialect_named("anthropic").encode(request, stream=False).adapted
+    assert [note.partition(" are left")[0].partition(" is left")[0] for note in left_out] == [
+        "speakers' names",
+        "an image's detail",
+    ]
+    assert not dialect_named("openai").encode(request, stream=False).adapted

@@ -100,6 +100,10 @@ class AnthropicDialect:
         if turns[0]["role"] == "assistant":  # "messages: first message must use the "user" role"
             turns.insert(0, {"role": "user", "content": _OPENING})
             adapted.append("a user's turn is put before the assistant's, which came first")
+        if any(message.name for message in messages if message.role != "tool"):
+            adapted.append("speakers' names are left out: this route has no field for them")
+        if any(isinstance(part, Image) and part.detail for message in messages for part in message.parts):
+            adapted.append("an image's detail is left out: this route has no field for it")
         body: JSON = {"model": request.model, "messages": turns, "stream": stream}
         options: JSON = {
             "system": _system(request, messages),
