@@ -603,7 +603,7 @@ def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
 
 
 def _left(entry: Submission, seconds: float) -> float:
-    """Return how long until an entry is so many seconds old, whatever the clock was set to meanwhile."""
+    """Return how long until an entry is this many seconds old, whatever the clock was set to meanwhile."""
     return min(max(0.0, seconds - max(0.0, time.time() - entry.at)), seconds)
 
 

@@ -396,7 +396,7 @@ class MediaToolRun:
         return task
 
     async def attend(self, seconds: float | None) -> None:
-        """Wait so many seconds for the task; raise why it has no output, but not that it is still running.
+        """Wait this many seconds for the task; raise why it has no output, but not that it is still running.
 
         Seconds: None waits as long as the client's polling says, 0 does not wait.
         """

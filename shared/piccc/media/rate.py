@@ -37,7 +37,7 @@ class BlockingLedger(Protocol):
     """A ledger by which one process's 429 holds all of them back."""
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        """Let `blocked` return this many seconds from now, unless it returns more already."""
         ...
 
     def blocked(self, name: str) -> float:

@@ -93,7 +93,7 @@ class Note(NamedTuple):
 
     Attributes:
         kind: `wanted`: somebody waits for it; `ended`: it was read and has ended; `look`: it is said to have
-            ended, or cannot be read: who waits for it is to read it.
+            ended, or cannot be read: whoever waits for it reads it.
         task_id: the task.
         text: of a task that is wanted, when it was made, a Unix time, or ""; of one that ended, the task as
             JSON.

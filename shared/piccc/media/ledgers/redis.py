@@ -222,7 +222,7 @@ class RedisLedger:
         return bool(self._run(_TAKE_LEASE, [_LEASE + name], holder, int(seconds * 1000)))
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        """Let `blocked` return this many seconds from now, unless it returns more already."""
         self._run(_BLOCK, [_LEASE + name], max(1, int(seconds * 1000)))
 
     def blocked(self, name: str) -> float:

@@ -172,7 +172,7 @@ class SQLLedger(ABC):
         return self._read(lambda database: _entries(database, "task_id IS NULL ORDER BY at"))
 
     def prune(self, older_than: float) -> int:
-        """Forget submissions that became a task more than so many seconds ago; return how many.
+        """Forget submissions that became a task more than this many seconds ago; return how many.
 
         Their keys may then be used for new submissions, and a run that has some goes on by submitting them
         again. Submissions of which nobody knows what became of them are kept.
@@ -206,7 +206,7 @@ class SQLLedger(ABC):
         return self._write(act)
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return so many seconds from now, unless it returns more already."""
+        """Let `blocked` return this many seconds from now, unless it returns more already."""
         statement = (
             f"INSERT INTO main.leases (name, holder, until) VALUES (?, '', {self._now} + ?) "  # noqa: S608  ours
             "ON CONFLICT (name) DO UPDATE SET until = excluded.until WHERE leases.until < excluded.until"
