@@ -130,6 +130,8 @@ def test_what_an_error_quotes_of_the_request_does_not_say_its_cause() -> None:
         ("403", "Your input was flagged."),
         ("403", "Blocked: PROHIBITED_CONTENT"),
         (None, "This request violates our usage policies."),
+        ("minor_detected", "No."),
+        ("prompt_blocklist_match", "No."),
         (None, "输入可能包含敏感内容，请修改后重试。"),
         ("invalid_request", "提示词未通过内容审核。"),
     ],

@@ -109,7 +109,7 @@ _MODERATION_CODES = (
     ),
     *("contentrejected", "promptrejected", "promptblocked", "recitation", "greennet", "explicitcontent"),
     *("contentviolation", "copyright", "infringement", "unsafe", "flagged", "sexual", "celebrity"),
-    *("likeness", "publicfigure", "raifilter", "raimedia"),
+    *("likeness", "publicfigure", "raifilter", "raimedia", "blocklist", "facedetected", "minordetected"),
 )
 """What the codes of moderation have in them, in lower case and without punctuation.
 

@@ -443,7 +443,7 @@ class Poller:
 
     def _publish(self, news: Task | Ended) -> None:
         if isinstance(news, Ended) and news.task.id in self._shared:
-            # Why it cannot be read may be this process's own trouble: so who waits for it is to try.
+            # Why it cannot be read may be this process's own trouble: whoever waits for it tries.
             self._outbox.append(Note("ended", news.task.id) if news.error else note_of_end(news.task))
             self._look_at = -math.inf
         self._deliver(news)
