@@ -94,8 +94,10 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
 def _foreign_calls(message: AIMessage) -> Iterator[str]:
     """Yield the ids of calls of OpenAI's own tools, such as `computer_call`, which are left out."""
     for block in message.content if isinstance(message.content, list) else ():
-        if isinstance(block, Mapping) and _kind(block).endswith("_call") and _kind(block) not in _CALLS:
-            yield str(block.get("call_id"))
+        if not isinstance(block, Mapping) or (kind := _kind(block)) in _CALLS:
+            continue
+        if kind.endswith("_call") and isinstance(id := block.get("call_id"), str):
+            yield id
 
 
 def _messages(message: BaseMessage, foreign: Set[str]) -> Iterator[Message]:
