@@ -89,6 +89,14 @@ def test_equal_prompts_are_rows_of_their_own_and_runs_do_not_mix(client: Any, em
     assert len(emulator.charges) == 9
 
 
+def test_equal_rows_find_their_own_tasks_when_the_run_is_repeated(client: Any, emulator: Emulator) -> None:
+    rows = ["fox"] * 40
+    first, second = (
+        client.images.map(rows, **IMAGE, run="same", concurrency=40, submissions=40) for _ in range(2)
+    )
+    assert [task.id for task in first.tasks] == [task.id for task in second.tasks]
+
+
 def test_a_row_that_fails_costs_the_others_nothing(client: Any, emulator: Emulator) -> None:
     emulator.fault("failed", route=SUBMISSIONS, times=1)
     emulator.fault("lost-answer", route=SUBMISSIONS, times=1)

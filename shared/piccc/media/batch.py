@@ -231,7 +231,7 @@ class _Run(Generic[H]):
                 self._saving += 1
                 self._io.start(partial(self._save, place, result))
                 continue
-            self._fill()
+            await self._fill()
             self._walk()
             if self._is_done():
                 return None
@@ -244,10 +244,18 @@ class _Run(Generic[H]):
             return idle
         return idle and self._is_exhausted and not self._again and not self._lost
 
-    def _fill(self) -> None:
+    async def _fill(self) -> None:
         while self._has_room() and (place := self._draw()) is not None:
             self._under_way += 1
-            self._io.start(partial(self._submit, place))
+            if place.request is None:
+                # One row after another: of equal rows the first has the same key whenever the run is repeated.
+                try:
+                    place.request = await self._io.run(self._build, place.number, place.row)
+                except PicccError as error:
+                    self._answers.append((place, error))
+                    self._watch.signal.set()
+                    continue
+            self._io.start(partial(self._submit, place, place.request))
 
     def _has_room(self) -> bool:
         # After a refusal one submission tries whether the account takes more; the others wait for it.
@@ -272,13 +280,11 @@ class _Run(Generic[H]):
         self.batch.tasks.append(None)
         return _Place(number, row)
 
-    async def _submit(self, place: _Place) -> None:
+    async def _submit(self, place: _Place, request: TaskRequest) -> None:
         answer: Task | BaseException | None = None
         try:
-            if place.request is None:
-                place.request = await self._io.run(self._build, place.number, place.row)
             answer, place.earlier = await self._account.place(
-                place.request,
+                request,
                 self._options.spend_limit,
                 lost="resend" if place.is_absent else None,
                 is_absent=place.is_absent,
