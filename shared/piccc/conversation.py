@@ -457,9 +457,9 @@ class Usage:
         cache_read_tokens: of the prompt, those read from the server's cache.
         cache_creation_tokens: of the prompt, those written to it.
         reasoning_tokens: of the answer, those thought.
-        audio_input_tokens, audio_output_tokens: of prompt and answer, those of sound.
+        audio_input_tokens, audio_output_tokens: of prompt and answer, those of audio.
         cache_creation_5m_tokens, cache_creation_1h_tokens: of those written to the cache, those kept for five
-            minutes and for an hour; 0 where the server does not tell.
+            minutes and for an hour; 0 where the server does not say.
         service_tier: in which the call was served, or None.
         raw: the numbers as the server gave them.
     """

@@ -237,11 +237,12 @@ def test_a_later_zero_does_not_wipe_a_count_out(dialect: DialectName, first: JSO
     assert counted(dialect, second, {**first, "completion_tokens": 5, "output_tokens": 5}).usage == usage
 
 
+@pytest.mark.parametrize("total", [{"cache_creation_input_tokens": 12}, {}], ids=["total", "details alone"])
 @pytest.mark.parametrize("way", ["whole", "stream"])
-def test_what_was_written_to_the_cache_is_told_by_its_time(way: str) -> None:
+def test_what_was_written_to_the_cache_is_told_by_its_time(way: str, total: JSON) -> None:
     given = {
         "input_tokens": 3,
-        "cache_creation_input_tokens": 12,
+        **total,
         "cache_creation": {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 7},
         "service_tier": "priority",
         "output_tokens": 0,
@@ -331,3 +332,11 @@ def test_what_gateways_count_of_the_cache_is_read(usage: JSON, read: int, writte
     assert counted is not None
     assert (counted.cache_read_tokens, counted.cache_creation_tokens) == (read, written)
     assert counted.service_tier == "flex"
+
+
+def test_usage_under_the_names_of_other_routes_is_read() -> None:
+    choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}}
+    counted = dialect_named("openai").decode(body).usage
+    assert counted is not None
+    assert (counted.input_tokens, counted.output_tokens, counted.total_tokens) == (7, 3, 10)

@@ -579,20 +579,19 @@ def _refusal_text(end: JSON) -> str:
 
 
 def _usage(usage: JSON) -> Usage:
-    read, created = (
-        count(usage.get("cache_read_input_tokens")),
-        count(usage.get("cache_creation_input_tokens")),
-    )
     details = mapping(usage.get("output_tokens_details"))
     written = mapping(usage.get("cache_creation"))
+    for_5m, for_1h = (count(written.get(f"ephemeral_{time}_input_tokens")) for time in ("5m", "1h"))
+    read = count(usage.get("cache_read_input_tokens"))
+    created = count(usage.get("cache_creation_input_tokens")) or for_5m + for_1h
     return Usage(
         input_tokens=count(usage.get("input_tokens")) + read + created,
         output_tokens=count(usage.get("output_tokens")),
         cache_read_tokens=read,
         cache_creation_tokens=created,
         reasoning_tokens=count(details.get("reasoning_tokens") or details.get("thinking_tokens")),
-        cache_creation_5m_tokens=count(written.get("ephemeral_5m_input_tokens")),
-        cache_creation_1h_tokens=count(written.get("ephemeral_1h_input_tokens")),
+        cache_creation_5m_tokens=for_5m,
+        cache_creation_1h_tokens=for_1h,
         service_tier=text_of(usage.get("service_tier")) or None,
         raw=usage,
     )

@@ -427,9 +427,10 @@ def _usage(usage: JSON, extra: JSON) -> Usage:
     read = count(prompt.get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens"))
     created = count(prompt.get("cache_creation_tokens")) or count(prompt.get("cache_write_tokens"))
     written = mapping(prompt.get("cache_creation_token_details"))
+    # Gateways that serve other routes too may count under the names of those.
     return Usage(
-        input_tokens=count(usage.get("prompt_tokens")),
-        output_tokens=count(usage.get("completion_tokens")),
+        input_tokens=count(usage.get("prompt_tokens")) or count(usage.get("input_tokens")),
+        output_tokens=count(usage.get("completion_tokens")) or count(usage.get("output_tokens")),
         cache_read_tokens=read or count(usage.get("cached_tokens")),
         cache_creation_tokens=created or count(usage.get("cache_creation_input_tokens")),
         reasoning_tokens=count(completion.get("reasoning_tokens")),
