@@ -248,7 +248,7 @@ class _Run(Generic[H]):
         while self._has_room() and (place := self._draw()) is not None:
             self._under_way += 1
             if place.request is None:
-                # One row after another: of equal rows the first has the same key whenever the run is repeated.
+                # One row after another: the first of equal rows keeps its key when the run is repeated.
                 try:
                     place.request = await self._io.run(self._build, place.number, place.row)
                 except PicccError as error:
