@@ -1,16 +1,19 @@
 """An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
 
-Arguments: a folder for its ledger and its checkpoints, the tools' mode, LangGraph's durability.
+Arguments: a folder for its ledger and its checkpoints, the tools' mode, LangGraph's durability. Where
+PICCC_LEDGER names a Postgres database, both are kept there.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from langchain.agents import create_agent
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langchain_piccc import ChatPiccc, PicccMediaToolkit, PicccTasksMiddleware, media_from, resume_when_done
@@ -21,13 +24,16 @@ THREAD = RunnableConfig(configurable={"thread_id": "t1"})
 
 def main(folder: Path, mode: Any, durability: Any = "sync") -> None:
     """Begin the run, or go on with it; print what became of its tasks, and its last word."""
-    client = Client(ledger=folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
+    database = os.environ.get("PICCC_LEDGER")
+    client = Client(ledger=database or folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
     toolkit = PicccMediaToolkit(
         client=client, image_model="piccc-image", video_model="piccc-video", mode=mode, wait_s=None
     )
     # A run that ends with a submission has nothing to tell later: only the background waits for it.
     middleware = [PicccTasksMiddleware(client, wait_s=600)] if mode == "background" else []
-    with SqliteSaver.from_conn_string(str(folder / "checkpoints.db")) as saver:
+    saver: Any = SqliteSaver.from_conn_string(str(folder / "checkpoints.db"))
+    with PostgresSaver.from_conn_string(database) if database else saver as saver:
+        saver.setup()
         graph: Any = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=middleware, checkpointer=saver)
         if not graph.get_state(THREAD).interrupts:
             begun = graph.get_state(THREAD).values

@@ -114,7 +114,7 @@ def clear(url: str) -> None:
         ledger.client.flushall()
     elif isinstance(ledger, PostgresLedger):
         with ledger.connection() as connection:
-            connection.execute("DROP SCHEMA IF EXISTS piccc CASCADE")
+            connection.execute("DROP SCHEMA IF EXISTS piccc_ledger CASCADE")
 
 
 @pytest.fixture(params=["memory", "own", "file", "redis", "postgres"])

@@ -32,24 +32,26 @@ IDLE_SECONDS = 5.0
 _LOCK = 0x9ACCC
 """The advisory lock under which tables are made and notes are appended."""
 
+# Not a name that a user may have too: a schema called as the user comes first in its search_path, and hides
+# the tables that its other programs made in `public`.
 _TABLES = """
-CREATE SCHEMA IF NOT EXISTS piccc;
-CREATE TABLE IF NOT EXISTS piccc.submissions (
+CREATE SCHEMA IF NOT EXISTS piccc_ledger;
+CREATE TABLE IF NOT EXISTS piccc_ledger.submissions (
     key TEXT PRIMARY KEY, type TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL,
     at DOUBLE PRECISION NOT NULL, task_id TEXT UNIQUE, is_handled INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX IF NOT EXISTS unsettled ON piccc.submissions (at) WHERE task_id IS NULL;
-CREATE TABLE IF NOT EXISTS piccc.notes (
+CREATE INDEX IF NOT EXISTS unsettled ON piccc_ledger.submissions (at) WHERE task_id IS NULL;
+CREATE TABLE IF NOT EXISTS piccc_ledger.notes (
     number BIGSERIAL PRIMARY KEY, server TEXT NOT NULL, kind TEXT NOT NULL, task_id TEXT NOT NULL,
     text TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS piccc.open_tasks (
+CREATE TABLE IF NOT EXISTS piccc_ledger.open_tasks (
     server TEXT, task_id TEXT, text TEXT NOT NULL, PRIMARY KEY (server, task_id)
 );
-CREATE TABLE IF NOT EXISTS piccc.leases (
+CREATE TABLE IF NOT EXISTS piccc_ledger.leases (
     name TEXT PRIMARY KEY, holder TEXT NOT NULL, until DOUBLE PRECISION NOT NULL
 );
-CREATE TABLE IF NOT EXISTS piccc.spent (
+CREATE TABLE IF NOT EXISTS piccc_ledger.spent (
     name TEXT, unit TEXT, amount BIGINT NOT NULL, PRIMARY KEY (name, unit)
 );
 """
@@ -58,9 +60,9 @@ CREATE TABLE IF NOT EXISTS piccc.spent (
 class PostgresLedger(SQLLedger):
     """Remember in Postgres, for any number of processes and machines; needs `pip install "piccc[postgres]"`.
 
-    The tables are made in the schema `piccc` at the first use, for which the user must be allowed to create
-    it; or make it beforehand. Works through PgBouncer in transaction mode: no LISTEN, no prepared statements,
-    no settings of a session. Forget what is old with `prune`.
+    The tables are made in the schema `piccc_ledger` at the first use, for which the user must be allowed to
+    create it; or make it beforehand. Works through PgBouncer in transaction mode: no LISTEN, no prepared
+    statements, no settings of a session. Forget what is old with `prune`.
 
     A pickle holds no password: it is taken from `PICCC_LEDGER` where the ledger is loaded.
 
@@ -164,7 +166,7 @@ class PostgresLedger(SQLLedger):
         return opened
 
     def _make_tables(self, connection: Connection[Any]) -> None:
-        made = connection.execute("SELECT to_regclass('piccc.spent')").fetchone()
+        made = connection.execute("SELECT to_regclass('piccc_ledger.spent')").fetchone()
         if made and made[0] is None:
             with connection.transaction():
                 # `IF NOT EXISTS` alone fails where two processes do it at once.
@@ -224,4 +226,4 @@ class _Postgres:
 
 @lru_cache(maxsize=128)
 def _translated(statement: str) -> bytes:
-    return statement.replace("main.", "piccc.").replace("?", "%s").encode()
+    return statement.replace("main.", "piccc_ledger.").replace("?", "%s").encode()
