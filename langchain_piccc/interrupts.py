@@ -27,7 +27,11 @@ MOST_REPEATS = 3
 
 
 def interrupted_tasks(interrupts: Iterable[Any]) -> dict[str, str]:
-    """Return the interrupts that wait for tasks: interrupt ids by task id."""
+    """Return the interrupts that wait for tasks: interrupt ids by task id.
+
+    Args:
+        interrupts: those of a stopped run, such as `graph.get_state(config).interrupts`.
+    """
     return {
         each.value[EVENT]["task_id"]: each.id
         for each in interrupts
@@ -71,7 +75,7 @@ def resume_when_done(
 async def aresume_when_done(
     graph: Any, config: RunnableConfig, client: AsyncClient, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Resume an interrupted run as its tasks end; arguments and errors are those of `resume_when_done`."""
+    """Resume an interrupted run as its tasks end; arguments and errors as of `resume_when_done`."""
     return await _resume(graph.aget_state, graph.ainvoke, config, client, timeout, options)
 
 

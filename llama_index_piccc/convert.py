@@ -418,7 +418,11 @@ class NoToolCallError(ResponseError, ValueError):
 
     @classmethod
     def of(cls, response: ChatResponse) -> NoToolCallError:
-        """Make the error for a response."""
+        """Return the error for a response.
+
+        Args:
+            response: a response without a valid tool call.
+        """
         facts = response.additional_kwargs
         text = response.message.content or ""
         quoted = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

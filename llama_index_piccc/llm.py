@@ -344,9 +344,13 @@ class Piccc(PredictingLLM):
     def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()
     ) -> int:
-        """Estimate the number of prompt tokens of a conversation; nothing is sent or downloaded.
+        """Return an estimate of a conversation's prompt tokens; nothing is sent or downloaded.
 
         No tokenizer is documented: `piccc.tokens` says how the estimate is made.
+
+        Args:
+            messages: the conversation.
+            tools: the tools on offer.
         """
         from piccc.tokens import count_tokens
 

@@ -54,7 +54,11 @@ class PicccTaskProgress(Event):
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Make the event of a task as it is now."""
+        """Return the event of a task as it is now.
+
+        Args:
+            task: the task.
+        """
         return cls(task_id=task.id, type=task.type, status=task.status, progress=task.progress)
 
 
@@ -207,9 +211,12 @@ def _current_step() -> StepWorkerContext | None:
 
 
 def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
-    """Return the tasks that a media tool's output, or its `raw_output`, tells of; none for another tool's.
+    """Return the tasks that a media tool reported; none for another tool's output.
 
     `client.tasks.get(task)` then gives a task with outputs that can be saved.
+
+    Args:
+        output: the tool's output, or its `raw_output`.
     """
     return tasks_in(output.raw_output if isinstance(output, ToolOutput) else output)
 
@@ -306,7 +313,17 @@ class PicccMediaToolSpec(BaseToolSpec):
         resolution: str | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make an image."""
+        """Make an image.
+
+        Args:
+            prompt: what to make.
+            aspect_ratio: such as "16:9".
+            resolution: such as "1K".
+            ctx: not used by a blocking tool.
+
+        Returns:
+            A text for the model, and the task in `raw_output`; a failure has `is_error`.
+        """
         return self.run(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution))
 
     async def agenerate_image(
@@ -317,7 +334,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         resolution: str | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make an image; in a workflow `ctx` is the step's context."""
+        """Make an image; arguments as of `generate_image`, and `ctx` is the step's context in a workflow."""
         return await self.arun(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution), ctx)
 
     def generate_video(
@@ -329,7 +346,18 @@ class PicccMediaToolSpec(BaseToolSpec):
         duration_seconds: int | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make a video of so many seconds."""
+        """Make a video.
+
+        Args:
+            prompt: what to make.
+            aspect_ratio: such as "16:9".
+            resolution: such as "720p".
+            duration_seconds: its length.
+            ctx: not used by a blocking tool.
+
+        Returns:
+            A text for the model, and the task in `raw_output`; a failure has `is_error`.
+        """
         return self.run(asked.GENERATE_VIDEO, _given(prompt, aspect_ratio, resolution, duration_seconds))
 
     async def agenerate_video(
@@ -341,20 +369,29 @@ class PicccMediaToolSpec(BaseToolSpec):
         duration_seconds: int | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make a video of so many seconds; in a workflow `ctx` is the step's context."""
+        """Make a video; arguments as of `generate_video`, and `ctx` is the step's context in a workflow."""
         arguments = _given(prompt, aspect_ratio, resolution, duration_seconds)
         return await self.arun(asked.GENERATE_VIDEO, arguments, ctx)
 
     def get_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Look at a task, and wait for it for so many seconds, by default `wait_s`."""
+        """Read a task, and wait for it.
+
+        Args:
+            task_id: the task's id.
+            wait_seconds: how long to wait at most; by default `wait_s`.
+            ctx: not used by a blocking tool.
+
+        Returns:
+            A text for the model, and the task in `raw_output`; a failure has `is_error`.
+        """
         return self.run(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds})
 
     async def aget_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Look at a task, and wait for it for so many seconds, by default `wait_s`."""
+        """Read a task and wait for it; arguments as of `get_media_task`, and `ctx` is the step's context."""
         return await self.arun(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds}, ctx)
 
     def list_media_tasks(
@@ -365,7 +402,17 @@ class PicccMediaToolSpec(BaseToolSpec):
         limit: int = 10,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """List the latest tasks, newest first."""
+        """List the latest tasks, newest first.
+
+        Args:
+            type: only images or only videos.
+            status: only this status, such as `completed`.
+            limit: how many at most.
+            ctx: not used by a blocking tool.
+
+        Returns:
+            A text for the model, and the tasks in `raw_output`; a failure has `is_error`.
+        """
         return self.run(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit})
 
     async def alist_media_tasks(
@@ -376,7 +423,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         limit: int = 10,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """List the latest tasks, newest first."""
+        """List the latest tasks; arguments as of `list_media_tasks`, and `ctx` is the step's context."""
         return await self.arun(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit}, ctx)
 
     def to_tool_list(
@@ -390,12 +437,20 @@ class PicccMediaToolSpec(BaseToolSpec):
         return [PicccMediaTool(self, name, given.get(name) or _metadata(name)) for name in names]
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:
-        """Run the tool of that name with arguments as a model gives them."""
+        """Run a tool.
+
+        Args:
+            name: the tool's name.
+            arguments: its arguments as a model gives them.
+
+        Returns:
+            A text for the model, and the task in `raw_output`; a failure has `is_error`.
+        """
         run = MediaToolRun(self._clients.sync(), tool=name, show=self._show, on_update=self._on_update)
         return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
-        """Run the tool of that name with arguments as a model gives them; `ctx` is its step's."""
+        """Run a tool; arguments as of `run`, and `ctx` is its step's context in a workflow."""
 
         def tell(task: Task) -> None:
             if self._on_update is not None:

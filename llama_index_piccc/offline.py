@@ -18,7 +18,10 @@ def ensure_nltk_data(directory: str | os.PathLike[str] | None = None) -> Path | 
 
     core brings the lists along, but nltk refuses files with more than one hard link, and uv installs by hard
     links unless `link-mode = "copy"` says otherwise. Only where that is so, and `NLTK_DATA` is not set, they
-    are copied once (16 MB) to `directory`, else to the user's cache, and `NLTK_DATA` is set for this process.
+    are copied once (16 MB), and `NLTK_DATA` is set for this process.
+
+    Args:
+        directory: where to copy them; by default the user's cache.
 
     Returns:
         The folder that was set, or None where there was nothing to do.

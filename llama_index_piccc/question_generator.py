@@ -47,7 +47,12 @@ class PicccQuestionGenerator(BaseQuestionGenerator):
 
     @classmethod
     def from_defaults(cls, llm: LLM | None = None, prompt_template_str: str | None = None) -> Self:
-        """Make one with `llm`, else `Settings.llm`; a prompt of yours has `{tools_str}` and `{query_str}`."""
+        """Return a generator.
+
+        Args:
+            llm: the LLM to ask; by default `Settings.llm`.
+            prompt_template_str: a prompt of your own, with `{tools_str}` and `{query_str}`.
+        """
         return cls(llm or Settings.llm, _prompt(prompt_template_str))
 
     def generate(self, tools: Sequence[ToolMetadata], query: QueryBundle) -> list[SubQuestion]:

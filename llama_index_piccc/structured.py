@@ -256,7 +256,11 @@ class PicccStructuredLLM(StructuredLLM):
         return (completion(each) async for each in stream)
 
     def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        """Raise InvalidArgumentError: a structured LLM calls no tools. Its three twins do so too."""
+        """Never return: a structured LLM calls no tools. Its three twins do neither.
+
+        Raises:
+            InvalidArgumentError: always; nothing was sent.
+        """
         raise InvalidArgumentError(
             "A structured LLM answers with objects and calls no tools.",
             hint="Give the agent the plain llm, and output_cls=… for its answer.",

@@ -293,11 +293,27 @@ class Chat(_Resource):
         return self.open(chat_request(messages, options), timeout)
 
     def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
-        """Return the whole reply to a ready request."""
+        """Return the whole reply to a ready request.
+
+        Args:
+            request: the request.
+            timeout: seconds for the whole call, or a `Timeout`; by default the client's.
+
+        Raises:
+            PicccError: as of `create`.
+        """
         return run_sync(self._session.chat(self._dialect, request, timeout))
 
     def open(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatStream:
-        """Return the stream for a ready request."""
+        """Return the stream for a ready request.
+
+        Args:
+            request: the request.
+            timeout: seconds for the whole call with its retries and the stream, or a `Timeout`.
+
+        Raises:
+            PicccError: as of `stream`.
+        """
         return ChatStream(*run_sync(self._session.stream(self._dialect, request, timeout)))
 
 
@@ -353,11 +369,11 @@ class AsyncChat(_Resource):
         return StreamOpening(self.open(chat_request(messages, options), timeout))
 
     async def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
-        """Return the whole reply to a ready request."""
+        """Return the whole reply to a ready request; arguments and errors as of `Chat.send`."""
         return await self._session.chat(self._dialect, request, timeout)
 
     async def open(self, request: ChatRequest, timeout: float | Timeout | None = None) -> AsyncChatStream:
-        """Return the stream for a ready request."""
+        """Return the stream for a ready request; arguments and errors as of `Chat.open`."""
         return AsyncChatStream(*await self._session.stream(self._dialect, request, timeout))
 
 
@@ -570,7 +586,11 @@ class Client(_Client):
         return Tasks(self._account)
 
     def as_async(self, *, http_client: Any = None) -> AsyncClient:
-        """Return the asynchronous client with the same settings, ledger and spend limit."""
+        """Return the asynchronous client with the same settings, ledger and spend limit.
+
+        Args:
+            http_client: an `httpx.AsyncClient` or `httpx2.AsyncClient` to send through.
+        """
         return _rebuild(AsyncClient, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     def warm_up(self) -> None:
@@ -640,7 +660,11 @@ class AsyncClient(_Client):
         return AsyncTasks(self._account)
 
     def as_sync(self, *, http_client: Any = None) -> Client:
-        """Return the blocking client with the same settings, ledger and spend limit."""
+        """Return the blocking client with the same settings, ledger and spend limit.
+
+        Args:
+            http_client: an `httpx.Client` or `httpx2.Client` to send through.
+        """
         return _rebuild(Client, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     async def warm_up(self) -> None:

@@ -47,7 +47,11 @@ its budget is added.
 
 
 def model_info(name: str) -> ModelInfo:
-    """Return what is assumed of a model; a name that is not in the table gets the same assumptions."""
+    """Return what is assumed of a model.
+
+    Args:
+        name: the model's id; one that is not in the table gets the same assumptions.
+    """
     return MODELS.get(name) or ModelInfo(name)
 
 
@@ -221,16 +225,20 @@ class ToolCall:
 
     @classmethod
     def of(cls, id: str, name: str, arguments: Mapping[str, Any]) -> ToolCall:
-        """Make a call from arguments as an object.
+        """Return a call from arguments as an object.
 
-        What JSON has no word for, such as dates, decimals and NaN, becomes text.
+        Args:
+            id: the call's id.
+            name: the tool's name.
+            arguments: the arguments; what JSON has no word for, such as dates and decimals, becomes text.
         """
         return cls(id, name, write_arguments(arguments))
 
     def parse(self) -> JSON:
-        """Return the arguments as an object; raise ValueError where they are not the text of one.
+        """Return the arguments as an object.
 
-        It never raises for a call of a reply.
+        Raises:
+            ValueError: they are not the JSON text of one; never so in a call of a reply.
         """
         arguments = read_arguments(self.arguments)
         if arguments is None:

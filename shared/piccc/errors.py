@@ -361,7 +361,11 @@ class TaskError(PicccError, RuntimeError):
 
     @staticmethod
     def of(task: Task) -> TaskError | None:
-        """Return the error of a task that ended without output, or None."""
+        """Return the error of a task that ended without output, or None.
+
+        Args:
+            task: the task as it was last read.
+        """
         if not task.is_terminal or (task.status == "completed" and task.outputs):
             return None
         why = task.error_message or "the server gave no reason"

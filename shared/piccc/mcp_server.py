@@ -166,6 +166,10 @@ class MediaServer:
         It answers only requests that carry the token as `Authorization: Bearer …`, name a loopback host and,
         where a browser sends them, come from a page of this machine.
 
+        Args:
+            token: what a client must send.
+            host: the loopback address that it will listen on.
+
         Raises:
             ConfigurationError: the token is empty, or the host is not this machine.
         """

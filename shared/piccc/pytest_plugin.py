@@ -17,7 +17,11 @@ _MARKER = "piccc_recording"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the marker.
+
+    Args:
+        config: pytest's.
+    """
     config.addinivalue_line(
         "markers",
         f"{_MARKER}(path=None, mode='once', **options): let piccc_emulator answer from a recording.",
@@ -38,6 +42,9 @@ def piccc_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     yet, the test is recorded from the server to which the environment points before it (PICCC_BASE_URL,
     PICCC_API_KEY), or from the marker's `upstream=`. `mode=` is `once`, `record` or `replay`; other options
     are those of `Emulator`.
+
+    Yields:
+        The running emulator.
     """
     from piccc.emulator import Emulator
 

@@ -81,7 +81,11 @@ def encoding() -> Encoding | None:
 
 
 def token_ids(text: str) -> list[int]:
-    """Return a text's tokens; without a vocabulary they are positions, of which only the number counts."""
+    """Return a text's tokens; without a vocabulary they are positions, of which only the number counts.
+
+    Args:
+        text: the text.
+    """
     vocabulary, text = encoding(), join_halves(text)
     if vocabulary is None:
         return list(range(_by_length(text)))
@@ -89,13 +93,22 @@ def token_ids(text: str) -> list[int]:
 
 
 def count_text(text: str) -> int:
-    """Return how many tokens a text has."""
+    """Return how many tokens a text has.
+
+    Args:
+        text: the text.
+    """
     vocabulary, text = encoding(), join_halves(text)
     return _by_length(text) if vocabulary is None else len(vocabulary.encode(text, disallowed_special=()))
 
 
 def count_tokens(messages: Iterable[Message], tools: Iterable[Tool] = ()) -> int:
-    """Return how many tokens a conversation has as a prompt, with the tools on offer."""
+    """Return how many tokens a conversation has as a prompt.
+
+    Args:
+        messages: the conversation.
+        tools: the tools on offer.
+    """
     content = sum(TOKENS_PER_MESSAGE + _count_message(message) for message in messages)
     return content + sum(_count_tool(tool) for tool in tools)
 

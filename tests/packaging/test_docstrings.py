@@ -1,15 +1,17 @@
-"""What the docstrings show is what happens: every example runs, against an emulator, in an empty folder."""
+"""Docstrings: every example runs against an emulator, in an empty folder; arguments and errors are listed."""
 
 from __future__ import annotations
 
 import ast
 import doctest
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import typer
@@ -17,6 +19,7 @@ import typer
 from piccc import Polling
 from piccc.cli import app
 from piccc.emulator import Emulator
+from tests.packaging.public_api import MODULES, load, names_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {
@@ -110,3 +113,48 @@ def test_an_example_of_a_command_is_one_that_the_command_line_takes(
     while isinstance(command, typer.core.TyperGroup):
         command = command.commands[words.pop(0)]
     command.make_context(command.name, words).close()
+
+
+PACKAGES = ("piccc", "langchain_piccc", "llama_index_piccc")
+REFERS_TO_TWIN = re.compile(r"\bas of `[\w.]+`")
+RESULT = re.compile(r"^(?:Returns|Yields):$", re.MULTILINE)
+LISTED = re.compile(r"^ {4}(\w+): \S", re.MULTILINE)
+
+
+def _public_functions() -> Iterator[tuple[str, FunctionType]]:
+    """Yield our public functions and methods with their paths, without those that a framework prescribes."""
+    packages = load()
+    for module in MODULES:
+        for name in names_of(packages[module]):
+            each = getattr(import_module(module), name)
+            if isinstance(each, FunctionType):
+                yield f"{module}.{name}", each
+            for attribute, member in vars(each).items() if isinstance(each, type) else ():
+                function = getattr(member, "__func__", member)
+                owners = [base.__module__ for base in each.__mro__[1:] if attribute in vars(base)]
+                if (
+                    isinstance(function, FunctionType)
+                    and not attribute.startswith("_")
+                    and all(owner.partition(".")[0] in PACKAGES for owner in owners)
+                ):
+                    yield f"{module}.{name}.{attribute}", function
+
+
+def test_public_functions_list_their_arguments_and_errors_and_say_what_they_return() -> None:
+    # A method whose twin lists them refers to that; a summary may say what is returned.
+    wrong = {}
+    for path, function in _public_functions():
+        text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+        summary = text.partition("\n")[0]
+        if REFERS_TO_TWIN.search(summary):
+            continue
+        arguments = {*LISTED.findall(text.partition("Args:\n")[2])}
+        missing = {*signature.parameters} - {"self", "cls", "args", "kwargs"} - arguments
+        says_result = re.search(r"\breturn|^yield|^iterate", summary, re.IGNORECASE) or RESULT.search(text)
+        if signature.return_annotation not in ("None", signature.empty) and not says_result:
+            missing.add("Returns")
+        if re.search(r"\braises? [A-Z]\w+", summary, re.IGNORECASE):
+            missing.add("Raises")
+        if missing:
+            wrong[path] = missing
+    assert wrong == {}

@@ -65,7 +65,11 @@ class ManualClock:
         return self._now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been advanced by `seconds`."""
+        """Wait until the clock has been advanced.
+
+        Args:
+            seconds: by how much.
+        """
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -81,13 +85,29 @@ class ManualClock:
         return sum(not future.done() for _, _, future in self._waiters)
 
     def until_sleeping(self, count: int = 1, *, timeout: float = 5.0) -> None:
-        """Block the calling thread until `count` wait on this clock; TimeoutError after `timeout` seconds."""
+        """Block the calling thread until enough coroutines wait on this clock.
+
+        Args:
+            count: how many are enough.
+            timeout: seconds to wait for them, by the real clock.
+
+        Raises:
+            TimeoutError: there were fewer in that time.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self.sleepers >= count, timeout):
                 raise TimeoutError(f"{self.sleepers} of {count} waiters after {timeout} s")
 
     async def move(self, seconds: float, settle: Settle) -> None:
-        """Advance by `seconds`, waking every waiter at its own moment; `settle` runs what it woke."""
+        """Advance the clock, waking every waiter at its own moment.
+
+        Args:
+            seconds: by how much.
+            settle: runs what was woken, until it waits again.
+
+        Raises:
+            ValueError: `seconds` is negative.
+        """
         if seconds < 0:
             raise ValueError("a clock cannot go back: seconds must not be negative")
         target = self._now + seconds

@@ -89,7 +89,17 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Parse a fault. Raises ValueError for an unknown kind or option."""
+        """Parse a fault.
+
+        Args:
+            text: its kind, value and options, such as `429;retry-after=1`.
+
+        Returns:
+            The fault.
+
+        Raises:
+            ValueError: the kind or an option is unknown, or what must be a number is none.
+        """
         head, *rest = (part.strip() for part in text.split(";"))
         kind, _, value = head.partition(":")
         options = dict(_option(part) for part in rest if part)
@@ -139,7 +149,11 @@ class Fault:
         return self.kind in _ON_RESPONSES
 
     def refusal(self, now: float) -> APIError:
-        """Build the error; `retry-after-date` is in seconds from now."""
+        """Return the error to refuse a request with.
+
+        Args:
+            now: a Unix time in seconds, from which `retry-after-date` counts.
+        """
         headers = {
             name: value for name, value in self.options.items() if name.startswith(("retry-after", "x-"))
         }
@@ -158,7 +172,11 @@ class Fault:
         return all(_NUMBER.fullmatch(number) for number in numbers)
 
     def number(self, default: float) -> float:
-        """The value as a number."""
+        """Return the value as a number.
+
+        Args:
+            default: the number where there is no value.
+        """
         return default if self.value is None else float(self.value)
 
 
@@ -194,7 +212,12 @@ class FaultRule:
             )
 
     def matches(self, record: RequestRecord, draw: Callable[[int], float]) -> bool:
-        """Decide whether this request is hit, and count it; `draw(n)` is random, 0 to 1."""
+        """Return whether this request is hit, and count it.
+
+        Args:
+            record: the request.
+            draw: gives a random number of 0 to 1 for the number of a matching request.
+        """
         called = f"{record.method} {record.path}"
         if not (
             fnmatchcase(called, self.route)

@@ -234,25 +234,41 @@ class Quirks:
         return name in self.names
 
     def task(self, shown: Shown) -> Shown:
-        """Apply the quirks to a task."""
+        """Apply the quirks to a task and return it.
+
+        Args:
+            shown: the task as JSON data; it is changed.
+        """
         for name in self.names:
             if name in _TASKS:
                 _TASKS[name](shown)
         return shown
 
     def reply(self, shown: Shown) -> Shown:
-        """Wrap a response of the task routes."""
+        """Return a response of the task routes, wrapped where a quirk says so.
+
+        Args:
+            shown: the response as JSON data.
+        """
         return {"code": 200, "msg": "success", "data": shown} if "wrapped" in self else shown
 
     def list(self, shown: Shown) -> Shown:
-        """Apply the quirks to a page of tasks."""
+        """Apply the quirks to a page of tasks and return it.
+
+        Args:
+            shown: the page as JSON data; it is changed.
+        """
         for name in self.names:
             if name in _LISTS:
                 shown[_LISTS[name]] = shown.pop("data")
         return shown
 
     def chunks(self, chunks: Chunks) -> Chunks:
-        """Apply the quirks to a streamed completion."""
+        """Return a streamed completion with the quirks applied.
+
+        Args:
+            chunks: its chunks as JSON data.
+        """
         for name in self.names:
             if name in _CHUNKS:
                 chunks = _CHUNKS[name](chunks)

@@ -61,7 +61,11 @@ class RequestRecord:
     raw_response: bytearray = field(default_factory=bytearray, repr=False)
 
     def keep_response(self, piece: bytes) -> None:
-        """Keep a piece of the response's body, up to 64 KiB together."""
+        """Keep a piece of the response's body, up to 64 KiB together.
+
+        Args:
+            piece: the next bytes of the body.
+        """
         self.raw_response += piece[: max(0, _KEPT_RESPONSE - len(self.raw_response))]
 
     @property

@@ -177,11 +177,20 @@ class Emulator:
         return list(self._api.webhooks.deliveries.copy())
 
     def script(self, lines: Iterable[ScriptLine]) -> None:
-        """Queue the next chat replies, one per request: texts, `Scripted`, or functions of the request."""
+        """Queue the next chat replies, one per request.
+
+        Args:
+            lines: texts, `Scripted`, or functions of the request that return one of these.
+        """
         self._api.script.lines.extend(lines)
 
     def rule(self, when: Callable[[ModelRequest], bool], then: ScriptLine) -> None:
-        """Answer every chat request for which `when` is true; the first such rule wins, before the script."""
+        """Answer every chat request that a condition holds for; the first such rule wins, before the script.
+
+        Args:
+            when: the condition.
+            then: the reply: a text, `Scripted`, or a function of the request.
+        """
         self._api.script.rules.append((when, then))
 
     def fault(
@@ -221,20 +230,40 @@ class Emulator:
         self._api.reset()
 
     def redeliver(self, event_id: str) -> None:
-        """Deliver a webhook again. Raises KeyError for an unknown id."""
+        """Deliver a webhook again.
+
+        Args:
+            event_id: the delivery's `event_id`.
+
+        Raises:
+            KeyError: no delivery has this id.
+        """
         self._api.webhooks.delivery(event_id)
         self._running().loop.call_soon_threadsafe(self._api.webhooks.redeliver, event_id)
 
     def advance(self, seconds: float) -> None:
-        """Advance the manual clock by seconds, and return when everything due has happened."""
+        """Advance the manual clock, and return when everything due has happened.
+
+        Args:
+            seconds: by how much.
+
+        Raises:
+            TypeError: the emulator was made without a `ManualClock`.
+            RuntimeError: it does not run.
+        """
         self._move(seconds).result(_PATIENCE)
 
     async def aadvance(self, seconds: float) -> None:
-        """`advance` for asynchronous code."""
+        """Advance the manual clock without blocking the event loop; arguments and errors as of `advance`."""
         await asyncio.wait_for(asyncio.wrap_future(self._move(seconds)), _PATIENCE)
 
     def start(self) -> Self:
-        """Bind the socket and start serving. Raises OSError when the port is taken."""
+        """Bind the socket, start serving and return this emulator.
+
+        Raises:
+            OSError: the port is taken.
+            RuntimeError: it runs already, or cannot start.
+        """
         if self._server is not None:
             raise RuntimeError("the emulator runs already")
         self._server = _Server(self.app, _bound(self._host, self._port))

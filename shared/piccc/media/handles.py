@@ -100,18 +100,38 @@ class OutputHandle(_BoundOutput):
         return run_sync(self._save(path, options))
 
     def bytes(self, **options: Unpack[FetchOptions]) -> bytes:
-        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default.
+        """Return its content.
 
-        The options are `save`'s: `max_bytes`, `timeout`, `any_type`.
+        Args:
+            options: `save`'s `max_bytes` (here 256 MiB by default), `timeout` and `any_type`.
+
+        Raises:
+            OutputTooLarge: it has more than `max_bytes`.
+            OutputError: it cannot be fetched; the kinds of it say why.
         """
         return run_sync(self._load(**options))
 
     def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
-        """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
+        """Return it as a Pillow image.
+
+        Args:
+            max_bytes: how large the file may be.
+
+        Raises:
+            OutputError: it is a video, or cannot be fetched.
+            MissingExtraError: Pillow is not installed.
+        """
         return as_image(self.bytes(max_bytes=max_bytes), self.task_id)
 
     def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
-        """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
+        """Return it as a content block `{type, base64, mime_type}`.
+
+        Args:
+            max_px: scale an image down to at most this many pixels wide and high.
+
+        Raises:
+            OutputError: it cannot be fetched; the kinds of it say why.
+        """
         return block(self.bytes(), self.task_id, max_px)
 
 
@@ -135,19 +155,16 @@ class AsyncOutputHandle(_BoundOutput):
         return await self._save(path, options)
 
     async def bytes(self, **options: Unpack[FetchOptions]) -> bytes:
-        """Return its content; raise OutputTooLarge where it has more than `max_bytes`, 256 MiB by default.
-
-        The options are `save`'s: `max_bytes`, `timeout`, `any_type`.
-        """
+        """Return its content; arguments and errors as of `OutputHandle.bytes`."""
         return await self._load(**options)
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
-        """Return it as a Pillow image; raise OutputError for a video, MissingExtraError without Pillow."""
+        """Return it as a Pillow image; arguments and errors as of `OutputHandle.pil`."""
         content = await self.bytes(max_bytes=max_bytes)
         return await self._account.session.io.run(as_image, content, self.task_id)
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
-        """Return it as a content block `{type, base64, mime_type}`, at most `max_px` pixels wide and high."""
+        """Return it as a content block; arguments and errors as of `OutputHandle.base64_block`."""
         content = await self.bytes()
         return await self._account.session.io.run(block, content, self.task_id, max_px)
 
@@ -212,7 +229,7 @@ class TaskHandle(_BoundTask):
     outputs: list[OutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
 
     def refresh(self) -> Self:
-        """Read it again."""
+        """Read it again, and return it."""
         return self.take(run_sync(self._account.get(self)))
 
     def wait(
@@ -243,7 +260,15 @@ class TaskHandle(_BoundTask):
         return self
 
     def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> Iterator[Task]:
-        """Yield the task as it was at each change of its status or progress, until it has ended."""
+        """Yield the task as it was at each change of its status or progress, until it has ended.
+
+        Args:
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            on_poll: is called whenever the task was read, in the poller's thread.
+
+        Raises:
+            TaskWaitTimeout: it is still running; wait again, do not submit again.
+        """
         return self._events(timeout, on_poll, is_observed=True)
 
     def _events(self, timeout: float | None, on_poll: OnPoll | None, *, is_observed: bool) -> Iterator[Task]:
@@ -262,7 +287,12 @@ class TaskHandle(_BoundTask):
     def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
         """Write all outputs into a directory, made if need be, or below a URL; return where they are.
 
-        Options and errors are those of an output's `save`.
+        Args:
+            folder: the directory, or a URL as for an output's `save`.
+            options: those of an output's `save`.
+
+        Raises:
+            OutputError: an output cannot be fetched or written; the kinds of it say why.
         """
         saved = [output.save(_folder(folder), **options) for output in self.outputs]
         return cast("list[Path] | list[str]", saved)  # for all go to one folder
@@ -280,7 +310,7 @@ class AsyncTaskHandle(_BoundTask):
     outputs: list[AsyncOutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
 
     async def refresh(self) -> Self:
-        """Read it again."""
+        """Read it again, and return it."""
         return self.take(await self._account.get(self))
 
     async def wait(
@@ -311,7 +341,7 @@ class AsyncTaskHandle(_BoundTask):
         return self
 
     def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> AsyncIterator[Task]:
-        """Yield the task as it was at each change of its status or progress, until it has ended."""
+        """Yield the task as it was at each change of it; arguments and errors as of `TaskHandle.events`."""
         return self._events(timeout, on_poll, is_observed=True)
 
     async def _events(
@@ -330,10 +360,7 @@ class AsyncTaskHandle(_BoundTask):
     async def save(self, folder: str, **options: Unpack[SaveOptions]) -> list[Path] | list[str]: ...
 
     async def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
-        """Write all outputs into a directory, made if need be, or below a URL; return where they are.
-
-        Options and errors are those of an output's `save`.
-        """
+        """Write all outputs into a directory or below a URL; arguments and errors as of `TaskHandle.save`."""
         saved = [await output.save(_folder(folder), **options) for output in self.outputs]
         return cast("list[Path] | list[str]", saved)  # for all go to one folder
 

@@ -124,7 +124,11 @@ class RateLimit:
         return self._bucket
 
     def block(self, seconds: float) -> None:
-        """Hold all requests back for some seconds; may block for I/O."""
+        """Hold all requests back; may block for I/O.
+
+        Args:
+            seconds: for how long.
+        """
         self._blocked_until = max(self._blocked_until, time.monotonic() + seconds)
         if isinstance(self.ledger, BlockingLedger):
             self.ledger.block(self._block_name, seconds)
@@ -134,7 +138,11 @@ class RateLimit:
         return f"blocked:{self.name}"
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Take a permit, and wait for it; without `blocking` return whether there was one at once."""
+        """Take a permit, and wait for it; return whether one was taken.
+
+        Args:
+            blocking: whether to wait where there is none at once.
+        """
         while (wait := self.take()) > 0:
             if not blocking:
                 return False
@@ -142,7 +150,7 @@ class RateLimit:
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Do as `acquire` does, beside the event loop."""
+        """Take a permit without blocking the event loop; arguments as of `acquire`."""
         while (wait := await asyncio.to_thread(self.take)) > 0:
             if not blocking:
                 return False

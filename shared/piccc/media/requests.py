@@ -511,9 +511,14 @@ class SpendLimit:
         return self._counted.get("micros", 0) / 1_000_000
 
     def spends_of(self, request: TaskRequest) -> list[Spend]:
-        """Return what a request counts for; raise SpendLimitExceeded where that cannot be said.
+        """Return what a request counts for.
 
-        A video of which no length was asked cannot be counted under `max_video_seconds` or `max_cost`.
+        Args:
+            request: a request as it would be sent.
+
+        Raises:
+            SpendLimitExceeded: that cannot be said: a video of which no length was asked counts neither under
+                `max_video_seconds` nor under `max_cost`, and a model without a price not under `max_cost`.
         """
         is_video, seconds, model = request.type == "video", request.video_seconds, request.body.get("model")
         spends = [Spend(self.name, "tasks", 1, self.max_tasks)]
@@ -529,9 +534,15 @@ class SpendLimit:
         return spends
 
     def spend(self, request: TaskRequest, *, is_bound: bool = True) -> None:
-        """Count a request; raise SpendLimitExceeded, counting nothing, where it is too much.
+        """Count a request.
 
-        Without `is_bound` only count: a ledger has judged it.
+        Args:
+            request: a request that is about to be sent.
+            is_bound: whether the limit applies; else it is only counted, for a ledger has judged it.
+
+        Raises:
+            SpendLimitExceeded: it is too much; nothing was counted.
+            ConfigurationError: the limit came from another process, and no ledger is shared with that.
         """
         if is_bound and self._is_copy:
             raise ConfigurationError(
@@ -547,7 +558,11 @@ class SpendLimit:
                 self._counted[each.unit] = self._counted.get(each.unit, 0) + each.amount
 
     def give_back(self, request: TaskRequest) -> None:
-        """Take back the count of a request that was not accepted."""
+        """Take back the count of a request that was not accepted.
+
+        Args:
+            request: the request that was counted.
+        """
         with self._lock:
             for each in self.spends_of(request):
                 self._counted[each.unit] = self._counted.get(each.unit, 0) - each.amount

@@ -178,7 +178,8 @@ class Media(_Media):
             submissions: how many submissions may be under way at a time.
             on_result: is called with each task that has ended, in the order of their ending; once per run.
             progress: show a line of progress on stderr.
-            max_tasks, max_video_seconds: a spend limit for this batch.
+            max_tasks: how many tasks this batch may submit.
+            max_video_seconds: how many seconds of video it may submit.
             timeout: seconds for the whole batch; a day by default.
             lost: as for `submit`.
             save_to: a folder, or a URL as for an output's `save`, to which the outputs of each task are saved
@@ -301,13 +302,22 @@ class Tasks(_Resource):
     """Tasks of the account, read, listed, waited for, found again: `client.tasks`."""
 
     def get(self, task: Task | str) -> TaskHandle:
-        """Read a task, given by its id or as it was; raise NotFoundError where the server knows none."""
+        """Return a task as it is now.
+
+        Args:
+            task: a task, or its id.
+
+        Raises:
+            NotFoundError: the server does not know it.
+        """
         return self._handle(run_sync(self._account.get(task)))
 
     def list(self, *, type: TaskType | None = None, status: str | None = None) -> Iterator[TaskHandle]:
         """Iterate over the account's tasks, newest first, page by page.
 
-        `type` and `status` choose which ones (documented); the words for a status are assumed, see `Task`.
+        Args:
+            type: only images or only videos (documented).
+            status: only this status (documented; the words for it are assumed, see `Task`).
         """
         pages = Pages(type=type, status=status)
         while not pages.is_done:
@@ -316,7 +326,7 @@ class Tasks(_Resource):
     def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
     ) -> TaskHandle:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none.
+        """Wait for a task and return it with its outputs.
 
         Args:
             task: a task, or its id.
@@ -341,8 +351,15 @@ class Tasks(_Resource):
     ) -> builtins.list[TaskHandle]:
         """Wait until all tasks have ended and return them in their order, failed ones too.
 
-        Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
-        last the error of a task that cannot be read; its `tasks` are all of them, as far as they were read.
+        Ask each one's `failure()` why it has no output.
+
+        Args:
+            tasks: tasks, or their ids.
+            timeout: seconds to wait; by default as many as the client's `Polling` says.
+
+        Raises:
+            TaskWaitTimeout: some are still running; `tasks` are all of them, as far as they were read.
+            PicccError: a task cannot be read, raised when the others have ended; `tasks` as above.
         """
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
@@ -357,7 +374,7 @@ class Tasks(_Resource):
     def as_completed(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> Iterator[TaskHandle]:
-        """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
+        """Yield each task when it has ended, failed ones too; arguments and errors as of `wait_all`."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
         with self._account.watch(handles.values(), timeout=timeout) as waiting:
             while (task := run_sync(waiting.next())) is not None:
@@ -381,14 +398,23 @@ class Tasks(_Resource):
                 yield task
 
     def find(self, key: str) -> builtins.list[TaskHandle]:
-        """Return the tasks that the submission of this key may have become, the likeliest first."""
+        """Return the tasks that a submission may have become, the likeliest first.
+
+        Args:
+            key: the submission's key.
+        """
         return [self._handle(task) for task in run_sync(self._account.find(key))]
 
     def resume(self, key: str, *, resubmit: bool = False) -> TaskHandle:
         """Return the task of a submission: from the ledger, else found among the account's tasks.
 
-        Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
-        Raise InvalidArgumentError where the ledger has no submission of that key.
+        Args:
+            key: the submission's key.
+            resubmit: send it again under the same key where there is no such task; it may be billed twice.
+
+        Raises:
+            SubmissionUnknown: there is no such task, and `resubmit` is off.
+            InvalidArgumentError: the ledger has no submission of that key.
 
         Examples:
             >>> from piccc import Client
@@ -399,11 +425,25 @@ class Tasks(_Resource):
         return self._handle(run_sync(self._account.resume(key, resubmit=resubmit)))
 
     def submission(self, key: str) -> Submission | None:
-        """Return what the ledger knows of a submission; raise LedgerError where it cannot be used."""
+        """Return what the ledger knows of a submission, or None.
+
+        Args:
+            key: the submission's key.
+
+        Raises:
+            LedgerError: the ledger cannot be used.
+        """
         return run_sync(self._account.use_ledger(self._account.ledger.get, key))
 
     def load(self, text: str) -> TaskHandle:
-        """Return the handle that `to_json` wrote; raise InvalidArgumentError for another text."""
+        """Return the handle that `to_json` wrote.
+
+        Args:
+            text: what it wrote.
+
+        Raises:
+            InvalidArgumentError: it is another text.
+        """
         return self._handle(_loaded(text))
 
     def _handle(self, task: Task | str) -> TaskHandle:
@@ -416,16 +456,13 @@ class AsyncTasks(_Resource):
     """Tasks of the account, read, listed, waited for, found again: `client.tasks` of an `AsyncClient`."""
 
     async def get(self, task: Task | str) -> AsyncTaskHandle:
-        """Read a task, given by its id or as it was; raise NotFoundError where the server knows none."""
+        """Return a task as it is now; arguments and errors as of `Tasks.get`."""
         return self._handle(await self._account.get(task))
 
     async def list(
         self, *, type: TaskType | None = None, status: str | None = None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        """Iterate over the account's tasks, newest first, page by page.
-
-        `type` and `status` choose which ones (documented); the words for a status are assumed, see `Task`.
-        """
+        """Iterate over the account's tasks; arguments and errors as of `Tasks.list`."""
         pages = Pages(type=type, status=status)
         while not pages.is_done:
             for task in await self._account.next_page(pages):
@@ -434,20 +471,13 @@ class AsyncTasks(_Resource):
     async def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
     ) -> AsyncTaskHandle:
-        """Wait for at most `timeout` seconds; return the task with its outputs or raise why it has none.
-
-        Arguments and errors are as of `Tasks.wait`.
-        """
+        """Wait for a task and return it with its outputs; arguments and errors as of `Tasks.wait`."""
         return await self._handle(task).wait(timeout=timeout, on_update=on_update)
 
     async def wait_all(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> builtins.list[AsyncTaskHandle]:
-        """Wait until all tasks have ended and return them in their order, failed ones too.
-
-        Ask each one's `failure()` why it has no output. Raise TaskWaitTimeout after `timeout` seconds, and at
-        last the error of a task that cannot be read; its `tasks` are all of them, as far as they were read.
-        """
+        """Wait until all tasks have ended and return them; arguments and errors as of `Tasks.wait_all`."""
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
         try:
@@ -461,7 +491,7 @@ class AsyncTasks(_Resource):
     async def as_completed(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        """Yield each task when it has ended, failed ones too; raise as `wait_all` does."""
+        """Yield each task when it has ended; arguments and errors as of `Tasks.wait_all`."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
         with self._account.watch(handles.values(), timeout=timeout) as waiting:
             while (task := await waiting.next()) is not None:
@@ -485,23 +515,19 @@ class AsyncTasks(_Resource):
                 yield task
 
     async def find(self, key: str) -> builtins.list[AsyncTaskHandle]:
-        """Return the tasks that the submission of this key may have become, the likeliest first."""
+        """Return the tasks that a submission may have become; arguments and errors as of `Tasks.find`."""
         return [self._handle(task) for task in await self._account.find(key)]
 
     async def resume(self, key: str, *, resubmit: bool = False) -> AsyncTaskHandle:
-        """Return the task of a submission: from the ledger, else found among the account's tasks.
-
-        Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
-        Raise InvalidArgumentError where the ledger has no submission of that key.
-        """
+        """Return the task of a submission; arguments and errors as of `Tasks.resume`."""
         return self._handle(await self._account.resume(key, resubmit=resubmit))
 
     async def submission(self, key: str) -> Submission | None:
-        """Return what the ledger knows of a submission; raise LedgerError where it cannot be used."""
+        """Return what the ledger knows of a submission; arguments and errors as of `Tasks.submission`."""
         return await self._account.use_ledger(self._account.ledger.get, key)
 
     def load(self, text: str) -> AsyncTaskHandle:
-        """Return the handle that `to_json` wrote; raise InvalidArgumentError for another text."""
+        """Return the handle that `to_json` wrote; arguments and errors as of `Tasks.load`."""
         return self._handle(_loaded(text))
 
     def _handle(self, task: Task | str) -> AsyncTaskHandle:

@@ -65,7 +65,11 @@ class Polling:
             )
 
     def slowed(self, factor: float) -> Polling:
-        """Return one that asks so many times more seldom."""
+        """Return one that asks more seldom.
+
+        Args:
+            factor: how many times more seldom.
+        """
         rate = self.requests_per_second / factor
         return replace(self, min=self.min * factor, max=self.max * factor, requests_per_second=rate)
 

@@ -223,7 +223,14 @@ class Webhooks:
         self._by_loop: dict[asyncio.AbstractEventLoop, Deliveries] = {}
 
     def url_for(self, key: str) -> str:
-        """Return the address for the submission of this key."""
+        """Return the address for a submission.
+
+        Args:
+            key: the submission's key.
+
+        Raises:
+            ConfigurationError: no `public_url` was given, and nothing is served.
+        """
         if not self._public_url:
             raise ConfigurationError(
                 "The receiver of webhooks has no address yet.",
@@ -265,7 +272,13 @@ class Webhooks:
                 yield AsyncTaskHandle(task, account)
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve as an ASGI app: mount it at `public_url`'s path."""
+        """Serve as an ASGI app: mount it at `public_url`'s path.
+
+        Args:
+            scope: the connection.
+            receive: gives the next event.
+            send: takes an event of ours.
+        """
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
             for closed in [each for each in self._by_loop if each.is_closed()]:
@@ -276,14 +289,26 @@ class Webhooks:
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> WebhookServer:
         """Serve in threads until the server is closed; where no `public_url` was given, its own is that.
 
-        Raise ConfigurationError where it cannot listen there.
+        Args:
+            host: the address to listen on.
+            port: the port; 0 takes a free one.
+
+        Returns:
+            The running server; close it to stop.
+
+        Raises:
+            ConfigurationError: it cannot listen there.
         """
         server = WebhookServer(self.deliveries(SyncBackend()), host, port)
         self._public_url = self._public_url or server.url
         return server
 
     def deliveries(self, io: Backend) -> Deliveries:
-        """Return what answers deliveries over a backend, for a server of another kind."""
+        """Return what answers deliveries over a backend, for a server of another kind.
+
+        Args:
+            io: a blocking or asynchronous backend.
+        """
         return Deliveries(self._settings, self._memory, self._account.over(io))
 
     def __deepcopy__(self, memo: object) -> Webhooks:

@@ -53,34 +53,63 @@ class Ledger(Protocol):
     """
 
     def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        """Write an entry down unless its key is taken; return the entry that took it, or None.
+
+        Args:
+            entry: the submission that is about to be sent.
+        """
         ...
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim a key again that was written down at `since` and never became a task; False if that changed.
+        """Claim a key again that never became a task; return False if its entry has changed.
 
         So of several processes that want to send a lost submission again, one does.
+
+        Args:
+            entry: the submission that is about to be sent again.
+            since: when the entry that it replaces was written down, as a Unix time in seconds.
         """
         ...
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
+        """Note which task a submission became; return False where the key or the task is taken.
+
+        Args:
+            key: the submission's key.
+            task_id: the task's id.
+        """
         ...
 
     def release(self, key: str) -> None:
-        """Forget a submission that never became a task."""
+        """Forget a submission that never became a task.
+
+        Args:
+            key: the submission's key.
+        """
         ...
 
     def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission."""
+        """Note that a batch has handed over the result of a submission.
+
+        Args:
+            key: the submission's key.
+        """
         ...
 
     def get(self, key: str) -> Submission | None:
-        """Return the entry of a key."""
+        """Return the entry of a key, or None.
+
+        Args:
+            key: the submission's key.
+        """
         ...
 
     def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became this task."""
+        """Return the key of the submission that became a task, or None.
+
+        Args:
+            task_id: the task's id.
+        """
         ...
 
     def unsettled(self) -> list[Submission]:
