@@ -46,7 +46,7 @@ def chat(
     system: Annotated[str | None, option("--system", "TEXT", "The system message.")] = None,
     json_schema: Annotated[
         str | None,
-        option("--json-schema", "SCHEMA", "JSON Schema of the answer: a file, or its text."),
+        option("--json-schema", "SCHEMA", "JSON Schema of the answer: a file, or the schema itself."),
     ] = None,
     dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat route to use.")] = "openai",
     max_tokens: Annotated[

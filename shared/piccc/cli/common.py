@@ -76,9 +76,7 @@ def option(name: str, metavar: str, help: str, *, envvar: str | None = None, min
     return typer.Option(name, metavar=metavar, help=help, envvar=envvar, min=min, show_default=False)
 
 
-AsJSON = Annotated[
-    bool, typer.Option("--json", help="Print JSON for scripts on stdout, one document a line, nothing else.")
-]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one document per line.")]
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(
@@ -248,12 +246,14 @@ class Commands(TyperGroup):
 
 
 def report_error(error: PicccError) -> int:
-    """Print an error and its hint on stderr; return its exit code."""
+    """Print an error, its hint and the page that documents it on stderr; return its exit code."""
     hint, error.hint = error.hint, ""
     say(str(error), "red")
     error.hint = hint
     if hint:
         say(in_shell_words(hint))
+    if type(error) is not PicccError:
+        say(f"Documentation: {error.docs_url}", "dim")
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), 1)
 
 

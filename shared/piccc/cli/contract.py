@@ -15,20 +15,29 @@ from piccc.errors import ConfigurationError
 
 def contract(
     spend: Annotated[
-        float, typer.Option(min=0, help="What the requests may cost together; 0 sends only what is free.")
+        float,
+        typer.Option(
+            min=0, metavar="MONEY", help="Most that all requests may cost; 0 sends only what is free."
+        ),
     ] = 0.0,
     only: Annotated[
         list[str] | None, option("--only", "ROWS", "Only these rows, such as 'chat.*'; may be repeated.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The chat model to ask.")] = "piccc-flash",
-    chat_price: Annotated[float, typer.Option(min=0, help="Assumed price of a short chat reply.")] = 0.01,
-    image_price: Annotated[float, typer.Option(min=0, help="Assumed price of an image.")] = 0.2,
-    video_price: Annotated[float, typer.Option(min=0, help="Assumed price of a video.")] = 2.0,
-    video_seconds: Annotated[int, typer.Option(min=1, help="How long that video is.")] = 6,
-    poll: Annotated[float, typer.Option(min=0.05, help="Polling interval in seconds.")] = 2.0,
+    model: Annotated[str, typer.Option(metavar="NAME", help="The chat model.")] = "piccc-flash",
+    chat_price: Annotated[
+        float, typer.Option(min=0, metavar="MONEY", help="Assumed price of a short chat reply.")
+    ] = 0.01,
+    image_price: Annotated[
+        float, typer.Option(min=0, metavar="MONEY", help="Assumed price of an image.")
+    ] = 0.2,
+    video_price: Annotated[
+        float, typer.Option(min=0, metavar="MONEY", help="Assumed price of a video.")
+    ] = 2.0,
+    video_seconds: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of that video.")] = 6,
+    poll: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Polling interval.")] = 2.0,
     as_json: AsJSON = False,
 ) -> None:
-    """Try what is documented of the API, and what piccc assumes, against the server; the cheapest first.
+    """Check what is documented of the API, and what piccc assumes, against the server, cheapest first.
 
     Prints a report in Markdown: for each statement whether it holds, and the bytes of those that differ. With
     your key it costs money, at most --spend, by the prices given: the provider documents none.

@@ -55,7 +55,7 @@ def demo(
     ] = Path("piccc-demo"),
     as_json: AsJSON = False,
 ) -> None:
-    """Show streaming, an agent with media tools, and a question to documents.
+    """Show streaming, an agent with media tools, and a question answered from documents.
 
     Without --live it needs no key and no network: it uses the emulator.
 

@@ -72,62 +72,67 @@ _SHOWN = (
 
 
 def emulator(
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8765,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", help="The port; 0 takes a free one.")] = 8765,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow a --host that other machines can reach.")
     ] = False,
-    speed: Annotated[float, typer.Option(help="Divides every duration; inf removes all waits.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Decides how outputs look and which faults hit.")] = 0,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", help="How many times faster than real; inf removes all waits.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of outputs and faults.")] = 0,
     faults: Annotated[Path | None, option("--faults", "FILE", "A JSON file of faults to inject.")] = None,
     state: Annotated[
-        Path | None, option("--state", "FOLDER", "Keep tasks and charges there between runs.")
+        Path | None, option("--state", "FOLDER", "Keep tasks and charges in this folder between runs.")
     ] = None,
     api_key: Annotated[
-        str | None, option("--api-key", "KEY", "The key to accept; pcc_test_emulator by default.")
+        str | None, option("--api-key", "KEY", "The key to accept; default: pcc_test_emulator.")
     ] = None,
     strict: Annotated[
         bool, typer.Option(help="Refuse what the strictest servers refuse, naming the field.")
     ] = True,
     models: Annotated[
-        str | None, option("--models", "NAMES", "Models to accept instead of Piccc's, with commas between.")
+        str | None, option("--models", "NAMES", "Comma-separated models to accept instead of Piccc's.")
     ] = None,
     quirk: Annotated[
         list[str] | None, option("--quirk", "NAME", "A variant of the wire format; may be repeated.")
     ] = None,
     rate_limit: Annotated[
-        int, typer.Option("--rate-limit", min=1, help="Requests per minute; more are refused with 429.")
+        int,
+        typer.Option(
+            "--rate-limit", metavar="COUNT", min=1, help="Requests per minute; more are refused with 429."
+        ),
     ] = 1_000_000,
     url_lifetime: Annotated[
-        float, typer.Option("--url-lifetime", help="How long an output's URL is valid, in seconds.")
+        float, typer.Option("--url-lifetime", metavar="SECONDS", help="How long an output's URL is valid.")
     ] = 86_400.0,
     webhook_secret: Annotated[
-        str | None, option("--webhook-secret", "SECRET", "Sign webhooks with it: whsec_ and base64.")
+        str | None, option("--webhook-secret", "SECRET", "Secret to sign webhooks with: whsec_ and base64.")
     ] = None,
     upstream: Annotated[
         str | None, option("--upstream", "URL", "An OpenAI-compatible server that answers chat.")
     ] = None,
     upstream_key: Annotated[
-        str | None, option("--upstream-key", "KEY", "Its key.", envvar="PICCC_UPSTREAM_KEY")
+        str | None, option("--upstream-key", "KEY", "The upstream's key.", envvar="PICCC_UPSTREAM_KEY")
     ] = None,
     upstream_model: Annotated[
-        str | None, option("--upstream-model", "NAME", "The model to ask it for, whichever a client names.")
+        str | None, option("--upstream-model", "NAME", "The upstream's model, whichever a client names.")
     ] = None,
     upstream_api: Annotated[
-        UpstreamAPI, typer.Option(help="What the upstream is; a live Piccc server gets the tasks too.")
+        UpstreamAPI, typer.Option(help="The upstream's API; with piccc it gets tasks too, not only chat.")
     ] = UpstreamAPI.OPENAI,
     recording: Annotated[
-        Path | None, option("--recording", "FILE", "Answer from what was recorded there.")
+        Path | None, option("--recording", "FILE", "The recording to answer from, or to write.")
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="Replay the recording; record what the upstream answers; record once.")
+        Mode, typer.Option(help="Replay, record, or once: record only where there is no file yet.")
     ] = Mode.REPLAY,
     shell: Annotated[
-        Shell | None, typer.Option(help="How to print the variables; the current shell's way by default.")
+        Shell | None, typer.Option(help="Syntax of the printed variables; default: the current shell's.")
     ] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Run the whole API on this machine until Ctrl-C, and show the requests as they come.
+    """Emulate the whole API on this machine until Ctrl-C, and print each request.
 
     \b
     Examples:

@@ -30,14 +30,18 @@ def mcp(
     http: Annotated[
         bool, typer.Option("--http", help="Serve streamable HTTP on this machine instead of stdio.")
     ] = False,
-    host: Annotated[str, typer.Option(help="The loopback address to listen on, with --http.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port, with --http; 0 takes a free one.")] = 8766,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="With --http: the loopback address.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="With --http: the port; 0 takes a free one.")
+    ] = 8766,
     token: Annotated[
         str | None,
         option(
             "--token",
             "TOKEN",
-            "What clients must send, with --http; one is made by default.",
+            "With --http: the token that clients must send; random by default.",
             envvar="PICCC_MCP_TOKEN",
         ),
     ] = None,
@@ -46,7 +50,7 @@ def mcp(
         option(
             "--image-models",
             "NAMES",
-            "Models that may make images, with commas between; default: PICCC_IMAGE_MODEL.",
+            "Comma-separated models that may make images; default: PICCC_IMAGE_MODEL.",
             envvar="PICCC_MCP_IMAGE_MODELS",
         ),
     ] = None,
@@ -55,7 +59,7 @@ def mcp(
         option(
             "--video-models",
             "NAMES",
-            "Models that may make videos, with commas between; default: PICCC_VIDEO_MODEL.",
+            "Comma-separated models that may make videos; default: PICCC_VIDEO_MODEL.",
             envvar="PICCC_MCP_VIDEO_MODELS",
         ),
     ] = None,
@@ -63,8 +67,8 @@ def mcp(
         int | None,
         option(
             "--max-tasks",
-            "N",
-            "Most tasks that this process may submit.",
+            "COUNT",
+            "Largest number of tasks that this process may submit.",
             envvar="PICCC_MCP_MAX_TASKS",
             min=0,
         ),
@@ -74,7 +78,7 @@ def mcp(
         option(
             "--max-video-seconds",
             "SECONDS",
-            "Most seconds of video that this process may submit.",
+            "Largest total length of the videos that this process may submit.",
             envvar="PICCC_MCP_MAX_VIDEO_SECONDS",
             min=0,
         ),
@@ -83,34 +87,33 @@ def mcp(
         float,
         typer.Option(
             "--wait",
+            metavar="SECONDS",
             min=0,
             envvar="PICCC_MCP_WAIT",
-            help="Seconds that a call waits; then its answer is a task id to ask for later.",
+            help="How long a call waits; then it returns a task id to ask for later.",
         ),
     ] = 50.0,
     show: Annotated[
         Show,
-        typer.Option(
-            "--show", envvar="PICCC_MCP_SHOW", help="How much of a finished image is in the answer."
-        ),
+        typer.Option("--show", envvar="PICCC_MCP_SHOW", help="How a result shows a finished image."),
     ] = Show.THUMBNAIL,
     session: Annotated[
         str | None,
         option(
             "--session",
             "NAME",
-            "Who asks: equal calls of one name within a day find their task. Default: the client's name.",
+            "Session name: its equal calls within a day get one task; default: the client's name.",
             envvar="PICCC_MCP_SESSION",
         ),
     ] = None,
     ledger: LedgerPlace = None,
     emulator: Annotated[
-        bool, typer.Option("--emulator", help="Serve an emulator of the API instead: nothing is paid for.")
+        bool, typer.Option("--emulator", help="Use an emulator of the API: nothing is billed.")
     ] = False,
 ) -> None:
     """Serve the image and video tools to agent hosts by the Model Context Protocol.
 
-    A call that a host makes again after a restart finds its task in the ledger and is not paid for twice.
+    A call that is repeated after a restart finds its task in the ledger and is not billed twice.
 
     \b
     Examples:

@@ -243,9 +243,9 @@ def _described(output: OutputHandle, file: Path | str) -> str:
 
 ImageModel = Annotated[str, option("--model", "NAME", "The model id.", envvar="PICCC_IMAGE_MODEL")]
 VideoModel = Annotated[str, option("--model", "NAME", "The model id.", envvar="PICCC_VIDEO_MODEL")]
-Ratio = Annotated[str | None, option("--aspect-ratio", "W:H", "Width to height, such as 16:9.")]
-ImageSize = Annotated[str | None, option("--resolution", "SIZE", "Such as 1K.")]
-VideoSize = Annotated[str | None, option("--resolution", "SIZE", "Such as 720p.")]
+Ratio = Annotated[str | None, option("--aspect-ratio", "W:H", "Aspect ratio, such as 16:9.")]
+ImageSize = Annotated[str | None, option("--resolution", "SIZE", "Resolution, such as 1K.")]
+VideoSize = Annotated[str | None, option("--resolution", "SIZE", "Resolution, such as 720p.")]
 Length = Annotated[float | None, option("--duration", "SECONDS", "Length of the video.")]
 Others = Annotated[list[str] | None, option("--set", "NAME=VALUE", "Any other parameter of the API.")]
 Webhook = Annotated[
@@ -266,8 +266,8 @@ From = Annotated[
     option(
         "--from",
         "FILE",
-        "Many prompts: a .txt file with one in each line, or a .csv or .jsonl file with a prompt and other "
-        "parameters in each row. --key then names the batch: run again, it continues.",
+        "Many prompts: a .txt file with one per line, or a .csv or .jsonl file with a prompt and other "
+        "parameters per row. --key then names the batch: run again, it continues where it stopped.",
     ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Submit, print the task id, and exit.")]

@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     from piccc.media.handles import TaskHandle
     from piccc.tasks import Task
 
-tasks = typer.Typer(cls=Commands, no_args_is_help=True, help="Image and video tasks of the account.")
+tasks = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="List the account's tasks, wait for them, and save their outputs.",
+)
 
 TaskID = Annotated[str, typer.Argument(metavar="ID", help="The task id.")]
 TaskIDs = Annotated[list[str], typer.Argument(metavar="ID", help="The task ids.")]
@@ -49,7 +53,9 @@ def list_(
         TaskType | None, typer.Option("--type", help="Only this type.", show_default=False)
     ] = None,
     status: Annotated[str | None, option("--status", "WORD", "Only this status, such as completed.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Largest number of tasks.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="COUNT", min=1, help="Largest number of tasks.")
+    ] = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the account's tasks, newest first.

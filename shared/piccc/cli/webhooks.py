@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 SIGNING_VARIABLE = "PICCC_WEBHOOK_SIGNING_SECRET"
 
-webhooks = typer.Typer(cls=Commands, no_args_is_help=True, help="Task completions, by polling or webhook.")
+webhooks = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Print or forward task completions, and test webhook handlers."
+)
 
 
 @webhooks.command()
@@ -44,8 +46,12 @@ def listen(
         str | None, option("--forward-to", "URL", "Send a webhook for each task to this address.")
     ] = None,
     receive: Annotated[bool, typer.Option("--receive", help="Receive webhooks instead of polling.")] = False,
-    host: Annotated[str, typer.Option(help="With --receive: the address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="With --receive: the port; 0 picks a free one.")] = 8766,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="With --receive: the address to bind.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="With --receive: the port; 0 picks a free one.")
+    ] = 8766,
     poll: Poll = None,
     ledger: LedgerPlace = None,
     as_json: AsJSON = False,
@@ -89,7 +95,7 @@ def listen(
 
 @webhooks.command()
 def trigger(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Where the handler listens.", show_default=False)],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The handler's address.", show_default=False)],
     task: Annotated[
         str | None, option("--task", "ID", "Send this task of the account instead of a made-up one.")
     ] = None,
