@@ -106,6 +106,13 @@ def test_the_list_is_filtered_by_type_and_by_the_status_now(
     assert listed(still_client, status="completed") == [old]
     assert listed(still_client, type="video", status="queued") == [film]
     assert listed(still_client, type="video", status="failed") == []
+    still.advance(3)
+    newest = still_client.post("/v1/images/tasks", json=image()).json()["task_id"]
+    assert listed(still_client, status="completed") == [new, old]
+    assert listed(still_client, status="processing") == [film]  # the oldest that runs; a newer one has ended
+    still.advance(4)
+    assert listed(still_client, status="processing") == []
+    assert listed(still_client, status="completed") == [newest, film, new, old]
 
 
 @pytest.mark.parametrize(

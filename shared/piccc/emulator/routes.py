@@ -293,16 +293,20 @@ class Routes:
     async def tasks(self, context: RequestContext) -> Response:
         """List tasks, newest first."""
         query, quirks = context.query, self._api.quirks
-        await self._api.refresh(*self._api.tasks)
-        fits = self._api.fits(
-            kind=_one_of(query.get("type"), get_args(Kind), "type"),
-            status=_one_of(query.get("status"), STATUSES, "status"),
-        )
+        if self._api.source is not None:
+            await self._api.refresh(*self._api.tasks)
+        status = _one_of(query.get("status"), STATUSES, "status")
+        fits = self._api.fits(kind=_one_of(query.get("type"), get_args(Kind), "type"), status=status)
         if "page-numbers" in quirks:
             return self._numbered(context, fits)
         limit, cursor = _whole(query.get("limit"), "limit", _PAGE_LIMIT, _LARGEST_PAGE), query.get("cursor")
-        paged = self._api.tasks.drifting_page if context.fault("drift") else self._api.tasks.page
-        page = paged(fits=fits, limit=limit, cursor=cursor)
+        tasks = self._api.tasks
+        if context.fault("drift"):
+            page = tasks.drifting_page(fits=fits, limit=limit, cursor=cursor)
+        else:
+            is_running = status in ("queued", "processing")
+            first = tasks.first_running(self._api.clock.now()) if is_running else 0
+            page = tasks.page(fits=fits, limit=limit, cursor=cursor, first=first)
         following = page.next_cursor
         if following and context.fault("repeat-cursor"):
             following = cursor or following

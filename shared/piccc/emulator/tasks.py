@@ -173,6 +173,7 @@ class Tasks:
         self._order: list[Task] = []
         self._places: dict[str, int] = {}
         self._by_idempotency: dict[str, Task] = {}
+        self._ended = 0
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self._order.copy())
@@ -211,11 +212,20 @@ class Tasks:
             )
         return task
 
-    def page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None) -> Page:
-        """Return the newest matching tasks older than `cursor`; tasks added meanwhile do not shift pages."""
+    def first_running(self, now: float) -> int:
+        """Return a place before which every task has ended, so that lists of what runs need not go there."""
+        while self._ended < len(self._order) and self._order[self._ended].ended(now):
+            self._ended += 1
+        return self._ended
+
+    def page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None, first: int = 0) -> Page:
+        """Return the newest matching tasks older than `cursor`; tasks added meanwhile do not shift pages.
+
+        None before the place `first` is looked at.
+        """
         end = len(self._order) if cursor is None else self._position(cursor)
         found: list[Task] = []
-        for index in range(end - 1, -1, -1):
+        for index in range(end - 1, first - 1, -1):
             if not fits(self._order[index]):
                 continue
             if len(found) == limit:
