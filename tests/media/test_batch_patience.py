@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from piccc.errors import (
     AuthenticationError,
     BatchStopped,
     InvalidArgumentError,
+    NotFoundError,
     PaymentRequiredError,
     PicccError,
     RateLimitError,
@@ -281,6 +283,9 @@ def dies() -> WorldResponse:
     raise Killed
 
 
+not_found = refusal(404)
+
+
 ACTS: Iterable[tuple[str, str, bool, Fault | None]] = [
     ("before the claim", "claim", False, None),
     ("after the claim", "claim", True, None),
@@ -307,6 +312,29 @@ def test_a_process_killed_at_any_act_is_paid_for_once_and_finishes(
     world.run(submit(world.account(ledger=ledger)))
     assert [task["task_id"] for task in world.charges] == [task.id for task in done] == ["t0"]
     assert ledger.unsettled() == []
+
+
+@pytest.mark.parametrize("failure", [None, not_found, dies], ids=["no failure", "it fails", "it stops"])
+def test_submissions_that_were_lost_together_are_looked_for_together(failure: Fault | None) -> None:
+    world, ledger, done = Server(faults=[(0.0, 1.0, nothing_came)]), MemoryLedger(), list[str]()
+
+    async def submit(account: Account, number: int) -> None:
+        media = AsyncMedia(account, "image")
+        done.append((await media.submit(f"{number}", model="m", key=f"k{number}", lost="resend")).id)
+
+    async def submit_until_done(account: Account, number: int) -> None:
+        while True:  # as an engine does
+            with suppress(SubmissionUnknown, NotFoundError, Killed):
+                return await submit(account, number)
+
+    first, again = world.account(ledger=ledger), world.account(ledger=ledger)
+    for number in range(30):
+        with pytest.raises(SubmissionUnknown):
+            world.run(submit(first, number))
+    world.read_faults = [failure, failure] if failure else []
+    world.run(*(submit_until_done(again, number) for number in range(30)))
+    assert len(done) == len(world.charges) == len({task["prompt"] for task in world.charges}) == 30
+    assert world.lists() <= 12
 
 
 def test_of_two_processes_that_send_a_lost_submission_again_one_does() -> None:

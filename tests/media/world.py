@@ -204,7 +204,8 @@ Fault = Callable[[], "WorldResponse | None"]
 class Server(World):
     """A server that takes submissions: each costs one charge, takes `post` seconds, and its task `seconds`.
 
-    `faults` are what happens to submissions from one moment to another, the first that fits.
+    `faults` are what happens to submissions from one moment to another, the first that fits; `read_faults`
+    what happens to the next reads.
     """
 
     fleet: Fleet = field(default_factory=lambda: Fleet([], []))
@@ -212,6 +213,7 @@ class Server(World):
     seconds: float = 3.0
     faults: list[tuple[float, float, Fault]] = field(default_factory=list)
     charges: list[dict[str, Any]] = field(default_factory=list)
+    read_faults: list[Fault] = field(default_factory=list)
     posts: int = 0
     gone: set[str] = field(default_factory=set)
     epoch: float = field(default_factory=time.time)
@@ -231,6 +233,8 @@ class Server(World):
             self.posts += 1
             return self._fault() or self.accept(request)
         self.asked.append((self.now, path.geturl()))
+        if self.read_faults and (fault := self.read_faults.pop()()):
+            return fault
         if path.path == "/v1/tasks":
             return self._page(parse_qs(path.query))
         task = next((each for each in self.charges if path.path == f"/v1/tasks/{each['task_id']}"), None)

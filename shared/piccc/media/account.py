@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import (
@@ -15,7 +16,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, urljoin
@@ -80,6 +82,7 @@ class Account:
         self._in_flight: set[str] = set()
         self._sent_at: dict[str, float] = {}
         self._slots = _Slots(MAX_SUBMISSIONS)
+        self._walks = {is_proof: _Walks() for is_proof in (False, True)}
         self._uses_polling_urls = True
 
     def over(self, io: Backend) -> Account:
@@ -231,21 +234,41 @@ class Account:
         await self.session.io.sleep(_left(entry, RESEND_SECONDS))
         if is_absent:
             return entry
-        found, is_complete = await self.find_all([entry], is_proof=True)
-        for task in found.get(entry.key, ()):
-            if await self.use_ledger(self.ledger.settle, entry.key, task.id):
-                return replace(entry, task_id=task.id)
-        if not is_complete:
+        found, is_complete = await self._settled(entry, is_proof=True)
+        if found is None and not is_complete:
             raise _unknown(entry.key, entry.request, None)
-        return entry
+        return found or entry
 
     async def _adopt(self, entry: Submission) -> Submission | None:
         """Settle a lost submission with the likeliest task of the account; return it, or None."""
-        found, _ = await self.find_all([entry])
+        found, _ = await self._settled(entry, is_proof=False)
+        return found
+
+    async def _settled(self, entry: Submission, *, is_proof: bool) -> tuple[Submission | None, bool]:
+        """Look for a lost submission, in one walk of the list with all that are looked for at the time.
+
+        Return it settled, or None where nothing was found; and whether that proves that there is nothing.
+        """
+        walks = self._walks[is_proof]
+        walk, signal = walks.join(entry, self.session.io)
+        while walk.found is None:
+            if walk.error is not None:
+                raise copy(walk.error) from walk.error
+            if walks.begin(walk):
+                try:
+                    walk.found = await self.find_all(list(walk.entries.values()), is_proof=is_proof)
+                except PicccError as error:
+                    walk.error = error
+                    raise
+                finally:
+                    walks.end(walk)
+            else:
+                await signal.wait(LOOK_AGAIN_SECONDS)
+        found, is_complete = walk.found
         for task in found.get(entry.key, ()):
             if await self.use_ledger(self.ledger.settle, entry.key, task.id):
-                return replace(entry, task_id=task.id)
-        return None
+                return replace(entry, task_id=task.id), True
+        return None, is_complete
 
     async def resume(self, key: str, *, resubmit: bool = False) -> Task:
         """Return the task that a submission became: from the ledger, else found among the account's tasks.
@@ -293,18 +316,21 @@ class Account:
         """
         skew = LONGEST_CLOCK_JUMP if is_proof else CLOCK_SKEW
         types = {entry.type for entry in entries}
-        pages, listed = Pages(type=types.pop() if len(types) == 1 else None), list[Task]()
+        pages = Pages(type=types.pop() if len(types) == 1 else None)
+        # An account may have any number of tasks: only those that can matter are kept.
+        by_prompt: dict[str, list[Task]] = {str(entry.request.get("prompt")): [] for entry in entries}
+        by_prompt[""] = []
         since = dict[str, float]()
         while not pages.is_done:
             page, headers = await self.session.read(pages.path, read_task_list)
             since = since or {entry.key: self.claimed_at(entry, headers) for entry in entries}
             tasks = pages.take(page)
-            listed += tasks
-            if tasks and not any(is_recent(task, min(since.values()) - skew) for task in tasks):
+            for task in tasks:
+                if task.prompt in by_prompt:
+                    by_prompt[task.prompt].append(task)
+            earliest = min(since.values()) - skew
+            if tasks and not any(is_recent(task, earliest) for task in tasks):
                 break
-        by_prompt: dict[str, list[Task]] = {}
-        for task in listed:
-            by_prompt.setdefault(task.prompt, []).append(task)
         found, is_doubtful = dict[str, list[Task]](), False
         for entry in entries:
             likely = nearest(by_prompt.get(str(entry.request.get("prompt")), ()), entry, since[entry.key])
@@ -583,6 +609,62 @@ class _Slots:
         except IndexError:
             return False
         return True
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One walk of the list, for the submissions that were lost before it began."""
+
+    entries: dict[str, Submission] = field(default_factory=dict)
+    signals: list[Signal] = field(default_factory=list)
+    found: tuple[dict[str, list[Task]], bool] | None = None
+    error: PicccError | None = None
+
+
+class _Walks:
+    """Have all threads and event loops of an account share their walks of the list, one at a time.
+
+    What comes while one is under way joins the next: pages that were read before prove nothing about it. One
+    of those that joined a walk makes it; where that one is cancelled, another does.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._next: _Walk | None = None
+        self._current: _Walk | None = None
+
+    def join(self, entry: Submission, io: Backend) -> tuple[_Walk, Signal]:
+        """Return the next walk, and what is set when it has ended."""
+        if self._process != os.getpid():  # a walk of the parent does not end here
+            self._start()
+        signal = io.signal()
+        with self._lock:
+            walk = self._next = self._next or _Walk()
+            walk.entries[entry.key] = entry
+            walk.signals.append(signal)
+        return walk, signal
+
+    def begin(self, walk: _Walk) -> bool:
+        """Return whether it is for the caller to make this walk now."""
+        with self._lock:
+            if self._current is not None or walk.found or walk.error:
+                return False
+            self._current = walk
+            if self._next is walk:
+                self._next = None
+            return True
+
+    def end(self, walk: _Walk) -> None:
+        """Wake all that wait for this walk, or to make the next."""
+        with self._lock:
+            self._current = None
+            signals = walk.signals + (self._next.signals if self._next else [])
+        for signal in signals:
+            signal.set()
 
 
 @contextmanager
