@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -45,7 +47,8 @@ def redis_server(port: int | None = None) -> Iterator[str]:
     options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--requirepass", PASSWORD]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        _run(stack, [program, "--port", str(port), "--dir", folder, *options], lambda: _answers(port))
+        command = [program, "--port", str(port), "--dir", folder, *options]
+        _run(stack, command, port, lambda: _answers(port))
         yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
 
 
@@ -78,8 +81,30 @@ def postgres_server() -> Iterator[str]:
         program = [*user, str(initdb.with_name("postgres")), "-D", str(data), "-p", str(port), *options]
         # It listens before it lets anybody in.
         is_ready = [str(initdb.with_name("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        _run(stack, program, lambda: subprocess.run(is_ready).returncode == 0)  # noqa: S603  as above
+        _run(stack, program, port, lambda: subprocess.run(is_ready).returncode == 0)  # noqa: S603  as above
         yield f"postgresql://piccc:{PASSWORD}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def hanging(url: str) -> Iterator[None]:
+    """Have a server of ours hang: it takes connections, and says nothing."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    pid = _pids[urlsplit(url).port]
+    family = [pid, *(each for each, parent in parents.items() if parent == pid)]
+    for each in family:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in reversed(family):
+            os.kill(each, signal.SIGCONT)
+
+
+_pids: dict[int | None, int] = {}
+"""By port, the servers that run."""
 
 
 def _answers(port: int) -> bool:
@@ -91,9 +116,10 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _run(stack: ExitStack, command: list[str], is_ready: Callable[[], bool]) -> None:
+def _run(stack: ExitStack, command: list[str], port: int, is_ready: Callable[[], bool]) -> None:
     log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
     process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  programs of the system
+    _pids[port] = process.pid
     stack.callback(process.wait)
     stack.callback(process.terminate if "redis" in command[0] else lambda: process.send_signal(2))
     give_up = time.monotonic() + START_SECONDS

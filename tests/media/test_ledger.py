@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import pickle
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from piccc.errors import (
     SpendLimitExceeded,
 )
 from piccc.media.ledgers import (
+    OUTAGE_SECONDS,
     Lease,
     Ledger,
     MemoryLedger,
@@ -46,7 +49,7 @@ from piccc.media.ledgers.postgres import PostgresLedger
 from piccc.media.ledgers.redis import RedisLedger
 from piccc.media.ledgers.sqlite import SQLiteLedger
 from tests.media.driven import QUICK
-from tests.services import PASSWORD, redis_server
+from tests.services import PASSWORD, hanging, redis_server
 
 
 class OwnLedger:
@@ -466,6 +469,40 @@ def test_while_the_store_is_away_nothing_is_sent_and_waits_go_on(redis_url: str,
         client.images.submit("a hare", model="piccc-image")
     assert task.wait(timeout=60).status == "completed"
     assert [each.path for each in emulator.requests if each.method == "POST"] == ["/v1/images/tasks"]
+
+
+@pytest.mark.parametrize("is_idle", [False, True], ids=["in use", "idle"])
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+async def test_while_the_store_hangs_nothing_is_sent_and_everything_else_goes_on(
+    kind: str, is_idle: bool, request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: Any
+) -> None:
+    url: str = request.getfixturevalue(f"{kind}_url")
+    module = import_module(f"piccc.media.ledgers.{kind}")
+    monkeypatch.setattr(module, "SOCKET_SECONDS" if kind == "redis" else "STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0 if is_idle else 60)
+    server: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    async with AsyncClient(**server, ledger=url) as client:
+        task = await client.images.submit("a fox", model="piccc-image")
+        with hanging(url):
+            began, ticking = time.monotonic(), asyncio.create_task(tick())
+            hares = [client.images.submit("a hare", model="piccc-image") for _ in range(200)]
+            outcomes = await asyncio.gather(*hares, return_exceptions=True)
+            assert {type(each) for each in outcomes} == {LedgerUnavailable}, {str(e) for e in outcomes}
+            assert time.monotonic() - began < 30
+            assert (await task.wait(timeout=60)).status == "completed"
+            ticking.cancel()
+            assert ticks > 20
+        assert [each.path for each in emulator.requests if each.method == "POST"] == ["/v1/images/tasks"]
+        await asyncio.sleep(OUTAGE_SECONDS)
+        assert (await client.images.generate("a hare", model="piccc-image")).status == "completed"
 
 
 @pytest.mark.parametrize("extra", ["redis", "psycopg"])

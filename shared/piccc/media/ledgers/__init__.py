@@ -6,6 +6,7 @@ A `Ledger` is all that needs to be written for a store of one's own. What else p
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -14,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from piccc.errors import ConfigurationError, SpendLimitExceeded
+from piccc.errors import ConfigurationError, LedgerError, LedgerUnavailable, SpendLimitExceeded
 
 LEDGER_VARIABLE = "PICCC_LEDGER"
 HIDDEN = "***"
 """What stands for a password in an address; brackets, as elsewhere, are those of an IPv6 host."""
 
 MOST_REMEMBERED = 100_000
+OUTAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +291,33 @@ def ledger_at(place: str | os.PathLike[str] | None) -> Ledger:
     from piccc.media.ledgers.sqlite import SQLiteLedger
 
     return SQLiteLedger(place)
+
+
+class Outage:
+    """For a second after a store has not answered in time, refuse at once what else is asked of it.
+
+    Otherwise many calls would wait for it in turn, for want of connections or threads, each for as long.
+    """
+
+    def __init__(self, place: object) -> None:
+        self._place = place
+        self._until = -math.inf
+
+    def check(self) -> None:
+        """Raise LedgerUnavailable while the store is taken to be away."""
+        if time.monotonic() < self._until:
+            raise self.error("it did not answer a moment ago")
+
+    def begin(self) -> None:
+        """Take the store to be away from now on."""
+        self._until = time.monotonic() + OUTAGE_SECONDS
+
+    def error(self, reason: object, *, is_away: bool = True) -> LedgerError:
+        """Return the error for a store that is away, or refuses."""
+        return (LedgerUnavailable if is_away else LedgerError)(
+            f"The ledger at {self._place} cannot be used: {reason}",
+            hint="Nothing is submitted without it. Check the address and the server.",
+        )
 
 
 _lock = threading.Lock()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from piccc.config import redact_causes
-from piccc.errors import LedgerError, LedgerUnavailable, MissingExtraError
-from piccc.media.ledgers import StoreURL
+from piccc.errors import LedgerError, MissingExtraError
+from piccc.media.ledgers import Outage, StoreURL
 from piccc.media.ledgers.sqlite import Database, Rows, SQLLedger
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5.0
 IDLE_SECONDS = 5.0
 """After how long a connection that was idle is tried before it is used."""
+WATCH_SECONDS = 0.25
+"""How often to look for a server that does not answer."""
 _LOCK = 0x9ACCC
 """The advisory lock under which tables are made and notes are appended."""
 
@@ -62,7 +66,7 @@ class PostgresLedger(SQLLedger):
 
     The tables are made in the schema `piccc_ledger` at the first use, for which the user must be allowed to
     create it; or make it beforehand. Works through PgBouncer in transaction mode: no LISTEN, no prepared
-    statements, no settings of a session. Forget what is old with `prune`.
+    statements, no settings of a session, no startup parameters. Forget what is old with `prune`.
 
     A pickle holds no password: it is taken from `PICCC_LEDGER` where the ledger is loaded.
 
@@ -71,7 +75,8 @@ class PostgresLedger(SQLLedger):
 
     Raises:
         ConfigurationError: a malformed address.
-        LedgerUnavailable: from every method, where Postgres cannot be reached.
+        LedgerUnavailable: from every method, where Postgres cannot be reached or answers a statement not
+            within 5 seconds.
         LedgerError: from every method, where it refuses.
     """
 
@@ -83,7 +88,9 @@ class PostgresLedger(SQLLedger):
 
     def _start(self) -> None:
         self._process = os.getpid()
-        self._idle: list[tuple[Connection[Any], float]] = []
+        self._outage = Outage(self._url)
+        self._watch = _Watch(self._outage)
+        self._idle: list[_Postgres] = []
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._has_tables = False
@@ -101,7 +108,7 @@ class PostgresLedger(SQLLedger):
             raise
 
     @contextmanager
-    def connection(self, *, is_atomic: bool = False) -> Iterator[Connection[Any]]:
+    def connection(self, *, is_atomic: bool = False) -> Iterator[_Postgres]:
         """Lend a connection, at most four at a time, which commits each statement or with `is_atomic` all."""
         try:
             import psycopg
@@ -112,25 +119,28 @@ class PostgresLedger(SQLLedger):
         if self._process != os.getpid():  # the parent's connections are its own
             _of_the_parent.append(self._idle)
             self._start()
-        with self._room:
-            connection = None
-            try:
-                connection = self._taken()
-                with connection.transaction() if is_atomic else nullcontext():
-                    yield connection
-            except psycopg.Error as error:
-                redact_causes(error, self._url.secrets)
-                is_away = isinstance(error, psycopg.OperationalError)
-                raise (LedgerUnavailable if is_away else LedgerError)(
-                    f"The ledger at {self._url} cannot be used: {error}",
-                    hint="Nothing is submitted without it. Check the address and the server.",
-                ) from error
-            finally:
-                if connection is not None:
-                    if connection.closed or connection.broken:
-                        connection.close()
-                    else:
-                        self._idle.append((connection, time.monotonic()))
+        self._outage.check()
+        if not self._room.acquire(timeout=CONNECT_SECONDS + STATEMENT_SECONDS):
+            raise self._outage.error("all its connections are in use")
+        lent = None
+        try:
+            self._outage.check()
+            lent = self._taken()
+            with lent.connection.transaction() if is_atomic else nullcontext():
+                yield lent
+        except psycopg.Error as error:
+            redact_causes(error, self._url.secrets)
+            if isinstance(error, psycopg.errors.ConnectionTimeout):
+                self._outage.begin()
+            raise self._outage.error(error, is_away=isinstance(error, psycopg.OperationalError)) from error
+        finally:
+            if lent is not None:
+                self._watch.end(lent)
+                if lent.connection.closed or lent.connection.broken:
+                    lent.close()
+                else:
+                    self._idle.append(lent)
+            self._room.release()
 
     def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
         """Return pyrate-limiter's bucket of this name, on the server's clock."""
@@ -139,31 +149,48 @@ class PostgresLedger(SQLLedger):
         table = f"piccc_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         return PostgresBucket(cast("Any", _Pool(self)), table, rates)
 
-    def _taken(self) -> Connection[Any]:
+    def _taken(self) -> _Postgres:
         import psycopg
 
         while self._idle:
-            with suppress(IndexError):  # another thread was quicker
-                connection, since = self._idle.pop()
-                if time.monotonic() - since < IDLE_SECONDS:
-                    return connection
-                with suppress(psycopg.Error):
-                    connection.execute("SELECT 1")
-                    return connection
-                connection.close()
-        opened = psycopg.connect(
-            self._url.reveal(),
-            autocommit=True,
-            prepare_threshold=None,  # behind PgBouncer the next statement may go to another server process
-            connect_timeout=CONNECT_SECONDS,
-            keepalives_idle=10,
-            tcp_user_timeout=int(STATEMENT_SECONDS * 1000),  # a server that is gone without a word
+            try:
+                lent = self._idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            is_fresh = time.monotonic() - lent.used_at < IDLE_SECONDS
+            self._watch.begin(lent)
+            if is_fresh:
+                return lent
+            try:
+                lent.execute("SELECT 1")
+            except psycopg.Error:
+                self._watch.end(lent)
+                lent.close()
+                if lent.is_late:  # nor would the others be answered
+                    raise
+            else:
+                return lent
+        lent = _Postgres(
+            psycopg.connect(
+                self._url.reveal(),
+                autocommit=True,
+                prepare_threshold=None,  # PgBouncer may give the next statement to another process
+                connect_timeout=CONNECT_SECONDS,
+                keepalives_idle=10,
+                tcp_user_timeout=int(STATEMENT_SECONDS * 1000),  # a server that is gone without a word
+            )
         )
-        with self._lock:
-            if not self._has_tables:
-                self._make_tables(opened)
-                self._has_tables = True
-        return opened
+        self._watch.begin(lent)
+        try:
+            with self._lock:
+                if not self._has_tables:
+                    self._make_tables(lent.connection)
+                    self._has_tables = True
+        except BaseException:
+            self._watch.end(lent)
+            lent.close()
+            raise
+        return lent
 
     def _make_tables(self, connection: Connection[Any]) -> None:
         made = connection.execute("SELECT to_regclass('piccc_ledger.spent')").fetchone()
@@ -175,8 +202,8 @@ class PostgresLedger(SQLLedger):
                     connection.execute(statement.encode())
 
     def _write(self, act: Callable[[Database], T], *, is_durable: bool = False, is_atomic: bool = False) -> T:
-        with self.connection(is_atomic=is_atomic) as connection:
-            return act(_Postgres(connection))
+        with self.connection(is_atomic=is_atomic) as database:
+            return act(database)
 
     def _read(self, act: Callable[[Database], T]) -> T:
         return self._write(act)
@@ -191,15 +218,15 @@ class PostgresLedger(SQLLedger):
         return (PostgresLedger, (str(self._url),))
 
 
-def _close(idle: list[tuple[Connection[Any], float]], process: int) -> None:
+def _close(idle: list[_Postgres], process: int) -> None:
     if process == os.getpid():
         while idle:
-            idle.pop()[0].close()
+            idle.pop().close()
     else:
         _of_the_parent.append(idle)
 
 
-_of_the_parent: list[list[tuple[Connection[Any], float]]] = []
+_of_the_parent: list[list[_Postgres]] = []
 
 
 class _Pool:
@@ -210,18 +237,88 @@ class _Pool:
     def __init__(self, ledger: PostgresLedger) -> None:
         self._ledger = ledger
 
-    def connection(self) -> AbstractContextManager[Connection[Any]]:
-        return self._ledger.connection(is_atomic=True)
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Any]]:
+        with self._ledger.connection(is_atomic=True) as lent:
+            yield lent.connection
 
 
 class _Postgres:
-    """A connection that understands the statements which SQLite and Postgres share."""
+    """A connection that understands the statements which SQLite and Postgres share.
+
+    Attributes:
+        until: when the server must have answered.
+        used_at: when it was last given back.
+        is_late: whether it had not.
+    """
 
     def __init__(self, connection: Connection[Any]) -> None:
-        self._connection = connection
+        self.connection = connection
+        # A descriptor of its own: the connection's number may be another's as soon as that is closed.
+        self._socket = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        self.until = math.inf
+        self.used_at = -math.inf
+        self.is_late = False
 
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
-        return self._connection.execute(_translated(statement), values or None)
+        self.until = time.monotonic() + STATEMENT_SECONDS
+        rows = self.connection.execute(_translated(statement), values or None)
+        self.until = time.monotonic() + STATEMENT_SECONDS  # for what follows, a COMMIT perhaps
+        return rows
+
+    def hang_up(self) -> None:
+        """End the wait for the server, in whichever thread that is."""
+        self.is_late = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.connection.close()
+        self._socket.close()
+
+
+class _Watch:
+    """Hang up where a server that was asked something does not answer: one thread while there is anything.
+
+    psycopg waits for an answer for ever, and `tcp_user_timeout` ends that only where the host is gone. The
+    server's own `statement_timeout` is of no use where it is the server that hangs, or PgBouncer, which
+    refuses it at the start of a connection.
+    """
+
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
+        self._lent = set[_Postgres]()
+        self._lock = threading.Lock()
+        self._is_running = False
+
+    def begin(self, lent: _Postgres) -> None:
+        lent.until = time.monotonic() + STATEMENT_SECONDS
+        with self._lock:
+            self._lent.add(lent)
+            if not self._is_running:
+                with suppress(RuntimeError):  # the interpreter ends, and no thread starts any more
+                    threading.Thread(target=self._run, name="piccc-postgres", daemon=True).start()
+                    self._is_running = True
+
+    def end(self, lent: _Postgres) -> None:
+        with self._lock:
+            self._lent.discard(lent)
+        lent.used_at = time.monotonic()
+
+    def _run(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                for each in self._lent:
+                    idle_since = now
+                    if each.until < now and not each.is_late:
+                        self._outage.begin()
+                        each.hang_up()
+                if now - idle_since > IDLE_SECONDS:
+                    self._is_running = False
+                    return
 
 
 @lru_cache(maxsize=128)

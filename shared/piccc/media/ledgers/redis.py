@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from piccc.config import redact_causes
-from piccc.errors import LedgerError, LedgerUnavailable, MissingExtraError
-from piccc.media.ledgers import Note, Notes, Spend, StoreURL, Submission, exceeded
+from piccc.errors import MissingExtraError
+from piccc.media.ledgers import Note, Notes, Outage, Spend, StoreURL, Submission, exceeded
 
 if TYPE_CHECKING:
     from pyrate_limiter import AbstractBucket, Rate
@@ -134,6 +134,7 @@ class RedisLedger:
         self._url = StoreURL(url)
         self._client: Redis | None = None
         self._scripts: dict[str, Callable[..., Any]] = {}
+        self._outage = Outage(self._url)
 
     @property
     def client(self) -> Redis:
@@ -286,17 +287,18 @@ class RedisLedger:
         client = self.client  # first: without redis-py there are no errors of its either
         from redis import exceptions
 
+        self._outage.check()
         try:
             yield
         except exceptions.RedisError as error:
             secrets = self._url.secrets
             redact_causes(error, secrets)
-            client.close()
+            # The idle connections are as dead; those in use are other threads'.
+            client.connection_pool.disconnect(inuse_connections=False)
             is_away = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
-            raise (LedgerUnavailable if is_away else LedgerError)(
-                f"The ledger at {self._url} cannot be used: {error}",
-                hint="Nothing is submitted without it. Check the address and the server.",
-            ) from error
+            if isinstance(error, exceptions.TimeoutError):
+                self._outage.begin()
+            raise self._outage.error(error, is_away=is_away) from error
 
     def __repr__(self) -> str:
         return f"RedisLedger({str(self._url)!r})"
