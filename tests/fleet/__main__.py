@@ -11,6 +11,7 @@ import asyncio
 import os
 import pickle
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from piccc import AsyncClient, Client, Ledger, Polling, SpendLimit
 from piccc.media.ledgers import ledger_at
@@ -33,6 +34,9 @@ SPAWN = get_context("spawn")
 IN_FLIGHT = 50
 """How many jobs a process has at a time."""
 PATIENCE = 900.0
+"""How many seconds a run may take, and as many again for each 20,000 jobs."""
+NEWS_SECONDS = 10.0
+"""How often a run says how far it is, on stderr."""
 ROWS = ["kills", "reads", "webhooks", "twice", "spending", "rate", "stall"]
 BEGIN, END = "<!-- fleet: begin -->", "<!-- fleet: end -->"
 """Between which `--publish` puts the table."""
@@ -56,6 +60,8 @@ class Fleet:
         self._settings = (ledger, rate, pace)
         self._workers: dict[Connection, Worker] = {}
         self.outcomes: dict[str, str] = {}
+        self.again = 0
+        self.megabytes = 0.0
         self.cpu = 0.0
         for _ in range(processes):
             self._start()
@@ -69,11 +75,11 @@ class Fleet:
 
     def run(self, jobs: list[tuple[Any, ...]], kills: int = 0, in_flight: int = IN_FLIGHT) -> float:
         """Do all jobs, and kill so many processes on the way, evenly; return how long it took."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + PATIENCE * (1 + len(jobs) / 20_000)
         while not all(worker.is_ready for worker in self._workers.values()):
             self._collect(give_up)
         todo, lots = deque(jobs), random.Random(1)
-        began = time.monotonic()
+        began = said_at = time.monotonic()
         kill_at = [len(jobs) * (number + 1) // (kills + 1) for number in range(kills)]
         while len(self.outcomes) < len(jobs):
             for connection, worker in self._workers.items():
@@ -86,12 +92,23 @@ class Fleet:
                 busy = [each for each in self._workers.values() if each.jobs]
                 (lots.choice(busy) if busy else next(iter(self._workers.values()))).process.kill()
             todo.extend(self._collect(give_up))
+            if time.monotonic() > said_at + NEWS_SECONDS:
+                said_at = time.monotonic()
+                self.megabytes = max([self.megabytes, *map(_megabytes, self._pids())])
+                news = (
+                    f"{said_at - began:5.0f} s: {len(self.outcomes)} of {len(jobs)} done, {self.again} again"
+                )
+                print(f"{news}, at most {self.megabytes:.0f} MB a process", file=sys.stderr, flush=True)
+        self.megabytes = max([self.megabytes, *map(_megabytes, self._pids())])
         return time.monotonic() - began
+
+    def _pids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers.values()]
 
     def _collect(self, give_up: float) -> Iterator[tuple[Any, ...]]:
         """Take in what came; return the jobs of processes that died."""
         if time.monotonic() > give_up:
-            sys.exit(f"Only {len(self.outcomes)} jobs were done in {PATIENCE:.0f} s.")
+            sys.exit(f"Only {len(self.outcomes)} jobs were done in the time that there was for all.")
         again: list[tuple[Any, ...]] = []
         for connection in wait(list(self._workers), timeout=1.0):
             assert isinstance(connection, Connection)
@@ -106,6 +123,7 @@ class Fleet:
                         self.outcomes[name] = outcome
             except (EOFError, OSError):
                 again += worker.jobs.values()
+                self.again += len(worker.jobs)
                 worker.process.join()
                 del self._workers[connection]
                 self._start()
@@ -156,12 +174,21 @@ class Table:
         with fleet(self._ledger, processes) as running:
             seconds = running.run(self._named("kills", self._jobs), kills)
             outcomes = Counter(running.outcomes.values())
+            store = _store(self._ledger)
         counts = self._server.counts()
         paid, distinct = counts.prompts.total(), len(counts.prompts)
         text = f"{paid} charges, {distinct} distinct, {outcomes['completed']} completed in {seconds:.0f} s"
         text += _wrong(outcomes)
         name = f"{self._jobs} jobs, {processes} processes, {kills} kills"
         self._check(name, text, paid == distinct == outcomes["completed"] == self._jobs)
+        asked = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.asked.items()))
+        self._check("requests of these", f"{asked}; {running.again} jobs were begun again", True)
+        text = f"{running.megabytes:.0f} MB a worker, {_megabytes(self._server.pid):.0f} MB the server"
+        self._check("memory at most", text, True)
+        per_job = (
+            f"{store.bytes / self._jobs:.0f} bytes a job ({store.bytes / 1e6:.0f} MB in {store.rows} rows)"
+        )
+        self._check("store", f"{per_job}, {store.connections} connections", True)
 
     def reads(self, processes: int) -> None:
         """Compare the reads of several processes, and their CPU time, with those of one."""
@@ -252,6 +279,51 @@ class Table:
         used = least / (moments[-1] - moments[0])
         text = f"at most {most} in {window:.0f} s for a rate of {limit}; {used:.0%} of it used"
         self._check("rate, 4 processes", text, most <= limit and len(moments) == count)
+
+
+class Store(NamedTuple):
+    """How large a store is, how many keys or rows it has, and how many connections are open."""
+
+    bytes: int
+    rows: int
+    connections: int
+
+
+def _store(ledger: str) -> Store:
+    if ledger.startswith("redis"):
+        from redis import Redis
+
+        with Redis.from_url(ledger) as client:
+            memory: Any = client.info("memory")
+            clients: Any = client.info("clients")
+            keys: Any = client.dbsize()
+        return Store(memory["used_memory_dataset"], keys, clients["connected_clients"] - 1)
+    if ledger.startswith("postgres"):
+        import psycopg
+
+        with psycopg.connect(ledger, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+            found: Any = connection.execute(
+                "SELECT sum(pg_total_relation_size(oid)), sum(greatest(reltuples, 0)) FROM pg_class "
+                "WHERE relnamespace = 'piccc_ledger'::regnamespace AND relkind = 'r'"
+            ).fetchone()
+            clients = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            ).fetchone()
+        return Store(int(found[0]), int(found[1]), clients[0] - 1)
+    found = [path.stat().st_size for path in Path(ledger).parent.glob(f"{Path(ledger).name}*")]
+    with sqlite3.connect(ledger) as database:
+        rows = database.execute("SELECT count(*) FROM submissions").fetchone()[0]
+    return Store(sum(found), rows, 0)
+
+
+def _megabytes(pid: int) -> float:
+    """Return how much memory a process has, on Linux; else 0."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _wrong(outcomes: Counter[str]) -> str:

@@ -32,9 +32,10 @@ class Counts:
 class Server:
     """The running server, as its parent sees it."""
 
-    def __init__(self, connection: Connection, environment: dict[str, str]) -> None:
+    def __init__(self, connection: Connection, environment: dict[str, str], pid: int) -> None:
         self._connection = connection
         self.environment = environment
+        self.pid = pid
 
     def counts(self) -> Counts:
         """Return what was counted since the last call."""
@@ -50,22 +51,21 @@ def server(speed: float) -> Iterator[Server]:
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, speed), daemon=True)
     process.start()
     theirs.close()
+    assert process.pid is not None
     try:
-        yield Server(ours, ours.recv())
+        yield Server(ours, ours.recv(), process.pid)
     finally:
         process.kill()
         process.join()
 
 
-def _serve(connection: Connection, speed: float) -> None:
-    counts = Counts()
-    emulator = Emulator(speed=speed)
-    inner: Any = emulator.app
+def counted(app: Any, counts: Counts) -> Any:
+    """Return an emulator's app that counts what is asked of it, and ignores `Idempotency-Key`."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
         if not path.startswith("/v1/"):
-            await inner(scope, receive, send)
+            await app(scope, receive, send)
             return
         kind = {"/v1/tasks": "list"}.get(path) or ("task" if path.startswith("/v1/tasks/") else "submission")
         counts.asked[kind] += 1
@@ -84,9 +84,15 @@ def _serve(connection: Connection, speed: float) -> None:
                 counts.prompts[json.loads(body)["prompt"]] += 1
             await send(message)
 
-        await inner({**scope, "headers": headers}, received, sent)
+        await app({**scope, "headers": headers}, received, sent)
 
-    emulator.app = app
+    return counting
+
+
+def _serve(connection: Connection, speed: float) -> None:
+    counts = Counts()
+    emulator = Emulator(speed=speed)
+    emulator.app = counted(emulator.app, counts)
     with emulator:
         connection.send(emulator.environment)
         while True:
