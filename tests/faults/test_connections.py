@@ -142,6 +142,19 @@ def test_a_second_end_in_a_row_is_an_error_and_says_what_may_have_been_billed(
 
 
 @MODE
+def test_a_call_with_pauses_is_sent_again_for_an_ended_connection_once_at_most(
+    server: FaultServer, mode: Mode
+) -> None:
+    (error,) = in_turn(
+        mode, server, ["chat"], [reply(429)], [CLOSE], [reply(429)], [CLOSE], max_retries=2
+    )
+    assert isinstance(error, APIConnectionError)
+    assert error.may_have_been_billed
+    assert [each.outcome for each in error.record.attempts].count(STALE) == 1
+    assert server.connections == 3  # no attempt after that one goes on a connection that was idle
+
+
+@MODE
 def test_what_a_server_does_before_it_closes_an_idle_connection_is_charged_twice(
     server: FaultServer, mode: Mode
 ) -> None:
@@ -378,7 +391,7 @@ def test_a_compressed_body_that_is_cut_is_not_whole(
 
 @MODE
 def test_a_compressed_stream_of_comments_is_bounded(server: FaultServer, mode: Mode) -> None:
-    bomb = gzip.compress(b": comment\n\n" * 20_000_000, 1)
+    bomb = gzip.compress(b": comment\n\n" * 7_000_000, 1)  # 77 MB: more than the bound of 64 MiB
     answer = [reply(200, bomb, "content-encoding: gzip", type="text/event-stream")]
     (error,) = in_turn(mode, server, ["chat-stream"], answer)
     assert isinstance(error, StreamError)

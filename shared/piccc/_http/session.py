@@ -390,7 +390,8 @@ class _RetryState:
             idle,
             self._answer_by(),
             # An idle connection may be closed just then, and nobody could tell what became of the request.
-            fresh=self.call.kind is Retryability.SUBMISSION,
+            # A call is sent once more for that reason once at most.
+            fresh=self.call.kind is Retryability.SUBMISSION or self.may_bill,
             max_connections=self.config.max_connections,
             before_sending=self.call.before_sending,
         )
