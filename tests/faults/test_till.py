@@ -150,4 +150,4 @@ def machine(mode: Mode) -> Any:
     return case
 
 
-TestBlockingHttpx, TestBlockingHttpx2, TestAsyncHttpx, TestAsyncHttpx2 = map(machine, MODES[:4])
+TestBlocking, TestAsync, TestBlockingHttpx, TestAsyncHttpx = map(machine, MODES[:4])
