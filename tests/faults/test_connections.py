@@ -145,9 +145,7 @@ def test_a_second_end_in_a_row_is_an_error_and_says_what_may_have_been_billed(
 def test_a_call_with_pauses_is_sent_again_for_an_ended_connection_once_at_most(
     server: FaultServer, mode: Mode
 ) -> None:
-    (error,) = in_turn(
-        mode, server, ["chat"], [reply(429)], [CLOSE], [reply(429)], [CLOSE], max_retries=2
-    )
+    (error,) = in_turn(mode, server, ["chat"], [reply(429)], [CLOSE], [reply(429)], [CLOSE], max_retries=2)
     assert isinstance(error, APIConnectionError)
     assert error.may_have_been_billed
     assert [each.outcome for each in error.record.attempts].count(STALE) == 1
