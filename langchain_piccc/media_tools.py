@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForToolRun,
@@ -18,11 +19,12 @@ from langchain_core.callbacks import (
     adispatch_custom_event,
     dispatch_custom_event,
 )
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import BaseTool, BaseToolkit, ToolException
+from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from langchain_piccc._settings import STRICT, ClientSettings, StrictModel
 from langchain_piccc.shown_images import references
@@ -64,7 +66,9 @@ class CallContext:
         tool_call_id: the call's id; servers that number the calls of each reply from 1 repeat it.
         thread_id: the LangGraph thread, or None.
         place: the LangGraph task that runs the call, the same each time that this task is run again; None
-            outside a graph. It tells equal calls of two replies, subgraphs or `Send`s apart.
+            outside a graph.
+        message_id: the model's reply that has the call, where a `ToolNode` runs it; None elsewhere. It tells
+            equal calls of two replies apart, and unlike the place is the same in a replay or a fork.
         durability: when LangGraph saves checkpoints: `sync`, `async` or `exit`.
         failure: the artifact of an error.
     """
@@ -72,6 +76,7 @@ class CallContext:
     tool_call_id: str | None = None
     thread_id: str | None = None
     place: str | None = None
+    message_id: str | None = None
     durability: str = "sync"
     failure: dict[str, Any] | None = None
 
@@ -82,8 +87,10 @@ class CallContext:
         """
         if self.tool_call_id is None or (self.thread_id is None and self.place is None):
             return None
-        call = (self.thread_id, self.place, self.tool_call_id)
-        return submission_key("langchain", *call, type, dict(arguments))
+        # A message's id is the only one of its kind within a thread: LangGraph's states rely on it too.
+        by_message = self.thread_id is not None and self.message_id is not None
+        origin = ("message", self.message_id) if by_message else ("place", self.place)
+        return submission_key("langchain", self.thread_id, *origin, self.tool_call_id, type, dict(arguments))
 
     def completed(self, output: Any) -> Any:
         """Return what the tool returns, with the failure as its artifact."""
@@ -96,8 +103,8 @@ _current: ContextVar[CallContext | None] = ContextVar("piccc_call", default=None
 
 
 @contextmanager
-def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
-    """Set the context of the call that `BaseTool.run` was given these options for."""
+def call_context(options: Mapping[str, Any], state: object = None) -> Iterator[CallContext]:
+    """Set the context of the call that `BaseTool.run` was given these options for, in a graph's state."""
     configurable = (options.get("config") or {}).get("configurable") or {}
     metadata = (options.get("config") or {}).get("metadata") or {}
     thread_id = configurable.get("thread_id")
@@ -111,6 +118,7 @@ def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
         options.get("tool_call_id"),
         None if thread_id is None else str(thread_id),
         place or None,
+        _message_id(state, options.get("tool_call_id")),
         # LangGraph's own key: where it is absent, the graph runs with the default, or there is none.
         configurable.get("__pregel_durability", "async"),
     )
@@ -119,6 +127,40 @@ def call_context(options: Mapping[str, Any]) -> Iterator[CallContext]:
         yield call
     finally:
         _current.reset(token)
+
+
+def _message_id(state: object, tool_call_id: str | None) -> str | None:
+    """Return the id of the latest message that has a call of this id."""
+    messages = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
+    for message in reversed(messages if isinstance(messages, Sequence) else ()):
+        if isinstance(message, AIMessage) and tool_call_id in (call["id"] for call in message.tool_calls):
+            return message.id
+    return None
+
+
+@lru_cache
+def _with_runtime(schema: type[BaseModel]) -> type[BaseModel]:
+    """Return a schema of a tool's arguments by which LangGraph gives it the state too."""
+    from langgraph.prebuilt import ToolRuntime
+
+    class Injected(schema):  # type: ignore[misc, valid-type]
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        runtime: Annotated[ToolRuntime, InjectedToolArg, SkipJsonSchema()] = Field(default=cast("Any", None))
+
+    Injected.__name__ = schema.__name__
+    return Injected
+
+
+def _taken_runtime(tool_input: str | dict[str, Any]) -> tuple[str | dict[str, Any], Any]:
+    """Return a tool's input without LangGraph's runtime, and the runtime's state."""
+    if "langgraph" not in sys.modules or isinstance(tool_input, str):
+        return tool_input, None
+    from langgraph.prebuilt import ToolRuntime
+
+    runtime = tool_input.get("runtime")
+    if not isinstance(runtime, ToolRuntime):  # a model's own invention is refused as any unknown argument
+        return tool_input, None
+    return {name: value for name, value in tool_input.items() if name != "runtime"}, runtime.state
 
 
 def current_call() -> CallContext:
@@ -234,9 +276,10 @@ class PicccMediaTool(ClientSettings, BaseTool):
     pays twice; with LangGraph's other durabilities a killed process may lose the call's id. Give it a
     `spend_limit`, and no agent spends more.
 
-    A call is identified by its thread, its graph task, its id and its arguments: run again, it returns the
-    same task; asked for again in another reply, subgraph, `Send` or fork of the thread, it is a new one. A
-    call outside a graph is identified by thread and id, and not at all without a thread.
+    A call is identified by its thread, the model's message, its id and its arguments: run again, also in a
+    replay or a fork, it returns the same task; asked for again in another message it is a new one. Where no
+    `ToolNode` runs it, or its message has no id, the graph task stands for the message: a replay is a new
+    call. One outside a graph is identified by thread and id, and not at all without a thread.
     """
 
     model_config = STRICT
@@ -266,12 +309,14 @@ class PicccMediaTool(ClientSettings, BaseTool):
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool; a call that is run again is not submitted again."""
-        with call_context(kwargs) as call:
+        tool_input, state = _taken_runtime(tool_input)
+        with call_context(kwargs, state) as call:
             return call.completed(super().run(tool_input, *args, **kwargs))
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool; a call that is run again is not submitted again."""
-        with call_context(kwargs) as call:
+        tool_input, state = _taken_runtime(tool_input)
+        with call_context(kwargs, state) as call:
             return call.completed(await super().arun(tool_input, *args, **kwargs))
 
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
@@ -324,6 +369,11 @@ class _MakingTool(PicccMediaTool):
     - `resend`: submit again a minute later where the account's list does not have the task.
     """
     _type: ClassVar[TaskType]
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[Any]:
+        """Return the schema of the arguments; within LangGraph it asks for the runtime too."""
+        schema: Any = super().get_input_schema(config)
+        return _with_runtime(schema) if "langgraph" in sys.modules else schema
 
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         call = current_call()

@@ -335,6 +335,70 @@ def test_equal_calls_in_two_places_are_two_images(own_emulator: Emulator, run: A
     assert made(own_emulator) == ["image"] * 2
 
 
+def agent_in_turns(emulator: Emulator) -> Any:
+    """An agent that makes the same call in each turn."""
+    call = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+    emulator.script([lambda ask: "Done." if ask.turns[-1].role == "tool" else call] * 5)
+    model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key)
+    return create_agent(model, [image_tool(emulator)], checkpointer=InMemorySaver())
+
+
+def node_in_turns(emulator: Emulator, *, is_sent: bool = False, saver: Any = None) -> Any:
+    """A graph that does so too, its ids counted from 0."""
+    graph = StateGraph(State).add_node("model", lambda state: {"messages": [calling("A kite")]})
+    graph.add_node("tools", ToolNode([image_tool(emulator)])).add_edge(START, "model")
+    if is_sent:
+        graph.add_conditional_edges("model", lambda state: [Send("tools", {"messages": state["messages"]})])
+    else:
+        graph.add_edge("model", "tools")
+    return graph.compile(checkpointer=saver or InMemorySaver())
+
+
+def sends_in_turns(emulator: Emulator) -> Any:
+    """A graph that sends its calls out."""
+    return node_in_turns(emulator, is_sent=True)
+
+
+def subgraph_in_turns(emulator: Emulator) -> Any:
+    """A graph within a graph, with checkpoints of its own: else LangGraph replays it from its start."""
+    graph = StateGraph(State).add_node("inner", node_in_turns(emulator, saver=True))
+    return graph.add_edge(START, "inner").compile(checkpointer=InMemorySaver())
+
+
+@pytest.mark.parametrize("graph_of", [agent_in_turns, node_in_turns, sends_in_turns, subgraph_in_turns])
+def test_a_replay_finds_its_image_and_a_new_message_makes_one(
+    own_emulator: Emulator, graph_of: Any, way: Way
+) -> None:
+    graph = graph_of(own_emulator)
+    way.run(graph, "invoke", {"messages": [HumanMessage("A kite.")]}, THREAD)
+    state = graph.get_state(THREAD, subgraphs=True)
+    before_the_tool = (state.tasks[0].state or state).config
+    first = media_from(resumed(own_emulator, graph, way))
+
+    again = way.run(graph, "invoke", None, before_the_tool)
+    assert [each.id for each in media_from(again)] == [each.id for each in first]
+    assert made(own_emulator) == ["image"]
+
+    way.run(graph, "invoke", {"messages": [HumanMessage("Another one.")]}, THREAD)
+    assert len(media_from(resumed(own_emulator, graph, way))) == 2
+    assert made(own_emulator) == ["image"] * 2
+
+
+def test_a_fork_pays_for_edited_arguments_alone(own_emulator: Emulator, way: Way) -> None:
+    graph = agent_in_turns(own_emulator)
+    way.run(graph, "invoke", {"messages": [HumanMessage("A kite.")]}, THREAD)
+    before_the_tool = graph.get_state(THREAD)
+    resumed(own_emulator, graph, way)
+    message = before_the_tool.values["messages"][-1]
+    for prompt, count in (("A kite", 1), ("A red kite", 2), ("A red kite", 2)):
+        calls = [{**call, "args": {"prompt": prompt}} for call in message.tool_calls]
+        edited = {"messages": [message.model_copy(update={"tool_calls": calls})]}
+        fork = graph.update_state(before_the_tool.config, edited)
+        way.run(graph, "invoke", None, fork)
+        resumed(own_emulator, graph, way)
+        assert made(own_emulator) == ["image"] * count
+
+
 @pytest.mark.parametrize("mode", ["submit", "wait"])
 def test_without_a_thread_nobody_is_given_anothers_image(own_emulator: Emulator, mode: str) -> None:
     image = image_tool(own_emulator, mode=mode)
