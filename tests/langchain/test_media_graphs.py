@@ -35,7 +35,8 @@ from langchain_piccc import (
 from piccc import AsyncClient, Client
 from piccc.emulator import Emulator, ManualClock, Scripted
 from piccc.errors import TaskWaitTimeout
-from piccc.media.agent_tools import artifact_of, ended, run_sync_tool
+from piccc.media.agent_tools import artifact_of, ended, run_sync_tool, tasks_in
+from piccc.tasks import Task
 from tests.langchain.media import Way, clients, settings
 from tests.media.paid import made
 
@@ -474,6 +475,17 @@ def test_a_task_that_vanished_is_told_of_once(way: Way) -> None:
             state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
     assert sum("the server has it no more" in each.text for each in state["messages"]) == 1
     assert [each.status for each in media_from(state)] == ["expired"]
+
+
+def test_a_task_that_its_server_did_not_date_vanishes_too(
+    still: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(**settings(still))
+    running = tasks_in(artifact_of(Task("task_gone", type="image")))
+    assert not run_sync_tool(ended(client, running)), "a new one may show late"
+    monkeypatch.setattr("piccc.media.agent_tools.GONE_SECONDS", 0)
+    [report] = run_sync_tool(ended(client, running))
+    assert "has it no more" in report.text
 
 
 def test_a_wait_ends_with_the_first_task_that_does(still: Emulator) -> None:

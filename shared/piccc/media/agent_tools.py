@@ -196,7 +196,11 @@ def progress(task: Task) -> dict[str, Any]:
 
 def artifact_of(task: Task) -> dict[str, Any]:
     """Return a task as JSON data, which a checkpoint keeps as it is."""
-    return {**task.to_dict(), "made_by": MAKER}
+    artifact = {**task.to_dict(), "made_by": MAKER}
+    if not task.is_terminal and artifact.get("created_at") is None:
+        # Without an age nobody could say when a server that does not know the task has lost it.
+        artifact["created_at"] = int(task.created_at or time.time())
+    return artifact
 
 
 def tasks_in(artifact: object) -> list[Task]:
@@ -606,7 +610,7 @@ async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:
     try:
         now = run.take(handle) if handle is not None else await run.read(task.id)
     except errors.NotFoundError as error:
-        if task.created_at is None or time.time() - task.created_at < GONE_SECONDS:
+        if time.time() - (task.created_at or 0) < GONE_SECONDS:
             return None
         return failed(error, replace(task, status="expired"), is_gone=True)
     except PicccError:
@@ -615,7 +619,7 @@ async def _end(run: MediaToolRun, task: Task, handle: Any) -> ToolResult | None:
 
 
 def _task_of(entry: Submission | None) -> Task | None:
-    return Task(entry.task_id, type=entry.type) if entry and entry.task_id else None
+    return Task(entry.task_id, type=entry.type, created_at=entry.at) if entry and entry.task_id else None
 
 
 async def _settled(value: Any) -> Any:
