@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -39,6 +40,8 @@ class Seen(NamedTuple):
     exporter: InMemorySpanExporter
     reader: InMemoryMetricReader
     tracer: trace.Tracer
+    instrument: Callable[[], None]
+    """Set up once more: the environment is read then."""
 
     def spans(self, prefix: str = "") -> list[ReadableSpan]:
         return [each for each in self.exporter.get_finished_spans() if each.name.startswith(prefix)]
@@ -58,8 +61,9 @@ def seen() -> Iterator[Seen]:
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     provider, meters = TracerProvider(), MeterProvider([reader])
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    telemetry.instrument(tracer_provider=provider, meter_provider=meters)
-    yield Seen(exporter, reader, provider.get_tracer("the program"))
+    instrument = partial(telemetry.instrument, tracer_provider=provider, meter_provider=meters)
+    instrument()
+    yield Seen(exporter, reader, provider.get_tracer("the program"), instrument)
     telemetry.uninstrument()
     provider.shutdown()
     meters.shutdown()
@@ -332,6 +336,7 @@ def test_content_is_captured_only_where_the_standard_variable_asks_for_it(
 ) -> None:
     name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
     monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    seen.instrument()
     for way in CALLS.values():
         way(emulator)
     client(emulator).images.generate(PROMPT, model="piccc-image")
@@ -348,6 +353,7 @@ def test_content_is_captured_only_where_the_standard_variable_asks_for_it(
 
 def test_no_secret_is_in_any_span(seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    seen.instrument()
     for way in [*CALLS.values(), *TOOLS.values()]:
         way(emulator)
     emulator.fault("401")
@@ -362,6 +368,7 @@ def test_traceparent_goes_to_the_server_only_if_asked(
 ) -> None:
     if is_asked:
         monkeypatch.setenv("PICCC_TRACEPARENT", "1")
+        seen.instrument()
     CALLS["raw"](emulator)
     (span,) = seen.spans()
     assert span.context is not None

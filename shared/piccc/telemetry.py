@@ -14,9 +14,10 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from piccc.errors import MissingExtraError
@@ -44,7 +45,6 @@ from piccc.conversation import (
     Source,
     Text,
     ToolCall,
-    Usage,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +104,13 @@ class _Instruments:
         self.first = histogram("operation.time_to_first_chunk", "s", "Time to first chunk.", _FIRST_SECONDS)
         self.gap = histogram("operation.time_per_output_chunk", "s", "Time per chunk.", _CHUNK_SECONDS)
 
+        # Read once: each look at the environment costs a call as much as three attributes of a span.
+        def asks(variable: str, *answers: str) -> bool:
+            return os.environ.get(variable, "").lower() in ("true", "1", *answers)
+
+        self.captures_content = asks(CONTENT_VARIABLE, "span_only", "span_and_event")
+        self.sends_traceparent = asks(TRACEPARENT_VARIABLE)
+
 
 instruments: _Instruments | None = None
 """What spans and metrics are made with; None while there is no provider."""
@@ -140,14 +147,9 @@ def uninstrument() -> None:
     instruments = None
 
 
-def captures_content() -> bool:
-    """Return whether prompts and answers go into spans: by the conventions' own variable, off by default."""
-    return os.environ.get(CONTENT_VARIABLE, "").lower() in ("true", "1", "span_only", "span_and_event")
-
-
 def trace_headers() -> tuple[tuple[str, str], ...]:
     """Return `traceparent` and `tracestate` of the current span where `PICCC_TRACEPARENT=1` asks for them."""
-    if os.environ.get(TRACEPARENT_VARIABLE, "").lower() not in ("1", "true"):
+    if instruments is None or not instruments.sends_traceparent:
         return ()
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier)
@@ -168,18 +170,21 @@ class Operation:
         kind: SpanKind,
         attributes: Attributes,
         more: Attributes | None = None,
-        links: Iterable[Link] = (),
+        *,
+        content: Callable[[], Attributes] | None = None,
+        links: Sequence[Link] = (),
     ) -> None:
+        """Begin; `attributes` go to the metrics too, `more` and `content` (if captured) to the span alone."""
         assert instruments is not None  # noqa: S101  `telemetry` has been asked
         self._instruments = instruments
         self._attributes = attributes
+        if more:
+            attributes = attributes | more
+        if content is not None and instruments.captures_content:
+            attributes = attributes | content()
         self._began, self._began_ns = time.perf_counter(), time.time_ns()
         self._span = instruments.tracer.start_span(
-            name,
-            kind=kind,
-            attributes={**attributes, **more} if more else attributes,
-            links=tuple(links),
-            start_time=self._began_ns,
+            name, kind=kind, attributes=attributes, links=links, start_time=self._began_ns
         )
         self._token: Token[context.Context] | None = None
         self._has_ended = False
@@ -217,7 +222,7 @@ class Operation:
             self._span.set_attributes(found)
             if error is not None:
                 # What a server says of a request may quote it: so it counts as content.
-                said = str(error) if captures_content() else type(error).__name__
+                said = str(error) if self._instruments.captures_content else type(error).__name__
                 self._span.set_status(Status(StatusCode.ERROR, said))
         self._span.end()
         if self._is_measured:
@@ -259,9 +264,8 @@ class Chat(Operation):
             more["gen_ai.request.stop_sequences"] = list(request.stop)
         if request.response_format is not None:
             more["gen_ai.output.type"] = "json"
-        if captures_content():
-            more |= _input(request)
-        super().__init__(f"chat {request.model}", SpanKind.CLIENT, attributes, more)
+        content = partial(_input, request)
+        super().__init__(f"chat {request.model}", SpanKind.CLIENT, attributes, more, content=content)
         self._last = 0.0
         self._chunks = 0
         self._gaps: list[float] = []
@@ -288,8 +292,12 @@ class Chat(Operation):
             if record.time_to_first_event is not None:
                 found["gen_ai.response.time_to_first_chunk"] = record.time_to_first_event
             if usage is not None:
-                found |= _usage(usage)
-            if captures_content():
+                found["gen_ai.usage.input_tokens"] = usage.input_tokens
+                found["gen_ai.usage.output_tokens"] = usage.output_tokens
+                for name, field in _USAGE:
+                    if count := getattr(usage, field):
+                        found[name] = count
+            if self._instruments.captures_content:
                 found["gen_ai.output.messages"] = _json([_output(reply)])
         if not self.end(record=record, error=error, attributes=found):
             return
@@ -312,11 +320,9 @@ class Submission(Operation):
         model = str(body.get("model") or "")
         kind = "video" if "/video" in path else "image"
         more: Attributes = {"gen_ai.output.type": kind}
-        if captures_content():
-            said = [{"type": "text", "content": str(body.get("prompt") or "")}]
-            more["gen_ai.input.messages"] = _json([{"role": "user", "parts": said}])
         attributes = _attributes("generate_content", config, model)
-        super().__init__(f"generate_content {model}".strip(), SpanKind.CLIENT, attributes, more)
+        name, content = f"generate_content {model}".strip(), partial(_prompt, body)
+        super().__init__(name, SpanKind.CLIENT, attributes, more, content=content)
 
     def submitted(self, task: Task, record: Record) -> None:
         """End with the task, and remember the span for links to it."""
@@ -373,12 +379,15 @@ def _is_covered(operation: str, kind: str) -> bool:
     OpenLLMetry's instrumentations of frameworks set the first key for the clients below them, and
     opentelemetry-instrumentation's `suppress_instrumentation` the second.
     """
-    if context.get_value("suppress_language_model_instrumentation") is True and kind == "LLM":
+    current = context.get_current()
+    if not current:
+        return False
+    if context.get_value("suppress_language_model_instrumentation", current) is True and kind == "LLM":
         return True
-    if context.get_value("suppress_instrumentation"):
+    if context.get_value("suppress_instrumentation", current):
         return True
     # The SDK's spans can be read, those of the API alone cannot.
-    span = trace.get_current_span()
+    span = trace.get_current_span(current)
     known: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if known.get("gen_ai.operation.name") == operation or known.get("openinference.span.kind") == kind:
         return True
@@ -406,14 +415,6 @@ def _attributes(operation: str, config: Config, model: str) -> Attributes:
     }
 
 
-def _usage(usage: Usage) -> Attributes:
-    counts: Attributes = {
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-    }
-    return counts | {name: count for name, field in _USAGE if (count := getattr(usage, field))}
-
-
 def _input(request: ChatRequest) -> Attributes:
     """Return the conversation in the form of the conventions' JSON schemas."""
     found: Attributes = {"gen_ai.input.messages": _json([_message(each) for each in request.messages])}
@@ -421,6 +422,11 @@ def _input(request: ChatRequest) -> Attributes:
         names = [{"type": "function", "name": each.name} for each in request.tools]
         found["gen_ai.tool.definitions"] = _json(names)
     return found
+
+
+def _prompt(body: Mapping[str, Any]) -> Attributes:
+    said = [{"type": "text", "content": str(body.get("prompt") or "")}]
+    return {"gen_ai.input.messages": _json([{"role": "user", "parts": said}])}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -131,8 +132,10 @@ def stream_object(kilobytes: int) -> Callable[[str, str], float]:
 def observed(subject: str, server: str) -> Figures:
     """Return what OpenTelemetry's SDK, with exporters in memory, adds to a call and to a token.
 
-    Both ways take turns in this one process, and the cheapest turn of each counts: a difference of two
-    figures is else mostly noise.
+    The floor is what the SDK itself takes after a call that we do not observe: for the same span, all its
+    attributes given at once, and then for the same values of histograms as well. The ways take turns of a few
+    calls in this one process, and the median of the turns' differences counts: whatever else the machine does
+    falls on all of them alike.
     """
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -143,30 +146,71 @@ def observed(subject: str, server: str) -> Figures:
     from piccc import telemetry
     from piccc._http import session
 
-    exporter = InMemorySpanExporter()
-    provider, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    provider, meters = TracerProvider(), MeterProvider([reader])
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     asked, streamed = make(subject, f"{server}/call"), make(subject, f"{server}/one-{TOKENS}")
-    calls: dict[bool, list[float]] = {False: [], True: []}
-    tokens: dict[bool, list[float]] = {False: [], True: []}
-    for turn in range(2 * TURNS):
-        is_on = bool(turn % 2)
-        if is_on:
-            telemetry.instrument(tracer_provider=provider, meter_provider=meters)
-        asked.call(), streamed.read()
-        calls[is_on].append(cpu(lambda: [asked.call() for _ in range(50)], 50))
-        tokens[is_on].append(cpu(lambda: [streamed.read() for _ in range(2)], 2 * TOKENS))
-        telemetry.uninstrument()
-        exporter.clear()
+
+    def observe() -> None:
+        telemetry.instrument(tracer_provider=provider, meter_provider=meters)
+
+    observe()
+    asked.call()
+    (made,) = exporter.get_finished_spans()
+    attributes = dict(made.attributes or {})
+    data = reader.get_metrics_data()
+    assert data is not None
+    tracer, meter = provider.get_tracer("floor"), meters.get_meter("floor")
+    values = [
+        (meter.create_histogram(metric.name), point.attributes)
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+    ]
+
+    def span() -> None:
+        tracer.start_span(made.name, kind=made.kind, attributes=attributes).end()
+
+    def span_and_values() -> None:
+        span()
+        for histogram, about in values:
+            histogram.record(1, about)
+
+    ways = {"off": lambda: None, "span": span, "SDK": span_and_values, "on": lambda: None}
+    calls: dict[str, list[float]] = {way: [] for way in ways}
+    tokens: dict[str, list[float]] = {"off": [], "on": []}
+    settle()
+    for turn in range(TURNS * TURNS):
+        for way, after in ways.items():
+            observe() if way == "on" else telemetry.uninstrument()
+            asked.call()
+            began = time.process_time()
+            for _ in range(TURNS):
+                asked.call()
+                after()
+            calls[way].append((time.process_time() - began) / TURNS * 1e6)
+            if way in tokens and turn % 3 == 0:
+                tokens[way].append(cpu(streamed.read, TOKENS))
+            exporter.clear()
+    telemetry.uninstrument()
     asks = range(100_000)
+    call, bare, whole = statistics.median(calls["off"]), _more(calls, "off", "SDK"), _more(calls, "off", "on")
     return {
         "call, OpenTelemetry loaded without a provider, µs more": cpu(
             lambda: [session.telemetry() for _ in asks], len(asks)
         ),
-        "call, OpenTelemetry set up, µs more": min(calls[True]) - min(calls[False]),
-        "call, OpenTelemetry set up, times one without": min(calls[True]) / min(calls[False]),
-        "token, OpenTelemetry set up, µs more": min(tokens[True]) - min(tokens[False]),
+        f"OpenTelemetry's SDK alone, span of {len(attributes)} attributes, µs": _more(calls, "off", "span"),
+        f"OpenTelemetry's SDK alone, {len(values)} values of histograms, µs": _more(calls, "span", "SDK"),
+        "call and OpenTelemetry's SDK alone, times one without": 1 + bare / call,
+        "call, OpenTelemetry set up, µs more": whole,
+        "call, OpenTelemetry set up, times one without": 1 + whole / call,
+        "call, OpenTelemetry set up: what it adds, times its SDK alone": whole / bare,
+        "token, OpenTelemetry set up, µs more": _more(tokens, "off", "on"),
     }
+
+
+def _more(taken: dict[str, list[float]], without: str, with_: str) -> float:
+    """Return the median of the differences of each turn."""
+    return statistics.median(b - a for a, b in zip(taken[without], taken[with_], strict=True))
 
 
 def _streaming(subject: str, server: str, scenario: str) -> tuple[Subject, Subject, int]:
