@@ -108,6 +108,11 @@ def never_accepted(place: Place) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+def silent(place: Place) -> str:
+    listener = place.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    return f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
 def untrusted(place: Place) -> str:
     return place.serve("127.0.0.1").case([reply(200)]).base_url
 
@@ -188,6 +193,7 @@ SAID: dict[Callable[[Place], str], str] = {
     speaks_no_tls: "begin base_url with http://",
     speaks_tls: "egin base_url with https://",
     tls_that_hangs_up: "If the server speaks TLS, begin base_url with https://",
+    silent: "if it speaks plain HTTP, begin base_url with http://",
     no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates",
     proxy_is_down: "through the proxy",
     proxy_wants_a_password: "the proxy",
@@ -227,7 +233,8 @@ def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
 def test_an_error_says_why_nothing_could_be_sent(
     place: Place, fault: Callable[[Place], str], mode: Mode
 ) -> None:
-    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), max_retries=0)
+    patience = Timeout(connect=2.0 if fault is silent else 30.0)
+    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), max_retries=0, timeout=patience)
     with pytest.raises(APIConnectionError) as caught:
         call(mode, "chat", config, VirtualIO(mode.port()))
     assert SAID[fault] in str(caught.value)

@@ -33,7 +33,7 @@ import h11
 
 from piccc._http import connections
 from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts
-from piccc._http.connections import TOO_LATE, Pool, Route, described, scrub, tls_context
+from piccc._http.connections import SILENT, TOO_LATE, Pool, Route, described, scrub, tls_context
 from piccc._http.library import AsyncLibraryResponse, Departure, SyncLibraryResponse, call_within, classify
 from piccc._version import __version__
 from piccc.config import is_loopback, redact
@@ -452,6 +452,8 @@ class _Backend:
         self, error: Exception, library: Any, client: Any, route: Route, departure: Departure
     ) -> Failure:
         failure = classify(error, library, client, departure)
+        if failure.timed_out and departure.greets:
+            failure.hint = SILENT
         if self.client is None and route.proxy and failure.outcome is not Outcome.UNKNOWN:
             failure.reason = f"{failure.reason}, through the proxy {_shown(route.proxy)}"
         return failure

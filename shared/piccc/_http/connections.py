@@ -40,6 +40,11 @@ MAX_IDLE_SECONDS = 60.0
 MAX_ORIGINS = 256
 FOREVER = 3600.0
 TOO_LATE = "the deadline passed"
+SILENT = (
+    "Nothing was sent. The server took the connection and left the TLS handshake unanswered: if it speaks "
+    "plain HTTP, begin base_url with http://."
+)
+"""A server of plain HTTP takes the greeting for the beginning of a line, and waits for its end."""
 TLS_ALERT = b"\x15\x03"
 """How a TLS record begins that refuses what is no TLS (RFC 8446, section 5.1); no HTTP reply begins so."""
 SWEEP_SECONDS = 1.0
@@ -401,6 +406,7 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
     by = min((each for each in bounds if each is not None), default=None)
     proxy = urlsplit(route.proxy) if route.proxy else None
     stream: Stream | None = None
+    is_greeting = False
     try:
         host, port = (
             (proxy.hostname or "", proxy.port or 80) if proxy else (request.address or route.host, route.port)
@@ -410,6 +416,7 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
             if proxy is not None:
                 await _tunnel(stream, proxy, route, by)
             context = await io.run(tls_context, route.certificates)
+            is_greeting = True
             stream = await stream.start_tls(context, route.host, by)
         return stream
     except BaseException as error:
@@ -423,6 +430,7 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
             Outcome.NOT_SENT if may_help else Outcome.HOPELESS,
             f"no connection{through}: {described(error)}",
             timed_out=isinstance(error, TimeoutError),
+            hint=SILENT if is_greeting and isinstance(error, TimeoutError) else "",
         ) from scrub(error)
 
 

@@ -32,6 +32,8 @@ class Departure:
         self._lock = threading.Lock()
         self._is_traced = self._has_left = self._is_late = False
         self._stream: Any = None
+        self.greets = False
+        """Whether a TLS handshake has begun that did not succeed."""
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """Note an event; raise TimeoutError rather than let a late request leave."""
@@ -39,6 +41,8 @@ class Departure:
             self._is_traced = True
             if event.endswith("connect_tcp.complete"):
                 self._stream = info.get("return_value")
+            if ".start_tls." in event:
+                self.greets = not event.endswith(".complete")
             if event.endswith("send_request_headers.started"):
                 if self._is_late:
                     raise TimeoutError(TOO_LATE)
