@@ -139,6 +139,7 @@ def test_the_page_s_token_is_in_the_page_and_bad_actions_say_why(client: httpx.C
     for wrong in (
         {"action": "dance"},
         {"action": "remove-fault", "index": 7},
+        {"action": "pause-fault", "index": 7, "is_paused": True},
         {"action": "redeliver", "event_id": "x"},
     ):
         assert act(**wrong).status_code == 400
@@ -189,6 +190,14 @@ async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) 
         await page.get_by_role("button", name="Remove 503").wait_for()
         with connect(emulator) as client:
             assert client.post("/v1/chat/completions", json=chat()).status_code == 503
+            await page.get_by_text("hit 1", exact=True).wait_for()
+            await page.get_by_role("switch", name="Inject 503").focus()
+            await page.keyboard.press("Space")
+            await page.get_by_text("hit 1, paused").wait_for()
+            assert client.post("/v1/chat/completions", json=chat()).status_code == 200
+            await page.keyboard.press("Space")  # the switch has kept the focus
+            await page.get_by_text("hit 1", exact=True).wait_for()
+            assert client.post("/v1/chat/completions", json=chat()).status_code == 503
             await page.get_by_role("button", name="Remove 503").click()
             await page.get_by_role("button", name="Remove 503").wait_for(state="detached")
             await page.get_by_label("Next chat reply").fill("As you wish.")
@@ -196,7 +205,7 @@ async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) 
             await page.get_by_text("1 queued").wait_for()
             reply = client.post("/v1/chat/completions", json=chat()).json()
             assert reply["choices"][0]["message"]["content"] == "As you wish."
-        await page.locator("#chart").get_by_text("1 charged").wait_for()
+        await page.locator("#chart").get_by_text("2 charged").wait_for()
         page.on("dialog", lambda dialog: dialog.accept())
         await page.get_by_role("button", name="Reset").click()
         await page.locator("#no-calls").wait_for()

@@ -191,6 +191,7 @@ class FaultRule:
         after: how many matching requests to skip first.
         rate: the probability of a hit for each remaining match, 0 to 1.
         when: a predicate on the request's record, or None.
+        is_paused: whether no request matches for now; the counts stay.
         seen: how many requests matched.
         hit: how many were hit.
     """
@@ -201,6 +202,7 @@ class FaultRule:
     after: int = 0
     rate: float = 1.0
     when: Callable[[RequestRecord], bool] | None = None
+    is_paused: bool = False
     seen: int = 0
     hit: int = 0
 
@@ -219,7 +221,7 @@ class FaultRule:
             draw: gives a random number of 0 to 1 for the number of a matching request.
         """
         called = f"{record.method} {record.path}"
-        if not (
+        if self.is_paused or not (
             fnmatchcase(called, self.route)
             and any(fnmatchcase(called, route) for route in self.fault.routes)
             and (self.when is None or self.when(record))

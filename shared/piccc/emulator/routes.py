@@ -53,7 +53,13 @@ def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
         },
         "chart": _chart(charges, api.clock.now()),
         "faults": [
-            {"fault": str(rule.fault), "route": rule.route, "times": rule.times, "hit": rule.hit}
+            {
+                "fault": str(rule.fault),
+                "route": rule.route,
+                "times": rule.times,
+                "hit": rule.hit,
+                "is_paused": rule.is_paused,
+            }
             for rule in api.faults.rules
         ],
         "script": len(api.script.lines),
@@ -395,6 +401,8 @@ class Routes:
                     api.faults.rules.append(FaultRule(Fault.parse(text), route or "*", times))
                 case {"action": "remove-fault", "index": int(index)}:
                     del api.faults.rules[index]
+                case {"action": "pause-fault", "index": int(index), "is_paused": bool(is_paused)}:
+                    api.faults.rules[index].is_paused = is_paused
                 case {"action": "reply", "text": str(text)}:
                     api.script.lines.append(text)
                 case {"action": "redeliver", "event_id": str(event_id)}:
