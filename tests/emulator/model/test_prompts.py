@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
 import pytest
 from langchain.agents.middleware import LLMToolSelectorMiddleware, ModelRequest, SummarizationMiddleware
@@ -215,7 +216,6 @@ def test_sql_runs_over_the_given_schema_and_mostly_answers(llm: Any) -> None:
     [
         (SimpleLLMPathExtractor, {}),
         (DynamicLLMPathExtractor, {}),
-        # Its strict form drops what does not fit triples of types that it never shows to the model.
         (SchemaLLMPathExtractor, {"strict": False}),
     ],
 )
@@ -228,6 +228,47 @@ def test_paths_have_the_subjects_of_the_text(llm: Any, kind: Any, options: dict[
         assert node.metadata["relations"]
         right += subject.lower() in entities
     assert right >= 0.8 * len(FACTS)
+
+
+EMPLOYERS = ("Globex", "Initech", "Nova Labs", "Umbra")
+CITIES = ("Berlin", "Lagos", "Oslo", "Quito")
+WORKERS = ("Anna Keller", "Bob Ray", "Maria Lopez", "Hank Wu")
+TRIPLES = [
+    *((f"{who} works at {firm}.", (who, "WORKS_AT", firm)) for who, firm in product(WORKERS[:3], EMPLOYERS)),
+    *((f"{who} lives in {city}.", (who, "LIVES_IN", city)) for who, city in product(WORKERS[:2], CITIES)),
+    *(
+        (f"{firm} was founded by {who}.", (who, "FOUNDED", firm))
+        for who, firm in zip(WORKERS, EMPLOYERS, strict=True)
+    ),
+    *(
+        (f"{firm} is based in {city}.", (firm, "BASED_IN", city))
+        for firm, city in product(EMPLOYERS[:2], CITIES)
+    ),
+]
+
+
+def test_paths_of_a_strict_schema_keep_to_its_triples_of_types(llm: Any) -> None:
+    extractor = SchemaLLMPathExtractor(
+        llm=llm,
+        num_workers=1,
+        possible_entities=Literal["PERSON", "COMPANY", "CITY"],  # type: ignore[arg-type]  # as its examples have it
+        possible_relations=Literal["WORKS_AT", "LIVES_IN", "FOUNDED", "BASED_IN"],  # type: ignore[arg-type]
+        kg_validation_schema=[
+            ("PERSON", "WORKS_AT", "COMPANY"),
+            ("PERSON", "LIVES_IN", "CITY"),
+            ("PERSON", "FOUNDED", "COMPANY"),
+            ("COMPANY", "BASED_IN", "CITY"),
+        ],
+    )
+    assert len(TRIPLES) >= 30
+    nodes = extractor([TextNode(text=sentence) for sentence, _ in TRIPLES])
+    found = [
+        [(one.source_id, one.label, one.target_id) for one in node.metadata["relations"]] for node in nodes
+    ]
+    right = sum(triples == [wanted] for triples, (_, wanted) in zip(found, TRIPLES, strict=True))
+    assert right >= 0.9 * len(TRIPLES), found
+    [other] = extractor([TextNode(text="Cats like fish.")])
+    assert other.metadata["relations"] == []
 
 
 def test_questions_to_a_graph_find_their_facts(llm: Any) -> None:

@@ -204,19 +204,25 @@ def _graph(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {name: _enum(mapping(defined, name)) for name in ("Entity", "Relation")}
     if not body or not kinds.keys() <= defined.keys():
         return {}
+    most = re.search(r"limit to the output (\d{1,9})", text)
     found = []
-    for subject, relation, target in _triplets(body):
-        verb = re.sub(r"\W+", "_", relation).upper()
-        fits = {
-            kind: len({*stems(_spaced(kind))} & {*stems(relation)}) for kind in kinds["Relation"] or [verb]
-        }
-        fitting = max(fits, key=lambda kind: fits[kind])
-        ends = [
-            {"type": _entity_type(name, kinds["Entity"] or ["ENTITY"]), "name": name}
-            for name in (subject, target)
-        ]
-        found.append({"subject": ends[0], "relation": {"type": fitting}, "object": ends[1]})
-    return {"triplets": found}
+    for subject, verb, target in _triplets(body):
+        named = kinds["Relation"] or [re.sub(r"\W+", "_", verb).upper()]
+        fits = {kind: len({*stems(_spaced(kind))} & {*stems(verb)}) for kind in named}
+        relation = max(fits, key=lambda kind: fits[kind])
+        if kinds["Relation"] and not fits[relation]:
+            continue  # the schema has no word for it
+        if verb.endswith(" by") and not relation.endswith("_BY"):
+            subject, target, verb = target, subject, verb.removesuffix(" by")
+        types = kinds["Entity"] or ["ENTITY"]
+        found.append(
+            {
+                "subject": {"type": _entity_type(subject, types, before=verb), "name": subject},
+                "relation": {"type": relation},
+                "object": {"type": _entity_type(target, types, after=verb), "name": target},
+            }
+        )
+    return {"triplets": found[: int(most[1]) if most else None]}
 
 
 def _enum(entity: Mapping[str, Any]) -> list[str]:
@@ -228,19 +234,30 @@ def _spaced(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
-def _entity_type(name: str, kinds: list[str]) -> str:
-    """Guess a type by how a name looks; the last of the list otherwise, which is the vaguest."""
-    looks = (
-        (
-            "TIME",
-            r"\d{4}$|\d+ o'clock|\b(?:January|February|March|April|May|June|July|August|September|October"
-            r"|November|December|\w+day)\b",
-        ),
-        ("PERSON", r"[A-Z][a-z]+(?: [A-Z][a-z]+)+$"),
-        ("LOCATION", r"[A-Z][a-z]+$"),
-    )
-    fits = next((kind for kind, pattern in looks if kind in kinds and re.match(pattern, name)), None)
-    return fits or kinds[-1]
+_ENTITIES = (  # names of a type, how its entities look, the verbs that follow them, and those that precede
+    (
+        "TIME DATE YEAR",
+        r"\d{4}$|\d+ o'clock|\b(?:January|February|March|April|May|June|July|August|September|October"
+        r"|November|December|\w+day)\b",
+        "",
+        "",
+    ),
+    ("ORGANIZATION COMPANY", r"[A-Z]", r"\b(?:located|based|acquired|part of)", r"\b(?:at|for|of)$|found"),
+    ("LOCATION CITY COUNTRY PLACE", r"[A-Z]", "(?!)", r"\b(?:in|near|from)$"),
+    ("PRODUCT TECHNOLOGY PROJECT", "", "(?!)", r"\b(?:on|uses?|made|built)$"),
+    ("PERSON", r"[A-Z][a-z]+(?: [A-Z][a-z]+)+$", "", ""),
+    ("LOCATION CITY COUNTRY PLACE", r"[A-Z][a-z]+$", "", ""),
+)
+
+
+def _entity_type(name: str, kinds: list[str], *, before: str = "", after: str = "") -> str:
+    """Guess a type by how a name looks and the verb it stands before or after; else the last, the vaguest."""
+    for names, looks, verbs_after, verbs_before in _ENTITIES:
+        kind = next((kind for kind in names.split() if kind in kinds), None)
+        pattern, verb = (verbs_before, after) if after else (verbs_after, before)
+        if kind and re.match(looks, name) and re.search(pattern, verb):
+            return kind
+    return kinds[-1]
 
 
 _STRUCTURED: dict[frozenset[str], Callable[[str, Mapping[str, Any]], dict[str, Any]]] = {
@@ -471,9 +488,9 @@ def _compared(text: str) -> str:
 
 
 _VERB = re.compile(
-    r"\b(?:(?:is|are|was|were|has|have|had|can|will|does|do)\b(?: \w+(?:ed|en|ing|wn|lt|nt|de)\b)?"
-    r"|\w{2,}(?:ed|s)\b)"
-    r"(?: (?:by|in|on|at|of|for|to|from|with|into|under|near|as)\b)?"
+    r"\b(?:(?:is|are|was|were|has|have|had|can|will|does|do)\b(?: \w+(?:ed|en|ing|wn|rn|lt|nt|de)\b)?"
+    r"|[a-z]\w+(?:ed|s)\b)"
+    r"(?: (?:part of|by|in|on|at|of|for|to|from|with|into|under|near|as)\b)?"
 )
 
 
@@ -508,9 +525,9 @@ def _triplets_listed(text: str) -> str:
     rows = []
     for subject, relation, target in triplets:
         label = next((one for one in relations if {*stems(_spaced(one))} & {*stems(relation)}), "")
-        row = {"head": subject, "head_type": _entity_type(subject, known)}
+        row = {"head": subject, "head_type": _entity_type(subject, known, before=relation)}
         row |= {"relation": label or re.sub(r"\W+", "_", relation).upper()}
-        rows.append({**row, "tail": target, "tail_type": _entity_type(target, known)})
+        rows.append({**row, "tail": target, "tail_type": _entity_type(target, known, after=relation)})
     return json.dumps(rows, ensure_ascii=False)
 
 
