@@ -70,6 +70,20 @@ def _run(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("page", "example", "name"),
+    [
+        ("scale.md", "media/test_ledger.py", "OwnLedger"),
+        ("scale.md", "engines/ray_data.py", "Images"),
+        ("scale.md", "engines/ray_data.py", "Replies"),
+    ],
+)
+def test_an_example_on_a_page_is_the_one_that_is_tested(page: str, example: str, name: str) -> None:
+    source = (DOCS.parent / "tests" / example).read_text("utf-8")
+    (tested,) = re.findall(rf"^class {name}:.*?(?=\n\n\n|\Z)", source, re.DOTALL | re.MULTILINE)
+    assert tested.strip() in (DOCS / page).read_text("utf-8")
+
+
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
 def test_a_chinese_page_has_the_code_of_the_english_one(page: Path) -> None:
     code = re.compile(r"^```\w+\n.*?^```$", re.MULTILINE | re.DOTALL)

@@ -67,7 +67,8 @@ def counted(app: Any, counts: Counts) -> Any:
         if not path.startswith("/v1/"):
             await app(scope, receive, send)
             return
-        kind = {"/v1/tasks": "list"}.get(path) or ("task" if path.startswith("/v1/tasks/") else "submission")
+        kind = "list" if path == "/v1/tasks" else "task" if path.startswith("/v1/tasks/") else "other"
+        kind = "submission" if path.endswith("s/tasks") else kind
         counts.asked[kind] += 1
         counts.moments.append(time.monotonic())
         headers = [each for each in scope["headers"] if each[0] != b"idempotency-key"]

@@ -280,7 +280,7 @@ class _Postgres:
 class _Watch:
     """Hang up where a server that was asked something does not answer: one thread while there is anything.
 
-    psycopg waits for an answer for ever, and `tcp_user_timeout` ends that only where the host is gone. The
+    psycopg waits for an answer without a limit, and `tcp_user_timeout` ends that only where the host is gone. The
     server's own `statement_timeout` is of no use where it is the server that hangs, or PgBouncer, which
     refuses it at the start of a connection.
     """

@@ -1,0 +1,106 @@
+"""Ray Data with a ledger in Redis: a worker is killed, rows fail by themselves, and a rate bounds all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from piccc.emulator import Emulator
+from tests.engines.ray_data import Columns, Images, Replies
+from tests.fleet.server import Counts, counted
+from tests.services import redis_url
+
+__all__ = ["redis_url"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+ROOT = Path(__file__).parents[2]
+
+
+class KilledOnce(Images):
+    """Dies for good after it has paid for its first batch, before Ray has the result."""
+
+    def __init__(self, run: str, marker: str, **options: Any) -> None:
+        super().__init__(run, **options)
+        self.marker = Path(marker)
+
+    def __call__(self, batch: Columns) -> Columns:
+        made = super().__call__(batch)
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture(scope="module")
+def emulator(redis_url: str, counts: Counts) -> Iterator[Emulator]:
+    emulator = Emulator(speed=float("inf"))
+    emulator.app = counted(emulator.app, counts)
+    with pytest.MonkeyPatch.context() as patch, emulator:
+        ours = {"PICCC_LEDGER": redis_url, "PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        for name, value in {**emulator.environment, **ours}.items():
+            patch.setenv(name, value)  # what Ray starts has it too
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def ray(emulator: Emulator) -> Iterator[Any]:
+    ray = pytest.importorskip(
+        "ray", reason='Ray is not installed: uv run --with "ray[data]" pytest tests/engines'
+    )
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield ray
+    ray.shutdown()
+
+
+def test_a_batch_whose_worker_is_killed_pays_once_and_a_row_fails_by_itself(
+    ray: Any, emulator: Emulator, counts: Counts, tmp_path: Path
+) -> None:
+    emulator.fault("moderated", route="POST /v1/images/tasks", when=lambda each: b"forbidden" in each.raw)
+    prompts = [*(f"A mug, number {number}" for number in range(19)), "A forbidden mug"]
+    rows = (
+        ray.data.from_items([{"prompt": prompt} for prompt in prompts], override_num_blocks=5)
+        .map_batches(
+            KilledOnce,
+            fn_constructor_kwargs={"run": "mugs", "marker": str(tmp_path / "killed")},
+            batch_size=4,
+            compute=ray.data.ActorPoolStrategy(size=2),
+        )
+        .take_all()
+    )
+    assert (tmp_path / "killed").exists()
+    assert dict(counts.prompts) == dict.fromkeys(prompts, 1)
+    assert {row["prompt"] for row in rows if row["url"]} == set(prompts[:-1])
+    (failed,) = (row for row in rows if row["error"])
+    assert failed["prompt"] == "A forbidden mug"
+    assert "content policy" in failed["error"]
+
+
+def test_all_workers_together_keep_to_a_rate(ray: Any, emulator: Emulator, counts: Counts) -> None:
+    counts.moments.clear()
+    emulator.fault("400", route="POST /v1/chat/*", when=lambda each: b"number 7 " in each.raw)
+    rows = (
+        ray.data.from_items([{"prompt": f"Say number {number} ."} for number in range(60)])
+        .map_batches(
+            Replies,
+            fn_constructor_kwargs={"rate": "20/2seconds"},
+            batch_size=15,
+            compute=ray.data.ActorPoolStrategy(size=2),
+        )
+        .take_all()
+    )
+    assert sum(bool(row["reply"]) for row in rows) == 59
+    assert [row["prompt"] for row in rows if row["error"]] == ["Say number 7 ."]
+    # Between its permit and its arrival a request may take a while: so a second is left for that.
+    most = max(sum(start <= each < start + 1 for each in counts.moments) for start in counts.moments)
+    assert len(counts.moments) == 60
+    assert most <= 20
