@@ -280,9 +280,9 @@ class _Postgres:
 class _Watch:
     """Hang up where a server that was asked something does not answer: one thread while there is anything.
 
-    psycopg waits for an answer without a limit, and `tcp_user_timeout` ends that only where the host is gone. The
-    server's own `statement_timeout` is of no use where it is the server that hangs, or PgBouncer, which
-    refuses it at the start of a connection.
+    psycopg waits for an answer without a limit, and `tcp_user_timeout` ends that only where the host is gone.
+    A server that hangs does not heed its own `statement_timeout` either, and PgBouncer refuses that setting
+    at the start of a connection.
     """
 
     def __init__(self, outage: Outage) -> None:
