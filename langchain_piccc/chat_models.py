@@ -430,7 +430,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     ) -> ChatResult:
         with self._model_errors():
             request = self._request(messages, stop, kwargs)
-            return _result(self._chat(request).send(request, kwargs.get("timeout")))
+            timeout, chat = kwargs.get("timeout"), self._chat(request)
+            return _result(chat.send(request, timeout, is_traced=_is_traced()))
 
     async def _agenerate(
         self,
@@ -441,7 +442,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     ) -> ChatResult:
         with self._model_errors():
             request = await self._arequest(messages, stop, kwargs)
-            return _result(await self._achat(request).send(request, kwargs.get("timeout")))
+            timeout, chat = kwargs.get("timeout"), self._achat(request)
+            return _result(await chat.send(request, timeout, is_traced=_is_traced()))
 
     def _stream(
         self,
@@ -484,7 +486,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     ) -> Iterator[T]:
         with self._model_errors():
             request = self._request(messages, stop, options)
-            with self._chat(request).open(request, options.get("timeout")) as stream:
+            timeout, chat = options.get("timeout"), self._chat(request)
+            with chat.open(request, timeout, is_traced=_is_traced()) as stream:
                 yield from writer.start(request.model)
                 for batch in stream.batches():
                     for deltas in self._groups(batch):
@@ -496,7 +499,8 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     ) -> AsyncIterator[T]:
         with self._model_errors():
             request = await self._arequest(messages, stop, options)
-            async with await self._achat(request).open(request, options.get("timeout")) as stream:
+            timeout, chat = options.get("timeout"), self._achat(request)
+            async with await chat.open(request, timeout, is_traced=_is_traced()) as stream:
                 for item in writer.start(request.model):
                     yield item
                 async for batch in stream.batches():
@@ -536,6 +540,15 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     def _model_errors(self) -> AbstractContextManager[None]:
         return as_model_errors()
+
+
+def _is_traced() -> bool:
+    """Return whether OpenInference makes spans of this framework's runs.
+
+    It makes them in callbacks, so they are never the current span, by which the client would know.
+    """
+    found = sys.modules.get("openinference.instrumentation.langchain")
+    return found is not None and bool(found.LangChainInstrumentor().is_instrumented_by_opentelemetry)
 
 
 def _result(reply: ChatReply) -> ChatResult:

@@ -47,7 +47,7 @@ from llama_index_piccc.convert import (
 )
 from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
 from llama_index_piccc.structured import PredictingLLM
-from piccc.client import AnyClient, AsyncClient, Client, ClientCache
+from piccc.client import AnyClient, AsyncClient, Client, ClientCache, is_traced
 from piccc.config import (
     KEY_VARIABLE,
     URL_VARIABLE,
@@ -308,12 +308,12 @@ class Piccc(PredictingLLM):
     @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Stream the reply; every response contains everything so far."""
-        return self._stream(*self._ask(messages, kwargs))
+        return self._stream(*self._ask(messages, kwargs), is_traced=is_traced())
 
     @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Stream the reply; every response contains everything so far."""
-        return self._astream(*self._ask(messages, kwargs))
+        return self._astream(*self._ask(messages, kwargs), is_traced=is_traced())
 
     @completion_callback
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -330,7 +330,8 @@ class Piccc(PredictingLLM):
     @completion_callback
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Stream the completion of a prompt."""
-        stream = self._stream(*self._ask(self._prompt(prompt, formatted), kwargs))
+        ask = self._ask(self._prompt(prompt, formatted), kwargs)
+        stream = self._stream(*ask, is_traced=is_traced())
         return (completion(each) for each in stream)
 
     @completion_callback
@@ -338,7 +339,8 @@ class Piccc(PredictingLLM):
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Stream the completion of a prompt."""
-        stream = self._astream(*self._ask(self._prompt(prompt, formatted), kwargs))
+        ask = self._ask(self._prompt(prompt, formatted), kwargs)
+        stream = self._astream(*ask, is_traced=is_traced())
         return (completion(each) async for each in stream)
 
     def count_tokens(
@@ -489,8 +491,10 @@ class Piccc(PredictingLLM):
     def _neutral(self, messages: Sequence[ChatMessage]) -> list[Message]:
         return conversation(messages, self.dialect, self.on_unsupported)
 
-    def _stream(self, request: ChatRequest, timeout: float | Timeout | None) -> Generator[ChatResponse]:
-        with self._client().chat.open(request, timeout) as stream:
+    def _stream(
+        self, request: ChatRequest, timeout: float | Timeout | None, *, is_traced: bool
+    ) -> Generator[ChatResponse]:
+        with self._client().chat.open(request, timeout, is_traced=is_traced) as stream:
             growing = GrowingReply()
             for batch in stream.batches():
                 for deltas in self._groups(batch):
@@ -498,9 +502,9 @@ class Piccc(PredictingLLM):
             yield last(stream.reply)
 
     async def _astream(
-        self, request: ChatRequest, timeout: float | Timeout | None
+        self, request: ChatRequest, timeout: float | Timeout | None, *, is_traced: bool
     ) -> AsyncGenerator[ChatResponse]:
-        async with await self._async_client().chat.open(request, timeout) as stream:
+        async with await self._async_client().chat.open(request, timeout, is_traced=is_traced) as stream:
             growing = GrowingReply()
             async for batch in stream.batches():
                 for deltas in self._groups(batch):

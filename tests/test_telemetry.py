@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -328,6 +329,50 @@ def test_no_second_span_beneath_one_for_the_same_call(
     finally:
         context.detach(token)
     assert seen.spans("chat piccc-pro") == []
+
+
+LATER: dict[str, Callable[[Piccc], Callable[[], Any]]] = {
+    "stream_chat": lambda llm: partial(list, llm.stream_chat([ChatMessage(PROMPT)])),
+    "stream_complete": lambda llm: partial(list, llm.stream_complete(PROMPT)),
+    "astream_chat": lambda llm: read_later(llm.astream_chat([ChatMessage(PROMPT)])),
+    "astream_complete": lambda llm: read_later(llm.astream_complete(PROMPT)),
+}
+
+
+def read_later(call: Any) -> Callable[[], None]:
+    stream = asyncio.run(call)
+
+    async def all_of_it() -> None:
+        async for _ in stream:
+            pass
+
+    return lambda: asyncio.run(all_of_it())
+
+
+@pytest.mark.parametrize("way", LATER)
+@pytest.mark.parametrize("is_covered", [True, False])
+def test_a_stream_belongs_to_the_span_of_its_call_though_it_is_read_later(
+    is_covered: bool, way: str, seen: Seen, emulator: Emulator
+) -> None:
+    above = seen.tracer.start_span("chat", attributes={"gen_ai.operation.name": "chat"} if is_covered else {})
+    with trace.use_span(above):
+        read_on = LATER[way](Piccc(**settings(emulator)))
+    read_on()
+    assert len(seen.spans("chat piccc-pro")) == (0 if is_covered else 1)
+
+
+@pytest.mark.parametrize("way", [way for way in CALLS if way.startswith("LangChain")])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_no_second_span_beside_openinference_whose_spans_of_langchain_are_never_current(
+    is_on: bool, way: str, seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SimpleNamespace(is_instrumented_by_opentelemetry=is_on)
+    module = SimpleNamespace(LangChainInstrumentor=lambda: made)
+    monkeypatch.setitem(sys.modules, "openinference.instrumentation.langchain", module)
+    CALLS[way](emulator)
+    assert len(seen.spans()) == (0 if is_on else 1)
+    CALLS["raw"](emulator)
+    assert len(seen.spans()) == (1 if is_on else 2)
 
 
 @pytest.mark.parametrize("value", [None, "NO_CONTENT", "EVENT_ONLY", "true", "SPAN_ONLY", "SPAN_AND_EVENT"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 from piccc._dialects import DialectName, dialect_named
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
-from piccc._http.session import Session
+from piccc._http.session import Session, telemetry
 from piccc.config import ApiKey, Config, Rate, Timeout, resolve
 from piccc.conversation import (
     DEFAULT_MODEL,
@@ -292,29 +292,45 @@ class Chat(_Resource):
         """
         return self.open(chat_request(messages, options), timeout)
 
-    def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
+    def send(
+        self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
+    ) -> ChatReply:
         """Return the whole reply to a ready request.
 
         Args:
             request: the request.
             timeout: seconds for the whole call, or a `Timeout`; by default the client's.
+            is_traced: instrumentation above has a span of this call, so that ours is left out.
 
         Raises:
             PicccError: as of `create`.
         """
-        return run_sync(self._session.chat(self._dialect, request, timeout))
+        return run_sync(self._session.chat(self._dialect, request, timeout, is_traced=is_traced))
 
-    def open(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatStream:
+    def open(
+        self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
+    ) -> ChatStream:
         """Return the stream for a ready request.
 
         Args:
             request: the request.
             timeout: seconds for the whole call with its retries and the stream, or a `Timeout`.
+            is_traced: as of `send`.
 
         Raises:
             PicccError: as of `stream`.
         """
-        return ChatStream(*run_sync(self._session.stream(self._dialect, request, timeout)))
+        opening = self._session.stream(self._dialect, request, timeout, is_traced=is_traced)
+        return ChatStream(*run_sync(opening))
+
+
+def is_traced() -> bool:
+    """Return whether instrumentation above has a span of a chat call open here and now.
+
+    Of a stream that a framework begins to read later: its span is current at the call, and not then.
+    """
+    observer = telemetry()
+    return observer is not None and observer.is_traced("chat", "LLM")
 
 
 class StreamOpening:
@@ -368,13 +384,18 @@ class AsyncChat(_Resource):
         """
         return StreamOpening(self.open(chat_request(messages, options), timeout))
 
-    async def send(self, request: ChatRequest, timeout: float | Timeout | None = None) -> ChatReply:
+    async def send(
+        self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
+    ) -> ChatReply:
         """Return the whole reply to a ready request; arguments and errors as of `Chat.send`."""
-        return await self._session.chat(self._dialect, request, timeout)
+        return await self._session.chat(self._dialect, request, timeout, is_traced=is_traced)
 
-    async def open(self, request: ChatRequest, timeout: float | Timeout | None = None) -> AsyncChatStream:
+    async def open(
+        self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
+    ) -> AsyncChatStream:
         """Return the stream for a ready request; arguments and errors as of `Chat.open`."""
-        return AsyncChatStream(*await self._session.stream(self._dialect, request, timeout))
+        opening = self._session.stream(self._dialect, request, timeout, is_traced=is_traced)
+        return AsyncChatStream(*await opening)
 
 
 class _Client:

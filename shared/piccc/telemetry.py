@@ -352,14 +352,14 @@ class Wait(Operation):
 
 def chat(config: Config, request: ChatRequest, *, is_stream: bool) -> Chat | None:
     """Begin a chat call; return None where a span for it is current already, as a framework's is."""
-    if _is_covered("chat", "LLM"):
+    if is_traced("chat", "LLM"):
         return None
     return Chat(config, request, is_stream=is_stream)
 
 
 def tool(name: str) -> Operation | None:
     """Begin a run of one of the media tools; return None where a span for it is current already."""
-    if not name or _is_covered("execute_tool", "TOOL"):
+    if not name or is_traced("execute_tool", "TOOL"):
         return None
     attributes: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
     attributes["gen_ai.tool.type"] = "function"
@@ -373,7 +373,7 @@ def delivery(task_id: str) -> Operation:
     return Operation("piccc.webhook", SpanKind.CONSUMER, {"piccc.task.id": task_id}, links=links)
 
 
-def _is_covered(operation: str, kind: str) -> bool:
+def is_traced(operation: str, kind: str) -> bool:
     """Return whether instrumentation above us has a span for the same operation, or asks for silence.
 
     OpenLLMetry's instrumentations of frameworks set the first key for the clients below them, and

@@ -591,10 +591,15 @@ class Session:
         return (_rebuild, (self.config, type(self.io)))
 
     async def chat(
-        self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
+        self,
+        dialect: Dialect,
+        request: ChatRequest,
+        timeout: float | Timeout | None = None,
+        *,
+        is_traced: bool = False,
     ) -> ChatReply:
-        """Ask for a whole reply."""
-        observer = telemetry()
+        """Ask for a whole reply; `is_traced` by instrumentation above, it gets no span of ours."""
+        observer = None if is_traced else telemetry()
         span = observer and observer.chat(self.config, request, is_stream=False)
         if not span:
             return await self._chat(dialect, request, timeout)
@@ -618,10 +623,15 @@ class Session:
         raise wrong
 
     async def stream(
-        self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None = None
+        self,
+        dialect: Dialect,
+        request: ChatRequest,
+        timeout: float | Timeout | None = None,
+        *,
+        is_traced: bool = False,
     ) -> tuple[RawResponse, StreamParser]:
-        """Ask for a stream; return it open, with the machine that reads it."""
-        observer = telemetry()
+        """Ask for a stream; return it open, with the machine that reads it. `is_traced` as of `chat`."""
+        observer = None if is_traced else telemetry()
         span = observer and observer.chat(self.config, request, is_stream=True)
         if not span:
             return await self._stream(dialect, request, timeout)
