@@ -7,7 +7,6 @@ PICCC_LEDGER names a Postgres database, both are kept there.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,3 @@ def main(folder: Path, mode: Any, durability: Any = "sync") -> None:
             )
         messages = resume_when_done(graph, THREAD, client, durability=durability)["messages"]
     print(*(f"{task.type} {task.status}" for task in media_from(messages)), messages[-1].text, sep="\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -7,23 +7,22 @@ from pathlib import Path
 import pytest
 
 from tests.media.kills import killed
-from tests.media.restarting import killed_twice
+from tests.media.restarting import LANGCHAIN, killed_twice
 from tests.services import postgres_url as postgres_url
 
-SCRIPT = Path(__file__).with_name("restarting_agent.py")
 SAID = "image completed\nvideo completed\nBoth are done.\n"
 
 
 def test_an_agent_that_is_killed_twice_pays_for_each_once(tmp_path: Path) -> None:
-    assert killed_twice(SCRIPT, tmp_path, "interrupt") == SAID
+    assert killed_twice(LANGCHAIN, tmp_path, "interrupt") == SAID
 
 
 def test_an_agent_that_is_killed_twice_goes_on_from_postgres_alone(
     tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PICCC_LEDGER", postgres_url)
-    assert killed_twice(SCRIPT, tmp_path, "wait") == SAID
-    assert not list(tmp_path.iterdir())
+    assert killed_twice(LANGCHAIN, tmp_path, "wait") == SAID
+    assert not list(tmp_path.glob("*.db*"))
 
 
 def test_an_agent_that_is_killed_at_some_request_pays_for_each_once(tmp_path: Path) -> None:

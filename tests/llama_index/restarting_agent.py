@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,12 @@ from piccc import AsyncClient, Polling
 PICKLING = JsonPickleSerializer()  # an agent's memory is no JSON
 
 
-async def main(folder: Path, mode: Any) -> None:
+def main(folder: Path, mode: Any) -> None:
     """Begin the run, or go on with it."""
+    asyncio.run(_main(folder, mode))
+
+
+async def _main(folder: Path, mode: Any) -> None:
     client = AsyncClient(ledger=folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
     models = {"image_model": "piccc-image", "video_model": "piccc-video"}
     spec = PicccMediaToolSpec(async_client=client, mode=mode, wait_s=None, **models)
@@ -45,7 +48,7 @@ async def main(folder: Path, mode: Any) -> None:
         part = saved.with_suffix(".part")
         part.write_text(json.dumps({"context": handler.ctx.to_dict(PICKLING), "waiting": ids}))
         part.replace(saved)
-        print("saved", type(event).__name__, getattr(event, "tool_name", ""), flush=True)
+        print("saved", *[type(event).__name__, *([event.tool_name] if isinstance(event, ToolCall) else [])])
 
     async def answer(task_id: str) -> None:
         await client.tasks.wait(task_id)
@@ -59,9 +62,5 @@ async def main(folder: Path, mode: Any) -> None:
         if isinstance(event, PicccTaskSubmitted):
             await answer(event.task_id)
         if isinstance(event, ToolCallResult):
-            print(event.tool_output.content.partition(" (")[0], flush=True)
+            print(event.tool_output.content.partition(" (")[0])
     print(await handler)
-
-
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))

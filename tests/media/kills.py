@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from piccc.emulator import Emulator, ManualClock, Scripted
-from tests.media.restarting import PATIENCE, kill, killed_twice, process
+from tests.media.restarting import LANGCHAIN, LLAMA_INDEX, PATIENCE, AgentProcess, killed_twice
 
-TESTS = Path(__file__).parents[1]
-LANGCHAIN = TESTS / "langchain" / "restarting_agent.py"
-LLAMA_INDEX = TESTS / "llama_index" / "restarting_agent.py"
 MODES = ("wait", "submit", "background", "interrupt")
 DURABILITIES = ("sync", "async", "exit")
 SAVED = {
@@ -61,13 +58,13 @@ def killed(folder: Path, mode: str, durability: str, seed: int, kills: int = 2) 
                     when=lambda _, chosen=chosen: len(emulator.requests) >= chosen,
                     times=1,
                 )
-                running = process(emulator, LANGCHAIN, folder, mode, durability)
+                running = AgentProcess(emulator, LANGCHAIN, folder, mode, durability)
                 give_up = time.monotonic() + PATIENCE
-                while not last.hit and running.poll() is None and time.monotonic() < give_up:
+                while not last.hit and running.is_alive and time.monotonic() < give_up:
                     time.sleep(0.01)
-                kill(running, "")
-            out, err = process(emulator, LANGCHAIN, folder, mode, durability).communicate(timeout=PATIENCE)
-            assert out.endswith("Both are done.\n"), out + err
+                running.kill()
+            said = AgentProcess(emulator, LANGCHAIN, folder, mode, durability).finish()
+            assert said.endswith("Both are done.\n"), said
         finally:
             has_ended.set()
             clock.join()
