@@ -2,8 +2,11 @@
 chart.
 
 Each figure is the median over rounds of one client process each. A round goes through all subjects in turn,
-so that a slow minute falls on all of them. The tables show multiples of our figure and, in brackets, their
-spread over the rounds: compare only figures of one row. `--publish` writes them into the documentation."""
+so that a slow minute falls on all of them; works in real time, and long ones, are measured in the first round
+alone. The tables show multiples of our figure and, in brackets, their spread over the rounds: compare only
+figures of one row. `--publish` writes them into the documentation. `--against` measures the first goals with
+an older revision's library too, in the same run and by these same benchmarks. What cannot be installed is
+left out, with a line that begins with SKIPPED; a client that fails loses its row, and the exit code is 1."""
 
 from __future__ import annotations
 
@@ -11,23 +14,28 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks.chart import chart
-from tests.benchmarks.client import WORKS
-from tests.benchmarks.goals import verdicts
-from tests.benchmarks.subjects import EVERYONE, FAMILIES, PEERS
+from tests.benchmarks.client import MODEL_TOKENS, WORKS
+from tests.benchmarks.goals import FIRST, GOALS, Goal, verdicts
+from tests.benchmarks.raw import KEY
+from tests.benchmarks.subjects import EVERYONE, FAMILIES, OURS, PEERS
 from tests.benchmarks.table import Figures, Samples, table, written
 
 ROOT = Path(__file__).parents[2]
+LONGEST = 180.0
+"""Seconds after which a client has failed."""
 ABOUT = """# Benchmarks
 
 CPU of the client process: our figures, and other clients as multiples of ours, with the smallest and
@@ -42,14 +50,28 @@ figures of one row.
 """
 
 
-def environment(group: str | None, *extras: str) -> Path:
+def environment(group: str | None, *extras: str, tree: Path = ROOT) -> Path:
     """Return the interpreter of an environment with the group's peers and our extras; make it if need be."""
-    folder = ROOT / (f".venv-peers-{group}" if group else ".venv-peers-ours")
+    folder = tree / (f".venv-peers-{group}" if group else ".venv-peers-ours")
     command = ["uv", "sync", "-q", "--no-default-groups", "--extra", "langchain", "--extra", "llama-index"]
     command += [each for extra in extras for each in ("--extra", extra)]
-    command += ["--group", f"peers-{group}" if group else "observed"]
-    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)})  # noqa: S603
+    if group or tree == ROOT:  # older trees have no group `observed`
+        command += ["--group", f"peers-{group}" if group else "observed"]
+    subprocess.run(command, cwd=tree, check=True, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(folder)})  # noqa: S603
     return folder / "bin" / "python"
+
+
+@contextmanager
+def worktree(revision: str) -> Iterator[Path]:
+    """Check an older revision out, with these benchmarks in place of its own; yield its folder."""
+    folder = ROOT / "build" / f"against-{revision.replace('/', '-')}"
+    git = ["git", "worktree"]
+    subprocess.run([*git, "add", "--force", "--detach", str(folder), revision], cwd=ROOT, check=True)  # noqa: S603
+    try:
+        shutil.copytree(ROOT / "tests" / "benchmarks", folder / "tests" / "benchmarks", dirs_exist_ok=True)
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], cwd=ROOT, check=False)  # noqa: S603
 
 
 @contextmanager
@@ -64,16 +86,98 @@ def server(python: Path) -> Iterator[str]:
             process.terminate()
 
 
-def measure(rounds: int, works: list[str], subjects: list[str]) -> Samples:
-    """Return the figures of each work of each subject, one for each round."""
-    pythons = {group: environment(group) for group in {PEERS.get(subject) for subject in subjects}}
-    taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with server(next(iter(pythons.values()))) as address:
-        for round_, work, subject in _schedule(rounds, works, subjects):
-            for row, figure in _measured(pythons[PEERS.get(subject)], subject, work, address).items():
-                taken[row][subject].append(figure)
-                print(f"{round_ + 1}/{rounds} {row}: {subject} {written(figure)}", file=sys.stderr)
-    return {row: dict(found) for row, found in taken.items()}
+class Servers:
+    """What the works need beside their clients, by name; each is started when it is first asked for."""
+
+    def __init__(self, stack: ExitStack, python: Path) -> None:
+        self._stack, self._python = stack, python
+        self._addresses: dict[str, str | None] = {}
+
+    def __getitem__(self, name: str) -> str | None:
+        if name not in self._addresses:
+            self._addresses[name] = self._started(name)
+        return self._addresses[name]
+
+    def _started(self, name: str) -> str | None:
+        """Return an address; None where what it takes is not installed."""
+        if name == "memory":
+            return self._stack.enter_context(server(self._python))
+        if name == "redis":
+            from tests.services import Missing, redis_server  # imports pytest
+
+            try:
+                return self._stack.enter_context(redis_server())
+            except Missing as missing:
+                print(f"SKIPPED: {missing}", file=sys.stderr)
+                return None
+        from tests.real_server.__main__ import install  # imports this module
+        from tests.real_server.__main__ import server as model
+
+        python = install()
+        return python and self._stack.enter_context(model(python, KEY, MODEL_TOKENS))
+
+
+class Run:
+    """Works of subjects, measured in rounds; a subject `ours@REVISION` is ours of an older revision."""
+
+    def __init__(self, works: list[str], subjects: list[str], against: str | None) -> None:
+        self._works, self._subjects, self._against = works, subjects, against
+        self._samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        self.failed: dict[tuple[str, str], None] = {}
+
+    def samples(self, rounds: int) -> Samples:
+        """Measure; return the figures of each row of each subject, one for each round."""
+        peers = {group: environment(group) for group in {*map(PEERS.get, self._subjects)} - {None}}
+        with ExitStack() as stack:
+            ours = environment(None, "emulator", "redis")
+            places = {group: (python, ROOT) for group, python in {None: ours, **peers}.items()}
+            if self._against:
+                tree = stack.enter_context(worktree(self._against))
+                places["old"] = (environment(None, tree=tree), tree)
+            servers = Servers(stack, ours)
+            for round_, work, subject in self._schedule(rounds):
+                addresses = [address for name in WORKS[work].servers if (address := servers[name])]
+                if len(addresses) == len(WORKS[work].servers) and (work, subject) not in self.failed:
+                    name, _, is_old = subject.partition("@")
+                    place = places["old" if is_old else PEERS.get(name)]
+                    began = time.monotonic()
+                    found = self._measured(*place, subject, work, addresses)
+                    seconds = time.monotonic() - began
+                    for row, figure in found.items():
+                        self._samples[row][subject].append(figure)
+                        said = f"{round_ + 1}/{rounds} {row}: {subject} {written(figure)}"
+                        print(f"{said} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+        return {row: dict(found) for row, found in self._samples.items()}
+
+    def _schedule(self, rounds: int) -> Iterator[tuple[int, str, str]]:
+        for round_ in range(rounds):
+            for work in self._works:
+                if WORKS[work].once and round_:
+                    continue
+                for subject in self._subjects:
+                    if subject in WORKS[work].subjects:
+                        yield round_, work, subject
+                        if self._against and subject in OURS:
+                            yield round_, work, f"{subject}@{self._against}"
+
+    def _measured(
+        self, python: Path, tree: Path, subject: str, work: str, addresses: list[str]
+    ) -> dict[str, float]:
+        """Return the figures of one client process; none, also of earlier rounds, where it fails."""
+        command = [str(python), "-m", "tests.benchmarks.client", subject.partition("@")[0], work, *addresses]
+        try:
+            done = subprocess.run(  # noqa: S603  our own program
+                command, cwd=tree, check=True, stdout=subprocess.PIPE, text=True, timeout=LONGEST
+            )
+        except subprocess.SubprocessError as error:
+            print(f"FAILED: {work}: {subject}: {error}", file=sys.stderr)
+            self.failed[work, subject] = None
+            for row, found in self._samples.items():
+                if row.startswith(work):
+                    found.pop(subject, None)
+            return {}
+        found = json.loads(done.stdout.splitlines()[-1])
+        return found if isinstance(found, dict) else {work: found}
 
 
 def medians(samples: Samples) -> Figures:
@@ -84,26 +188,15 @@ def medians(samples: Samples) -> Figures:
     }
 
 
-def _schedule(rounds: int, works: list[str], subjects: list[str]) -> Iterator[tuple[int, str, str]]:
-    for round_ in range(rounds):
-        for work in works:
-            if not (WORKS[work].once and round_):
-                yield from ((round_, work, each) for each in subjects if each in WORKS[work].subjects)
-
-
-def _measured(python: Path, subject: str, work: str, address: str) -> dict[str, float]:
-    command = [str(python), "-m", "tests.benchmarks.client", subject, work, address]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found if isinstance(found, dict) else {work: found}
-
-
 def main() -> None:
     """Read the options, measure, and write what was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="measure works whose name has this in it")
     parser.add_argument("--subjects", nargs="*", choices=EVERYONE, help="measure these alone")
+    parser.add_argument(
+        "--against", metavar="REVISION", help="judge the first goals of this revision as well"
+    )
     parser.add_argument("--to", type=Path, default=ROOT / "build" / "benchmarks")
     parser.add_argument(
         "--publish", action="store_true", help="write docs/benchmarks.md and its chart as well"
@@ -111,12 +204,25 @@ def main() -> None:
     options = parser.parse_args()
     works = [each for each in WORKS if options.only in each]
     subjects = options.subjects or list(EVERYONE)
-    samples = measure(options.rounds, works, subjects)
+    goals = GOALS
+    if options.against:
+        goals = FIRST
+        works = [each for each in works if each in {goal.work for goal in goals}]
+        subjects = [each for each in subjects if each in {one for goal in goals for one in goal[1:3]}]
+    if "aimock" in subjects and "emulator" in works:
+        from tests.real_server.__main__ import install_aimock  # imports this module
+
+        if not install_aimock():
+            subjects.remove("aimock")
+    began = time.monotonic()
+    run = Run(works, subjects, options.against)
+    samples = run.samples(options.rounds)
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
     figures = medians(samples)
     about = {"python": platform.python_version(), "piccc": version("piccc"), "rounds": options.rounds}
     options.to.mkdir(parents=True, exist_ok=True)
     (options.to / "benchmarks.json").write_text(json.dumps({"about": about, "samples": samples}, indent=2))
-    report = "\n\n".join(_report(samples, figures))
+    report = "\n\n".join(_report(samples, figures, goals, options.against))
     svg = chart(figures, FAMILIES)
     command = f"python -m tests.benchmarks --rounds {options.rounds} --publish"
     machine = f"Python {about['python']}, {os.cpu_count()} cores, {date.today().isoformat()}"
@@ -126,15 +232,19 @@ def main() -> None:
         (folder / "benchmarks.svg").write_text(svg)
         (folder / "benchmarks.md").write_text(f"{ABOUT.format(made=made)}\n{report}\n")
     print(f"\n{report}")
+    if run.failed:
+        sys.exit("\n".join(f"FAILED: {work}: {subject}" for work, subject in run.failed))
 
 
-def _report(samples: Samples, figures: Figures) -> Iterator[str]:
-    for family, members in FAMILIES.items():
-        if any(members[0] in row for row in figures.values()):
+def _report(samples: Samples, figures: Figures, goals: Sequence[Goal], against: str | None) -> Iterator[str]:
+    for family, (ours, *others) in FAMILIES.items():
+        if any(ours in row for row in figures.values()):
             yield f"## {family}"
-            yield table(samples, figures, members)
-            if lines := verdicts(figures, members[0]):
-                yield "\n".join(f"- {line}" for line in lines)
+            older = [f"{ours}@{against}"] if against else []
+            yield table(samples, figures, (ours, *older, *others))
+            for each in (ours, *older):
+                if lines := verdicts(figures, (each, *others), goals):
+                    yield "\n".join([*([f"{each}:\n"] if older else []), *(f"- {line}" for line in lines)])
 
 
 if __name__ == "__main__":

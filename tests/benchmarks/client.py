@@ -1,4 +1,4 @@
-"""One figure in one process: `python -m tests.benchmarks.client SUBJECT WORK SERVER`; prints JSON.
+"""One figure in one process: `python -m tests.benchmarks.client SUBJECT WORK SERVER...`; prints JSON.
 
 CPU figures are seconds of this process, threads included, from after a warm-up to the end.
 """
@@ -16,22 +16,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import events
+from tests.benchmarks.cold import first_call, imports_over
 from tests.benchmarks.cpu import cpu, settle
-from tests.benchmarks.subjects import EVERYONE, FAMILIES, FLOORS, IMPORTS, Subject, make
+from tests.benchmarks.emulator import served
+from tests.benchmarks.large import again, large
+from tests.benchmarks.media import downloads, mapped
+from tests.benchmarks.paced import paced
+from tests.benchmarks.subjects import FAMILIES, FLOORS, IMPORTS, Subject, make
 from tests.benchmarks.waiting import waiting
 
 TOKENS = 500
 TURNS = 10
+MODEL_TOKENS = 60
+BARE = "langchain-bare"
+CLIENTS = tuple(
+    each for name, family in FAMILIES.items() if name != "Emulator" for each in family if each != BARE
+)
 Figures = float | dict[str, float]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured, and of whom; `once`: it runs in real time and is measured in the first round only."""
+    """What is measured, of whom, and beside which servers; `once`: in the first round only."""
 
-    measure: Callable[[str, str], Figures]
-    subjects: tuple[str, ...] = EVERYONE
+    measure: Callable[..., Figures]
+    subjects: tuple[str, ...] = CLIENTS
     once: bool = False
+    servers: tuple[str, ...] = ("memory",)
 
 
 def imports(subject: str, server: str) -> float:
@@ -127,6 +138,13 @@ def stream_object(kilobytes: int) -> Callable[[str, str], float]:
         return cpu(model.read_object, kilobytes * 256)
 
     return work
+
+
+def stream_model(subject: str, server: str) -> float:
+    """Return CPU microseconds per token of a real model's answers."""
+    model = make(subject, server)
+    model.read()
+    return cpu(lambda: [model.read() for _ in range(5)], 5 * MODEL_TOKENS)
 
 
 def observed(subject: str, server: str) -> Figures:
@@ -225,39 +243,70 @@ def _times(tokens: int) -> int:
 
 
 def _but(*left_out: str) -> tuple[str, ...]:
-    return tuple(subject for subject in EVERYONE if subject not in left_out)
+    return tuple(subject for subject in CLIENTS if subject not in left_out)
 
+
+# The server writes tool arguments, objects and refusals in OpenAI's dialect alone.
+OPENAI_DIALECT = _but("langchain-anthropic", "llama-index-anthropic", "anthropic")
+PACED = ("langchain-piccc", "langchain-openai", "langchain-mistralai", "langchain-floor", BARE)
+OBJECTS = ("langchain-piccc", "llama-index-piccc")
+FRAMEWORKS = tuple(each for name in ("LangChain", "LlamaIndex") for each in FAMILIES[name] if each != BARE)
+COMPARED = ("langchain-piccc", "langchain-openai", "langchain-mistralai", "llama-index-piccc")
+COMPARED += ("llama-index-openai-like", "piccc", "openai", *FLOORS)
+PACED_FIGURES = (
+    "CPU of a token, µs",
+    "99th percentile of a token's delay, ms",
+    "memory of a stream, KB",
+    "open at once",
+)
 
 WORKS = {
     "import, s": Work(imports),
+    "import over the framework's, ms": Work(imports_over, FRAMEWORKS, once=True),
     "10 models, ms": Work(construct, _but(*FLOORS)),
+    "first call over a later one, ms": Work(first_call, (*CLIENTS, BARE)),
     "memory, MB": Work(memory),
     "call, µs": Work(call),
     "call of 400 at once, µs": Work(calls_400),
-    "token, one per read, sync, µs": Work(stream_sync(f"one-{TOKENS}")),
-    "token, one per read, async, µs": Work(stream_async(f"one-{TOKENS}")),
+    "token, one per read, sync, µs": Work(stream_sync(f"one-{TOKENS}"), (*CLIENTS, BARE)),
+    "token, one per read, async, µs": Work(stream_async(f"one-{TOKENS}"), (*CLIENTS, BARE)),
     "token, eight per write, sync, µs": Work(stream_sync(f"eight-{TOKENS}")),
     "token, eight per write, async, µs": Work(stream_async(f"eight-{TOKENS}")),
-    "token, 100 streams at once, µs": Work(stream_async("slow-100", streams=100)),
+    "token, 100 streams at once, µs": Work(stream_async("slow-100", streams=100), (*CLIENTS, BARE)),
     "token of 20,000, µs": Work(stream_sync("eight-20000")),
-    # The server writes tool arguments in OpenAI's dialect alone.
-    "fragment of 8 KB tool arguments, µs": Work(
-        stream_sync("args"), _but("langchain-anthropic", "llama-index-anthropic", "anthropic")
+    "100 streams of 3 s": Work(paced(100, 30, *PACED_FIGURES), PACED, once=True),
+    "500 streams of 3 s": Work(paced(500, 30, *PACED_FIGURES), PACED, once=True),
+    "1,000 streams of 3 s": Work(paced(1_000, 30, *PACED_FIGURES), PACED, once=True),
+    "300 streams of 5 s": Work(paced(300, 50, "wall, s"), PACED, once=True),
+    "fragment of 8 KB tool arguments, µs": Work(stream_sync("args"), OPENAI_DIALECT),
+    # Linear work costs the same for each token of the smaller and the larger object. Of peers only the
+    # smaller one is read: they parse all that has come again with each token.
+    "token of a 16 KB object, µs": Work(
+        stream_object(16), (*OBJECTS, "langchain-openai", "llama-index-openai-like")
     ),
-    # Linear work costs the same for each token of the smaller and the larger object. Peers are left out: most
-    # parse all that has come again with each token.
-    "token of a 16 KB object, µs": Work(stream_object(16), ("langchain-piccc", "llama-index-piccc")),
-    "token of a 64 KB object, µs": Work(stream_object(64), ("langchain-piccc", "llama-index-piccc")),
-    "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:-1]),  # a floor would do nothing
-    "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"]),
+    "token of a 64 KB object, µs": Work(stream_object(64), OBJECTS),
+    "2,000 messages with 50 images": Work(large, FRAMEWORKS),
+    "2,000 messages with 50 images, refused twice: memory, times the inputs": Work(
+        again, ("langchain-piccc", "langchain-openai", "llama-index-piccc", "llama-index-openai-like")
+    ),
+    "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:5]),  # a floor would do nothing
+    "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"][:6]),
     "OpenTelemetry": Work(observed, ("langchain-piccc", "llama-index-piccc", "piccc")),
+    "token of a real model's 60, µs": Work(stream_model, COMPARED, servers=("model",)),
     "waiting for 1,000 tasks": Work(waiting, ("piccc", "openai", "httpx"), once=True),
+    "map of 10,000 tasks, memory ledger": Work(mapped("memory"), ("piccc",), once=True),
+    "map of 10,000 tasks, SQLite ledger": Work(mapped("SQLite"), ("piccc",), once=True),
+    "map of 10,000 tasks, Redis ledger": Work(
+        mapped("Redis"), ("piccc",), once=True, servers=("memory", "redis")
+    ),
+    "200 downloads of 5 MB": Work(downloads, ("piccc", "httpx"), once=True),
+    "emulator": Work(served, ("emulator", "aimock"), servers=()),
 }
 
 
-def main(subject: str, work: str, server: str) -> None:
+def main(subject: str, work: str, *servers: str) -> None:
     """Measure and print: a figure, or figures by name where a work has several."""
-    print(json.dumps(WORKS[work].measure(subject, server)))
+    print(json.dumps(WORKS[work].measure(subject, *servers)))
 
 
 if __name__ == "__main__":

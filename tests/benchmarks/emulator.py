@@ -1,12 +1,11 @@
-"""Measure the emulator: `python -m tests.benchmarks.emulator [--aimock PROGRAM] [--memory REQUESTS]`.
+"""The emulator beside aimock: its start, and the CPU of its process for a whole and for a streamed answer.
 
-Prints the time to start, the CPU of its process for a whole and a streamed answer, beside aimock's where its
-`llmock` program is given, and its memory while many requests go by. CPU is read from Linux's `/proc`.
+CPU is read from Linux's `/proc`. `python -m tests.benchmarks.emulator REQUESTS` prints the emulator's memory
+while so many requests go by.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
@@ -15,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+AIMOCK = ROOT / "build" / "aimock"
 PROMPT = "Hello"
 ANSWER = "You said: Hello (This is the emulator; it knows nothing by itself.)"
-WARM, BATCH, BATCHES = 2_000, 500, 9
+WARM, BATCH, BATCHES = 2_000, 500, 5
 SERVE = """
 import math, threading
 from piccc.emulator import Emulator
@@ -78,22 +79,19 @@ def memory(pid: int) -> float:
 
 @contextmanager
 def emulator() -> Iterator[tuple[int, int]]:
-    """Run an emulator in a process of its own; print how long that takes, yield its id and port."""
-    began = time.perf_counter()
+    """Run an emulator in a process of its own; yield its process and port."""
     command = [sys.executable, "-c", SERVE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own code
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own
         assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])
-        print(f"start: {time.perf_counter() - began:.2f} s, {cpu(process.pid):.2f} s of CPU")
         try:
-            yield process.pid, port
+            yield process.pid, int(process.stdout.readline().rpartition(":")[2])
         finally:
             process.terminate()
 
 
 @contextmanager
-def aimock(program: str) -> Iterator[tuple[int, int]]:
-    """Run aimock with one fixture; yield its process and port."""
+def aimock() -> Iterator[tuple[int, int]]:
+    """Run aimock, which `install_aimock` has installed, with one fixture; yield its process and port."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,6 +99,7 @@ def aimock(program: str) -> Iterator[tuple[int, int]]:
         fixture = {"match": {"userMessage": PROMPT}, "response": {"content": ANSWER}}
         path = Path(folder, "fixtures.json")
         path.write_text(json.dumps({"fixtures": [fixture]}))
+        program = str(AIMOCK / "node_modules" / ".bin" / "llmock")
         command = ["node", program, "-p", str(port), "-f", str(path), "--log-level", "silent"]
         with subprocess.Popen(command) as process:  # noqa: S603 - the user's own program
             try:
@@ -109,45 +108,41 @@ def aimock(program: str) -> Iterator[tuple[int, int]]:
                         socket.create_connection(("127.0.0.1", port)).close()
                         break
                     except OSError:
-                        time.sleep(0.1)
+                        time.sleep(0.02)
                 yield process.pid, port
             finally:
                 process.terminate()
 
 
-def compare(servers: dict[str, tuple[int, int]]) -> None:
-    """Print the CPU of each server, in batches taken in turn, so that a slow minute falls on all."""
-    for kind, stream in (("whole", False), ("streamed", True)):
-        sent, taken = request(stream=stream), dict[str, list[float]]()
-        for _, port in servers.values():
+SERVERS: dict[str, Callable[[], AbstractContextManager[tuple[int, int]]]] = {
+    "emulator": emulator,
+    "aimock": aimock,
+}
+
+
+def served(subject: str) -> dict[str, float]:
+    """Return the seconds to the first answer, and the CPU microseconds of a request of either kind."""
+    began = time.perf_counter()
+    with SERVERS[subject]() as (pid, port):
+        ask(port, request(stream=False), 1)
+        figures = {
+            "emulator: start, s": time.perf_counter() - began,
+            "emulator: CPU of the start, s": cpu(pid),
+        }
+        for kind, sent in {"whole": request(stream=False), "streamed": request(stream=True)}.items():
             ask(port, sent, WARM)
-        for _ in range(BATCHES):
-            for name, (pid, port) in servers.items():
-                began = cpu(pid)
+            taken = []
+            for _ in range(BATCHES):
+                before = cpu(pid)
                 ask(port, sent, BATCH)
-                taken.setdefault(name, []).append((cpu(pid) - began) / BATCH * 1e6)
-        for name, figures in taken.items():
-            print(f"{kind}, {name}: {statistics.median(figures):.0f} µs of CPU, least {min(figures):.0f}")
-
-
-def main() -> None:
-    """Read the options and measure."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.emulator", description=__doc__)
-    parser.add_argument("--aimock", metavar="PROGRAM", help="node_modules/.bin/llmock of @copilotkit/aimock")
-    parser.add_argument("--memory", type=int, default=0, metavar="REQUESTS", help="such as 100000")
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        servers = {"piccc": stack.enter_context(emulator())}
-        if options.aimock:
-            servers["aimock"] = stack.enter_context(aimock(options.aimock))
-        compare(servers)
-        pid, port = servers["piccc"]
-        for done in range(10):
-            for stream in (False, True) if options.memory else ():
-                ask(port, request(stream=stream), options.memory // 20)
-            if options.memory:
-                print(f"{(done + 1) * options.memory // 10} requests more: {memory(pid):.0f} MB")
+                taken.append((cpu(pid) - before) / BATCH * 1e6)
+            figures[f"emulator: CPU of a {kind} request, µs"] = statistics.median(taken)
+        return figures
 
 
 if __name__ == "__main__":
-    main()
+    with emulator() as (process, at):
+        for done in range(1, 11):
+            for streamed in (False, True):
+                ask(at, request(stream=streamed), int(sys.argv[1]) // 20)
+            print(f"{done * int(sys.argv[1]) // 10} requests: {memory(process):.0f} MB")

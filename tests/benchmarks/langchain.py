@@ -1,11 +1,13 @@
-"""LangChain's chat models: ours, the peers, and a floor."""
+"""LangChain's chat models: ours, the peers, and the floors."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from tests.benchmarks.raw import HTTPX, KEY, Delta, fragment
+from tests.benchmarks.raw import HTTPX, KEY, Bare, Delta, fragment
+
+ROLES = {"human": "user", "ai": "assistant"}
 
 
 class LangChain:
@@ -38,12 +40,31 @@ class LangChain:
         async for _ in self.model.astream("hi"):
             pass
 
+    def conversation(self, texts: list[str], images: list[str]) -> list[Any]:
+        """Return the texts as a conversation, the images, each in base64, with the first of them."""
+        from langchain_core.messages import AIMessage, HumanMessage
+
+        shown = [
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{each}"}} for each in images
+        ]
+        kinds = HumanMessage, AIMessage
+        messages = [kinds[number % 2](text) for number, text in enumerate(texts)]
+        for message, image in zip(messages[::2], shown, strict=False):
+            message.content = [{"type": "text", "text": message.content}, image]
+        return messages
+
+    def send(self, messages: list[Any]) -> object:
+        """Return the answer to a conversation."""
+        return self.model.invoke(messages)
+
 
 def model(subject: str, base: str) -> Any:
     """Return the chat model of this name, which talks to `base`."""
     match subject:
         case "langchain-floor":
             return _floor(base)
+        case "langchain-bare":
+            return _bare(base)
         case "langchain-piccc" | "langchain-piccc-uncoalesced":
             from langchain_piccc import ChatPiccc
 
@@ -90,8 +111,10 @@ def _floor(base: str) -> Any:
         def _llm_type(self) -> str:
             return "floor"
 
-        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-            return result(wire.call())
+        def _generate(self, messages: list[Any], *args: Any, **kwargs: Any) -> ChatResult:
+            return result(
+                wire.call([{"role": ROLES[each.type], "content": each.content} for each in messages])
+            )
 
         async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
             return result(await wire.acall())
@@ -104,3 +127,37 @@ def _floor(base: str) -> Any:
                 yield chunk(delta)
 
     return Floor()
+
+
+def _bare(base: str) -> Any:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage, AIMessageChunk
+    from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+    wire = Bare(base)
+
+    def chunk(text: str) -> ChatGenerationChunk:
+        return ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+    def result(texts: list[str]) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content="".join(texts)))])
+
+    class Least(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "bare"
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            return result(list(wire.texts()))
+
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            return result([text async for text in wire.atexts()])
+
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            return map(chunk, wire.texts())
+
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            async for text in wire.atexts():
+                yield chunk(text)
+
+    return Least()

@@ -44,6 +44,21 @@ class LlamaIndex:
         async for _ in await self.model.astream_chat(self._prompt):
             pass
 
+    def conversation(self, texts: list[str], images: list[str]) -> list[Any]:
+        """Return the texts as a conversation, the images, each in base64, with the first of them."""
+        from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
+
+        shown = [ImageBlock(image=image.encode(), image_mimetype="image/png") for image in images]
+        roles = "user", "assistant"
+        messages = [ChatMessage(role=roles[number % 2], content=text) for number, text in enumerate(texts)]
+        for message, image in zip(messages[::2], shown, strict=False):
+            message.blocks = [TextBlock(text=message.content or ""), image]
+        return messages
+
+    def send(self, messages: list[Any]) -> object:
+        """Return the answer to a conversation."""
+        return self.model.chat(messages)
+
 
 def model(subject: str, base: str) -> Any:
     """Return the LLM of this name, which talks to `base`."""
@@ -87,6 +102,14 @@ def _floor(base: str) -> Any:
         block = ToolCallBlock(tool_name="note", tool_kwargs=arguments)
         return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, blocks=[block]), delta="")
 
+    def parts(message: ChatMessage) -> list[dict[str, Any]]:
+        return [
+            {"type": "text", "text": block.text}
+            if isinstance(block, TextBlock)
+            else {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{block.image.decode()}"}}
+            for block in message.blocks
+        ]
+
     class Growing:
         def __init__(self) -> None:
             self.text = self.arguments = ""
@@ -109,7 +132,7 @@ def _floor(base: str) -> Any:
 
         @llm_chat_callback()
         def chat(self, messages: Any, **kwargs: Any) -> ChatResponse:
-            return response(wire.call())
+            return response(wire.call([{"role": each.role, "content": parts(each)} for each in messages]))
 
         @llm_chat_callback()
         async def achat(self, messages: Any, **kwargs: Any) -> ChatResponse:

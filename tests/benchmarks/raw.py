@@ -1,10 +1,14 @@
-"""Clients without a framework: ours, the official SDKs, and httpx with the cheapest honest parse."""
+"""Clients without a framework: ours, the official SDKs, httpx with the cheapest parse, a bare socket."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.benchmarks.subjects import Subject
 
@@ -121,17 +125,18 @@ class HTTPX:
         import httpx
 
         self._url = f"{base}/v1/chat/completions"
-        self._client = httpx.Client()
+        self._options: dict[str, Any] = {"headers": {"authorization": f"Bearer {KEY}"}, "timeout": 60}
+        self._client = httpx.Client(**self._options)
 
     @cached_property
     def _running(self) -> Any:
         import httpx
 
-        return httpx.AsyncClient(timeout=60)
+        return httpx.AsyncClient(**self._options)
 
-    def call(self) -> str:
+    def call(self, messages: list[dict[str, Any]] = ASK["messages"]) -> str:
         """Return the answer's text."""
-        return _text(self._client.post(self._url, json=ASK).content)
+        return _text(self._client.post(self._url, json={**ASK, "messages": messages}).content)
 
     async def acall(self) -> str:
         """Return the answer's text."""
@@ -173,6 +178,41 @@ class _Events:
         *events, self._rest = (self._rest + block).split(b"\n\n")
         bodies = [from_json(event[6:])["choices"] for event in events if event.startswith(b"data: {")]
         return [choices[0]["delta"] for choices in bodies if choices]
+
+
+class Bare:
+    """The least that a stream can cost: what a bare socket receives, and one slice of it."""
+
+    def __init__(self, base: str) -> None:
+        url = urlsplit(base)
+        self._server = url.hostname or "", url.port or 80
+        body = json.dumps({**ASK, "stream": True}).encode()
+        head = f"POST {url.path}/v1/chat/completions HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n"
+        self._request = head.encode() + body
+        self._idle: list[socket.socket] = []
+        self._idle_streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    def texts(self) -> Iterator[str]:
+        """Yield the text of each read."""
+        connection = self._idle.pop() if self._idle else socket.create_connection(self._server)
+        connection.sendall(self._request)
+        while not (block := connection.recv(65536)).endswith(b"0\r\n\r\n"):
+            yield _slice(block)
+        self._idle.append(connection)
+
+    async def atexts(self) -> AsyncIterator[str]:
+        """Yield the text of each read."""
+        idle = self._idle_streams
+        reader, writer = idle.pop() if idle else await asyncio.open_connection(*self._server)
+        writer.write(self._request)
+        while not (block := await reader.read(65536)).endswith(b"0\r\n\r\n"):
+            yield _slice(block)
+        idle.append((reader, writer))
+
+
+def _slice(block: bytes) -> str:
+    start = block.find(b'"content": "') + 12
+    return block[start : block.find(b'"', start)].decode() if start > 11 else ""
 
 
 def fragment(delta: Delta) -> str:

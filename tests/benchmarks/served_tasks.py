@@ -1,7 +1,8 @@
-"""A thousand tasks as the server tells of them: they begin together and end at seeded moments."""
+"""Tasks as the server reports them: a thousand that begin together and end at seeded moments, and a queue."""
 
 from __future__ import annotations
 
+import bisect
 import random
 import time
 from typing import Any
@@ -10,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 COUNT = 1_000
 SECONDS = 60.0
 PAGE = 20
+QUEUE_PACE = 400.0
+"""Tasks that a queue ends in a second."""
 OPENAI = {"queued": "queued", "processing": "in_progress", "completed": "completed"}
 
 
@@ -44,23 +47,7 @@ class Tasks:
         return "queued" if passed < 0.2 else "processing" if passed < 1 else "completed"
 
     def _task(self, id: str) -> dict[str, Any]:
-        status = self._status(id)
-        done = status == "completed"
-        output = {"type": "video", "url": f"https://files.example.com/{id}.mp4", "mime_type": "video/mp4"}
-        return {
-            "task_id": id,
-            "object": "task",
-            "type": "video",
-            "status": status,
-            "progress": 100 if done else 0,
-            "model": "piccc-video",
-            "polling_url": f"v1/tasks/{id}",
-            "created_at": int(self._began),
-            "completed_at": int(self._began + self._ends[id]) if done else None,
-            "prompt": "A red kite over the sea",
-            "result": {"outputs": [output]} if done else None,
-            "error": None,
-        }
+        return task(id, self._status(id), self._began, self._began + self._ends[id])
 
     def _video(self, id: str) -> dict[str, Any]:
         return {
@@ -85,3 +72,61 @@ class Tasks:
             "has_more": more,
             "next_cursor": shown[-1] if more else None,
         }
+
+
+class Queue:
+    """The tasks that one client submits: they end in their order, at the queue's pace."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def answer(self, path: str) -> dict[str, Any]:
+        """Return the answer to a submission, to a page of the list, or to a question for one task."""
+        url = urlsplit(path)
+        name = url.path.rpartition("/")[2]
+        if url.path.endswith("/images/tasks"):
+            self._ends.append(max([time.time(), *self._ends[-1:]]) + 1 / QUEUE_PACE)
+            return self._task(len(self._ends) - 1)
+        if name == "tasks":
+            return self._page(**{key: values[0] for key, values in parse_qs(url.query).items()})
+        return self._task(int(name.removeprefix("task_")))
+
+    def _task(self, number: int) -> dict[str, Any]:
+        end = self._ends[number]
+        return task(f"task_{number}", "completed" if time.time() >= end else "processing", end - 1, end)
+
+    def _page(self, status: str = "", limit: str = str(PAGE), cursor: str = "", **_: str) -> dict[str, Any]:
+        # They end in their order, so those that run are the last ones.
+        done = bisect.bisect_right(self._ends, time.time())
+        first, last = {"completed": (0, done), "processing": (done, len(self._ends))}.get(
+            status, (0, 0 if status else len(self._ends))
+        )
+        last = min(last, int(cursor or last))
+        shown = range(last - 1, max(first, last - int(limit)) - 1, -1)
+        more = bool(shown) and shown[-1] > first
+        return {
+            "object": "list",
+            "data": [self._task(number) for number in shown],
+            "has_more": more,
+            "next_cursor": str(shown[-1]) if more else None,
+        }
+
+
+def task(id: str, status: str, began: float, end: float, url: str = "") -> dict[str, Any]:
+    """Return a task as the server reports it."""
+    done = status == "completed"
+    url = url or f"https://files.example.com/{id}.mp4"
+    return {
+        "task_id": id,
+        "object": "task",
+        "type": "video",
+        "status": status,
+        "progress": 100 if done else 0,
+        "model": "piccc-video",
+        "polling_url": f"v1/tasks/{id}",
+        "created_at": int(began),
+        "completed_at": int(end) if done else None,
+        "prompt": "A red kite over the sea",
+        "result": {"outputs": [{"type": "video", "url": url, "mime_type": "video/mp4"}]} if done else None,
+        "error": None,
+    }

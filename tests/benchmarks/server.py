@@ -1,24 +1,31 @@
 """A server that answers both dialects from memory, as cheaply as asyncio can: the clients are measured.
 
 The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write;
-`object-16`: a JSON object of 16 KB, four characters an event; or `wait-7`: the tasks of the client that calls
-itself 7.
+`object-16`: a JSON object of 16 KB, four characters an event; `paced-20`: 20 tokens, ten a second, each with
+the moment of its writing; `wait-7`, `map-7`: the tasks of the client that calls itself 7; `refused-7`: its
+calls, of which the first two are refused; or `files`: 5 MB, at 1 MB a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
-from itertools import islice
+from itertools import islice, repeat
 
-from tests.benchmarks.served_tasks import Tasks
+from tests.benchmarks.served_tasks import Queue, Tasks
 
 TOKEN = " token"
-PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "args": 0.0004, "object": 0.0004}
-PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "args": 1, "object": 1}
+PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "paced": 0.1, "args": 0.0004, "object": 0.0004}
+PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "paced": 1, "args": 1, "object": 1}
+MOMENT = "%18.6f"
+UNWRITTEN = "?" * 18
+"""Where the moment of its writing goes into a token, in as many bytes."""
+REFUSALS = 2
+FILE_BYTES, FILE_PIECE, FILE_PAUSE = 5_000_000, 50_000, 0.05
 ARGUMENTS = json.dumps({"text": "x" * 8_000})
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
@@ -60,7 +67,7 @@ def _openai_stream(kind: str, count: int) -> Iterator[bytes]:
             yield _chunk({"content": text[start : start + 4]})
     else:
         for _ in range(count):
-            yield _chunk({"content": TOKEN})
+            yield _chunk({"content": UNWRITTEN if kind == "paced" else TOKEN})
     yield _chunk({}, "tool_calls" if kind == "args" else "stop")
     yield _data({**_OPENAI, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
     yield b"data: [DONE]\n\n"
@@ -76,7 +83,8 @@ def _anthropic_stream(kind: str, count: int) -> Iterator[bytes]:
     yield _event("message_start", message=message)
     yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
     for _ in range(count):
-        yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": TOKEN})
+        text = UNWRITTEN if kind == "paced" else TOKEN
+        yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
     yield _event("content_block_stop", index=0)
     delta = {"stop_reason": "end_turn", "stop_sequence": None}
     yield _event("message_delta", delta=delta, usage={"output_tokens": 2})
@@ -121,14 +129,21 @@ def _json(body: object) -> bytes:
 
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"
+_FILE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: video/mp4\r\ncontent-length: %d\r\n\r\n" % FILE_BYTES
+_FILE_START = b"\0\0\0\x18ftypisom\0\0\0\0isommp42"
+
 _tasks: defaultdict[str, Tasks] = defaultdict(Tasks)
+_queues: defaultdict[str, Queue] = defaultdict(Queue)
+_refusals: defaultdict[str, int] = defaultdict(int)
 
 
 class Answers(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
-        self._received = b""
+        self._received = bytearray()
+        self._needed = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -143,34 +158,47 @@ class Answers(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer each whole request."""
         self._received += data
-        head, found, rest = self._received.partition(b"\r\n\r\n")
-        if not found:
+        if len(self._received) < self._needed or (end := self._received.find(b"\r\n\r\n")) < 0:
             return
-        length = 0
+        head = bytes(self._received[:end])
+        self._needed = end + 4
         for line in head.lower().split(b"\r\n"):
             if line.startswith(b"content-length:"):
-                length = int(line[15:])
-        if len(rest) < length:
+                self._needed += int(line[15:])
+        if len(self._received) < self._needed:
             return
-        self._received = rest[length:]
-        self._answer(head.split(b" ", 2)[1].decode(), rest[:length])
+        body = bytes(self._received[end + 4 : self._needed])
+        del self._received[: self._needed]
+        self._needed = 0
+        self._answer(head.split(b" ", 2)[1].decode(), body)
 
     def _answer(self, path: str, body: bytes) -> None:
         anthropic = path.endswith("/messages")
         scenario = path.split("/")[1]
+        kind = scenario.partition("-")[0]
         assert self._transport is not None
-        if scenario.startswith("wait-"):
+        if kind == "wait":
             self._transport.write(_json(_tasks[scenario].answer(path)))
-            return
-        if b'"stream": true' not in body and b'"stream":true' not in body:
+        elif kind == "map":
+            self._transport.write(_json(_queues[scenario].answer(path)))
+        elif kind == "files":
+            self._transport.write(_FILE_HEAD + _FILE_START)
+            pieces = repeat(bytes(FILE_PIECE), FILE_BYTES // FILE_PIECE - 1)
+            self._write_next(iter((bytes(FILE_PIECE - len(_FILE_START)), *pieces)), FILE_PAUSE)
+        elif kind == "refused" and _refusals[scenario] < REFUSALS:
+            _refusals[scenario] += 1
+            self._transport.write(_BUSY)
+        elif b'"stream": true' not in body and b'"stream":true' not in body:
             self._transport.write(_whole(anthropic))
-            return
-        self._transport.write(_STREAM_HEAD)
-        self._write_next(iter(_writes(scenario, anthropic)), PAUSE[scenario.partition("-")[0]])
+        else:
+            self._transport.write(_STREAM_HEAD)
+            self._write_next(iter(_writes(scenario, anthropic)), PAUSE[kind])
 
     def _write_next(self, writes: Iterator[bytes], pause: float) -> None:
         write = next(writes, None)
         if write is not None and self._transport is not None:
+            if pause == PAUSE["paced"]:
+                write = write.replace(UNWRITTEN.encode(), (MOMENT % time.time()).encode())
             self._transport.write(write)
             asyncio.get_running_loop().call_later(pause, self._write_next, writes, pause)
 

@@ -1,7 +1,8 @@
 """Who is measured: ours, the peers, and the floors.
 
 A floor is httpx, the cheapest honest parse, and what the framework itself does with a chunk for each event.
-Below it goes only who gives fewer chunks or sends otherwise.
+Below it goes only who gives fewer chunks or sends otherwise. The bare floor is less than a client: `recv` on
+a socket, one slice, and the framework's own `stream()`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ FAMILIES = {
         "langchain-mistralai",
         "langchain-deepseek",
         "langchain-floor",
+        "langchain-bare",
     ),
     "LlamaIndex": (
         "llama-index-piccc",
@@ -24,10 +26,12 @@ FAMILIES = {
         "llama-index-floor",
     ),
     "Raw client": ("piccc", "openai", "anthropic", "httpx"),
+    "Emulator": ("emulator", "aimock"),
 }
 """Each family's subjects, ours first."""
 EVERYONE = tuple(subject for family in FAMILIES.values() for subject in family)
-FLOORS = ("langchain-floor", "llama-index-floor", "httpx")
+OURS = tuple(family[0] for family in FAMILIES.values())
+FLOORS = ("langchain-floor", "langchain-bare", "llama-index-floor", "httpx")
 PEERS = {
     "langchain-openai": "langchain",
     "langchain-anthropic": "langchain",
@@ -41,6 +45,7 @@ PEERS = {
 """Each peer, and the dependency group that installs it."""
 IMPORTS = {
     "langchain-floor": "from langchain_core.language_models import BaseChatModel",
+    "langchain-bare": "from langchain_core.language_models import BaseChatModel",
     "langchain-piccc": "from langchain_piccc import ChatPiccc",
     "langchain-openai": "from langchain_openai import ChatOpenAI",
     "langchain-anthropic": "from langchain_anthropic import ChatAnthropic",

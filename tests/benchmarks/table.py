@@ -20,7 +20,9 @@ def table(samples: Samples, figures: Figures, subjects: tuple[str, ...]) -> str:
 
 
 def _multiple(samples: dict[str, list[float]], row: dict[str, float], subject: str, ours: str) -> str:
-    spread = [theirs / own for theirs, own in zip(samples[subject], samples[ours], strict=True)]
+    if not row[ours]:
+        return written(row[subject])
+    spread = [theirs / own for theirs, own in zip(samples[subject], samples[ours], strict=True) if own]
     between = f" ({min(spread):.2f}–{max(spread):.2f})" if len(spread) > 1 else ""
     return f"{row[subject] / row[ours]:.2f} ×{between}"
 

