@@ -524,7 +524,7 @@ def _signals() -> tuple[type[Exception], ...]:
 
 
 class PicccMediaToolkit(StrictModel, BaseToolkit):
-    """Make the four media tools: image, video, look at a task, list tasks.
+    """Make the four media tools: image, video, read a task, list tasks.
 
     What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
     have a human agree before anything is paid for, add LangChain's HumanInTheLoopMiddleware to the agent.

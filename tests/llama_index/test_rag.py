@@ -149,7 +149,7 @@ def test_a_router_sends_a_question_to_the_guide_that_knows(
 def test_a_question_is_split_among_the_guides(
     way: Way, llm: Piccc, guides: list[Document], emulator: Emulator
 ) -> None:
-    asked = {"errors": QUESTION, "media": "How often does a wait look at a task?"}
+    asked = {"errors": QUESTION, "media": "How often does a wait poll a task?"}
     questions = [{"sub_question": each, "tool_name": name} for name, each in asked.items()]
     emulator.script([json.dumps({"items": questions})])
     engine = SubQuestionQueryEngine.from_defaults(
@@ -159,7 +159,7 @@ def test_a_question_is_split_among_the_guides(
         use_async=isinstance(way, Async),
         verbose=False,
     )
-    response = way.call(engine, "query", f"{QUESTION} And how often does a wait look at a task?")
+    response = way.call(engine, "query", f"{QUESTION} And how often does a wait poll a task?")
     told = [each.node.get_content() for each in response.source_nodes[:2]]
     assert told[0].startswith(f"Sub question: {QUESTION}")
     assert FACT in told[0]
