@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, ModelRequest
@@ -12,7 +13,7 @@ from piccc.emulator.model import prompts
 from piccc.emulator.model.context import best_sentences, from_context, stems
 from piccc.emulator.model.extract import WORDS, Values
 from piccc.emulator.model.react import react_reply, react_request
-from piccc.emulator.model.schema import filled, json_objects, json_or_text, mapping
+from piccc.emulator.model.schema import filled, json_objects, json_value, mapping
 from piccc.emulator.model.tokens import measured
 from piccc.emulator.model.tools import Step, best, steps
 
@@ -155,10 +156,12 @@ def _echo(words: str) -> str:
 
 def _words(text: str, question: str) -> str:
     """Write a result in words: an object as `key: value`, of a long text what answers the question."""
-    value = json_or_text(text)
-    if isinstance(value, dict):
+    value, end = None, 0
+    with suppress(ValueError):
+        value, end = json_value(text)
+    if end == len(text) and isinstance(value, dict):
         shown = {key: one for key, one in value.items() if one not in (None, "", [], {})}
         return "; ".join(f"{key.replace('_', ' ')}: {one}" for key, one in shown.items())
-    if isinstance(value, list):
+    if end == len(text) and isinstance(value, list):
         return ", ".join(map(str, value))
     return (best_sentences(question, text) or text[:400]) if len(text) > 400 else text

@@ -23,14 +23,6 @@ def json_value(text: str, at: int = 0) -> tuple[Any, int]:
     return value, end
 
 
-def json_or_text(text: str) -> Any:
-    """Return the JSON value that a text is, or the text."""
-    with suppress(ValueError):
-        value, end = json_value(text := text.strip())
-        return value if end == len(text) else text
-    return text
-
-
 def json_objects(text: str) -> Iterator[tuple[dict[str, Any], int, int]]:
     """Yield the JSON objects that stand in a text with their places, outermost only."""
     end = 0
