@@ -36,6 +36,7 @@ BANNED_CHINESE = {
     "服务方": "官方、服务商",
     "这座房子": "架构",
     "接线": "集成",
+    "WebHook": "Webhook",
 }
 PAGES = [
     *(ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -79,6 +80,19 @@ def test_no_banned_word(path: Path) -> None:
         for match in re.finditer(rf"\b(?:{pattern})\b", prose, re.IGNORECASE)
     } | {word: better for word, better in BANNED_CHINESE.items() if word in prose}
     assert found == {}
+
+
+CHINESE = [ROOT / "README.zh.md", *sorted((ROOT / "docs" / "zh").glob("*.md"))]
+WIDE = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"
+WRAPPED = re.compile(rf"^(?![#|<]).*{WIDE}\n *(?!- )(?:{WIDE}|\*\*{WIDE}).*", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", CHINESE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_chinese_pages_name_their_language_and_break_no_paragraph(path: Path) -> None:
+    # A browser shows a line break as a space, and chooses the forms of Chinese characters by the language.
+    text = path.read_text("utf-8")
+    assert WRAPPED.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) == []
+    assert path.parent == ROOT or text.startswith('<div lang="zh-CN" markdown>\n')
 
 
 def test_each_error_class_has_its_section_on_the_page_of_errors() -> None:
