@@ -1,4 +1,4 @@
-"""Ray Data: the prompts of a dataset become images, or replies. `test_ray_data.py` kills a worker of it."""
+"""Ray Data: the prompts of a dataset become images, or replies. `test_ray.py` kills a worker of it."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ MAX_CONNECTIONS = 4
 """How many connections a process opens at most."""
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5.0
+LATE = "it did not answer in time"
 IDLE_SECONDS = 5.0
 """After how long a connection that was idle is tried before it is used."""
 WATCH_SECONDS = 0.25
@@ -132,7 +133,9 @@ class PostgresLedger(SQLLedger):
             redact_causes(error, self._url.secrets)
             if isinstance(error, psycopg.errors.ConnectionTimeout):
                 self._outage.begin()
-            raise self._outage.error(error, is_away=isinstance(error, psycopg.OperationalError)) from error
+            reason = LATE if lent is not None and lent.is_late else error
+            is_away = isinstance(error, psycopg.OperationalError)
+            raise self._outage.error(reason, is_away=is_away) from error
         finally:
             if lent is not None:
                 self._watch.end(lent)
@@ -163,11 +166,11 @@ class PostgresLedger(SQLLedger):
                 return lent
             try:
                 lent.execute("SELECT 1")
-            except psycopg.Error:
+            except psycopg.Error as error:
                 self._watch.end(lent)
                 lent.close()
                 if lent.is_late:  # nor would the others be answered
-                    raise
+                    raise self._outage.error(LATE) from error
             else:
                 return lent
         lent = _Postgres(

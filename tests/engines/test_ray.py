@@ -1,4 +1,4 @@
-"""Ray Data with a ledger in Redis: a worker is killed, rows fail by themselves, and a rate bounds all."""
+"""Ray with a ledger in Redis: workers are killed, rows fail by themselves, and a rate bounds all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from piccc import Client
 from piccc.emulator import Emulator
 from tests.engines.ray_data import Columns, Images, Replies
 from tests.fleet.server import Counts, counted
@@ -83,6 +84,23 @@ def test_a_batch_whose_worker_is_killed_pays_once_and_a_row_fails_by_itself(
     (failed,) = (row for row in rows if row["error"])
     assert failed["prompt"] == "A forbidden mug"
     assert "content policy" in failed["error"]
+
+
+def test_a_task_whose_worker_dies_pays_once(ray: Any, counts: Counts, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+
+    @ray.remote(max_retries=2)
+    def make() -> str:
+        made = Client().images.generate("A jug", model="piccc-image").id
+        if not marker.exists():
+            marker.touch()
+            os._exit(9)
+        return made
+
+    first, second = ray.get(make.remote()), ray.get(make.remote())
+    assert marker.exists()
+    assert first != second
+    assert counts.prompts["A jug"] == 2
 
 
 def test_all_workers_together_keep_to_a_rate(ray: Any, emulator: Emulator, counts: Counts) -> None:
