@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -314,8 +315,14 @@ def test_a_process_killed_at_any_act_is_paid_for_once_and_finishes(
     assert ledger.unsettled() == []
 
 
-@pytest.mark.parametrize("failure", [None, not_found, dies], ids=["no failure", "it fails", "it stops"])
-def test_submissions_that_were_lost_together_are_looked_for_together(failure: Fault | None) -> None:
+@pytest.mark.parametrize(
+    ("age", "failure", "most"),
+    [(0.0, None, 7), (0.0, not_found, 9), (0.0, dies, 9), (100.0, None, 1)],
+    ids=["just now", "just now, and a walk fails", "just now, and a walk stops", "long ago"],
+)
+def test_submissions_that_were_lost_together_are_looked_for_together(
+    age: float, failure: Fault | None, most: int
+) -> None:
     world, ledger, done = Server(faults=[(0.0, 1.0, nothing_came)]), MemoryLedger(), list[str]()
 
     async def submit(account: Account, number: int) -> None:
@@ -331,10 +338,12 @@ def test_submissions_that_were_lost_together_are_looked_for_together(failure: Fa
     for number in range(30):
         with pytest.raises(SubmissionUnknown):
             world.run(submit(first, number))
+    for key, entry in ledger._entries.items():
+        ledger._entries[key] = replace(entry, at=entry.at - age)
     world.read_faults = [failure, failure] if failure else []
     world.run(*(submit_until_done(again, number) for number in range(30)))
     assert len(done) == len(world.charges) == len({task["prompt"] for task in world.charges}) == 30
-    assert world.lists() <= 12
+    assert world.lists() <= most
 
 
 def test_of_two_processes_that_send_a_lost_submission_again_one_does() -> None:

@@ -147,7 +147,9 @@ class Account:
             return _filled(Task(earlier.task_id), request), earlier
         if lost is None and request.key not in self._in_flight:
             raise _unknown(earlier.key, earlier.request, None)
-        entry = await self._landed(earlier, is_absent=is_absent)
+        # Where the proof that there is none is due at once, that one walk of the list is enough.
+        is_due = lost == "resend" and not _left(earlier, RESEND_SECONDS)
+        entry = await self._landed(earlier, is_looked_for=is_absent or is_due)
         if entry is None:  # it was refused meanwhile, and so forgotten
             return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
         if entry.task_id is None:
@@ -207,14 +209,15 @@ class Account:
             raise
         return task
 
-    async def _landed(self, entry: Submission, *, is_absent: bool) -> Submission | None:
+    async def _landed(self, entry: Submission, *, is_looked_for: bool) -> Submission | None:
         """Return what became of a lost submission: settled, still lost, or None where it was refused.
 
-        Another thread or process may be sending it at this moment, so a young one gets some time.
+        Another thread or process may be sending it at this moment, so a young one gets some time. The list is
+        not read where the caller has looked for it there, or will.
         """
         io, known, is_later = self.session.io, entry, False
         until = io.now() + _left(entry, FLIGHT_SECONDS)
-        if entry.key not in self._in_flight and not is_absent and (found := await self._adopt(entry)):
+        if entry.key not in self._in_flight and not is_looked_for and (found := await self._adopt(entry)):
             return found
         while (found := await self.use_ledger(self.ledger.get, known.key)) is not None:
             known = found
@@ -251,6 +254,8 @@ class Account:
         """
         walks = self._walks[is_proof]
         walk, signal = walks.join(entry, self.session.io)
+        if is_proof:  # a minute has passed since it was lost: what was lost with it may as well come along
+            await self.session.io.sleep(LOOK_AGAIN_SECONDS)
         while walk.found is None:
             if walk.error is not None:
                 raise copy(walk.error) from walk.error
