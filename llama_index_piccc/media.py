@@ -6,7 +6,7 @@ import base64
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 from weakref import finalize
 
 from llama_index.core.base.llms.types import ContentBlock, ImageBlock, TextBlock
@@ -32,9 +32,10 @@ from piccc.media.agent_tools import (
 from piccc.tasks import Task, TaskType
 
 if TYPE_CHECKING:
-    from workflows.runtime.types.results import StepWorkerContext
-
     from piccc.client import AsyncClient, Client
+
+
+AnyContext = Context[Any] | None
 
 
 class PicccTaskProgress(Event):
@@ -87,6 +88,45 @@ class _Never(Event):
     """What a run of a step waits for that has nothing to do."""
 
 
+class Wait(NamedTuple):
+    """One wait of a step for an event.
+
+    Attributes:
+        id: names it in the workflow's context.
+        work_item_id: the step's run that began it.
+        is_over: whether its event has come, or its time has passed.
+    """
+
+    id: str
+    work_item_id: str | None
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of a step, as LlamaIndex's workflows know it.
+
+    Attributes:
+        context: what they keep of it; another one for each run.
+        name: the step's.
+        tool_id: the id of the model's call that it runs, in an agent.
+        work_item_id: its place in the workflow's run, the same when it is run again.
+        invocation_id: another one each time that it is run again.
+        is_retry: whether it failed before.
+        waits: for which events it has begun to wait.
+        collected: how many events of which name it has collected.
+    """
+
+    context: object
+    name: str
+    tool_id: str
+    work_item_id: str | None
+    invocation_id: str | None
+    is_retry: bool
+    waits: tuple[Wait, ...]
+    collected: tuple[tuple[str, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call of a tool in a step.
@@ -100,7 +140,7 @@ class Call:
 
     key: str
     waits: str
-    step: StepWorkerContext
+    step: Step
     run_id: str
 
     def waiter_id(self, task_id: str, turn: int) -> str:
@@ -112,8 +152,8 @@ class Call:
 
         A saved context keeps them, so a call that waits finds its task even where no ledger does.
         """
-        waiters = [each.waiter_id for each in self.step.state.collected_waiters]
-        ours = [each.split("/", 3) for each in waiters if each.startswith(f"piccc/{self.waits}/")]
+        prefix = f"piccc/{self.waits}/"
+        ours = [each.id.split("/", 3) for each in self.step.waits if each.id.startswith(prefix)]
         return [task_id for _, _, _, task_id in sorted(ours, key=lambda parts: int(parts[2]))]
 
     def is_repeated(self) -> bool:
@@ -123,29 +163,28 @@ class Call:
         goes on until the step has ended. A later run has to do with another event of the same step, or
         with another collection of events, or it is a retry.
         """
-        state = self.step.state
-        if not self.run_id or state.work_item_id is None or self.step.retry.retry_number:
+        step = self.step
+        if not self.run_id or step.work_item_id is None or step.is_retry:
             return False
         events = frozenset(
-            each.waiter_id
-            for each in state.collected_waiters
-            if each.work_item_id == state.work_item_id and (each.resolved_event or each.timed_out)
+            each.id for each in step.waits if each.work_item_id == step.work_item_id and each.is_over
         )
-        collected = tuple(sorted((name, len(each)) for name, each in state.collected_events.items()))
-        runs = _runs.setdefault((self.run_id, state.step_name, state.work_item_id), {})
+        runs = _runs.setdefault((self.run_id, step.name, step.work_item_id), {})
         while len(_runs) > _MOST_ITEMS:
             _runs.popitem(last=False)
         # A run without any event left, after one that had some, begins after that one's end.
         repeated = any(
-            invocation != state.invocation_id and (earlier == events or not events) and collected == then
-            for (earlier, then), invocation in runs.items()
+            invocation != step.invocation_id
+            and (earlier == events or not events)
+            and step.collected == collected
+            for (earlier, collected), invocation in runs.items()
         )
         if events and not repeated:
-            runs[events, collected] = state.invocation_id
+            runs[events, step.collected] = step.invocation_id
         return repeated
 
 
-def current_call(session: str, type: str, arguments: Mapping[str, Any]) -> Call | None:
+def current_call(session: str, type: str, arguments: Mapping[str, Any], ctx: AnyContext) -> Call | None:
     """Return the call that is being run; None outside of a step.
 
     A step is known by its place in the run, one of an agent also by the id of the model's call, and the run
@@ -153,12 +192,12 @@ def current_call(session: str, type: str, arguments: Mapping[str, Any]) -> Call 
     the only one of its kind makes up for that; some servers number the calls of each reply from 1. Equal
     calls in one step are counted.
     """
-    step = _current_step()
+    step = _current_step(ctx)
     if step is None:
         return None
-    tool_id, run_id = str(getattr(step.event, "tool_id", None) or ""), _run_id()
-    run = "" if session or len(tool_id) >= UNIQUE_LENGTH else run_id
-    place = (session, tool_id, step.state.work_item_id, type, dict(arguments))
+    run_id = _run_id()
+    run = "" if session or len(step.tool_id) >= UNIQUE_LENGTH else run_id
+    place = (session, step.tool_id, step.work_item_id, type, dict(arguments))
     parts = (*place, _count(step, submission_key(*place)))
     return Call(submission_key("llama-index", run, *parts), submission_key("wait", *parts), step, run_id)
 
@@ -171,20 +210,21 @@ _runs: OrderedDict[tuple[str, str, str], dict[tuple[frozenset[str], Any], str | 
 _counts: dict[int, Counter[str]] = {}
 
 
-def _count(step: StepWorkerContext, call: str) -> int:
+def _count(step: Step, call: str) -> int:
     """Return how many equal calls this run of a step has made before."""
-    if id(step) not in _counts:
-        _counts[id(step)] = Counter()
-        finalize(step, _counts.pop, id(step), None)
-    _counts[id(step)][call] += 1
-    return _counts[id(step)][call] - 1
+    name = id(step.context)
+    if name not in _counts:
+        _counts[name] = Counter()
+        finalize(step.context, _counts.pop, name, None)
+    _counts[name][call] += 1
+    return _counts[name][call] - 1
 
 
 def signals() -> tuple[type[Exception], ...]:
     """Return the exception by which a workflow suspends a step until an event comes."""
     try:
         from workflows.runtime.types.results import WaitingForEvent
-    except ImportError:
+    except ImportError:  # `_current_step` warns of it
         return ()
     return (WaitingForEvent,)
 
@@ -193,21 +233,48 @@ _LOST = "This version of LlamaIndex's workflows does not say which"
 
 
 def _run_id() -> str:
-    from llama_index_instrumentation.dispatcher import active_instrument_tags
+    try:
+        from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-    run_id = str(active_instrument_tags.get().get("llamaindex.run_id", ""))
+        run_id = str(active_instrument_tags.get().get("llamaindex.run_id", ""))
+    except (ImportError, AttributeError, LookupError):
+        run_id = ""
     if not run_id:
         warn_once(f"{_LOST} run a step belongs to: give PicccMediaToolSpec a session for each conversation.")
     return run_id
 
 
-def _current_step() -> StepWorkerContext | None:
+def _current_step(ctx: AnyContext) -> Step | None:
+    """Return the step that is being run; None outside of one, and with a warning where it is not known.
+
+    No documented interface has a step's identity, so each of these names may be lost in a later version.
+    """
     try:
-        from workflows.runtime.types.results import StepWorkerStateContextVar
-    except ImportError:
-        warn_once(f"{_LOST} step calls a tool: a step that is run again submits again.")
+        from workflows.runtime.types.results import StepWorkerStateContextVar, WaitingForEvent  # noqa: F401
+
+        context: Any = StepWorkerStateContextVar.get(None)
+        if context is None and ctx is None:
+            return None
+        state = context.state
+        return Step(
+            context,
+            state.step_name,
+            str(getattr(context.event, "tool_id", None) or ""),
+            state.work_item_id,
+            state.invocation_id,
+            context.retry.retry_number > 0,
+            tuple(
+                Wait(each.waiter_id, each.work_item_id, bool(each.resolved_event or each.timed_out))
+                for each in state.collected_waiters
+            ),
+            tuple(sorted((name, len(each)) for name, each in state.collected_events.items())),
+        )
+    except (ImportError, AttributeError, LookupError):
+        warn_once(
+            f'{_LOST} step calls a tool: one that is run again submits again, and mode="event" is refused. '
+            "Tell us, and use an earlier version."
+        )
         return None
-    return StepWorkerStateContextVar.get(None)
 
 
 def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
@@ -222,7 +289,6 @@ def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
 
 
 Mode = Literal["wait", "submit", "event"]
-AnyContext = Context[Any] | None
 EVENT_SECONDS = 86_400.0
 """How long `mode="event"` waits for the event: a workflow's own default would give up after 2000 s."""
 
@@ -481,7 +547,7 @@ class PicccMediaToolSpec(BaseToolSpec):
     async def _make(
         self, type: TaskType, run: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
     ) -> ToolResult:
-        call = current_call(self._session, type, arguments)
+        call = current_call(self._session, type, arguments, ctx)
         order = {"model": self._models[type], **arguments}
         if self._mode == "event":
             if ctx is None or call is None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from llama_index.core.workflow import (
     Workflow,
     step,
 )
+from workflows.runtime.types import results as results_of_workflows
 
 from llama_index_piccc import (
     Piccc,
@@ -31,6 +35,7 @@ from llama_index_piccc import (
     media_from,
 )
 from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.media import agent_tools
 from tests.llama_index.media import BOTH, ONE, agent, client, spec, tools
 from tests.media.paid import made
 
@@ -356,3 +361,32 @@ async def test_a_tool_that_is_called_by_a_model_without_an_agent_works(emulator:
     emulator.script([ONE])
     answer = await llm.apredict_and_call(list(tools(emulator).values()), "Make it.")
     assert "The image is finished" in str(answer)
+
+
+RESULTS, TAGS = "workflows.runtime.types.results", "llama_index_instrumentation.dispatcher"
+STEP, WAITING, UNSET = "StepWorkerStateContextVar", "WaitingForEvent", ContextVar[Any]("unset")
+OTHER_STEP = ContextVar[Any]("other", default="no step")
+LOST: list[tuple[str, dict[str, Any]]] = [
+    (RESULTS, {WAITING: results_of_workflows.WaitingForEvent}),
+    (RESULTS, {WAITING: results_of_workflows.WaitingForEvent, STEP: UNSET}),
+    (RESULTS, {WAITING: results_of_workflows.WaitingForEvent, STEP: OTHER_STEP}),
+    (RESULTS, {STEP: results_of_workflows.StepWorkerStateContextVar}),
+    (TAGS, {}),
+    (TAGS, {"active_instrument_tags": UNSET}),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "mode"),
+    [(*lost, "wait") for lost in LOST] + [(*lost, "event") for lost in LOST if lost[0] == RESULTS],
+)
+async def test_a_name_that_a_later_version_has_not_is_warned_of(
+    emulator: Emulator, caplog: Any, monkeypatch: pytest.MonkeyPatch, module: str, names: Any, mode: Any
+) -> None:
+    monkeypatch.setattr(agent_tools, "_warned", set())
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**names))
+    emulator.script([ONE, "Done."])
+    events = await finished(agent(emulator, mode=mode).run("Make it."), emulator)
+    assert caplog.text.count("This version of LlamaIndex's workflows does not say which") == 1
+    assert [task.status for task in results(events)] == ["completed"] * (mode == "wait")
+    assert made(emulator) == ["image"] * (mode == "wait")
