@@ -479,7 +479,8 @@ async def test_while_the_store_hangs_nothing_is_sent_and_everything_else_goes_on
     url: str = request.getfixturevalue(f"{kind}_url")
     module = import_module(f"piccc.media.ledgers.{kind}")
     monkeypatch.setattr(module, "SOCKET_SECONDS" if kind == "redis" else "STATEMENT_SECONDS", 0.5)
-    monkeypatch.setattr(module, "IDLE_SECONDS", 0 if is_idle else 60)
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 2, raising=False)
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.001 if is_idle else 60)
     server: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
     ticks = 0
 
