@@ -118,7 +118,7 @@ def test_all_workers_together_keep_to_a_rate(ray: Any, emulator: Emulator, count
     )
     assert sum(bool(row["reply"]) for row in rows) == 59
     assert [row["prompt"] for row in rows if row["error"]] == ["Say number 7 ."]
-    # Between its permit and its arrival a request may take a while: so a second is left for that.
-    most = max(sum(start <= each < start + 1 for each in counts.moments) for start in counts.moments)
+    # Between its permit and its arrival a request may take a while: most of two seconds are left for that.
+    most = max(sum(start <= each < start + 0.5 for each in counts.moments) for start in counts.moments)
     assert len(counts.moments) == 60
     assert most <= 20
