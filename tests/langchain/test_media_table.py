@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.langchain.media_table import Row, rows, run_row
-from tests.media.pairwise import pairwise
+from tests.pairwise import pairwise
 from tests.services import postgres_url as postgres_url
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.llama_index.media_table import Row, rows, run
-from tests.media.pairwise import pairwise
+from tests.pairwise import pairwise
 
 # core's agents are pydantic models whose workflow looks at all of its own attributes, old ones too.
 pytestmark = [
