@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -237,10 +238,11 @@ class Server(World):
             return fault
         if path.path == "/v1/tasks":
             return self._page(parse_qs(path.query))
-        task = next((each for each in self.charges if path.path == f"/v1/tasks/{each['task_id']}"), None)
-        if task is None or task["task_id"] in self.gone:
+        digits = path.path.removeprefix("/v1/tasks/t")
+        number = int(digits) if digits.isdigit() else len(self.charges)
+        if number >= len(self.charges) or f"t{number}" in self.gone:
             return WorldResponse(404, {"error": {"message": "No such task"}})
-        return WorldResponse(200, self._shown(task))
+        return WorldResponse(200, self._shown(self.charges[number]))
 
     def accept(self, request: HTTPRequest) -> WorldResponse:
         """Take a submission."""
@@ -263,18 +265,27 @@ class Server(World):
     def _fault(self) -> WorldResponse | None:
         return next((fault() for start, end, fault in self.faults if start <= self.now < end), None)
 
+    def _status(self, task: dict[str, Any]) -> str:
+        return "completed" if self.now >= task["ends"] else "processing"
+
     def _shown(self, task: dict[str, Any]) -> dict[str, Any]:
-        is_over = self.now >= task["ends"]
-        output = {"images": [f"https://files.example.com/{task['task_id']}.png"]} if is_over else {}
-        return {**task, **output, "status": "completed" if is_over else "processing"}
+        status = self._status(task)
+        output = (
+            {"images": [f"https://files.example.com/{task['task_id']}.png"]} if status == "completed" else {}
+        )
+        return {**task, **output, "status": status}
 
     def _page(self, query: dict[str, list[str]]) -> WorldResponse:
         start, size = int(query.get("cursor", ["0"])[0]), int(query["limit"][0])
-        shown = [self._shown(each) for each in reversed(self.charges) if each["task_id"] not in self.gone]
-        if "status" in query:
-            shown = [task for task in shown if task["status"] == query["status"][0]]
-        more = start + size < len(shown)
-        page = {"data": shown[start : start + size], "has_more": more}
+        wanted = query.get("status", ["completed", "processing"])
+        there = (
+            each
+            for each in reversed(self.charges)
+            if each["task_id"] not in self.gone and self._status(each) in wanted
+        )
+        shown = [self._shown(each) for each in islice(there, start, start + size + 1)]
+        more = len(shown) > size
+        page = {"data": shown[:size], "has_more": more}
         return WorldResponse(200, {**page, "next_cursor": str(start + size) if more else None})
 
 
