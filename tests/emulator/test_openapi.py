@@ -17,9 +17,9 @@ from piccc.emulator import Emulator
 from piccc.emulator.openapi import document
 
 api, corners = schemathesis.openapi.from_dict(document()), schemathesis.openapi.from_dict(document())
-# Each corner of each schema: a thousand requests, of which only the lenient emulator's answers are all judged.
+# Each corner of each schema is a thousand requests: for the lenient emulator, whose answers are all judged.
 api.config.phases.coverage.enabled = False
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["strict", "lenient"])
@@ -73,7 +73,7 @@ def is_schema(value: Any) -> bool:
 
 @corners.parametrize()
 @pytest.mark.parametrize("strict", [False], indirect=True)
-@SETTINGS
+@EXAMPLES
 def test_the_lenient_emulator_does_what_its_document_says(case: Any, served: Emulator) -> None:
     validate(case, served, [] if holds_together(case.body) else [positive_data_acceptance])
 
@@ -81,7 +81,7 @@ def test_the_lenient_emulator_does_what_its_document_says(case: Any, served: Emu
 # What strict servers refuse besides is told by no JSON Schema: whether a call has its result, for one.
 @api.parametrize()
 @pytest.mark.parametrize("strict", [True], indirect=True)
-@SETTINGS
+@EXAMPLES
 def test_the_strict_emulator_does_what_its_document_says(case: Any, served: Emulator) -> None:
     validate(case, served, [positive_data_acceptance])
 
