@@ -176,6 +176,12 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
         await details.get_by_role("button", name="Send again").click()
         await until(page, "document.querySelectorAll('#calls tr').length === 2")
         assert emulator.requests[-1].body == emulator.requests[0].body
+        emulator.fault("disconnect")  # each time, for Chromium sends once more on a fresh connection
+        await page.get_by_label("Filter requests").fill("")
+        await page.locator("#calls button").first.click()
+        await details.get_by_role("button", name="Send again").click()
+        await details.wait_for(state="hidden")  # though no reply came
+        assert emulator.requests[-1].fault == "disconnect"
 
 
 async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) -> None:
