@@ -310,6 +310,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         wait_s: how many seconds a call waits at most; then the model reads that the task is still running.
             A workflow's own timeout must be longer.
         show: whether a finished image goes to the model too: as it is, or at most 512 pixels wide and high.
+            Its bytes lie in the messages, and in each context that is saved.
         session: names the conversation or the run, for an agent whose model's server does not give each call
             an id of its own, and for steps of your own that are to be run again in another process.
         on_update: called with a task at each change of its status or progress.

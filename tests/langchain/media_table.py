@@ -7,8 +7,6 @@ rows as it takes for each pair of values to be in one. Time stands still until a
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
@@ -43,9 +41,10 @@ from langchain_piccc import (
 )
 from piccc import AsyncClient, Client
 from piccc._http.backends import run_sync
-from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.emulator import Emulator, Scripted
 from piccc.errors import TaskWaitTimeout
 from tests.langchain.media import clients, settings
+from tests.media.tables import emulator_for, run_all
 
 DIMENSIONS = (
     ("wait", "submit", "background", "interrupt"),
@@ -268,11 +267,7 @@ class Trial:
 
 async def run(row: Row, postgres: str) -> None:
     """Run a row, and assert what must hold in each."""
-    stands_still = row.ending in ("late", "vanished") or (row.ending == "429" and row.mode != "wait")
-    clock = ManualClock(start=time.time())
-    with Emulator(clock=clock if stands_still else None, speed=float("inf")) as emulator:
-        if row.ending == "refused":
-            emulator.fault("moderated", route="POST /v1/images/tasks")
+    with emulator_for(row) as (emulator, stands_still):
         async with saver_of(row, postgres) as saver:
             trial = Trial(row, emulator, saver)
             value = await trial.finish()
@@ -329,22 +324,11 @@ def run_row(row: Row, postgres: str) -> None:
 
 
 def main() -> None:
-    """Run all rows, or those that have all of the words given; exit with 1 where one fails."""
+    """Run the table over a Postgres of its own."""
     from tests.services import postgres_server
 
-    failures = 0
     with postgres_server() as postgres:
-        chosen = [row for row in rows() if set(sys.argv[1:]) <= set(row)]
-        for row in chosen:
-            started = time.monotonic()
-            try:
-                run_row(row, postgres)
-            except Exception as error:  # the next row goes on
-                failures += 1
-                print("FAILED", *row, f"{type(error).__name__}: {error}"[:2000], sep=" | ", flush=True)
-            print(*row, f"{time.monotonic() - started:.1f} s", sep=" | ", flush=True)
-    print(f"{len(chosen) - failures} of {len(chosen)} rows hold.")
-    sys.exit(bool(failures))
+        run_all(rows(), lambda row: run_row(row, postgres))
 
 
 if __name__ == "__main__":

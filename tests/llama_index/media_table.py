@@ -6,8 +6,6 @@ context. The suite runs as many rows as it takes for each pair of values to be i
 
 import asyncio
 import json
-import sys
-import time
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -25,8 +23,9 @@ from llama_index.core.workflow import (
 )
 
 from llama_index_piccc import Piccc, PicccMediaToolSpec, PicccTaskFinished, PicccTaskSubmitted, media_from
-from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.emulator import Emulator, Scripted
 from tests.llama_index.media import client, spec
+from tests.media.tables import emulator_for, run_all
 
 DIMENSIONS = (
     ("wait", "submit", "event"),
@@ -90,15 +89,11 @@ def workflow_of(row: Row, emulator: Emulator, own: Any) -> Any:
 
 async def run(row: Row) -> None:
     """Run a row, and assert what must hold in each."""
-    stands_still = row.ending in ("late", "vanished") or (row.ending == "429" and row.mode != "wait")
-    clock = ManualClock(start=time.time()) if stands_still else None
-    with Emulator(clock=clock, speed=float("inf")) as emulator:
+    with emulator_for(row) as (emulator, stands_still):
         calls = [("generate_image", {"prompt": each}) for each in PROMPTS]
         # An answer that is on its way when a context is saved is lost, which is LlamaIndex's own matter.
         asks = [("ask_human", {"question": "Publish?"})] if row.saved == "one run" else []
         emulator.script([Scripted(calls=[*calls, *asks]), "Done."])
-        if row.ending == "refused":
-            emulator.fault("moderated", route="POST /v1/images/tasks")
         if row.ending == "vanished":
             emulator.fault("404", route="GET /v1/tasks*")
         if row.ending == "429":
@@ -157,19 +152,5 @@ async def run(row: Row) -> None:
         assert len(results) == len(PROMPTS), "each call is answered once"
 
 
-def main() -> None:
-    """Run all rows, or those that have all of the words given; exit with 1 where one fails."""
-    failures = 0
-    chosen = [row for row in rows() if set(sys.argv[1:]) <= set(row)]
-    for row in chosen:
-        try:
-            asyncio.run(asyncio.wait_for(run(row), 20))
-        except Exception as error:  # the next row goes on
-            failures += 1
-            print("FAILED", *row, f"{type(error).__name__}: {error}"[:2000], sep=" | ", flush=True)
-    print(f"{len(chosen) - failures} of {len(chosen)} rows hold.")
-    sys.exit(bool(failures))
-
-
 if __name__ == "__main__":
-    main()
+    run_all(rows(), lambda row: asyncio.run(asyncio.wait_for(run(row), 20)))
