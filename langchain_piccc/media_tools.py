@@ -436,7 +436,7 @@ class PicccVideoTool(_MakingTool):
 
 
 class PicccTaskTool(PicccMediaTool):
-    """Look at a task, and wait for it: as long as the model says, else for `wait_s` seconds.
+    """Read a task, and wait for it: as long as the model says, else for `wait_s` seconds.
 
     Examples:
         >>> from langchain_piccc import PicccTaskTool

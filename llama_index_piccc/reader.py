@@ -63,7 +63,7 @@ class PicccTaskReader(BaseReader):
         Args:
             type: only images or only videos.
             task_ids: only these tasks, in this order; each is asked for.
-            limit: at most so many tasks.
+            limit: the largest number of tasks.
         """
         tasks = self._clients.sync().tasks
         found = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)

@@ -1,4 +1,4 @@
-"""Skip core's instrumentation of a call where nobody listens to it.
+"""Skip core's instrumentation of a call where it has no listener.
 
 Core makes an event with a copy of the response, and walks all its handlers, for every single token. Without
 listeners that is a quarter of the CPU of a streamed token: measured with the LlamaIndex rows of

@@ -439,7 +439,7 @@ class _Client:
 
     @cached_property
     def _account(self) -> Account:
-        # Imported when somebody makes images: who only chats need not wait for it.
+        # Imported at the first image: chat alone need not wait for it.
         from piccc.media.account import Account
 
         made = Account(self._session, **self._media)

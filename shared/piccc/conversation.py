@@ -39,7 +39,7 @@ MODELS = {name: ModelInfo(name) for name in ("piccc-flash", "piccc-pro", "piccc-
 """The documented chat models by their names; what is said of them is assumed."""
 DEFAULT_MODEL = "piccc-pro"
 DEFAULT_MAX_TOKENS = 4096
-"""How many tokens an answer may have over the Anthropic route, which demands a limit, where nobody sets one.
+"""How many tokens an answer may have over the Anthropic route, which demands a limit, where none is set.
 
 It is ours, not the provider's: small enough for small servers, long enough for most answers. With reasoning,
 its budget is added.

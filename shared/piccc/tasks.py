@@ -132,7 +132,7 @@ class Output:
 
     Attributes:
         url: where it is, for as long as it lasts; needs no key.
-        type: `image`, `video` or `audio`, or empty where nobody said.
+        type: `image`, `video` or `audio`, or empty where it is unknown.
         mime_type: such as `image/png`, or None where the server did not say.
         width, height: pixels, or None.
         duration_seconds: a video's or audio's length, or None.

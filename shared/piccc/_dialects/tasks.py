@@ -120,7 +120,7 @@ _MESSAGE_WORDS = (
     (("invalidapikey", "invalidtoken", "unauthorized", "notauthenticated"), 401),
     (("overload",), 503),
 )
-"""What a message says of the account where there is no code, or one that nobody knows."""
+"""What a message says of the account where there is no code, or an unknown one."""
 _CODES_AT = ("code", "errorcode", "errcode", "statuscode")
 _MESSAGES_AT = ("message", "msg", "detail", "errormessage", "errormsg", "errmsg", "title")
 
@@ -129,7 +129,7 @@ def read_error(payload: object) -> tuple[int, str, str | None] | None:
     """Return the error that a reply of 200 carries: the status it amounts to, its message and its code.
 
     None where there is a task, a list, or no word of an error. Read are `{code, msg}`, `{error}`, `{errors}`,
-    `{base_resp}`, `{success: false}` and `{status: "error"}`, in any spelling; a code that nobody knows
+    `{base_resp}`, `{success: false}` and `{status: "error"}`, in any spelling; an unknown code
     amounts to 400, unless the message speaks of the account. What is no clear word of an error is none: it
     may have been accepted.
     """

@@ -195,7 +195,7 @@ class Stream(Protocol):
         ...
 
     def is_readable(self) -> bool:
-        """Return whether bytes or the connection's end have arrived that nobody has read."""
+        """Return whether unread bytes or the connection's end have arrived."""
         ...
 
     def close(self) -> None:

@@ -230,7 +230,7 @@ class AsyncStream(asyncio.Protocol):
         secure._socket = self._socket
         async with asyncio.timeout_at(by):
             transport = await self._loop.start_tls(self._transport, secure, context, server_hostname=host)
-        if transport is None:  # so uvloop, when the server hangs up amid the handshake
+        if transport is None:  # so uvloop, when the server hangs up during the handshake
             raise ConnectionResetError("the server has closed the connection")
         secure.connection_made(transport)
         return secure
@@ -692,7 +692,7 @@ def library_named(name: str) -> Any:
 
 
 def _preferred_library() -> Any:
-    """Return the library that all requests are to go through, None where nobody wants that.
+    """Return the library that all requests are to go through, or None.
 
     `PICCC_HTTP_BACKEND` names it. Or another package has replaced its methods to see every request: a mock
     (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
@@ -801,7 +801,7 @@ class AsyncSignal:
 
     def set(self) -> None:
         """End the wait under way, or else the next one; from any thread."""
-        with suppress(RuntimeError):  # for the loop may be closed, and then nobody waits on it
+        with suppress(RuntimeError):  # for the loop may be closed, and then nothing waits on it
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> None:

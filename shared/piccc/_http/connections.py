@@ -184,7 +184,7 @@ class Origin:
             connection.stream.close()
 
     def abandon(self) -> None:
-        """Give a place back from a finalizer, which may run amid `acquire` and so must not take the lock."""
+        """Give a place back from a finalizer: it may run during `acquire`, so it must not take the lock."""
         self._abandoned.append(None)
         try:
             self._waiting[0].set()
@@ -235,7 +235,7 @@ class Origin:
             if connection.expires_at > now:
                 if not connection.stream.is_readable():
                     return connection
-                self.note_end(connection)  # or bytes have come that nobody asked for
+                self.note_end(connection)  # or bytes have come without a request
             connection.stream.close()
         return None
 
@@ -701,7 +701,7 @@ class Body(Protocol):
 
 
 class LengthBody:
-    """A body of so many bytes."""
+    """A body of known length."""
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -779,7 +779,7 @@ class ChunkedBody:
 
     def end(self) -> None:
         """Note that the last chunk did not come."""
-        self.damage = "was cut: the connection was closed amid it"
+        self.damage = "was cut: the connection closed before its end"
 
     def _read_line(self, line: bytes) -> None:
         if self._at_line_end:

@@ -389,7 +389,7 @@ class _RetryState:
             timeout.connect,
             idle,
             self._answer_by(),
-            # An idle connection may be closed just then, and nobody could tell what became of the request.
+            # An idle connection may be closed just then, and what became of the request would be unknown.
             # A call is sent once more for that reason once at most.
             fresh=self.call.kind is Retryability.SUBMISSION or self.may_bill,
             max_connections=self.config.max_connections,
@@ -535,7 +535,7 @@ class _RetryState:
         return max(self.io.random() * longest, asked)
 
     def _may_repeat(self, failed: _Failed) -> bool:
-        """Return whether the same call may be sent again: now, or later by whoever catches the error."""
+        """Return whether the same call may be sent again: now, or by the code that catches the error."""
         headers = getattr(failed.error, "headers", {})
         if headers.get("x-should-retry", "").lower() == "false":
             return False

@@ -133,7 +133,7 @@ class Recording:
         return given
 
     async def read(self, task_id: str) -> Seen | None:
-        """Look at a task of the upstream, and record how it ended.
+        """Read a task of the upstream, and record how it ended.
 
         It is shown in the emulator's form, with an output of the emulator's, as in a replay: what a program
         makes of a URL or an image must be the same then.

@@ -63,7 +63,7 @@ class Source(Protocol):
         """Submit a task, or return None where the emulator makes it. Raises APIError."""
 
     async def read(self, task_id: str) -> Seen | None:
-        """Look at a task of a live server; None where it is not one. Raises APIError."""
+        """Read a task of a live server; None where it is not one. Raises APIError."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -129,7 +129,7 @@ class Upstream:
         return Given(task_id, is_live=True)
 
     async def read(self, task_id: str) -> Seen | None:
-        """Look at a task of the live server, under the emulator's id."""
+        """Read a task of the live server, under the emulator's id."""
         live_id = self._live.get(task_id)
         if live_id is None:
             return None

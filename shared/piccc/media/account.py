@@ -52,14 +52,14 @@ from piccc.media.schedule import Pages, Polling
 from piccc.tasks import Page, Task
 
 Lost = Literal["ask", "resend"]
-"""What to do about a submission of which nobody knows whether it arrived: raise, or send it again."""
+"""What to do about a submission that may not have arrived: raise, or send it again."""
 MAX_SUBMISSIONS = 32
 """How many submissions of a client may be under way at a time."""
 RESEND_SECONDS = 60.0
 """How old a lost submission must be before the list proves that there is no such task."""
 LOOK_AGAIN_SECONDS = 1.0
 FLIGHT_SECONDS = 10.0
-"""How old a submission of another process must be before nobody can be sending it any more."""
+"""The age at which a submission of another process cannot be under way any more."""
 
 
 class Account:

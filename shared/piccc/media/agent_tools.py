@@ -97,7 +97,7 @@ class VideoArguments(Arguments):
 
 
 class TaskArguments(Arguments):
-    """What a model may ask of the tool that looks at a task."""
+    """Arguments of the tool that reads a task."""
 
     task_id: str = Field(min_length=1, description="The task's id, as another tool gave it.")
     wait_seconds: float | None = Field(
@@ -198,7 +198,7 @@ def artifact_of(task: Task) -> dict[str, Any]:
     """Return a task as JSON data, which a checkpoint keeps as it is."""
     artifact = {**task.to_dict(), "made_by": MAKER}
     if not task.is_terminal and artifact.get("created_at") is None:
-        # Without an age nobody could say when a server that does not know the task has lost it.
+        # Without an age there is no telling when a server that does not know the task has lost it.
         artifact["created_at"] = int(task.created_at or time.time())
     return artifact
 

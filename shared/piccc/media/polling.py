@@ -231,7 +231,7 @@ def note_of_end(task: Task) -> Note:
 
 
 def note_of_wait(task: Task, account: str) -> Note:
-    """Return the note that somebody waits for a task of an account."""
+    """Return the note that a process waits for a task of an account."""
     return Note("wanted", task.id, f"{account} {task.created_at or ''}")
 
 
@@ -242,7 +242,7 @@ class News:
     Attributes:
         wanted: tasks of other processes to poll, where this one leads.
         ended: tasks that others have read.
-        look: ids of tasks that whoever waits for them is to read.
+        look: ids of tasks that their waiters are to read.
         is_new: whether the lead was taken or lost.
         is_cut: whether some of what was posted is gone, so that anything may have ended.
     """
@@ -443,7 +443,7 @@ class Poller:
 
     def _publish(self, news: Task | Ended) -> None:
         if isinstance(news, Ended) and news.task.id in self._shared:
-            # Why it cannot be read may be this process's own trouble: whoever waits for it tries.
+            # Why it cannot be read may be this process's own trouble: its waiters try.
             self._outbox.append(Note("ended", news.task.id) if news.error else note_of_end(news.task))
             self._look_at = -math.inf
         self._deliver(news)

@@ -46,7 +46,7 @@ class Polling:
     """How often to ask about tasks: every 2 to 5 seconds, as the provider advises (documented).
 
     Attributes:
-        min, max: seconds between two looks at a task; each pause is drawn at random between them.
+        min, max: seconds between two reads of a task; each pause is drawn at random between them.
         requests_per_second: the most requests per second for all waits of the account together.
         use_list: page through the task list where that costs less than asking for each task.
         timeout: seconds after which a wait that was given no timeout ends.

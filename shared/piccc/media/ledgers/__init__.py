@@ -115,7 +115,7 @@ class Ledger(Protocol):
         ...
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        """Return the submissions that are not yet known to have become a task, oldest first."""
         ...
 
 
@@ -123,8 +123,8 @@ class Note(NamedTuple):
     """What one process lets the others know about a task.
 
     Attributes:
-        kind: `wanted`: somebody waits for it; `ended`: it was read and has ended; `look`: it is said to have
-            ended, or cannot be read: whoever waits for it reads it.
+        kind: `wanted`: a process waits for it; `ended`: it was read and has ended; `look`: it is said to have
+            ended, or cannot be read: the processes that wait read it.
         task_id: the task.
         text: of a task that is wanted, when it was made, a Unix time, or ""; of one that ended, the task as
             JSON.
@@ -388,7 +388,7 @@ class MemoryLedger:
         return self._keys.get(task_id)
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        """Return the submissions that are not yet known to have become a task, oldest first."""
         with _lock:
             return [entry for entry in self._entries.values() if entry.task_id is None]
 

@@ -95,7 +95,7 @@ class PostgresLedger(SQLLedger):
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._has_tables = False
-        # Without its ledger nobody can use a connection again.
+        # Without its ledger a connection cannot be used again.
         weakref.finalize(self, _close, self._idle, self._process)
 
     def settle(self, key: str, task_id: str) -> bool:

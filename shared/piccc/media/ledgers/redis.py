@@ -212,7 +212,7 @@ class RedisLedger:
         return None if found is None else str(found)
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        """Return the submissions that are not yet known to have become a task, oldest first."""
         with self._errors():
             keys: Any = self.client.zrange(_LOST, 0, -1)
             found = [(key, self._hash(_KEY + key)) for key in keys]

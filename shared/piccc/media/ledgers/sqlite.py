@@ -168,14 +168,14 @@ class SQLLedger(ABC):
         return entry.key if entry else None
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions of which nobody knows yet whether they became a task, oldest first."""
+        """Return the submissions that are not yet known to have become a task, oldest first."""
         return self._read(lambda database: _entries(database, "task_id IS NULL ORDER BY at"))
 
     def prune(self, older_than: float) -> int:
         """Forget submissions that became a task more than this many seconds ago; return how many.
 
         Their keys may then be used for new submissions, and a run that has some goes on by submitting them
-        again. Submissions of which nobody knows what became of them are kept.
+        again. Submissions with an unknown outcome are kept.
         """
         statement = "DELETE FROM main.submissions WHERE task_id IS NOT NULL AND at < ?"
         moment = time.time() - older_than
@@ -314,7 +314,7 @@ class SQLiteLedger(SQLLedger):
         return found
 
     def _state_of_file(self) -> object:
-        """Return what changes when somebody writes, which costs less than to look into the file."""
+        """Return what changes with each write, which costs less than to look into the file."""
         states = []
         for path in (self.path, Path(f"{self.path}-wal")):
             with suppress(FileNotFoundError):
