@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from langchain_piccc import ChatPiccc
-from piccc.emulator import Emulator
+from piccc.emulator import Emulator, ManualClock
+from tests.langchain.media import Way
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,19 @@ def own_emulator() -> Iterator[Emulator]:
     """Run an emulator for one test, which may break it."""
     with Emulator(speed=math.inf) as running:
         yield running
+
+
+@pytest.fixture
+def still() -> Iterator[Emulator]:
+    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
+    with Emulator(clock=ManualClock(start=time.time()), speed=math.inf) as running:
+        yield running
+
+
+@pytest.fixture(params=["", "a"], ids=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> Way:
+    """Run a test blocking and asynchronously."""
+    return Way(request.param)
 
 
 @pytest.fixture(params=["openai", "anthropic"])

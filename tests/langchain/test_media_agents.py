@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from langchain_piccc import (
     resume_when_done,
 )
 from piccc import AsyncClient, Client
-from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.emulator import Emulator, Scripted
 from tests.langchain.media import Way, clients, settings
 from tests.media.paid import made
 
@@ -38,19 +37,6 @@ BOTH = Scripted(
     ]
 )
 ONE = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
-
-
-@pytest.fixture(params=["", "a"], ids=["sync", "async"])
-def way(request: pytest.FixtureRequest) -> Way:
-    """Run a test blocking and asynchronously."""
-    return Way(request.param)
-
-
-@pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
-    with Emulator(clock=ManualClock(), speed=float("inf")) as running:
-        yield running
 
 
 def agent(emulator: Emulator, *, middleware: Any = (), dialect: Any = "openai", **options: Any) -> Any:

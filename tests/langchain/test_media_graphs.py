@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -46,19 +45,6 @@ THREAD = RunnableConfig(configurable={"thread_id": "t1"})
 class State(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
     context: str
-
-
-@pytest.fixture(params=["", "a"], ids=["sync", "async"])
-def way(request: pytest.FixtureRequest) -> Way:
-    """Run a test blocking and asynchronously."""
-    return Way(request.param)
-
-
-@pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
-    with Emulator(clock=ManualClock(start=time.time()), speed=float("inf")) as running:
-        yield running
 
 
 def calling(*prompts: str, id: str = "call_{}", name: str = "generate_image") -> AIMessage:

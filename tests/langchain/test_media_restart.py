@@ -8,7 +8,6 @@ import pytest
 
 from tests.media.kills import killed
 from tests.media.restarting import LANGCHAIN, killed_twice
-from tests.services import postgres_url as postgres_url
 
 SAID = "image completed\nvideo completed\nBoth are done.\n"
 

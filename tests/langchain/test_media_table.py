@@ -6,7 +6,6 @@ import pytest
 
 from tests.langchain.media_table import Row, rows, run_row
 from tests.pairwise import pairwise
-from tests.services import postgres_url as postgres_url
 
 
 @pytest.mark.parametrize("row", list(pairwise(rows())), ids="-".join)

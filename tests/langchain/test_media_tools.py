@@ -6,7 +6,6 @@ import base64
 import copy
 import json
 import pickle
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -28,7 +27,7 @@ from langchain_piccc import (
     media_from,
 )
 from piccc import AsyncClient, Client, Task
-from piccc.emulator import Emulator, ManualClock
+from piccc.emulator import Emulator
 from piccc.media.requests import SpendLimit
 from piccc.tokens import count_text
 from tests.langchain.media import Way, calling, clients, settings
@@ -109,19 +108,6 @@ class TestTaskIntegration(_Integration):
 class TestTaskListIntegration(_Integration):
     tool_constructor = PicccTaskListTool
     tool_invoke_params_example = TestTaskListUnit.tool_invoke_params_example
-
-
-@pytest.fixture(params=["", "a"], ids=["sync", "async"])
-def way(request: pytest.FixtureRequest) -> Way:
-    """Run a test blocking and asynchronously."""
-    return Way(request.param)
-
-
-@pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose clock stands still, so that no task ends until it is advanced."""
-    with Emulator(clock=ManualClock(), speed=10) as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from llama_index.core import Settings
 
 from llama_index_piccc import Piccc, ensure_nltk_data
-from piccc.emulator import Emulator
+from piccc.emulator import Emulator, ManualClock
 
 
 class Sync:
@@ -79,6 +80,13 @@ def emulator() -> Iterator[Emulator]:
 def dialect(request: pytest.FixtureRequest) -> str:
     """Name each dialect in turn."""
     return str(request.param)
+
+
+@pytest.fixture
+def still() -> Iterator[Emulator]:
+    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
+    with Emulator(clock=ManualClock(start=time.time()), speed=math.inf) as running:
+        yield running
 
 
 @pytest.fixture(params=[Sync(), Async()], ids=["sync", "async"])

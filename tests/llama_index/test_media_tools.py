@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from llama_index_piccc import PicccMediaToolSpec, media_from
 from piccc import AsyncClient, Task
-from piccc.emulator import Emulator, ManualClock
+from piccc.emulator import Emulator
 from piccc.errors import InvalidArgumentError
 from piccc.media.requests import SpendLimit
 from piccc.tokens import count_text
@@ -26,13 +25,6 @@ from tests.media.paid import QUICK, made
 
 Way = Sync | Async
 MODEL_READS_TOKENS = 60
-
-
-@pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose clock stands still, so that no task ends until it is advanced."""
-    with Emulator(clock=ManualClock(), speed=10) as running:
-        yield running
 
 
 def test_the_model_reads_id_and_address_and_the_program_gets_the_task(emulator: Emulator, way: Way) -> None:

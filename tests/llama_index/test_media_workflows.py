@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +33,7 @@ from llama_index_piccc import (
     media,
     media_from,
 )
-from piccc.emulator import Emulator, ManualClock, Scripted
+from piccc.emulator import Emulator, Scripted
 from piccc.media import agent_tools
 from tests.llama_index.media import BOTH, ONE, agent, client, spec, tools
 from tests.media.paid import made
@@ -46,13 +45,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The `.*` attribute:pydantic.PydanticDeprecatedSince20"),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.PydanticDeprecatedSince211"),
 ]
-
-
-@pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
-    with Emulator(clock=ManualClock(), speed=float("inf")) as running:
-        yield running
 
 
 async def finished(handler: Any, emulator: Emulator) -> list[Any]:
