@@ -1,4 +1,4 @@
-"""The Python in the documentation runs, and the code of the Chinese pages is that of the English ones."""
+"""The Python in README and documentation runs, and the Chinese pages have the code of the English ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from piccc.emulator import Emulator
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 ENGLISH = [page for page in sorted(DOCS.rglob("*.md")) if page.parent.name != "zh"]
 CHINESE = [page for page in sorted((DOCS / "zh").glob("*.md")) if page.name != "index.md"]
 
@@ -31,6 +32,7 @@ def _whole(page: Path) -> str:
 
 
 PAGES = {
+    **{name: _blocks(ROOT / name) for name in ("README.md", "README.zh.md")},
     **{str(page.relative_to(DOCS)): _blocks(page) for page in ENGLISH if _blocks(page)},
     **{page.name: [_whole(page)] for page in sorted((DOCS / "integrations").iterdir())},
 }
@@ -55,7 +57,8 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
         if tests:
-            _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+            monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # `test_fixture.py` finds ours by it
+            _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "piccc.pytest_plugin")
         if others:
             said = _run(tmp_path, "-c", RUN)
             silent = re.findall(r"--- (block_\d+\.py)\n(?=---|\Z)", said)
