@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForToolRun,
@@ -23,7 +23,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, BaseToolkit, InjectedToolArg, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from langchain_piccc._settings import STRICT, ClientSettings, StrictModel
@@ -138,27 +138,26 @@ def _message_id(state: object, tool_call_id: str | None) -> str | None:
     return None
 
 
+def _runtime_class() -> Any:
+    """Return the annotation by which a `ToolNode` gives a tool the state; None where no graph is about."""
+    return getattr(sys.modules.get("langgraph.prebuilt"), "ToolRuntime", None)
+
+
 @lru_cache
-def _with_runtime(schema: type[BaseModel]) -> type[BaseModel]:
-    """Return a schema of a tool's arguments by which LangGraph gives it the state too."""
-    from langgraph.prebuilt import ToolRuntime
-
-    class Injected(schema):  # type: ignore[misc, valid-type]
-        model_config = ConfigDict(arbitrary_types_allowed=True)
-        runtime: Annotated[ToolRuntime, InjectedToolArg, SkipJsonSchema()] = Field(default=cast("Any", None))
-
-    Injected.__name__ = schema.__name__
-    return Injected
+def _with_runtime(schema: type[BaseModel], runtime_class: Any) -> type[BaseModel]:
+    """Return a schema of a tool's arguments by which it is given the runtime too."""
+    hint = Annotated[runtime_class, InjectedToolArg, SkipJsonSchema()]
+    settings = ConfigDict(arbitrary_types_allowed=True)
+    base = type(schema.__name__, (schema,), {"model_config": settings, "__module__": __name__})
+    return create_model(schema.__name__, __base__=base, runtime=(hint, None))
 
 
 def _taken_runtime(tool_input: str | dict[str, Any]) -> tuple[str | dict[str, Any], Any]:
     """Return a tool's input without LangGraph's runtime, and the runtime's state."""
-    if "langgraph" not in sys.modules or isinstance(tool_input, str):
+    if isinstance(tool_input, str) or (runtime_class := _runtime_class()) is None:
         return tool_input, None
-    from langgraph.prebuilt import ToolRuntime
-
     runtime = tool_input.get("runtime")
-    if not isinstance(runtime, ToolRuntime):  # a model's own invention is refused as any unknown argument
+    if not isinstance(runtime, runtime_class):  # a model's own invention is refused as any unknown argument
         return tool_input, None
     return {name: value for name, value in tool_input.items() if name != "runtime"}, runtime.state
 
@@ -373,7 +372,8 @@ class _MakingTool(PicccMediaTool):
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[Any]:
         """Return the schema of the arguments; within LangGraph it asks for the runtime too."""
         schema: Any = super().get_input_schema(config)
-        return _with_runtime(schema) if "langgraph" in sys.modules else schema
+        runtime_class = _runtime_class()
+        return schema if runtime_class is None else _with_runtime(schema, runtime_class)
 
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         call = current_call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -13,6 +14,7 @@ from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool, tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.func import entrypoint, task
@@ -369,6 +371,15 @@ def test_a_replay_finds_its_image_and_a_new_message_makes_one(
     way.run(graph, "invoke", {"messages": [HumanMessage("Another one.")]}, THREAD)
     assert len(media_from(resumed(own_emulator, graph, way))) == 2
     assert made(own_emulator) == ["image"] * 2
+
+
+def test_a_model_neither_sees_nor_sets_the_runtime_that_langgraph_gives(own_emulator: Emulator) -> None:
+    image = image_tool(own_emulator, mode="submit")
+    assert "runtime" not in json.dumps([convert_to_openai_tool(image), image.get_input_jsonschema()])
+    [call] = calling("A kite").tool_calls
+    refused = image.invoke({**call, "args": {**call["args"], "runtime": "mine"}})
+    assert "runtime: Extra inputs are not permitted" in refused.text
+    assert made(own_emulator) == []
 
 
 def test_a_fork_pays_for_edited_arguments_alone(own_emulator: Emulator, way: Way) -> None:
