@@ -75,6 +75,11 @@ def test_every_command_has_help_with_an_example_and_speaks_json(
     assert "\x1b" not in said
 
 
+def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
+    said = nowhere("doctor", "--help", COLUMNS="200").stdout
+    assert "an empty request, which a server refuses: nothing is billed." in said
+
+
 def test_help_tells_every_exit_code(nowhere: Shell) -> None:
     said = nowhere("--help").stdout.split("Exit codes")[1]
     assert [line.split()[0] for line in said.splitlines()[1:] if line.strip()] == [*"012345", "130"]

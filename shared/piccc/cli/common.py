@@ -231,6 +231,16 @@ _ARGUMENT = re.compile(r"\(or pass \w+=\) |\bpass \w+=,? or ", re.IGNORECASE)
 class Commands(TyperGroup):
     """A group of commands that prints errors without a traceback."""
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, its help without the line breaks of the source: Typer prints them as they are."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            parts = command.help.split("\n\n")
+            command.help = "\n\n".join(
+                each if each.startswith("\b") else each.replace("\n", " ") for each in parts
+            )
+        return command
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
