@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piccc._http.connections import (
+    JOINED_BYTES,
     MAX_LINE_BYTES,
     MAX_TRAILER_BYTES,
     ChunkedBody,
@@ -117,8 +118,19 @@ def test_what_is_no_chunk_is_refused(written: bytes, what: str) -> None:
 
 def asked() -> Reply:
     reply = Reply()
-    assert reply.request("GET", "/", [("host", "a.test")], None) == b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n"
+    assert reply.request("GET", "/", [("host", "a.test")], None) == [
+        b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n"
+    ]
     return reply
+
+
+def test_a_large_body_is_sent_as_it_is_without_a_copy_and_a_small_one_with_its_head() -> None:
+    large = bytes(JOINED_BYTES + 1)
+    head, body = Reply().request("POST", "/", [("host", "a.test")], large)
+    assert head.endswith(b"content-length: 65537\r\n\r\n")
+    assert body is large
+    [written] = Reply().request("POST", "/", [("host", "a.test")], b"{}")
+    assert written.endswith(b"content-length: 2\r\n\r\n{}")
 
 
 @given(st.binary(max_size=60), cuts)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from piccc._dialects import dialect_named
 from piccc._dialects.common import parse, serialize
+from piccc._dialects.content import image_source
 from piccc._dialects.reader import Event
+from piccc.conversation import Image
 from piccc.errors import ConfigurationError, InvalidArgumentError, PicccError
 
 NAMES = st.sampled_from(
@@ -150,6 +152,18 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(value: Any) -> None:
 def test_any_text_can_be_sent() -> None:
     for text in ("NaN", "Infinity", "😀", "\x00"):
         assert json.loads(serialize({"text": text})) == {"text": text}
+
+
+def test_letters_of_nan_in_the_base64_of_an_image_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc._dialects.common.as_json", None)  # which the slow writer takes
+    assert serialize({"url": "data:image/png;base64,aNaN+Infinity/NaN"}).endswith(b'Infinity/NaN"}')
+
+
+def test_a_data_url_is_sent_as_it_was_given_and_not_copied() -> None:
+    url = "data:image/png;base64,iVBORw0KGgo="
+    assert image_source(Image(url=url)).url is url
+    assert image_source(Image(url=url.replace("png", "gif"))).url == url
+    assert image_source(Image(url=url.replace("=", "\n="))).url == url
 
 
 def test_halves_of_characters_are_joined_or_replaced_before_they_are_sent() -> None:

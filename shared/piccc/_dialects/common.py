@@ -87,7 +87,7 @@ def serialize(body: Any) -> bytes:
     """Write JSON; raise InvalidArgumentError for what JSON cannot say."""
     try:
         written: bytes = to_json(body, inf_nan_mode="constants")
-        if b"NaN" not in written and b"Infinity" not in written:
+        if not _has_constant(written):
             return written
     except (ValueError, RecursionError):
         pass  # halves of surrogate pairs, which the careful writer replaces, or nonsense, which it names
@@ -98,6 +98,20 @@ def serialize(body: Any) -> bytes:
         raise InvalidArgumentError(
             f"The request cannot be written as JSON: {error}", hint="Give plain JSON values only."
         ) from None
+
+
+def _has_constant(written: bytes) -> bool:
+    """Return whether NaN or an infinity may stand in compact JSON as a value.
+
+    The letters alone say nothing: the base64 of a large image has NaN in it somewhere.
+    """
+    for name in (b"NaN", b"Infinity"):
+        at = written.find(name)
+        while at >= 0:
+            if written[at - 1 : at] in (b"", b":", b",", b"[", b"-"):
+                return True
+            at = written.find(name, at + 1)
+    return False
 
 
 def _plain(value: Any) -> Any:

@@ -381,7 +381,7 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
         raise
 
 
-def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> bytes:
+def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> list[bytes]:
     parts = urlsplit(request.url)
     # What is escaped already stays as it is; what no request line can carry is escaped.
     target = quote(
@@ -439,7 +439,7 @@ async def _tunnel(stream: Stream, proxy: SplitResult, route: Route, by: float | 
     host = f"[{route.host}]" if ":" in route.host else route.host
     reply, target = Reply(), f"{host}:{route.port}"
     headers = [("host", target), *_proxy_authorization(proxy)]
-    await stream.write(reply.request("CONNECT", target, headers, None), by)
+    await stream.write(b"".join(reply.request("CONNECT", target, headers, None)), by)
     while not reply.is_begun:
         if not (data := await stream.read(by)):
             raise ConnectionResetError("it closed the connection")
@@ -458,13 +458,14 @@ def _proxy_authorization(proxy: SplitResult) -> list[tuple[str, str]]:
     return [("proxy-authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
-async def _exchange(connection: Connection, reply: Reply, written: bytes, by: float | None) -> None:
+async def _exchange(connection: Connection, reply: Reply, written: list[bytes], by: float | None) -> None:
     stream, is_reused, has_begun = connection.stream, connection.is_used, False
     connection.is_used = True
     try:
         broken: OSError = ConnectionResetError("the server closed the connection without a reply")
         try:
-            await stream.write(written, by)
+            for piece in written:
+                await stream.write(piece, by)
         except TimeoutError:
             raise
         except OSError as error:
@@ -609,6 +610,8 @@ MAX_HEAD_BYTES = 100 * 1024
 MAX_LINE_BYTES = 16 * 1024
 MAX_TRAILER_BYTES = 64 * 1024
 STEP_BYTES = 64 * 1024
+JOINED_BYTES = 64 * 1024
+"""Up to here a body goes out with its head in one write."""
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_UNPACKED_RATIO = 100
 
@@ -638,8 +641,11 @@ class Reply:
 
     def request(
         self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None
-    ) -> bytes:
-        """Return a request as bytes; raise h11.LocalProtocolError for what HTTP cannot carry."""
+    ) -> list[bytes]:
+        """Return a request as bytes, a large body apart: joined, each attempt would have a copy of it.
+
+        Raise h11.LocalProtocolError for what HTTP cannot carry.
+        """
         fields = list(headers)
         if body is not None:
             fields.append(("content-length", str(len(body))))
@@ -647,7 +653,8 @@ class Reply:
         if body:
             written.append(self._parser.send(h11.Data(data=body)))
         written.append(self._parser.send(h11.EndOfMessage()))
-        return b"".join(each for each in written if each)
+        pieces = [each for each in written if each]
+        return pieces if body and len(body) > JOINED_BYTES else [b"".join(pieces)]
 
     def feed(self, data: bytes) -> None:
         """Read on until the head is whole; raise MalformedReply for what is no HTTP/1.1."""

@@ -37,7 +37,7 @@ FETCH_SECONDS = 3600.0
 MAX_REDIRECTS = 5
 FRUITLESS_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
-BUFFER_BYTES = 1024 * 1024
+BUFFER_BYTES = 256 * 1024
 NOT_YET_SECONDS = 10.0
 """How long a 404 is waited through: an output may be announced before its store has it."""
 NEW_SECONDS = 3600.0
@@ -292,11 +292,11 @@ class Fetch:
 
     async def _flush(self) -> None:
         """Write what is buffered, off the event loop: a disk may take its time."""
-        data, self._buffer = bytes(self._buffer), bytearray()
+        data, self._buffer = self._buffer, bytearray()
         if data:
             await self._io.run(self._write, data)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytearray) -> None:
         self._file.write(data)
         self._hash.update(data)
 
