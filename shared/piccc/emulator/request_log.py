@@ -122,7 +122,7 @@ class RequestLog:
         self._used = 0
         self._own = [re.compile(_pattern(secret)) for secret in secrets if secret]
         # A secret that looks like one is found by that, unless it is written with percent signs.
-        self._odd = any(not _SECRET.fullmatch(secret.encode()) for secret in secrets)
+        self._odd = any(not _SECRET.fullmatch(secret.encode()) for secret in secrets if secret)
 
     def new(
         self,

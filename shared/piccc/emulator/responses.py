@@ -95,14 +95,18 @@ class Events(Response):
 
     def _due(self) -> Iterator[tuple[float, bytes]]:
         """Yield what is to be sent, each with the seconds to wait before it."""
-        due, together, wait = self._clock.now() + self._latency.first_token, list[bytes](), 0.0
+        now, together, wait = self._clock.now(), list[bytes](), 0.0
+        due = now + self._latency.first_token
         for frame, tokens in self._frames:
             due += tokens * self._latency.token
-            if together and (len(together) == self._most or due > self._clock.now()):
+            if due > now:
+                now = self._clock.now()
+            if together and (len(together) == self._most or due > now):
                 yield wait, b"".join(together)
                 together.clear()
+                now = self._clock.now()
             if not together:
-                wait = max(0.0, due - self._clock.now())
+                wait = max(0.0, due - now)
             together.append(frame)
         if together:
             yield wait, b"".join(together)

@@ -247,7 +247,9 @@ class Routes:
     def _answer(self, form: type[AnyChat], context: RequestContext) -> tuple[AnyChat, Completion | None]:
         request = read(form, context.json())
         understood = self._understood(request, context)
-        if self._api.strict and (tokens := _text_tokens(understood)) > _CONTEXT_WINDOW:
+        characters = sum(len(turn.text) for turn in understood.turns) if self._api.strict else 0
+        # No token is shorter than a character: most prompts need not be counted.
+        if characters > _CONTEXT_WINDOW and (tokens := _text_tokens(understood)) > _CONTEXT_WINDOW:
             # The words of OpenAI and Anthropic, by which clients know it.
             message = f"This model's maximum context length is {_CONTEXT_WINDOW} tokens, not {tokens}."
             if isinstance(request, anthropic.MessageRequest):

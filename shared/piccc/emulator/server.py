@@ -311,7 +311,7 @@ class Emulator:
 
 
 class _JoinedWrites(asyncio.Transport):
-    """A transport that sends at once what is written in one turn of the loop.
+    """A transport that sends together what is written in one turn of the loop, or until `flush`.
 
     A system call takes longer than an event of a stream takes to make.
     """
@@ -321,19 +321,22 @@ class _JoinedWrites(asyncio.Transport):
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes | bytearray | memoryview] = []
+        self._due: asyncio.Handle | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
+        if self._due is None:
+            self._due = self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
-    def _flush(self) -> None:
-        pieces, self._pieces = self._pieces, []
-        if pieces:
+    def flush(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+            pieces, self._pieces = self._pieces, []
             self._transport.write(b"".join(pieces))
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -356,11 +359,15 @@ class _Connection(HttpToolsProtocol):
     """Passes its state in the scope, for faults that close the connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        joined = _JoinedWrites(transport, self.loop)
+        self._joined = joined = _JoinedWrites(transport, self.loop)
         super().connection_made(joined)
         self._state = ConnectionState(joined)
         self.app_state = {**self.app_state, "connection": self._state}
         self.access_log = False
+
+    def on_response_complete(self) -> None:
+        self._joined.flush()  # a client need not wait for the loop's next turn
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._state.stale:

@@ -211,6 +211,7 @@ def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
 
 
 @lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # every request asks for its own origin
 def on_loopback(url: str) -> bool:
     """Whether a URL's host is this machine."""
     try:

@@ -29,6 +29,12 @@ def test_a_word_is_one_piece_and_a_character_of_chinese_too() -> None:
     assert len(pieces("internationalisation")) == 3
 
 
+@settings(deadline=None)
+@given(st.text(st.characters(max_codepoint=127)))
+def test_text_in_ascii_has_the_pieces_that_it_has_beside_chinese(text: str) -> None:
+    assert pieces(f"{text}你") == [*pieces(text), "你"]
+
+
 def test_completion_tokens_are_the_pieces_of_what_was_said() -> None:
     answer = ask("Count to 9", reasoning=True)
     assert answer.usage.reasoning_tokens == len(pieces(answer.reasoning)) > 0
