@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
+from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_piccc._replies import (
@@ -157,8 +157,16 @@ class ChunkWriter:
         return ends
 
     def _plain_chunk(self, deltas: Sequence[Delta]) -> ChatGenerationChunk:
-        if len(deltas) == 1 and isinstance(delta := deltas[0], TextDelta):
-            return _text_chunk(delta.text, self._id)
+        if len(deltas) == 1:
+            if isinstance(delta := deltas[0], TextDelta):
+                return _copied_chunk(delta.text, self._id)
+            if isinstance(delta, ToolCallDelta):
+                call = self._call_chunk(delta)
+                arguments = call["args"] or ""
+                # LangChain reads each fragment by itself: only one that begins an object can be a call.
+                if arguments and not arguments.lstrip().startswith("{"):
+                    return _copied_chunk("", self._id, call)
+                return self._chunk("", [call], {})
         text, calls = "", list[ToolCallChunk]()
         aside: dict[str, str] = {}
         for delta in deltas:
@@ -199,19 +207,23 @@ _MESSAGE = AIMessageChunk(content="", response_metadata={"model_provider": PROVI
 _CHUNK = ChatGenerationChunk(message=_MESSAGE)
 
 
-def _text_chunk(text: str, id: str | None) -> ChatGenerationChunk:
-    """Return what nearly every chunk is: a copy, because validating it would cost 2.5 µs more a token.
+def _copied_chunk(text: str, id: str | None, call: ToolCallChunk | None = None) -> ChatGenerationChunk:
+    """Return what nearly every chunk is, a text or a fragment that is no call by itself: a copy.
 
-    That is an eighth of a token that comes alone in blocking code, and 5 % of one in 100 streams at once.
+    Validating it would cost 2.5 µs more a token, an eighth of one that comes alone in blocking code, and
+    25 µs more a fragment, a fifth of it.
     """
+    calls = [] if call is None else [call]
     own: dict[str, Any] = {
         "content": text,
         "id": id,
         "additional_kwargs": {},
         "response_metadata": {"model_provider": PROVIDER},
         "tool_calls": [],
-        "invalid_tool_calls": [],
-        "tool_call_chunks": [],
+        "invalid_tool_calls": [
+            invalid_tool_call(name=each["name"], args=each["args"], id=each["id"]) for each in calls
+        ],
+        "tool_call_chunks": calls,
     }
     return _CHUNK.model_copy(update={"text": text, "message": _MESSAGE.model_copy(update=own)})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from langchain_piccc._streaming import ChunkWriter
-from piccc.conversation import TextDelta
+from piccc.conversation import TextDelta, ToolCallDelta
 
 
 def one(text: str) -> ChatGenerationChunk:
@@ -24,6 +26,42 @@ def test_a_copied_chunk_equals_a_constructed_one() -> None:
     assert copied.model_dump() == constructed.model_dump()
     assert copied.message.model_fields_set >= message.model_fields_set
     assert (copied + one(" more")).message.text == "word more"
+
+
+FRAGMENTS = [
+    " ",
+    "\n",
+    '"b": 1',
+    "}",
+    "]",
+    ",",
+    "12",
+    "-",
+    "null",
+    "NaN",
+    '"',
+    "\\",
+    "{",
+    ' {"c"',
+    '{"c": 1}',
+    "\ufeff{",
+]
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_a_fragment_of_a_call_equals_a_constructed_one(fragment: str) -> None:
+    writer = ChunkWriter("lc_run--1")
+    (first,) = writer.write([ToolCallDelta(0, '{"a": ', "call_1", "look")])
+    (copied,) = writer.write([ToolCallDelta(0, fragment)])
+    message = AIMessageChunk(
+        content="",
+        id="lc_run--1",
+        response_metadata={"model_provider": "piccc"},
+        tool_call_chunks=[tool_call_chunk(args=fragment, index=0)],
+    )
+    assert copied.message == message
+    assert copied.model_dump() == ChatGenerationChunk(message=message).model_dump()
+    assert (first + copied).message.model_dump() == (first.message + message).model_dump()
 
 
 def test_a_chunk_that_is_changed_changes_no_other() -> None:
