@@ -21,7 +21,7 @@ from tests.faults.calls import KINDS, MODES, OWN_MODES, Mode
 from tests.faults.replies import DONE, EVENTS, USAGE, anthropic_event, event, openai_chunk, whole
 from tests.faults.server import CLOSE, HANG, RESET, Answer, chunk, head, reply, stream, stream_head
 
-SOON = 0.2
+SOON = 0.3
 """Bounds are multiples of it, far above what anything but a faulty server takes, on a busy machine too."""
 PATIENT = Timeout()
 Answers = Sequence[Answer] | Callable[[str], Sequence[Answer]]
@@ -500,16 +500,16 @@ def _cases() -> Iterator[tuple[Fault, str, Mode]]:
     What the other modes have of their own (a library's errors, uvloop's) meets each fault and each kind of
     call, but not each pair of these.
     """
-    others = [mode for mode in MODES if mode not in OWN_MODES[:2]]
     for number, (_, group) in enumerate(groupby(ROWS, lambda row: row[0].name)):
-        rows, first = list(group), number % len(others)
+        rows, modes = list(group), MODES
+        if rows[0][0].timeout is not PATIENT:  # which takes real time
+            rows, modes = [row for row in rows if row[1] in TIMED], MODES_OF_WAITING
+        others = [mode for mode in modes if mode not in OWN_MODES[:2]]
+        first = number % len(others)
         turn = [*others[first:], *others[:first]]
         for place, (fault, kind) in enumerate(rows):
-            if fault.timeout is PATIENT:
-                modes = [*OWN_MODES[:2], *(others if WHOLE else turn[place % len(turn) :: len(rows)])]
-            else:  # which takes real time
-                modes = MODES_OF_WAITING if kind in TIMED else []
-            yield from ((fault, kind, mode) for mode in modes)
+            chosen = others if WHOLE else turn[place % len(turn) :: len(rows)]
+            yield from ((fault, kind, mode) for mode in (*OWN_MODES[:2], *chosen))
 
 
 CASES = list(_cases())

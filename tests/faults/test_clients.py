@@ -408,7 +408,7 @@ def test_a_given_client_is_bound_by_the_deadline_too(server: FaultServer, librar
         dripping = [begun, *[step for _ in range(3000) for step in (b"x", 0.01)]]
         case = server.case(dripping)
         with library.Client(transport=Wrapping(library.HTTPTransport())) as mine:
-            client = blocking(case, http_client=mine, timeout=0.3, max_retries=0)
+            client = blocking(case, http_client=mine, timeout=1.0, max_retries=0)
             with pytest.raises(PicccError) as caught:
                 client.chat.stream("hi").texts().__next__()
         assert isinstance(caught.value, TimeoutError)

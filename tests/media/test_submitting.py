@@ -378,7 +378,7 @@ class _Noted(MemoryLedger):
 def test_only_what_is_on_the_wire_is_written_down(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url, ledger = f"http://127.0.0.1:{server.getsockname()[1]}", _Noted(server)
-        client = connect(base_url=url, api_key="unused", timeout=0.5, max_retries=0, ledger=ledger)
+        client = connect(base_url=url, api_key="unused", timeout=2, max_retries=0, ledger=ledger)
         with pytest.raises(SubmissionUnknown):
             client.images.submit("a fox", **IMAGE, key="fox")
         assert ledger.acts == [("claim", True)]
