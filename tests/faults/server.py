@@ -149,9 +149,11 @@ class FaultServer:
         return True
 
     async def _stop(self) -> None:
-        self._server.close()
+        for listening in self._server.sockets:  # or what is accepted now leaks: python/cpython#109564
+            self._loop.remove_reader(listening.fileno())
         for _ in range(TURNS):  # so that what was accepted last has begun, and can be ended
             await asyncio.sleep(0)
+        self._server.close()
         for writer in self._writers:
             writer.transport.abort()  # for under TLS, closing waits for the client
         for task in self._serving:
