@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
 from tests.services import postgres_url, redis_url  # noqa: F401  fixtures
 
@@ -32,16 +33,24 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
     """Run Chromium; skip where it is not installed, unless PICCC_REQUIRE_BROWSER is set."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+    program = shutil.which("chromium")
+    if program is None:
         reason = "Chromium is not installed: apt-get install --yes --no-install-recommends chromium"
         (pytest.fail if os.environ.get("PICCC_REQUIRE_BROWSER") else pytest.skip)(reason)
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=chromium, args=list(ALONE))
+        opened = await playwright.chromium.launch(executable_path=program, args=list(ALONE))
         yield opened
         await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """Lend Chromium to one test, which runs in the session's loop, and close the pages it has opened."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()

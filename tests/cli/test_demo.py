@@ -56,6 +56,7 @@ def test_the_video_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Pat
         assert len(frames) / stream.average_rate == 6
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_the_video_plays_to_its_end_in_a_browser(demo: tuple[Path, str], browser: Browser) -> None:
     (demo[0] / "player.html").write_text('<!doctype html><video muted src="video.mp4"></video>')
     page = await browser.new_page()

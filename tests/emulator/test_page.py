@@ -58,6 +58,7 @@ async def until(page: Any, condition: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.asyncio(loop_scope="session")
 async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, scheme: str) -> None:
     async with Emulator(speed=math.inf) as emulator:
         fill(emulator)
@@ -86,6 +87,7 @@ async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, sc
         assert faults == []
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_video_plays(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         fill(emulator)
@@ -97,6 +99,7 @@ async def test_a_video_plays(browser: Any) -> None:
         assert await page.evaluate("document.querySelector('.task video').duration") == 1
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_what_happens_while_one_looks_is_shown(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         page = await browser.new_page()
@@ -145,6 +148,7 @@ def test_the_page_s_token_is_in_the_page_and_bad_actions_say_why(client: httpx.C
         assert act(**wrong).status_code == 400
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         with connect(emulator) as client:
@@ -184,6 +188,7 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
         assert emulator.requests[-1].fault == "disconnect"
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         page = await browser.new_page()
@@ -218,6 +223,7 @@ async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) 
         assert (emulator.requests, emulator.charges) == ([], [])
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_person_looks_at_a_task_and_delivers_its_webhook_again(browser: Any) -> None:
     async with Emulator(speed=math.inf) as emulator:
         with connect(emulator) as client:
