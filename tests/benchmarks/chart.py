@@ -56,7 +56,9 @@ def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
     y, parts = 60.0, list[str]()
     for family, members in families.items():
         ours = members[0]
-        rows = {work: row for work, row in figures.items() if row.get(ours) and row.keys() & members[1:]}
+        rows = {
+            work: row for work, row in figures.items() if row.get(ours, 0) > 0 and row.keys() & members[1:]
+        }
         if rows:
             parts.append(_text(EDGE, y, family, "head"))
             legend, y = _legend([each for each in members if any(each in row for row in rows.values())], y)
@@ -92,7 +94,7 @@ def _legend(subjects: list[str], y: float) -> tuple[list[str], float]:
 def _rows(rows: Figures, members: tuple[str, ...], top: float) -> tuple[list[str], float]:
     """Return an axis and the rows below it, and where they end."""
     ratios = {
-        work: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each)}
+        work: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each, 0) > 0}
         for work, row in rows.items()
     }
     scale = Scale(ratios.values())

@@ -15,13 +15,16 @@ from pathlib import Path
 from tests.benchmarks.cpu import settle
 from tests.benchmarks.langchain import model
 
+SAMPLED = 200
+"""After how many tokens to look at the memory again."""
+
 
 class Run:
     """Streams of one model, and what is seen of them."""
 
     def __init__(self, base: str, subject: str, streams: int, tokens: int) -> None:
         self._model = model(subject, f"{base}/paced-{tokens}")
-        self._streams, self._half = streams, streams * tokens // 2
+        self._streams = streams
         self._delays: list[float] = []
         self._open = self._most = 0
         self._before = self._during = 0
@@ -29,7 +32,7 @@ class Run:
     async def figures(self) -> dict[str, float]:
         """Read all streams; return the figures."""
         await asyncio.gather(*[self._read() for _ in range(5)])
-        self._delays, self._most = [], 0
+        self._delays, self._most, self._during = [], 0, 0
         settle()
         self._before, began, spent = _resident(), time.time(), time.process_time()
         await asyncio.gather(*[self._read() for _ in range(self._streams)])
@@ -48,8 +51,8 @@ class Run:
             now = time.time()
             for written in chunk.text.split():
                 self._delays.append(now - float(written))
-                if len(self._delays) == self._half:
-                    self._during = _resident()
+                if not len(self._delays) % SAMPLED:
+                    self._during = max(self._during, _resident())
             if not is_open:
                 is_open = True
                 self._open += 1
