@@ -388,10 +388,12 @@ class _MakingTool(PicccMediaTool):
         try:
             task = await run.place(self._type, {"model": self.model, **arguments}, key=key, lost=self.lost)
         except _TRANSIENT:
-            # The task exists, and cannot be read at the moment: the run goes on when it can.
-            if self.mode == "interrupt" and (known := await run.submitted()):
+            # The task may exist, and be unreadable at the moment: the run or the wait goes on when it can.
+            if self.mode not in ("interrupt", "wait") or (known := await run.submitted()) is None:
+                raise
+            if self.mode == "interrupt":
                 _stop(known)
-            raise
+            task = await run.catch_up(known, self.wait_s)
         run.report_progress()
         if self.mode == "interrupt" and not task.is_terminal:
             _stop(task)

@@ -397,6 +397,19 @@ def test_a_fork_pays_for_edited_arguments_alone(own_emulator: Emulator, way: Way
         assert made(own_emulator) == ["image"] * count
 
 
+@pytest.mark.parametrize("fault", ["429;retry-after=0", "503"])
+def test_a_call_that_is_run_again_waits_where_its_task_cannot_be_read(
+    own_emulator: Emulator, way: Way, fault: str
+) -> None:
+    image = image_tool(own_emulator, mode="wait", **clients(own_emulator, max_retries=0))
+    call = {**calling("A kite").tool_calls[0], "type": "tool_call"}
+    first = way.run(image, "invoke", call, THREAD)
+    own_emulator.fault(fault, route="GET /v1/tasks*", times=1)
+    again = way.run(image, "invoke", call, THREAD)
+    assert media_from(again) == media_from(first)
+    assert (again.status, made(own_emulator)) == ("success", ["image"])
+
+
 @pytest.mark.parametrize("mode", ["submit", "wait"])
 def test_without_a_thread_nobody_is_given_anothers_image(own_emulator: Emulator, mode: str) -> None:
     image = image_tool(own_emulator, mode=mode)

@@ -394,6 +394,12 @@ class MediaToolRun:
         self._task = await _settled(self.client.tasks.get(task_id))
         return self._known()
 
+    async def catch_up(self, task: Task, seconds: float | None) -> Task:
+        """Wait this many seconds for a task that cannot be read at the moment."""
+        self._created = task
+        self._task = await _settled(self.client.tasks.wait(task, timeout=seconds, on_update=self._on_update))
+        return self._known()
+
     def take(self, task: TaskHandle | AsyncTaskHandle) -> Task:
         """Go on with a task that was read already."""
         self._task = task
