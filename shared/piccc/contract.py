@@ -1,16 +1,12 @@
-"""What the API documents and what this package assumes of it, each with a probe that tries it on a server."""
+"""Try statements about the API on a server: requests within a budget, checks of the responses, a report."""
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
@@ -130,12 +126,14 @@ _HEADERS = (
 class Server:
     """The server that is tried; each sample is asked for once, and only while there is money for it.
 
-    `models` has a name for each of chat, image and video, or "" where none is known. `poll` is in seconds.
+    `models` has a name for each of chat, image and video, or "" where none is known; `samples` are what the
+    rows look at, by name. `poll` is in seconds.
     """
 
     base_url: str
     key: str = field(repr=False)
     models: Mapping[str, str]
+    samples: Mapping[str, Sample] = field(repr=False)
     spend: float = 0.0
     prices: Prices = field(default_factory=Prices)
     video_seconds: int = 6
@@ -143,7 +141,7 @@ class Server:
     patience: float = 600.0
     spent: float = 0.0
     run_id: str = field(default_factory=lambda: f"contract-{secrets.token_hex(8)}")
-    _samples: dict[str, Exchange | NotTried] = field(default_factory=dict)
+    _asked: dict[str, Exchange | NotTried] = field(default_factory=dict)
     _client: httpx.Client | None = None
 
     def find(self, rows: Iterable[Row]) -> Iterator[Finding]:
@@ -158,7 +156,7 @@ class Server:
 
     def _price_of(self, row: Row) -> float:
         kind = row.sample.partition(".")[0]  # whatever is read of a task needs the task
-        return max(self.cost(SAMPLES[each]) for each in {row.sample, kind} if each in SAMPLES)
+        return max(self.cost(self.samples[each]) for each in {row.sample, kind} if each in self.samples)
 
     def cost(self, sample: Sample) -> float:
         """Return what a sample may cost."""
@@ -166,23 +164,23 @@ class Server:
 
     def sample(self, name: str) -> Exchange:
         """Return an exchange, asked for now or before. Raises NotTried."""
-        if name not in self._samples:
-            sample = SAMPLES[name]
+        if name not in self._asked:
+            sample = self.samples[name]
             cost = self.cost(sample)
             try:
                 if self.spent + cost > self.spend + 1e-9:
                     raise NotTried(
                         f"may cost {cost:g}; {self.spend - self.spent:g} of {self.spend:g} are left"
                     )
-                self._samples[name] = exchange = sample.ask(self)
+                self._asked[name] = exchange = sample.ask(self)
                 self.spent += cost if exchange.status < 300 else 0.0
             except httpx.HTTPError as error:
                 # Nobody knows whether a request without an answer was billed.
                 self.spent += 0.0 if isinstance(error, httpx.ConnectError) else cost
-                self._samples[name] = NotTried(f"no answer: {redact(str(error) or type(error).__name__)}")
+                self._asked[name] = NotTried(f"no answer: {redact(str(error) or type(error).__name__)}")
             except NotTried as error:
-                self._samples[name] = error
-        found = self._samples[name]
+                self._asked[name] = error
+        found = self._asked[name]
         if isinstance(found, NotTried):
             raise found
         return found
@@ -291,12 +289,6 @@ def markdown(findings: Iterable[Finding], base_url: str, spent: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rows_named(patterns: Iterable[str]) -> list[Row]:
-    """Return the rows whose names match one of the patterns; all, if there is no pattern."""
-    patterns = list(patterns)
-    return [row for row in ROWS if not patterns or any(fnmatchcase(row.name, each) for each in patterns)]
-
-
 # Checks.
 
 
@@ -310,7 +302,7 @@ def fits(shape: Any, *, status: int = 200) -> Check:
     def check(exchange: Exchange) -> str:
         if exchange.status != status:
             return _unlike(exchange, status)
-        return _misfit(exchange.json, shape, "")
+        return misfit(exchange.json, shape, "")
 
     return check
 
@@ -319,7 +311,8 @@ def _unlike(exchange: Exchange, status: int | str) -> str:
     return f"status {exchange.status}, not {status}: {' '.join(_text(exchange.response, 200).split())}"
 
 
-def _misfit(value: Any, shape: Any, path: str) -> str:
+def misfit(value: Any, shape: Any, path: str) -> str:
+    """Return how a value differs from a shape, as `fits` describes shapes; "" where it has it."""
     where = path or "the body"
     if shape is ...:
         return ""
@@ -328,7 +321,7 @@ def _misfit(value: Any, shape: Any, path: str) -> str:
             return f"{where} is {_named(value)}, not an object"
         inside = ((f"{path}.{name}".lstrip("."), name, inner) for name, inner in shape.items())
         found = (
-            f"{at} is missing" if name not in value else _misfit(value[name], inner, at)
+            f"{at} is missing" if name not in value else misfit(value[name], inner, at)
             for at, name, inner in inside
         )
         return next(filter(None, found), "")
@@ -336,7 +329,7 @@ def _misfit(value: Any, shape: Any, path: str) -> str:
         if not isinstance(value, list) or not value:
             return f"{where} is {_named(value)}, not a list with items"
         return next(
-            filter(None, (_misfit(each, shape[0], f"{path}.{at}") for at, each in enumerate(value))), ""
+            filter(None, (misfit(each, shape[0], f"{path}.{at}") for at, each in enumerate(value))), ""
         )
     if isinstance(shape, re.Pattern):
         right = isinstance(value, str) and shape.search(value) is not None
@@ -352,10 +345,10 @@ def _named(value: Any) -> str:
     return text if len(text) < _IN_TABLE else f"{text[:_IN_TABLE]}…"
 
 
-_OPENAI_ERROR = {
+OPENAI_ERROR = {
     "error": {"message": str, "type": str, "code": (str, int, type(None)), "param": (str, type(None))}
 }
-_ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}}
+ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}}
 
 
 def refused(*statuses: int, says: str = "", form: Any = ...) -> Check:
@@ -367,7 +360,7 @@ def refused(*statuses: int, says: str = "", form: Any = ...) -> Check:
         text = exchange.response.decode(errors="replace")
         if not re.search(says, text, re.IGNORECASE):
             return f"it says {_named(text)}"
-        return _misfit(exchange.json, form, "")
+        return misfit(exchange.json, form, "")
 
     return check
 
@@ -384,7 +377,9 @@ def header(name: str, pattern: str = ".") -> Check:
     return check
 
 
-def _streamed(check: Callable[[list[Any]], str]) -> Check:
+def streamed(check: Callable[[list[Any]], str]) -> Check:
+    """Check that the response is a stream, and its events."""
+
     def checked(exchange: Exchange) -> str:
         if exchange.status != 200:
             return _unlike(exchange, 200)
@@ -394,10 +389,11 @@ def _streamed(check: Callable[[list[Any]], str]) -> Check:
     return checked
 
 
-def _chunks(events: list[Any]) -> str:
+def check_chunks(events: list[Any]) -> str:
+    """Check that the events are OpenAI's chunks, with text and one finish_reason."""
     chunks = [event for event in events if event != "[DONE]"]
     shape = {"id": str, "object": "chat.completion.chunk", "created": int, "model": str, "choices": list}
-    if wrong := next(filter(None, (_misfit(chunk, shape, "chunk") for chunk in chunks)), ""):
+    if wrong := next(filter(None, (misfit(chunk, shape, "chunk") for chunk in chunks)), ""):
         return wrong
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     text = "".join(choice["delta"].get("content") or "" for choice in choices)
@@ -407,25 +403,29 @@ def _chunks(events: list[Any]) -> str:
     return "" if len(reasons) == 1 else f"finish reasons: {reasons}"
 
 
-def _ends_in_done(events: list[Any]) -> str:
+def check_done(events: list[Any]) -> str:
+    """Check that `[DONE]` is the last event."""
     return "" if events and events[-1] == "[DONE]" else f"the last event is {_named(events[-1:])}"
 
 
-def _usage_last(events: list[Any]) -> str:
+def check_last_usage(events: list[Any]) -> str:
+    """Check that the last chunk has usage and no choices."""
     chunks = [event for event in events if event != "[DONE]"]
     shape = {"choices": [], "usage": {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int}}
     last = chunks[-1] if chunks else None
     if isinstance(last, dict) and last.get("choices") == []:
-        return _misfit(last["usage"], shape["usage"], "usage")
+        return misfit(last["usage"], shape["usage"], "usage")
     return f"the last chunk is {_named(last)}"
 
 
-def _no_usage(events: list[Any]) -> str:
+def check_no_usage(events: list[Any]) -> str:
+    """Check that no chunk has usage."""
     used = [event for event in events if event != "[DONE]" and event.get("usage")]
     return f"usage came unasked: {_named(used[0])}" if used else ""
 
 
-def _call_chunks(events: list[Any]) -> str:
+def check_call_deltas(events: list[Any]) -> str:
+    """Check that the deltas of a call begin with index, id and name and make JSON arguments."""
     deltas = [
         call
         for event in events
@@ -436,7 +436,7 @@ def _call_chunks(events: list[Any]) -> str:
     if not deltas:
         return "no call came"
     first = {"index": 0, "id": re.compile("."), "function": {"name": "weather"}}
-    if wrong := _misfit(deltas[0], first, "the first delta"):
+    if wrong := misfit(deltas[0], first, "the first delta"):
         return wrong
     if without := [delta for delta in deltas if not isinstance(delta.get("index"), int)]:
         return f"a delta without an index: {_named(without[0])}"
@@ -451,7 +451,8 @@ def _arguments(text: str) -> str:
     return "" if isinstance(value, dict) else f"the arguments are {_named(text)}"
 
 
-def _call(exchange: Exchange) -> str:
+def check_call(exchange: Exchange) -> str:
+    """Check that a chat completion calls the tool `weather`."""
     function = {"name": "weather", "arguments": str}
     calls = [{"id": re.compile("."), "type": "function", "function": function}]
     choice = {"message": {"tool_calls": calls}, "finish_reason": re.compile("^tool_calls$")}
@@ -460,14 +461,16 @@ def _call(exchange: Exchange) -> str:
     return _arguments(exchange.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
 
 
-def _message_order(events: list[Any]) -> str:
+def check_event_order(events: list[Any]) -> str:
+    """Check that the events come in Anthropic's order."""
     kinds = [event["type"] for event in events if event["type"] != "ping"]
     block = "content_block_start (content_block_delta )*content_block_stop "
     order = f"message_start ({block})+message_delta message_stop"
     return "" if re.fullmatch(order, " ".join(kinds)) else f"the events are {' '.join(dict.fromkeys(kinds))}"
 
 
-def _event_names(exchange: Exchange) -> str:
+def check_event_names(exchange: Exchange) -> str:
+    """Check that each event is named by its type."""
     text = exchange.response.decode(errors="replace").replace("\r\n", "\n")
     frames = [
         dict(line.split(":", 1) for line in frame.split("\n") if ":" in line) for frame in text.split("\n\n")
@@ -484,27 +487,29 @@ def _type_of(data: str) -> Any:
     return json.loads(data).get("type")
 
 
-def _message_usage(events: list[Any]) -> str:
-    start = _misfit(
+def check_message_usage(events: list[Any]) -> str:
+    """Check that the first event counts the input and the last the output."""
+    start = misfit(
         events[0], {"message": {"usage": {"input_tokens": int, "output_tokens": int}}}, "the first event"
     )
     deltas = [event for event in events if event["type"] == "message_delta"]
-    return start or _misfit(
+    return start or misfit(
         deltas, [{"delta": {"stop_reason": str}, "usage": {"output_tokens": int}}], "message_delta"
     )
 
 
-def _input_deltas(events: list[Any]) -> str:
+def check_input_deltas(events: list[Any]) -> str:
+    """Check that a `tool_use` block comes with its input in pieces of JSON."""
     text = "".join(
         event["delta"].get("partial_json", "") for event in events if event["type"] == "content_block_delta"
     )
     starts = [event["content_block"] for event in events if event["type"] == "content_block_start"]
     uses = [block for block in starts if block["type"] == "tool_use"]
-    wrong = _misfit(uses, [{"id": re.compile("."), "name": "weather", "input": {}}], "the block")
+    wrong = misfit(uses, [{"id": re.compile("."), "name": "weather", "input": {}}], "the block")
     return wrong or _arguments(text)
 
 
-def _json_text(shape: Any) -> Check:
+def json_text(shape: Any) -> Check:
     """Check that the text of a chat completion is JSON of a shape."""
 
     def check(exchange: Exchange) -> str:
@@ -512,14 +517,16 @@ def _json_text(shape: Any) -> Check:
             return _unlike(exchange, 200)
         text = exchange.json["choices"][0]["message"]["content"]
         try:
-            return _misfit(json.loads(text), shape, "the answer")
+            return misfit(json.loads(text), shape, "the answer")
         except ValueError:
             return f"the answer is {_named(text)}"
 
     return check
 
 
-def _not_in_text(stop: str) -> Check:
+def not_in_text(stop: str) -> Check:
+    """Check that a reply does not have the stop sequence in its text."""
+
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
             return _unlike(exchange, 200)
@@ -534,18 +541,16 @@ def _not_in_text(stop: str) -> Check:
     return check
 
 
-def _total(exchange: Exchange) -> str:
+def check_total(exchange: Exchange) -> str:
+    """Check that `total_tokens` is the sum of input and output."""
     used = exchange.json["usage"]
     total = used["prompt_tokens"] + used["completion_tokens"]
     return "" if used["total_tokens"] == total else f"total_tokens is {used['total_tokens']}, the sum {total}"
 
 
-def _newest_first(exchange: Exchange) -> str:
-    times = [task["created_at"] for task in exchange.json["data"]]
-    return "" if times == sorted(times, reverse=True) else f"created_at in order: {_named(times)}"
+def media(kind: str) -> Check:
+    """Check that a file has the media type of its content: an image or a video."""
 
-
-def _media(kind: str) -> Check:
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
             return _unlike(exchange, 200)
@@ -560,775 +565,11 @@ def _media(kind: str) -> Check:
     return check
 
 
-def _part(exchange: Exchange) -> str:
+def check_part(exchange: Exchange) -> str:
+    """Check that four bytes from the fourth on came as a part."""
     if exchange.status != 206:
         return _unlike(exchange, 206)
     said = exchange.headers.get("content-range", "")
     return (
         "" if said.startswith("bytes 4-7/") and len(exchange.response) == 4 else f"content-range is {said!r}"
     )
-
-
-# Samples.
-
-_ASK = "Name one city. Answer with its name only."
-_SHORT = 32
-"""Tokens of most replies: enough for a call."""
-_PIXEL = base64.b64encode(
-    bytes.fromhex(
-        "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
-        "c9fe92ef0000000049454e44ae426082"
-    )
-).decode()
-_PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-_CLOSED = {**_PARAMETERS, "additionalProperties": False}
-_TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Tells a city's weather.", "parameters": _CLOSED},
-}
-_USE = {"name": "weather", "description": "Tells a city's weather.", "input_schema": _CLOSED}
-_USER = {"role": "user", "content": _ASK}
-_WEATHER = {"role": "user", "content": "What is the weather in Oslo?"}
-_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}}
-_CALLS = {"role": "assistant", "content": None, "tool_calls": [_CALL]}
-_RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "Snow, -3 °C"}
-_TOOL_USE = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Oslo"}}
-_TOOL_RESULT = {"type": "tool_result", "tool_use_id": "call_1", "content": "Snow, -3 °C"}
-_MISSING = "/v1/tasks/task_000000000000000000000000"
-
-
-def _chat(server: Server, fields: JSON, auth: Any = "bearer") -> Exchange:
-    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
-    body = {name: value for name, value in body.items() if value is not None}
-    return server.ask("POST", "/v1/chat/completions", body, auth=auth)
-
-
-def _message(server: Server, fields: JSON, auth: Any = "bearer", path: str = "/v1/messages") -> Exchange:
-    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
-    body = {name: value for name, value in body.items() if value is not None}
-    return server.ask("POST", path, body, auth=auth)
-
-
-def _chats(fields: JSON, times: float = 1.0) -> Sample:
-    return Sample(lambda server: _chat(server, fields), "chat", times)
-
-
-def _messages(fields: JSON, times: float = 1.0) -> Sample:
-    return Sample(lambda server: _message(server, fields), "chat", times)
-
-
-def _free(method: str, path: str, body: JSON | bytes | None = None, **options: Any) -> Sample:
-    return Sample(lambda server: server.ask(method, path, body, **options))
-
-
-def _said(*messages: JSON) -> JSON:
-    return {"messages": list(messages)}
-
-
-def _submission(server: Server, kind: str) -> Exchange:
-    body: JSON = {"model": server.model(kind), "prompt": "A red ceramic mug on a table"}
-    body |= {"aspect_ratio": "1:1", "resolution": "1K"}
-    if kind == "video":
-        body |= {"duration_seconds": server.video_seconds, "resolution": "720p", "aspect_ratio": "16:9"}
-    return server.ask("POST", f"/v1/{kind}s/tasks", body, {"idempotency-key": f"{server.run_id}-{kind}"})
-
-
-def _again(server: Server) -> Exchange:
-    _task_of(server, "image")
-    return replace(_submission(server, "image"), before=server.sample("image"))
-
-
-def _listed(server: Server) -> Exchange:
-    _task_of(server, "image")
-    return replace(server.ask("GET", "/v1/tasks?limit=1&type=image"), before=server.sample("image"))
-
-
-def _task_of(server: Server, kind: str) -> JSON:
-    """Return the submitted task. Raises NotTried where there is none."""
-    task = server.sample(kind).json
-    if not isinstance(task, dict) or not _id_of(task):
-        raise NotTried(f"no {kind} task was accepted")
-    return task
-
-
-def _id_of(task: JSON) -> str:
-    return str(task.get("task_id") or task.get("id") or "")
-
-
-def _read(server: Server, kind: str) -> Exchange:
-    return server.ask("GET", f"/v1/tasks/{_id_of(_task_of(server, kind))}")
-
-
-def _end(server: Server, kind: str) -> Exchange:
-    end = time.monotonic() + server.patience
-    while True:
-        exchange = _read(server, kind)
-        status = exchange.json.get("status") if isinstance(exchange.json, dict) else None
-        if exchange.status != 200 or str(status).lower() not in ("queued", "processing"):
-            return exchange
-        if time.monotonic() > end:
-            raise NotTried(f"the {kind} task had not ended after {server.patience:g} s")
-        time.sleep(server.poll)
-
-
-def _file(server: Server, kind: str, headers: Mapping[str, str] | None = None) -> Exchange:
-    ended = server.sample(f"{kind}.end").json
-    try:
-        url = ended["result"]["outputs"][0]["url"]
-    except (KeyError, IndexError, TypeError):
-        raise NotTried(f"the {kind} task has no output where one is assumed") from None
-    return server.ask("GET", str(httpx.URL(server.base_url).join(url)), headers=headers, auth="none")
-
-
-def _polled(server: Server) -> Exchange:
-    url = _task_of(server, "image").get("polling_url") or ""
-    if httpx.URL(server.base_url).join(url).host != httpx.URL(server.base_url).host:
-        raise NotTried("the polling_url is on another host, which must not get the key")
-    return server.ask("GET", str(httpx.URL(server.base_url).join(url)))
-
-
-def _of_public_address(server: Server) -> Exchange:
-    raise NotTried("needs an address that the provider can reach: see piccc webhooks listen")
-
-
-def _refusals(**bodies: JSON) -> dict[str, Sample]:
-    """Return samples that a strict server refuses, which is free; a lenient one bills a short reply."""
-    made = {"chat": _chats, "messages": _messages}
-    return {
-        name.replace("__", ".").replace("_", "-"): made[name.partition("__")[0]]({"max_tokens": 1, **fields})
-        for name, fields in bodies.items()
-    }
-
-
-SAMPLES: dict[str, Sample] = {
-    "models": _free("GET", "/v1/models"),
-    "models.x-api-key": _free("GET", "/v1/models", auth="x-api-key"),
-    "no-key": Sample(lambda server: _chat(server, {}, "none")),
-    "wrong-key": _free("GET", "/v1/tasks", headers={"authorization": "Bearer pcc_live_wrong"}, auth="none"),
-    "no-key.messages": Sample(lambda server: _message(server, {}, "none")),
-    "no-task": _free("GET", _MISSING),
-    "list": _free("GET", "/v1/tasks?limit=2"),
-    "list.filter": _free("GET", "/v1/tasks?type=image&status=completed&limit=5"),
-    "count": Sample(lambda server: _message(server, {"max_tokens": None}, path="/v1/messages/count_tokens")),
-    "chat.not-json": _free("POST", "/v1/chat/completions", b'{"model": '),
-    "messages.not-json": _free("POST", "/v1/messages", b'{"model": '),
-    "tasks.no-prompt": Sample(
-        lambda server: server.ask("POST", "/v1/images/tasks", {"model": server.model("image")})
-    ),
-    **_refusals(
-        chat__no_messages={"messages": []},
-        chat__unknown_model={"model": "no-such-model"},
-        chat__unknown_content=_said({"role": "user", "content": [{"type": "hologram"}]}),
-        chat__both_limits={"max_completion_tokens": 1},
-        chat__parallel_without_tools={"parallel_tool_calls": False},
-        chat__unanswered_call=_said(_WEATHER, _CALLS, _USER),
-        chat__result_without_call=_said(_USER, _RESULT),
-        chat__bad_arguments=_said(
-            _WEATHER,
-            {**_CALLS, "tool_calls": [{**_CALL, "function": {"name": "weather", "arguments": "{"}}]},
-            _RESULT,
-        ),
-        chat__tool_name={
-            "tools": [{"type": "function", "function": {"name": "the weather", "parameters": _CLOSED}}]
-        },
-        chat__unknown_choice={
-            "tools": [_TOOL],
-            "tool_choice": {"type": "function", "function": {"name": "other"}},
-        },
-        chat__bad_schema={
-            "tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "thing"}}}]
-        },
-        chat__open_schema={
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "strict": True, "schema": _PARAMETERS},
-            }
-        },
-        chat__half_a_pair=_said({"role": "user", "content": "\ud83d"}),
-        chat__mistyped_image=_said(
-            {
-                "role": "user",
-                "content": [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_PIXEL}"}}],
-            }
-        ),
-        chat__duplicate_call=_said(_WEATHER, {**_CALLS, "tool_calls": [_CALL, _CALL]}, _RESULT, _RESULT),
-        chat__nameless_call=_said(
-            _WEATHER,
-            {**_CALLS, "tool_calls": [{**_CALL, "function": {"name": "", "arguments": "{}"}}]},
-            _RESULT,
-        ),
-        chat__speaker=_said(_USER, {"role": "assistant", "name": "research agent", "content": "Oslo"}, _USER),
-        chat__false_pdf=_said(
-            {
-                "role": "user",
-                "content": [
-                    {
-                        "type": "file",
-                        "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,SGVsbG8="},
-                    }
-                ],
-            }
-        ),
-        messages__tool_id=_said(
-            _WEATHER,
-            {"role": "assistant", "content": [{**_TOOL_USE, "id": "call|1"}]},
-            {"role": "user", "content": [{**_TOOL_RESULT, "tool_use_id": "call|1"}]},
-        ),
-        messages__system_image={
-            "system": [
-                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": _PIXEL}}
-            ]
-        },
-        messages__thinking_forced={
-            **_said(_WEATHER),
-            "thinking": {"type": "enabled", "budget_tokens": 1024},
-            "max_tokens": 1025,
-            "tools": [_USE],
-            "tool_choice": {"type": "any"},
-        },
-        messages__foreign_thinking=_said(
-            _USER,
-            {
-                "role": "assistant",
-                "content": [
-                    {"type": "thinking", "thinking": "A city.", "signature": "bm90IHlvdXJz"},
-                    {"type": "text", "text": "Oslo"},
-                ],
-            },
-            _USER,
-        ),
-        messages__no_max_tokens={"max_tokens": None},
-        messages__blank_text=_said({"role": "user", "content": " "}),
-        messages__trailing_space=_said(_USER, {"role": "assistant", "content": "Oslo "}),
-        messages__result_without_call=_said({"role": "user", "content": [_TOOL_RESULT]}),
-        messages__unanswered_call=_said(_WEATHER, {"role": "assistant", "content": [_TOOL_USE]}, _USER),
-        messages__budget={"thinking": {"type": "enabled", "budget_tokens": 2048}},
-        messages__thinking_temperature={
-            "thinking": {"type": "enabled", "budget_tokens": 1024},
-            "max_tokens": 1025,
-            "temperature": 0.5,
-        },
-        messages__cache_marks=_said(
-            {
-                "role": "user",
-                "content": [{"type": "text", "text": "Go.", "cache_control": {"type": "ephemeral"}}] * 5,
-            }
-        ),
-    ),
-    "chat": _chats({}),
-    "chat.cut": _chats({"max_tokens": 1, **_said({"role": "user", "content": "Count from one to twenty."})}),
-    "chat.stop": _chats({"stop": ["o"]}),
-    "chat.developer": _chats(_said({"role": "developer", "content": "Be brief."}, _USER)),
-    "chat.parts": _chats(_said({"role": "user", "content": [{"type": "text", "text": _ASK}]})),
-    "chat.image": _chats(
-        _said(
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "Which colour is this?"},
-                    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_PIXEL}"}},
-                ],
-            }
-        )
-    ),
-    "chat.stream": _chats({"stream": True}),
-    "chat.stream.usage": _chats({"stream": True, "stream_options": {"include_usage": True}}),
-    "chat.tool": _chats({**_said(_WEATHER), "tools": [_TOOL], "tool_choice": "required"}),
-    "chat.tool.named": _chats(
-        {
-            **_said(_WEATHER),
-            "tools": [_TOOL],
-            "tool_choice": {"type": "function", "function": {"name": "weather"}},
-        }
-    ),
-    "chat.tool.stream": _chats(
-        {**_said(_WEATHER), "tools": [_TOOL], "tool_choice": "required", "stream": True}
-    ),
-    "chat.result": _chats({**_said(_WEATHER, _CALLS, _RESULT), "tools": [_TOOL]}),
-    "chat.schema": _chats(
-        {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "strict": True, "schema": _CLOSED},
-            }
-        }
-    ),
-    "chat.json": _chats(
-        {
-            **_said({"role": "user", "content": 'Name a city. Answer in JSON: {"city": "..."}'}),
-            "response_format": {"type": "json_object"},
-        }
-    ),
-    "chat.logprobs": _chats({"logprobs": True, "top_logprobs": 1, "seed": 1, "temperature": 0, "top_p": 1}),
-    "chat.reasoning": _chats(
-        {"reasoning_effort": "low", "max_tokens": None, "max_completion_tokens": 512}, 5
-    ),
-    "messages": _messages({}),
-    "messages.x-api-key": Sample(lambda server: _message(server, {}, "x-api-key"), "chat"),
-    "messages.cut": _messages(
-        {"max_tokens": 1, **_said({"role": "user", "content": "Count from one to twenty."})}
-    ),
-    "messages.stop": _messages({"stop_sequences": ["o"]}),
-    "messages.system": _messages({"system": [{"type": "text", "text": "Be brief."}]}),
-    "messages.two-user-turns": _messages(_said({"role": "user", "content": "Hello."}, _USER)),
-    "messages.image": _messages(
-        _said(
-            {
-                "role": "user",
-                "content": [
-                    {
-                        "type": "image",
-                        "source": {"type": "base64", "media_type": "image/png", "data": _PIXEL},
-                    },
-                    {"type": "text", "text": "Which colour is this?"},
-                ],
-            }
-        )
-    ),
-    "messages.stream": _messages({"stream": True}),
-    "messages.tool": _messages({**_said(_WEATHER), "tools": [_USE], "tool_choice": {"type": "any"}}),
-    "messages.tool.stream": _messages(
-        {
-            **_said(_WEATHER),
-            "tools": [_USE],
-            "tool_choice": {"type": "tool", "name": "weather"},
-            "stream": True,
-        }
-    ),
-    "messages.result": _messages(
-        {
-            **_said(
-                _WEATHER,
-                {"role": "assistant", "content": [_TOOL_USE]},
-                {"role": "user", "content": [_TOOL_RESULT]},
-            ),
-            "tools": [_USE],
-        }
-    ),
-    "messages.thinking": _messages(
-        {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1056}, 10
-    ),
-    "chat.overflow": _chats(_said({"role": "user", "content": "word " * 140_000}), 20),
-    "messages.overflow": _messages(_said({"role": "user", "content": "word " * 140_000}), 20),
-    "webhook": Sample(_of_public_address),
-}
-for _kind in ("image", "video"):
-    SAMPLES |= {
-        _kind: Sample(partial(_submission, kind=_kind), _kind),
-        f"{_kind}.read": Sample(partial(_read, kind=_kind)),
-        f"{_kind}.end": Sample(partial(_end, kind=_kind)),
-        f"{_kind}.file": Sample(partial(_file, kind=_kind)),
-        f"{_kind}.range": Sample(partial(_file, kind=_kind, headers={"range": "bytes=4-7"})),
-    }
-SAMPLES |= {
-    "image.polling-url": Sample(_polled),
-    "image.list": Sample(_listed),
-    "image.again": Sample(_again, "image"),
-}
-
-
-# Rows.
-
-
-def _same_task(exchange: Exchange) -> str:
-    first = _id_of(exchange.before.json) if exchange.before else None
-    found = _id_of(exchange.json) or exchange.json["data"][0]["task_id"]
-    return "" if found == first else f"task_id is {found!r}, not {first!r}"
-
-
-_RFC_URL = re.compile("^https?://")
-_STATUS = re.compile("^(queued|processing|completed|failed|cancelled|expired)$")
-_TASK = {
-    "task_id": str,
-    "object": "task",
-    "type": re.compile("^(image|video)$"),
-    "status": _STATUS,
-    "progress": int,
-    "model": str,
-    "polling_url": _RFC_URL,
-    "created_at": int,
-    "updated_at": int,
-    "prompt": str,
-    "aspect_ratio": str,
-    "resolution": str,
-    "error": ...,
-    "result": ...,
-}
-_REPLY = {
-    "id": str,
-    "object": "chat.completion",
-    "created": int,
-    "model": str,
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": str},
-            "finish_reason": re.compile("^(stop|length)$"),
-        }
-    ],
-    "usage": {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int},
-}
-_MESSAGE = {
-    "id": str,
-    "type": "message",
-    "role": "assistant",
-    "model": str,
-    "content": [{"type": "text", "text": str}],
-    "stop_reason": str,
-    "stop_sequence": (str, type(None)),
-    "usage": {"input_tokens": int, "output_tokens": int},
-}
-_OVERFLOW = "context|too long|maximum"
-_ACCEPTED = fits({"choices": [{"message": {"role": "assistant"}}]})
-_ANSWERED = fits({"type": "message", "role": "assistant"})
-
-
-def _output(kind: str) -> JSON:
-    shape = {"type": kind, "url": _RFC_URL, "mime_type": re.compile(f"^{kind}/"), "width": int, "height": int}
-    return {
-        "status": "completed",
-        "progress": 100,
-        "completed_at": int,
-        "result": {"outputs": [shape]},
-        "error": None,
-    }
-
-
-def _block(kind: str, **shape: Any) -> Check:
-    """Check that a message has a block."""
-
-    def check(exchange: Exchange) -> str:
-        blocks = [block for block in exchange.json.get("content") or () if block.get("type") == kind]
-        return (
-            _misfit(blocks, [shape], kind)
-            if blocks
-            else fits({"type": "message"})(exchange) or f"no {kind} came"
-        )
-
-    return check
-
-
-def _finish(reason: str) -> Check:
-    return fits({"choices": [{"finish_reason": reason}]})
-
-
-def _rows(origin: Origin, *rows: tuple[str, str, str, Check]) -> list[Row]:
-    return [Row(name, origin, says, sample, check) for name, says, sample, check in rows]
-
-
-def _refusal_rows(*rows: tuple[str, str]) -> list[Row]:
-    """Make rows whose sample has their name, and which a strict server refuses."""
-    return [Row(name, "assumed", says, name, refused(400, 404, 413, 422)) for name, says in rows]
-
-
-ROWS: tuple[Row, ...] = (
-    *_rows(
-        "documented",
-        ("auth.bearer", "`Authorization: Bearer KEY` is accepted.", "models", fits(dict)),
-        ("auth.x-api-key", "`X-API-Key: KEY` is accepted.", "models.x-api-key", fits(dict)),
-        ("chat", "`POST /v1/chat/completions` answers model and messages.", "chat", _ACCEPTED),
-        (
-            "chat.stream",
-            "`stream: true` streams.",
-            "chat.stream",
-            _streamed(lambda events: "" if events else "no event"),
-        ),
-        (
-            "messages",
-            "`POST /v1/messages` answers model, max_tokens and messages, with Bearer.",
-            "messages",
-            _ANSWERED,
-        ),
-        ("list", "`GET /v1/tasks` lists tasks.", "list", fits(dict)),
-        ("list.filter", "The list takes `type` and `status`.", "list.filter", fits(dict)),
-        (
-            "image",
-            "An image task is accepted with task_id, status and polling_url.",
-            "image",
-            fits({"task_id": str, "status": str, "polling_url": str}, status=202),
-        ),
-        (
-            "video",
-            "A video task is accepted with task_id, status and polling_url.",
-            "video",
-            fits({"task_id": str, "status": str, "polling_url": str}, status=202),
-        ),
-        (
-            "image.read",
-            "`GET /v1/tasks/{task_id}` shows the task.",
-            "image.read",
-            fits({"task_id": str, "status": str}),
-        ),
-        (
-            "video.read",
-            "So it does a video task.",
-            "video.read",
-            fits({"task_id": str, "status": str}),
-        ),
-    ),
-    *_rows(
-        "assumed",
-        (
-            "auth.none",
-            "Without a key the status is 401, in OpenAI's error form.",
-            "no-key",
-            refused(401, form=_OPENAI_ERROR),
-        ),
-        (
-            "auth.wrong",
-            "A wrong key is 401 on the task routes, in OpenAI's error form.",
-            "wrong-key",
-            refused(401, form=_OPENAI_ERROR),
-        ),
-        (
-            "auth.messages",
-            "On `/v1/messages` it is 401 in Anthropic's error form.",
-            "no-key.messages",
-            refused(401, form=_ANTHROPIC_ERROR),
-        ),
-        ("auth.messages.x-api-key", "`/v1/messages` takes `X-API-Key` too.", "messages.x-api-key", _ANSWERED),
-        ("request-id", "Every reply has `x-request-id`.", "models", header("x-request-id")),
-        ("request-id.error", "Every error has `x-request-id`.", "no-key", header("x-request-id")),
-        ("request-id.messages", "`/v1/messages` has `request-id` too.", "messages", header("request-id")),
-        (
-            "rate-limit",
-            "Replies have `x-ratelimit-limit-requests`.",
-            "models",
-            header("x-ratelimit-limit-requests", "^[0-9]+$"),
-        ),
-        (
-            "models",
-            "`GET /v1/models` is OpenAI's list.",
-            "models",
-            fits(
-                {"object": "list", "data": [{"id": str, "object": "model", "created": int, "owned_by": str}]}
-            ),
-        ),
-        (
-            "count",
-            "`POST /v1/messages/count_tokens` counts the input.",
-            "count",
-            fits({"input_tokens": int}),
-        ),
-        (
-            "no-task",
-            "An unknown task is 404 in OpenAI's error form.",
-            "no-task",
-            refused(404, form=_OPENAI_ERROR),
-        ),
-        (
-            "list.form",
-            "The list is {object: list, data, has_more, next_cursor}.",
-            "list",
-            fits({"object": "list", "data": list, "has_more": bool, "next_cursor": (str, type(None))}),
-        ),
-        ("tasks.no-prompt", "A task without a prompt is refused.", "tasks.no-prompt", refused(400, 422)),
-        ("chat.form", "A whole reply has the fields of OpenAI's chat completion.", "chat", fits(_REPLY)),
-        ("chat.total", "`total_tokens` is the sum of the two.", "chat", _total),
-        ("chat.cut", "`max_tokens` cuts a reply with finish_reason `length`.", "chat.cut", _finish("length")),
-        (
-            "chat.stop",
-            "`stop` ends a reply, without the text at which it ends.",
-            "chat.stop",
-            _not_in_text("o"),
-        ),
-        ("chat.developer", "The role `developer` is accepted.", "chat.developer", _ACCEPTED),
-        ("chat.parts", "Content may be a list of parts.", "chat.parts", _ACCEPTED),
-        ("chat.image", "An image part with a data URL is accepted.", "chat.image", _ACCEPTED),
-        (
-            "chat.stream.form",
-            "Events are OpenAI's chunks, with one finish_reason.",
-            "chat.stream",
-            _streamed(_chunks),
-        ),
-        ("chat.stream.done", "A stream ends in `[DONE]`.", "chat.stream", _streamed(_ends_in_done)),
-        ("chat.stream.no-usage", "Usage does not come unasked.", "chat.stream", _streamed(_no_usage)),
-        (
-            "chat.stream.usage",
-            "`include_usage` adds a last chunk with usage and without choices.",
-            "chat.stream.usage",
-            _streamed(_usage_last),
-        ),
-        (
-            "chat.tool",
-            "`tool_choice: required` makes the model call, with JSON arguments.",
-            "chat.tool",
-            _call,
-        ),
-        (
-            "chat.tool.named",
-            "A named `tool_choice` calls that tool.",
-            "chat.tool.named",
-            fits({"choices": [{"message": {"tool_calls": [{"function": {"name": "weather"}}]}}]}),
-        ),
-        (
-            "chat.tool.stream",
-            "A streamed call begins with index, id and name; every delta has an index.",
-            "chat.tool.stream",
-            _streamed(_call_chunks),
-        ),
-        ("chat.result", "A tool's result is answered.", "chat.result", _ACCEPTED),
-        ("chat.schema", "A strict `json_schema` is kept to.", "chat.schema", _json_text({"city": str})),
-        ("chat.json", "`json_object` gives a JSON object.", "chat.json", _json_text({})),
-        (
-            "chat.logprobs",
-            "`logprobs` gives each token's.",
-            "chat.logprobs",
-            fits({"choices": [{"logprobs": {"content": [{"token": str, "logprob": (int, float)}]}}]}),
-        ),
-        (
-            "chat.reasoning",
-            "`reasoning_effort` and `max_completion_tokens` are accepted.",
-            "chat.reasoning",
-            _ACCEPTED,
-        ),
-        ("messages.form", "A whole reply has the fields of Anthropic's message.", "messages", fits(_MESSAGE)),
-        (
-            "messages.cut",
-            "`max_tokens` cuts with stop_reason `max_tokens`.",
-            "messages.cut",
-            fits({"stop_reason": "max_tokens"}),
-        ),
-        (
-            "messages.stop",
-            "`stop_sequences` end a reply, without the text.",
-            "messages.stop",
-            _not_in_text("o"),
-        ),
-        ("messages.system", "`system` may be text blocks.", "messages.system", _ANSWERED),
-        ("messages.two-user-turns", "Two user turns are joined.", "messages.two-user-turns", _ANSWERED),
-        ("messages.image", "An image block with base64 is accepted.", "messages.image", _ANSWERED),
-        (
-            "messages.stream",
-            "Events come in Anthropic's order.",
-            "messages.stream",
-            _streamed(_message_order),
-        ),
-        ("messages.stream.names", "Events are named by their types.", "messages.stream", _event_names),
-        (
-            "messages.stream.usage",
-            "Usage is in the first event and in message_delta.",
-            "messages.stream",
-            _streamed(_message_usage),
-        ),
-        (
-            "messages.tool",
-            "`tool_choice: any` makes the model call, with stop_reason `tool_use`.",
-            "messages.tool",
-            _block("tool_use", id=re.compile("."), name="weather", input={"city": str}),
-        ),
-        (
-            "messages.tool.stream",
-            "A streamed call has JSON deltas.",
-            "messages.tool.stream",
-            _streamed(_input_deltas),
-        ),
-        ("messages.result", "A tool's result is answered.", "messages.result", _ANSWERED),
-        (
-            "messages.thinking",
-            "Thinking is a first block with a signature.",
-            "messages.thinking",
-            _block("thinking", thinking=str, signature=re.compile(".")),
-        ),
-        (
-            "chat.overflow",
-            "A prompt beyond the context is 400, and says so.",
-            "chat.overflow",
-            refused(400, 413, says=_OVERFLOW),
-        ),
-        (
-            "messages.overflow",
-            "So it is on `/v1/messages`.",
-            "messages.overflow",
-            refused(400, 413, says=_OVERFLOW),
-        ),
-        ("image.form", "A task has the fields that we read.", "image.read", fits(_TASK)),
-        (
-            "image.polling-url",
-            "`polling_url` leads to the task.",
-            "image.polling-url",
-            fits({"task_id": str}),
-        ),
-        ("image.list", "The newest task comes first in the list.", "image.list", _same_task),
-        ("image.end", "An image task ends with an output.", "image.end", fits(_output("image"))),
-        (
-            "image.size",
-            "1K is 1024 pixels on the longer side.",
-            "image.end",
-            fits({"result": {"outputs": [{"width": 1024, "height": 1024}]}}),
-        ),
-        (
-            "image.expires",
-            "An output's URL says when it expires.",
-            "image.end",
-            fits({"result": {"expires_at": int}}),
-        ),
-        (
-            "image.file",
-            "The output's URL needs no key, and leads to an image.",
-            "image.file",
-            _media("image"),
-        ),
-        ("image.range", "Downloads can be continued: Range gives 206.", "image.range", _part),
-        ("image.again", "`Idempotency-Key` gives the same task again.", "image.again", _same_task),
-        ("video.end", "A video task ends with an output.", "video.end", fits(_output("video"))),
-        (
-            "video.size",
-            "720p is 720 pixels on the shorter side.",
-            "video.end",
-            fits({"result": {"outputs": [{"width": 1280, "height": 720}]}}),
-        ),
-        ("video.file", "Its URL leads to an MP4 file.", "video.file", _media("video")),
-        ("video.range", "Downloads can be continued: Range gives 206.", "video.range", _part),
-        ("webhook", "A finished task is posted to the webhook, signed.", "webhook", fits(dict)),
-    ),
-    *_rows(
-        "assumed",
-        (
-            "error.form",
-            "A refused chat request has OpenAI's error form.",
-            "chat.not-json",
-            refused(400, form=_OPENAI_ERROR),
-        ),
-        (
-            "error.form.messages",
-            "On `/v1/messages` it has Anthropic's.",
-            "messages.not-json",
-            refused(400, form=_ANTHROPIC_ERROR),
-        ),
-    ),
-    *_refusal_rows(
-        ("chat.not-json", "A body that is not JSON is refused."),
-        ("messages.not-json", "So it is on `/v1/messages`."),
-        ("chat.no-messages", "Empty messages are refused."),
-        ("chat.unknown-model", "An unknown model is refused."),
-        ("chat.unknown-content", "An unknown content type is refused."),
-        ("chat.both-limits", "max_tokens and max_completion_tokens together are refused."),
-        ("chat.parallel-without-tools", "parallel_tool_calls without tools is refused."),
-        ("chat.unanswered-call", "A call that no result answers is refused."),
-        ("chat.result-without-call", "A result without its call is refused."),
-        ("chat.bad-arguments", "A call whose arguments are not a JSON object is refused."),
-        ("chat.tool-name", "A tool name with a space is refused."),
-        ("chat.unknown-choice", "A tool_choice that names no tool is refused."),
-        ("chat.bad-schema", "Parameters that are no JSON Schema are refused."),
-        ("chat.open-schema", "A strict schema without additionalProperties: false is refused."),
-        ("chat.half-a-pair", "Half of a surrogate pair is refused."),
-        ("chat.mistyped-image", "An image that is not of its declared type is refused."),
-        ("chat.duplicate-call", "Two calls with one id are refused."),
-        ("chat.nameless-call", "A call without a name is refused."),
-        ("chat.speaker", "A name with a space is refused."),
-        ("chat.false-pdf", "A text that is declared as PDF is refused."),
-        ("messages.tool-id", "A call's id with other characters than A-Z a-z 0-9 _ - is refused."),
-        ("messages.system-image", "A system block other than text is refused."),
-        ("messages.thinking-forced", "Thinking with a forced tool is refused."),
-        ("messages.foreign-thinking", "Thinking with a foreign signature is refused."),
-        ("messages.no-max-tokens", "A message without max_tokens is refused."),
-        ("messages.blank-text", "Blank text is refused."),
-        ("messages.trailing-space", "A final assistant text with trailing white space is refused."),
-        ("messages.result-without-call", "A result without its call is refused."),
-        ("messages.unanswered-call", "A call that no result answers is refused."),
-        ("messages.budget", "A thinking budget above max_tokens is refused."),
-        ("messages.thinking-temperature", "Thinking with another temperature than 1 is refused."),
-        ("messages.cache-marks", "More than four cache marks are refused."),
-    ),
-)

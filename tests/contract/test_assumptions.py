@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from piccc.contract import ROWS, SAMPLES, Finding, Prices, Server, markdown, rows_named
+from piccc.contract import Finding, Prices, Server, markdown
+from piccc.contract_rows import ROWS, SAMPLES, rows_named
 from piccc.emulator import Emulator, Scripted
 from tests.cli.shell import Shell
 
@@ -30,6 +31,7 @@ def tried(emulator: Emulator, *names: str, spend: float = 100.0, **options: Any)
         "base_url": emulator.base_url,
         "key": emulator.api_key,
         "models": MODELS,
+        "samples": SAMPLES,
         "poll": 0.001,
         "video_seconds": 1,
         **options,

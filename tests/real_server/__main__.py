@@ -24,7 +24,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from piccc.contract import ROWS, Finding, Server, markdown
+from piccc.contract import Finding, Server, markdown
+from piccc.contract_rows import ROWS, SAMPLES
 from piccc.emulator import Emulator
 from tests.benchmarks.__main__ import ROOT, environment
 from tests.real_server.subject import FACTS, QUESTION, VECTORS
@@ -222,7 +223,7 @@ LONG |= {"messages.thinking-forced", "messages.thinking-temperature"}
 def contract(address: str) -> list[Finding]:
     """Try what we assume of chat; the media rows have nothing to try here."""
     rows = [row for row in ROWS if row.name.startswith(("auth", "chat", "messages")) and row.name not in LONG]
-    server = Server(address, KEY, {"chat": "piccc-pro"}, spend=10)
+    server = Server(address, KEY, {"chat": "piccc-pro"}, SAMPLES, spend=10)
     return list(server.find(rows))
 
 

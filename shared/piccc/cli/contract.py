@@ -49,7 +49,8 @@ def contract(
       piccc contract --spend 0.5 --only 'chat.*' --json
     """
     from piccc._http.backends import run_sync
-    from piccc.contract import Prices, Server, markdown, rows_named
+    from piccc.contract import Prices, Server, markdown
+    from piccc.contract_rows import SAMPLES, rows_named
 
     config = resolve()
     if config.is_placeholder:
@@ -65,6 +66,7 @@ def contract(
             "image": os.environ.get("PICCC_IMAGE_MODEL", ""),
             "video": os.environ.get("PICCC_VIDEO_MODEL", ""),
         },
+        samples=SAMPLES,
         spend=spend,
         prices=Prices(chat_price, image_price, video_price),
         video_seconds=video_seconds,
