@@ -77,7 +77,7 @@ class Recording:
         self._batches = batches
         self.reply = reply
 
-    def open(self, request: object, timeout: object) -> nullcontext[Recording]:
+    def open(self, request: object, timeout: object, **options: object) -> nullcontext[Recording]:
         """Return itself as the stream."""
         return nullcontext(self)
 
