@@ -63,22 +63,22 @@ def test_a_video_has_its_size_and_length(
     output, content = ordered(
         client, video(resolution=resolution, aspect_ratio=ratio, duration_seconds=seconds)
     )
-    with av.open(io.BytesIO(content), "r") as film:
-        stream = film.streams.video[0]
-        frames = [frame.to_ndarray(format="gray").mean() for frame in film.decode(stream)]
+    with av.open(io.BytesIO(content), "r") as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="gray").mean() for frame in container.decode(stream)]
         assert (stream.width, stream.height) == pixels("video", resolution, ratio)
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert len(frames) == 24 * seconds
         assert stream.duration is not None
         assert stream.time_base is not None
         assert float(stream.duration * stream.time_base) == seconds == output["duration_seconds"]
-    assert content.index(b"moov") < content.index(b"mdat"), "a film must begin to play before it is whole"
+    assert content.index(b"moov") < content.index(b"mdat"), "a video must begin to play before it is whole"
 
 
 def test_a_video_moves(client: httpx.Client) -> None:
     _, content = ordered(client, video(resolution="480p", duration_seconds=1))
-    with av.open(io.BytesIO(content), "r") as film:
-        frames = [frame.to_ndarray(format="gray") for frame in film.decode(video=0)]
+    with av.open(io.BytesIO(content), "r") as container:
+        frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
     assert not (frames[0] == frames[-1]).all()
 
 

@@ -101,18 +101,18 @@ def test_the_list_is_filtered_by_type_and_by_the_status_now(
     old = still_client.post("/v1/images/tasks", json=image()).json()["task_id"]
     still.advance(3)
     new = still_client.post("/v1/images/tasks", json=image()).json()["task_id"]
-    film = still_client.post("/v1/videos/tasks", json=video()).json()["task_id"]
+    clip = still_client.post("/v1/videos/tasks", json=video()).json()["task_id"]
     assert listed(still_client, type="image") == [new, old]
     assert listed(still_client, status="completed") == [old]
-    assert listed(still_client, type="video", status="queued") == [film]
+    assert listed(still_client, type="video", status="queued") == [clip]
     assert listed(still_client, type="video", status="failed") == []
     still.advance(3)
     newest = still_client.post("/v1/images/tasks", json=image()).json()["task_id"]
     assert listed(still_client, status="completed") == [new, old]
-    assert listed(still_client, status="processing") == [film]  # the oldest that runs; a newer one has ended
+    assert listed(still_client, status="processing") == [clip]  # the oldest that runs; a newer one has ended
     still.advance(4)
     assert listed(still_client, status="processing") == []
-    assert listed(still_client, status="completed") == [newest, film, new, old]
+    assert listed(still_client, status="completed") == [newest, clip, new, old]
 
 
 @pytest.mark.parametrize(
