@@ -207,6 +207,22 @@ def test_outputs_are_read_in_every_shape(output: object, url: str) -> None:
     assert [each.url for each in read_task({"task_id": "t", "images": [output]}).outputs] == [url]
 
 
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"thumbnail_url": URL}, URL),
+        ({"cover_image_url": URL, "poster": 3}, URL),
+        ({"cover": {"url": URL}}, URL),
+        ({"poster": "file:///etc/passwd"}, None),
+        ({"thumbnail": {"url": "http://[::1/x.png"}}, None),
+        ({}, None),
+    ],
+)
+def test_a_videos_thumbnail_is_read_under_each_name(fields: dict[str, Any], url: str | None) -> None:
+    task = read_task({"task_id": "t", "videos": [{"url": "https://example.com/a.mp4", **fields}]})
+    assert [each.thumbnail_url for each in task.outputs] == [url]
+
+
 def test_a_task_that_runs_or_has_an_output_has_not_failed() -> None:
     assert TaskError.of(read_task({"task_id": "t", "status": "running"})) is None
     assert TaskError.of(read_task({"task_id": "t", "status": "done", "url": URL})) is None

@@ -139,6 +139,7 @@ class Output:
         task_id: the task that made it.
         sha256: of its content, in hex, once it has been fetched; else None.
         place: its position among the outputs of its task, from 0.
+        thumbnail_url: where an image of a video is, or None where the server gave none.
     """
 
     url: str
@@ -150,6 +151,7 @@ class Output:
     task_id: str = ""
     sha256: str | None = None
     place: int = 0
+    thumbnail_url: str | None = None
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from PIL import Image
 
@@ -173,6 +174,60 @@ def test_a_video_plays_from_its_file_once_it_is_saved_where_a_notebook_can_load_
     monkeypatch.chdir("/")
     (tmp_path / "videos" / "a 狐 #1.mp4").unlink()
     assert f'src="{host.url}/file/a.png#' in shown(task)
+
+
+@cache
+def blue_video() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as video:
+        stream: Any = video.add_stream("libx264", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 600, 400, "yuv420p"
+        video.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (600, 400), "blue"))))
+        video.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def red_thumbnail() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+POSTERS = {
+    "the server's thumbnail": ({"thumbnail_url": red_thumbnail()}, (0, "red")),
+    "the first frame": ({}, (1, "blue")),
+    "the first frame, for the thumbnail is no image": ({"thumbnail_url": "data:,no"}, (1, "blue")),
+    "no decoder": ({}, (0, None)),
+    "a playlist": ({}, (1, None)),
+    "many pixels": ({}, (1, None)),
+}
+"""What the task has besides its video; how often the video is fetched, and its poster's colour."""
+
+
+@pytest.mark.parametrize("case", POSTERS)
+def test_a_video_has_a_poster_that_outlives_its_address(
+    host: FileHost, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    extra, expected = POSTERS[case]
+    host.content = blue_video()
+    match case:
+        case "no decoder":
+            monkeypatch.setitem(sys.modules, "av", None)
+        case "a playlist":
+            host.content = f"#EXTM3U\n#EXTINF:1,\n{host.url}/v1/tasks/secret\n".encode()
+            host.headers = {"content-type": "video/mp4"}
+        case "many pixels":
+            monkeypatch.setattr(preview, "MAX_PIXELS", 600 * 400 - 1)
+    output = {"url": f"{host.url}/file/a.mp4", "type": "video", **extra}
+    task = {"task_id": "task_1", "status": "completed", "result": {"outputs": [output]}}
+    html = shown(Client(base_url=host.url, api_key=KEY).tasks.load(json.dumps(task)))
+    posters = re.findall(r'poster="data:image/webp;base64,([^"]+)"', html)
+    frames = [Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB") for each in posters]
+    colors = [
+        "red" if red > blue else "blue" for red, _, blue in (frame.getpixel((9, 9)) for frame in frames)
+    ]
+    assert (len(host.asked), next(iter(colors), None)) == expected
+    assert f'src="{host.url}/file/a.mp4#' in html
 
 
 def test_a_gallery_fetches_a_bounded_number_of_images(

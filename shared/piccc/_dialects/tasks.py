@@ -403,7 +403,20 @@ def _output(entry: Mapping[str, Any], task: Task, place: int) -> Output:
         duration_seconds=_number(entry.get("duration_seconds") or entry.get("duration")),
         task_id=task.id,
         place=place,
+        thumbnail_url=_thumbnail(entry),
     )
+
+
+_THUMBNAILS = ("thumbnail_url", "thumbnail", "cover_image_url", "cover_url", "cover", "poster_url", "poster")
+
+
+def _thumbnail(entry: Mapping[str, Any]) -> str | None:
+    for name in _THUMBNAILS:
+        value = entry.get(name)
+        url = _url(value) if isinstance(value, dict) else _text(value)
+        if url and url.startswith(("https://", "http://", "data:")) and _is_address(url):
+            return url
+    return None
 
 
 def _text(value: object) -> str:

@@ -14,14 +14,16 @@ from functools import partial
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc.media.downloads import DownloadOptions, load
-from piccc.tasks import Output, Task
+from piccc.tasks import Output, Task, mime_type_of
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from piccc.media.account import Account
 
 OnUpdate = Callable[[Task], object]
@@ -29,22 +31,28 @@ SECONDS = 3.0
 """For how long a display may wait for the copies of all its images."""
 AT_ONCE = 4
 MOST_PREVIEWS = 60
-"""How many images of one display are copied into it."""
+"""How many images and posters of one display are copied into it."""
 MAX_BYTES = 16 * 1024**2
 MAX_PIXELS = 20_000_000
 MAX_COPY_BYTES = 40 * 1024
 _SIZES = ((512, 80), (512, 50), (320, 50), (160, 50))
+_CONTAINERS = {"video/mp4": "mp4", "video/quicktime": "mp4", "video/webm": "webm"}
+"""What FFmpeg calls the containers that a poster is taken from.
+
+It is never left to guess: it takes a playlist for a video, and opens the files and addresses in it.
+"""
 
 
 class Preview:
     """What a card can show of an output without its address: its copy, or the file that it was saved to.
 
     Attributes:
-        data_url: the copy of an image, None where there is none.
+        data_url: the copy of an image, or of a video's poster; None where there is none.
     """
 
     def __init__(self, account: Account, task: Task, output: Output) -> None:
-        self._fetch = partial(_fetch, account, task, output)
+        self._fetch = partial(_fetch, account, task)
+        self._output = output
         self._path: Path | None = None
         self._is_due = True
         self.data_url: str | None = None
@@ -68,13 +76,19 @@ class Preview:
 
     def make(self) -> None:
         """Make the copy; leave it where it cannot be made."""
+        output, is_video = self._output, _is_video(self._output)
+        if is_video and output.thumbnail_url:
+            thumbnail = Output(output.thumbnail_url, "image", task_id=output.task_id, place=output.place)
+            with suppress(Exception):
+                self.data_url = shrunk(lambda: io.BytesIO(self._fetch(thumbnail)))
+                return
         with suppress(Exception):  # whatever it is, the card shows the address instead
-            self.data_url = shrunk(self._content)
+            self.data_url = (poster if is_video else shrunk)(self._content)
 
-    def _content(self) -> bytes:
+    def _content(self) -> BinaryIO:
         if self._path is not None and self._path.is_file():
-            return self._path.read_bytes()
-        return self._fetch()
+            return self._path.open("rb")
+        return io.BytesIO(self._fetch(self._output))
 
 
 def complete(previews: Iterable[Preview]) -> None:
@@ -88,15 +102,38 @@ def complete(previews: Iterable[Preview]) -> None:
     workers.shutdown(wait=False, cancel_futures=True)
 
 
-def shrunk(read: Callable[[], bytes]) -> str:
+def shrunk(read: Callable[[], BinaryIO]) -> str:
     """Read an image and return a small copy as a data: URL; raise whatever hinders it."""
     from PIL import Image, ImageOps
 
-    image: Image.Image = Image.open(io.BytesIO(read()))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.size} is too large")
-    image.draft("RGB", (_SIZES[0][0], _SIZES[0][0]))
-    image = ImageOps.exif_transpose(image)
+    with read() as file, Image.open(file) as image:
+        _check_size(image.width, image.height)
+        image.draft("RGB", (_SIZES[0][0], _SIZES[0][0]))
+        return _encoded(ImageOps.exif_transpose(image))
+
+
+def poster(read: Callable[[], BinaryIO]) -> str:
+    """Read a video and return its first frame as a data: URL; raise whatever hinders it.
+
+    `piccc[emulator]` brings the decoder, PyAV; without it nothing is read.
+    """
+    import av
+
+    with read() as file:
+        container = _CONTAINERS[mime_type_of(file.read(64)) or ""]
+        file.seek(0)
+        with av.open(file, "r", format=container) as video:
+            _check_size(video.streams.video[0].width, video.streams.video[0].height)
+            frame: Any = next(video.decode(video=0))  # `to_image` has no annotations
+            return _encoded(frame.to_image())
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many")
+
+
+def _encoded(image: Image.Image) -> str:
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     for side, quality in _SIZES:
         image.thumbnail((side, side))
@@ -124,14 +161,14 @@ _MEDIA = "width:100%;border-radius:6px"
 
 
 def mimebundle(task: Task) -> dict[str, str]:
-    """Return a task as HTML, with copies of its images, and as plain text."""
+    """Return a task as HTML, with copies of its images and posters of its videos, and as plain text."""
     _complete([task])
     return {"text/html": card(task), "text/plain": line(task)}
 
 
 def output_bundle(output: Output, prompt: str) -> dict[str, str]:
     """Return an output as HTML, the image itself or a player, and as plain text."""
-    if _shows_html() is not False and not _is_video(output) and (preview := _preview(output)) is not None:
+    if _shows_html() is not False and (preview := _preview(output)) is not None:
         complete([preview])
     size = f" {output.width} x {output.height}" if output.width and output.height else ""
     text = f"{output.mime_type or output.type or 'output'}{size}, of task {output.task_id}"
@@ -254,8 +291,8 @@ def _bar(task: Task) -> str:
 def _complete(tasks: Iterable[Task]) -> None:
     if _shows_html() is False:
         return
-    images = [output for task in tasks for output in task.outputs if not _is_video(output)]
-    complete(preview for output in images if (preview := _preview(output)) is not None)
+    outputs = [output for task in tasks for output in task.outputs]
+    complete(preview for output in outputs if (preview := _preview(output)) is not None)
 
 
 def _shows_html() -> bool | None:
@@ -280,6 +317,7 @@ def _media(output: Output, prompt: str) -> str:
         return ""
     url = escape(kept or output.url, quote=True)
     if _is_video(output):
-        # The fragment has the browser show the first image until it is played.
-        return f'<video src="{url}#t=0.01" controls loop preload="metadata" style="{_MEDIA}"></video>'
+        # The poster outlives the address. Without one, the fragment has the browser show the first frame.
+        poster = f' poster="{preview.data_url}"' if preview and preview.data_url else ""
+        return f'<video src="{url}#t=0.01"{poster} controls loop preload="metadata" style="{_MEDIA}"></video>'
     return f'<img src="{url}" alt="{escape(prompt, quote=True)}" loading="lazy" style="{_MEDIA}">'
