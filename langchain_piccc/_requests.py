@@ -600,7 +600,13 @@ def bound_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> lis
 
 
 def _bound_tool(tool: ToolLike, *, strict: bool | None) -> JSON:
-    bound: JSON = convert_to_openai_tool(tool, strict=strict)
+    try:
+        bound: JSON = convert_to_openai_tool(tool, strict=strict)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"This is no tool: it is of type {type(tool).__name__}.",
+            hint="Pass a BaseTool, a function with annotations, a pydantic class, or a tool as JSON.",
+        ) from error
     if isinstance(tool, BaseTool) and tool.extras:
         bound = {**bound, **tool.extras}
     if isinstance(tool, Mapping) and "input_schema" in tool and "cache_control" in tool:
@@ -672,7 +678,13 @@ def bound_format(schema: Any, *, strict: bool | None = None) -> JSON:
     """Return a schema in any form as a `response_format` in OpenAI's form."""
     if isinstance(schema, Mapping) and schema.get("type") in ("json_schema", "json_object"):
         return dict(schema)
-    body = convert_to_json_schema(schema, strict=strict)
+    try:
+        body = convert_to_json_schema(schema, strict=strict)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"response_format is no schema: it is of type {type(schema).__name__}.",
+            hint="Pass a pydantic class, a TypedDict, or a JSON schema that has a title.",
+        ) from error
     inner = {name: value for name, value in body.items() if name not in ("title", "description")}
     described = {"description": body["description"]} if body.get("description") else {}
     named: JSON = {"name": body["title"], **described, "schema": inner}

@@ -383,7 +383,7 @@ class _MakingTool(PicccMediaTool):
                 hint='Nothing was sent. Use mode="wait" elsewhere.',
             )
         key = call.key(self._type, arguments)
-        if key is not None and call.place is not None:
+        if key is not None and None not in (call.thread_id, call.place):
             _warn_of_durability(run.client.ledger, call)
         try:
             task = await run.place(self._type, {"model": self.model, **arguments}, key=key, lost=self.lost)

@@ -61,6 +61,9 @@ RENAMED = {
 }
 
 
+IN_THE_BODY = ("logprobs", "verbosity", "top_k", "service_tier")
+
+
 TAKEN = {"model_name", "request_timeout", "max_completion_tokens", "stop_sequences"}
 """What other models call it, which both of ours take as it is."""
 
@@ -73,6 +76,14 @@ def test_a_model_names_the_setting_that_is_meant(owner: Any, theirs: str, ours: 
     with pytest.raises(ConfigurationError) as caught:
         owner(**{theirs: "x"})
     assert f"{theirs} (called {ours} here)" in str(caught.value)
+
+
+@pytest.mark.parametrize("owner", MODELS)
+@pytest.mark.parametrize("name", IN_THE_BODY)
+def test_a_model_says_where_a_parameter_goes_that_only_the_server_knows(owner: Any, name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        owner(**{name: 1})
+    assert f"{name} (pass extra_body={{'{name}': ...}})" in str(caught.value)
 
 
 def test_both_models_take_the_words_of_others() -> None:

@@ -60,6 +60,7 @@ _NOTES = {
     "n": "one call gives one answer: make several calls",
     "best_of": "one call gives one answer: make several calls",
     "stream_usage": "usage is always reported",
+    "use_responses_api": "there is no Responses API",
     "organization": "send it in default_headers",
     "openai_organization": "send it in default_headers",
     "openai_proxy": "set HTTPS_PROXY, or pass an http_client of your own",
@@ -67,6 +68,12 @@ _NOTES = {
     "proxies": "set HTTPS_PROXY, or pass an http_client of your own",
     "verify": "set SSL_CERT_FILE, or pass an http_client of your own",
 }
+_IN_THE_BODY = (
+    *("frequency_penalty", "logit_bias", "logprobs", "min_p", "modalities", "prediction", "presence_penalty"),
+    *("prompt_cache_key", "repetition_penalty", "safety_identifier", "service_tier", "store", "top_k"),
+    *("top_logprobs", "user", "verbosity"),
+)
+"""Parameters of chat APIs that are none of ours, and go to the server as they are."""
 
 
 def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +90,9 @@ def describe_unknown(names: Iterable[str], known: Collection[str], per_call: Col
 
 
 def _note(name: str, known: Collection[str], per_call: Collection[str]) -> str:
+    body = next((each for each in ("extra_body", "additional_kwargs") if each in known), None)
+    if name in _IN_THE_BODY and body:
+        return f" (pass {body}={{'{name}': ...}})"
     alike = get_close_matches(name, [*known, *per_call], n=1, cutoff=0.75)
     for each in (name, *_CALLED_HERE.get(name.lower(), ()), *alike):
         if each in known:

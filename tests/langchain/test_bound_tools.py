@@ -144,6 +144,14 @@ def test_a_tool_of_another_provider_is_refused_with_the_way_out() -> None:
         sent({"type": "web_search"})
 
 
+@pytest.mark.parametrize("call", [{"tools": [42]}, {"tools": ["abc"]}, {"response_format": 42}])
+def test_what_is_neither_tool_nor_schema_is_refused_as_one_of_our_errors(call: dict[str, Any]) -> None:
+    model = ChatPiccc(api_key="k")
+    for refused in (lambda: model.bind_tools(**{"tools": [], **call}), lambda: model.invoke("?", **call)):
+        with pytest.raises(InvalidArgumentError, match=r"is no tool|is no schema"):
+            refused()
+
+
 def test_bound_tools_are_a_binding_that_can_be_bound_further() -> None:
     bound = ChatPiccc(api_key="k").bind_tools([Add])
     assert isinstance(bound, RunnableBinding)

@@ -604,8 +604,14 @@ def test_a_retry_repeats_what_was_not_made_and_pays_for_nothing_twice(
 
 
 @pytest.mark.parametrize(
-    ("durability", "place", "warns"),
-    [("async", "n:1", "durability"), ("sync", "n:1", ""), ("sync", "", "graph task")],
+    ("durability", "place", "thread", "warns"),
+    [
+        ("async", "n:1", "t", "durability"),
+        ("sync", "n:1", "t", ""),
+        ("sync", "", "t", "graph task"),
+        # Without a thread there is no checkpointer, and LangGraph says that `durability` has no effect.
+        ("async", "n:1", None, ""),
+    ],
 )
 def test_what_the_promise_depends_on_is_warned_of_once(
     own_emulator: Emulator,
@@ -614,6 +620,7 @@ def test_what_the_promise_depends_on_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
     durability: str,
     place: str,
+    thread: str | None,
     warns: str,
 ) -> None:
     monkeypatch.setattr("piccc.media.agent_tools._warned", set())
@@ -621,7 +628,7 @@ def test_what_the_promise_depends_on_is_warned_of_once(
         own_emulator, mode="submit", client=Client(**settings(own_emulator), ledger=tmp_path / "l")
     )
     config: Any = {
-        "configurable": {"thread_id": "t", "checkpoint_ns": place, "__pregel_durability": durability},
+        "configurable": {"thread_id": thread, "checkpoint_ns": place, "__pregel_durability": durability},
         "metadata": {"langgraph_node": "n"},
     }
     for id in ("1", "2"):

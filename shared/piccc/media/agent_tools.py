@@ -146,7 +146,7 @@ _ADVICE: dict[type[Exception], tuple[bool, str]] = {
     errors.TaskFailed: (True, "You may call again once."),
     errors.TaskCancelled: (False, _TELL_THE_USER),
     errors.TaskExpired: (True, "You may call again once."),
-    errors.SpendLimitExceeded: (False, f"The spend limit is used up and nothing was sent. {_TELL_THE_USER}"),
+    errors.SpendLimitExceeded: (False, f"Nothing was sent. {_TELL_THE_USER}"),
     errors.LedgerError: (False, f"Nothing was made. {_TELL_THE_USER}"),
     errors.NotFoundError: (False, f"Look for the right id with {LIST_TASKS}, or tell the user."),
     errors.RateLimitError: (True, "Nothing was made. Call again later."),
