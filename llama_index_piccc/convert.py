@@ -64,6 +64,7 @@ from piccc.conversation import (
     Usage,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
+from piccc.options import refuse_typos
 from piccc.structured import PartialObject
 from piccc.tasks import content_type_of
 
@@ -371,9 +372,10 @@ _KNOWN = frozenset(field.name for field in fields(ChatRequest)) - {"messages"}
 
 
 def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> ChatRequest:
-    """Make a request; keywords that have no place of their own go into its body as they are."""
+    """Make a request; keywords that have no place of their own go into its body, misspelt ones excepted."""
     known = {name: value for name, value in options.items() if name in _KNOWN and value is not None}
     further = {name: value for name, value in options.items() if name not in _KNOWN}
+    refuse_typos(further, _KNOWN)
     known["tools"] = [as_tool(each) for each in known.get("tools", ())]
     if known["tools"]:
         known["tool_choice"] = as_choice(known.get("tool_choice"))

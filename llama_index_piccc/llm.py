@@ -101,7 +101,8 @@ class Piccc(PredictingLLM):
         `pip install "piccc[llama-index]"`. `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
 
     Settings left out are the server's choice.
-    Every setting can also be passed to a single call; unknown keywords go into the request body as they are.
+    Every setting can also be passed to a single call; unknown keywords go into the request body as they are,
+    except those that look like a misspelt setting.
     The constructor also takes `model_name`, `piccc_api_key`, `request_timeout`, `stop_sequences` and
     `max_completion_tokens`, as other models call them.
 

@@ -499,8 +499,17 @@ class PicccMediaToolSpec(BaseToolSpec):
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
         """Return the tools; `func_to_metadata_mapping` gives some a name or a description of your own."""
-        names = [each if isinstance(each, str) else each[0] for each in spec_functions or self.spec_functions]
+
+        def names_of(functions: list[SPEC_FUNCTION_TYPE]) -> list[str]:
+            return [each if isinstance(each, str) else each[0] for each in functions]
+
+        known = names_of(self.spec_functions)
+        names = names_of(spec_functions) if spec_functions else known
         given = func_to_metadata_mapping or {}
+        if unknown := {*names, *given} - {*known}:
+            raise InvalidArgumentError(
+                f"There is no tool {', '.join(sorted(unknown))}.", hint=f"There are {', '.join(known)}."
+            )
         return [PicccMediaTool(self, name, given.get(name) or _metadata(name)) for name in names]
 
     def run(self, name: str, arguments: Mapping[str, Any]) -> ToolOutput:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from piccc.errors import ConfigurationError
+from piccc.errors import ConfigurationError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -60,6 +60,9 @@ _NOTES = {
     "n": "one call gives one answer: make several calls",
     "best_of": "one call gives one answer: make several calls",
     "stream_usage": "usage is always reported",
+    "is_chat_model": "not needed: each of the models is one",
+    "is_function_calling_model": "not needed: each of the models is one",
+    "reuse_client": "not needed: connections are shared",
     "use_responses_api": "there is no Responses API",
     "organization": "send it in default_headers",
     "openai_organization": "send it in default_headers",
@@ -82,6 +85,16 @@ def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
         ours if (ours := _ALIASES.get(name, name)) not in given else name: value
         for name, value in given.items()
     }
+
+
+def refuse_typos(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse what is nearly a known name; a server ignores what it does not know, and bills for the call."""
+    for name in names:
+        if alike := get_close_matches(name, known, n=1, cutoff=0.85):  # above top_k and top_p
+            raise InvalidArgumentError(
+                f"{name} is not an option. Did you mean {alike[0]}?",
+                hint=f"If your server really knows it, give it as extra_body={{{name!r}: …}}.",
+            )
 
 
 def describe_unknown(names: Iterable[str], known: Collection[str], per_call: Collection[str] = ()) -> str:

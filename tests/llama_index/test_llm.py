@@ -24,6 +24,7 @@ from piccc.emulator import Emulator, Scripted
 from piccc.errors import (
     APIConnectionError,
     ConfigurationError,
+    InvalidArgumentError,
     InvalidRequestError,
     RateLimitError,
     StreamError,
@@ -281,6 +282,17 @@ def test_settings_reach_the_wire_and_a_call_overrides_them(way: Way, llm: Piccc,
     sent = emulator.requests[-1].body
     assert (sent["temperature"], sent["max_tokens"], sent["mark"], sent["other"]) == (0.75, 64, 1, True)
     assert sent["stop" if llm.dialect == "openai" else "stop_sequences"] == ["END"]
+
+
+@pytest.mark.parametrize("slip", ["temprature", "maxtokens", "extra_header", "parallel_tool_call"])
+def test_a_misspelt_setting_is_refused_and_not_sent(
+    make: Callable[..., Piccc], emulator: Emulator, slip: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"{slip} is not an option\. Did you mean"):
+        make().chat(QUESTION, **{slip: 1})
+    assert emulator.requests == []
+    make().chat(QUESTION, top_k=3)
+    assert emulator.requests[-1].body["top_k"] == 3
 
 
 def test_what_is_not_set_is_left_to_the_server(make: Callable[..., Piccc], emulator: Emulator) -> None:
