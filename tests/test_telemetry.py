@@ -246,7 +246,7 @@ def test_a_batch_has_one_submission_a_row_under_the_programs_span(seen: Seen, em
         client(emulator).images.map(["a", "b", "c"], model="piccc-image")
     submissions = seen.spans("generate_content")
     (wait,) = seen.spans("piccc.wait")
-    assert {each.parent.span_id for each in [*submissions, wait] if each.parent} == {
+    assert {each.parent and each.parent.span_id for each in [*submissions, wait]} == {
         own.get_span_context().span_id
     }
     assert (len(submissions), len(wait.links)) == (3, 3)
@@ -271,7 +271,7 @@ def test_a_tool_has_a_span_with_the_submission_and_the_wait_inside(
     assert tool.context is not None
     inside = [each for each in seen.spans() if each is not tool]
     assert {each.name for each in inside} == {"generate_content piccc-image", "piccc.wait"}
-    assert {each.parent.span_id for each in inside if each.parent} == {tool.context.span_id}
+    assert {each.parent and each.parent.span_id for each in inside} == {tool.context.span_id}
 
 
 def test_a_webhooks_span_is_linked_to_the_submission(seen: Seen, emulator: Emulator) -> None:

@@ -68,6 +68,8 @@ class SyncStream:
     @classmethod
     def connect(cls, addresses: list[Address], by: float | None) -> Self:
         """Connect to the first address that answers."""
+        if len(addresses) == 1:  # no race, so no selector, which costs as much as the connection
+            return cls(_connected(*addresses[0], by))
         waiting, failure = deque(addresses), OSError("the host has no address")
         with selectors.DefaultSelector() as begun:
             try:
@@ -326,6 +328,18 @@ def _discard(attempt: asyncio.Task[socket.socket]) -> None:
         attempt.result().close()
 
 
+def _connected(family: int, address: Any, by: float | None) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_left(by))
+        connection.connect(address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _close_failed(begun: selectors.BaseSelector, attempt: socket.socket, error: int) -> OSError:
     begun.unregister(attempt)
     attempt.close()
@@ -499,8 +513,12 @@ class SyncBackend(_Backend):
         return function(*args)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine over this backend in a daemon thread."""
-        threading.Thread(target=lambda: run_sync(work()), name="piccc", daemon=True).start()
+        """Run a coroutine over this backend in a daemon thread, with the caller's context variables."""
+        run = partial(copy_context().run, lambda: run_sync(work()))
+        try:
+            _idle_threads.pop().put(run)
+        except IndexError:
+            threading.Thread(target=_work, args=(run,), name="piccc", daemon=True).start()
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
@@ -636,9 +654,31 @@ async def _send(
     return await connections.send(backend, pool, route, replace(request, fresh=True), agent)
 
 
+IDLE_SECONDS = 0.25
+# A batch starts a work for each row; a thread of its own would cost as much CPU as opening its connection.
+_idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
+
+
+def _work(run: Callable[[], None] | None) -> None:
+    """Run a work, and for a moment what else there is: a thread that has just ended one takes the next."""
+    next_run: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    while run is not None:
+        run()
+        run = None  # it may hold a client, which must not live as long as the thread waits
+        _idle_threads.append(next_run)
+        try:
+            run = next_run.get(timeout=IDLE_SECONDS)
+        except Empty:
+            try:
+                _idle_threads.remove(next_run)
+            except ValueError:
+                run = next_run.get()  # `start` has taken this thread at the last moment
+
+
 def _after_fork() -> None:
     # Threads do not survive a fork.
     _workers.cache_clear()
+    _idle_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):

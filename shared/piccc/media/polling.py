@@ -25,6 +25,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
+from contextvars import Context
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -372,7 +373,7 @@ class Poller:
                 return
             self._is_running = True
             try:
-                self._io.start(self._run)
+                Context().run(self._io.start, self._run)  # for it reads for others than the caller too
             except BaseException:
                 self._is_running = False
                 raise
