@@ -302,7 +302,7 @@ def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             (("url", "video_url", "image_url"), place),
         ):
             for name in names:
-                if found := list(_entries(each.get(name))):
+                if (value := each.get(name)) and (found := list(_entries(value))):
                     return found
     return []
 
@@ -438,6 +438,8 @@ def _number(value: object) -> float | None:
 
 
 def _time(value: object) -> float | None:
+    if value is None:
+        return None
     number = _number(value)
     if number is not None:
         return number / 1000 if number > _MILLISECONDS else number

@@ -174,8 +174,10 @@ class Account:
         claim = _Claim(self, request, since)
         try:
             async with self._slots.taken(self.session.io):
-                shared = isinstance(self.ledger, SpendingLedger)  # then the claim counts the client's limit
-                with _spent(request, None if shared else self.spend_limit, *limits):
+                own = self.spend_limit
+                if own is not None and isinstance(self.ledger, SpendingLedger):
+                    own = None  # the claim counts it
+                with _spent(request, own, *limits):
                     task = await self.session.submit(
                         f"/v1/{request.type}s/tasks",
                         request.body,

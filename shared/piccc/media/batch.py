@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,7 +50,7 @@ LONGEST_PAUSE = 60.0
 LAST_ANSWERS_SECONDS = 5.0
 """How long a batch that is broken off waits for the answers to submissions that are under way."""
 LINE_SECONDS = 10.0
-_NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "extra_body")
+_NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "extra_body", "key", "webhook")
 _FOR_ALL = (
     AuthenticationError,
     ConfigurationError,
@@ -313,18 +313,14 @@ class _Run(Generic[H]):
         if not isinstance(row, str | Mapping):
             raise InvalidArgumentError(f"{row!r:.60} is no prompt.", hint="Give a text, or a mapping.")
         settings = {**self._row_options, **({"prompt": row} if isinstance(row, str) else row)}
-        key, webhook = settings.pop("key", None), settings.pop("webhook", None)
         named = {name: settings.pop(name) for name in _NAMED if name in settings}
-        prompt = named.pop("prompt", "")
-        request = build_task_request(self._type, prompt, key=key, **named, extra=settings)
-        if key is None:
-            numbers = self._numbers.setdefault(request.digest, itertools.count())
-            request = replace(request, key=key_of_row(self._run, request.digest, next(numbers)))
-        if webhook is not None:
-            request = build_task_request(
-                self._type, prompt, key=request.key, webhook=webhook, **named, extra=settings
-            )
-        return request
+        prompt, key = named.pop("prompt", ""), named.pop("key", None)
+        key = self._key_of if key is None else key
+        return build_task_request(self._type, prompt, key=key, **named, extra=settings)
+
+    def _key_of(self, digest: str) -> str:
+        numbers = self._numbers.setdefault(digest, itertools.count())
+        return key_of_row(self._run, digest, next(numbers))
 
     def _collect(self) -> None:
         while self._answers:

@@ -169,6 +169,9 @@ class AsyncOutputHandle(_BoundOutput):
         return await self._account.session.io.run(block, content, self.task_id, max_px)
 
 
+_FIELDS = tuple(each.name for each in fields(Task))
+
+
 class _BoundTask(Task):
     __slots__ = ("_account", "_display_id")
     _bound_output: type[_BoundOutput]
@@ -183,8 +186,8 @@ class _BoundTask(Task):
     def take(self, task: Task) -> Self:
         """Become what a task is now; a card of it that a notebook shows changes too."""
         shown = {output.place: output for output in self.outputs}
-        for each in fields(Task):
-            setattr(self, each.name, getattr(task, each.name))
+        for name in _FIELDS:
+            setattr(self, name, getattr(task, name))
         self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
         for output in self.outputs:
             before = shown.get(output.place, output)

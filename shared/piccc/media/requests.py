@@ -14,7 +14,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -69,13 +69,11 @@ class TaskRequest:
     type: TaskType
     key: str
     body: Mapping[str, Any] = field(repr=False)
+    digest: str = field(default="", repr=False, compare=False)
 
-    @property
-    def digest(self) -> str:
-        """A hash of what is requested; where its end is reported to does not count."""
-        requested = {name: value for name, value in self.body.items() if name != "webhook"}
-        text = json.dumps([self.type, requested], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", digest_of(self.type, self.body))
 
     @property
     def video_seconds(self) -> float:
@@ -88,6 +86,13 @@ class TaskRequest:
         return Submission(self.key, self.type, self.digest, self.body)
 
 
+def digest_of(type: TaskType, body: Mapping[str, Any]) -> str:
+    """Return a hash of what is requested; where its end is reported to does not count."""
+    requested = {name: value for name, value in body.items() if name != "webhook"}
+    text = json.dumps([type, requested], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def build_task_request(
     type: TaskType,
     prompt: str,
@@ -97,14 +102,15 @@ def build_task_request(
     resolution: str | None = None,
     duration_seconds: float | None = None,
     webhook: str | Receiver | None = None,
-    key: str | None = None,
+    key: str | Callable[[str], str] | None = None,
     run: str | None = None,
     extra: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
 ) -> TaskRequest:
     """Check and make a request; raise InvalidArgumentError for what no server can mean.
 
-    Without a `key` it has a random one, or under a `run` one that the run and its content give each time.
+    Without a `key` it has a random one, or under a `run` one that the run and its content give each time; a
+    function is given the digest.
 
     Which ratios, resolutions and lengths exist is for the server to say. Files of references are read, so it
     must not run on an event loop.
@@ -122,16 +128,17 @@ def build_task_request(
     }
     body = {name: value for name, value in body.items() if value is not None}
     # Written and read again, so that the ledger keeps, and a digest sees, just what goes over the wire.
-    request = TaskRequest(type, "", _joined(parse(serialize(body))))
+    body = _joined(parse(serialize(body)))
+    digest = digest_of(type, body)
     if key is None:
-        key = str(uuid.uuid4()) if run is None else key_of_row(run, request.digest, 0)
-    request = replace(request, key=checked_key(key))
-    if isinstance(webhook, Receiver):
+        key = str(uuid.uuid4()) if run is None else key_of_row(run, digest, 0)
+    key = checked_key(key(digest) if callable(key) else key)
+    # The protocol is asked last, for to look for its method takes as long as the rest of this.
+    if webhook is not None and isinstance(webhook, Receiver):
         webhook = webhook.url_for(key)
     if webhook:
-        address = {"webhook": {"url": _checked_webhook(webhook)}}
-        request = replace(request, body={**address, **request.body})
-    return request
+        body = {"webhook": {"url": _checked_webhook(webhook)}, **body}
+    return TaskRequest(type, key, body, digest)
 
 
 def _check(type: TaskType, texts: Mapping[str, object], seconds: object) -> None:
