@@ -21,7 +21,14 @@ import pytest
 import uvicorn
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import BlobResourceContents, CallToolResult, ImageContent, ResourceLink, TextContent
+from mcp_types import (
+    INVALID_PARAMS,
+    BlobResourceContents,
+    CallToolResult,
+    ImageContent,
+    ResourceLink,
+    TextContent,
+)
 
 from langchain_piccc import PicccMediaToolkit
 from llama_index_piccc import PicccMediaToolSpec
@@ -135,18 +142,35 @@ async def test_recent_tasks_are_resources_and_a_prompt_asks_for_one(emulator: Em
     async with Client(server(emulator).server) as client:
         made = (await make(client)).structured_content
         (resource,) = (await client.list_resources()).resources
-        read = await client.read_resource(resource.uri)
-        assert json.loads(read.contents[0].text)["task_id"] == made["task_id"]  # type: ignore[union-attr]
+        for uri in (resource.uri, resource.uri.replace("task_", "%74ask_")):
+            read = await client.read_resource(uri)
+            assert json.loads(read.contents[0].text)["task_id"] == made["task_id"]  # type: ignore[union-attr]
         assert len((await client.list_resource_templates()).resource_templates) == 2
         (prompt,) = (await client.list_prompts()).prompts
         said = await client.get_prompt(prompt.name, {"subject": "a kiln", "kind": "video"})
     assert "generate_video" in said.messages[0].content.text  # type: ignore[union-attr]
 
 
+async def test_recent_tasks_are_listed_page_by_page(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("piccc.mcp_server.RECENT", 2)
+    async with Client(server(emulator).server) as client:
+        made = [(await make(client, f"Mug {number}")).structured_content["task_id"] for number in range(3)]
+        first = await client.list_resources()
+        await make(client, "Another")  # does not shift the pages
+        second = await client.list_resources(cursor=first.next_cursor)
+        with pytest.raises(MCPError, match="list again without one"):
+            await client.list_resources(cursor="nobody's")
+    listed = [resource.name for page in (first, second) for resource in page.resources]
+    assert (listed, second.next_cursor) == (made[::-1], None)
+
+
 WRONG: dict[str, Any] = {
     "an unknown tool": lambda client: client.call_tool("make_coffee", {}),
     "an unknown resource": lambda client: client.read_resource("piccc://tasks/nobody"),
     "a foreign address": lambda client: client.read_resource("piccc://else/1"),
+    "a task that no path can name": lambda client: client.read_resource("piccc://tasks/.."),
     "a prompt without its argument": lambda client: client.get_prompt("illustrate", {}),
 }
 
@@ -157,6 +181,33 @@ async def test_what_cannot_be_answered_is_an_error_that_says_why(what: str, emul
         with pytest.raises(MCPError) as failure:
             await WRONG[what](client)
     assert len(failure.value.error.message) > 20
+    assert failure.value.error.code == INVALID_PARAMS
+
+
+UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
+    "no prompt": ("generate_image", {}),
+    "a blank prompt": ("generate_image", {"prompt": " \n"}),
+    "a prompt that is a number": ("generate_image", {"prompt": 5}),
+    "a near miss of a name": ("generate_image", {"prompt": "A mug", "aspectRatio": "1:1"}),
+    "a choice in the wrong case": ("generate_image", {"prompt": "A mug", "resolution": "4k"}),
+    "a model that is not allowed": ("generate_image", {"prompt": "A mug", "model": "dear"}),
+    "a truth value for a number": ("generate_video", {"prompt": "A mug", "duration_seconds": True}),
+    "a fraction": ("generate_video", {"prompt": "A mug", "duration_seconds": 1.5}),
+    "no task": ("get_media_task", {"task_id": " "}),
+    "too many": ("list_media_tasks", {"limit": 51}),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+async def test_unfit_arguments_are_a_tool_error_that_says_which_and_nothing_is_sent(what: str) -> None:
+    nowhere = AsyncClient(base_url="http://127.0.0.1:9", api_key="none", max_retries=0)
+    name, arguments = UNFIT[what]
+    made = MediaServer(nowhere, image_models=["piccc-image", "piccc-image-2"], video_models=["piccc-video"])
+    async with Client(made.server) as host:
+        result = await host.call_tool(name, arguments)
+    assert result.is_error
+    assert text_of(result).endswith(". Nothing was made. Correct the arguments and call again.")
+    assert result.structured_content["tool_error"]["may_retry"]
 
 
 async def test_a_spend_limit_is_a_tool_error_and_nothing_is_sent(emulator: Emulator) -> None:
@@ -176,7 +227,7 @@ async def test_several_models_are_an_argument_and_no_other_is_allowed(emulator: 
         allowed = await host.call_tool("generate_image", {"prompt": "A mug", "model": "piccc-image"})
         refused = await host.call_tool("generate_image", {"prompt": "A mug", "model": "dear"})
     assert (allowed.is_error, refused.is_error) == (False, True)
-    assert "dear" in text_of(refused)
+    assert "model: Input should be 'piccc-image' or 'piccc-image-2'" in text_of(refused)
     assert len(emulator.charges) == 1
 
 
@@ -226,6 +277,27 @@ async def test_a_call_that_was_cancelled_goes_on_and_is_found_again() -> None:
     assert len(emulator.charges) == 1
 
 
+async def test_a_server_that_stops_waits_for_the_answers_to_its_submissions() -> None:
+    with Emulator(clock=ManualClock(time.time())) as emulator:
+        emulator.fault("slow:5", route="POST *")
+        client = account(emulator)
+
+        async def visit() -> None:
+            async with Client(server(emulator, client=client).server) as host:
+                asking = asyncio.ensure_future(make(host))
+                async with asyncio.timeout(60):
+                    while not emulator.requests:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                asking.cancel()
+
+        visiting = asyncio.ensure_future(visit())
+        await asyncio.wait([visiting], timeout=0.3)
+        assert not visiting.done()
+        await emulator.aadvance(5)
+        await visiting
+        assert len(emulator.charges) == len([task async for task in client.tasks.list()]) == 1
+
+
 async def test_a_long_task_is_asked_for_later() -> None:
     with Emulator(clock=ManualClock(time.time())) as emulator:
         async with Client(server(emulator, wait_s=0).server) as host:
@@ -253,7 +325,10 @@ def environment(emulator: Emulator, folder: Path) -> dict[str, str]:
     }
 
 
-async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(
+    how: signal.Signals, tmp_path: Path
+) -> None:
     with Emulator(clock=ManualClock(time.time())) as emulator:
         variables = environment(emulator, tmp_path)
         process = await asyncio.create_subprocess_exec(
@@ -280,8 +355,8 @@ async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(tm
         ):
             process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
         await submitted(emulator)
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
+        process.send_signal(how)
+        assert await process.wait() == -how, "it ends, though its stdin is open"
         emulator.advance(120)
         parameters = StdioServerParameters(command=sys.executable, args=COMMAND, env=variables)
         async with Client(stdio_client(parameters)) as host:
@@ -312,28 +387,81 @@ async def test_streamable_http_gives_the_same_answers(emulator: Emulator) -> Non
     assert result.structured_content["status"] == "completed"
 
 
-REFUSED: dict[str, tuple[dict[str, str], int]] = {
-    "no token": ({}, 401),
-    "another token": ({"authorization": "Bearer x"}, 401),
-    "another host": ({"authorization": f"Bearer {TOKEN}", "host": "evil.example"}, 421),
-    "a page of another origin": (
-        {"authorization": f"Bearer {TOKEN}", "origin": "https://evil.example"},
+KNOWN = ("authorization", f"Bearer {TOKEN}")
+HEADERS: dict[str, tuple[list[tuple[str, str]], int]] = {
+    "the token": ([KNOWN], 200),
+    "the token, its scheme in lower case": ([("authorization", f"bearer  {TOKEN}")], 200),
+    "no token": ([], 401),
+    "another token": ([("authorization", "Bearer x")], 401),
+    "the token of another scheme": ([("authorization", f"Basic {TOKEN}")], 401),
+    "two tokens": ([KNOWN, ("authorization", "Bearer x")], 401),
+    "this machine by name": ([KNOWN, ("host", "LocalHost.")], 200),
+    "this machine by another address": ([KNOWN, ("host", "127.0.0.2:80")], 200),
+    "this machine by IPv6": ([KNOWN, ("host", "[0:0:0:0:0:0:0:1]:80")], 200),
+    "another host": ([KNOWN, ("host", "evil.example")], 421),
+    "another host behind ours": ([KNOWN, ("host", "127.0.0.1.evil.example")], 421),
+    "another host behind a user of ours": ([KNOWN, ("host", "localhost:80@evil.example")], 421),
+    "another host for a port": ([KNOWN, ("host", "localhost:evil.example")], 421),
+    "no host": ([KNOWN, ("host", "")], 421),
+    "every address": ([KNOWN, ("host", "0.0.0.0")], 421),  # noqa: S104
+    "a page of this machine": ([KNOWN, ("origin", "https://localhost:3000")], 200),
+    "a page of another origin": ([KNOWN, ("origin", "https://evil.example")], 403),
+    "a page of an origin that begins as ours": ([KNOWN, ("origin", "http://localhost:80.evil.example")], 403),
+    "a page without an origin": ([KNOWN, ("origin", "null")], 403),
+    "a page of two origins": (
+        [KNOWN, ("origin", "http://localhost"), ("origin", "http://evil.example")],
         403,
     ),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-async def test_http_refuses_whom_it_does_not_know(what: str, emulator: Emulator) -> None:
-    headers, status = REFUSED[what]
-    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-    accept = {"accept": "application/json, text/event-stream"}
+async def test_http_answers_only_whom_it_knows(emulator: Emulator) -> None:
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    accept = ("accept", "application/json, text/event-stream")
     async with served(server(emulator)) as url, httpx2.AsyncClient() as http:
-        answer = await http.post(url, json=message, headers={**accept, **headers})
-    assert answer.status_code == status
+        given = {
+            what: (await http.post(url, json=message, headers=[accept, *headers])).status_code
+            for what, (headers, _) in HEADERS.items()
+        }
+        preflight = await http.options(
+            url, headers={"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+        )
+    assert given == {what: status for what, (_, status) in HEADERS.items()}
+    assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
-@pytest.mark.parametrize(("token", "host"), [("", "127.0.0.1"), (TOKEN, "0.0.0.0"), (TOKEN, "example.com")])  # noqa: S104
+async def test_a_call_whose_http_connection_broke_is_found_again_in_its_session() -> None:
+    def call(number: int) -> dict[str, Any]:
+        asked = {"name": "generate_image", "arguments": {"prompt": "A mug"}}
+        return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": asked}
+
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json, text/event-stream"}
+    with Emulator(clock=ManualClock(time.time())) as emulator:
+        made = server(emulator, show="none")
+        async with served(made) as url, httpx2.AsyncClient(headers=headers, timeout=60) as http:
+            message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+            opened = await http.post(url, json=message)
+            http.headers["mcp-session-id"] = opened.headers["mcp-session-id"]
+            await http.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"})
+            asking = asyncio.ensure_future(http.post(url, json=call(2)))
+            await submitted(emulator)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await emulator.aadvance(120)
+            async with asyncio.timeout(60):
+                while not [each for each in emulator.requests if each.method == "GET"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            again = await http.post(url, json=call(3))
+        assert "Made for the same call before" in again.text
+        assert len(emulator.charges) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "host"),
+    [("", "127.0.0.1"), ("é", "127.0.0.1"), (TOKEN, "0.0.0.0"), (TOKEN, "example.com")],  # noqa: S104
+)
 def test_http_is_served_with_a_token_and_on_this_machine_alone(
     token: str, host: str, emulator: Emulator
 ) -> None:

@@ -19,9 +19,12 @@ import json
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import Field, create_model
 
 from piccc._version import __version__
 from piccc.errors import (
@@ -37,6 +40,7 @@ try:
     from mcp import MCPError
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
+    from mcp.server.transport_security import TransportSecuritySettings
 except ImportError as error:
     raise MissingExtraError(
         "The MCP SDK is not installed.", hint='Install it: pip install "piccc[mcp]".'
@@ -50,6 +54,7 @@ from piccc.media.agent_tools import (
     GENERATE_VIDEO,
     GET_TASK,
     LIST_TASKS,
+    Arguments,
     ImageArguments,
     MediaToolRun,
     Show,
@@ -57,7 +62,8 @@ from piccc.media.agent_tools import (
     TaskListArguments,
     ToolResult,
     VideoArguments,
-    failed,
+    latest_tasks,
+    sentence,
     submission_key,
     tasks_in,
 )
@@ -79,7 +85,9 @@ CALL_ID = "piccc/callId"
 SAME_ORDER_SECONDS = 86_400.0
 KEPT_SESSIONS = 1000
 RECENT = 20
-"""How many tasks the list of resources has."""
+"""How many tasks a page of the list of resources has."""
+SETTLE_SECONDS = 10.0
+"""How long a server that is stopped waits for the answers to its submissions."""
 MAX_RESOURCE_BYTES = 32 * 1024**2
 PROMPT = "illustrate"
 INSTRUCTIONS = (
@@ -88,7 +96,7 @@ INSTRUCTIONS = (
     f"{LIST_TASKS} and the resources piccc://tasks/… cost nothing."
 )
 _TYPES: dict[str, TaskType] = {GENERATE_IMAGE: "image", GENERATE_VIDEO: "video"}
-_URI = re.compile(r"piccc://tasks/([^/]+)(?:/outputs/(\d{1,4}))?")
+_URI = re.compile(r"piccc://tasks/([^/]+)(?:/outputs/([0-9]{1,4}))?")
 _TASK_SCHEMA = {
     "type": "object",
     "properties": {
@@ -131,10 +139,9 @@ class MediaServer:
         lost: Lost = "ask",
     ) -> None:
         self._client = client
-        self._models: dict[str, Sequence[str]] = {
-            GENERATE_IMAGE: tuple(image_models),
-            GENERATE_VIDEO: tuple(video_models),
-        }
+        models = {GENERATE_IMAGE: tuple(image_models), GENERATE_VIDEO: tuple(video_models)}
+        self._model = {name: next(iter(each), None) for name, each in models.items()}
+        self._arguments = {name: _arguments(name, models.get(name, ())) for name in ARGUMENTS}
         self._wait_s = wait_s
         self._show: Show = show
         self._session = session
@@ -146,6 +153,7 @@ class MediaServer:
             version=__version__,
             title="Piccc AI: images and videos",
             instructions=INSTRUCTIONS,
+            lifespan=self._lifespan,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
             on_list_resources=self._list_resources,
@@ -160,6 +168,18 @@ class MediaServer:
         async with stdio_server() as (reads, writes):
             await self.server.run(reads, writes, self.server.create_initialization_options())
 
+    async def settle(self) -> None:
+        """Wait until what is being submitted has been answered and is in the ledger, 10 seconds at most."""
+        if self._submitting:
+            await asyncio.wait(self._submitting, timeout=SETTLE_SECONDS)
+
+    @asynccontextmanager
+    async def _lifespan(self, server: object) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self.settle()
+
     def http_app(self, *, token: str, host: str = "127.0.0.1") -> ASGIApp:
         """Return the application that serves streamable HTTP at `/mcp`.
 
@@ -167,34 +187,35 @@ class MediaServer:
         where a browser sends them, come from a page of this machine.
 
         Args:
-            token: what a client must send.
+            token: what a client must send, in printable ASCII characters.
             host: the loopback address that it will listen on.
 
         Raises:
-            ConfigurationError: the token is empty, or the host is not this machine.
+            ConfigurationError: the token is empty or no header can carry it, or the host is not this machine.
         """
-        if not token:
-            raise ConfigurationError("The token is empty.", hint="Give one, or let `piccc mcp` make one.")
+        if not token or token != token.strip() or not (token.isascii() and token.isprintable()):
+            raise ConfigurationError(
+                "The token is empty, or has characters that a header cannot carry.",
+                hint="Give printable ASCII characters, or let `piccc mcp` make one.",
+            )
         if not is_loopback(host):
             raise ConfigurationError(
                 f"{host} is not this machine.",
                 hint="Listen on 127.0.0.1, and put a proxy with its own access control before it.",
             )
-        return _Guarded(self.server.streamable_http_app(host="127.0.0.1"), token)
+        # The SDK's own check takes `localhost:80@evil.example` for this machine, and 127.0.0.2 for another.
+        unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        return _Guarded(self.server.streamable_http_app(transport_security=unchecked), token)
 
     async def _list_tools(self, ctx: Context, params: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[self._tool(name) for name in ARGUMENTS])
 
     def _tool(self, name: str) -> types.Tool:
-        schema = ARGUMENTS[name].model_json_schema()
-        if len(models := self._models.get(name, ())) > 1:
-            model = {"type": "string", "enum": list(models), "description": "The model that makes it."}
-            schema["properties"]["model"] = {**model, "default": models[0]}
         reads = name not in _TYPES
         return types.Tool(
             name=name,
             description=DESCRIPTIONS[name],
-            input_schema=schema,
+            input_schema=self._arguments[name].model_json_schema(),
             output_schema=_LIST_SCHEMA if name == LIST_TASKS else _TASK_SCHEMA,
             annotations=types.ToolAnnotations(
                 read_only_hint=reads, destructive_hint=False, idempotent_hint=reads, open_world_hint=True
@@ -204,7 +225,8 @@ class MediaServer:
     async def _call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name not in ARGUMENTS:
             raise MCPError(
-                types.INVALID_PARAMS, f"There is no tool {params.name!r}: there are {', '.join(ARGUMENTS)}."
+                types.INVALID_PARAMS,
+                f"There is no tool {params.name!r:.80}: there are {', '.join(ARGUMENTS)}.",
             )
         async with _Progress(ctx) as progress:
             run = MediaToolRun(self._client, tool=params.name, show=self._show, on_update=progress.report)
@@ -214,16 +236,10 @@ class MediaServer:
     async def _work(
         self, run: MediaToolRun, ctx: Context, name: str, given: dict[str, Any], progress: _Progress
     ) -> ToolResult:
-        models = self._models.get(name, ())
-        model = given.pop("model", models[0]) if len(models) > 1 else next(iter(models), None)
-        wanted = ARGUMENTS[name](**given)
+        wanted = self._arguments[name].model_validate(given)
         match wanted:
             case ImageArguments() | VideoArguments():
-                if models and model not in models:
-                    return failed(
-                        InvalidArgumentError(f"model is {model!r}, not one of {', '.join(models)}.")
-                    )
-                order = {"model": model, **wanted.model_dump(exclude_none=True)}
+                order = {"model": self._model[name], **wanted.model_dump(exclude_none=True)}
                 return await self._make(run, ctx, name, order, progress)
             case TaskArguments(task_id=task_id, wait_seconds=seconds):
                 await run.read(task_id)
@@ -246,7 +262,7 @@ class MediaServer:
             # Not cut off by a cancellation: what was sent must reach the ledger, so that it is found again.
             placing = asyncio.ensure_future(run.place(_TYPES[name], order, key=key, lost=self._lost))
             self._submitting.add(placing)
-            placing.add_done_callback(self._submitting.discard)
+            placing.add_done_callback(self._landed)
             task = await asyncio.shield(placing)
             progress.report(task)
             await run.attend(self._wait_s)
@@ -257,13 +273,19 @@ class MediaServer:
             is_answered = getattr(error, "task_id", None) is not None
             raise
         finally:
-            if not is_answered:
+            # Over HTTP a call outlives its connection; nobody has got what is answered then.
+            if not is_answered or (ctx.request is not None and await ctx.request.is_disconnected()):
                 used.discard(key)
         if is_again:
             return ToolResult(
                 f"{result.text} (Made for the same call before.)", result.artifact, result.images
             )
         return result
+
+    def _landed(self, placing: asyncio.Task[Any]) -> None:
+        self._submitting.discard(placing)
+        if not placing.cancelled():
+            placing.exception()  # asyncio logs one that nobody has looked at, such as a cancelled call's
 
     def _keys_of(self, session: str) -> set[str]:
         used = self._used.setdefault(session, set())
@@ -288,22 +310,27 @@ class MediaServer:
                     return key, True
             number += 1
 
-    async def _list_resources(self, ctx: Context, params: object) -> types.ListResourcesResult:
-        found: list[types.Resource] = []
+    async def _list_resources(
+        self, ctx: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListResourcesResult:
         with _reported():
-            async for task in self._client.tasks.list():
-                title = f"{task.type or 'task'}, {task.status}: {' '.join(task.prompt.split())[:60]}"
-                found.append(
-                    types.Resource(
-                        uri=f"piccc://tasks/{task.id}",
-                        name=task.id,
-                        title=title,
-                        mime_type="application/json",
-                    )
-                )
-                if len(found) == RECENT:
-                    break
-        return types.ListResourcesResult(resources=found)
+            tasks = await latest_tasks(self._client)
+        # A cursor is the last page's last task, so that new tasks do not shift the pages.
+        ids, cursor = [task.id for task in tasks], params.cursor if params else None
+        if cursor is not None and cursor not in ids:
+            raise MCPError(types.INVALID_PARAMS, f"{cursor!r:.80} is no cursor: list again without one.")
+        start = 0 if cursor is None else ids.index(cursor) + 1
+        following = ids[start + RECENT - 1] if start + RECENT < len(ids) else None
+        found = [
+            types.Resource(
+                uri=_uri(task.id),
+                name=task.id,
+                title=f"{task.type or 'task'}, {task.status}: {' '.join(task.prompt.split())[:60]}",
+                mime_type="application/json",
+            )
+            for task in tasks[start : start + RECENT]
+        ]
+        return types.ListResourcesResult(resources=found, next_cursor=following)
 
     async def _list_templates(self, ctx: Context, params: object) -> types.ListResourceTemplatesResult:
         task = "piccc://tasks/{task_id}"
@@ -331,7 +358,7 @@ class MediaServer:
         if place is None:
             raise MCPError(types.INVALID_PARAMS, f"{uri!r} is not piccc://tasks/ID or …/outputs/NUMBER.")
         with _reported():
-            task = await self._client.tasks.get(place[1])
+            task = await self._client.tasks.get(unquote(place[1]))
             if place[2] is None:
                 text = json.dumps(task.to_dict(), ensure_ascii=False)
                 said = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
@@ -356,15 +383,16 @@ class MediaServer:
         return types.ListPromptsResult(prompts=[prompt])
 
     async def _get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
-        given = params.arguments or {}
-        kind = given.get("kind") or "image"
+        given = {name: text.strip() for name, text in (params.arguments or {}).items()}
+        kind = (given.get("kind") or "image").lower()
         if params.name != PROMPT or not given.get("subject") or kind not in ("image", "video"):
             raise MCPError(
                 types.INVALID_PARAMS,
                 f"There is one prompt: {PROMPT!r}, with a subject, and with kind image or video.",
             )
+        article = "an" if kind == "image" else "a"
         text = (
-            f"Make a {kind} of: {given['subject']}\n\nFirst describe it in full sentences: subject, "
+            f"Make {article} {kind} of: {given['subject']}\n\nFirst describe it in full sentences: subject, "
             f"composition, light, style{' and movement' if kind == 'video' else ''}. Then call "
             f"generate_{kind} once. If it is still running, wait for it with {GET_TASK}. Show me the result "
             "and its address."
@@ -400,22 +428,62 @@ class _Progress:
 
 
 class _Guarded:
-    """Refuse every request without the token (RFC 6750, section 3)."""
+    """Refuse every request that does not name this machine, is a foreign page's, or lacks the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
-                await send({"type": "http.response.start", "status": 401, "headers": headers})
-                body = b"Send the token that `piccc mcp` printed as Authorization: Bearer TOKEN.\n"
-                await send({"type": "http.response.body", "body": body})
-                return
+        if scope["type"] == "http" and (refusal := self._refusal(scope["headers"])):
+            status, reason = refusal
+            headers = [(b"content-type", b"text/plain")]
+            headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": reason.encode() + b"\n"})
+            return
         await self._app(scope, receive, send)
+
+    def _refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+        """Return a status and what to do instead; a header that came twice counts as a wrong one."""
+
+        def given(wanted: bytes) -> list[bytes]:
+            return [value.strip(b" \t") for name, value in headers if name == wanted]
+
+        if not _is_local([b"http://" + host for host in given(b"host")]):
+            return 421, "Send one Host header, with the address that `piccc mcp` printed."
+        if given(b"origin") and not _is_local(given(b"origin")):
+            return 403, "Only pages of this machine may send requests."
+        # The scheme's name is in either case (RFC 9110, section 11.1).
+        schemes = [value.partition(b" ") for value in given(b"authorization")]
+        tokens = [token.strip() for scheme, _, token in schemes if scheme.lower() == b"bearer"]
+        if len(schemes) != 1 or not tokens or not hmac.compare_digest(tokens[0], self._token):
+            return 401, "Send the token of `piccc mcp` in one header: Authorization: Bearer TOKEN."
+        return None
+
+
+def _is_local(urls: Sequence[bytes]) -> bool:
+    """Return whether this is one URL, of nothing but a scheme, a name of this machine and perhaps a port."""
+    try:
+        (url,) = (each.decode("ascii") for each in urls)
+        place = urlsplit(url)
+        is_plain = url.endswith(f"://{place.netloc}") and "@" not in url and place.port != 0
+        return is_plain and is_loopback(place.hostname or "")
+    except ValueError:  # none, several, a port that is no number, or not ASCII
+        return False
+
+
+def _arguments(name: str, models: Sequence[str]) -> type[Arguments]:
+    """Return the arguments of a tool, among them the model where there are several to choose from."""
+    if len(models) < 2:
+        return ARGUMENTS[name]
+    choice: Any = Literal[tuple(models)]
+    field = Field(default=models[0], description="The model that makes it.")
+    return create_model(ARGUMENTS[name].__name__, __base__=ARGUMENTS[name], model=(choice, field))
+
+
+def _uri(task_id: str) -> str:
+    return f"piccc://tasks/{quote(task_id, safe='')}"
 
 
 def _answer(result: ToolResult) -> types.CallToolResult:
@@ -430,7 +498,7 @@ def _answer(result: ToolResult) -> types.CallToolResult:
             uri=output.url,
             name=f"{task.id}-{number}",
             mime_type=output.mime_type or None,
-            description=f"The bytes are also at piccc://tasks/{task.id}/outputs/{number}",
+            description=f"The bytes are also at {_uri(task.id)}/outputs/{number}",
         )
         for task in tasks
         for number, output in enumerate(task.outputs)
@@ -446,8 +514,9 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except PicccError as error:
-        code = types.INVALID_PARAMS if isinstance(error, NotFoundError) else types.INTERNAL_ERROR
-        raise MCPError(code, f"{error.message} {error.hint}".strip()) from error
+        is_theirs = isinstance(error, NotFoundError | InvalidArgumentError)
+        code = types.INVALID_PARAMS if is_theirs else types.INTERNAL_ERROR
+        raise MCPError(code, f"{sentence(error.message)} {error.hint}".strip()) from error
 
 
 def _client_name(ctx: Context) -> str:

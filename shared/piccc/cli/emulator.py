@@ -72,7 +72,9 @@ _SHOWN = (
 
 
 def emulator(
-    port: Annotated[int, typer.Option(metavar="PORT", help="The port; 0 takes a free one.")] = 8765,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8765,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow a --host that other machines can reach.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from contextlib import ExitStack
+import signal
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,10 @@ from piccc.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from piccc.mcp_server import MediaServer
+
+
+GRACE_SECONDS = 3
+"""How long calls over HTTP may go on after Ctrl-C; their tasks go on anyway."""
 
 
 class Show(StrEnum):
@@ -34,7 +39,8 @@ def mcp(
         str, typer.Option(metavar="ADDRESS", help="With --http: the loopback address.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(metavar="PORT", help="With --http: the port; 0 takes a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65535, help="With --http: the port; 0 takes a free one."),
     ] = 8766,
     token: Annotated[
         str | None,
@@ -145,7 +151,7 @@ def mcp(
             session=session or "",
         )
         try:
-            asyncio.run(_serve_http(server, host, port, token) if http else server.serve_stdio())
+            asyncio.run(_serve_http(server, host, port, token) if http else _serve_stdio(server))
         except KeyboardInterrupt:
             say("Stopped.")
 
@@ -162,14 +168,40 @@ def _emulator() -> Any:
     return Emulator(speed=math.inf)
 
 
+async def _serve_stdio(server: MediaServer) -> None:
+    loop, ending = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    async def end(number: int) -> None:
+        await server.settle()
+        say("Stopped.")
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    def stop(number: int) -> None:
+        ending.append(loop.create_task(end(number)))
+
+    # The SDK reads stdin in a thread, which nothing interrupts: a cancellation would wait for its next line.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop, number)
+    await server.serve_stdio()
+
+
 async def _serve_http(server: MediaServer, host: str, port: int, token: str | None) -> None:
     import uvicorn
 
     made = token or secrets.token_urlsafe(24)
-    config = uvicorn.Config(server.http_app(token=made, host=host), host=host, port=port, log_level="warning")
+    config = uvicorn.Config(
+        server.http_app(token=made, host=host),
+        host=host,
+        port=port,
+        log_level="warning",
+        # A client's open stream of notifications never ends by itself.
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
     with config.bind_socket() as bound:
         at = f"[{host}]" if ":" in host else host
         say(f"MCP is served at http://{at}:{bound.getsockname()[1]}/mcp; Ctrl-C stops it.")
-        if token is None:
+        if not token:
             say(f"Clients must send the header Authorization: Bearer {made}")
         await uvicorn.Server(config).serve([bound])

@@ -50,7 +50,8 @@ def listen(
         str, typer.Option(metavar="ADDRESS", help="With --receive: the address to bind.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(metavar="PORT", help="With --receive: the port; 0 picks a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65535, help="With --receive: the port; 0 picks a free one."),
     ] = 8766,
     poll: Poll = None,
     ledger: LedgerPlace = None,

@@ -26,7 +26,8 @@ from inspect import isawaitable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from piccc import errors
 from piccc._dialects.tasks import read_task
@@ -70,7 +71,15 @@ Status = Literal["queued", "processing", "completed", "failed", "cancelled", "ex
 class Arguments(BaseModel):
     """Arguments of a tool; an unknown one is refused, so that a model learns that it means nothing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: object) -> object:
+        # For pydantic `true` is 1: a video of one second would be made and paid for.
+        if isinstance(value, bool):
+            raise PydanticCustomError("boolean", "Input should not be a boolean")
+        return value
 
 
 class ImageArguments(Arguments):
@@ -127,6 +136,11 @@ ARGUMENTS: dict[str, type[Arguments]] = {
 def faults(error: ValidationError) -> str:
     """Return which arguments are wrong, and how."""
     return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+
+
+def sentence(text: str) -> str:
+    """Return a text with a full stop, which a server's and pydantic's may lack, so that more may follow."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 LONGEST_URL = 200
@@ -249,7 +263,7 @@ def failed(
     }
     known = {name: value for name, value in named.items() if value not in (None, "")}
     artifact = {**(artifact_of(task) if task else {"made_by": MAKER}), "tool_error": known}
-    return ToolResult(f"{_short(message, LONGEST_REASON)} {advice}", artifact, error=error)
+    return ToolResult(f"{sentence(_short(message, LONGEST_REASON))} {advice}", artifact, error=error)
 
 
 def _message(error: Exception) -> str:
