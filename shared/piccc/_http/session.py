@@ -599,8 +599,8 @@ class Session:
         is_traced: bool = False,
     ) -> ChatReply:
         """Ask for a whole reply; `is_traced` by instrumentation above, it gets no span of ours."""
-        observer = None if is_traced else telemetry()
-        span = observer and observer.chat(self.config, request, is_stream=False)
+        observer = telemetry()
+        span = observer and not is_traced and observer.chat(self.config, request, is_stream=False)
         if not span:
             return await self._chat(dialect, request, timeout)
         with span:
@@ -631,8 +631,8 @@ class Session:
         is_traced: bool = False,
     ) -> tuple[RawResponse, StreamParser]:
         """Ask for a stream; return it open, with the machine that reads it. `is_traced` as of `chat`."""
-        observer = None if is_traced else telemetry()
-        span = observer and observer.chat(self.config, request, is_stream=True)
+        observer = telemetry()
+        span = observer and not is_traced and observer.chat(self.config, request, is_stream=True)
         if not span:
             return await self._stream(dialect, request, timeout)
         with span:
@@ -748,7 +748,9 @@ class Session:
                 hint="Under trio, call the blocking client in trio.to_thread.run_sync.",
             )
         else:
-            if call.kind is not Retryability.READ and (observer := telemetry()) is not None:
+            # Whatever sends one has asked `telemetry` for its span, and to ask again would cost 1 µs.
+            observer = None if call.kind is Retryability.READ else sys.modules.get("piccc.telemetry")
+            if observer is not None:
                 call.headers = (*call.headers, *observer.trace_headers())
             return await send_with_retries(self.io, config or self.config, call)
         raise no_loop
