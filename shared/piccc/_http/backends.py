@@ -41,7 +41,7 @@ from piccc.errors import ConfigurationError, MissingExtraError
 
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 64 * 1024
-MAX_HELD_BYTES = 256 * 1024
+MAX_HELD_BYTES = 64 * 1024
 ATTEMPT_DELAY = 0.25
 """Seconds that one address of a host gets before the next is tried beside it (RFC 8305, section 5)."""
 

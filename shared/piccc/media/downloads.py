@@ -37,7 +37,7 @@ FETCH_SECONDS = 3600.0
 MAX_REDIRECTS = 5
 FRUITLESS_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 128 * 1024
 NOT_YET_SECONDS = 10.0
 """How long a 404 is waited through: an output may be announced before its store has it."""
 NEW_SECONDS = 3600.0
@@ -134,7 +134,8 @@ class Fetch:
         self._renewed_at = -1
         self._not_yet_until = io.now() + (NOT_YET_SECONDS if terms.is_new else 0.0)
         self._key_headers: list[tuple[str, str]] = []
-        self._buffer = bytearray()
+        self._pieces: list[bytes] = []
+        self._unwritten = 0
         self._deadline = io.now() + terms.timeout
         self._may_resume = True
         self._validator: str | None = None
@@ -281,9 +282,10 @@ class Fetch:
             raise _Broken(f"broke off after {self._size} bytes: {failure.reason}") from failure
 
     async def _take(self, piece: bytes) -> None:
-        self._buffer += piece
+        self._pieces.append(piece)
+        self._unwritten += len(piece)
         self._size += len(piece)
-        if len(self._buffer) >= BUFFER_BYTES:
+        if self._unwritten >= BUFFER_BYTES:
             await self._flush()
         if len(self._head) < HEAD_BYTES:
             self._head += piece[: HEAD_BYTES - len(self._head)]
@@ -291,14 +293,15 @@ class Fetch:
                 self._check_type()
 
     async def _flush(self) -> None:
-        """Write what is buffered, off the event loop: a disk may take its time."""
-        data, self._buffer = self._buffer, bytearray()
-        if data:
-            await self._io.run(self._write, data)
+        """Write what has come, off the event loop: a disk may take its time."""
+        pieces, self._pieces, self._unwritten = self._pieces, [], 0
+        if pieces:
+            await self._io.run(self._write, pieces)
 
-    def _write(self, data: bytearray) -> None:
-        self._file.write(data)
-        self._hash.update(data)
+    def _write(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            self._hash.update(piece)
 
     async def _restart(self, total: int | None) -> None:
         def empty() -> None:
