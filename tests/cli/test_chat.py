@@ -147,7 +147,7 @@ def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator:
     screen = shell.on_a_terminal(
         "chat",
         typed="One?\n/system Brief.\n/model piccc-flash\nTwo?\n/save talk.md\n/save talk.json\n"
-        "/save taken.md\n/nonsense\n/clear\nThree?\n/quit\n",
+        "/save taken.md\n/modle x\n/nonsense\n/model\n/save\n/clear\nThree?\n/quit\n",
     )
     sent = [record.body for record in emulator.requests]
     assert [[each["content"] for each in body["messages"]] for body in sent] == [
@@ -156,7 +156,13 @@ def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator:
         ["Brief.", "Three?"],
     ]
     assert [body["model"] for body in sent] == ["piccc-pro", "piccc-flash", "piccc-flash"]
-    assert "There is no command /nonsense" in screen
+    for said in (
+        "There is no command /modle. Did you mean /model?",
+        "There is no command /nonsense. There are:",
+        "The model is piccc-flash.",
+        "Give a file: /save talk.md",
+    ):
+        assert said in screen
     assert "taken.md: File exists" in screen
     assert (shell.folder / "talk.md").read_text().startswith("**user**\n\nOne?\n\n**assistant**\n\nRed.\n\n")
     saved = json.loads((shell.folder / "talk.json").read_text())

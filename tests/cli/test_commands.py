@@ -80,6 +80,27 @@ def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
     assert "an empty request, which a server refuses: nothing is billed." in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("chta", "Did you mean 'chat'?"),
+        ("tasks lst", "Did you mean 'list'?"),
+        ("chat --modle x", "--model"),
+        ("emulator --port 70000", "65535"),
+        ("mcp --http --port -1", "'--port'"),
+        ("webhooks listen --receive --port 70000", "65535"),
+        ("webhooks listen --forward-to localhost:8000", "Give an address such as http://"),
+        ("webhooks trigger http://[::1/x", "Give an address such as http://"),
+        ("webhooks trigger http://127.0.0.1:99999/x", "Give an address such as http://"),
+        ("emulator --url-lifetime -3", "'--url-lifetime'"),
+    ],
+)
+def test_a_slip_is_a_wrong_use_that_names_what_is_meant(nowhere: Shell, words: str, said: str) -> None:
+    done = nowhere(*words.split())
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
 def test_help_tells_every_exit_code(nowhere: Shell) -> None:
     said = nowhere("--help").stdout.split("Exit codes")[1]
     assert [line.split()[0] for line in said.splitlines()[1:] if line.strip()] == [*"012345", "130"]

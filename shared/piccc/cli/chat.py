@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = """\
 /system TEXT  set the system message; without TEXT, remove it
-/model NAME   go on with another model
+/model NAME   go on with another model; without NAME, print the model
 /save FILE    write the conversation to a new file: Markdown, or JSON for *.json
 /clear        forget the conversation so far
 /quit         end; so does Ctrl-D. Ctrl-C stops an answer."""
@@ -141,17 +142,22 @@ class _Conversation:
                 say(_COMMANDS)
             case "/system":
                 self._options["system"] = text or None
-            case "/model" if text:
-                self._options["model"] = text
+                say("The system message is set." if text else "There is no system message.", "dim")
+            case "/model":
+                self._options["model"] = text or self._options["model"]
+                say(f"The model is {self._options['model']}.", "dim")
             case "/clear":
                 self._messages.clear()
+                say("The conversation is forgotten.", "dim")
             case "/save" if text:
                 self._save(Path(text).expanduser())
+            case "/save":
+                say("Give a file: /save talk.md", "yellow")
             case _:
-                say(
-                    f"There is no command {name}{' without a value' if not text else ''}.\n{_COMMANDS}",
-                    "yellow",
-                )
+                names = [line.split()[0] for line in _COMMANDS.splitlines()]
+                alike = get_close_matches(name, names, n=1)
+                hint = f"Did you mean {alike[0]}?" if alike else f"There are:\n{_COMMANDS}"
+                say(f"There is no command {name}. {hint}", "yellow")
 
     def _ask(self, text: str) -> None:
         asked = Message("user", [Text(text)])

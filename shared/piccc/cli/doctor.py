@@ -222,7 +222,9 @@ _ABSENT = (404, 405, 501)
 
 def _server(config: Config) -> Iterator[Finding]:
     if config.is_placeholder:
-        yield Finding("server", "fix", f"{URL_VARIABLE} is not set", in_shell_words(WAYS_OUT))
+        yield Finding(
+            "server", "fix", f"{URL_VARIABLE} is not set, or to a placeholder", in_shell_words(WAYS_OUT)
+        )
         return
     # Without a key the server's refusal still tells that it is there.
     has_key = bool(os.environ.get(KEY_VARIABLE))

@@ -106,7 +106,8 @@ def emulator(
         ),
     ] = 1_000_000,
     url_lifetime: Annotated[
-        float, typer.Option("--url-lifetime", metavar="SECONDS", help="How long an output's URL is valid.")
+        float,
+        typer.Option("--url-lifetime", metavar="SECONDS", min=0, help="How long an output's URL is valid."),
     ] = 86_400.0,
     webhook_secret: Annotated[
         str | None, option("--webhook-secret", "SECRET", "Secret to sign webhooks with: whsec_ and base64.")

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import threading
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
@@ -38,6 +39,14 @@ SIGNING_VARIABLE = "PICCC_WEBHOOK_SIGNING_SECRET"
 webhooks = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Print or forward task completions, and test webhook handlers."
 )
+
+
+def _check_address(url: str, name: str) -> None:
+    with suppress(ValueError):  # http://[::1/ has no end
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    raise typer.BadParameter("Give an address such as http://127.0.0.1:8000/webhooks.", param_hint=name)
 
 
 @webhooks.command()
@@ -74,6 +83,8 @@ def listen(
       piccc webhooks listen --forward-to http://127.0.0.1:8000/webhooks
       PICCC_WEBHOOK_SECRET=... piccc webhooks listen --receive --port 8766
     """
+    if forward_to is not None:
+        _check_address(forward_to, "--forward-to")
     secret = os.environ.get(SECRET_VARIABLE, "")
     if receive and not secret:
         raise ConfigurationError(
@@ -123,8 +134,7 @@ def trigger(
     from piccc._http.backends import SyncBackend, run_sync
     from piccc.media.deliveries import event_of
 
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise typer.BadParameter("Give an address such as http://127.0.0.1:8000/webhooks.", param_hint="URL")
+    _check_address(url, "URL")
     if task is None:
         ended = _made_up(status, type)
     else:
