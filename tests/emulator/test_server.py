@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -136,6 +137,73 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(emulator: Emulator) 
         assert client.get("/v1/models").status_code == 200
 
 
+KEY = "host: 127.0.0.1\r\nauthorization: Bearer pcc_test_emulator\r\n"
+LAST = f"GET /v1/models HTTP/1.1\r\n{KEY}connection: close\r\n\r\n"
+GET = LAST.replace("connection: close\r\n", "")
+CHUNKED = f"POST /v1/chat/completions HTTP/1.1\r\n{KEY}transfer-encoding: chunked\r\n\r\n"
+
+
+def posted(version: str = "1.1", headers: str = KEY, **fields: Any) -> str:
+    """Return the text of a chat request."""
+    body = json.dumps(chat(**fields))
+    return f"POST /v1/chat/completions HTTP/{version}\r\n{headers}content-length: {len(body)}\r\n\r\n{body}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        pytest.param(GET + posted(stream=True) + posted() + LAST, [200] * 4, id="pipelined"),
+        pytest.param(GET.replace("GET", "HEAD") + LAST, [200, 200], id="a head has no body"),
+        pytest.param(posted("1.0"), [200], id="HTTP/1.0"),
+        pytest.param(posted("1.0", stream=True), [200], id="HTTP/1.0, streamed"),
+        pytest.param(
+            f"{CHUNKED}{len(json.dumps(chat())):x}\r\n{json.dumps(chat())}\r\n0\r\nx-sum: 1\r\n\r\n{LAST}",
+            [200, 200],
+            id="chunked with a trailer",
+        ),
+        pytest.param(posted(headers=f"{KEY}Expect: 100-Continue\r\n") + LAST, [100, 200, 200], id="expected"),
+        pytest.param(
+            posted(headers="host: 127.0.0.1\r\n", text="x" * 300_000) + LAST, [401, 200], id="refused unread"
+        ),
+        pytest.param(
+            GET.replace(KEY, f"{KEY}connection: upgrade\r\nupgrade: h2c\r\n") + GET, [200], id="no upgrade"
+        ),
+        pytest.param("HELO example.org\r\n\r\n", [400], id="no HTTP"),
+        pytest.param(f"{CHUNKED}zz\r\n", [400], id="no chunk"),
+        pytest.param(posted(headers=f"{KEY}transfer-encoding: chunked\r\n"), [400], id="two lengths"),
+        pytest.param(GET.replace("/v1/models", "/v1/é"), [400], id="no path"),
+    ],
+)
+def test_each_request_of_a_connection_gets_its_response(
+    emulator: Emulator, sent: str, statuses: list[int]
+) -> None:
+    with socket.create_connection(("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))) as connection:
+        connection.settimeout(60)
+        connection.sendall(sent.encode())
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    found = re.findall(rb"HTTP/1\.1 (\d+) [\w ]+\r\n", received)
+    assert [int(status) for status in found] == statuses
+    assert ("HTTP/1.0" not in sent) or b"transfer-encoding" not in received
+
+
+def test_a_connection_is_closed_when_it_was_idle(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc.emulator.server._IDLE", 0.01)
+    with socket.create_connection(("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))) as connection:
+        connection.settimeout(60)
+        connection.sendall(GET.encode())
+        assert b" 200 OK" in b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_a_header_with_a_line_break_is_never_sent(
+    emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator.fault("429;x-note=a\r\nset-cookie: b")
+    with connect(emulator) as client, pytest.raises(httpx.RemoteProtocolError):
+        client.post("/v1/chat/completions", json=chat())
+    assert "has a line break" in caplog.text
+    caplog.clear()
+
+
 def test_a_body_that_is_too_large_is_a_413(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.emulator.middleware._LARGEST_BODY", 1_000)
     with connect(emulator) as client:
@@ -201,7 +269,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
 
 
-@pytest.mark.parametrize("missing", ["av", "PIL", "httptools", "uvicorn"])
+@pytest.mark.parametrize("missing", ["av", "PIL", "httptools"])
 def test_without_its_extra_the_import_says_what_to_install(missing: str) -> None:
     code = f"""
 import sys
@@ -226,7 +294,7 @@ except ImportError as error:
 def test_importing_the_package_loads_no_server_and_no_codec() -> None:
     code = "import sys, json, piccc.emulator; print(json.dumps(sorted(sys.modules)))"
     run = python(code)
-    assert not {"httptools", "uvicorn", "av", "PIL"} & set(json.loads(run.stdout))
+    assert not {"httptools", "av", "PIL"} & set(json.loads(run.stdout))
 
 
 def test_starting_and_chatting_loads_no_codec() -> None:

@@ -46,7 +46,7 @@ __all__ = [
     "Scripted",
 ]
 
-if missing := [name for name in ("av", "PIL", "httptools", "uvicorn") if find_spec(name) is None]:
+if missing := [name for name in ("av", "PIL", "httptools") if find_spec(name) is None]:
     raise ImportError(
         f'piccc.emulator needs {", ".join(missing)}. Install it with: pip install "piccc[emulator]"'
     )

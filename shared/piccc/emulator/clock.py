@@ -188,13 +188,13 @@ class RateLimit:
         self.used += 1
         return self.used <= self.per_minute
 
-    def headers(self, now: float) -> dict[str, str]:
+    def headers(self, now: float) -> list[tuple[bytes, bytes]]:
         """Return the rate limit headers of every response."""
-        return {
-            "x-ratelimit-limit-requests": str(self.per_minute),
-            "x-ratelimit-remaining-requests": str(max(0, self.per_minute - self.used)),
-            "x-ratelimit-reset-requests": f"{self.wait(now)}s",
-        }
+        return [
+            (b"x-ratelimit-limit-requests", str(self.per_minute).encode()),
+            (b"x-ratelimit-remaining-requests", str(max(0, self.per_minute - self.used)).encode()),
+            (b"x-ratelimit-reset-requests", b"%ds" % self.wait(now)),
+        ]
 
     def wait(self, now: float) -> int:
         """Return how many whole seconds remain until the next window."""

@@ -381,7 +381,7 @@ _HALF_A_FRAME = b'data: {"choices":[{"delta":{"con\n\n'
 class ConnectionState:
     """A TCP connection: how many requests it has had, and whether the next one finds it closed."""
 
-    transport: asyncio.Transport
+    close: Callable[[], None]
     requests: int = 0
     stale: bool = False
     closing: asyncio.Task[None] | None = None
@@ -407,7 +407,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection after flushing what was written."""
-        self.state.transport.close()
+        self.state.close()
         await self.until_closed()
 
     async def until_closed(self) -> None:
@@ -422,10 +422,10 @@ class Connection:
         async def close_when_idle() -> None:
             await clock.sleep(fault.number(5))
             if state.requests == requests:
-                state.transport.close()
+                state.close()
 
         if fault.kind == "hang-up":
-            state.transport.close()
+            state.close()
         elif fault.kind == "stale":
             state.stale = True
         elif fault.kind == "idle":

@@ -45,13 +45,21 @@ class APIMiddleware:
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and stop as the server says (ASGI's lifespan protocol)."""
         await receive()
-        self._api.resume()  # the server logs what is raised, and does not start
+        self.start()  # the server logs what is raised, and does not start
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def start(self) -> None:
+        """Deliver the webhooks that the last run did not."""
+        self._api.resume()
+
+    async def stop(self) -> None:
+        """End the deliveries, and close the connections to the upstream."""
         await self._api.webhooks.close()
         if self._api.source is not None:
             await self._api.source.close()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         connection, recorded = Connection(scope, receive), self._recorded(context, send)
@@ -134,7 +142,9 @@ class APIMiddleware:
         )
         if record.path.startswith(_LOGGED):
             self._api.request_log.keep(record)
-        base = f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        # As a proxy on this machine writes it, behind which clients see another scheme.
+        scheme = "https" if headers.get("x-forwarded-proto") == "https" else scope["scheme"]
+        base = f"{scheme}://{headers.get('host', 'localhost')}"
         return RequestContext(record, headers, base, scope["path"], query)
 
     def _recorded(self, context: RequestContext, send: Send) -> Send:
@@ -162,22 +172,25 @@ class APIMiddleware:
 
     def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         record = context.record
-        headers = {"x-request-id": record.request_id}
-        if context.fault("close"):
-            headers["connection"] = "close"
+        request_id = record.request_id.encode()
+        headers = [(b"x-request-id", request_id)]
+        if context.faults and context.fault("close"):
+            headers.append((b"connection", b"close"))
         if record.path.startswith("/v1/"):
-            headers.update(self._api.limit.headers(self._api.clock.now()))
+            headers += self._api.limit.headers(self._api.clock.now())
         if record.path.startswith("/v1/messages"):
-            headers["request-id"] = record.request_id
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
+            headers.append((b"request-id", request_id))
+        return headers
 
 
 async def _body(receive: Receive, announced: int) -> bytes:
-    """Read the body. Raises APIError 413 as soon as it is too large; uvicorn discards the rest."""
+    """Read the body. Raises APIError 413 as soon as it is too large; the server discards the rest."""
     chunks: list[bytes] = []
     size = 0
     while max(size, announced) <= _LARGEST_BODY:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise APIError(400, "The client left before the end of the body.", code="incomplete_body")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if not message.get("more_body"):
