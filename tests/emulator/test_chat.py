@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from piccc.emulator import Emulator, Scripted
-from piccc.emulator.conversation import ModelRequest
+from piccc.emulator.conversation import Completion, ModelCall, ModelRequest
+from piccc.emulator.wire import openai
 from tests.emulator.wire import chat, message
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -65,6 +66,23 @@ def test_a_streamed_completion_says_what_a_whole_one_says(emulator: Emulator, cl
     assert whole["choices"][0]["finish_reason"] == chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
     assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], whole["usage"])
     assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize("logprobs", [None, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Completion("Hello {} \ud83c!", reasoning="Think.", refusal="No."),
+        Completion(calls=(ModelCall("call_1", "get_weather", {"city": "北京"}),), finish_reason="tool_calls"),
+        Completion("See:", blocks=({"type": "text", "text": "there"},)),
+    ],
+)
+def test_chunks_are_encoded_as_they_are(answer: Completion, logprobs: bool | None) -> None:
+    usage = {"include_usage": True}
+    request = openai.ChatRequest.model_validate(chat(model="{}", stream_options=usage, logprobs=logprobs))
+    plain = openai.chunks(request, answer, reply_id="chatcmpl-{}", created=1)
+    written = openai.encoded_chunks(request, answer, reply_id="chatcmpl-{}", created=1)
+    assert [(json.loads(text), tokens) for text, tokens in written] == list(plain)
 
 
 def test_a_streamed_message_says_what_a_whole_one_says(emulator: Emulator, client: httpx.Client) -> None:

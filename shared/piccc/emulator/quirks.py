@@ -263,6 +263,11 @@ class Quirks:
                 shown[_LISTS[name]] = shown.pop("data")
         return shown
 
+    @property
+    def change_chunks(self) -> bool:
+        """Whether a quirk changes the chunks of streams."""
+        return not _CHUNKS.keys().isdisjoint(self.names)
+
     def chunks(self, chunks: Chunks) -> Chunks:
         """Return a streamed completion with the quirks applied.
 

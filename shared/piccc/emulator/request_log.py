@@ -135,17 +135,16 @@ class RequestLog:
         request_id: str,
     ) -> RequestRecord:
         """Make the record of a request; it is in the log only after `keep`."""
+        shown = dict(headers)
+        for name in _SECRET_HEADERS & shown.keys():
+            shown[name] = _REDACTED
         # One pass over all of it: most requests hold no secret but in these headers.
-        values = (_REDACTED if name in _SECRET_HEADERS else value for name, value in headers.items())
-        path, query, *kept = self.redacted("\n".join((path.replace("\n", " "), query, *values))).split("\n")
-        return RequestRecord(
-            method=method,
-            path=path,
-            query=query,
-            headers=dict(zip(headers, kept, strict=True)),
-            started_at=at,
-            request_id=request_id,
-        )
+        path = path.replace("\n", " ")
+        told = "\n".join((path, query, *shown.values()))
+        if (redacted := self.redacted(told)) != told:
+            path, query, *values = redacted.split("\n")
+            shown = dict(zip(shown, values, strict=True))
+        return RequestRecord(method, path, query, shown, at, request_id)
 
     def keep(self, record: RequestRecord) -> None:
         """Number a record and append it."""
@@ -189,7 +188,10 @@ class RequestLog:
     def _redact(self, raw: bytes) -> bytes:
         for pattern in self._own if self._odd or b"%" in raw else ():
             raw = pattern.sub(_REDACTED.encode(), raw)
-        return _SECRET.sub(_REDACTED.encode(), raw)
+        # The pattern takes ten times as long as looking for how its matches begin.
+        if b"sk-" in raw or b"pcc_" in raw or b"whsec_" in raw:
+            raw = _SECRET.sub(_REDACTED.encode(), raw)
+        return raw
 
 
 def _pattern(secret: str) -> bytes:

@@ -96,9 +96,9 @@ class Events(Response):
     def _due(self) -> Iterator[tuple[float, bytes]]:
         """Yield what is to be sent, each with the seconds to wait before it."""
         now, together, wait = self._clock.now(), list[bytes](), 0.0
-        due = now + self._latency.first_token
+        due, token = now + self._latency.first_token, self._latency.token
         for frame, tokens in self._frames:
-            due += tokens * self._latency.token
+            due += tokens * token
             if due > now:
                 now = self._clock.now()
             if together and (len(together) == self._most or due > now):
@@ -145,10 +145,10 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def openai_frames(chunks: Iterable[tuple[dict[str, Any], int]], *, done: bool = True) -> Iterator[Frame]:
-    """Encode chunks as unnamed events, ending in [DONE] if `done`."""
+def openai_frames(chunks: Iterable[tuple[bytes, int]], *, done: bool = True) -> Iterator[Frame]:
+    """Write encoded chunks as unnamed events, ending in [DONE] if `done`."""
     for chunk, tokens in chunks:
-        yield b"data: %b\n\n" % encoded(chunk), tokens
+        yield b"data: %b\n\n" % chunk, tokens
     if done:
         yield b"data: [DONE]\n\n", 0
 

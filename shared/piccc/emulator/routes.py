@@ -30,7 +30,7 @@ from piccc.emulator.responses import (
     openai_frames,
 )
 from piccc.emulator.tasks import FORMS, STATUSES, Kind, Task
-from piccc.emulator.wire import APIError, anthropic, ignored_fields, openai, read, strict
+from piccc.emulator.wire import APIError, anthropic, encoded, ignored_fields, openai, read, strict
 
 _CALLS = 100
 _TASKS = 48
@@ -203,7 +203,10 @@ class Routes:
         reply_id, created = f"chatcmpl-{secrets.token_hex(12)}", int(self._api.clock.now())
         if form.stream:
             quirks = self._api.quirks
-            chunks = quirks.chunks(openai.chunks(form, answer, reply_id=reply_id, created=created))
+            chunks = openai.encoded_chunks(form, answer, reply_id=reply_id, created=created)
+            if quirks.change_chunks:
+                whole = openai.chunks(form, answer, reply_id=reply_id, created=created)
+                chunks = ((encoded(chunk), tokens) for chunk, tokens in quirks.chunks(whole))
             return self._events(openai_frames(chunks, done="no-done" not in quirks), context)
         await self._think(answer)
         return json_response(openai.reply(form, answer, reply_id=reply_id, created=created))

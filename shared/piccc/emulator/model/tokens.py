@@ -28,7 +28,7 @@ def pieces(text: str) -> list[str]:
 
 
 def measured(request: ModelRequest, said: Completion) -> Completion:
-    """Cut an answer where `stop` and `max_tokens` say, and count what is left.
+    """Count an answer, and cut it where `stop` and `max_tokens` say.
 
     Reasoning is spent first, then text, then calls: one that is cut keeps its JSON text so far in `partial`.
     """
@@ -38,9 +38,9 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
         said = replace(said, text=said.text[:at], calls=(), finish_reason="stop", stop_sequence=stop)
     thoughts, words = pieces(said.reasoning), pieces(said.text)
     spent = len(thoughts) + len(words) + sum(map(_cost, said.calls))
-    usage = Usage(prompt_tokens(request), spent, len(thoughts))
+    said.usage = Usage(prompt_tokens(request), spent, len(thoughts))
     if request.max_tokens is None or spent <= request.max_tokens:
-        return replace(said, usage=usage)
+        return said
     thoughts = thoughts[: request.max_tokens]
     words = words[: request.max_tokens - len(thoughts)]
     left, calls = request.max_tokens - len(thoughts) - len(words), list[ModelCall]()
@@ -51,7 +51,7 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
         calls += [call] if room >= 0 else []
         left = max(left - cost, -1)
     spent = len(thoughts) + len(words) + sum(map(_cost, calls))
-    usage = Usage(usage.prompt_tokens, spent, len(thoughts))
+    usage = Usage(said.usage.prompt_tokens, spent, len(thoughts))
     said = replace(said, reasoning="".join(thoughts), text="".join(words), calls=tuple(calls), usage=usage)
     return replace(said, finish_reason="length", stop_sequence=None)
 

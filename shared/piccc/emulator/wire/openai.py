@@ -20,6 +20,7 @@ from piccc.emulator.wire import (
     URLText,
     arguments_text,
     checked_schema,
+    encoded,
     from_base64,
     from_url,
 )
@@ -342,29 +343,64 @@ def chunks(
     request: ChatRequest, answer: Completion, *, reply_id: str, created: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the completion's chunks, each with the number of tokens that it took to make."""
+    head = _chunk_head(request, reply_id, created)
+    for delta, tokens in _deltas(answer):
+        piece = delta.get("content") if tokens else None
+        logprobs = _logprobs(request, piece) if isinstance(piece, str) else None
+        yield _chunk(head, delta, logprobs=logprobs), tokens
+    for last in _last_chunks(head, answer):
+        yield last, 0
+
+
+def encoded_chunks(
+    request: ChatRequest, answer: Completion, *, reply_id: str, created: int
+) -> Iterator[tuple[bytes, int]]:
+    """Yield the completion's chunks as JSON, each with the number of tokens that it took to make."""
+    if request.logprobs:
+        for whole, tokens in chunks(request, answer, reply_id=reply_id, created=created):
+            yield encoded(whole), tokens
+        return
+    # Only the delta differs: to make and encode each chunk anew takes four times as long.
+    head = _chunk_head(request, reply_id, created)
+    before, after = encoded(_chunk(head, {})).rsplit(b"{}", 1)
+    for delta, tokens in _deltas(answer):
+        yield before + encoded(delta) + after, tokens
+    for last in _last_chunks(head, answer):
+        yield encoded(last), 0
+
+
+def _chunk_head(request: ChatRequest, reply_id: str, created: int) -> dict[str, Any]:
     head = _head(request, reply_id, created, "chat.completion.chunk")
-    with_usage = bool(request.stream_options and request.stream_options.include_usage)
-    if with_usage:
+    if request.stream_options and request.stream_options.include_usage:
         head["usage"] = None
+    return head
 
-    def chunk(delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return {**head, "choices": [choice]}
 
-    yield chunk({"role": "assistant", "content": None if answer.calls and not answer.text else ""}), 0
+def _last_chunks(head: dict[str, Any], answer: Completion) -> Iterator[dict[str, Any]]:
+    yield _chunk(head, {}, finish=_finish_reason(answer))
+    if "usage" in head:
+        yield {**head, "choices": [], "usage": _usage(answer)}
+
+
+def _chunk(
+    head: dict[str, Any], delta: dict[str, Any], *, finish: str | None = None, logprobs: Any = None
+) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    return {**head, "choices": [choice]}
+
+
+def _deltas(answer: Completion) -> Iterator[tuple[dict[str, Any], int]]:
+    yield {"role": "assistant", "content": None if answer.calls and not answer.text else ""}, 0
     for piece in pieces(answer.reasoning):
-        yield chunk({"reasoning_content": piece}), 1
+        yield {"reasoning_content": piece}, 1
     for piece in pieces(answer.text):
-        yield chunk({"content": piece}, logprobs=_logprobs(request, piece)), 1
+        yield {"content": piece}, 1
     for piece in pieces(answer.refusal or ""):
-        yield chunk({"refusal": piece}), 1
+        yield {"refusal": piece}, 1
     for block in answer.blocks:
-        yield chunk({"content": [block]}), 1
+        yield {"content": [block]}, 1
     for delta in _call_deltas(answer.calls):
-        yield chunk({"tool_calls": [delta]}), 1
-    yield chunk({}, _finish_reason(answer)), 0
-    if with_usage:
-        yield {**head, "choices": [], "usage": _usage(answer)}, 0
+        yield {"tool_calls": [delta]}, 1
 
 
 def _finish_reason(answer: Completion) -> str:
@@ -413,5 +449,5 @@ def _logprobs(request: ChatRequest, text: str) -> dict[str, Any] | None:
 
 def _logprob(token: str, alternatives: int) -> dict[str, Any]:
     """Show a token as the only likely one: the model is certain, for it follows rules."""
-    certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode())}
+    certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode(errors="surrogatepass"))}
     return {**certain, "top_logprobs": [certain] if alternatives else []}

@@ -71,7 +71,8 @@ def _chat(request: openai.ChatRequest) -> Iterator[Flaw]:
         if isinstance(message.content, list):
             for number, part in enumerate(message.content):
                 yield from _part(part, f"{where}.content.{number}")
-    yield from _unpaired(_chat_steps(request.messages))
+    if any(message.role in ("assistant", "tool") for message in request.messages):
+        yield from _unpaired(_chat_steps(request.messages))
 
 
 def _part(part: openai.Part, where: str) -> Iterator[Flaw]:
