@@ -136,7 +136,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     The constructor also takes names that LangChain's other models have: `model_name`, `piccc_api_key`,
     `request_timeout`, `stop_sequences`, `max_completion_tokens`, and `stream_usage=True`, which changes
-    nothing.
+    nothing. Type checkers know our names only.
 
     A tool call that was cut off, has no name or whose arguments are no JSON object is among the
     `invalid_tool_calls`, whichever way the reply came; `response_metadata["invalid_tool_calls"]` says why. In

@@ -144,7 +144,9 @@ class PicccError(Exception):
     @property
     def docs_url(self) -> str:
         """The page that documents this class of error: below `PICCC_DOCS_URL`, else in the repository."""
-        name = next(each.__name__ for each in type(self).__mro__ if each.__module__ == __name__)
+        # The first class of a package of ours: a caller's own subclass has no section.
+        ours = (each for each in type(self).__mro__ if each.__module__.split(".")[0].endswith("piccc"))
+        name = next(ours).__name__
         site = os.environ.get(DOCS_VARIABLE, "").rstrip("/")
         page = f"{site}/guides/errors/" if site else "docs/guides/errors.md"
         return f"{page}#{name.lower()}"

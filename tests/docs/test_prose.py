@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from langchain_piccc.structured import StructuredOutputError, StructuredRefusalError
+from llama_index_piccc import NoToolCallError
 from piccc import errors
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +105,10 @@ def test_each_error_class_has_its_section_on_the_page_of_errors() -> None:
         for name, each in vars(errors).items()
         if isinstance(each, type) and issubclass(each, errors.PicccError)
     ]
-    assert sections == classes
+    of_the_frameworks = (StructuredOutputError, StructuredRefusalError, NoToolCallError)
+    assert sections == [*classes, *(each.__name__ for each in of_the_frameworks)]
+    for each in of_the_frameworks:
+        assert each("It broke.").docs_url.endswith(f"#{each.__name__.lower()}")
 
 
 @pytest.mark.parametrize(
