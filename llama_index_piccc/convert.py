@@ -375,7 +375,8 @@ def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> Cha
     """Make a request; keywords that have no place of their own go into its body, misspelt ones excepted."""
     known = {name: value for name, value in options.items() if name in _KNOWN and value is not None}
     further = {name: value for name, value in options.items() if name not in _KNOWN}
-    refuse_typos(further, _KNOWN)
+    if further:
+        refuse_typos(further, _KNOWN)
     known["tools"] = [as_tool(each) for each in known.get("tools", ())]
     if known["tools"]:
         known["tool_choice"] = as_choice(known.get("tool_choice"))
