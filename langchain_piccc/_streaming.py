@@ -46,10 +46,18 @@ if TYPE_CHECKING:
 
 def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
     """Join the deltas of each block into one, in the order in which the blocks first occur."""
-    if len(deltas) == 1 or any(_is_citation(delta) for delta in deltas):
+    if len(deltas) == 1:
         return deltas
-    if len({delta.block for delta in deltas}) == 1:
-        return [_join(deltas)]
+    block = deltas[0].block
+    texts = [
+        each.text
+        for each in deltas
+        if isinstance(each, TextDelta) and each.block == block and each.citation is None
+    ]
+    if len(texts) == len(deltas):  # as nearly every time
+        return [TextDelta("".join(texts), block)]
+    if any(_is_citation(delta) for delta in deltas):
+        return deltas
     blocks: dict[int, list[Delta]] = {}
     for delta in deltas:
         blocks.setdefault(delta.block, []).append(delta)
@@ -203,29 +211,32 @@ class ChunkWriter:
         return ChatGenerationChunk(message=message)
 
 
-_MESSAGE = AIMessageChunk(content="", response_metadata={"model_provider": PROVIDER})
+_MESSAGE = AIMessageChunk(content="", id=None, response_metadata={"model_provider": PROVIDER})
+_FRAGMENT = _MESSAGE.model_copy(update={"tool_call_chunks": [], "invalid_tool_calls": []})
 _CHUNK = ChatGenerationChunk(message=_MESSAGE)
 
 
 def _copied_chunk(text: str, id: str | None, call: ToolCallChunk | None = None) -> ChatGenerationChunk:
     """Return what nearly every chunk is, a text or a fragment that is no call by itself: a copy.
 
-    Validating it would cost 2.5 µs more a token, an eighth of one that comes alone in blocking code, and
-    25 µs more a fragment, a fifth of it.
+    With cold caches, validating it would cost 13 µs more a token, and `model_copy(update=…)` 3 µs more.
     """
-    calls = [] if call is None else [call]
-    own: dict[str, Any] = {
-        "content": text,
-        "id": id,
-        "additional_kwargs": {},
-        "response_metadata": {"model_provider": PROVIDER},
-        "tool_calls": [],
-        "invalid_tool_calls": [
-            invalid_tool_call(name=each["name"], args=each["args"], id=each["id"]) for each in calls
-        ],
-        "tool_call_chunks": calls,
-    }
-    return _CHUNK.model_copy(update={"text": text, "message": _MESSAGE.model_copy(update=own)})
+    message = (_MESSAGE if call is None else _FRAGMENT).model_copy()
+    # The documentation of `model_copy` says that the fields are in `__dict__`.
+    message.__dict__.update(
+        content=text,
+        id=id,
+        additional_kwargs={},
+        response_metadata={"model_provider": PROVIDER},
+        tool_calls=[],
+        invalid_tool_calls=[]
+        if call is None
+        else [invalid_tool_call(name=call["name"], args=call["args"], id=call["id"])],
+        tool_call_chunks=[] if call is None else [call],
+    )
+    chunk = _CHUNK.model_copy()
+    chunk.__dict__.update(text=text, message=message)
+    return chunk
 
 
 def _is_citation(delta: Delta) -> bool:

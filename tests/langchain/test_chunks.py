@@ -17,9 +17,7 @@ def one(text: str) -> ChatGenerationChunk:
 
 
 def test_a_copied_chunk_equals_a_constructed_one() -> None:
-    message = AIMessageChunk(
-        content="word", id="lc_run--1", response_metadata={"model_provider": "piccc"}, tool_call_chunks=[]
-    )
+    message = AIMessageChunk(content="word", id="lc_run--1", response_metadata={"model_provider": "piccc"})
     constructed = ChatGenerationChunk(message=message)
     copied = one("word")
     assert copied == constructed
