@@ -74,6 +74,7 @@ _CITATIONS = (
     "search_result_location",
     "web_search_result_location",
 )
+_TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
 _SAYS_NOTHING = (Text(""), Reasoning())
 _OPENING = "(The conversation begins with your own words.)"
 _JSON_ONLY = "Answer with one JSON object and nothing else."
@@ -172,7 +173,11 @@ class AnthropicReader(Reader):
             return self._release(index)
         if kind != "content_block_delta":
             return self._frame(str(kind), body)
-        return self._delta(index, mapping(body.get("delta")))
+        delta = mapping(body.get("delta"))
+        deltas = self._delta(index, delta)
+        if len(deltas) == 1 and (name := _TEXT_OF.get(str(delta.get("type")))):
+            self._template.learn(event, body, delta, name, deltas[0])
+        return deltas
 
     def _rest(self) -> list[Delta]:
         return [delta for index in list(self._held) for delta in self._release(index)]

@@ -182,6 +182,9 @@ class OpenAIReader(Reader):
         deltas = self._deltas(delta)
         if unopened is not None and not unopened.is_open and unopened is not self._unopened:
             deltas.insert(0, self._open(unopened))
+        said = [name for name, value in delta.items() if value and name != "role"]
+        if not says_more and len(said) == len(deltas) == 1:
+            self._template.learn(event, body, delta, said[0], deltas[0])
         return deltas
 
     def _deltas(self, delta: JSON) -> list[Delta]:

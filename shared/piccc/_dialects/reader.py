@@ -66,17 +66,20 @@ class EventDecoder:
             self._skip_lf = False
             if chunk[0] == _LF:
                 chunk = chunk[1:]
-        if not chunk:
-            return []
-        if b"\n" not in chunk and b"\r" not in chunk:
-            self._hold(chunk)
-            return []
-        if self._pending:
+        if self._pending and (b"\n" in chunk or b"\r" in chunk):
             self._size -= len(self._pending)
             chunk = bytes(self._pending + chunk)
             self._pending.clear()
-        if chunk.startswith(b"data: ") and (events := self._plain(chunk)):
-            return events
+        if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n"):
+            # Most chunks are nothing but lines of data, each an event.
+            texts = chunk[6:-2].decode("utf-8", "replace").split("\n\ndata: ")
+            is_plain = chunk.count(b"\n") == 2 * len(texts) and b"\r" not in chunk
+            if is_plain and len(chunk) <= self._max and not (self._data or self._type):
+                self._started = True
+                return [Event("message", text) for text in texts]
+        if b"\n" not in chunk and b"\r" not in chunk:
+            self._hold(chunk)
+            return []
         lines = chunk.splitlines()
         self._skip_lf = chunk[-1] == _CR
         if chunk[-1] not in (_LF, _CR):
@@ -87,15 +90,6 @@ class EventDecoder:
     def is_inside_event(self) -> bool:
         """Whether bytes of an event have come whose end has not."""
         return bool(self._data or self._pending)
-
-    def _plain(self, chunk: bytes) -> list[Event]:
-        """Return the events of a chunk that is nothing but lines of data, each an event, as most are."""
-        texts = chunk[6:-2].split(b"\n\ndata: ")
-        is_plain = chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2 * len(texts) and b"\r" not in chunk
-        if not is_plain or self._data or self._type or len(chunk) > self._max:
-            return []
-        self._started = True
-        return [Event("message", text.decode(errors="replace")) for text in texts]
 
     def _dispatch(self, lines: list[bytes]) -> list[Event]:
         if not self._started and lines:
@@ -147,6 +141,60 @@ class EventDecoder:
         )
 
 
+class EventTemplate:
+    """The JSON around the text of a stream's last event; of the events like it, only the text need be read.
+
+    It holds for texts that stand in JSON as they are, and leaves quotes and escapes to the parser. To parse
+    each event costs a token of eight that come in one read a fifth more.
+    """
+
+    __slots__ = ("_after", "_before", "_block", "_is_used", "_kind", "_type")
+
+    def __init__(self) -> None:
+        self._type = self._before = self._after = ""
+        self._kind: type[TextDelta | ReasoningDelta] = TextDelta
+        self._block = 0
+        self._is_used = True
+
+    def read(self, event: Event) -> TextDelta | ReasoningDelta | None:
+        """Return what an event says that is like the last; forget that one otherwise."""
+        before, after, data = self._before, self._after, event.data
+        if before and data.startswith(before) and data.endswith(after) and event.type == self._type:
+            text = data[len(before) : -len(after)]
+            if _stands_as_it_is(text):
+                self._is_used = True
+                return self._kind(text, self._block)
+        self._before = ""
+        return None
+
+    def learn(self, event: Event, body: JSON, holder: JSON, key: str, delta: Delta) -> None:
+        """Take the event, which says no more than this delta, `holder[key]` of its `body`, as the last.
+
+        Once the one after it was not like it, that is not tried again: such a stream is not worth it.
+        """
+        if not self._is_used or not isinstance(delta, TextDelta | ReasoningDelta):
+            return
+        if holder.get(key) != delta.text or not _stands_as_it_is(delta.text):
+            return
+        before, quoted, after = event.data.partition(f'"{delta.text}"')
+        if not quoted:
+            return
+        # The same words may stand elsewhere too: another text in their place shows whether it is read there.
+        holder[key] = other = f"{delta.text}."
+        try:
+            is_there = from_json(f'{before}"{other}"{after}') == body
+        except ValueError:
+            is_there = False
+        if is_there:
+            self._type, self._before, self._after = event.type, f'{before}"', f'"{after}'
+            self._kind, self._block = type(delta), delta.block
+            self._is_used = False
+
+
+def _stands_as_it_is(text: str) -> bool:
+    return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
+
+
 class Reader:
     """Turn one stream's events into deltas, and add them up; what an event means the dialect says.
 
@@ -159,6 +207,7 @@ class Reader:
         self.is_done = False
         self._builder = ReplyBuilder()
         self._characters = SurrogateJoiner()
+        self._template = EventTemplate()
         self._usage: JSON = {}
 
     def feed(self, events: Iterable[Event]) -> list[Delta]:
@@ -168,7 +217,9 @@ class Reader:
             for event in events:
                 if self.is_done:
                     break
-                if event.data:
+                if (known := self._template.read(event)) is not None:
+                    deltas.append(known)
+                elif event.data:
                     deltas += self._take(event)
         finally:
             self._builder.add(deltas)
@@ -190,6 +241,7 @@ class Reader:
         # Two backslashes: an escape within JSON text within JSON text, as arguments have it.
         if has_halves or self._characters.is_waiting or "\\\\" in event.data:
             deltas = self._characters.join(deltas)
+            self._template = EventTemplate()  # what comes next may have to be joined too
         return deltas
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
@@ -249,14 +301,16 @@ class ReplyBuilder:
             if pieces is None:
                 self._starts[block] = delta
                 pieces = self._pieces[block] = []
-            if isinstance(delta, ToolCallDelta):
+            if isinstance(delta, TextDelta):
+                pieces.append(delta.text)
+                if delta.citation:
+                    self._citations.setdefault(block, []).append(delta.citation)
+            elif isinstance(delta, ToolCallDelta):
                 pieces.append(delta.arguments)
             elif not isinstance(delta, RawDelta):
                 pieces.append(delta.text)
                 if isinstance(delta, ReasoningDelta) and delta.signature:
                     self._signatures[block] = self._signatures.get(block, "") + delta.signature
-                elif isinstance(delta, TextDelta) and delta.citation:
-                    self._citations.setdefault(block, []).append(delta.citation)
 
     def build(self) -> ChatReply:
         """Return the reply as far as it has come; its parts stand in the order of their blocks."""
