@@ -183,7 +183,10 @@ class Stream(Protocol):
     """A connection's bytes."""
 
     async def read(self, by: float | None, idle: float | None = None) -> bytes:
-        """Return the next bytes, b"" when the server has closed the connection."""
+        """Return the next bytes, b"" when the server has closed the connection.
+
+        Raise TimeoutError when `by` has passed, even if bytes have come, or none came for `idle` seconds.
+        """
         ...
 
     async def write(self, data: bytes, by: float | None) -> None:

@@ -128,8 +128,13 @@ class SyncStream:
         self._socket.close()
 
     def _bound(self, by: float | None, idle: float | None) -> None:
-        left = _left(by)
-        timeout = idle if left is None or (idle is not None and idle < left) else left
+        timeout = idle
+        if by is not None:
+            left = by - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if idle is None or left < idle:
+                timeout = left
         if timeout != self._timeout:  # for setting it costs as much as reading
             self._socket.settimeout(timeout)
             self._timeout = timeout
@@ -209,8 +214,21 @@ class AsyncStream(asyncio.Protocol):
 
     async def read(self, by: float | None, idle: float | None = None) -> bytes:
         """Return the next bytes."""
+        now = self._loop.time()
+        if by is not None and now >= by:  # however much has come
+            raise TimeoutError
         if not self._pieces and not self._is_over:
-            await self._arrival(by, idle)
+            # A timer for each token would cost more than reading it: so one stays, and looks again.
+            due = by if idle is None else now + idle if by is None or now + idle < by else by
+            self._due = due
+            if due is not None and (self._alarm is None or self._alarm.when() > due):
+                self._silence()
+                self._alarm = self._loop.call_at(due, self._look)
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         if self._pieces:
             return self._take()
         if self._error is not None:
@@ -249,19 +267,6 @@ class AsyncStream(asyncio.Protocol):
         # `abort` closes our copy of the socket alone: a forked child's would keep the server writing.
         _shut_down(self._socket, self._process)
         self._transport.abort()
-
-    async def _arrival(self, by: float | None, idle: float | None) -> None:
-        # A timer for each token would cost more than reading it: so one stays, and looks again.
-        due = None if idle is None else self._loop.time() + idle
-        self._due = by if due is None else due if by is None else min(due, by)
-        self._reader = self._loop.create_future()
-        if self._due is not None and (self._alarm is None or self._alarm.when() > self._due):
-            self._silence()
-            self._alarm = self._loop.call_at(self._due, self._look)
-        try:
-            await self._reader
-        finally:
-            self._reader = None
 
     def _look(self) -> None:
         self._alarm = None

@@ -45,33 +45,32 @@ class StreamParser:
         """Return the deltas that came next, None after the last; raise what broke the stream."""
         if self.is_over:
             return None
+        reader = self._reader
         try:
-            return self._feed(b"" if self._reader.is_done else await self._answer.response.receive(self._by))
+            chunk = b"" if reader.is_done else await self._answer.response.receive(self._by)
+            if not chunk:
+                return self._end()
+            record = self._answer.record
+            record.bytes_received += len(chunk)
+            if not (events := self._events.feed(chunk)):
+                return []
+            if record.time_to_first_event is None:
+                record.time_to_first_event = self._io.now() - self._answer.started
+                self._by = self._answer.deadline
+            if self.span is not None:
+                self.span.chunk()
+            deltas = reader.feed(events)
         except (Failure, PicccError) as error:
-            if isinstance(error, Failure) and self._reader.is_complete:
+            if isinstance(error, Failure) and reader.is_complete:
                 return self._end()  # to break off after a whole answer is an end too
             cause = error.__cause__
             broken = self.broken(error, cause)
+        else:
+            if reader.is_complete and not self._lingers:
+                self._lingers = True
+                self._come_by(self._io.now() + LINGER_SECONDS)
+            return deltas
         raise broken from cause
-
-    def _feed(self, chunk: bytes) -> list[Delta]:
-        if not chunk:
-            return self._end()
-        record = self._answer.record
-        record.bytes_received += len(chunk)
-        events = self._events.feed(chunk)
-        if not events:
-            return []
-        if record.time_to_first_event is None:
-            record.time_to_first_event = self._io.now() - self._answer.started
-            self._by = self._answer.deadline
-        if self.span is not None:
-            self.span.chunk()
-        deltas = self._reader.feed(events)
-        if self._reader.is_complete and not self._lingers:
-            self._lingers = True
-            self._come_by(self._io.now() + LINGER_SECONDS)
-        return deltas
 
     def _end(self) -> list[Delta]:
         if not self._reader.is_complete:

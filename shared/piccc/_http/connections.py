@@ -297,36 +297,31 @@ class Response:
 
     async def receive(self, by: float | None = None) -> bytes:
         """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        body, unpacker = self._body, self._unpacker
         try:
-            return await self._receive(by)
+            if unpacker is not None and (data := unpacker.more()):
+                await self._io.sleep(0)  # for unpacking what has come long ago never waits by itself
+                if by is not None and self._io.now() >= by:
+                    raise TimeoutError
+                return data
+            while not body.is_over:
+                if body.damage:
+                    raise MalformedReply(f"the body {body.damage}")
+                if data := self._rest:
+                    self._rest = b""
+                elif not (data := await self._stream.read(by, self._idle)):
+                    body.end()
+                    continue
+                content = body.feed(data)
+                if content and unpacker is not None:
+                    content = unpacker.feed(content)
+                if content:
+                    return content
+            if unpacker is not None:
+                unpacker.end()
         except (OSError, MalformedReply) as error:
             self._may_continue = False
             raise unanswered(error) from scrub(error)
-
-    async def _receive(self, by: float | None) -> bytes:
-        body, unpacker = self._body, self._unpacker
-        if unpacker is not None and (data := unpacker.more()):
-            await self._io.sleep(0)  # for unpacking what has come long ago never waits by itself
-            if by is not None and self._io.now() >= by:
-                raise TimeoutError
-            return data
-        while not body.is_over:
-            if body.damage:
-                raise MalformedReply(f"the body {body.damage}")
-            if by is not None and self._io.now() >= by:  # bytes that come all the time are no content yet
-                raise TimeoutError
-            data = self._rest or await self._stream.read(by, self._idle)
-            self._rest = b""
-            if not data:
-                body.end()
-                continue
-            content = body.feed(data)
-            if content and unpacker is not None:
-                content = unpacker.feed(content)
-            if content:
-                return content
-        if unpacker is not None:
-            unpacker.end()
         return b""
 
     async def close(self) -> None:
@@ -615,6 +610,7 @@ JOINED_BYTES = 64 * 1024
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_UNPACKED_RATIO = 100
 
+_HEX_DIGITS = b"0123456789abcdefABCDEF"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t]")
 """How a line of a trailer begins (RFC 9112, section 5): a field, or the rest of a folded one."""
@@ -764,7 +760,13 @@ class ChunkedBody:
             data = self.rest + data
         at, pieces = 0, []
         while at < len(data) and not self.is_over and not self.damage:
-            if self._left:
+            if not self._left:
+                end = data.find(b"\r\n", at)
+                if end < 0:
+                    break
+                self._read_line(data[at:end])
+                at = end + 2
+            if self._left and at < len(data):
                 piece = data[at : at + self._left]
                 at += len(piece)
                 self._left -= len(piece)
@@ -773,12 +775,6 @@ class ChunkedBody:
                 if self._at_line_end and data[at : at + 2] == b"\r\n":  # as nearly always, all at once
                     self._at_line_end = False
                     at += 2
-                continue
-            end = data.find(b"\r\n", at)
-            if end < 0:
-                break
-            self._read_line(data[at:end])
-            at = end + 2
         self.rest = data[at:]
         if len(self.rest) > MAX_LINE_BYTES and not self.is_over:
             self.damage = "is damaged: a chunk's size takes too many bytes"
@@ -801,11 +797,18 @@ class ChunkedBody:
                 # Else a damaged size, read as the last chunk's, would make content a trailer.
                 self.damage = f"is damaged: not a line of a trailer: {line[:20]!r}"
             self.is_over = not line
-        elif size := _SIZE.fullmatch(line):
-            self._left = int(size[1], 16)
+        # Most sizes are bare digits: with cold caches, to match the expression takes 3 µs more.
+        elif size := line if 0 < len(line) <= 16 and not line.strip(_HEX_DIGITS) else _size(line):
+            self._left = int(size, 16)
             self._in_trailer = not self._left
         else:
             self.damage = f"is damaged: not the size of a chunk: {line[:20]!r}"
+
+
+def _size(line: bytes) -> bytes:
+    """Return the digits of a chunk's size that may have extensions, b"" where there is none."""
+    found = _SIZE.fullmatch(line)
+    return found[1] if found else b""
 
 
 class Unpacker:
