@@ -1,7 +1,9 @@
-"""The `piccc` command, run as a user runs it: in a process of its own, by a pipe or on a terminal."""
+"""The `piccc` command, run in a process of its own, by a pipe or on a terminal."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import pty
 import shlex
@@ -13,11 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from piccc.emulator import Emulator
+from tests.cli.forks import Forks
 
 NO_LOOP = "ignore:There is no current event loop:DeprecationWarning"
 """What llama-index-core does to itself on Python 3.12 and 3.13."""
-PICCC = [sys.executable, "-W", "error", "-W", NO_LOOP, "-m", "piccc"]
+PYTHON = [sys.executable, "-W", "error", "-W", NO_LOOP]
+PICCC = [*PYTHON, "-m", "piccc"]
 LONGEST = 300.0
+
+
+@functools.cache
+def _forks() -> Forks:
+    forks = Forks(PYTHON, LONGEST)
+    atexit.register(forks.close)
+    return forks
 
 
 class Shell:
@@ -42,10 +53,19 @@ class Shell:
             }
 
     def __call__(self, *words: str, piped: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, with stdout and stderr in pipes; no command may show a traceback."""
-        done = subprocess.run(  # noqa: S603  our own command
-            [*PICCC, *words], input=piped, **self._settings(variables), capture_output=True, timeout=LONGEST
-        )
+        """Run a command to its end, on no terminal; no command may show a traceback."""
+        if any(name.startswith("PYTHON") for name in variables):  # which an interpreter reads when it starts
+            done = subprocess.run(  # noqa: S603  our own command
+                [*PICCC, *words],
+                input=piped,
+                **self._settings(variables),
+                capture_output=True,
+                timeout=LONGEST,
+            )
+        else:
+            done = _forks().run(
+                words, piped=piped, folder=self.folder, variables={**self.variables, **variables}
+            )
         assert "Traceback" not in done.stderr
         return done
 
