@@ -12,14 +12,20 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from jsonschema import Draft202012Validator, SchemaError
+from schemathesis.config import SchemathesisConfig as Config
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from piccc.emulator import Emulator
 from piccc.emulator.openapi import document
 
-api, corners = schemathesis.openapi.from_dict(document()), schemathesis.openapi.from_dict(document())
-# Each corner of each schema is a thousand requests: for the lenient emulator, whose answers are all judged.
-api.config.phases.coverage.enabled = False
+# Each corner of each schema is a thousand requests: for the lenient emulator, whose answers are all judged,
+# and not for the counting of tokens, whose fields are all those of a message.
+DRAWN_ONLY = {"phases": {"coverage": {"enabled": False}}}
+COUNTED = {"include-path": "/v1/messages/count_tokens", **DRAWN_ONLY}
+api, corners = (
+    schemathesis.openapi.from_dict(document(), config=Config.from_dict(options))
+    for options in (DRAWN_ONLY, {"operations": [COUNTED]})
+)
 EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -118,6 +124,12 @@ def test_only_what_the_provider_documents_is_marked_so() -> None:
         "Webhook": ["url"],
         "Task": ["task_id", "status", "polling_url"],
     }
+
+
+def test_the_fields_of_a_count_are_those_of_a_message() -> None:
+    schemas = document()["components"]["schemas"]
+    message, count = (schemas[name]["properties"] for name in ("MessageRequest", "CountRequest"))
+    assert {name: message.get(name) for name in count} == count
 
 
 def test_every_operation_says_whether_it_is_documented() -> None:
