@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,31 @@ if TYPE_CHECKING:
 
 ALONE = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update")
 """Flags with which Chromium runs as root and asks nobody on the internet."""
+
+LONGEST = (
+    "emulator/test_openapi.py",
+    "media/test_schedule.py",
+    "notebooks/test_notebooks.py",
+    "docs/test_blocks.py",
+    "faults/test_matrix.py",
+    "media/test_polling.py",
+    "test_mcp.py",
+    "emulator/test_page.py",
+    "faults/test_connections.py",
+    "contract/test_assumptions.py",
+    "event_loop/test_blocking.py",
+    "cli/test_make.py",
+    "cli/test_demo.py",
+    "emulator/test_server.py",
+    "faults/test_unsent.py",
+    "media/test_submitting.py",
+    "media/test_batch.py",
+    "emulator/model/test_schema.py",
+    "cli/test_commands.py",
+    "langchain/test_package.py",
+    "docs/test_site.py",
+)
+"""Files that take ten seconds and more."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +75,12 @@ def pytest_collection() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first: a file that one worker begins last keeps the others waiting for it."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
