@@ -1,9 +1,9 @@
 """Piccc AI for Python: chat, images and videos over one transport, for notebooks and for both frameworks.
 
-- Start with `Client`, or with `AsyncClient`, which has the same words, awaited.
+- Start with `Client`, or with `AsyncClient`, which has the same methods as coroutines.
 - Chat (`Chat`): prompts or `Message`s go in, a `ChatReply` or a `ChatStream` comes out.
 - Images and videos (`Media`, `Tasks`): each is a task, a `TaskHandle` whose `OutputHandle`s can be saved.
-- What goes wrong is a `PicccError`: `piccc.errors` draws the tree.
+- Every error is a `PicccError`; `piccc.errors` lists the classes as a tree.
 
 Nothing heavy is imported until it is used.
 """

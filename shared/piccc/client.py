@@ -542,7 +542,7 @@ class Client(_Client):
     safe to share between threads, to fork, to copy and to pickle (without its key).
 
     Args:
-        api_key: the key, or a function that is asked for it at each attempt; by default `PICCC_API_KEY`.
+        api_key: the key, or a function that is called for it at each attempt; by default `PICCC_API_KEY`.
         base_url: the server's address, with or without `/v1`; by default `PICCC_BASE_URL`.
         timeout: seconds for a whole call with its retries and its stream, or a `Timeout`; 600 by default.
         max_retries: how many times more than once a request may be sent; 2 by default.

@@ -134,7 +134,7 @@ def test_a_proxy_on_the_way_to_another_machine_is_named(shell: Shell) -> None:
     variables = {"PICCC_BASE_URL": "http://nowhere.invalid", "http_proxy": "http://me:hush123@127.0.0.1:9"}
     proxy = _proxy(shell, **variables)
     assert proxy["state"] == "note"
-    assert "127.0.0.1:9 is asked for nowhere.invalid" in proxy["says"]
+    assert "127.0.0.1:9 is used for nowhere.invalid" in proxy["says"]
 
 
 def test_a_proxy_that_takes_a_missing_package_is_to_be_fixed(shell: Shell) -> None:

@@ -179,10 +179,10 @@ def _proxy(config: Config) -> Iterator[Finding]:
     elif proxy_bypass(host) or is_loopback(host):
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
     elif used.startswith("socks") and find_spec("socksio") is None:
-        said = f"{redact(used)} is asked for {host}, which takes a package that is not installed"
+        said = f"{redact(used)} is used for {host}, which takes a package that is not installed"
         yield Finding("proxy", "fix", said, 'pip install "piccc[socks]"')
     else:
-        yield Finding("proxy", "note", f"{redact(used)} is asked for {host}")
+        yield Finding("proxy", "note", f"{redact(used)} is used for {host}")
 
 
 def _certificates() -> Iterator[Finding]:
