@@ -152,6 +152,9 @@ READ: dict[str, tuple[str, Any]] = {
     "raw newline among words": ('So: {"a": "x\ny"}', {"a": "x\ny"}),
     "half a character": ('{"a": "\\ud800"}', {"a": "\ufffd"}),
     "half a character among words": ('So: {"a": "\\uDC00"}', {"a": "\ufffd"}),
+    "trailing commas": ('{"a": [1, {"b": ",}"},\n],\n}', {"a": [1, {"b": ",}"}]}),
+    "trailing comma in a fence": ('```json\n{"a": ",]",}\n```', {"a": ",]"}),
+    "trailing comma among words": ('Of 5" pipe: {"a": "x,}",}. Anything else?', {"a": "x,}"}),
     "thoughts": ('<think>maybe {"a": 2}</think>{"a": 1}', {"a": 1}),
 }
 NOT_READ: dict[str, tuple[str, type[ValueError]]] = {
@@ -160,6 +163,10 @@ NOT_READ: dict[str, tuple[str, type[ValueError]]] = {
     "footnote": ("It is hot [1].", NoJSONError),
     "cut": ('{"a": {"b": 1}, "c', ValueError),
     "missing brace": ('{"a": 1', ValueError),
+    "comma for a value": ('{"a": [1,,]}', ValueError),
+    "comma alone": ('{"a": [,]}', ValueError),
+    "cut behind a comma": ('{"a": [1, 2,', ValueError),
+    "escaped quotes without end": ('{"' + '" \\' * 100_000, ValueError),
     "two objects": ('{"a": 1} {"a": 2}', ValueError),
     "two fences": ('```\n{"a": 1}\n```\nor\n```\n{"a": 2}\n```', ValueError),
     "not a number": ('{"a": NaN}', ValueError),
@@ -180,6 +187,22 @@ def test_a_doubtful_answer_is_not(kind: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:
         read_json(text)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "expected"),
+    [
+        (dict[str, int], '{"a": 1}', {"a": 1}),
+        (list[int], '{"value": [1]}', [1]),
+        (str, '{"value": "x"}', "x"),
+        (str, '{"a": 1}', '{"a": 1}'),
+        (str, "[1]", "[1]"),
+    ],
+)
+def test_an_object_that_was_encoded_twice_is_read_and_a_string_stays_one(
+    given: Any, value: str, expected: Any
+) -> None:
+    assert OutputSchema.of(given).validate(read_json(json.dumps(value))) == expected
 
 
 def refused(message: str, *, status: int = 400, kind: type[InvalidRequestError] = InvalidRequestError) -> Any:

@@ -20,7 +20,8 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -144,7 +145,7 @@ class OutputSchema:
 
     def validate(self, value: Any) -> Any:
         """Return the answer as the requested type; raise ValueError with what is wrong with it."""
-        value = self.unwrap(value)
+        value = self.unwrap(self._decoded_again(value))
         if self.type is None:
             return _checked(self._inner, value)
         if self._parse_old is not None:
@@ -156,6 +157,12 @@ class OutputSchema:
         """Return the answer without the object around it, if there is one."""
         is_wrapper = self.is_wrapped and isinstance(value, dict) and value.keys() == {_WRAPPED}
         return value[_WRAPPED] if is_wrapper else value
+
+    def _decoded_again(self, value: Any) -> Any:
+        """Return the object that was encoded twice; a string that may be an answer by itself stays one."""
+        inner = _decoded(value) if isinstance(value, str) else None
+        is_asked_for = isinstance(inner, dict) and (not self.is_wrapped or inner.keys() == {_WRAPPED})
+        return inner if is_asked_for else value
 
     @cached_property
     def text(self) -> str:
@@ -302,14 +309,17 @@ class NoJSONError(ValueError):
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
 _OBJECT = re.compile(r'\{(?=\s*["}])')
+_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]\s*,)|,(?=\s*[\]}])', re.DOTALL)
+# Group 1 stays: a comma after no value, and a string, if need be up to the end of the text, for without `\Z`
+# escaped quotes without end take time that is quadratic in their number.
 _LAST_LIST = re.compile(r"(?:\A|[:\n])\s*(\[.*\])\s*\Z", re.DOTALL)  # not "[1]" within a sentence
 
 
 def read_json(text: str) -> Any:
     """Parse the one JSON value in a model's reply.
 
-    A code fence, words around an object, a `<think>` block before it and raw newlines in strings are
-    accepted, because they are unambiguous. Two objects, or an incomplete one, are not.
+    A code fence, words around an object, a `<think>` block before it, raw newlines in strings and trailing
+    commas are accepted, because they are unambiguous. Two objects, or an incomplete one, are not.
 
     Raises:
         NoJSONError: there is none.
@@ -339,11 +349,15 @@ def _read_json(text: str) -> Any:
         return _the_only(values)
     if (start := _OBJECT.search(text)) is None:
         raise NoJSONError("it contains no JSON")
-    try:
-        value, end = _DECODER.raw_decode(text, start.start())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its JSON is malformed: {error}") from None
-    return _the_only([value, *_OBJECT.findall(text, end)])
+    problem: Exception | None = None
+    for each in _readings(text[start.start() :]):
+        try:
+            value, end = _DECODER.raw_decode(each)
+        except (ValueError, RecursionError) as error:
+            problem = problem or error
+        else:
+            return _the_only([value, *_OBJECT.findall(each, end)])
+    raise ValueError(f"its JSON is malformed: {problem}")
 
 
 def _reject(constant: str) -> Any:
@@ -353,11 +367,18 @@ def _reject(constant: str) -> Any:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)  # not strict: raw newlines in strings
 
 
+def _readings(text: str) -> Iterator[str]:
+    """Yield a text as it is, and where it begins with JSON, without trailing commas."""
+    yield text
+    if text.lstrip().startswith(("{", "[")):
+        yield _TRAILING_COMMA.sub(r"\1", text)
+
+
 def _decoded(text: str) -> Any:
-    try:
-        return _DECODER.decode(text)
-    except (ValueError, RecursionError):
-        return None
+    for each in _readings(text):
+        with suppress(ValueError, RecursionError):
+            return _DECODER.decode(each)
+    return None
 
 
 def _the_only(values: Sequence[Any]) -> Any:
