@@ -19,7 +19,7 @@ from llama_index.core.llms import ChatMessage
 from opentelemetry import context, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -436,6 +436,30 @@ assert "piccc.telemetry" not in sys.modules
 opentelemetry.trace.set_tracer_provider(sdk.TracerProvider())
 print(telemetry().__name__)
 """
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_end"])
+def test_what_a_program_adds_to_opentelemetry_cannot_break_a_call_or_lose_a_task(
+    method: str, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the processor's")
+
+    processor, provider = SpanProcessor(), TracerProvider()
+    setattr(processor, method, fail)
+    provider.add_span_processor(processor)
+    telemetry.instrument(tracer_provider=provider)
+    try:
+        for way in ("raw", "raw, stream", "raw, async"):
+            CALLS[way](emulator)
+        with client(emulator) as own:
+            task = own.images.submit(PROMPT, model="piccc-image", key="one")
+            assert own.tasks.resume("one").id == task.id  # the ledger has it
+            assert len(own.images.map(["a", "b"], model="piccc-image")) == 2
+    finally:
+        telemetry.uninstrument()
+        provider.shutdown()
+    assert "OpenTelemetry failed, and the call goes on." in caplog.messages
 
 
 def test_nothing_is_imported_before_there_is_a_provider() -> None:

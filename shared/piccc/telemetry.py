@@ -10,6 +10,7 @@ This module is imported once a program has set a tracer provider (`piccc._http.s
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -17,14 +18,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 from piccc.errors import MissingExtraError
 
 try:
     from opentelemetry import context, metrics, trace
-    from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtraError(
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from piccc.tasks import Task
 
 __all__ = ["instrument", "uninstrument"]
+
+logger = logging.getLogger("piccc")
+Given = ParamSpec("Given")
 
 SCHEMA = "https://opentelemetry.io/schemas/1.41.1"
 PROVIDER = "piccc"
@@ -156,6 +160,22 @@ def trace_headers() -> tuple[tuple[str, str], ...]:
     return tuple(carrier.items())
 
 
+def _harmless(method: Callable[Given, None]) -> Callable[Given, None]:
+    """Log what a method raises: the API should not, but a program's own processors and readers do.
+
+    A task that has been paid for, or an answer, must not be lost with its span.
+    """
+
+    @wraps(method)
+    def call(*args: Given.args, **options: Given.kwargs) -> None:
+        try:
+            method(*args, **options)
+        except Exception:
+            logger.warning("OpenTelemetry failed, and the call goes on.", exc_info=True)
+
+    return call
+
+
 class Operation:
     """One operation: its span is current within `with`, and it ends once, with its metrics.
 
@@ -180,14 +200,26 @@ class Operation:
         self._attributes = attributes
         if more:
             attributes = attributes | more
-        if content is not None and instruments.captures_content:
-            attributes = attributes | content()
         self._began, self._began_ns = time.perf_counter(), time.time_ns()
-        self._span = instruments.tracer.start_span(
-            name, kind=kind, attributes=attributes, links=links, start_time=self._began_ns
-        )
+        self._span: Span = trace.INVALID_SPAN
+        self._start(name, kind, attributes, content, links)
         self._token: Token[context.Context] | None = None
         self._has_ended = False
+
+    @_harmless
+    def _start(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        content: Callable[[], Attributes] | None,
+        links: Sequence[Link],
+    ) -> None:
+        if content is not None and self._instruments.captures_content:
+            attributes = attributes | content()
+        self._span = self._instruments.tracer.start_span(
+            name, kind=kind, attributes=attributes, links=links, start_time=self._began_ns
+        )
 
     def __enter__(self) -> Self:
         self._token = context.attach(trace.set_span_in_context(self._span))
@@ -199,16 +231,17 @@ class Operation:
         if error is not None:
             self.end(error=error)
 
+    @_harmless
     def end(
         self,
         *,
         record: Record | None = None,
         error: BaseException | None = None,
         attributes: Attributes | None = None,
-    ) -> bool:
-        """End the span, with what is known; return False where it has ended before."""
+    ) -> None:
+        """End the span, with what is known, unless it has ended before."""
         if self._has_ended:
-            return False
+            return
         self._has_ended = True
         found = attributes or {}
         if error is not None:
@@ -227,7 +260,6 @@ class Operation:
         self._span.end()
         if self._is_measured:
             self._instruments.duration.record(time.perf_counter() - self._began, self._attributes)
-        return True
 
     def _note(self, record: Record, found: Attributes) -> None:
         if request_id := record.request_id:
@@ -279,8 +311,11 @@ class Chat(Operation):
         elif place == 2:
             self._gaps.append(time.perf_counter() - self._last)
 
+    @_harmless
     def completed(self, reply: ChatReply, error: BaseException | None = None) -> None:
         """End with a reply, whole or as far as it had come."""
+        if self._has_ended:
+            return
         found: Attributes = {}
         usage, record = reply.usage, reply.record
         if reply.model:
@@ -300,8 +335,7 @@ class Chat(Operation):
                         found[name] = count
             if self._instruments.captures_content:
                 found["gen_ai.output.messages"] = _json([_output(reply)])
-        if not self.end(record=record, error=error, attributes=found):
-            return
+        self.end(record=record, error=error, attributes=found)
         made, attributes = self._instruments, self._attributes
         if record.time_to_first_event is not None:
             made.first.record(record.time_to_first_event, attributes)
@@ -325,6 +359,7 @@ class Submission(Operation):
         name, content = f"generate_content {model}".strip(), partial(_prompt, body)
         super().__init__(name, SpanKind.CLIENT, attributes, more, content=content)
 
+    @_harmless
     def submitted(self, task: Task, record: Record) -> None:
         """End with the task, and remember the span for links to it."""
         found: Attributes = {"piccc.task.id": task.id, "piccc.task.status": task.status}
@@ -341,11 +376,13 @@ class Wait(Operation):
     def __init__(self) -> None:
         super().__init__("piccc.wait", SpanKind.INTERNAL, {})
 
+    @_harmless
     def add(self, task_id: str) -> None:
         """Link the task's submission, if it was sent by this process."""
         if (submission := _submissions.get(task_id)) is not None:
             self._span.add_link(submission, {"piccc.task.id": task_id})
 
+    @_harmless
     def ended(self, task: Task) -> None:
         """Note the end of a task; from any thread."""
         self._span.add_event("piccc.task.ended", {"piccc.task.id": task.id, "piccc.task.status": task.status})
