@@ -200,6 +200,7 @@ async def _serve_http(server: MediaServer, host: str, port: int, token: str | No
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     with config.bind_socket() as bound:
+        bound.listen()  # so that whoever reads the address below can connect at once
         at = f"[{host}]" if ":" in host else host
         say(f"MCP is served at http://{at}:{bound.getsockname()[1]}/mcp; Ctrl-C stops it.")
         if not token:
