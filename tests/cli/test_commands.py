@@ -168,16 +168,22 @@ def test_the_emulator_does_what_its_faults_file_says_and_shows_it_as_json(nowher
 
 
 @pytest.mark.parametrize(
-    ("kind", "line"),
+    ("kind", "key", "line"),
     [
-        ("sh", "  export PICCC_API_KEY=my-key"),
-        ("fish", "  set -gx PICCC_API_KEY my-key"),
-        ("powershell", "  $env:PICCC_API_KEY = 'my-key'"),
-        ("dotenv", "  PICCC_API_KEY=my-key"),
+        ("sh", "my-key", "  export PICCC_API_KEY=my-key"),
+        ("fish", "my-key", "  set -gx PICCC_API_KEY my-key"),
+        ("powershell", "my-key", "  $env:PICCC_API_KEY = 'my-key'"),
+        ("dotenv", "my-key", "  PICCC_API_KEY=my-key"),
+        ("sh", "it's $x;#[b]\\", """  export PICCC_API_KEY='it'"'"'s $x;#[b]\\'"""),
+        ("fish", "it's $x;#[b]\\", r"  set -gx PICCC_API_KEY 'it\'s $x;#[b]\\'"),
+        ("powershell", "it’s 'so' $x", "  $env:PICCC_API_KEY = 'it’’s ''so'' $x'"),
+        ("dotenv", "it's $x;#[b]\\", r"  PICCC_API_KEY='it\'s $x;#[b]\\'"),
     ],
 )
-def test_the_emulator_prints_its_variables_for_any_shell(nowhere: Shell, kind: str, line: str) -> None:
-    words = ("emulator", "--port", "0", "--api-key", "my-key", "--shell", kind)
+def test_the_emulator_prints_its_variables_for_any_shell(
+    nowhere: Shell, kind: str, key: str, line: str
+) -> None:
+    words = ("emulator", "--port", "0", "--api-key", key, "--shell", kind)
     with nowhere.start(*words) as process:
         assert process.stdout is not None
         assert line in (said.rstrip() for said in process.stdout)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -50,7 +52,7 @@ class Mode(StrEnum):
 _EXPORTS = {
     Shell.SH: "export {name}={value}",
     Shell.FISH: "set -gx {name} {value}",
-    Shell.POWERSHELL: "$env:{name} = '{value}'",
+    Shell.POWERSHELL: "$env:{name} = {value}",
     Shell.DOTENV: "{name}={value}",
 }
 _SHOWN = (
@@ -202,8 +204,19 @@ def _welcome(emulator: Emulator, shell: Shell) -> None:
         soft_wrap=True,
     )
     for name, value in emulator.environment.items():
-        console.print("  " + _EXPORTS[shell].format(name=name, value=value), soft_wrap=True)
+        line = _EXPORTS[shell].format(name=name, value=_quoted(value, shell))
+        console.print(f"  {line}", soft_wrap=True, markup=False)
     console.print()
+
+
+def _quoted(value: str, shell: Shell) -> str:
+    """Write a value so that a shell reads it as it is, whatever signs it has."""
+    if shell is Shell.POWERSHELL:  # which takes typographic quotes for plain ones
+        return "'" + re.sub("(['‘’‚‛])", r"\1\1", value) + "'"
+    plain = shlex.quote(value)
+    if shell is Shell.SH or plain == value:
+        return plain
+    return "'" + re.sub(r"([\\'])", r"\\\1", value) + "'"
 
 
 def _current_shell() -> Shell:
