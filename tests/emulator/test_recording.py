@@ -365,6 +365,8 @@ WRONG = {
     "nothing to replay": (None, {"mode": "replay"}, "not recorded yet"),
     "nothing to record": (None, {"mode": "record"}, "upstream"),
     "no mode": (None, {"mode": "live"}, "replay, record or once"),
+    "an empty file": ("", {}, "no line with recording"),
+    "no body": ('{"request": "POST /v1/messages"}\n', {}, "needs recording"),
     "no recording": ('{"a": 1}\n', {}, "line 1"),
     "another version": ('{"recording": "piccc", "version": 99, "tasks": false}\n', {}, "version 99"),
     "a torn line": ('{"recording": "piccc", "version": 1, "tasks": false}\n{"num', {}, "line 2"),

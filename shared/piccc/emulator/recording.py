@@ -93,6 +93,7 @@ class Recording:
         self._clock = clock
         self._latency = latency
         self.is_piccc = upstream is not None and upstream.is_piccc
+        self._has_head = False
         self._exchanges: list[_Exchange] = []
         self._found: dict[tuple[str, str], list[_Exchange]] = defaultdict(list)
         self._submissions: dict[str, int] = defaultdict(int)
@@ -241,8 +242,13 @@ class Recording:
                 if line:
                     self._read(json.loads(line))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                said = f"{self._path}, line {number}: is not a line of a recording: {error}"
+                needed = "it needs recording, version and tasks, or request and body, or answers"
+                why = error if isinstance(error, ValueError) else needed
+                said = f"{self._path}, line {number}: is not a line of a recording: {why}"
                 raise ValueError(said) from None
+        if not self._has_head:
+            said = "has no line with recording, version and tasks; delete it to record anew"
+            raise ValueError(f"{self._path} is no recording: it {said}")
         for exchange in self._exchanges:
             exact = _canonical(exchange.body)
             for key in {exact, _TIME.sub("<time>", exact)}:
@@ -252,7 +258,7 @@ class Recording:
         if "recording" in line:
             if line["version"] != _VERSION:
                 raise ValueError(f"version {line['version']} is not {_VERSION}")
-            self.is_piccc = bool(line["tasks"])
+            self.is_piccc, self._has_head = bool(line["tasks"]), True
         elif "answers" in line:
             self._exchanges[line["answers"] - 1].answer = line
         else:
