@@ -185,6 +185,13 @@ def test_a_tool_without_arguments_gets_none() -> None:
     ]
 
 
+@pytest.mark.parametrize("polite", ["Please", "Could you please", "Hi,"])
+def test_a_polite_word_is_no_value(polite: str) -> None:
+    water = tool("water_plants", "Water the plants of a room.", "room", room=TEXT)
+    [(_, values)] = calls(f"{polite} water the plants in the kitchen.", (water,))
+    assert values == {"room": "the kitchen"}
+
+
 def test_a_list_argument_takes_the_quoted_texts() -> None:
     note = tool("save_note", "Save a note.", tags=TEXTS)
     assert calls("Save a note with tags 'urgent' and 'finance'", (note,)) == [

@@ -100,7 +100,7 @@ class Values:
         elif len(quoted) == 1 and not {*stems(self.subject(without=_QUOTED))} - _FREE_TEXT:
             yield quoted[0]
         if string:
-            yield from () if free else (one.value for one in _matches(_NAME, text))
+            yield from () if free else (one.value for one in _matches(_NAME, _POLITE.sub("", text)))
             yield self.subject() or text or name or "text"
 
     def subject(self, without: str = "(?!)") -> str:
