@@ -9,7 +9,7 @@ from binascii import Error as BinasciiError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from mimetypes import guess_type
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from langchain_core.messages import (
     AIMessage,
@@ -19,7 +19,6 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import SecretStr
 
@@ -51,6 +50,11 @@ from piccc.conversation import (
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.options import describe_unknown
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+    ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 Block = Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -586,7 +590,6 @@ _UNTYPED = (
 """Keys that identify a block without a type, as Bedrock's are."""
 
 
-ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 JSON = dict[str, Any]
 _WORDS = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
 
@@ -600,6 +603,8 @@ def bound_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> lis
 
 
 def _bound_tool(tool: ToolLike, *, strict: bool | None) -> JSON:
+    from langchain_core.tools import BaseTool  # for those who have tools only; LangChain loads it here too
+
     try:
         bound: JSON = convert_to_openai_tool(tool, strict=strict)
     except (TypeError, ValueError) as error:

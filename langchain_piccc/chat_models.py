@@ -19,7 +19,6 @@ from pydantic import Field, PrivateAttr, model_validator
 from langchain_piccc._replies import PROVIDER, to_message
 from langchain_piccc._requests import (
     SETTINGS,
-    ToolLike,
     as_list,
     bound_choice,
     bound_format,
@@ -34,18 +33,19 @@ from langchain_piccc._requests import (
 from langchain_piccc._settings import STRICT, ClientSettings, Dialect
 from langchain_piccc._streaming import ChunkWriter, EventWriter, coalesce
 from langchain_piccc.errors import as_model_errors
-from langchain_piccc.structured import Method, StructuredOutput, output_schema, strategies, traced_schema
 from piccc._version import __version__
-from piccc.conversation import DEFAULT_MODEL, model_info
+from piccc.conversation import DEFAULT_MODEL, MAX_ANSWERS, model_info
 from piccc.errors import InvalidArgumentError
 from piccc.options import with_our_names
-from piccc.structured import MAX_ANSWERS, StrategyMemory
 
 if TYPE_CHECKING:
     from langchain_protocol.protocol import MessagesData
 
+    from langchain_piccc._requests import ToolLike
+    from langchain_piccc.structured import Method, StructuredOutput
     from piccc.client import AsyncChat, Chat
     from piccc.conversation import ChatReply, ChatRequest, Delta
+    from piccc.structured import StrategyMemory
 
 if "piccc.media.rate" in sys.modules:  # a `RateLimit` may have been made before LangChain was loaded
     sys.modules["piccc.media.rate"].register_with_langchain()
@@ -232,7 +232,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     coalesce: bool = True
     """Whether what arrived in one read becomes one chunk; False gives one chunk for each event."""
 
-    _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
+    _strategy_memory: StrategyMemory | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -380,6 +380,12 @@ class ChatPiccc(ClientSettings, BaseChatModel):
             >>> ChatPiccc().with_structured_output(Person).invoke("Anna is 31 years old.")
             Person(name='Anna', age=31)
         """
+        # For those who ask for objects only: 3 ms of each start.
+        from langchain_piccc.structured import StructuredOutput, output_schema, strategies, traced_schema
+        from piccc.structured import StrategyMemory
+
+        if self._strategy_memory is None:
+            self._strategy_memory = StrategyMemory()
         ways = strategies(self.profile, self.dialect, method, strict)
         if tools:  # a forced tool of ours would leave the model no choice
             kwargs["tools"] = bound_tools(tools)

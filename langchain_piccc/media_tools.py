@@ -541,6 +541,8 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
         [('completed', 'a red ceramic mug')]
     """
 
+    model_config = STRICT
+
     client: Any = Field(default=None, exclude=True, repr=False)
     """A `piccc.Client` for all tools; without one each makes its own from the environment."""
     async_client: Any = Field(default=None, exclude=True, repr=False)

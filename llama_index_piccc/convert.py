@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import fields
 from io import IOBase
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -65,8 +65,10 @@ from piccc.conversation import (
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
 from piccc.options import refuse_typos
-from piccc.structured import PartialObject
 from piccc.tasks import content_type_of
+
+if TYPE_CHECKING:
+    from piccc.structured import PartialObject
 
 DialectName = Literal["openai", "anthropic"]
 OnUnsupported = Literal["error", "text", "drop"]
@@ -491,6 +493,8 @@ class GrowingReply:
 
     def _call(self, delta: ToolCallDelta) -> None:
         if delta.block not in self._calls:
+            from piccc.structured import PartialObject  # for those who have tools only
+
             self._calls[delta.block] = (delta.id or "", delta.name or "", PartialObject())
             self._calls = dict(sorted(self._calls.items()))  # a call may begin after a later one
         self._calls[delta.block][2].add(delta.arguments)

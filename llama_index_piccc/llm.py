@@ -154,7 +154,9 @@ class Piccc(PredictingLLM):
         Person(name='Anna', age=31)
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, defer_build=False, extra="forbid", hide_input_in_errors=True
+    )
 
     api_key: ApiKey | None = Field(
         default=None,

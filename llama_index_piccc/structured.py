@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -28,22 +28,15 @@ from llama_index.core.program.utils import create_flexible_model
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.types import PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from llama_index_piccc.convert import INVALID_CALLS, completion
-from piccc.conversation import DEFAULT_MODEL, JSON
+from piccc.conversation import DEFAULT_MODEL, JSON, MAX_ANSWERS
 from piccc.errors import InvalidArgumentError, InvalidRequestError
-from piccc.structured import (
-    MAX_ANSWERS,
-    STRATEGIES,
-    Answer,
-    Attempt,
-    OutputSchema,
-    PartialObject,
-    Strategy,
-    StrategyMemory,
-    StructuredCall,
-)
+
+# `piccc.structured` is loaded with the first prediction: it would take 3 ms of each start.
+if TYPE_CHECKING:
+    from piccc.structured import Attempt, OutputSchema, Strategy, StrategyMemory
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -74,6 +67,10 @@ class Prediction(Generic[Model]):
         messages: Sequence[ChatMessage],
         kwargs: JSON | None,
     ) -> None:
+        from piccc.structured import STRATEGIES, OutputSchema, StrategyMemory, StructuredCall
+
+        if llm._strategy_memory is None:
+            llm._strategy_memory = StrategyMemory()
         self._llm = llm
         self._messages = list(messages)
         self._kwargs = {name: value for name, value in (kwargs or {}).items() if name not in _RESERVED}
@@ -147,6 +144,8 @@ class Prediction(Generic[Model]):
         return {**self._kwargs, **attempt.options}
 
     def _take(self, response: ChatResponse) -> None:
+        from piccc.structured import Answer
+
         self._spent.append(response)
         facts, known = response.message.additional_kwargs, response.additional_kwargs
         calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
@@ -180,6 +179,8 @@ class _PartialModel:
     """The object as far as a stream's responses give it, and the text that was not yet passed on."""
 
     def __init__(self, schema: OutputSchema) -> None:
+        from piccc.structured import PartialObject
+
         self._schema = schema
         # What is wrapped is no object whose fields could be missing.
         self._flexible = None if schema.is_wrapped else create_flexible_model(schema.type)
@@ -301,6 +302,8 @@ class PredictingLLM(FunctionCallingLLM):
             answer's text and finish reason.
     """
 
+    model_config = ConfigDict(defer_build=True)  # it has no instances
+
     model: str = Field(
         default=DEFAULT_MODEL, kw_only=False, description="Model name; any name the server knows."
     )
@@ -308,7 +311,7 @@ class PredictingLLM(FunctionCallingLLM):
         default=MAX_ANSWERS, gt=0, description="Maximum number of billed replies for one predicted object."
     )
 
-    _strategy_memory: StrategyMemory = PrivateAttr(default_factory=StrategyMemory)
+    _strategy_memory: StrategyMemory | None = PrivateAttr(default=None)
 
     @property
     def server(self) -> tuple[str | None, ...]:

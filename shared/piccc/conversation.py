@@ -44,6 +44,8 @@ DEFAULT_MAX_TOKENS = 4096
 It is ours, not the provider's: small enough for small servers, long enough for most answers. With reasoning,
 its budget is added.
 """
+MAX_ANSWERS = 2
+"""How many replies one object may cost: the first, and one more if it does not fit."""
 
 
 def model_info(name: str) -> ModelInfo:

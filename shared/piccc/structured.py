@@ -31,7 +31,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import from_json, to_json
 
 from piccc.arguments import MAX_DEPTH, Nesting, as_json
-from piccc.conversation import JSON, JSONSchema
+from piccc.conversation import JSON, MAX_ANSWERS, JSONSchema
 from piccc.errors import (
     ContextOverflowError,
     InvalidArgumentError,
@@ -45,8 +45,6 @@ Strategy = Literal["schema", "tool", "text", "json"]
 STRATEGIES: tuple[Strategy, ...] = ("schema", "tool", "text")
 """What is tried in turn where the caller names nothing."""
 
-MAX_ANSWERS = 2
-"""How many replies one object may cost: the first, and one more if it does not fit."""
 FORGET_AFTER = 600.0
 """Seconds until a strategy that did not work is tried again."""
 _PROSE_LIMIT = 2

@@ -19,7 +19,7 @@ DialectName = Literal["openai", "anthropic"]
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EncodedRequest:
     """A request in a dialect's words.
 
