@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piccc._dialects import dialect_named
-from piccc._dialects.common import parse, serialize
+from piccc._dialects.common import LARGE_TEXT, LargeBody, large, parse, request_body, serialize
 from piccc._dialects.content import image_source
 from piccc._dialects.reader import Event
 from piccc.conversation import Image
@@ -164,6 +164,24 @@ def test_a_data_url_is_sent_as_it_was_given_and_not_copied() -> None:
     assert image_source(Image(url=url)).url is url
     assert image_source(Image(url=url.replace("png", "gif"))).url == url
     assert image_source(Image(url=url.replace("=", "\n="))).url == url
+
+
+@pytest.mark.parametrize("end", ["", '"', "\\", "\n", "\x00", "\x7f", "é", "😀", "\ud83d"])
+def test_a_large_text_is_sent_as_any_other(end: str) -> None:
+    head, text = "data:image/png;base64,", "A" * LARGE_TEXT + end
+    whole = {"first": f"{head}{text}", "then": ["\x00é", text, text], "last": 1}
+    apart = large(text)
+    body = request_body({"first": large(head, text), "then": ["\x00é", apart, apart], "last": 1})
+    assert bytes(body) == serialize(whole)
+    assert len(body) == len(bytes(body))
+
+
+def test_a_large_text_is_not_copied_before_it_is_sent() -> None:
+    body = request_body({"text": large("A" * LARGE_TEXT)})
+    assert isinstance(body, LargeBody)
+    for _ in range(2):  # each attempt sends it all
+        assert list(body) == [b'{"text":"', b"A" * LARGE_TEXT, b'"}']
+    assert request_body({"text": large("A")}) == b'{"text":"A"}'
 
 
 def test_halves_of_characters_are_joined_or_replaced_before_they_are_sent() -> None:

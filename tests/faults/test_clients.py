@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
+import json
 import os
 import pickle
 import signal
@@ -14,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import httpx2
 import pytest
 import trustme
 
-from piccc import AsyncClient, Client, PicccError
+from piccc import AsyncClient, Client, Image, Message, PicccError, Text
 from piccc._http import backends, connections
 from piccc._http import chat_stream as streams
 from piccc._http.backends import BACKEND_VARIABLE
@@ -96,6 +99,24 @@ async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
         assert text
         break
     await asyncio.to_thread(server.wait_until_all_closed)
+
+
+@WAYS
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_each_attempt_sends_all_of_a_large_image(
+    server: FaultServer, library: Any, dialect: Any
+) -> None:
+    data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + os.urandom(300_000)).decode()
+    asked = Message("user", [Text("What is it?"), Image(data=data, media_type="image/png"), Text("é")])
+    case = server.case([reply(503, b"")], [reply(503, b"")], [reply(200, whole("chat"))])
+    ask = blocking(case, dialect=dialect).chat.create
+    with suppress(PicccError):  # the answer is OpenAI's
+        await asyncio.to_thread(ask, [asked])
+    with suppress(PicccError):
+        await asynchronous(case, dialect=dialect).chat.create([asked])
+    assert len(case.requests) == 4
+    assert len({each.body for each in case.requests}) == 1
+    assert data in json.dumps(json.loads(case.requests[0].body))
 
 
 @WAYS

@@ -15,6 +15,7 @@ from piccc._dialects.common import (
     count,
     finish_reason_of,
     id_of,
+    large,
     left_out,
     mapping,
     mappings,
@@ -514,7 +515,7 @@ def _document(part: File) -> JSON:
 def _source(source: Inline | str) -> JSON:
     if isinstance(source, str):
         return {"type": "url", "url": source}
-    return {"type": "base64", "media_type": source.media_type, "data": source.data}
+    return {"type": "base64", "media_type": source.media_type, "data": large(source.data)}
 
 
 def _tool(tool: Tool, names: ToolNames) -> JSON:

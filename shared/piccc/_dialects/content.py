@@ -8,6 +8,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
+from piccc._dialects.common import LargeText, large
 from piccc.conversation import File, Image
 from piccc.errors import InvalidArgumentError
 from piccc.tasks import content_type_of, mime_type_of
@@ -15,7 +16,7 @@ from piccc.tasks import content_type_of, mime_type_of
 _HEAD = 64  # bytes that tell the type of an image
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inline:
     """Content that goes along with the request, as base64 `data`."""
 
@@ -31,11 +32,11 @@ class Inline:
         return _decode_text(b64decode(self.data)) if self.is_text else None
 
     @property
-    def url(self) -> str:
+    def url(self) -> str | LargeText:
         """The content as a data URL: the given one where it says the same, for a copy may be large."""
         head = f"data:{self.media_type};base64,"
         is_same = self.given.startswith(head) and len(self.given) == len(head) + len(self.data)
-        return self.given if is_same else f"{head}{self.data}"
+        return large(self.given) if is_same else large(head, self.data)
 
 
 def image_source(part: Image) -> Inline | str:

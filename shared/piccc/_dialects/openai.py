@@ -16,6 +16,7 @@ from piccc._dialects.common import (
     finish_reason_of,
     flat,
     id_of,
+    large,
     left_out,
     logger,
     mapping,
@@ -341,7 +342,7 @@ def _part(part: Part) -> JSON:
             name = part.name or "document" + (guess_extension(document.media_type) or "")
             return {"type": "file", "file": {"filename": name, "file_data": document.url}}
         case Audio():
-            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+            return {"type": "input_audio", "input_audio": {"data": large(part.data), "format": part.format}}
         case Refusal():
             return {"type": "refusal", "refusal": part.text}
         case Raw():

@@ -10,7 +10,10 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, TypeVarTuple
+
+if TYPE_CHECKING:
+    from piccc._dialects.common import LargeBody
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -44,7 +47,7 @@ class Failure(Exception):
 MAX_CONNECTIONS = 1000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SendNotes:
     """What became of a request on its way.
 
@@ -58,7 +61,7 @@ class SendNotes:
     stale: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class HTTPRequest:
     """One attempt. `by` is the moment on the backend's clock by which the reply's headers must have come.
 
@@ -70,7 +73,7 @@ class HTTPRequest:
     method: str
     url: str
     headers: list[tuple[str, str]] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | LargeBody | None = field(default=None, repr=False)
     connect: float | None = None
     idle: float | None = None
     by: float | None = None

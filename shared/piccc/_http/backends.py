@@ -491,7 +491,7 @@ class _Backend:
             request.method,
             request.url,
             headers=headers,
-            content=request.body,
+            content=None if request.body is None else bytes(request.body),
             extensions={"timeout": timeout, "trace": trace},
         )
 

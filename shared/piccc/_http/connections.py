@@ -20,12 +20,13 @@ import weakref
 import zlib
 from base64 import b64encode
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import certifi
@@ -33,6 +34,9 @@ import h11
 
 from piccc._http.backend import Failure, HTTPRequest, Outcome, Signal, Stream, T, Ts
 from piccc.config import redact
+
+if TYPE_CHECKING:
+    from piccc._dialects.common import LargeBody
 
 IDLE_SECONDS = 4.0
 """How long an idle connection is kept where the server does not say; uvicorn and Node keep theirs for 5."""
@@ -376,7 +380,7 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
         raise
 
 
-def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> list[bytes]:
+def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> Iterable[bytes]:
     parts = urlsplit(request.url)
     # What is escaped already stays as it is; what no request line can carry is escaped.
     target = quote(
@@ -453,7 +457,7 @@ def _proxy_authorization(proxy: SplitResult) -> list[tuple[str, str]]:
     return [("proxy-authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
-async def _exchange(connection: Connection, reply: Reply, written: list[bytes], by: float | None) -> None:
+async def _exchange(connection: Connection, reply: Reply, written: Iterable[bytes], by: float | None) -> None:
     stream, is_reused, has_begun = connection.stream, connection.is_used, False
     connection.is_used = True
     try:
@@ -636,8 +640,8 @@ class Reply:
         self.may_continue = False
 
     def request(
-        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None
-    ) -> list[bytes]:
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | LargeBody | None
+    ) -> Iterable[bytes]:
         """Return a request as bytes, a large body apart: joined, each attempt would have a copy of it.
 
         Raise h11.LocalProtocolError for what HTTP cannot carry.
@@ -645,12 +649,14 @@ class Reply:
         fields = list(headers)
         if body is not None:
             fields.append(("content-length", str(len(body))))
-        written = [self._parser.send(h11.Request(method=method, target=target, headers=fields))]
-        if body:
-            written.append(self._parser.send(h11.Data(data=body)))
-        written.append(self._parser.send(h11.EndOfMessage()))
-        pieces = [each for each in written if each]
+        head = self._parser.send(h11.Request(method=method, target=target, headers=fields)) or b""
+        pieces = chain([head], self._sent(body))
         return pieces if body and len(body) > JOINED_BYTES else [b"".join(pieces)]
+
+    def _sent(self, body: bytes | LargeBody | None) -> Iterator[bytes]:
+        for piece in (body,) if isinstance(body, bytes) else body or ():
+            yield self._parser.send(h11.Data(data=piece)) or b""
+        self._parser.send(h11.EndOfMessage())
 
     def feed(self, data: bytes) -> None:
         """Read on until the head is whole; raise MalformedReply for what is no HTTP/1.1."""

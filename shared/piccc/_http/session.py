@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 from piccc._dialects import Dialect
-from piccc._dialects.common import parse, serialize
+from piccc._dialects.common import LargeBody, parse, request_body, serialize
 from piccc._dialects.tasks import read_error, read_task
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.backends import read_all
@@ -177,11 +177,11 @@ class APICall:
     kind: Retryability
     method: str
     path: str
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | LargeBody | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout: Timeout
     is_stream: bool = False
-    plainer: Callable[[str], bytes | None] | None = field(default=None, repr=False)
+    plainer: Callable[[str], bytes | LargeBody | None] | None = field(default=None, repr=False)
     before_sending: Callable[[], Awaitable[None]] | None = None
 
 
@@ -826,7 +826,7 @@ class _Exchange:
             kind=Retryability.CHAT,
             method="POST",
             path=self._dialect.path,
-            body=serialize(self.sent.body),
+            body=request_body(self.sent.body),
             headers=(*self._dialect.headers, *self._request.extra_headers.items()),
             timeout=as_timeout(timeout, session.config.timeout),
             is_stream=self._is_stream,
@@ -841,21 +841,21 @@ class _Exchange:
         answer.record.adapted = [*self.sent.adapted]
         return answer
 
-    def _again(self, refusal: str) -> bytes | None:
+    def _again(self, refusal: str) -> bytes | LargeBody | None:
         """Return another body where the refusal says what to change, None where it does not.
 
         An older server refuses the option that asks for usage. A smaller one names the most tokens that an
         answer may have: that is used once if nobody asked for a number, and remembered for the model.
         """
         if "stream_options" in refusal and self.sent.body.pop("stream_options", None):
-            return serialize(self.sent.body)
+            return request_body(self.sent.body)
         limit, is_of_model = _token_limit(refusal)
         if self._is_limited or not self._limit(limit):
             return None
         self._is_limited = True
         if is_of_model:
             self._session.token_limits[self._model] = limit
-        return serialize(self.sent.body)
+        return request_body(self.sent.body)
 
     @property
     def _model(self) -> tuple[str, str]:
