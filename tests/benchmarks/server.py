@@ -53,7 +53,8 @@ _ANTHROPIC = {
 }
 
 
-def _openai_stream(kind: str, count: int) -> Iterator[bytes]:
+def openai_stream(kind: str, count: int) -> Iterator[bytes]:
+    """Yield the events of a stream."""
     yield _chunk({"role": "assistant", "content": ""})
     if kind == "args":
         call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "note", "arguments": ""}}
@@ -94,7 +95,7 @@ def _anthropic_stream(kind: str, count: int) -> Iterator[bytes]:
 @cache
 def _writes(scenario: str, anthropic: bool) -> tuple[bytes, ...]:
     kind, _, count = scenario.partition("-")
-    events = (_anthropic_stream if anthropic else _openai_stream)(kind, int(count or 0))
+    events = (_anthropic_stream if anthropic else openai_stream)(kind, int(count or 0))
     writes = []
     while several := b"".join(islice(events, PER_WRITE[kind])):
         writes.append(b"%x\r\n%s\r\n" % (len(several), several))
