@@ -6,6 +6,9 @@ import random
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
+import numpy
+import numpy.typing
+
 from piccc.media.schedule import Ended, ListScan, Polling, Schedule, Watch
 from piccc.tasks import Output, Page, Task
 
@@ -23,6 +26,9 @@ class Fleet:
     foreign: int = 0
 
     def __post_init__(self) -> None:
+        self._moments = numpy.array(
+            [self.begins, self.ends]
+        )  # for a server that goes through all at each page
         self.made = [_completed(number) for number in range(len(self.ends))]
         self.open = [Task(f"t{number}", "processing", raw={"s": 1}) for number in range(len(self.ends))]
         self.queued = [Task(f"t{number}", "queued", raw={"s": 1}) for number in range(len(self.ends))]
@@ -43,7 +49,7 @@ class Fleet:
         newest = range(len(self.ends) - 1, -1, -1)
         if self.drifts:
             fitting = self._fitting(status, now)
-            found, following = fitting[start : start + PAGE], start + PAGE
+            found, following = fitting[start : start + PAGE].tolist(), start + PAGE
             more = following < len(fitting)
         else:
             found, following = [], start
@@ -56,13 +62,10 @@ class Fleet:
             [self.read(number, now) for number in found], {"cursor": str(following)} if more else None
         )
 
-    def _fitting(self, status: str, now: float) -> list[int]:
-        moments = zip(range(len(self.ends) - 1, -1, -1), self.begins[::-1], self.ends[::-1], strict=True)
-        if status == "completed":
-            return [number for number, _, end in moments if end <= now]
-        if status == "queued":
-            return [number for number, begin, _ in moments if now < begin]
-        return [number for number, begin, end in moments if begin <= now < end]
+    def _fitting(self, status: str, now: float) -> numpy.typing.NDArray[numpy.intp]:
+        has_begun, has_ended = self._moments <= now
+        fits = {"completed": has_ended, "queued": ~has_begun, "processing": has_begun & ~has_ended}
+        return numpy.flatnonzero(fits[status])[::-1]
 
 
 @dataclass
