@@ -101,6 +101,24 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     # Both routes.
+    "chat: two tools of one name": Rule(
+        "chat",
+        chat(tools=[function(), function()]),
+        "tools.1.function.name",
+        chat(tools=[function(), function("news")]),
+    ),
+    "messages: two tools of one name": Rule(
+        "messages",
+        message(tools=[{"name": "weather", "input_schema": CITY}] * 2),
+        "tools.1.name",
+        message(tools=[{"name": name, "input_schema": CITY} for name in ("weather", "news")]),
+    ),
+    "messages: a blank stop sequence": Rule(
+        "messages", message(stop_sequences=["END", " "]), "stop_sequences.1", message(stop_sequences=["END"])
+    ),
+    "chat: content that is a number": Rule(
+        "chat", chat(messages=[says("user", 5)]), "messages.0.content", chat("5"), lenient=False
+    ),
     "chat: broken arguments": Rule(
         "chat",
         spoken(calling(call(arguments='{"city": "Ro')), result()),

@@ -189,9 +189,10 @@ def _path(location: tuple[int | str, ...], kind: str, body: Any) -> tuple[int | 
     """Keep the parts of a location that are in the body, not the names of the alternatives tried."""
     path: list[int | str] = []
     for position, part in enumerate(location):
-        last = position == len(location) - 1
+        last, rest = position == len(location) - 1, location[position + 1 :]
         # An alternative may be called like a field: `thinking.signature` is no path into a text.
-        if _holds(body, part) and (last or isinstance(body[part], dict | list)):
+        is_end = last or not (kind == "missing" or any(_holds(body, later) for later in rest))
+        if _holds(body, part) and (is_end or isinstance(body[part], dict | list)):
             body = body[part]
         elif not (last and kind == "missing"):
             continue

@@ -44,9 +44,7 @@ def check(request: openai.ChatRequest | anthropic.CountRequest, *, signatures: b
 
 
 def _chat(request: openai.ChatRequest) -> Iterator[Flaw]:
-    yield from _names(
-        (f"tools.{at}.function.name", tool.function.name) for at, tool in enumerate(request.tools or ())
-    )
+    yield from _tools([tool.function.name for tool in request.tools or ()], "function.name")
     if request.parallel_tool_calls is not None and not request.tools:
         yield "parallel_tool_calls", "is only allowed with tools."
     if request.max_tokens is not None and request.max_completion_tokens is not None:
@@ -91,7 +89,10 @@ def _part(part: openai.Part, where: str) -> Iterator[Flaw]:
 
 
 def _messages(request: anthropic.CountRequest) -> Iterator[Flaw]:
-    yield from _names((f"tools.{at}.name", tool.name) for at, tool in enumerate(request.tools or ()))
+    yield from _tools([tool.name for tool in request.tools or ()], "name")
+    for at, stop in enumerate(getattr(request, "stop_sequences", None) or ()):
+        if not stop.strip():
+            yield f"stop_sequences.{at}", "must hold more than white space."
     yield from _thinking(request)
     if isinstance(request.system, str):
         if request.system and not request.system.strip():
@@ -208,6 +209,13 @@ def _names(named: Iterable[tuple[str, str]]) -> Iterator[Flaw]:
     for param, name in named:
         if not _TOOL_NAME.fullmatch(name):
             yield param, f"must match {_TOOL_NAME.pattern}, which {name!r} does not."
+
+
+def _tools(names: list[str], field: str) -> Iterator[Flaw]:
+    yield from _names((f"tools.{at}.{field}", name) for at, name in enumerate(names))
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            yield f"tools.{at}.{field}", f"another tool is named {name!r} too."
 
 
 def _ids(call_id: str, param: str) -> Iterator[Flaw]:
