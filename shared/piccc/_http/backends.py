@@ -521,9 +521,11 @@ class SyncBackend(_Backend):
         """Run a coroutine over this backend in a daemon thread, with the caller's context variables."""
         run = partial(copy_context().run, lambda: run_sync(work()))
         try:
-            _idle_threads.pop().put(run)
+            next_run = _idle_threads.pop()
         except IndexError:
-            threading.Thread(target=_work, args=(run,), name="piccc", daemon=True).start()
+            next_run = SimpleQueue()
+            threading.Thread(target=_work, args=(next_run,), name="piccc", daemon=True).start()
+        next_run.put(run)
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
@@ -664,9 +666,12 @@ IDLE_SECONDS = 0.25
 _idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
 
 
-def _work(run: Callable[[], None] | None) -> None:
-    """Run a work, and for a moment what else there is: a thread that has just ended one takes the next."""
-    next_run: SimpleQueue[Callable[[], None]] = SimpleQueue()
+def _work(next_run: SimpleQueue[Callable[[], None]]) -> None:
+    """Run a work, and for a moment what else there is: a thread that has just ended one takes the next.
+
+    Each comes through the queue: a thread keeps its arguments as long as it lives.
+    """
+    run: Callable[[], None] | None = next_run.get()
     while run is not None:
         run()
         run = None  # it may hold a client, which must not live as long as the thread waits
