@@ -57,7 +57,7 @@ def _paced(streams: int) -> Iterator[Goal]:
     row = f"{streams:,} streams of 3 s"
     yield Goal(f"{row}: CPU of a token, µs", LANGCHAIN, BEST, 0.35)
     yield Goal(f"{row}: 99th percentile of a token's delay, ms", LANGCHAIN, BEST, 0.5)
-    # Below the floor: of 86 KB, 54 are the 30 chunks of 1.8 KB that LangChain keeps until the stream ends.
+    # Below the floor: LangChain keeps a stream's 30 chunks of 1.8 KB, 54 KB, until it ends.
     yield Goal(f"{row}: memory of a stream, KB", LANGCHAIN, more=40.0)
     yield Goal(f"{row}: open at once", LANGCHAIN, more=streams, least=True)
 
