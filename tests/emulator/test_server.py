@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from piccc.emulator import Emulator, ManualClock
-from piccc.emulator.server import _bound
+from piccc.emulator.http_server import bound_socket
 from tests.emulator.wire import chat, connect, image
 
 
@@ -98,7 +98,7 @@ def test_a_failed_start_says_so_and_leaves_nothing_behind(
 
 
 def test_its_socket_says_that_it_is_tcp() -> None:
-    with closing(_bound("127.0.0.1", 0)) as bound:
+    with closing(bound_socket("127.0.0.1", 0)) as bound:
         assert bound.proto == socket.IPPROTO_TCP, "or every reply waits for the delayed acknowledgement"
 
 
@@ -187,7 +187,7 @@ def test_each_request_of_a_connection_gets_its_response(
 
 
 def test_a_connection_is_closed_when_it_was_idle(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.emulator.server._IDLE", 0.01)
+    monkeypatch.setattr("piccc.emulator.http_server._IDLE", 0.01)
     with socket.create_connection(("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))) as connection:
         connection.settimeout(60)
         connection.sendall(GET.encode())
