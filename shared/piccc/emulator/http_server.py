@@ -23,10 +23,15 @@ from piccc.emulator.responses import Message, Scope
 
 _IDLE = 5.0
 _UNREAD = 64 * 1024
+_LARGEST_HEAD = 64 * 1024
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}".encode() for each in HTTPStatus}
 _INVALID = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 30\r\n"
     b"connection: close\r\n\r\nInvalid HTTP request received."
+)
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 33\r\nconnection: close\r\n\r\nThe headers are larger than 64 KB"
 )
 _logger = logging.getLogger("piccc.emulator")
 
@@ -65,6 +70,10 @@ class _Exchange:
         """Take the end of the body."""
         self.is_whole = True
         self._arrived.set()
+
+    def end_connection(self) -> None:
+        """Close the connection after the response."""
+        self._is_closed_after = True
 
     def leave(self) -> None:
         """Take the end of the connection."""
@@ -142,6 +151,8 @@ class _Connection(asyncio.Protocol):
         self._drained: asyncio.Event | None = None
         self._state = ConnectionState(self.close)
         self._used_at = 0.0
+        self._is_in_head = self._is_refused = False
+        self._head_size = 0
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,20 +174,40 @@ class _Connection(asyncio.Protocol):
         if self._state.stale:
             self.close()
             return
-        self._used_at = self._server.loop.time()
+        if self._is_refused:
+            return
+        self._used_at, was_in_head = self._server.loop.time(), self._is_in_head
         try:
             self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # nothing else is spoken here: the request is answered, and the connection ends
+        except HttpParserUpgrade as upgrade:
+            # Nothing else is spoken here (RFC 9110, section 7.8), and the parser would not read the body.
+            self._parser = HttpRequestParser(self)
+            self.data_received(self._plain_head + data[upgrade.args[0] :])
         except HttpParserError:
-            _logger.warning("A client sent what is no HTTP/1.1 request; it got a 400.")
-            if not any(exchange.has_started for exchange in self._exchanges):
-                self.write(_INVALID)
-            self.close()
+            self._refuse(_INVALID)
+        else:
+            if was_in_head and self._is_in_head:
+                self._head_size += len(data)
+                if self._head_size > _LARGEST_HEAD:
+                    self._refuse(_TOO_LARGE)
+
+    def _refuse(self, response: bytes) -> None:
+        """Read no more, and end the connection once the requests that came whole are answered."""
+        self._is_refused = True
+        if len(self._exchanges) > 1 and not self._exchanges[-1].is_whole:
+            self._exchanges.pop()
+        if self._exchanges and self._exchanges[-1].is_whole:
+            self._exchanges[-1].end_connection()
+            return
+        _logger.warning("A client sent what is no HTTP/1.1 request, or a head without end; it was refused.")
+        if not any(exchange.has_started for exchange in self._exchanges):
+            self.write(response)
+        self.close()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._url, self._headers, self._is_expected = b"", list[tuple[bytes, bytes]](), False
+        self._is_in_head, self._head_size, self._hosts = True, 0, 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the URL."""
@@ -185,18 +216,33 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
             self._is_expected = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Answer the request, or let it wait for the one before."""
         parser, url = self._parser, parse_url(self._url)
-        is_old = parser.get_http_version() == "1.0"
+        self._is_in_head = False
+        version = parser.get_http_version()
+        is_old = version == "1.0"
+        # RFC 9112, section 3.2: a second host could name another server to whatever checked the first.
+        if version not in ("1.0", "1.1") or self._hosts > 1 or not (self._hosts or is_old):
+            raise HttpParserError("no request of HTTP/1.1")
+        if parser.should_upgrade():
+            kept = [b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"upgrade"]
+            self._plain_head = b"%b %b HTTP/1.1\r\n%b\r\n" % (parser.get_method(), self._url, b"".join(kept))
+            return
+        if url.host is not None:  # section 3.2.2: the target's own host counts
+            port = b":%d" % url.port if url.port else b""
+            self._headers = [pair for pair in self._headers if pair[0] != b"host"]
+            self._headers.append((b"host", url.host + port))
         path = url.path.decode("ascii")
         scope = {
             "type": "http",
-            "http_version": parser.get_http_version(),
+            "http_version": version,
             "method": parser.get_method().decode("ascii"),
             "scheme": "http",
             "path": unquote(path) if "%" in path else path,
@@ -204,8 +250,10 @@ class _Connection(asyncio.Protocol):
             "headers": self._headers,
             "state": {"connection": self._state},
         }
-        closes = is_old or not parser.should_keep_alive() or parser.should_upgrade()
-        exchange = _Exchange(self, scope, closes=closes, is_old=is_old, is_expected=self._is_expected)
+        closes = is_old or not parser.should_keep_alive()
+        exchange = _Exchange(
+            self, scope, closes=closes, is_old=is_old, is_expected=self._is_expected and not is_old
+        )
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:
             self._server.answer(exchange)
