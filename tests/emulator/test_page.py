@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import os
 import re
+from subprocess import DEVNULL
 from typing import Any
 
 import httpx
@@ -34,6 +37,24 @@ def test_looking_is_not_a_call_and_needs_no_key(emulator: Emulator) -> None:
 def test_the_feed_is_for_this_machine_only(emulator: Emulator) -> None:
     reply = httpx.get(emulator.base_url + "/emulator/feed", headers={"host": "evil.example"}, trust_env=False)
     assert reply.status_code == 403
+
+
+def test_the_filter_finds_what_is_older_than_the_page_shows(emulator: Emulator, client: httpx.Client) -> None:
+    for number in range(120):
+        client.get(f"/v1/tasks/none{number}")
+    calls = client.get("/emulator/feed").json()["calls"]
+    assert [call["number"] for call in calls] == list(range(120, 20, -1))
+    found = client.get("/emulator/feed", params={"filter": " GET  None7 404"}).json()["calls"]
+    assert [call["path"].removeprefix("/v1/tasks/none") for call in found] == [
+        *map(str, range(79, 69, -1)),
+        "7",
+    ]
+
+
+def test_the_variables_name_models_that_are_accepted() -> None:
+    with Emulator(models=["other-chat", "other-image"]) as emulator:
+        shown = httpx.get(emulator.base_url + "/emulator/feed", trust_env=False).json()["variables"]
+        assert shown == emulator.environment
 
 
 def test_the_feed_never_shows_a_live_key() -> None:
@@ -162,12 +183,18 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
         copied = await page.evaluate("navigator.clipboard.readText()")
         assert f"PICCC_BASE_URL={emulator.base_url}\n" in copied
         await page.get_by_label("Filter requests").fill("400 temperature")
+        await until(page, "document.querySelectorAll('#calls tr').length === 1")
         await page.locator("#calls button").first.focus()
         await page.keyboard.press("Enter")
         details = page.locator("#details")
         await details.get_by_text("Field temperature.").wait_for()
+        with connect(emulator) as client:
+            client.post("/v1/chat/completions", json=chat(temperature=9))
+        await until(page, "document.querySelectorAll('#calls tr').length === 2")
         await page.keyboard.press("Escape")
+        await until(page, "document.activeElement.dataset.number === '2'")  # though its row is a new one
         await page.get_by_label("Filter requests").fill("piccc-pro 200")
+        await until(page, "document.querySelector('#calls .pill').textContent === '200'")
         await page.locator("#calls button").first.click()
         await details.get_by_text("ignored fields: surprise").wait_for()
         text = await details.inner_text()
@@ -186,6 +213,41 @@ async def test_a_person_opens_a_request_and_sends_it_again(browser: Any) -> None
         await details.get_by_role("button", name="Send again").click()
         await details.wait_for(state="hidden")  # though no reply came
         assert emulator.requests[-1].fault == "disconnect"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("HEAD", "/v1/models", None),
+        ("GET", "/v1/tasks/a%20b%3Fc%25d", None),
+        ("GET", "/v1/tasks?limit=5&status=%20", None),
+        ("POST", "/v1/chat/completions", b"{not 'json"),
+        ("POST", "/v1/chat/completions", json.dumps(chat("it's `id` $HOME \\ \n")).encode()),
+    ],
+)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_request_copied_as_curl_is_the_same_request(
+    browser: Any, method: str, path: str, body: bytes | None
+) -> None:
+    async with Emulator(speed=math.inf) as emulator:
+        with connect(emulator) as client:
+            client.request(method, path, content=body)
+        page = await browser.new_page()
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await page.goto(emulator.base_url)
+        await page.locator("#calls button").click()
+        await page.get_by_role("button", name="Copy as curl").click()
+        await page.get_by_role("button", name="Copied").wait_for()
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        command, variables = f"{copied} --silent --max-time 60", {**os.environ, **emulator.environment}
+        shell = await asyncio.create_subprocess_exec("sh", "-c", command, stdout=DEVNULL, env=variables)
+        assert await shell.wait() == 0
+        await page.get_by_role("button", name="Send again").click()
+        await until(page, "document.querySelectorAll('#calls tr').length === 3")
+        first, *others = [
+            (one.method, one.path, one.query, one.body, one.status) for one in emulator.requests
+        ]
+        assert others == [first, first]
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -265,6 +265,16 @@ class EmulatedAPI:
         now = self.clock.now()
         return lambda task: kind in (None, task.kind) and status in (None, task.status(now))
 
+    def environment(self, base_url: str) -> dict[str, str]:
+        """Return the environment variables that point a client to a URL of the emulator."""
+        models = self.models
+        return {
+            "PICCC_BASE_URL": base_url,
+            "PICCC_API_KEY": self.api_key,
+            "PICCC_IMAGE_MODEL": next((name for name in models if MODELS.get(name) == "image"), models[-1]),
+            "PICCC_VIDEO_MODEL": next((name for name in models if MODELS.get(name) == "video"), models[-1]),
+        }
+
     def model_list(self) -> dict[str, Any]:
         """Return the list of models (assumed)."""
         made = {"object": "model", "created": 1_780_000_000, "owned_by": "piccc"}

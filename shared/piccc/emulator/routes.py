@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from importlib.resources import files
+from itertools import islice
 from typing import Any, TypeVar, get_args
 
 from piccc.emulator.api import EmulatedAPI
@@ -37,12 +38,14 @@ _TASKS = 48
 _BARS = 40
 
 
-def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
-    """Return the page's data, newest first."""
+def dashboard_state(api: EmulatedAPI, base: str, filtered: str = "") -> dict[str, Any]:
+    """Return the page's data, newest first; of the requests, those with all words of a filter."""
     charges = list(api.charges.copy())
     tasks = list(api.tasks)
+    words = filtered.lower().split()
+    calls = (record for record in reversed(api.request_log.records()) if _fits(record, words))
     return {
-        "calls": [_call(record) for record in reversed(api.request_log.records()[-_CALLS:])],
+        "calls": [_call(record) for record in islice(calls, _CALLS)],
         "tasks": [_task(task, api.clock.now()) for task in reversed(tasks[-_TASKS:])],
         "totals": {
             "calls": api.request_log.count,
@@ -64,8 +67,17 @@ def dashboard_state(api: EmulatedAPI) -> dict[str, Any]:
         ],
         "script": len(api.script.lines),
         "speed": str(api.latency.speed),
-        "api_key": api.api_key if api.api_key.startswith("pcc_test_") else None,
+        "variables": api.environment(base)
+        | ({} if api.api_key.startswith("pcc_test_") else {"PICCC_API_KEY": None}),
     }
+
+
+def _fits(record: RequestRecord, words: list[str]) -> bool:
+    if not words:
+        return True
+    of = (record.method, record.path, record.model, record.status, record.fault, record.task_id, record.error)
+    text = " ".join(str(one) for one in of if one is not None).lower()
+    return all(word in text for word in words)
 
 
 def _chart(charges: list[Charge], now: float) -> list[dict[str, Any]]:
@@ -428,7 +440,8 @@ class Routes:
 
     async def feed(self, context: RequestContext) -> Response:
         """Serve the page's data."""
-        return json_response(dashboard_state(self._api), headers={"cache-control": "no-store"})
+        state = dashboard_state(self._api, context.base, context.query.get("filter", ""))
+        return json_response(state, headers={"cache-control": "no-store"})
 
     async def output(self, context: RequestContext) -> Response:
         """Serve an output to the page, without a signed URL."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from piccc.emulator.api import MODELS, EmulatedAPI, State
+from piccc.emulator.api import EmulatedAPI, State
 from piccc.emulator.clock import Clock, Latency, ManualClock, RateLimit, WallClock
 from piccc.emulator.conversation import ModelRequest, ScriptLine
 from piccc.emulator.faults import Fault, FaultRule, Faults, FaultSource
@@ -150,13 +150,7 @@ class Emulator:
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that point a client to the emulator."""
-        models = self._api.models
-        return {
-            "PICCC_BASE_URL": self.base_url,
-            "PICCC_API_KEY": self.api_key,
-            "PICCC_IMAGE_MODEL": next((name for name in models if MODELS.get(name) == "image"), models[-1]),
-            "PICCC_VIDEO_MODEL": next((name for name in models if MODELS.get(name) == "video"), models[-1]),
-        }
+        return self._api.environment(self.base_url)
 
     @property
     def charges(self) -> list[Charge]:
