@@ -199,6 +199,17 @@ def test_its_error_has_the_form_of_the_route_in_front(both: Two, path: str, faul
     assert both.front.requests[0].error == body["error"]["message"]
 
 
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("fault", ["html", "empty"])
+def test_what_is_no_stream_is_an_error_and_no_charge(both: Two, path: str, fault: str) -> None:
+    both.behind.fault(fault, times=1)
+    with connect(both.front) as client:
+        response = client.post(path, json={**BODIES[path](), "stream": True})
+    assert response.status_code == 502
+    assert "no stream of events" in response.json()["error"]["message"]
+    assert both.front.charges == []
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("fault", ["cut:3", "garbled:3", "error-event:3"])
 def test_a_stream_that_breaks_ends_in_an_error(
@@ -242,10 +253,12 @@ def test_another_model_is_asked_for_where_one_is_named() -> None:
         assert [charge.model for charge in both.front.charges] == ["piccc-ultra"] * 2
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://host", ""])
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://host", "", "http://a:b@host/v1", "http://host/?key=b"])
 def test_an_upstream_that_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="http"):
+    with pytest.raises(ValueError, match="upstream must be") as caught:
         Emulator(upstream=url)
+    assert "b@" not in str(caught.value)
+    assert "key=b" not in str(caught.value)
 
 
 def test_an_upstream_that_is_not_there_is_named() -> None:

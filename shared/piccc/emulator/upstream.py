@@ -81,13 +81,15 @@ class Upstream:
       translated. With `piccc` both routes and the tasks go to it as they are.
 
     Raises:
-        ValueError: the URL is not one of http or https.
+        ValueError: the URL is not one of http or https, or has more than a host and a path.
     """
 
     def __init__(self, url: str, *, key: str | None, model: str | None, api: UpstreamAPI) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"upstream must be an http or https URL, not {url!r}")
+        if parts.username is not None or parts.query or parts.fragment:  # errors show the URL to every client
+            raise ValueError("upstream must be a URL without a user, a query or a fragment; set upstream_key")
         if api not in ("openai", "piccc"):
             raise ValueError(f"upstream_api must be openai or piccc, not {api!r}")
         self._url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
@@ -108,6 +110,10 @@ class Upstream:
         if not form.stream:
             reply = await _parsed(response)
             return {**reply, "model": form.model} if native else _message(form, reply)
+        mime_type = response.headers.get("content-type", "").partition(";")[0]
+        if mime_type in ("text/html", "application/json"):  # an error can still be a status
+            await response.aclose()
+            raise APIError(502, f"The upstream's reply is {mime_type}, no stream of events.", code="upstream")
         return _renamed(form, _events(response)) if native else _message_events(form, _events(response))
 
     async def submit(
