@@ -61,6 +61,7 @@ class StreamParser:
                 self.span.chunk()
             deltas = reader.feed(events)
         except (Failure, PicccError) as error:
+            chunk, events = b"", []  # error trackers show a frame's locals, and a server may echo the key
             if isinstance(error, Failure) and reader.is_complete:
                 return self._end()  # to break off after a whole answer is an end too
             cause = error.__cause__
