@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import re
@@ -10,9 +11,11 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -336,3 +339,16 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = package.Emulater
     names: list[Any] = [getattr(package, name) for name in package.__all__]
     assert all(names)
+
+
+def test_stopping_leaves_no_connection_open_that_was_just_accepted() -> None:
+    gc.collect()
+    with warnings.catch_warnings(record=True, action="always") as left:
+        for _ in range(20):
+            with Emulator() as emulator:
+                address = urlsplit(emulator.base_url)
+                clients = [socket.create_connection((address.hostname, address.port)) for _ in range(6)]
+            for client in clients:
+                client.close()
+        gc.collect()
+    assert [str(each.message) for each in left] == []

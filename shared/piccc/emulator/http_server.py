@@ -19,7 +19,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, par
 
 from piccc.emulator.faults import ConnectionState
 from piccc.emulator.middleware import APIMiddleware
-from piccc.emulator.responses import Message, Scope
+from piccc.emulator.responses import ASGIApp, Message, Scope
 
 _IDLE = 5.0
 _UNREAD = 64 * 1024
@@ -342,11 +342,12 @@ class _Connection(asyncio.Protocol):
 class HTTPServer:
     """Serves the app on a bound socket; `stop` ends it at once."""
 
-    def __init__(self, app: APIMiddleware, bound: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, api: APIMiddleware, bound: socket.socket) -> None:
         self.ready = threading.Event()
         self.started = False
         self.connections: set[_Connection] = set()
         self._app = app
+        self._api = api
         self._socket = bound
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -393,20 +394,25 @@ class HTTPServer:
             exchange.drop()
 
     async def _serve(self) -> None:
-        self._app.start()
+        self._api.start()
         server = await self.loop.create_server(lambda: _Connection(self), sock=self._socket, backlog=2048)
         self.started = True
         self.ready.set()
         await self._stopping.wait()
+        # A server that is closed fails with a connection that it has just accepted, and leaves it open. So no
+        # more are accepted first; from then on one is made in the second turn of the loop, closed in the fourth.
+        with suppress(NotImplementedError):  # Windows
+            self.loop.remove_reader(self._socket)
+        for _ in range(4):
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0)
         server.close()
-        for connection in list(self.connections):
-            connection.abort()
-        await asyncio.sleep(0)
         serving = list(self._tasks)
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        await self._app.stop()
+        await self._api.stop()
         await server.wait_closed()
 
 

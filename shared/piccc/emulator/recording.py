@@ -247,7 +247,7 @@ class Recording:
                 said = f"{self._path}, line {number}: is not a line of a recording: {why}"
                 raise ValueError(said) from None
         if not self._has_head:
-            said = "has no line with recording, version and tasks; delete it to record anew"
+            said = "has no line with recording, version and tasks; delete it to record again"
             raise ValueError(f"{self._path} is no recording: it {said}")
         for exchange in self._exchanges:
             exact = _canonical(exchange.body)

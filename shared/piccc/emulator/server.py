@@ -257,7 +257,7 @@ class Emulator:
         """
         if self._server is not None:
             raise RuntimeError("the emulator runs already")
-        self._server = HTTPServer(self._middleware, bound_socket(self._host, self._port))
+        self._server = HTTPServer(self.app, self._middleware, bound_socket(self._host, self._port))
         self._thread = threading.Thread(target=self._server.run, name="piccc-emulator", daemon=True)
         self._thread.start()
         self._server.ready.wait(_PATIENCE)
