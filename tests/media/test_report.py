@@ -64,7 +64,8 @@ def test_a_task_that_runs_is_never_to_be_submitted_again(kind: type[PicccError])
 
 def test_an_error_that_is_not_ours_is_told_too() -> None:
     assert (
-        failed(ZeroDivisionError("by zero")).text == "ZeroDivisionError: by zero Do not retry: tell the user."
+        failed(ZeroDivisionError("by zero")).text
+        == "ZeroDivisionError: by zero. Do not retry: tell the user."
     )
 
 
