@@ -400,7 +400,7 @@ class HTTPServer:
         self.ready.set()
         await self._stopping.wait()
         # A server that is closed fails with a connection that it has just accepted, and leaves it open. So no
-        # more are accepted first; from then on one is made in the second turn of the loop, closed in the fourth.
+        # more are accepted first; then one is made in the second turn of the loop, and closed in the fourth.
         with suppress(NotImplementedError):  # Windows
             self.loop.remove_reader(self._socket)
         for _ in range(4):
