@@ -317,3 +317,36 @@ TWO_REQUESTS: tuple[tuple[str, str, str], ...] = tuple(
         (("Book a flight from Oslo to Rome", "book_flight"), ("set a timer for 3 minutes", "set_timer")),
     )
 )
+
+# Names that must be quoted, or are of several words written together.
+ODD_ROWS = (
+    'CREATE TABLE "Order Items" (id INTEGER, "unit price" REAL, "product name" TEXT, qty INTEGER)',
+    "INSERT INTO \"Order Items\" VALUES (1, 9.5, 'pen', 3), (2, 20, 'lamp', 1), (3, 2, 'clip', 100)",
+    'CREATE TABLE "select" (name TEXT, "group" TEXT, "order" INTEGER)',
+    "INSERT INTO \"select\" VALUES ('ann', 'x', 1), ('bob', 'y', 2)",
+    "CREATE TABLE tblEmployee (EmpID INTEGER, FirstName VARCHAR(50), Salary DECIMAL(10, 2), DeptName TEXT)",
+    "INSERT INTO tblEmployee VALUES (1, 'Ann', 5000, 'Sales'), (2, 'Bob', 7000, 'IT'), (3, 'Cy', 6500, 'IT')",
+    'CREATE TABLE "größe" (stadt TEXT, "einwohner" INTEGER)',
+    "INSERT INTO \"größe\" VALUES ('Ulm', 126000), ('Bonn', 330000)",
+)
+ODD_SQL: tuple[tuple[str, object], ...] = (
+    ("Which product name has the highest unit price?", "lamp"),
+    ("How many order items are there?", 3),
+    ("What is the average unit price?", 10.5),
+    ("What is the qty of the 'clip'?", 100),
+    ("Which name is in the group 'x'?", "ann"),
+    ("How many employees work in 'IT'?", 2),
+    ("Which first name has the highest salary?", "Bob"),
+    ("What is the total salary?", 18500),
+    ("How many employees have a salary over 6000?", 2),
+    ("Who earns the lowest salary?", "Ann"),
+    ("Which stadt has the most einwohner?", "Bonn"),
+    ("What is the maximum order in the select?", 2),
+)
+
+PERSONAL += (
+    ("Dear Kofi, your parcel has arrived.", ("Kofi",)),
+    ("Hello Priya, call (555) 010-9999.", ("Priya", "(555) 010-9999")),
+    ("My IBAN is DE89 3704 0044 0532 0130 00.", ("DE89 3704 0044 0532 0130 00",)),
+    ("Maria Garcia and Tom Reed met on March 3.", ("Maria Garcia", "Tom Reed", "March 3")),
+)

@@ -231,7 +231,7 @@ def _enum(entity: Mapping[str, Any]) -> list[str]:
 
 
 def _spaced(name: str) -> str:
-    return name.replace("_", " ").lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
 
 
 _ENTITIES = (  # names of a type, how its entities look, the verbs that follow them, and those that precede
@@ -364,7 +364,9 @@ def _labelled(text: str) -> str:
     blocks = [block for block in re.split(r"-{5,}", text) if block.strip()]
     body = blocks[1] if len(blocks) > 1 else text
     most = next((int(one) for found in _MOST.finditer(text) for one in found.groups() if one), 10)
-    return f"{match[1]}: {', '.join(_frequent(body)[:most])}"
+    # A graph of LlamaIndex's `KnowledgeGraphIndex` has its subjects whole, with one capital.
+    asked = [one.capitalize() for one in _phrases(body)] if "A question is provided" in text else []
+    return f"{match[1]}: {', '.join((asked or _frequent(body))[:most])}"
 
 
 def _queries(text: str) -> str:
@@ -532,7 +534,11 @@ def _triplets_listed(text: str) -> str:
 
 
 _TABLE = re.compile(r"(?m)^Table '(?P<name>[^']+)' has columns: (?P<columns>.*)$")
-_COLUMN = re.compile(r"(\w+) \(([A-Za-z]+)[^,]*\)")
+_COLUMN = re.compile(r"(?:^|, )([^,()]+) \(([A-Za-z]+)")
+_PLAIN_NAME = re.compile(
+    r"(?i)(?!(?:all|and|as|asc|by|case|check|column|default|desc|distinct|end|from|group|having|in|index|is|join|key"
+    r"|like|limit|not|null|on|or|order|primary|references|select|set|table|to|union|user|values|when|where)\b)[a-z_]\w*"
+)
 _ORDERS = (
     (
         r"highest|largest|biggest|most|longest|tallest|oldest|maximum|greatest|best|top|latest|newest|heaviest|richest|fastest"
@@ -560,13 +566,19 @@ def _sql(text: str) -> str:
         return ""
     question = [*re.finditer(r"(?m)^Question: (.+)$", text)][-1][1].strip()
     tables = {
-        one["name"]: [(name, bool(_NUMERIC.match(kind))) for name, kind in _COLUMN.findall(one["columns"])]
+        _quoted(one["name"]): [
+            (_quoted(name), bool(_NUMERIC.match(kind))) for name, kind in _COLUMN.findall(one["columns"])
+        ]
         for one in shown
     }
     described = {at: _described(name, columns) for at, (name, columns) in enumerate(tables.items())}
     scores = _scores(question, described)
     name, columns = [*tables.items()][max(scores, key=lambda at: (scores[at], -at))]
     return f"SELECT {_selected_columns(question, name, columns)}"
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 def _described(name: str, columns: list[tuple[str, bool]]) -> str:
@@ -579,7 +591,7 @@ def _selected_columns(question: str, table: str, columns: list[tuple[str, bool]]
     numbers = [name for name, numeric in columns if numeric] or [columns[0][0]]
     texts = [name for name, numeric in columns if not numeric] or [columns[0][0]]
     named = [name for name, _ in columns if {*stems(_spaced(name))} & words]
-    keys = [name for name in numbers if not re.fullmatch(r"(?i)id|.*_id", name)] or numbers
+    keys = [name for name in numbers if not re.fullmatch(r"(?:.* )?id", _spaced(name))] or numbers
     measured = next((name for name in named if name in keys), keys[0])
     where, used = _conditions(question, texts, numbers, measured)
     clause = f" WHERE {' AND '.join(where)}" if where else ""
@@ -624,7 +636,7 @@ def _conditions(
     return found, used
 
 
-_PLACES = {*stems("country city town place location region state origin where")}
+_PLACES = {*stems("country city town place location region state origin where dept department")}
 _AUTHORS = {*stems("author artist director writer by maker brand owner customer")}
 
 
@@ -672,22 +684,18 @@ def _keywords(text: str) -> str:
 
 
 def _synonyms(text: str) -> str:
-    """Give the words of a query, joined where they stand together, as `LLMSynonymRetriever` reads them."""
+    """Give the words of a query and what they are part of, as `LLMSynonymRetriever` reads them."""
     if "separated by '^' symbols" not in text or "QUERY: " not in text:
         return ""
-    query = text.rpartition("QUERY: ")[2].partition("\n")[0]
-    runs, run = list[list[str]](), list[str]()
-    for word in re.findall(r"[\w'’-]+", query):
-        if word.lower() in STOPWORDS:
-            run = []
-            continue
-        if not run:
-            runs.append(run)
-        run.append(word)
-    parts = [
-        " ".join(run[at:end]) for run in runs for at in range(len(run)) for end in range(len(run), at, -1)
-    ]
-    return "^".join(list(dict.fromkeys(parts))[:50])
+    return "^".join(_phrases(text.rpartition("QUERY: ")[2].partition("\n")[0])[:50])
+
+
+def _phrases(text: str) -> list[str]:
+    """Return the parts of a question that start and end in words that say something."""
+    words = re.findall(r"[\w'’-]+", text[:1000])[:40]
+    ends = [at for at, word in enumerate(words) if word.lower() not in STOPWORDS]
+    parts = (" ".join(words[one : two + 1]) for one in ends for two in reversed(ends) if one <= two)
+    return list(dict.fromkeys(parts))
 
 
 def _frequent(text: str) -> list[str]:
@@ -739,16 +747,21 @@ def _replaced_history(text: str) -> str:
 
 _PERSONAL = (
     ("EMAIL", r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    ("IBAN", r"\b[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
     ("CREDIT_CARD_NUMBER", r"\b(?:\d{4}[ -]){3}\d{4}\b"),
-    ("PHONE", r"(?<!\w)\+?\d[\d ()-]{6,20}\d\b"),
+    ("PHONE", r"(?<!\w)(?:\+|\(\+?)?\d[\d ()-]{6,20}\d\b"),
     (
         "DATE_TIME",
         r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December)"
         r" \d{1,2}(?:st|nd|rd|th)?\b|\b\d{4}-\d\d-\d\d\b",
     ),
     # The first word of a sentence has a capital anyway: it is part of a name of two words only.
-    ("NAME", r"(?:(?<=[.!?] )|^)[A-Z][a-z]+ [A-Z][a-z]+\b(?! [A-Z])|(?<=[\w,;:] )[A-Z][a-z]+ [A-Z][a-z]+\b"),
-    ("NAME", r"(?<=I am )[A-Z][a-z]+|(?<=Hello )[A-Z][a-z]+|(?<=Dear )[A-Z][a-z]+"),
+    (
+        "NAME",
+        r"(?:(?<=[.!?] )|^)(?!(?:Dear|Hello|Hi) )[A-Z][a-z]+ [A-Z][a-z]+\b(?! [A-Z])"
+        r"|(?<=[\w,;:] )[A-Z][a-z]+ [A-Z][a-z]+\b",
+    ),
+    ("NAME", r"(?<=I am )[A-Z][a-z]+|(?<=Hello )[A-Z][a-z]+|(?<=Dear )[A-Z][a-z]+|(?<=\bHi )[A-Z][a-z]+"),
 )
 
 
