@@ -300,14 +300,17 @@ def test_questions_to_a_graph_find_their_facts(llm: Any) -> None:
     assert right >= 0.8 * len(FACTS)
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated class KnowledgeGraphIndex:DeprecationWarning")
-def test_questions_to_a_graph_of_the_old_kind_find_their_facts(llm: Any) -> None:
+@pytest.mark.filterwarnings("ignore:Call to deprecated class K:DeprecationWarning")
+def test_questions_to_a_graph_of_the_old_kind_find_their_facts(
+    llm: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     documents = [Document(text=fact) for _, fact, _ in FACTS]
     index = KnowledgeGraphIndex.from_documents(documents, llm=llm, embed_model=MockEmbedding(embed_dim=1))
     engine, right = index.as_query_engine(llm=llm, include_text=True, response_mode="compact"), 0
     for question, fact, _ in FACTS:
         right += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
     assert right >= 0.8 * len(FACTS)
+    caplog.clear()  # it says that it uses no embeddings
 
 
 def test_what_extractors_find_is_in_the_text(llm: Any) -> None:
