@@ -98,6 +98,7 @@ async def test_calls_tasks_and_the_gallery_are_seen(browser: Any, width: int, sc
         ]
         rows = await page.locator("#calls tr").all_inner_texts()
         assert len(rows) == 5
+        assert not await page.locator("#older").is_visible()
         assert "503" in rows[3]
         assert all(part in rows[4] for part in ("POST", "/v1/chat/completions", "piccc-pro", "200"))
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (

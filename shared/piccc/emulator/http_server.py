@@ -433,5 +433,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise OSError(error.errno, f"cannot serve on {host}:{port}: {error.strerror}") from None
+        said = f"cannot serve on {host}:{port}: {error.strerror}; port 0 takes a free one"
+        raise OSError(error.errno, said) from None
     return bound
