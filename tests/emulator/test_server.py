@@ -173,6 +173,11 @@ def posted(version: str = "1.1", headers: str = KEY, **fields: Any) -> str:
             [200, 200],
             id="no upgrade",
         ),
+        pytest.param(
+            GET.replace(KEY, f"{KEY}connection: upgrade\r\nupgrade: h2c\r\n") * 1_100 + LAST,
+            [200] * 1_101,
+            id="no upgrade, over and over",
+        ),
         pytest.param("CONNECT example.org:443 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", [400], id="no tunnel"),
         pytest.param("HELO example.org\r\n\r\n", [400], id="no HTTP"),
         pytest.param(f"{CHUNKED}zz\r\n", [400], id="no chunk"),

@@ -176,20 +176,27 @@ class _Connection(asyncio.Protocol):
             return
         if self._is_refused:
             return
-        self._used_at, was_in_head = self._server.loop.time(), self._is_in_head
+        self._used_at, was_in_head, size = self._server.loop.time(), self._is_in_head, len(data)
+        try:
+            while data:
+                data = self._fed(data)
+        except HttpParserError:
+            self._refuse(_INVALID)
+            return
+        if was_in_head and self._is_in_head:
+            self._head_size += size
+            if self._head_size > _LARGEST_HEAD:
+                self._refuse(_TOO_LARGE)
+
+    def _fed(self, data: bytes) -> bytes:
+        """Let the parser read, and return what it must read again."""
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
             # Nothing else is spoken here (RFC 9110, section 7.8), and the parser would not read the body.
             self._parser = HttpRequestParser(self)
-            self.data_received(self._plain_head + data[upgrade.args[0] :])
-        except HttpParserError:
-            self._refuse(_INVALID)
-        else:
-            if was_in_head and self._is_in_head:
-                self._head_size += len(data)
-                if self._head_size > _LARGEST_HEAD:
-                    self._refuse(_TOO_LARGE)
+            return self._plain_head + data[upgrade.args[0] :]
+        return b""
 
     def _refuse(self, response: bytes) -> None:
         """Read no more, and end the connection once the requests that came whole are answered."""
