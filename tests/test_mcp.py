@@ -34,6 +34,7 @@ from langchain_piccc import PicccMediaToolkit
 from llama_index_piccc import PicccMediaToolSpec
 from piccc import AsyncClient, Polling, SpendLimit
 from piccc import Client as PicccClient
+from piccc.cli.mcp import _serve_http
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import ConfigurationError
 from piccc.mcp_server import CALL_ID, MediaServer
@@ -182,6 +183,33 @@ async def test_what_cannot_be_answered_is_an_error_that_says_why(what: str, emul
             await WRONG[what](client)
     assert len(failure.value.error.message) > 20
     assert failure.value.error.code == INVALID_PARAMS
+
+
+OUTPUTS = {
+    "of a task that failed": ({"POST /v1/images/tasks": "failed"}, 0, "failed: The generation failed."),
+    "that was refused": ({"POST /v1/images/tasks": "moderated"}, 0, "refused by the content policy."),
+    "that there is not": ({}, 1, "is completed and has no output 1: they count from 0."),
+    "whose address has expired": ({"GET /files/*": "expired-url"}, 0, "no fresh address"),
+    "that is too large": ({}, 0, "Fetch it at its address, which the task has."),
+    "that is a web page": ({"GET /files/*": "html"}, 0, "Fetch it at its address, which the task has."),
+}
+
+
+@pytest.mark.parametrize("what", OUTPUTS)
+async def test_an_output_that_cannot_be_read_says_why_in_words_for_a_host(
+    what: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults, number, said = OUTPUTS[what]
+    for route, fault in faults.items():
+        emulator.fault(fault, route=route)
+    if what == "that is too large":
+        monkeypatch.setattr("piccc.mcp_server.MAX_RESOURCE_BYTES", 1000)
+    async with Client(server(emulator, show="none").server) as client:
+        task_id = (await make(client)).structured_content["task_id"]
+        with pytest.raises(MCPError) as failure:
+            await client.read_resource(f"piccc://tasks/{task_id}/outputs/{number}")
+    assert said in failure.value.error.message
+    assert "=" not in failure.value.error.message, "no argument of Python is named"
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -468,6 +496,15 @@ def test_http_is_served_with_a_token_and_on_this_machine_alone(
     with pytest.raises(ConfigurationError) as refusal:
         server(emulator).http_app(token=token, host=host)
     assert refusal.value.hint
+
+
+async def test_a_port_that_is_taken_is_an_error_with_a_way_out(emulator: Emulator) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(ConfigurationError, match="cannot listen") as refusal,
+    ):
+        await _serve_http(server(emulator), "127.0.0.1", taken.getsockname()[1], TOKEN)
+    assert "a free port" in refusal.value.hint
 
 
 async def test_llama_indexs_mcp_tools_run_an_image(emulator: Emulator, tmp_path: Path) -> None:

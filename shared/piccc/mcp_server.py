@@ -32,6 +32,9 @@ from piccc.errors import (
     InvalidArgumentError,
     MissingExtraError,
     NotFoundError,
+    OutputExpired,
+    OutputTooLarge,
+    OutputWrongType,
     PicccError,
 )
 
@@ -200,7 +203,7 @@ class MediaServer:
             )
         if not is_loopback(host):
             raise ConfigurationError(
-                f"{host} is not this machine.",
+                f"{host!r} is not this machine.",
                 hint="Listen on 127.0.0.1, and put a proxy with its own access control before it.",
             )
         # The SDK's own check takes `localhost:80@evil.example` for this machine, and 127.0.0.2 for another.
@@ -363,9 +366,11 @@ class MediaServer:
                 text = json.dumps(task.to_dict(), ensure_ascii=False)
                 said = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
                 return types.ReadResourceResult(contents=[said])
-            if int(place[2]) >= len(task.outputs):
-                raise NotFoundError(f"Task {task.id} has {len(task.outputs)} outputs; it is {task.status}.")
-            output = task.outputs[int(place[2])]
+            number, failure = int(place[2]), task.failure()
+            if number >= len(task.outputs):
+                missing = f"Task {task.id} is {task.status} and has no output {number}: they count from 0."
+                raise NotFoundError(missing if failure is None else failure.message)
+            output = task.outputs[number]
             content = await output.bytes(max_bytes=MAX_RESOURCE_BYTES)
         blob = base64.b64encode(content).decode()
         contents = types.BlobResourceContents(uri=uri, mime_type=output.mime_type or None, blob=blob)
@@ -514,9 +519,12 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except PicccError as error:
-        is_theirs = isinstance(error, NotFoundError | InvalidArgumentError)
+        is_theirs = isinstance(error, NotFoundError | InvalidArgumentError | OutputExpired)
         code = types.INVALID_PARAMS if is_theirs else types.INTERNAL_ERROR
-        raise MCPError(code, f"{sentence(error.message)} {error.hint}".strip()) from error
+        # These two hints are about arguments of a Python call.
+        is_ours = isinstance(error, OutputTooLarge | OutputWrongType)
+        hint = "Fetch it at its address, which the task has." if is_ours else error.hint
+        raise MCPError(code, f"{sentence(error.message)} {hint}".strip()) from error
 
 
 def _client_name(ctx: Context) -> str:

@@ -76,6 +76,13 @@ def option(name: str, metavar: str, help: str, *, envvar: str | None = None, min
     return typer.Option(name, metavar=metavar, help=help, envvar=envvar, min=min, show_default=False)
 
 
+def needs(ctx: typer.Context, flag: str, *names: str) -> None:
+    """Refuse options on the command line that count only with a flag; variables may be set for both ways."""
+    for name in names:
+        if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            raise typer.BadParameter(f"It counts only with {flag}: add that.", param_hint=f"--{name}")
+
+
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one document per line.")]
 Prompt = Annotated[
     list[str] | None,

@@ -6,14 +6,15 @@ import asyncio
 import math
 import secrets
 import signal
+import socket
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.common import LedgerPlace, open_ledger, option, say
-from piccc.errors import MissingExtraError
+from piccc.cli.common import LedgerPlace, needs, open_ledger, option, say
+from piccc.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
     from piccc.mcp_server import MediaServer
@@ -32,6 +33,7 @@ class Show(StrEnum):
 
 
 def mcp(
+    ctx: typer.Context,
     http: Annotated[
         bool, typer.Option("--http", help="Serve streamable HTTP on this machine instead of stdio.")
     ] = False,
@@ -131,6 +133,9 @@ def mcp(
     from piccc.mcp_server import MediaServer
     from piccc.media.requests import SpendLimit
 
+    if not http:
+        needs(ctx, "--http", "host", "port", "token")
+
     with ExitStack() as stack:
         settings: dict[str, Any] = {}
         if emulator:
@@ -199,8 +204,15 @@ async def _serve_http(server: MediaServer, host: str, port: int, token: str | No
         # A client's open stream of notifications never ends by itself.
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    with config.bind_socket() as bound:
-        bound.listen()  # so that whoever reads the address below can connect at once
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The MCP server cannot listen at {host}, port {port}: {error}.",
+            hint="Choose a loopback address of this machine and a free port; port 0 takes one.",
+        ) from error
+    with listening as bound:  # it listens: whoever reads the address below can connect at once
         at = f"[{host}]" if ":" in host else host
         say(f"MCP is served at http://{at}:{bound.getsockname()[1]}/mcp; Ctrl-C stops it.")
         if not token:

@@ -22,6 +22,7 @@ from piccc.cli.common import (
     Poll,
     connect,
     document,
+    needs,
     open_ledger,
     option,
     say,
@@ -51,6 +52,7 @@ def _check_address(url: str, name: str) -> None:
 
 @webhooks.command()
 def listen(
+    ctx: typer.Context,
     forward_to: Annotated[
         str | None, option("--forward-to", "URL", "Send a webhook for each task to this address.")
     ] = None,
@@ -83,6 +85,8 @@ def listen(
       piccc webhooks listen --forward-to http://127.0.0.1:8000/webhooks
       PICCC_WEBHOOK_SECRET=... piccc webhooks listen --receive --port 8766
     """
+    if not receive:
+        needs(ctx, "--receive", "host", "port")
     if forward_to is not None:
         _check_address(forward_to, "--forward-to")
     secret = os.environ.get(SECRET_VARIABLE, "")
