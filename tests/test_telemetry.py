@@ -29,6 +29,7 @@ from llama_index_piccc import Piccc, PicccMediaToolSpec
 from piccc import AsyncClient, Client, Polling, telemetry
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import PicccError
+from piccc.media.deliveries import MAX_WORKERS
 
 QUICK = Polling(min=0.01, max=0.02)
 SECRET = "pcc_test_not_to_be_seen"
@@ -286,6 +287,41 @@ def test_a_webhooks_span_is_linked_to_the_submission(seen: Seen, emulator: Emula
     assert submission.context.span_id in linked
 
 
+def test_a_webhooks_span_belongs_to_the_request_that_brought_it(seen: Seen, emulator: Emulator) -> None:
+    count = 2 * MAX_WORKERS  # a worker goes on with what other requests brought
+
+    async def deliver(own: AsyncClient) -> None:
+        receiver = own.webhooks(
+            secret="sixteen random characters", public_url="https://h.example", on_task=str
+        )
+        emulator.fault("webhook:never")
+        tasks = [
+            await own.images.submit(PROMPT, model="piccc-image", key=str(number), webhook=receiver)
+            for number in range(count)
+        ]
+        await own.tasks.wait_all(tasks)
+
+        async def request(number: int) -> None:
+            with seen.tracer.start_as_current_span(f"request {tasks[number].id}"):
+                body = json.dumps({"task_id": tasks[number].id}).encode()
+                path = receiver.url_for(str(number)).removeprefix("https://h.example")
+                scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+                sent: list[Any] = []
+                given = partial(asyncio.sleep, 0, {"type": "http.request", "body": body, "more_body": False})
+                await receiver.asgi(scope, given, lambda event: asyncio.sleep(0, sent.append(event)))
+                assert sent[0]["status"] == 204
+
+        await asyncio.gather(*map(request, range(count)))
+
+    in_loop(deliver)(emulator)
+    named = {span.context.span_id: span.name for span in seen.spans() if span.context}
+    spans = seen.spans("piccc.webhook")
+    assert [named[span.parent.span_id] for span in spans if span.parent] == [
+        f"request {(span.attributes or {})['piccc.task.id']}" for span in spans
+    ]
+    assert len(spans) == count
+
+
 def test_calls_in_threads_and_tasks_have_the_programs_span_as_parent(seen: Seen, emulator: Emulator) -> None:
     async def tasks() -> None:
         async with AsyncClient(**settings(emulator)) as own:
@@ -401,6 +437,10 @@ def test_no_secret_is_in_any_span(seen: Seen, emulator: Emulator, monkeypatch: p
     seen.instrument()
     for way in [*CALLS.values(), *TOOLS.values()]:
         way(emulator)
+    own = client(emulator)
+    own.chat.create(f"Basic understanding of\n{SECRET} at https://me:{SECRET}@h.example/x, please")
+    own.images.submit(f"a poster that says {SECRET}", model="piccc-image")
+    assert "Basic understanding" in str((seen.spans("chat")[-1].attributes or {})["gen_ai.input.messages"])
     emulator.fault("401")
     with pytest.raises(PicccError):
         client(emulator).chat.create(PROMPT, extra_headers={"authorization": f"Bearer {SECRET}"})

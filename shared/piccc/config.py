@@ -25,9 +25,9 @@ _PATTERNS = (
     (re.compile(r"pcc_[A-Za-z]+_[A-Za-z0-9_\-]{4,}"), HIDDEN),
     (re.compile(r"\b(sk|pk|gh[a-z]|github_pat|xox[a-z]|glpat)[-_][A-Za-z0-9_\-]{10,}"), HIDDEN),
     (re.compile(r"\beyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*"), HIDDEN),  # a JWT, RFC 7519
-    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"(?<=://)[^/\s@]+@"), f"{HIDDEN}@"),
 )
+_SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE)
 # Whole words of a name: x-portkey-provider has no "key" in it.
 _SECRET_HEADER = re.compile(
     r"(?!x-ratelimit-|idempotency-key$)(.*[-_.])?(api|access|auth|csrf|secret|session|subscription)?"
@@ -48,13 +48,16 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Replace known secrets, everything shaped like a Piccc key, and credentials in headers and URLs."""
+def redact(text: str, secrets: Iterable[str] = (), *, is_prose: bool = False) -> str:
+    """Replace known secrets, everything shaped like a key, and credentials in URLs and headers.
+
+    Prose has no headers: there "basic understanding" stays what it is.
+    """
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
-    return text
+    return text if is_prose else _SCHEME.sub(rf"\1 {HIDDEN}", text)
 
 
 def secrets_in(headers: Iterable[tuple[str, str]]) -> list[str]:

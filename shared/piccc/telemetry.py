@@ -33,7 +33,7 @@ except ImportError as error:
     ) from error
 
 from piccc._version import __version__
-from piccc.config import Config, origin_of
+from piccc.config import Config, origin_of, redact
 from piccc.conversation import (
     Audio,
     File,
@@ -193,8 +193,12 @@ class Operation:
         *,
         content: Callable[[], Attributes] | None = None,
         links: Sequence[Link] = (),
+        within: context.Context | None = None,
     ) -> None:
-        """Begin; `attributes` go to the metrics too, `more` and `content` (if captured) to the span alone."""
+        """Begin; `attributes` go to the metrics too, `more` and `content` (if captured) to the span alone.
+
+        The span belongs to the current one, or to that of `within`.
+        """
         assert instruments is not None  # noqa: S101  `telemetry` has been asked
         self._instruments = instruments
         self._attributes = attributes
@@ -202,6 +206,7 @@ class Operation:
             attributes = attributes | more
         self._began, self._began_ns = time.perf_counter(), time.time_ns()
         self._span: Span = trace.INVALID_SPAN
+        self._within = within
         self._start(name, kind, attributes, content, links)
         self._token: Token[context.Context] | None = None
         self._has_ended = False
@@ -218,11 +223,16 @@ class Operation:
         if content is not None and self._instruments.captures_content:
             attributes = attributes | content()
         self._span = self._instruments.tracer.start_span(
-            name, kind=kind, attributes=attributes, links=links, start_time=self._began_ns
+            name,
+            context=self._within,
+            kind=kind,
+            attributes=attributes,
+            links=links,
+            start_time=self._began_ns,
         )
 
     def __enter__(self) -> Self:
-        self._token = context.attach(trace.set_span_in_context(self._span))
+        self._token = context.attach(trace.set_span_in_context(self._span, self._within))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -404,11 +414,12 @@ def tool(name: str) -> Operation | None:
     return Operation(f"execute_tool {name}", SpanKind.INTERNAL, attributes)
 
 
-def delivery(task_id: str) -> Operation:
-    """Begin to act on a webhook, with a link to the task's submission."""
+def delivery(task_id: str, within: context.Context | None) -> Operation:
+    """Begin to act on a webhook within its request's context, with a link to the task's submission."""
     submission = _submissions.get(task_id)
     links = [] if submission is None else [Link(submission)]
-    return Operation("piccc.webhook", SpanKind.CONSUMER, {"piccc.task.id": task_id}, links=links)
+    attributes: Attributes = {"piccc.task.id": task_id}
+    return Operation("piccc.webhook", SpanKind.CONSUMER, attributes, links=links, within=within)
 
 
 def is_traced(operation: str, kind: str) -> bool:
@@ -498,4 +509,15 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(_without_keys(value), ensure_ascii=False, default=str)
+
+
+def _without_keys(value: object) -> object:
+    match value:
+        case str():
+            return redact(value, is_prose=True)
+        case Mapping():
+            return {name: _without_keys(each) for name, each in value.items()}
+        case list():
+            return [_without_keys(each) for each in value]
+    return value

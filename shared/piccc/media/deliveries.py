@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from piccc._dialects.common import parse
@@ -323,6 +323,8 @@ class _Job:
     pause: float = field(default_factory=lambda: FIRST_PAUSE)
     absences: int = 0
     is_running: bool = False
+    trace: Any = None
+    """OpenTelemetry's context of the request that brought it: a worker has that of its first."""
 
 
 class Deliveries:
@@ -402,13 +404,14 @@ class Deliveries:
             return 429, None
         if self._memory.is_reported(task_id) or self._memory.is_rejected(entry.key, task_id):
             return 204, None
-        name = (entry.key, task_id)
+        name, observer = (entry.key, task_id), telemetry()
+        traced = None if observer is None else observer.context.get_current()
         with self._lock:
             if name in self._jobs:
                 return 204, None
             if self._is_closed or len(self._jobs) >= MAX_JOBS:
                 return 503, None
-            job = self._jobs[name] = _Job(entry.key, task_id, self._io.now(), self._io.signal())
+            job = self._jobs[name] = _Job(entry.key, task_id, self._io.now(), self._io.signal(), trace=traced)
             has_room = self._workers < MAX_WORKERS
             self._workers += has_room
             self._wake_workers()
@@ -469,7 +472,7 @@ class Deliveries:
         is_done, is_last = False, self._is_closed
         observer = telemetry()
         try:
-            with nullcontext() if observer is None else observer.delivery(job.task_id) as span:
+            with nullcontext() if observer is None else observer.delivery(job.task_id, job.trace) as span:
                 is_done = await self._attempt(job, is_last=is_last)
             if span is not None:
                 span.end()
