@@ -157,7 +157,7 @@ def test_a_stream_passes_event_by_event(both: Two, path: str) -> None:
     assert "four" not in "".join(lines)
     # The upstream must not go on, and be paid, for a client that has left.
     end = time.monotonic() + 60
-    while not both.behind.requests[0].done and time.monotonic() < end:
+    while not (both.behind.requests[0].done and both.front.charges) and time.monotonic() < end:
         time.sleep(0.01)
     assert both.behind.requests[0].done
     assert len(both.front.charges) == 1
