@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
+from typing import Any
 
 import pytest
 
-from piccc import errors
+from piccc import AsyncClient, Client, errors
 from piccc._dialects.tasks import read_task
-from piccc.errors import PicccError
-from piccc.media.agent_tools import artifact_of, describe_for_model, failed, listed, submission_key, tasks_in
+from piccc.errors import ConfigurationError, PicccError
+from piccc.media.agent_tools import (
+    ClientPair,
+    artifact_of,
+    describe_for_model,
+    failed,
+    listed,
+    submission_key,
+    tasks_in,
+)
 from piccc.tasks import Task
 from piccc.tokens import count_text
 
@@ -83,3 +92,19 @@ def test_what_another_tool_left_is_no_task(artifact: object) -> None:
 def test_a_key_is_the_same_for_the_same_call_and_for_no_other() -> None:
     assert submission_key("a", "b", {"x": 1, "y": 2}) == submission_key("a", "b", {"y": 2, "x": 1})
     assert len({submission_key(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", None), ("b", "a")]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"client": AsyncClient(api_key="k", base_url="https://api.test")}, "client is of type AsyncClient"),
+        (
+            {"async_client": Client(api_key="k", base_url="https://api.test")},
+            "async_client is of type Client",
+        ),
+        ({"client": "https://api.test"}, "client is of type str"),
+    ],
+)
+def test_a_client_of_the_wrong_kind_is_refused(given: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        ClientPair(**{"client": None, "async_client": None, "create": Client, **given})

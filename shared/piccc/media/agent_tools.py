@@ -318,9 +318,20 @@ class ClientPair(Generic[C, A]):
         client: the `Client`, or None.
         async_client: the `AsyncClient`, or None.
         create: makes the `Client` where neither is given.
+
+    Raises:
+        ConfigurationError: one is not a client of its kind.
     """
 
     def __init__(self, client: C | None, async_client: A | None, create: Callable[[], C]) -> None:
+        for name, given, kind, method in (
+            ("client", client, "Client", "as_async"),
+            ("async_client", async_client, "AsyncClient", "as_sync"),
+        ):
+            if given is not None and not hasattr(given, method):
+                raise errors.ConfigurationError(
+                    f"{name} is of type {type(given).__name__}.", hint=f"Give a piccc.{kind}."
+                )
         self._client: Any = client
         self._async_client: Any = async_client
         self._create = create
