@@ -62,7 +62,7 @@ class Exchange:
 
 
 class NotTried(Exception):
-    """A probe could not be run; the text says why."""
+    """A probe could not be run, or shows nothing; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Sample:
 
 
 Check = Callable[[Exchange], str]
-"""Returns what is different, or "" where all is as stated."""
+"""Returns what is different, or "" where all is as stated. Raises NotTried where nothing can be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +225,8 @@ class Server:
             return Finding(row, "not tried", f"the server answered {exchange.status}", exchange)
         try:
             saw = row.check(exchange)
+        except NotTried as error:
+            return Finding(row, "not tried", redact(str(error), [self.key]), _redacted(exchange, self.key))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             saw = f"the answer cannot be read: {type(error).__name__}: {error}"
         return Finding(
@@ -510,15 +512,18 @@ def check_input_deltas(events: list[Any]) -> str:
 
 
 def json_text(shape: Any) -> Check:
-    """Check that the text of a chat completion is JSON of a shape."""
+    """Check that the text of a chat completion is JSON of a shape; one that was cut shows nothing."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
             return _unlike(exchange, 200)
-        text = exchange.json["choices"][0]["message"]["content"]
+        choice = exchange.json["choices"][0]
+        text = choice["message"]["content"]
         try:
             return misfit(json.loads(text), shape, "the answer")
         except ValueError:
+            if choice.get("finish_reason") == "length":
+                raise NotTried(f"the answer was cut at max_tokens: {_named(text)}") from None
             return f"the answer is {_named(text)}"
 
     return check

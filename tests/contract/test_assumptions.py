@@ -118,6 +118,22 @@ def test_rows_of_a_task_need_its_model(emulator: Emulator) -> None:
     assert found["image"].saw == "no image model is known: set PICCC_IMAGE_MODEL"
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ('{"city": "Oslo"}', "holds"),
+        ('{"town": "Oslo"}', "differs"),
+        ("Oslo", "differs"),
+        ("{ " * 99, "not tried"),
+    ],
+)
+def test_an_answer_that_was_cut_shows_nothing_of_its_schema(
+    emulator: Emulator, text: str, verdict: str
+) -> None:
+    emulator.script([text])
+    assert tried(emulator, "chat.schema")["chat.schema"].verdict == verdict
+
+
 def test_the_report_has_the_bytes_of_what_differs_and_no_key(emulator: Emulator) -> None:
     emulator.script([Scripted(text=f"My key is {emulator.api_key} | and\nmore", finish_reason="tool_calls")])
     found = tried(emulator, "chat.form", "list").values()
