@@ -408,6 +408,7 @@ def _output(entry: Mapping[str, Any], task: Task, place: int) -> Output:
 
 
 _THUMBNAILS = ("thumbnail_url", "thumbnail", "cover_image_url", "cover_url", "cover", "poster_url", "poster")
+"""What other video APIs call the address of a still image; assumed, for our server documents none."""
 
 
 def _thumbnail(entry: Mapping[str, Any]) -> str | None:
