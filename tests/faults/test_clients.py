@@ -28,7 +28,7 @@ import trustme
 from piccc import AsyncClient, Client, Image, Message, PicccError, Text
 from piccc._http import backends, connections
 from piccc._http import chat_stream as streams
-from piccc._http.backends import BACKEND_VARIABLE
+from piccc._http.library import BACKEND_VARIABLE
 from piccc.errors import APIConnectionError, ConfigurationError, StreamError
 from tests.faults.replies import EVENTS, TEXT, whole
 from tests.faults.server import CLOSE, HANG, Case, FaultServer, Step, chunk, reply, stream, stream_head

@@ -16,7 +16,7 @@ from pytest_httpx import HTTPXMock
 from pytest_httpx2 import HTTPXMock as HTTPX2Mock
 
 from piccc import AsyncClient, Client
-from piccc._http.backends import BACKEND_VARIABLE
+from piccc._http.library import BACKEND_VARIABLE
 from piccc.errors import APITimeoutError, PicccError
 from tests.faults.replies import EVENTS, TEXT, whole
 from tests.faults.server import FaultServer, reply

@@ -7,7 +7,6 @@ import gc
 import logging
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from piccc import AsyncClient, Client, Polling
-from piccc._http import backends
-from piccc._http.backends import AsyncSignal, SyncBackend
+from piccc._http.backends import AsyncSignal
 from piccc.emulator import Emulator
 from piccc.errors import ConfigurationError, NotFoundError, PicccError, TaskWaitTimeout
 from piccc.media import polling
@@ -304,19 +302,3 @@ def test_waking_who_waited_on_a_loop_that_is_closed_does_no_harm() -> None:
         return AsyncSignal()
 
     asyncio.run(made()).set()
-
-
-def test_a_thread_that_waits_for_more_work_keeps_nothing_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Held:
-        async def work(self) -> None:
-            pass
-
-    monkeypatch.setattr(backends, "IDLE_SECONDS", 60.0)
-    for _ in range(2):  # on a new thread, and on one that has worked before
-        held, gone = Held(), threading.Event()
-        weakref.finalize(held, gone.set)
-        SyncBackend().start(held.work)
-        del held
-        assert gone.wait(30)
-    monkeypatch.undo()
-    SyncBackend().start(Held().work)  # and that thread ends

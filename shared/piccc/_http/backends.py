@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import os
 import platform
 import random
@@ -24,7 +23,6 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain, zip_longest
 from queue import Empty, SimpleQueue
-from types import FunctionType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -32,12 +30,21 @@ from urllib.request import getproxies, proxy_bypass
 import h11
 
 from piccc._http import connections
-from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts
+from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts, earliest, run_in_thread
 from piccc._http.connections import SILENT, TOO_LATE, Pool, Route, described, scrub, tls_context
-from piccc._http.library import AsyncLibraryResponse, Departure, SyncLibraryResponse, call_within, classify
+from piccc._http.library import (
+    AsyncLibraryResponse,
+    Departure,
+    SyncLibraryResponse,
+    call_within,
+    classify,
+    library_named,
+    library_of,
+    preferred_library,
+)
 from piccc._version import __version__
 from piccc.config import is_loopback, redact
-from piccc.errors import ConfigurationError, MissingExtraError
+from piccc.errors import ConfigurationError
 
 READ_BYTES = 64 * 1024
 WRITE_BYTES = 64 * 1024
@@ -381,8 +388,6 @@ def _shut_down(connection: socket.socket, process: int) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
-BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
-LIBRARIES = ("httpx", "httpx2")
 MAX_WORKERS = 32
 MAX_ROUTES = 256
 GRACE = 0.02
@@ -391,9 +396,14 @@ GRACE = 0.02
 
 @lru_cache(maxsize=1)
 def _workers() -> ThreadPoolExecutor:
-    # Not the loop's default executor: what a program runs there must not hold up a call, nor the reverse.
-    # Threads are started as they are needed; 32, so that one dead name server does not stop every file.
+    # Not the loop's default executor: the program's work there must not delay calls, nor calls that work.
+    # Not `run_in_thread`: DNS lookups for 1,000 calls must not start 1,000 threads, and a program that exits
+    # waits for what is running here. 32, so that a dead name server does not block file access.
     return ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="piccc")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
 
 
 _background: set[asyncio.Task[None]] = set()
@@ -404,13 +414,13 @@ class _Backend:
 
     def __init__(self, client: Any = None, *, library: Any = None) -> None:
         self.client = client
-        self._library = _family(client, self._kind) if client is not None else library
+        self._library = library_of(client, self._kind) if client is not None else library
         self._routes: dict[tuple[str, str, int], Route] = {}
 
     @property
     def backend(self) -> str:
         """Name and version of what sends the requests: `h11`, or the HTTP library."""
-        library = self._library or _preferred_library() or h11
+        library = self._library or preferred_library() or h11
         return f"{library.__name__} {library.__version__}"
 
     @property
@@ -443,7 +453,7 @@ class _Backend:
         """Return the HTTP library that a request goes through, None where our own connections serve it."""
         if route.proxy and self.client is None:
             _check_proxy(route.proxy)
-        library = self._library or _preferred_library()
+        library = self._library or preferred_library()
         return library or (library_named("httpx") if _is_beyond_us(route.proxy) else None)
 
     def _load(self, url: str) -> None:
@@ -482,8 +492,8 @@ class _Backend:
         left = None if request.by is None else request.by - now
         if left is not None and left <= 0:
             raise Failure(Outcome.NOT_SENT, TOO_LATE, timed_out=True)
-        idle = _least(request.idle, left)
-        timeout = {"connect": _least(request.connect, left), "read": idle, "write": idle, "pool": left}
+        idle = earliest(request.idle, left)
+        timeout = {"connect": earliest(request.connect, left), "read": idle, "write": idle, "pool": left}
         headers = request.headers
         if not any(name == "user-agent" for name, _ in headers):
             headers = [("user-agent", self._agent), *headers]
@@ -519,13 +529,7 @@ class SyncBackend(_Backend):
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a coroutine over this backend in a daemon thread, with the caller's context variables."""
-        run = partial(copy_context().run, lambda: run_sync(work()))
-        try:
-            next_run = _idle_threads.pop()
-        except IndexError:
-            next_run = SimpleQueue()
-            threading.Thread(target=_work, args=(next_run,), name="piccc", daemon=True).start()
-        next_run.put(run)
+        run_in_thread(lambda: run_sync(work()))
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of a host; none where it cannot be resolved from here."""
@@ -661,40 +665,6 @@ async def _send(
     return await connections.send(backend, pool, route, replace(request, fresh=True), agent)
 
 
-IDLE_SECONDS = 0.25
-# A batch starts a work for each row; a thread of its own would cost as much CPU as opening its connection.
-_idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
-
-
-def _work(next_run: SimpleQueue[Callable[[], None]]) -> None:
-    """Run a work, and for a moment what else there is: a thread that has just ended one takes the next.
-
-    Each comes through the queue: a thread keeps its arguments as long as it lives.
-    """
-    run: Callable[[], None] | None = next_run.get()
-    while run is not None:
-        run()
-        run = None  # it may hold a client, which must not live as long as the thread waits
-        _idle_threads.append(next_run)
-        try:
-            run = next_run.get(timeout=IDLE_SECONDS)
-        except Empty:
-            try:
-                _idle_threads.remove(next_run)
-            except ValueError:
-                run = next_run.get()  # `start` has taken this thread at the last moment
-
-
-def _after_fork() -> None:
-    # Threads do not survive a fork.
-    _workers.cache_clear()
-    _idle_threads.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def _shown(proxy: str | None) -> str:
     """Return a proxy's address as the environment has it, without what follows and without credentials."""
     return redact((proxy or "")[:200])
@@ -731,40 +701,6 @@ def _no_proxy_address(proxy: str | None) -> ConfigurationError:
     )
 
 
-def library_named(name: str) -> Any:
-    """Return the module `httpx` or `httpx2`."""
-    if name not in LIBRARIES:
-        raise ConfigurationError(f"{BACKEND_VARIABLE} is {name!r}.", hint="It is 'httpx' or 'httpx2'.")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(f"{name} is not installed.", hint=f"pip install {name}") from error
-
-
-def _preferred_library() -> Any:
-    """Return the library that all requests are to go through, or None.
-
-    `PICCC_HTTP_BACKEND` names it. Or another package has replaced its methods to see every request: a mock
-    (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
-    """
-    if name := os.environ.get(BACKEND_VARIABLE):
-        return library_named(name)
-    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_watched(name)), None)
-
-
-def _is_watched(name: str) -> bool:
-    library, core = sys.modules[name], sys.modules.get(name.replace("httpx", "httpcore"))
-    classes = [library.HTTPTransport, library.AsyncHTTPTransport]
-    if core is not None:
-        classes += [core.ConnectionPool, core.AsyncConnectionPool]
-    return any(
-        # A function's globals are those of the module that defines it.
-        not isinstance(method, FunctionType) or method.__globals__ is not each.__init__.__globals__
-        for each in classes
-        for method in (getattr(each, "handle_request", None) or each.handle_async_request,)
-    )
-
-
 def _resolve(host: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -778,22 +714,6 @@ def _checked_route(route_of: Callable[[str], Route], request: HTTPRequest) -> Ro
         return route_of(request.url)
     except ValueError as error:
         raise Failure(Outcome.HOPELESS, described(error)) from None
-
-
-def _family(client: Any, kind: str) -> Any:
-    for each in type(client).__mro__:
-        name = each.__module__.partition(".")[0]
-        if name in LIBRARIES and each.__name__ == kind:
-            return sys.modules[name]
-    parameter = "http_client" if kind == "Client" else "http_async_client"
-    raise ConfigurationError(
-        f"{parameter} is a {type(client).__module__}.{type(client).__qualname__}.",
-        hint=f"Give an httpx.{kind} or an httpx2.{kind}.",
-    )
-
-
-def _least(*seconds: float | None) -> float | None:
-    return min((each for each in seconds if each is not None), default=None)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

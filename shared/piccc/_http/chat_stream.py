@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from piccc._dialects.reader import EventDecoder
-from piccc._http.backend import Backend, Failure
+from piccc._http.backend import Backend, Failure, earliest
 from piccc._http.backends import run_sync
 from piccc.conversation import TextDelta
 from piccc.errors import PicccError, StreamError, StreamTimeoutError
@@ -120,7 +120,7 @@ class StreamParser:
         return broken
 
     def _come_by(self, moment: float) -> None:
-        self._by = moment if self._by is None else min(self._by, moment)
+        self._by = earliest(self._by, moment)
 
 
 class _Stream:

@@ -20,7 +20,7 @@ import weakref
 import zlib
 from base64 import b64encode
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -32,7 +32,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 import certifi
 import h11
 
-from piccc._http.backend import Failure, HTTPRequest, Outcome, Signal, Stream, T, Ts
+from piccc._http.backend import Backend, Failure, HTTPRequest, Outcome, Signal, Stream, earliest
 from piccc.config import redact
 
 if TYPE_CHECKING:
@@ -55,24 +55,8 @@ SWEEP_SECONDS = 1.0
 _KEEP_ALIVE = re.compile(r"timeout=(\d{1,6})")
 
 
-class Opener(Protocol):
-    """What a pool needs of a backend."""
-
-    def now(self) -> float:
-        """Return the time."""
-        ...
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        ...
-
-    def signal(self) -> Signal:
-        """Make a signal for a wait in this thread or event loop."""
-        ...
-
-    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Call a function that may block."""
-        ...
+class Opener(Backend, Protocol):
+    """A backend that can open connections for a pool."""
 
     async def connect(self, host: str, port: int, by: float | None) -> Stream:
         """Open a TCP connection; raise OSError."""
@@ -401,8 +385,7 @@ def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> Iter
 
 
 async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
-    bounds = [request.by, None if request.connect is None else io.now() + request.connect]
-    by = min((each for each in bounds if each is not None), default=None)
+    by = earliest(request.by, None if request.connect is None else io.now() + request.connect)
     proxy = urlsplit(route.proxy) if route.proxy else None
     stream: Stream | None = None
     is_greeting = False

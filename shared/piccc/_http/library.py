@@ -3,21 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import copy_context
 from queue import Empty, SimpleQueue
+from types import FunctionType
 from typing import Any, cast
 
-from piccc._http.backend import Failure, HTTPRequest, Outcome, T
+from piccc._http.backend import Failure, HTTPRequest, Outcome, T, run_in_thread
 from piccc._http.connections import TOO_LATE, MalformedReply, chain_of, scrub, unpacker_for
+from piccc.errors import ConfigurationError, MissingExtraError
+
+BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
+LIBRARIES = ("httpx", "httpx2")
+
+
+def library_named(name: str) -> Any:
+    """Return the module `httpx` or `httpx2`."""
+    if name not in LIBRARIES:
+        raise ConfigurationError(f"{BACKEND_VARIABLE} is {name!r}.", hint="It is 'httpx' or 'httpx2'.")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(f"{name} is not installed.", hint=f"pip install {name}") from error
+
+
+def preferred_library() -> Any:
+    """Return the library that all requests are to go through, or None.
+
+    `PICCC_HTTP_BACKEND` names it. Or another package has replaced its methods to see every request: a mock
+    (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
+    """
+    if name := os.environ.get(BACKEND_VARIABLE):
+        return library_named(name)
+    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_watched(name)), None)
+
+
+def _is_watched(name: str) -> bool:
+    library, core = sys.modules[name], sys.modules.get(name.replace("httpx", "httpcore"))
+    classes = [library.HTTPTransport, library.AsyncHTTPTransport]
+    if core is not None:
+        classes += [core.ConnectionPool, core.AsyncConnectionPool]
+    return any(
+        # A function's globals are those of the module that defines it.
+        not isinstance(method, FunctionType) or method.__globals__ is not each.__init__.__globals__
+        for each in classes
+        for method in (getattr(each, "handle_request", None) or each.handle_async_request,)
+    )
+
+
+def library_of(client: Any, kind: str) -> Any:
+    """Return the library of a caller's client; raise ConfigurationError unless it is a `kind` of one."""
+    for each in type(client).__mro__:
+        name = each.__module__.partition(".")[0]
+        if name in LIBRARIES and each.__name__ == kind:
+            return sys.modules[name]
+    parameter = "http_client" if kind == "Client" else "http_async_client"
+    raise ConfigurationError(
+        f"{parameter} is a {type(client).__module__}.{type(client).__qualname__}.",
+        hint=f"Give an httpx.{kind} or an httpx2.{kind}.",
+    )
 
 
 class Departure:
@@ -174,9 +227,6 @@ _abandoned: deque[Any] = deque()
 """Blocking replies of a library that were left half-read; the next call closes them."""
 
 
-_idle_threads: deque[SimpleQueue[Callable[[], None]]] = deque()
-
-
 def call_within(by: float | None, function: Callable[[], T], *, discard: Callable[[T], None]) -> T:
     """Call a function that blocks, and raise TimeoutError when `by` passes first.
 
@@ -190,11 +240,10 @@ def call_within(by: float | None, function: Callable[[], T], *, discard: Callabl
         return function()
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     is_late = threading.Event()
-    context = copy_context()
 
     def task() -> None:
         try:
-            answers.put((context.run(function), None))
+            answers.put((function(), None))
         except BaseException as error:
             answers.put((None, error))
         if is_late.is_set():
@@ -208,12 +257,7 @@ def call_within(by: float | None, function: Callable[[], T], *, discard: Callabl
         if error is None:
             discard(cast("T", value))
 
-    try:
-        tasks = _idle_threads.pop()
-    except IndexError:
-        tasks = SimpleQueue()
-        threading.Thread(target=_serve, args=(tasks,), name="piccc-http", daemon=True).start()
-    tasks.put(task)
+    run_in_thread(task)
     try:
         value, error = answers.get(timeout=max(0.0, by - time.monotonic()))
     except BaseException as stopped:
@@ -225,12 +269,6 @@ def call_within(by: float | None, function: Callable[[], T], *, discard: Callabl
     if error is not None:
         raise error
     return cast("T", value)
-
-
-def _serve(tasks: SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        tasks.get()()
-        _idle_threads.append(tasks)
 
 
 def _shut_down(stream: Any) -> None:
@@ -275,7 +313,3 @@ def _was_sent(error: Exception, client: Any) -> bool:
         frame.f_code in after or frame.f_code.co_name in ("handle_request", "handle_async_request")
         for frame in frames
     )
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle_threads.clear)  # threads do not survive a fork

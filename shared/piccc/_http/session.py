@@ -20,7 +20,7 @@ from urllib.parse import urljoin
 from piccc._dialects import Dialect
 from piccc._dialects.common import LargeBody, parse, request_body, serialize
 from piccc._dialects.tasks import read_error, read_task
-from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
+from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome, earliest
 from piccc._http.backends import read_all
 from piccc._http.chat_stream import StreamParser
 from piccc._http.connections import request_id
@@ -407,8 +407,7 @@ class _RetryState:
         elif self.call.kind is Retryability.READ and timeout.total is not None:
             # A read may be repeated, so that one which hangs must leave time for the others.
             bound = timeout.total / (self.config.max_retries + 1)
-        moments = [None if bound is None else self.sent + bound, self.deadline]
-        return min((each for each in moments if each is not None), default=None)
+        return earliest(None if bound is None else self.sent + bound, self.deadline)
 
     def _redirect(self, response: HTTPResponse) -> str | None:
         location = response.headers.get("location")
@@ -462,8 +461,7 @@ class _RetryState:
         return self._rejected(answer, f"The server answered with something else than a stream: {said}", body)
 
     async def _snippet(self, response: HTTPResponse) -> bytes:
-        by = self.io.now() + ERROR_BODY_SECONDS
-        by = by if self.deadline is None else min(by, self.deadline)
+        by = earliest(self.io.now() + ERROR_BODY_SECONDS, self.deadline)
         body = b""
         try:
             while len(body) < MAX_ERROR_BYTES and (piece := await response.receive(by)):
@@ -769,9 +767,7 @@ class Session:
 
 
 def _bounded(timeout: Timeout, seconds: float | None) -> Timeout:
-    if seconds is None:
-        return timeout
-    return replace(timeout, total=seconds if timeout.total is None else min(timeout.total, seconds))
+    return replace(timeout, total=earliest(timeout.total, seconds))
 
 
 def _refusal_in(payload: object, answer: RawResponse, kind: Retryability) -> PicccError | None:
