@@ -6,7 +6,6 @@ CPU figures are seconds of this process, threads included, from after a warm-up 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import statistics
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import events
-from tests.benchmarks.cold import first_call, imports_over
+from tests.benchmarks.cold import first_call, imports, imports_over
 from tests.benchmarks.cpu import cpu, settle
 from tests.benchmarks.emulator import served
 from tests.benchmarks.large import again, large
@@ -24,7 +23,7 @@ from tests.benchmarks.media import downloads, mapped
 from tests.benchmarks.paced import paced
 from tests.benchmarks.raw import KEY
 from tests.benchmarks.server import openai_stream
-from tests.benchmarks.subjects import FAMILIES, FLOORS, IMPORTS, Subject, make
+from tests.benchmarks.subjects import FAMILIES, FLOORS, Subject, make
 from tests.benchmarks.waiting import waiting
 
 TOKENS = 500
@@ -45,16 +44,6 @@ class Work:
     subjects: tuple[str, ...] = CLIENTS
     once: bool = False
     servers: tuple[str, ...] = ("memory",)
-
-
-def imports(subject: str, server: str) -> float:
-    """Return CPU seconds of importing what a user imports, in a fresh process.
-
-    The collector rests: one pass over a framework's objects costs more than we do, and whose import it falls
-    into is chance.
-    """
-    gc.disable()
-    return cpu(lambda: exec(IMPORTS[subject]), 1) / 1e6  # noqa: S102  a constant of ours
 
 
 def construct(subject: str, server: str) -> float:
