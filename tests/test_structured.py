@@ -366,7 +366,7 @@ def test_a_memory_stays_small_and_is_empty_in_copies() -> None:
     for number in range(3000):
         memory.avoid(number, "schema")
         memory.read(number, "schema", was_prose=True)
-    assert len(memory._avoided_until) + len(memory._proses) < 3000
+    assert len(memory._avoided_until) + len(memory._prose_counts) < 3000
     for twin in (copy.deepcopy(memory), pickle.loads(pickle.dumps(memory))):  # noqa: S301  our own
         assert not twin._avoided_until
 

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`, for notebooks and programs."""
+"""The clients, `Client` and `AsyncClient`, and their chat resources."""
 
 from __future__ import annotations
 
@@ -47,28 +47,29 @@ Messages = str | Message | Iterable[Message | Mapping[str, Any]]
 
 
 class ChatOptions(TypedDict, total=False):
-    """What a chat call may ask for; what is left out is left to the server.
+    """The options of a chat call. The server decides those that are left out.
 
-    Documented are `model`, the messages, and Anthropic's `max_tokens`; the rest is as either dialect's own
-    API has it (assumed).
+    Only `model`, the messages and Anthropic's `max_tokens` are documented; the rest is assumed to work as in
+    the OpenAI and Anthropic APIs.
 
     Attributes:
         model: the model's name; `piccc-pro` by default.
-        system: instructions that go before the messages.
-        tools: the tools on offer.
+        system: instructions that precede the messages.
+        tools: the tools that the model may call.
         tool_choice: `auto`, `none`, `required`, or a `NamedTool`.
         parallel_tool_calls: whether one reply may call several tools.
         response_format: a `JSONSchema`, a pydantic class or another schema that the answer must satisfy, or
             `json` for any JSON.
-        temperature: how freely to choose words.
-        top_p: how much of the likely words to choose from, 0 to 1.
-        max_tokens: how many tokens the answer may have.
-        stop: a text, or texts, at which the answer ends.
-        seed: a number that makes answers repeatable, where the server can.
-        reasoning_effort: how much to think first, such as `low` or `high`.
-        replay_reasoning: send earlier reasoning back; None only what is signed, to the dialect that signs.
-        extra_body: fields that are merged over the body last.
-        extra_headers: headers of this call alone.
+        temperature: the sampling temperature.
+        top_p: the cumulative probability for nucleus sampling, 0 to 1.
+        max_tokens: the maximum number of tokens in the answer.
+        stop: one or more strings at which generation stops.
+        seed: makes answers reproducible if the server supports it.
+        reasoning_effort: how much to reason first, such as `low` or `high`.
+        replay_reasoning: whether to send earlier reasoning back; None sends only signed reasoning, and only
+            in the Anthropic dialect.
+        extra_body: fields merged into the body last; they override all others.
+        extra_headers: headers for this call only.
     """
 
     model: str
@@ -100,7 +101,7 @@ class _Settings(TypedDict, total=False):
 
 
 class ClientOptions(_Settings, total=False):
-    """How a client is set up; `Client` says what each option means."""
+    """The options of a client, as documented at `Client`."""
 
     config: Config | None
     dialect: DialectName
@@ -112,21 +113,23 @@ class ClientOptions(_Settings, total=False):
 
 
 def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
-    """Make a request from a prompt, a message, or a list of messages or of role/content mappings.
+    """Build a request from a prompt, a message, or a list of messages or role/content mappings.
 
-    Raise InvalidArgumentError for what is none of these, and for an unknown option.
+    Raise InvalidArgumentError for anything else and for unknown options.
     """
     if unknown := options.keys() - ChatOptions.__annotations__.keys():
         raise InvalidArgumentError(
             f"Unknown options: {describe_unknown(unknown, ChatOptions.__annotations__)}.",
-            hint="What the API knows beyond the named options goes into extra_body=.",
+            hint="Pass other API parameters in extra_body=.",
         )
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    for name in rest.keys() & _SHAPES.keys():
-        kind, content, said = _SHAPES[name]
-        is_right = isinstance(rest[name], kind)
-        if not is_right or (content and not all(isinstance(each, content) for each in rest[name])):
-            raise InvalidArgumentError(f"{name} is not {said}.", hint="Nothing was sent: correct it.")
+    for name in rest.keys() & _OPTION_TYPES.keys():
+        kind, item_kind, description = _OPTION_TYPES[name]
+        is_valid = isinstance(rest[name], kind)
+        if not is_valid or (item_kind and not all(isinstance(item, item_kind) for item in rest[name])):
+            raise InvalidArgumentError(
+                f"{name} is not {description}.", hint="Nothing was sent. Correct the option."
+            )
     system, stop = rest.pop("system", None), rest.pop("stop", ())
     conversation = as_messages(messages)
     if "response_format" in rest:
@@ -141,32 +144,32 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
     )
 
 
-_SHAPES: dict[str, tuple[Any, Any, str]] = {
-    "model": (str, None, "a name"),
-    "system": (str, None, "a text"),
-    "stop": (Sequence, str, "a text or a list of texts"),
+_OPTION_TYPES: dict[str, tuple[Any, Any, str]] = {
+    "model": (str, None, "a string"),
+    "system": (str, None, "a string"),
+    "stop": (Sequence, str, "a string or a list of strings"),
     "tools": (Sequence, Tool, "a list of piccc.Tool"),
     "tool_choice": (str | NamedTool, None, "'auto', 'none', 'required' or a NamedTool"),
     "extra_body": (Mapping, str, "a mapping of names to values"),
     "extra_headers": (Mapping, str, "a mapping of names to values"),
 }
-"""The type of an option and of what it holds, for those that are taken apart here."""
+"""Types of the options that are checked here: of the value, of its items, and in words."""
 
 
 def as_messages(value: Any) -> list[Message]:
-    """Read a prompt, messages, or role/content mappings; raise InvalidArgumentError for anything else."""
+    """Convert a prompt, messages or role/content mappings; raise InvalidArgumentError for anything else."""
     if isinstance(value, str):
         return [Message("user", [Text(value)])]
     if isinstance(value, Message | Mapping) or not isinstance(value, Iterable):
         value = [value]
     messages = [_message(each) for each in value]
     if not messages:
-        raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
+        raise InvalidArgumentError("There are no messages.", hint="Pass a string or at least one message.")
     return messages
 
 
-_MESSAGE_HINT = 'Give {"role": "user", "content": "text"}, or piccc.Message with parts for more than text.'
-_PARTS_HINT = 'Parts are a list: Message("user", [Text("hi")]).'
+_MESSAGE_HINT = 'Pass {"role": "user", "content": "text"}, or a piccc.Message for more than text.'
+_PARTS_HINT = 'Pass the parts as a list: Message("user", [Text("hi")]).'
 _ROLES: dict[str, Role] = {
     "developer": "system",
     "system": "system",
@@ -181,30 +184,37 @@ def _message(value: Any) -> Message:
     if isinstance(value, Message):
         if value.role not in get_args(Role):
             raise InvalidArgumentError(
-                f"A message has role {value.role!r}.", hint=f"A role is one of {', '.join(get_args(Role))}."
+                f"A message has the unknown role {value.role!r}.",
+                hint=f"Use one of {', '.join(get_args(Role))}.",
             )
         if not isinstance(value.parts, list | tuple):
             raise InvalidArgumentError(
-                f"A message's parts is a {_kind(value.parts)}, not a list.", hint=_PARTS_HINT
+                f"A message's parts are of type {_type_name(value.parts)}, not a list.", hint=_PARTS_HINT
             )
-        if wrong := [each for each in value.parts if not isinstance(each, get_args(Part))]:
-            raise InvalidArgumentError(f"A message has a part that is a {_kind(wrong[0])}.", hint=_PARTS_HINT)
+        if wrong := [part for part in value.parts if not isinstance(part, get_args(Part))]:
+            raise InvalidArgumentError(
+                f"A message has a part of type {_type_name(wrong[0])}.", hint=_PARTS_HINT
+            )
         return value
     if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"A message is a {_kind(value)}.", hint=_MESSAGE_HINT)
+        raise InvalidArgumentError(f"A message is of type {_type_name(value)}.", hint=_MESSAGE_HINT)
     if unknown := value.keys() - _FIELDS:
         raise InvalidArgumentError(
-            f"A message has {', '.join(sorted(map(str, unknown)))}.", hint=_MESSAGE_HINT
+            f"A message has unknown fields: {', '.join(sorted(map(str, unknown)))}.", hint=_MESSAGE_HINT
         )
     role, content = _ROLES.get(str(value.get("role"))), value.get("content")
     if role is None:
-        raise InvalidArgumentError(f"A message has role {value.get('role')!r}.", hint=_MESSAGE_HINT)
+        raise InvalidArgumentError(
+            f"A message has the unknown role {value.get('role')!r}.", hint=_MESSAGE_HINT
+        )
     if not isinstance(content, str):
-        raise InvalidArgumentError(f"A message has content that is a {_kind(content)}.", hint=_MESSAGE_HINT)
+        raise InvalidArgumentError(
+            f"A message has content of type {_type_name(content)}.", hint=_MESSAGE_HINT
+        )
     return Message(role, [Text(content)], name=value.get("name"), tool_call_id=value.get("tool_call_id"))
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     return type(value).__name__
 
 
@@ -221,7 +231,7 @@ def _response_format(given: Any) -> JSONSchema | Literal["json"]:
 
 
 def carries(dialect: DialectName, part: Part) -> bool:
-    """Return whether a dialect can carry content of this kind."""
+    """Return whether a dialect supports this kind of content."""
     request = ChatRequest(model="", messages=[Message("user", [part])])
     try:
         dialect_named(dialect).encode(request, stream=False)
@@ -239,7 +249,7 @@ class _Resource:
 
 
 class Chat(_Resource):
-    """Chat completions, whole and streamed: `client.chat`."""
+    """Chat completions, complete or streamed: `client.chat`."""
 
     def __init__(self, session: Session, dialect: DialectName) -> None:
         super().__init__(session)
@@ -248,17 +258,17 @@ class Chat(_Resource):
     def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
-        """Return the whole reply.
+        """Return the complete reply.
 
         Args:
-            messages: a prompt, a `Message`, or a list of messages or of role/content mappings.
+            messages: a prompt, a `Message`, or a list of messages or role/content mappings.
             timeout: seconds for the whole call, or a `Timeout`; by default the client's.
-            options: what to ask for, as `ChatOptions` says.
+            options: those of `ChatOptions`.
 
         Raises:
-            InvalidArgumentError: an unknown option, or messages that are none; nothing was sent.
-            UnsupportedContentError: content that the dialect cannot carry; nothing was sent.
-            PicccError: any other of `piccc.errors`.
+            InvalidArgumentError: an option is unknown or the messages are invalid; nothing was sent.
+            UnsupportedContentError: the dialect does not support some of the content; nothing was sent.
+            PicccError: any other error of `piccc.errors`.
 
         Examples:
             >>> from piccc import Client
@@ -271,18 +281,19 @@ class Chat(_Resource):
     def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatStream:
-        """Return the reply as it is written.
+        """Return a stream of the reply.
 
-        Use it as a context manager; iterate over its `texts()`, or over it for reasoning and tool calls too.
+        Use the stream as a context manager. Iterate over its `texts()`, or over the stream itself to get
+        reasoning and tool calls too.
 
         Args:
-            messages: a prompt, a `Message`, or a list of messages or of role/content mappings.
-            timeout: seconds for the whole call with its retries and the stream, or a `Timeout`.
-            options: `create`'s options.
+            messages: a prompt, a `Message`, or a list of messages or role/content mappings.
+            timeout: seconds for the whole call including retries and the stream, or a `Timeout`.
+            options: those of `ChatOptions`.
 
         Raises:
-            StreamError: the stream ended wrongly; `partial` has what had arrived.
-            PicccError: as of `create`.
+            StreamError: the stream failed; `partial` has what was received.
+            PicccError: as for `create`.
 
         Examples:
             >>> from piccc import Client
@@ -295,46 +306,47 @@ class Chat(_Resource):
     def send(
         self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
     ) -> ChatReply:
-        """Return the whole reply to a ready request.
+        """Send a prepared request and return the complete reply.
 
         Args:
             request: the request.
             timeout: seconds for the whole call, or a `Timeout`; by default the client's.
-            is_traced: instrumentation above has a span of this call, so that ours is left out.
+            is_traced: whether a framework's instrumentation already has a span for this call; if so, no
+                other is made.
 
         Raises:
-            PicccError: as of `create`.
+            PicccError: as for `create`.
         """
         return run_sync(self._session.chat(self._dialect, request, timeout, is_traced=is_traced))
 
     def open(
         self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
     ) -> ChatStream:
-        """Return the stream for a ready request.
+        """Send a prepared request and return a stream of the reply.
 
         Args:
             request: the request.
-            timeout: seconds for the whole call with its retries and the stream, or a `Timeout`.
-            is_traced: as of `send`.
+            timeout: seconds for the whole call including retries and the stream, or a `Timeout`.
+            is_traced: as for `send`.
 
         Raises:
-            PicccError: as of `stream`.
+            PicccError: as for `stream`.
         """
         opening = self._session.stream(self._dialect, request, timeout, is_traced=is_traced)
         return ChatStream(*run_sync(opening))
 
 
 def is_traced() -> bool:
-    """Return whether instrumentation above has a span of a chat call open here and now.
+    """Return whether a framework's instrumentation has a span for a chat call open in this context.
 
-    Of a stream that a framework begins to read later: its span is current at the call, and not then.
+    If a framework reads a stream later, call this at the call itself: its span is no longer current then.
     """
     observer = telemetry()
     return observer is not None and observer.is_traced("chat", "LLM")
 
 
 class StreamOpening:
-    """A stream that is to be opened: by `async with`, which closes it too, or by `await`."""
+    """A stream that is opened by `async with`, which also closes it, or by `await`."""
 
     def __init__(self, opening: Coroutine[Any, Any, AsyncChatStream]) -> None:
         self._opening = opening
@@ -353,7 +365,7 @@ class StreamOpening:
 
 
 class AsyncChat(_Resource):
-    """Chat completions, whole and streamed: `client.chat` of an `AsyncClient`."""
+    """Chat completions, complete or streamed: `client.chat` of an `AsyncClient`."""
 
     def __init__(self, session: Session, dialect: DialectName) -> None:
         super().__init__(session)
@@ -362,16 +374,16 @@ class AsyncChat(_Resource):
     async def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
-        """Return the whole reply; arguments and errors as of `Chat.create`."""
+        """Return the complete reply; arguments and errors as for `Chat.create`."""
         return await self.send(chat_request(messages, options), timeout)
 
     def stream(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
     ) -> StreamOpening:
-        """Return the reply as it is written; arguments and errors as of `Chat.stream`.
+        """Return a stream of the reply; arguments and errors as for `Chat.stream`.
 
-        Use it in `async with`, or await it and close the stream yourself; iterate over the stream's
-        `texts()`, or over the stream.
+        Use it with `async with`, or await it and close the stream yourself. Iterate over the stream or its
+        `texts()`.
 
         Examples:
             >>> import asyncio
@@ -387,13 +399,13 @@ class AsyncChat(_Resource):
     async def send(
         self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
     ) -> ChatReply:
-        """Return the whole reply to a ready request; arguments and errors as of `Chat.send`."""
+        """Send a prepared request and return the complete reply; arguments and errors as for `Chat.send`."""
         return await self._session.chat(self._dialect, request, timeout, is_traced=is_traced)
 
     async def open(
         self, request: ChatRequest, timeout: float | Timeout | None = None, *, is_traced: bool = False
     ) -> AsyncChatStream:
-        """Return the stream for a ready request; arguments and errors as of `Chat.open`."""
+        """Send a prepared request and stream the reply; arguments and errors as for `Chat.open`."""
         opening = self._session.stream(self._dialect, request, timeout, is_traced=is_traced)
         return AsyncChatStream(*await opening)
 
@@ -418,13 +430,17 @@ class _Client:
             known = ClientOptions.__annotations__.keys() | {"http_client"}
             name = type(self).__name__
             raise ConfigurationError(
-                f"{name} does not know {describe_unknown(unknown, known, ChatOptions.__annotations__)}.",
-                hint=f"It knows {', '.join(sorted(known))}.",
+                f"Unknown {name} options: {describe_unknown(unknown, known, ChatOptions.__annotations__)}.",
+                hint=f"Its options are {', '.join(sorted(known))}.",
             )
         if not isinstance(config, Config | None):
-            raise ConfigurationError(f"config is a {_kind(config)}.", hint="Give a Config, or its settings.")
+            raise ConfigurationError(
+                f"config is of type {_type_name(config)}.", hint="Pass a Config, or its settings."
+            )
         if polling is not None and not hasattr(polling, "timeout"):
-            raise ConfigurationError(f"polling is a {_kind(polling)}.", hint="Give a piccc.Polling.")
+            raise ConfigurationError(
+                f"polling is of type {_type_name(polling)}.", hint="Pass a piccc.Polling."
+            )
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         if rate is not None:
@@ -439,11 +455,11 @@ class _Client:
 
     @cached_property
     def _account(self) -> Account:
-        # Imported at the first image: chat alone need not wait for it.
+        # Imported on first use: chat does not need it.
         from piccc.media.account import Account
 
-        made = Account(self._session, **self._media)
-        account: Account = self.__dict__.setdefault("_account", made)  # another thread may have been first
+        created = Account(self._session, **self._media)
+        account: Account = self.__dict__.setdefault("_account", created)  # another thread may be first
         return account
 
     def webhooks(
@@ -455,17 +471,17 @@ class _Client:
         on_task: OnTask | None = None,
         forward_to: str | None = None,
     ) -> Webhooks:
-        """Make a receiver of webhooks; pass it as `webhook=` to submissions.
+        """Return a webhook receiver, to pass as `webhook=` when submitting.
 
         Args:
-            secret: from which each submission's address is made; the same in all processes that receive.
-            public_url: where the provider reaches the receiver, https.
-            signing_secret: `whsec_…`, where deliveries are signed as Standard Webhooks does (assumed).
-            on_task: is called with each task that has ended; where it raises, it is called again.
-            forward_to: an address of your own that gets a delivery for each task that has ended.
+            secret: derives each submission's webhook URL; must be the same in all receiving processes.
+            public_url: the receiver's public https URL.
+            signing_secret: `whsec_…`, if deliveries are signed as in Standard Webhooks (assumed).
+            on_task: a callback for each task that has ended; if it raises, it is called again.
+            forward_to: a URL of yours that gets a delivery for each task that has ended.
 
         Raises:
-            ConfigurationError: a secret is too short or malformed, or an address is.
+            ConfigurationError: a secret is too short or malformed, or a URL is malformed.
 
         Examples:
             >>> from piccc import Client
@@ -513,7 +529,7 @@ def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
         return ledger_at(place)
     if not hasattr(place, "claim"):
         raise ConfigurationError(
-            f"ledger is a {_kind(place)}.", hint="Give a file's path, a URL, or a Ledger."
+            f"ledger is of type {_type_name(place)}.", hint="Pass a file path, a URL, or a Ledger."
         )
     return place
 
@@ -525,7 +541,7 @@ def _rate_of(rate: str | RateLimit, config: Config, ledger: Ledger) -> Rate:
 
     key = ""
     if config.key.is_fixed:
-        with suppress(ConfigurationError):  # a missing key is an error at the first call
+        with suppress(ConfigurationError):  # the first call raises it if the key is missing
             key = run_sync(config.key.ask())
     account = hashlib.sha256(f"{config.base_url} {key}".encode()).hexdigest()[:32]
     return RateLimit(rate, ledger=ledger, name=account)
@@ -536,41 +552,41 @@ def _rebuild(kind: type[C], config: Config, dialect: DialectName, options: Mappi
 
 
 class Client(_Client):
-    """Chat, images, videos and tasks of one Piccc server, for blocking code.
+    """A blocking client for chat, images, videos and tasks on one Piccc server.
 
-    Making one does no I/O. Connections are made when needed and shared by all clients of the process; it is
-    safe to share between threads, to fork, to copy and to pickle (without its key).
+    Creating one does no I/O. Connections are opened as needed and shared by all clients in the process. It is
+    thread-safe and fork-safe, and can be copied and pickled (without its key).
 
     Args:
-        api_key: the key, or a function that is called for it at each attempt; by default `PICCC_API_KEY`.
-        base_url: the server's address, with or without `/v1`; by default `PICCC_BASE_URL`.
-        timeout: seconds for a whole call with its retries and its stream, or a `Timeout`; 600 by default.
-        max_retries: how many times more than once a request may be sent; 2 by default.
-        default_headers: headers of every request to the server.
+        api_key: the key, or a function that returns it, called at each attempt; by default `PICCC_API_KEY`.
+        base_url: the server's URL, with or without `/v1`; by default `PICCC_BASE_URL`.
+        timeout: seconds for a whole call including retries and streaming, or a `Timeout`; 600 by default.
+        max_retries: how many times a request may be retried; 2 by default.
+        default_headers: headers sent with every request to the server.
         auth: which documented header carries the key: `bearer` (recommended) or `x-api-key`.
-        retry_unknown: send again even what the server may have acted on; it may be billed twice.
-        max_connections: how many connections to the server may be in use at once; 1000 by default. A call
-            beyond waits for one, within its timeout, and for no other server's.
-        dialect: which of the two documented chat routes to speak: `openai` or `anthropic`.
-        polling: how often to ask about tasks, a `Polling`.
-        ledger: where submissions are remembered: a file's path, `redis://…`, `postgresql://…`, or a `Ledger`;
+        retry_unknown: also retry requests that the server may have acted on; they may be billed twice.
+        max_connections: how many connections to the server may be in use at once; 1000 by default. Further
+            calls wait for one within their timeout; calls to other servers are not affected.
+        dialect: which of the two documented chat routes to use: `openai` or `anthropic`.
+        polling: how often to poll tasks, a `Polling`.
+        ledger: where submissions are recorded: a file path, `redis://…`, `postgresql://…`, or a `Ledger`;
             by default `PICCC_LEDGER`, else in memory.
-        spend_limit: how much may be ordered, a `SpendLimit`.
-        rate: how often the server may be asked, such as `"600/minute"`, or a `RateLimit`; under a ledger in
-            Redis or Postgres by all processes together.
-        private_outputs: whether outputs may be fetched from addresses within private networks.
-        http_client: an `httpx.Client` (or httpx2's) of yours. Its connections are its own: `max_connections`
-            and what is said of idle connections do not hold for them, the timeout does.
+        spend_limit: how much may be spent on submissions, a `SpendLimit`.
+        rate: the maximum request rate, such as `"600/minute"`, or a `RateLimit`; with a ledger in Redis or
+            Postgres, all processes share it.
+        private_outputs: whether outputs may be fetched from private network addresses.
+        http_client: your own `httpx.Client` (or httpx2's). It manages its own connections: `max_connections`
+            and the handling of idle connections do not apply to it, but timeouts do.
 
     Attributes:
         chat: chat completions, a `Chat`.
-        images, videos: image and video tasks, a `Media` each.
+        images, videos: image and video tasks, each a `Media`.
         tasks: the account's tasks, a `Tasks`.
         config: the settings, with the key hidden.
-        ledger: where submissions are remembered, a `Ledger`.
+        ledger: where submissions are recorded, a `Ledger`.
 
     Raises:
-        ConfigurationError: a malformed setting. A missing key is an error at the first call, not here.
+        ConfigurationError: a setting is malformed. A missing key raises at the first call, not here.
 
     Examples:
         >>> from piccc import Client
@@ -615,7 +631,7 @@ class Client(_Client):
         return _rebuild(AsyncClient, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     def warm_up(self) -> None:
-        """Load what the first call needs, such as the certificates; nothing is sent."""
+        """Load what the first call needs, such as TLS certificates; nothing is sent."""
         run_sync(self._session.io.warm_up(self.config.base_url))
 
     def close(self) -> None:
@@ -630,18 +646,18 @@ class Client(_Client):
 
 
 class AsyncClient(_Client):
-    """Chat, images, videos and tasks of one Piccc server, for asynchronous code.
+    """An asynchronous client for chat, images, videos and tasks on one Piccc server.
 
-    Making one does no I/O. Connections belong to the event loop that uses them, so one client serves any
-    number of loops, one after the other or in several threads. It takes and raises what `Client` does; an
-    `api_key` may be a coroutine function here, and `http_client` is an `httpx.AsyncClient` (or httpx2's).
+    Creating one does no I/O. Connections belong to the event loop that uses them, so one client can serve
+    several event loops, one after another or in several threads. Arguments and errors are those of `Client`,
+    but `api_key` may be a coroutine function and `http_client` is an `httpx.AsyncClient` (or httpx2's).
 
     Attributes:
         chat: chat completions, an `AsyncChat`.
-        images, videos: image and video tasks, an `AsyncMedia` each.
+        images, videos: image and video tasks, each an `AsyncMedia`.
         tasks: the account's tasks, an `AsyncTasks`.
         config: the settings, with the key hidden.
-        ledger: where submissions are remembered, a `Ledger`.
+        ledger: where submissions are recorded, a `Ledger`.
 
     Examples:
         >>> import asyncio
@@ -689,11 +705,11 @@ class AsyncClient(_Client):
         return _rebuild(Client, self.config, self._dialect, {**self._media, "http_client": http_client})
 
     async def warm_up(self) -> None:
-        """Load what the first call needs, such as the certificates, in a thread; nothing is sent."""
+        """Load what the first call needs, such as TLS certificates, in a thread; nothing is sent."""
         await self._session.io.warm_up(self.config.base_url)
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the running event loop's connections."""
         await self._session.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -707,14 +723,14 @@ AnyClient = TypeVar("AnyClient", Client, AsyncClient)
 
 
 class ClientCache:
-    """The clients that an adapter has made, one of each class and dialect, for the present settings.
+    """A framework adapter's clients, one for each class and dialect.
 
-    An adapter's settings may be changed between calls: the next call then makes a new client. A pickle or a
-    copy is empty.
+    If the adapter's settings change between calls, the next call creates a new client. A pickled or copied
+    cache is empty.
     """
 
     def __init__(self) -> None:
-        self._made: dict[tuple[type[Any], DialectName], tuple[Any, Any]] = {}
+        self._clients: dict[tuple[type[Any], DialectName], tuple[Any, Any]] = {}
 
     def get(
         self,
@@ -724,34 +740,34 @@ class ClientCache:
         settings: Any,
         config: Callable[[], Config],
     ) -> AnyClient:
-        """Return the client of a class and dialect.
+        """Return the client for a class and dialect, creating it if needed.
 
         Args:
             kind: `Client` or `AsyncClient`.
-            dialect: the chat route to speak.
+            dialect: the chat route to use.
             http_client: the caller's own HTTP client, or None.
-            settings: what `config` is made from; the known client is used while it is equal.
-            config: resolves the settings; called where a client is made.
+            settings: what `config` is made from; the cached client is used as long as they are equal.
+            config: resolves the settings when a client is created.
         """
         settings = (settings, http_client)
-        known, client = self._made.get((kind, dialect), (None, None))
-        if known != settings:
+        cached, client = self._clients.get((kind, dialect), (None, None))
+        if cached != settings:
             client = kind(config=config(), dialect=dialect, http_client=http_client)
-            self._made[kind, dialect] = (settings, client)
+            self._clients[kind, dialect] = (settings, client)
         return cast(AnyClient, client)
 
     def close(self) -> None:
-        """Close the connections for blocking calls; they open again when needed."""
-        for name, (_, client) in list(self._made.items()):
+        """Close the blocking clients' connections; they reopen when needed."""
+        for name, (_, client) in list(self._clients.items()):
             if isinstance(client, Client):
-                self._made.pop(name, None)
+                self._clients.pop(name, None)
                 client.close()
 
     async def aclose(self) -> None:
-        """Close the running event loop's connections; they open again when needed."""
-        for name, (_, client) in list(self._made.items()):
+        """Close the running event loop's connections; they reopen when needed."""
+        for name, (_, client) in list(self._clients.items()):
             if isinstance(client, AsyncClient):
-                self._made.pop(name, None)
+                self._clients.pop(name, None)
                 await client.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The settings of a client, and how their secrets are kept out of text that people and logs will see."""
+"""Client settings, and the redaction of secrets in logs and messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s@]+@"), f"{HIDDEN}@"),
 )
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=\-]{8,}", re.IGNORECASE)
-# Whole words of a name: x-portkey-provider has no "key" in it.
+# Match whole words only: x-portkey-provider does not contain the word "key".
 _SECRET_HEADER = re.compile(
     r"(?!x-ratelimit-|idempotency-key$)(.*[-_.])?(api|access|auth|csrf|secret|session|subscription)?"
     r"(auth|authorization|key|token|secret|cookie|password|signature|credentials?)([-_.].*)?",
@@ -38,7 +38,7 @@ _ALWAYS_SECRET = ("authorization", "proxy-authorization", "x-api-key")
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, by name or address, is this machine (RFC 6761, section 6.3)."""
+    """Return whether a host name or address is this machine (RFC 6761, section 6.3)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -49,9 +49,9 @@ def is_loopback(host: str) -> bool:
 
 
 def redact(text: str, secrets: Iterable[str] = (), *, is_prose: bool = False) -> str:
-    """Replace known secrets, everything shaped like a key, and credentials in URLs and headers.
+    """Replace known secrets, strings that look like keys, and credentials in URLs and headers.
 
-    Prose has no headers: there "basic understanding" stays what it is.
+    In prose there are no headers, so phrases such as "basic understanding" are kept.
     """
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
@@ -61,9 +61,9 @@ def redact(text: str, secrets: Iterable[str] = (), *, is_prose: bool = False) ->
 
 
 def secrets_in(headers: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the values of secret headers, and what follows a scheme's name in them; the longest first.
+    """Return the values of secret headers, with and without their auth scheme, the longest first.
 
-    A value that is an ordinary word (`x-auth-mode: openai`) is not one: to redact it would garble messages.
+    Ordinary words (`x-auth-mode: openai`) are not secrets: redacting them would garble messages.
     """
     values = set()
     for name, value in headers:
@@ -83,16 +83,16 @@ def is_secret_header(name: str) -> bool:
 
 
 def redact_causes(error: BaseException | None, secrets: Sequence[str]) -> None:
-    """Take secrets out of the texts of an error and of all that it was raised from."""
+    """Redact secrets in the arguments of an error and of its chain of causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        error.args = tuple(redact(each, secrets) if isinstance(each, str) else each for each in error.args)
+        error.args = tuple(redact(arg, secrets) if isinstance(arg, str) else arg for arg in error.args)
         error = error.__cause__ or error.__context__
 
 
 def redact_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Copy headers, with the values of those hidden that usually carry a secret."""
+    """Copy headers, hiding the values of those that usually carry a secret."""
     return {name: HIDDEN if is_secret_header(name) else redact(value) for name, value in headers.items()}
 
 
@@ -101,7 +101,7 @@ KEY_VARIABLE = "PICCC_API_KEY"
 URL_VARIABLE = "PICCC_BASE_URL"
 LONGEST = 366 * 86400.0
 WAYS_OUT = (
-    f"Set {URL_VARIABLE} (or pass base_url=) to your server's address, "
+    f"Set {URL_VARIABLE} (or pass base_url=) to your server's URL, "
     'or start the emulator: pip install "piccc[cli,emulator]" && piccc emulator'
 )
 
@@ -111,25 +111,25 @@ class SecretString(Protocol):
     """A wrapped secret, such as pydantic's SecretStr."""
 
     def get_secret_value(self) -> str:
-        """Return the secret in clear."""
+        """Return the secret as plain text."""
         ...
 
 
 ApiKey = str | SecretString | Callable[[], "str | Awaitable[str]"]
-"""A key, a wrapped key, or a function (plain or async) that is asked for the key at each attempt.
+"""A key, a wrapped key, or a function (plain or async) that returns the key and is called at each attempt.
 
-An async function serves asynchronous clients only; these call a plain one in a thread. Nothing is sent once
-the call's timeout has passed; only an asynchronous client stops waiting for the function then.
+Only asynchronous clients accept an async function; they call a plain one in a thread. If the call's timeout
+passes while the function runs, nothing is sent, but only an asynchronous client returns right away.
 """
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Calls a function that may block where it does no harm."""
+"""Runs a function that may block, without blocking the event loop."""
 
 
 class Key:
-    """Hold a key so that it shows nowhere: not in repr, not in a pickle.
+    """A key that is left out of reprs and pickles.
 
-    A key that was pickled is read from `PICCC_API_KEY` again where it is loaded.
+    An unpickled key is read from `PICCC_API_KEY` again.
     """
 
     __slots__ = ("_source",)
@@ -138,13 +138,13 @@ class Key:
         self._source = source
 
     async def ask(self, run: Run | None = None) -> str:
-        """Return the key in clear; raise ConfigurationError where there is none."""
+        """Return the key as plain text; raise ConfigurationError if it is missing or malformed."""
         key = await self._obtain(run)
-        fault = _fault_of(key)
-        if fault is None:
+        error = _key_error(key)
+        if error is None:
             return key
-        del key  # so that no traceback shows it
-        raise fault
+        del key  # tracebacks with local variables must not show it
+        raise error
 
     async def _obtain(self, run: Run | None) -> str:
         source: Any = self._source or os.environ.get(KEY_VARIABLE)
@@ -156,7 +156,7 @@ class Key:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether asking again can give no other key."""
+        """Whether the key always stays the same."""
         return isinstance(self._source, str) or not callable(self._source)
 
     def __repr__(self) -> str:
@@ -186,12 +186,12 @@ async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: 
         raise
     except Exception as error:
         raise ConfigurationError(
-            f"The function that should give the API key raised {type(error).__name__}.",
-            hint="The cause says more. An async function serves the asynchronous client only.",
+            f"The api_key function raised {type(error).__name__}.",
+            hint="See the cause. Only the asynchronous client accepts an async function.",
         ) from error
 
 
-def _fault_of(key: str) -> ConfigurationError | None:
+def _key_error(key: str) -> ConfigurationError | None:
     if not key:
         return ConfigurationError(
             "No API key.",
@@ -200,27 +200,25 @@ def _fault_of(key: str) -> ConfigurationError | None:
         )
     if not key.isascii() or not key.isprintable():
         return ConfigurationError(
-            "The API key has characters that no HTTP header can carry.", hint="Copy it again."
+            "The API key has characters that are not allowed in an HTTP header.", hint="Copy it again."
         )
     if " " in key or key[0] in "'\"":
         return ConfigurationError(
-            "The API key has a space or a quotation mark in it.",
-            hint='Give the key alone, without "Bearer" and without quotation marks.',
+            "The API key contains a space or a quotation mark.",
+            hint='Pass only the key, without "Bearer" or quotation marks.',
         )
     return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeout:
-    """How long each part of a call may take, in seconds; None sets no bound.
+    """Timeouts for the parts of a call, in seconds; None or more than a year means no limit.
 
     Attributes:
-        total: the whole call with its retries, waits and stream.
-        connect: opening one connection; of blocking calls without the system's own lookup of the name.
+        total: the whole call including retries, waits and streaming.
+        connect: opening one connection; in blocking calls, DNS lookup is not included.
         first_event: from sending to the first event of a stream; keep-alive comments do not count.
-        idle: between two arrivals on a stream.
-
-    More than a year counts as no bound.
+        idle: between two chunks of a stream.
     """
 
     total: float | None = 600.0
@@ -237,21 +235,22 @@ class Timeout:
                 shown = value if isinstance(value, int | float) else type(value).__name__
                 raise ConfigurationError(
                     f"timeout: {name} is {shown}.",
-                    hint="Give seconds above 0, or None.",
+                    hint="Pass a number of seconds above 0, or None.",
                 )
             if value > LONGEST:
                 object.__setattr__(self, name, None)
 
 
 def as_timeout(value: float | Timeout | None, default: Timeout | None = None) -> Timeout:
-    """Read a number of seconds as the bound on the whole call; None keeps the default."""
+    """Convert a number of seconds to a total timeout; None returns the default."""
     if value is None:
         return default or Timeout()
     if isinstance(value, Timeout):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigurationError(
-            f"timeout is {type(value).__name__}.", hint="Give seconds as a number, or piccc.Timeout(total=…)."
+            f"timeout is of type {type(value).__name__}.",
+            hint="Pass a number of seconds, or piccc.Timeout(total=…).",
         )
     return Timeout(total=value)
 
@@ -262,32 +261,32 @@ _ROUTE = re.compile(
 
 
 class Rate(Protocol):
-    """A bound on how often a server is asked, such as `piccc.RateLimit`. Its methods may block."""
+    """A request rate limiter, such as `piccc.RateLimit`. Its methods may block."""
 
     def take(self) -> float:
-        """Take a permit and return 0, or return after how many seconds to try again."""
+        """Take a permit and return 0, or return how many seconds to wait before trying again."""
         ...
 
     def block(self, seconds: float) -> None:
-        """Hold all requests back for some seconds, for the server asks for it."""
+        """Pause all requests for some seconds because the server asked for it."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that is fixed for every call; make it with `resolve`.
+    """The settings shared by all calls of a client; create it with `resolve`.
 
     Attributes:
         base_url: scheme, host, port and path prefix, without `/v1`, a trailing slash or credentials.
         key: the API key.
         auth: which documented header carries the key.
-        timeout: bounds in seconds.
-        max_retries: how many times more than once a request may be sent.
+        timeout: timeouts in seconds.
+        max_retries: how many times a request may be retried.
         headers: sent with every request to the server.
-        retry_unknown: send again what may have been acted on already (may bill twice).
-        basic: credentials that stood in the URL, for a gateway in front of the server.
+        retry_unknown: also retry requests that the server may have acted on (may bill twice).
+        basic: credentials from the URL, for a gateway in front of the server.
         max_connections: how many connections to the server may be in use at once.
-        rate: how often the server may be asked, or None.
+        rate: the rate limiter, or None.
     """
 
     base_url: str = PLACEHOLDER_URL
@@ -314,26 +313,26 @@ class Config:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What is secret stays here: `authorize` says so where it is missed.
+        # Secrets are not pickled: `authorize` raises if one is missing after loading.
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "basic"}
-        return _loaded, ({**values, "headers": redact_headers(self.headers)},)
+        return _unpickle, ({**values, "headers": redact_headers(self.headers)},)
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: the only place the key may go."""
+        """Scheme, host and port, the only origin that the key may be sent to."""
         return origin_of(self.base_url)
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether no server was named, so that no call can succeed."""
+        """Whether no server is configured, so that no call can succeed."""
         return self.base_url == PLACEHOLDER_URL
 
     async def authorize(self, run: Run | None = None) -> list[tuple[str, str]]:
-        """Return the headers that carry the key; raise ConfigurationError where a secret is missing."""
+        """Return the headers that carry the key; raise ConfigurationError if a secret is missing."""
         if any(HIDDEN in value for value in self.headers.values()):
             raise ConfigurationError(
-                "A default header held a secret, which is not pickled.",
-                hint="Give default_headers again where the model is loaded.",
+                "A default header contained a secret, which was not pickled.",
+                hint="Pass default_headers again where the model is loaded.",
             )
         key = await self.key.ask(run)
         if self.basic is not None:
@@ -343,8 +342,8 @@ class Config:
         return [("authorization", f"Bearer {key}")]
 
 
-def _loaded(values: dict[str, Any]) -> Config:
-    """Make a configuration that was pickled; credentials of its URL come from `PICCC_BASE_URL` again."""
+def _unpickle(values: dict[str, Any]) -> Config:
+    """Restore a pickled configuration, with the credentials in `PICCC_BASE_URL` if it has the same URL."""
     try:
         url, basic = split_url(os.environ.get(URL_VARIABLE, ""))
     except ConfigurationError:
@@ -363,28 +362,29 @@ def resolve(
     retry_unknown: bool = False,
     max_connections: int = 1000,
 ) -> Config:
-    """Settle the configuration: argument, else `PICCC_API_KEY` and `PICCC_BASE_URL`, else default.
+    """Resolve the settings from arguments, `PICCC_API_KEY` and `PICCC_BASE_URL`, and defaults, in this order.
 
-    Raise ConfigurationError for a malformed value. A missing key is an error at the first call, not here.
+    Raise ConfigurationError for malformed values. A missing key raises at the first call, not here.
     """
     if api_key is not None and not (isinstance(api_key, str | SecretString) or callable(api_key)):
         raise ConfigurationError(
-            f"api_key is a {type(api_key).__name__}.", hint="Give a string, a SecretStr, or a function."
+            f"api_key is of type {type(api_key).__name__}.",
+            hint="Pass a string, a SecretStr, or a function.",
         )
     if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
         raise ConfigurationError(
-            "max_retries is no whole number from 0 up.", hint="Give the number of retries."
+            "max_retries is not a non-negative integer.", hint="Pass the number of retries."
         )
     if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
         raise ConfigurationError(
-            "max_connections is no whole number above 0.", hint="Give the number of connections."
+            "max_connections is not a positive integer.", hint="Pass the number of connections."
         )
     if auth not in ("bearer", "x-api-key"):
         raise ConfigurationError("auth is neither 'bearer' nor 'x-api-key'.", hint="'bearer' is recommended.")
     if not isinstance(default_headers, Mapping | None):
         raise ConfigurationError(
-            f"default_headers is a {type(default_headers).__name__}.",
-            hint="Give a dict of names and values.",
+            f"default_headers is of type {type(default_headers).__name__}.",
+            hint="Pass a dict of names and values.",
         )
     headers = dict(default_headers or {})
     check_headers(headers)
@@ -403,14 +403,14 @@ def resolve(
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Refuse headers that HTTP cannot carry; the message has no value in it."""
+    """Raise ConfigurationError for invalid HTTP headers, without showing their values."""
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str) or not _is_header(name, value):
-            # A name with other characters may be a key that was put in the wrong place.
+            # A name with other characters may be a misplaced key.
             shown = name if isinstance(name, str) and name.replace("-", "").isalpha() else HIDDEN
             raise ConfigurationError(
-                f"The header {shown!r} has a name or value that HTTP cannot carry.",
-                hint="Names and values are printable ASCII text.",
+                f"The header {shown!r} has a name or value that is not valid in HTTP.",
+                hint="Use printable ASCII text for names and values.",
             )
 
 
@@ -419,7 +419,7 @@ def _is_header(name: str, value: str) -> bool:
 
 
 def split_url(url: str) -> tuple[str, Key | None]:
-    """Cut credentials, `/v1` and trailing slashes off a base URL; raise ConfigurationError if it is none."""
+    """Strip credentials, `/v1` and slashes from a base URL; raise ConfigurationError if it is invalid."""
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname, parts.port
@@ -427,7 +427,7 @@ def split_url(url: str) -> tuple[str, Key | None]:
         parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise ConfigurationError(
-            "base_url is not an http(s) address.", hint="Give it as https://host or https://host:port/prefix."
+            "base_url is not an http(s) URL.", hint="Write it as https://host or https://host:port/prefix."
         )
     basic = None
     if parts.username is not None:
@@ -439,7 +439,7 @@ def split_url(url: str) -> tuple[str, Key | None]:
     if route := _ROUTE.search(path):
         raise ConfigurationError(
             f"base_url ends with {route[0]}, which is one of the API's routes.",
-            hint="Leave it out: the client adds the route of each call.",
+            hint="Remove it: the client adds each call's route.",
         )
     path = path.removesuffix("/v1").rstrip("/")
     return urlunsplit((parts.scheme, netloc, path, "", "")), basic
@@ -447,7 +447,7 @@ def split_url(url: str) -> tuple[str, Key | None]:
 
 @lru_cache(maxsize=256)
 def origin_of(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of a URL; one with credentials or nonsense in it is foreign to all."""
+    """Return scheme, host and port of a URL; one that has credentials or is malformed matches no other."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80}.get(parts.scheme, 443)

@@ -4,8 +4,8 @@
     ├── ConfigurationError          no key, a malformed URL, an unknown setting (also a ValueError)
     ├── InvalidArgumentError        an argument refused before anything was sent (also a ValueError)
     ├── MissingExtraError           an optional part is not installed (also an ImportError)
-    ├── UnsupportedContentError     a content block that the chosen dialect cannot carry
-    ├── APIConnectionError          no response came: DNS, refused, TLS, proxy, reset
+    ├── UnsupportedContentError     a content block that the chosen dialect does not support
+    ├── APIConnectionError          no response: DNS, refused, TLS, proxy, reset
     │   ├── ResponseLostError           the request was sent: it may have been billed
     │   └── APITimeoutError             a deadline passed (also a TimeoutError)
     ├── APIStatusError              the server answered with an error status
@@ -19,31 +19,31 @@
     │   ├── RateLimitError              429
     │   └── ServerError                 5xx
     │       ├── OverloadedError         503, 529
-    │       └── GatewayTimeoutError     504, 524: the server behind may have gone on
-    ├── ResponseError               a reply that is not what the API speaks: HTML, cut JSON, too large
-    ├── StreamError                 a stream that ended wrongly; `partial` has what had arrived
-    │   └── StreamTimeoutError          a deadline passed on the way (also an APITimeoutError)
-    ├── SpendLimitExceeded              the spend limit that was set is used up: nothing was sent
+    │       └── GatewayTimeoutError     504, 524: the upstream server may still be working on it
+    ├── ResponseError               a malformed response: HTML, truncated JSON, too large
+    ├── StreamError                 a stream that failed; `partial` has what was received
+    │   └── StreamTimeoutError          a deadline passed mid-stream (also an APITimeoutError)
+    ├── SpendLimitExceeded              the spend limit is used up: nothing was sent
     ├── LedgerError                 the ledger of submissions cannot be read or written
     │   └── LedgerUnavailable           its server cannot be reached
-    ├── SubmissionUnknown           a task was sent and no answer came: it may exist and be billed
-    ├── TaskError                   a task did not give its output; `task_id` and `task` say which
+    ├── SubmissionUnknown           a task was sent but got no response: it may exist and be billed
+    ├── TaskError                   a task ended without output; `task_id` and `task` say which
     │   ├── TaskFailed
     │   │   └── TaskRejected            by moderation
     │   ├── TaskCancelled
     │   ├── TaskExpired
-    │   └── TaskWaitTimeout             still running: wait again, do not submit again (also a TimeoutError)
-    ├── BatchStopped                a batch ended early; `batch` has what was made
+    │   └── TaskWaitTimeout             still running: wait again, do not resubmit (also a TimeoutError)
+    ├── BatchStopped                a batch ended early; `batch` has its tasks so far
     └── OutputError                 an output could not be saved
         ├── OutputExpired
         ├── OutputTooLarge
-        └── OutputWrongType             its content is not what the task was to make
+        └── OutputWrongType             its content is not of the requested type
 
-All of them pickle and deep-copy, and none of them holds a key.
+All of them can be pickled and deep-copied. None contains a key.
 
-What must not be sent again, because it may have been billed or cannot succeed, is also a RuntimeError (unless
-it is a ValueError, a TimeoutError or an ImportError): LangGraph's default `RetryPolicy` reads no
-`is_retryable`, but leaves these classes alone.
+LangGraph's default `RetryPolicy` ignores `is_retryable` but does not retry a RuntimeError, ValueError,
+TimeoutError or ImportError. So each error that must not be retried, because the request may have been billed
+or cannot succeed, is one of these.
 """
 
 from __future__ import annotations
@@ -62,35 +62,35 @@ if TYPE_CHECKING:
     from piccc.conversation import ChatReply, Record
 
 SNIPPET_BYTES = 1024
-"""How much of a reply's text an error keeps at most."""
+"""How much of the response body an error keeps."""
 DOCS_VARIABLE = "PICCC_DOCS_URL"
-"""Names where the documentation site is published; unset, errors name the page in the repository."""
+"""The documentation site's URL; if it is unset, errors name the page in the repository."""
 _FACTS = frozenset(
     {"hint", "status", "code", "request_id", "attempts", "may_have_been_billed", "retry_after"}
 )
 _FACTS |= {"task_id", "submission_key"}
 _DOCUMENTATION = "Documentation: "
-_SUBMIT_AGAIN = "Submit again if it is still wanted."
+_SUBMIT_AGAIN = "Submit it again if you still need it."
 
 
 class PicccError(Exception):
-    """Say what happened, to which request, and what to do next.
+    """Base class of all errors: what happened, to which request, and what to do next.
 
     Attributes:
-        message: what happened, in a sentence.
-        hint: what to do about it, in a sentence; may be empty.
-        status: the HTTP status, or None where no answer came.
-        code: the server's own word for the error, or None.
-        request_id: the server's id of the request, or None.
-        attempts: how many times the request was sent or tried.
+        message: what happened, in one sentence.
+        hint: what to do about it, in one sentence; may be empty.
+        status: the HTTP status, or None if there was no response.
+        code: the server's error code, or None.
+        request_id: the server's id for the request, or None.
+        attempts: how many times the request was attempted.
         elapsed: seconds from the first attempt to the error.
         may_have_been_billed: whether the server may have acted on the request.
         is_retryable: whether the same call may succeed later and cannot be billed twice.
         retry_after: seconds the server asked to wait, or None.
-        body: at most 1 KB of the reply's text, or None.
+        body: up to 1 KB of the response body, or None.
         record: the diagnostic record of the call, or None.
-        task_id: the task it is about, or None.
-        tasks: what `wait_all` had of the other tasks, else empty.
+        task_id: the id of the task concerned, or None.
+        tasks: the last known state of the other tasks of `wait_all`, else empty.
 
     Examples:
         >>> from piccc import Client, PicccError
@@ -136,32 +136,32 @@ class PicccError(Exception):
         self.record = record
         for name, value in {**(facts or {}), **details}.items():
             setattr(self, name, value)
-        # A note below a traceback (PEP 678), for `str(error)` goes to the model where a tool raises it.
-        # What is made anew from another error's attributes keeps the notes that were added there.
+        # A note (PEP 678) shows in tracebacks only: if a tool raises, `str(error)` goes to the model.
+        # An error rebuilt from another error's attributes keeps the notes that were added to it.
         added = [note for note in getattr(self, "__notes__", ()) if not note.startswith(_DOCUMENTATION)]
         self.__notes__ = [f"{_DOCUMENTATION}{self.docs_url}", *added]
 
     @property
     def docs_url(self) -> str:
-        """The page that documents this class of error: below `PICCC_DOCS_URL`, else in the repository."""
-        # The first class of a package of ours: a caller's own subclass has no section.
-        ours = (each for each in type(self).__mro__ if each.__module__.split(".")[0].endswith("piccc"))
-        name = next(ours).__name__
+        """The page that documents this error class: under `PICCC_DOCS_URL`, else in the repository."""
+        # A subclass defined by the caller has no section: use its first base class from our packages.
+        documented = (cls for cls in type(self).__mro__ if cls.__module__.split(".")[0].endswith("piccc"))
+        name = next(documented).__name__
         site = os.environ.get(DOCS_VARIABLE, "").rstrip("/")
         page = f"{site}/guides/errors/" if site else "docs/guides/errors.md"
         return f"{page}#{name.lower()}"
 
     def _render_traceback_(self) -> list[str]:
-        """Leave out the frames of installed packages in a notebook: IPython calls this to show an error."""
+        """Omit frames of installed packages; IPython calls this to show an error in a notebook."""
         shown = traceback.TracebackException.from_exception(self)
         shown.stack = traceback.StackSummary.from_list(
-            frame for frame in shown.stack if not _is_of_a_package(frame.filename)
+            frame for frame in shown.stack if not _is_installed(frame.filename)
         )
         return "".join(shown.format(chain=False)).splitlines()
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """The message, and what else JSON can carry: Celery's serializer rebuilds an error from these."""
+        """The message and the JSON-serializable facts, from which Celery's serializer rebuilds an error."""
         args = super().args
         facts = {name: value for name in sorted(_FACTS) if (value := getattr(self, name, None))}
         return (*args[:1], facts) if facts else args[:1]
@@ -185,10 +185,10 @@ class PicccError(Exception):
         return f"{text}\n{self.hint}" if self.hint else text
 
 
-def _is_of_a_package(file: str) -> bool:
+def _is_installed(file: str) -> bool:
     roots = {"site-packages", "langchain_piccc", "llama_index_piccc"}
     path = Path(file)
-    # "<string>" is the constructor that dataclasses write.
+    # "<string>" is a constructor generated by dataclasses.
     return file == "<string>" or Path(__file__).parent in path.parents or not roots.isdisjoint(path.parts)
 
 
@@ -201,7 +201,7 @@ class InvalidArgumentError(PicccError, ValueError):
 
 
 class MissingExtraError(PicccError, ImportError):
-    """An optional part of the distribution is not installed; the message has the command that installs it."""
+    """An optional dependency is not installed; the message has the command that installs it."""
 
     def __init__(self, message: str, facts: Mapping[str, Any] | None = None, **details: Any) -> None:
         super().__init__(message, facts, **details)
@@ -209,17 +209,17 @@ class MissingExtraError(PicccError, ImportError):
 
 
 class UnsupportedContentError(PicccError, ValueError):
-    """A message holds content that the chosen dialect cannot carry: nothing was sent."""
+    """A message has content that the chosen dialect does not support: nothing was sent."""
 
 
 class APIConnectionError(PicccError):
-    """No response came from the server, and nothing was billed."""
+    """The server did not respond, and nothing was billed."""
 
     is_retryable = True
 
 
 class ResponseLostError(APIConnectionError, RuntimeError):
-    """The request was sent and no response came: the server may have acted on it and billed it."""
+    """The request was sent but got no response: the server may have acted on it and billed it."""
 
     is_retryable = False
 
@@ -234,14 +234,14 @@ class APIStatusError(PicccError):
     """The server answered with an error status.
 
     Attributes:
-        headers: the reply's headers that hold no secret.
+        headers: the response headers, without those that may contain secrets.
     """
 
     headers: Mapping[str, str] = {}
 
 
 class InvalidRequestError(APIStatusError, RuntimeError):
-    """The server refused the request as it is; sending it again will not help."""
+    """The server rejected the request; sending it again unchanged will not help."""
 
 
 class ContextOverflowError(InvalidRequestError):
@@ -257,7 +257,7 @@ class PaymentRequiredError(APIStatusError, RuntimeError):
 
 
 class PermissionDeniedError(APIStatusError, RuntimeError):
-    """The key may not do this."""
+    """The key does not have permission for this."""
 
 
 class NotFoundError(APIStatusError, RuntimeError):
@@ -269,19 +269,19 @@ class ConflictError(APIStatusError, RuntimeError):
 
 
 class RateLimitError(APIStatusError):
-    """Too many requests; `retry_after` says how long the server asks to wait."""
+    """Too many requests were sent; `retry_after` says how long the server asks to wait."""
 
     is_retryable = True
 
 
 class ServerError(APIStatusError):
-    """The server failed, and billed nothing (assumed)."""
+    """The server failed and billed nothing (assumed)."""
 
     is_retryable = True
 
 
 class OverloadedError(ServerError):
-    """The server is overloaded and says that it did nothing."""
+    """The server is overloaded and did not process the request."""
 
 
 class GatewayTimeoutError(ServerError, RuntimeError):
@@ -291,14 +291,14 @@ class GatewayTimeoutError(ServerError, RuntimeError):
 
 
 class ResponseError(PicccError, RuntimeError):
-    """The server's reply is not what the API speaks."""
+    """The server's response is not a valid API response."""
 
 
 class StreamError(PicccError, RuntimeError):
-    """A stream ended wrongly: cut, stalled, malformed, or with an error of the server's.
+    """A stream was cut off, stalled, was malformed, or ended with a server error.
 
     Attributes:
-        partial: the reply as far as it had arrived.
+        partial: the part of the reply that was received.
 
     Examples:
         >>> from piccc import Client
@@ -315,30 +315,30 @@ class StreamError(PicccError, RuntimeError):
 
 
 class StreamTimeoutError(StreamError, APITimeoutError):
-    """A deadline passed before the stream was complete; `partial` has what had arrived."""
+    """A deadline passed before the stream was complete; `partial` has what was received."""
 
 
 class SpendLimitExceeded(PicccError, RuntimeError):
-    """The spend_limit that the caller set is used up: nothing was sent."""
+    """The client's spend_limit is used up: nothing was sent."""
 
 
 class LedgerError(PicccError, RuntimeError):
     """The ledger of submissions cannot be read or written.
 
-    Before a submission is sent this means that nothing was sent; `task_id` is set where one was accepted.
+    If `task_id` is None, nothing was sent; otherwise that task had already been accepted.
     """
 
 
 class LedgerUnavailable(LedgerError):
-    """The server that the ledger is on cannot be reached: nothing is submitted until it can."""
+    """The ledger's server cannot be reached: nothing is submitted until it can."""
 
 
 class SubmissionUnknown(PicccError, RuntimeError):
-    """A task was submitted and no answer came: it may exist, and it may be billed.
+    """A task was submitted but got no response: it may exist and may be billed.
 
     Attributes:
-        submission_key: names the submission.
-        request: its body, to compare with the tasks of the account.
+        submission_key: identifies the submission.
+        request: the body that was sent, to compare with the account's tasks.
 
     Examples:
         >>> from piccc import Client
@@ -357,16 +357,16 @@ class SubmissionUnknown(PicccError, RuntimeError):
 
 
 class TaskError(PicccError, RuntimeError):
-    """A task did not give its output; `task_id` says which, `task` is its last known state, or None."""
+    """A task gave no output; `task_id` identifies it, and `task` is its last known state or None."""
 
     task: Task | None = None
 
     @staticmethod
     def of(task: Task) -> TaskError | None:
-        """Return the error of a task that ended without output, or None.
+        """Return the error for a task that ended without output, or None.
 
         Args:
-            task: the task as it was last read.
+            task: the task's last known state.
         """
         if not task.is_terminal or (task.status == "completed" and task.outputs):
             return None
@@ -384,19 +384,19 @@ class TaskError(PicccError, RuntimeError):
             case "expired":
                 kind, message, hint = TaskExpired, f"expired: {why}", _SUBMIT_AGAIN
             case "completed":
-                kind, message = TaskFailed, "is completed but has no output"
-                hint = "Do not wait longer. Ask the provider, with the task's id."
+                kind, message = TaskFailed, "completed but has no output"
+                hint = "Waiting longer will not help. Contact the provider with the task's id."
             case _:
                 kind, message, hint = TaskFailed, f"failed: {why}", "Submit again, or change the parameters."
         return kind(f"Task {task.id} {message}", hint=hint, code=task.error_code, task_id=task.id, task=task)
 
 
 class TaskFailed(TaskError):
-    """The task ended as failed."""
+    """The task failed."""
 
 
 class TaskRejected(TaskFailed):
-    """Moderation refused the prompt or the result."""
+    """Moderation rejected the prompt or the result."""
 
 
 class TaskCancelled(TaskError):
@@ -404,11 +404,11 @@ class TaskCancelled(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The task expired before it gave an output."""
+    """The task expired before it produced an output."""
 
 
 class TaskWaitTimeout(TaskError, TimeoutError):
-    """The wait ran out while the task is still running: wait again, do not submit again.
+    """The wait timed out while the task is still running: wait again, do not resubmit.
 
     Examples:
         >>> from piccc import Client
@@ -424,18 +424,18 @@ class TaskWaitTimeout(TaskError, TimeoutError):
 
 
 class BatchSoFar(Protocol):
-    """What a `BatchStopped` carries: a `piccc.Batch`, whose tasks are those of the client that ran it.
+    """The batch of a `BatchStopped`: a `piccc.Batch` with the kind of tasks that its client makes.
 
     Attributes:
-        tasks: the task of each row, None where there is none.
-        errors: by row, why it has no task or why its task cannot be read.
+        tasks: each row's task, or None.
+        errors: by row number, why a row has no task or why its task cannot be read.
     """
 
     @property
-    def tasks(self) -> Sequence[Any]: ...  # noqa: D102  the class says it
+    def tasks(self) -> Sequence[Any]: ...  # noqa: D102  see the class docstring
 
     @property
-    def errors(self) -> Mapping[int, PicccError]: ...  # noqa: D102  the class says it
+    def errors(self) -> Mapping[int, PicccError]: ...  # noqa: D102  see the class docstring
 
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -443,25 +443,25 @@ class BatchSoFar(Protocol):
 
 
 class BatchStopped(PicccError, RuntimeError):
-    """A batch ended early: the cause says why, `batch` has every task that exists, running ones too."""
+    """A batch ended early: its cause says why, and `batch` has every task so far, including running ones."""
 
     batch: BatchSoFar | None = None
 
 
 class OutputError(PicccError, RuntimeError):
-    """An output could not be fetched or saved; `task_id` says of which task."""
+    """An output could not be fetched or saved; `task_id` identifies its task."""
 
 
 class OutputExpired(OutputError):
-    """The output's address has expired."""
+    """The output's URL has expired."""
 
 
 class OutputTooLarge(OutputError):
-    """The output is larger than the limit that was set."""
+    """The output is larger than the limit."""
 
 
 class OutputWrongType(OutputError):
-    """The output's content is not what the task was to make."""
+    """The output's content is not of the requested type."""
 
 
 def __getattr__(name: str) -> type[PicccError]:

@@ -1,7 +1,7 @@
-"""Structured output: asking for an object, reading it, and what to try next when it does not come.
+"""Structured output: request an object, parse it, and decide what to try if the reply is not valid.
 
-`StructuredCall` decides what to send next and sends nothing itself, so blocking, asynchronous and streaming
-callers of every framework share its decisions:
+`StructuredCall` decides what to send next but does no I/O, so blocking, asynchronous and streaming callers of
+every framework share it:
 
     call = StructuredCall(schema, strategies, memory, server)
     while attempt := call.attempt:
@@ -41,12 +41,12 @@ from piccc.errors import (
 from piccc.tasks import is_moderation
 
 Strategy = Literal["schema", "tool", "text", "json"]
-"""How to ask: the server's own schema support, a forced tool, the schema in words, or any JSON at all."""
+"""How to ask: native schema support, a forced tool call, the schema in the prompt, or any JSON."""
 STRATEGIES: tuple[Strategy, ...] = ("schema", "tool", "text")
-"""What is tried in turn where the caller names nothing."""
+"""The strategies to try, in order, by default."""
 
 FORGET_AFTER = 600.0
-"""Seconds until a strategy that did not work is tried again."""
+"""Seconds until a strategy that failed is tried again."""
 _PROSE_LIMIT = 2
 _MAX_REMEMBERED = 1000
 
@@ -80,18 +80,18 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class OutputSchema:
-    """What an answer must be. Its `schema` always has an object at the root, as servers require.
+    """The schema of an answer. Its root is always an object, as servers require.
 
-    Anything else (a list, a union, an enum, a RootModel) is wrapped as the only field of an object, and
-    unwrapped when it is read.
+    Anything else (a list, a union, an enum, a RootModel) is wrapped in an object with a single field, and
+    unwrapped when it is parsed.
 
     Attributes:
         schema: the JSON Schema that is sent.
-        name: what the answer is called on the wire.
-        description: what the answer is, for the model to read.
-        strict: whether the server must keep to the schema exactly; None leaves it to the server.
-        type: the Python type that answers become; None leaves them plain JSON.
-        is_wrapped: whether the answer is the only field of the object that is asked for.
+        name: the schema's name in the request.
+        description: a description of the answer for the model.
+        strict: whether the server must follow the schema exactly; None lets the server decide.
+        type: the Python type that answers are converted to; None keeps plain JSON.
+        is_wrapped: whether the answer is wrapped in an object.
     """
 
     schema: JSON
@@ -103,13 +103,13 @@ class OutputSchema:
 
     @classmethod
     def of(cls, given: Any, *, strict: bool | None = None) -> Self:
-        """Read a schema.
+        """Create a schema from any of its common forms.
 
         Args:
-            given: a pydantic class, or any type that pydantic understands; a JSON Schema, with or without a
-                title; or a mapping with `name` and `schema`, a `response_format` or a tool, as the OpenAI
-                API writes them.
-            strict: whether the server must keep to it exactly; every object is then closed.
+            given: a pydantic class, or any type that pydantic supports; a JSON Schema, with or without a
+                title; or a mapping with `name` and `schema`, a `response_format` or a tool, as in the OpenAI
+                API.
+            strict: whether the server must follow it exactly; all objects are then closed.
 
         Raises:
             InvalidArgumentError: it is none of these.
@@ -121,43 +121,43 @@ class OutputSchema:
             [3, 4]
         """
         if isinstance(given, Mapping):
-            made = cls(*_named(given))
+            output = cls(*_split_mapping(given))
         else:
             schema = _schema_of_type(given)
             name = str(schema.get("title") or getattr(given, "__name__", "") or cls.name)
-            made = cls(schema, name, schema.get("description"), type=given)
-        schema, is_wrapped = _with_object_root(made.schema)
-        strict = made.strict if strict is None else strict
+            output = cls(schema, name, schema.get("description"), type=given)
+        schema, is_wrapped = _with_object_root(output.schema)
+        strict = output.strict if strict is None else strict
         return replace(
-            made,
+            output,
             schema=_closed(schema) if strict else schema,
-            name=re.sub(r"[^A-Za-z0-9_-]", "_", made.name)[:64] or cls.name,
+            name=re.sub(r"[^A-Za-z0-9_-]", "_", output.name)[:64] or cls.name,
             strict=strict,
             is_wrapped=is_wrapped,
         )
 
     @property
     def response_format(self) -> JSONSchema:
-        """The schema as a chat request takes it."""
+        """The schema as the `response_format` of a chat request."""
         return JSONSchema(self.schema, self.name, self.strict, self.description)
 
     def validate(self, value: Any) -> Any:
-        """Return the answer as the requested type; raise ValueError with what is wrong with it."""
+        """Return the answer as the requested type; raise ValueError if it does not match."""
         value = self.unwrap(self._decoded_again(value))
         if self.type is None:
             return _checked(self._inner, value)
         if self._parse_old is not None:
             return self._parse_old(value)
-        # As JSON, not as Python objects: strict classes take a date or a tuple from JSON only.
+        # Validate JSON, not Python objects: strict classes accept a date or a tuple from JSON only.
         return self._adapter.validate_json(to_json(value, inf_nan_mode="constants"))
 
     def unwrap(self, value: Any) -> Any:
-        """Return the answer without the object around it, if there is one."""
+        """Return the answer without the object that wraps it, if any."""
         is_wrapper = self.is_wrapped and isinstance(value, dict) and value.keys() == {_WRAPPED}
         return value[_WRAPPED] if is_wrapper else value
 
     def _decoded_again(self, value: Any) -> Any:
-        """Return the object that was encoded twice; a string that may be an answer by itself stays one."""
+        """Decode an object that was encoded twice; keep a string that may itself be the answer."""
         inner = _decoded(value) if isinstance(value, str) else None
         is_asked_for = isinstance(inner, dict) and (not self.is_wrapped or inner.keys() == {_WRAPPED})
         return inner if is_asked_for else value
@@ -184,7 +184,7 @@ class OutputSchema:
         return {name: value for name, value in self.__dict__.items() if name != "_adapter"}
 
 
-def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None]:
+def _split_mapping(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None]:
     """Split a mapping into schema, name, description and strict."""
     match given:
         case {"type": "json_schema", "json_schema": Mapping() as named}:
@@ -201,7 +201,7 @@ def _named(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, bool | None
     if not isinstance(schema, Mapping) or not _is_schema(schema):
         raise InvalidArgumentError(
             f"A mapping with {sorted(map(str, given))} is not a JSON Schema.",
-            hint='Give {"type": "object", "properties": {...}}, {"name": ..., "schema": ...}, or a class.',
+            hint='Pass {"type": "object", "properties": {...}}, {"name": ..., "schema": ...}, or a class.',
         )
     return dict(schema), str(named.get("name") or "answer"), named.get("description"), named.get("strict")
 
@@ -218,7 +218,7 @@ def _is_schema(schema: Mapping[str, Any]) -> bool:
 
 
 def _is_schema_within(schema: Any) -> bool:
-    """Return whether types and forms are a JSON Schema's, down to the leaves."""
+    """Return whether the keywords checked here have valid values at every level of a schema."""
     if not isinstance(schema, Mapping):
         return isinstance(schema, bool)
     kinds, items = schema.get("type", []), schema.get("items", [])
@@ -241,13 +241,13 @@ def _schema_of_type(given: Any) -> JSON:
         old: JSON = given.schema()
         return old
     try:
-        if given is None or inspect.isroutine(given):  # pydantic would call it with the answer
-            raise TypeError("it is nothing" if given is None else "it is a function")
+        if given is None or inspect.isroutine(given):  # pydantic would call a function with the answer
+            raise TypeError("it is None" if given is None else "it is a function")
         return TypeAdapter(given).json_schema()
     except (PydanticUserError, TypeError, NameError, AttributeError) as error:
         raise InvalidArgumentError(
-            f"There is no JSON Schema of {given!r}: {str(error).splitlines()[0]}",
-            hint="Give a pydantic class, a type such as list[str], or a JSON Schema.",
+            f"No JSON Schema can be generated for {given!r}: {str(error).splitlines()[0]}",
+            hint="Pass a pydantic class, a type such as list[str], or a JSON Schema.",
         ) from error
 
 
@@ -257,10 +257,10 @@ def _is_old_model(given: Any) -> bool:
 
 
 def _with_object_root(schema: JSON) -> tuple[JSON, bool]:
-    """Return a schema with an object at its root, and whether it had to be wrapped."""
+    """Return a schema with an object at its root, and whether it was wrapped."""
     definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
     root = schema
-    if reference := schema.get("$ref"):  # a recursive class has one, and servers take none at the root
+    if reference := schema.get("$ref"):  # as in recursive classes; servers do not accept it at the root
         place, _, name = str(reference).removeprefix("#/").partition("/")
         root = {**definitions.get(place, {}).get(name, schema), **definitions}
     if root.get("type", "object") == "object" and not _NO_OBJECT & root.keys():
@@ -271,7 +271,7 @@ def _with_object_root(schema: JSON) -> tuple[JSON, bool]:
 
 
 def _closed(schema: Any) -> Any:
-    """Return a schema whose objects have all of their fields and no others, as strict servers demand."""
+    """Return a schema with all fields required and no others allowed, as strict servers demand."""
     if isinstance(schema, list):
         return [_closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -286,10 +286,10 @@ def _closed(schema: Any) -> Any:
 
 
 def _checked(schema: JSON, value: Any) -> Any:
-    """Check plain JSON against the root of its schema; the server is trusted with what lies below."""
+    """Check plain JSON against the root of its schema; nested values are left to the server."""
     kinds = schema.get("type") or []
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    # Exactly these types: Python's booleans are integers, JSON's are not.
+    # Compare types exactly: booleans are integers in Python, but not in JSON.
     if kinds and not any(type(value) in _JSON_TYPES[each] for each in kinds):
         raise ValueError(f"expected a JSON {' or '.join(kinds)}, got {type(value).__name__}")
     if "enum" in schema and value not in schema["enum"]:
@@ -301,27 +301,27 @@ def _checked(schema: JSON, value: Any) -> Any:
 
 
 class NoJSONError(ValueError):
-    """The text contains no JSON at all."""
+    """The text contains no JSON."""
 
 
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"```[\w-]*\s*\n(.*?)```", re.DOTALL)
 _OBJECT = re.compile(r'\{(?=\s*["}])')
 _TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]\s*,)|,(?=\s*[\]}])', re.DOTALL)
-# Group 1 stays: a comma after no value, and a string, if need be up to the end of the text, for without `\Z`
-# escaped quotes without end take time that is quadratic in their number.
+# Group 1 is kept: a string, or a comma that no value precedes. `\Z` also ends an unterminated string: without
+# it, escaped quotes would take quadratic time.
 _LAST_LIST = re.compile(r"(?:\A|[:\n])\s*(\[.*\])\s*\Z", re.DOTALL)  # not "[1]" within a sentence
 
 
 def read_json(text: str) -> Any:
     """Parse the one JSON value in a model's reply.
 
-    A code fence, words around an object, a `<think>` block before it, raw newlines in strings and trailing
-    commas are accepted, because they are unambiguous. Two objects, or an incomplete one, are not.
+    A code fence, text around an object, a preceding `<think>` block, raw newlines in strings and trailing
+    commas are unambiguous and therefore accepted. Several objects or an incomplete one are not.
 
     Raises:
-        NoJSONError: there is none.
-        ValueError: it is malformed, or there are several.
+        NoJSONError: the text contains no JSON.
+        ValueError: the JSON is malformed, or there are several values.
 
     Example:
         >>> from piccc.structured import read_json
@@ -329,7 +329,7 @@ def read_json(text: str) -> Any:
         {'age': 31}
     """
     value = _read_json(_THOUGHT.sub("", text.removeprefix("\ufeff"), count=1))
-    return as_json(value) if "\\ud" in text.lower() else value  # an escape may be half of a surrogate pair
+    return as_json(value) if "\\ud" in text.lower() else value  # an escape may be a lone surrogate
 
 
 def _read_json(text: str) -> Any:
@@ -339,23 +339,23 @@ def _read_json(text: str) -> Any:
         pass
     if text.count("[") + text.count("{") > MAX_DEPTH and Nesting(text).deepest > MAX_DEPTH:
         raise ValueError("its JSON is nested too deeply")
-    whole = [text, *(match[1] for match in _FENCE.finditer(text))]
-    values = [value for each in whole if (value := _decoded(each)) is not None]
-    if not values and (found := _LAST_LIST.search(text)) and (value := _decoded(found[1])) is not None:
+    candidates = [text, *(match[1] for match in _FENCE.finditer(text))]
+    values = [value for each in candidates if (value := _decoded(each)) is not None]
+    if not values and (match := _LAST_LIST.search(text)) and (value := _decoded(match[1])) is not None:
         return value
     if values:
-        return _the_only(values)
+        return _only(values)
     if (start := _OBJECT.search(text)) is None:
         raise NoJSONError("it contains no JSON")
-    problem: Exception | None = None
-    for each in _readings(text[start.start() :]):
+    first_error: Exception | None = None
+    for variant in _variants(text[start.start() :]):
         try:
-            value, end = _DECODER.raw_decode(each)
+            value, end = _DECODER.raw_decode(variant)
         except (ValueError, RecursionError) as error:
-            problem = problem or error
+            first_error = first_error or error
         else:
-            return _the_only([value, *_OBJECT.findall(each, end)])
-    raise ValueError(f"its JSON is malformed: {problem}")
+            return _only([value, *_OBJECT.findall(variant, end)])
+    raise ValueError(f"its JSON is malformed: {first_error}")
 
 
 def _reject(constant: str) -> Any:
@@ -365,34 +365,34 @@ def _reject(constant: str) -> Any:
 _DECODER = json.JSONDecoder(strict=False, parse_constant=_reject)  # not strict: raw newlines in strings
 
 
-def _readings(text: str) -> Iterator[str]:
-    """Yield a text as it is, and where it begins with JSON, without trailing commas."""
+def _variants(text: str) -> Iterator[str]:
+    """Yield the text unchanged and, if it starts with JSON, without trailing commas."""
     yield text
     if text.lstrip().startswith(("{", "[")):
         yield _TRAILING_COMMA.sub(r"\1", text)
 
 
 def _decoded(text: str) -> Any:
-    for each in _readings(text):
+    for variant in _variants(text):
         with suppress(ValueError, RecursionError):
-            return _DECODER.decode(each)
+            return _DECODER.decode(variant)
     return None
 
 
-def _the_only(values: Sequence[Any]) -> Any:
+def _only(values: Sequence[Any]) -> Any:
     if len(values) > 1:
         raise ValueError("it contains more than one JSON value")
     return values[0]
 
 
 class PartialObject:
-    """Collect the text of one JSON value and parse it while it is incomplete.
+    """The text of one JSON value, parsed while it is incomplete.
 
-    It is parsed again whenever it has grown by a thirty-second, so the total work is linear in its length and
-    the value lags behind by no more than that.
+    The text is parsed again each time it has grown by 1/32. The total work is therefore linear in its length,
+    and the value is at most that far behind.
 
     Attributes:
-        value: the object or list as last parsed.
+        value: the most recently parsed object or list.
     """
 
     __slots__ = ("_due", "_length", "_pieces", "value")
@@ -411,13 +411,13 @@ class PartialObject:
         return self._pieces[0]
 
     def add(self, piece: str) -> bool:
-        """Append text; return whether the value has grown."""
+        """Append text; return whether the value has changed."""
         self._pieces.append(piece)
         self._length += len(piece)
         return self._length >= self._due and self.read()
 
     def read(self) -> bool:
-        """Parse the text so far; return whether the value has grown."""
+        """Parse the text so far; return whether the value has changed."""
         text = self.text
         self._due = self._length + 1 + self._length // self._SHARE
         head = self._HEAD.match(text)
@@ -427,10 +427,10 @@ class PartialObject:
             value = from_json(text[head.end() :], allow_partial="trailing-strings")
         except ValueError:
             return False
-        is_more: bool = isinstance(value, dict | list) and value != self.value
-        if is_more:
+        has_changed: bool = isinstance(value, dict | list) and value != self.value
+        if has_changed:
             self.value = value
-        return is_more
+        return has_changed
 
 
 Turn = tuple[Literal["user", "assistant"], str]
@@ -441,9 +441,9 @@ class Attempt:
     """One request for the object.
 
     Attributes:
-        strategy: how it asks.
-        options: what the request takes besides the messages, as the OpenAI API writes it.
-        turns: messages that go after the caller's, as role and text.
+        strategy: how to ask.
+        options: request options in the format of the OpenAI API.
+        turns: messages to append to the caller's, as role and text.
     """
 
     strategy: Strategy
@@ -459,9 +459,9 @@ class Answer:
         text: the arguments of its tool call, else its text.
         finish_reason: why the reply ended.
         refusal: the text of a refusal, or empty.
-        invalid: why its tool call must not be used, such as that it was cut off; or empty.
+        invalid: why its tool call must not be used, for example because it was cut off; or empty.
         calls_others: whether it calls the caller's own tools instead of answering.
-        request_id: the server's id of the request.
+        request_id: the server's id for the request.
     """
 
     text: str
@@ -473,12 +473,12 @@ class Answer:
 
 
 class StructuredOutputError(ResponseError, ValueError):
-    """No reply was the requested object.
+    """No reply contained a valid object.
 
     Attributes:
         text: the model's reply, or the arguments of its tool call.
-        finish_reason: why it stopped, such as `stop` or `length`.
-        reason: `refused` by the model, `filtered` by the server, `cut` at max_tokens, or `unfit`.
+        finish_reason: why the reply ended, such as `stop` or `length`.
+        reason: `refused` by the model, `filtered` by the server, `cut` at max_tokens, or `unfit` (not valid).
     """
 
     text: str = ""
@@ -487,37 +487,37 @@ class StructuredOutputError(ResponseError, ValueError):
 
 
 class StrategyMemory:
-    """Strategies to avoid for a while: those that a server refused, or answered with prose twice in a row.
+    """The strategies to avoid for a while: a server rejected them, or answered with prose twice in a row.
 
-    A strategy that was refused for one schema is still tried for another: some servers know response formats
-    but not every keyword of JSON Schema. Safe to share between threads; a pickle or a copy is empty.
+    A strategy rejected for one schema is still tried for others: some servers support response formats but
+    not every JSON Schema keyword. Thread-safe; a pickled or copied memory is empty.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._avoided_until: dict[Hashable, float] = {}
-        self._proses: dict[Hashable, int] = {}
+        self._prose_counts: dict[Hashable, int] = {}
 
     def usable(self, place: Hashable, strategies: Sequence[Strategy]) -> list[Strategy]:
-        """Return the strategies to try; the last one always is."""
+        """Return the strategies to try, which always include the last one."""
         now = self._now()
         *better, last = strategies
         return [*(each for each in better if self._avoided_until.get((place, each), now) <= now), last]
 
     def avoid(self, place: Hashable, strategy: Strategy) -> None:
-        """Record that the server refused a strategy."""
+        """Record that the server rejected a strategy."""
         if len(self._avoided_until) >= _MAX_REMEMBERED:
             self._avoided_until.clear()
         self._avoided_until[place, strategy] = self._now() + FORGET_AFTER
 
     def read(self, place: Hashable, strategy: Strategy, *, was_prose: bool) -> None:
-        """Record whether a reply was prose instead of JSON; two in a row rule the strategy out."""
+        """Record whether a reply was prose instead of JSON; after two in a row, avoid the strategy."""
         if not was_prose:
-            self._proses.pop((place, strategy), None)
+            self._prose_counts.pop((place, strategy), None)
             return
-        if len(self._proses) >= _MAX_REMEMBERED:
-            self._proses.clear()
-        count = self._proses[place, strategy] = self._proses.get((place, strategy), 0) + 1
+        if len(self._prose_counts) >= _MAX_REMEMBERED:
+            self._prose_counts.clear()
+        count = self._prose_counts[place, strategy] = self._prose_counts.get((place, strategy), 0) + 1
         if count >= _PROSE_LIMIT:
             self.avoid(place, strategy)
 
@@ -528,14 +528,14 @@ class StrategyMemory:
 class StructuredCall:
     """The state of one request for an object.
 
-    `attempt` is what to send next, None once there is a result; `answers` counts the replies so far.
+    `attempt` is what to send next, or None once there is a result; `answers` counts the replies so far.
 
     Args:
-        schema: what is asked for.
+        schema: the object's schema.
         strategies: the ways to ask, best first.
-        memory: what is known of the server.
-        server: names server and model, for the memory.
-        max_answers: the maximum number of replies; requests that the server refuses do not count.
+        memory: which strategies to avoid.
+        server: identifies server and model in the memory.
+        max_answers: the maximum number of replies; rejected requests do not count.
     """
 
     def __init__(
@@ -560,15 +560,15 @@ class StructuredCall:
         self.attempt: Attempt | None = self._ask()
 
     def refuse(self, error: InvalidRequestError) -> None:
-        """Handle a 4xx reply to the attempt: try the next strategy, or raise.
+        """Handle a 4xx response to the attempt: try the next strategy, or raise.
 
-        The wording of such errors is not reliable, so any refusal without a recognised cause of its own
-        counts as one of the strategy. If all strategies are refused, the first refusal is raised.
+        The wording of such errors is not reliable, so any error without a recognised cause of its own is
+        blamed on the strategy. If the server rejects all strategies, raise the first error.
         """
         self._refusal = self._refusal or error
         is_last = len(self._left) == 1 or has_own_cause(error)
         if self._error is not None and (is_last or self._is_repair):
-            self.attempt = None  # what was wrong with the first answer says more
+            self.attempt = None  # the first answer's error is more informative
             return
         if is_last:
             raise error if has_own_cause(error) else self._refusal
@@ -619,15 +619,15 @@ class StructuredCall:
         return Attempt(strategy, _options(strategy, self.schema), turns)
 
     def _repair(self, answer: Answer, wrong: ValueError) -> Attempt:
-        # As text, also where it was a call: broken arguments cannot go back as a call to a strict server.
-        asked = self._ask()
-        given: tuple[Turn, ...] = (("assistant", answer.text),) if answer.text.strip() else ()
+        # Quote even a tool call as text: strict servers reject a call with broken arguments.
+        attempt = self._ask()
+        quoted: tuple[Turn, ...] = (("assistant", answer.text),) if answer.text.strip() else ()
         complaint = f"That does not match the schema: {_complaint(wrong)}"
-        wanted: Turn = (
+        correction: Turn = (
             "user",
             f"{complaint}\nReply again with the complete, corrected JSON and nothing else.",
         )
-        return replace(asked, turns=(*asked.turns, *given, wanted))
+        return replace(attempt, turns=(*attempt.turns, *quoted, correction))
 
     def _explained(self, answer: Answer, wrong: ValueError) -> StructuredOutputError:
         name, reason = self.schema.name, "unfit"
@@ -636,7 +636,9 @@ class StructuredCall:
             reason, message = "refused", f"The model declined to answer: {answer.refusal}"
         elif answer.finish_reason == "content_filter":
             reason, message = "filtered", f"The reply was filtered before it contained a complete {name}."
-            hint = "The server or its model withheld it; sending the same request again will not help."
+            hint = (
+                "The server or its model withheld the answer; sending the same request again will not help."
+            )
         elif answer.finish_reason == "length":
             reason, message = (
                 "cut",
@@ -644,7 +646,7 @@ class StructuredCall:
             )
             hint = "Raise max_tokens."
         elif self._error is not None:
-            message = f"No reply was a valid {name}; the last one: {_complaint(wrong)}"
+            message = f"No reply was a valid {name}. The last one: {_complaint(wrong)}"
         if reason == "unfit":
             hint = "`text` has the model's reply; a larger model or a simpler schema may help."
         error = StructuredOutputError(
@@ -691,14 +693,14 @@ _OTHER_PARAMETER = re.compile(r'"param":\s*"(messages|model|temperature|top_p|ma
 
 
 def has_own_cause(error: InvalidRequestError) -> bool:
-    """Return whether the request would be refused whatever strategy it used.
+    """Return whether the server would reject the request with any strategy.
 
-    Moderation, an unknown model, and a parameter that no strategy adds are such causes, and the window.
+    Such causes are moderation, context overflow, an unknown model, or a parameter that no strategy adds.
     """
     return (
         isinstance(error, ContextOverflowError)
         or error.status not in (400, 422)
-        # Not the whole body: servers quote the request in it, which may speak of moderation itself.
+        # Do not search the whole body: servers quote the request in it, and its text may mention moderation.
         or is_moderation(error.code, error.message)
         or bool(_OWN_CAUSES.search(f"{error.code} {error.message}"))
         or bool(_OTHER_PARAMETER.search(error.body or ""))
