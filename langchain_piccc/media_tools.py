@@ -321,17 +321,26 @@ class PicccMediaTool(ClientSettings, BaseTool):
     def _run(self, run_manager: CallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().sync(self.http_client)
         reports = Progress(self.on_update, run_manager)
-        run = MediaToolRun(client, tool=self.name, on_update=reports.report, on_poll=reports.heartbeat)
+        run = self._tool_run(client, reports)
         return self._output(run_sync_tool(run.reported(self._work(run, arguments), _signals())))
 
     async def _arun(self, run_manager: AsyncCallbackManagerForToolRun | None = None, **arguments: Any) -> Any:
         client = self._pair().asynchronous(self.http_async_client)
         reports = AsyncProgress(self.on_update, run_manager)
-        run = MediaToolRun(client, tool=self.name, on_update=reports.report, on_poll=reports.heartbeat)
+        run = self._tool_run(client, reports)
         try:
             return self._output(await run.reported(self._work(run, arguments), _signals()))
         finally:
             await reports.flush()
+
+    def _tool_run(self, client: Client | AsyncClient, reports: Progress) -> MediaToolRun:
+        return MediaToolRun(
+            client,
+            tool=self.name,
+            call_id=current_call().tool_call_id,
+            on_update=reports.report,
+            on_poll=reports.heartbeat,
+        )
 
     async def _work(self, run: MediaToolRun, arguments: dict[str, Any]) -> ToolResult:
         raise NotImplementedError

@@ -522,7 +522,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         Returns:
             A text for the model, and the task in `raw_output`; a failure has `is_error`.
         """
-        run = MediaToolRun(self._clients.sync(), tool=name, show=self._show, on_update=self._on_update)
+        run = self._run(self._clients.sync(), name, None, self._on_update)
         return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
@@ -534,9 +534,16 @@ class PicccMediaToolSpec(BaseToolSpec):
             if ctx is not None:
                 ctx.write_event_to_stream(PicccTaskProgress.of(task))
 
-        run = MediaToolRun(self._clients.asynchronous(), tool=name, show=self._show, on_update=tell)
+        run = self._run(self._clients.asynchronous(), name, ctx, tell)
         report = await run.reported(self._work(name, run, arguments, ctx), signals())
         return _output(name, arguments, report)
+
+    def _run(
+        self, client: Client | AsyncClient, name: str, ctx: AnyContext, on_update: OnUpdate | None
+    ) -> MediaToolRun:
+        step = _current_step(ctx)
+        call_id = step.tool_id if step else None
+        return MediaToolRun(client, tool=name, call_id=call_id, show=self._show, on_update=on_update)
 
     async def _work(
         self, name: str, run: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from opentelemetry import context, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -165,6 +166,17 @@ def test_tokens_of_cache_and_reasoning_are_told_apart(seen: Seen, emulator: Emul
     assert 0 < thought < span.attributes["gen_ai.usage.output_tokens"]  # type: ignore[operator]
 
 
+def test_what_a_request_asks_for_is_on_its_span(seen: Seen, emulator: Emulator) -> None:
+    asked = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 40, "seed": 7}
+    added = {"top_k": 5, "frequency_penalty": 0.1, "presence_penalty": 0.2}
+    client(emulator).chat.create(PROMPT, stop=["END"], response_format="json", extra_body=added, **asked)
+    (span,) = seen.spans()
+    said = {name.removeprefix("gen_ai.request."): value for name, value in (span.attributes or {}).items()}
+    assert (
+        said.items() >= {**asked, **added, "stop_sequences": ("END",), "gen_ai.output.type": "json"}.items()
+    )
+
+
 def test_a_gap_between_chunks_is_a_metric(seen: Seen) -> None:
     with Emulator(speed=20) as slow:
         slow.script(["word " * 30])
@@ -261,6 +273,40 @@ TOOLS: dict[str, Callable[[Emulator], Any]] = {
         client(emulator), image_model="piccc-image"
     ).generate_image(PROMPT),
 }
+
+
+def called_by_langchain(emulator: Emulator) -> str:
+    tool = PicccImageTool(client=client(emulator), model="piccc-image")
+    tool.invoke({"type": "tool_call", "id": "call_of_a_model", "name": tool.name, "args": {"prompt": PROMPT}})
+    return "call_of_a_model"
+
+
+def called_by_an_agent(emulator: Emulator) -> str:
+    async def run() -> Any:
+        spec = PicccMediaToolSpec(client(emulator), image_model="piccc-image")
+        agent = FunctionAgent(tools=[*spec.to_tool_list()], llm=Piccc(**settings(emulator)))
+        return await agent.run(f'Make an image "{PROMPT}".')
+
+    (call,) = asyncio.run(run()).tool_calls
+    return str(call.tool_id)
+
+
+CALL_IDS: dict[str, Callable[[Emulator], str | None]] = {
+    "LangChain": called_by_langchain,
+    "LlamaIndex": called_by_an_agent,
+    "no model": TOOLS["LangChain"],
+}
+
+
+# LlamaIndex's workflows look at every attribute of an agent, deprecated ones of pydantic too.
+@pytest.mark.filterwarnings("ignore:The `.*` attribute:pydantic.PydanticDeprecatedSince20")
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.PydanticDeprecatedSince211")
+@pytest.mark.parametrize("framework", CALL_IDS)
+def test_a_tools_span_has_the_id_of_the_models_call(framework: str, seen: Seen, emulator: Emulator) -> None:
+    call_id = CALL_IDS[framework](emulator)
+    (tool,) = seen.spans("execute_tool generate_image")
+    expected = None if framework == "no model" else call_id
+    assert (tool.attributes or {}).get("gen_ai.tool.call.id") == expected
 
 
 @pytest.mark.parametrize("framework", TOOLS)

@@ -66,7 +66,7 @@ PROVIDER = "piccc"
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 DISABLED_VARIABLE = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 TRACEPARENT_VARIABLE = "PICCC_TRACEPARENT"
-GAP_EVERY = 64
+GAP_EVERY = 128
 """Of how many gaps between a stream's chunks one is recorded: a value costs 10 µs, a token 6 to read."""
 KEPT_SUBMISSIONS = 10_000
 """Of how many tasks the submission's span is remembered, for links to it."""
@@ -89,6 +89,13 @@ _REQUEST = (
     ("gen_ai.request.max_tokens", "max_tokens"),
     ("gen_ai.request.seed", "seed"),
 )
+_EXTRA = (
+    ("gen_ai.request.top_k", "top_k"),
+    ("gen_ai.request.frequency_penalty", "frequency_penalty"),
+    ("gen_ai.request.presence_penalty", "presence_penalty"),
+    ("gen_ai.request.choice.count", "n"),
+)
+"""What programs add to a request beside its fields."""
 
 
 class _Instruments:
@@ -300,6 +307,9 @@ class Chat(Operation):
         more: Attributes = {
             name: value for name, field in _REQUEST if (value := getattr(request, field)) is not None
         }
+        if request.extra_body:
+            given = ((name, request.extra_body.get(field)) for name, field in _EXTRA)
+            more |= {name: value for name, value in given if isinstance(value, int | float)}
         if is_stream:
             more["gen_ai.request.stream"] = True
         if request.stop:
@@ -309,17 +319,19 @@ class Chat(Operation):
         content = partial(_input, request)
         super().__init__(f"chat {request.model}", SpanKind.CLIENT, attributes, more, content=content)
         self._last = 0.0
-        self._chunks = 0
+        self._until_gap = 2
         self._gaps: list[float] = []
 
     def chunk(self) -> None:
         """Note that a chunk of the stream has come: what one read brought."""
-        self._chunks += 1
-        place = self._chunks % GAP_EVERY
-        if place == 1:
-            self._last = time.perf_counter()
-        elif place == 2:
-            self._gaps.append(time.perf_counter() - self._last)
+        self._until_gap = left = self._until_gap - 1
+        if left > 1:
+            return
+        now = time.perf_counter()
+        if left == 0:
+            self._gaps.append(now - self._last)
+            self._until_gap = GAP_EVERY
+        self._last = now
 
     @_harmless
     def completed(self, reply: ChatReply, error: BaseException | None = None) -> None:
@@ -405,12 +417,14 @@ def chat(config: Config, request: ChatRequest, *, is_stream: bool) -> Chat | Non
     return Chat(config, request, is_stream=is_stream)
 
 
-def tool(name: str) -> Operation | None:
+def tool(name: str, call_id: str | None) -> Operation | None:
     """Begin a run of one of the media tools; return None where a span for it is current already."""
     if not name or is_traced("execute_tool", "TOOL"):
         return None
     attributes: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
     attributes["gen_ai.tool.type"] = "function"
+    if call_id:
+        attributes["gen_ai.tool.call.id"] = call_id
     return Operation(f"execute_tool {name}", SpanKind.INTERNAL, attributes)
 
 

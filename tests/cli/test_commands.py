@@ -266,3 +266,28 @@ def test_live_without_a_key_says_what_to_set(nowhere: Shell) -> None:
     assert done.returncode == 1
     assert "PICCC_API_KEY" in done.stderr
     assert "PICCC_BASE_URL" in done.stderr
+
+
+READY = {"PICCC_API_KEY": "k", "PICCC_BASE_URL": "http://127.0.0.1:9", "PICCC_IMAGE_MODEL": "a"}
+START: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "nothing": (
+        {},
+        ("Set PICCC_API_KEY.", "Set PICCC_BASE_URL", "Set PICCC_IMAGE_MODEL", "Set PICCC_VIDEO_MODEL"),
+    ),
+    "all but a model": (READY, ("No video model was named: calls of generate_video fail.",)),
+    "a key in quotation marks": (
+        {**READY, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
+        ('Give the key alone, without "Bearer" and without quotation marks. Every call fails',),
+    ),
+    "all": ({**READY, "PICCC_VIDEO_MODEL": "b"}, ()),
+}
+
+
+@pytest.mark.parametrize("given", START)
+def test_mcp_says_at_its_start_what_its_calls_will_lack_and_starts(given: str, nowhere: Shell) -> None:
+    variables, said = START[given]
+    done = nowhere("mcp", **variables)
+    assert done.returncode == 0
+    assert [each for each in said if each not in done.stderr] == []
+    assert bool(done.stderr) is bool(said)
+    assert done.stdout == ""

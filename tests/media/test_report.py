@@ -10,7 +10,7 @@ import pytest
 
 from piccc import AsyncClient, Client, errors
 from piccc._dialects.tasks import read_task
-from piccc.errors import ConfigurationError, PicccError
+from piccc.errors import AuthenticationError, ConfigurationError, InvalidArgumentError, PicccError
 from piccc.media.agent_tools import (
     ClientPair,
     artifact_of,
@@ -76,6 +76,21 @@ def test_an_error_that_is_not_ours_is_told_too() -> None:
         failed(ZeroDivisionError("by zero")).text
         == "ZeroDivisionError: by zero. Do not retry: tell the user."
     )
+
+
+SETUP: dict[str, PicccError] = {
+    "no key": ConfigurationError("No API key.", hint="Set PICCC_API_KEY. More follows."),
+    "a wrong key": AuthenticationError("invalid key", hint="Check the key"),
+    "no model": InvalidArgumentError("No model.", hint="Set PICCC_IMAGE_MODEL."),
+}
+
+
+@pytest.mark.parametrize("what", SETUP)
+def test_what_the_settings_lack_is_told_with_what_to_set(what: str) -> None:
+    error = SETUP[what]
+    report = failed(error)
+    assert report.text.startswith(f"{error.message.rstrip('.')}. {error.hint.split('.')[0]}. ")
+    assert report.text.endswith(" Do not retry: tell the user.")
 
 
 def test_a_list_is_a_line_for_each_task_and_an_empty_one_says_so() -> None:

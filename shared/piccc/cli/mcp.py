@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import secrets
 import signal
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from piccc.cli.common import LedgerPlace, needs, open_ledger, option, say
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config
 from piccc.errors import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -147,6 +150,12 @@ def mcp(
             spend_limit=SpendLimit(max_tasks=max_tasks, max_video_seconds=max_video_seconds),
             **settings,
         )
+        for missing in _missing(
+            client.config,
+            image=image_models or os.environ.get("PICCC_IMAGE_MODEL"),
+            video=video_models or os.environ.get("PICCC_VIDEO_MODEL"),
+        ):
+            say(missing)
         server = MediaServer(
             client,
             image_models=_names(image_models),
@@ -159,6 +168,38 @@ def mcp(
             asyncio.run(_serve_http(server, host, port, token) if http else _serve_stdio(server))
         except KeyboardInterrupt:
             say("Stopped.")
+
+
+def _missing(config: Config, *, image: str | None, video: str | None) -> Iterator[str]:
+    """Yield what no call, or no call of a tool, can do without.
+
+    The server starts all the same: hosts list its tools, and show what it writes here in its log. Of one that
+    exits most say only that it failed.
+    """
+    from piccc._http.backends import run_sync
+
+    found = []
+    try:
+        run_sync(config.key.ask())
+    except ConfigurationError as error:
+        is_given = os.environ.get(KEY_VARIABLE, "").strip()
+        found.append(f"{error.message} {error.hint if is_given else f'Set {KEY_VARIABLE}.'}")
+    if config.is_placeholder:
+        found.append(f"No server was named. Set {URL_VARIABLE} to its address.")
+    if found:
+        yield " ".join(
+            (
+                *found,
+                "Every call fails until then: set it in the host's settings for this server (`env` in most), "
+                "and restart it. To try it without either: piccc mcp --emulator.",
+            )
+        )
+    for tool, kind, models in (("generate_image", "image", image), ("generate_video", "video", video)):
+        if not _names(models):
+            yield (
+                f"No {kind} model was named: calls of {tool} fail. "
+                f"Set PICCC_{kind.upper()}_MODEL, or give --{kind}-models."
+            )
 
 
 def _names(text: str | None) -> list[str]:

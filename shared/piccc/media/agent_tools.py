@@ -173,6 +173,10 @@ _ADVICE: dict[type[Exception], tuple[bool, str]] = {
 }
 
 
+_SETUP = (errors.ConfigurationError, errors.InvalidArgumentError, errors.AuthenticationError)
+"""What the program's settings lack: its hint begins with what to set."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     """What an agent gets back.
@@ -263,7 +267,11 @@ def failed(
     }
     known = {name: value for name, value in named.items() if value not in (None, "")}
     artifact = {**(artifact_of(task) if task else {"made_by": MAKER}), "tool_error": known}
-    return ToolResult(f"{sentence(_short(message, LONGEST_REASON))} {advice}", artifact, error=error)
+    said = sentence(_short(message, LONGEST_REASON))
+    if isinstance(error, _SETUP) and error.hint:
+        # All that the user may ever read of it is what the model passes on.
+        said += f" {sentence(error.hint.partition('. ')[0])}"
+    return ToolResult(f"{said} {advice}", artifact, error=error)
 
 
 def _message(error: Exception) -> str:
@@ -382,12 +390,14 @@ class MediaToolRun:
         client: MediaClient,
         *,
         tool: str = "",
+        call_id: str | None = None,
         show: Show = "none",
         on_update: OnUpdate | None = None,
         on_poll: OnPoll | None = None,
     ) -> None:
         self.client = client
         self._tool = tool
+        self._call_id = call_id
         self._show = show
         self._on_poll = on_poll
         self._on_update = None if on_update is None else partial(_notify, on_update)
@@ -468,7 +478,7 @@ class MediaToolRun:
     ) -> ToolResult:
         """Return the result of `work`, or its failure as one; let signals of a framework pass."""
         observer = telemetry()
-        span = observer and observer.tool(self._tool)
+        span = observer and observer.tool(self._tool, self._call_id)
         if not span:
             return await self._reported(work, passing)
         with span:
