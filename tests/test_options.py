@@ -106,10 +106,10 @@ def test_a_client_says_what_is_a_setting_and_what_an_option_of_each_call(kind: A
         kind(api_base="x", model_name="m", temprature=1, max_retry=2, n=2)
     for said in (
         "api_base (called base_url here)",
-        "model_name (model is an option of each call)",
-        "temprature (temperature is an option of each call)",
+        "model_name (pass model to each call)",
+        "temprature (pass temperature to each call)",
         "max_retry (called max_retries here)",
-        "n (one call gives one answer",
+        "n (each call returns one answer",
     ):
         assert said in caught.value.message
 

@@ -1,8 +1,8 @@
-"""Piccc AI for Python: chat, images and videos over one transport, for notebooks and for both frameworks.
+"""Piccc AI for Python: chat, images and videos, also used by the LangChain and LlamaIndex integrations.
 
 - Start with `Client`, or with `AsyncClient`, which has the same methods as coroutines.
-- Chat (`Chat`): prompts or `Message`s go in, a `ChatReply` or a `ChatStream` comes out.
-- Images and videos (`Media`, `Tasks`): each is a task, a `TaskHandle` whose `OutputHandle`s can be saved.
+- Chat (`Chat`) takes prompts or `Message`s and returns a `ChatReply` or a `ChatStream`.
+- Images and videos (`Media`, `Tasks`) are tasks: a `TaskHandle` has `OutputHandle`s that can be saved.
 - Every error is a `PicccError`; `piccc.errors` lists the classes as a tree.
 
 Nothing heavy is imported until it is used.

@@ -1,4 +1,4 @@
-"""The `piccc` command; also `python -m piccc`."""
+"""The entry point of the `piccc` command and of `python -m piccc`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; without its extra, print how to install it.
+    """Run the command line, or say how to install it if its extra is missing.
 
     `PICCC_DEBUG=1` shows the traceback of an unexpected error.
     """
@@ -20,13 +20,13 @@ def main() -> None:
         sys.exit('The command line is not installed. Install it with: pip install "piccc[cli]"')
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # for characters that the terminal's encoding lacks
+            stream.reconfigure(errors="replace")  # for characters missing from the terminal's encoding
     try:
         app(prog_name="piccc")
     except Exception as error:
         if os.environ.get("PICCC_DEBUG"):
             raise
-        report = "This is a bug in piccc. PICCC_DEBUG=1 shows where; please report it."
+        report = "This is a bug in piccc. Please report it, with the traceback that PICCC_DEBUG=1 shows."
         sys.exit(f"{type(error).__name__}: {error}\n{report}")
 
 

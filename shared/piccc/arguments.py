@@ -1,4 +1,4 @@
-"""The arguments of tool calls: read from the text that a model wrote, written from any values."""
+"""Tool call arguments: tolerant parsing of a model's JSON, and JSON output of arbitrary values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 MAX_DEPTH = 100
-"""How deep arguments may nest; pydantic's parser gives up at 200, Python's where its stack ends."""
+"""How deep arguments may nest; pydantic's parser fails at 200, Python's at its recursion limit."""
 _MARKS = re.compile(r'[\\"\[\]{}]')
 _CLOSING = {"[": "]", "{": "}"}
 
 
 def read_arguments(text: str) -> dict[str, Any] | None:
-    """Return the object that the arguments of a call are, `{}` for empty text and `null`, None for no object.
+    """Parse a call's arguments: `{}` for empty text and `null`, None for anything but an object.
 
-    Line breaks and other control characters may stand in strings as they are, for models write them so.
+    Raw line breaks and other control characters in strings are accepted because models write them.
     """
     if not text.strip():
         return {}
@@ -33,37 +33,37 @@ def read_arguments(text: str) -> dict[str, Any] | None:
         return {}
     if not isinstance(value, dict):
         return None
-    # An escape may be half of a surrogate pair too, which cannot be sent on.
+    # An escape may also be a lone surrogate, which cannot be encoded.
     return dict(as_json(value)) if "\\ud" in text.lower() else value
 
 
 def is_strict_object(text: str) -> bool:
-    """Return whether readers without our tolerance read this text as an object too."""
+    """Return whether a strict parser also accepts this text as an object."""
     try:
         return isinstance(from_json(text, allow_inf_nan=False), dict)
-    except (ValueError, TypeError):  # the latter for halves of surrogate pairs
+    except (ValueError, TypeError):  # TypeError: lone surrogates
         return False
 
 
 def write_arguments(arguments: Mapping[str, Any]) -> str:
-    """Return arguments as JSON text; what JSON has no word for, such as dates and NaN, becomes text."""
+    """Return arguments as JSON text; values that JSON lacks, such as dates and NaN, become strings."""
     try:
         return json.dumps(as_json(arguments), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         try:
-            said = join_halves(str(arguments))
+            text = join_halves(str(arguments))
         except RecursionError:
-            said = "nested too deeply"
-        return json.dumps({"invalid_arguments": said}, ensure_ascii=False)
+            text = "nested too deeply"
+        return json.dumps({"invalid_arguments": text}, ensure_ascii=False)
 
 
 class Nesting:
-    """Follow the brackets and strings of JSON text that comes in pieces.
+    """The open brackets and strings of JSON text that arrives in pieces.
 
     Attributes:
-        closing: the brackets that would close what is open.
-        deepest: how many were open at once.
-        is_in_string: whether the text ends within a string.
+        closing: the brackets that would close the open ones.
+        deepest: the maximum number of brackets open at once.
+        is_in_string: whether the text so far ends inside a string.
     """
 
     __slots__ = ("_escaped", "closing", "deepest", "is_in_string")
@@ -72,11 +72,11 @@ class Nesting:
         self.closing: list[str] = []
         self.deepest = 0
         self.is_in_string = False
-        self._escaped = -1  # where a character stands that a backslash escapes
+        self._escaped = -1  # the position of a character escaped by a backslash
         self.add(text)
 
     def add(self, piece: str) -> None:
-        """Take the next piece."""
+        """Add the next piece."""
         for mark in _MARKS.finditer(piece):
             char, at = mark[0], mark.start()
             if self.is_in_string:
@@ -96,7 +96,7 @@ class Nesting:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON can hold it."""
+    """Convert a value to one that JSON can represent."""
     if isinstance(value, str):
         return join_halves(value)
     if value is None or isinstance(value, bool | int):
@@ -111,7 +111,7 @@ def as_json(value: Any) -> Any:
 
 
 def join_halves(text: str) -> str:
-    """Join surrogate pairs that came as two halves, and replace halves without a partner."""
+    """Join surrogate pairs that were split into halves, and replace lone halves with U+FFFD."""
     return (
         text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     )

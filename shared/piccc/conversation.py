@@ -1,4 +1,4 @@
-"""The neutral conversation: messages, requests, replies, stream deltas, call records, models."""
+"""Dialect-neutral data types: messages, requests, replies, stream deltas, call records, models."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a chat model can take and give.
+    """The limits and capabilities of a chat model.
 
-    The names are documented by the provider. Every limit and ability here is **assumed**.
+    The provider documents the names only. All limits and capabilities here are **assumed**.
 
     Attributes:
         name: the model's public name.
-        context_window: tokens that prompt and answer may have together.
-        max_output_tokens: tokens that one answer may have.
-        tools: whether it calls tools.
-        json_schema: whether it keeps to a JSON Schema by itself.
-        image_input: whether it reads images.
+        context_window: the maximum number of tokens of prompt and answer together.
+        max_output_tokens: the maximum number of tokens of one answer.
+        tools: whether it supports tool calls.
+        json_schema: whether it natively supports JSON Schema output.
+        image_input: whether it accepts images.
     """
 
     name: str
@@ -36,37 +36,37 @@ class ModelInfo:
 
 
 MODELS = {name: ModelInfo(name) for name in ("piccc-flash", "piccc-pro", "piccc-ultra")}
-"""The documented chat models by their names; what is said of them is assumed."""
+"""The documented chat models by name; their properties are assumed."""
 DEFAULT_MODEL = "piccc-pro"
 DEFAULT_MAX_TOKENS = 4096
-"""How many tokens an answer may have over the Anthropic route, which demands a limit, where none is set.
+"""The default max_tokens on the Anthropic route, which requires a value.
 
-It is ours, not the provider's: small enough for small servers, long enough for most answers. With reasoning,
-its budget is added.
+It is chosen by this library, not the provider: small enough for small servers, enough for most answers. The
+reasoning budget, if any, is added to it.
 """
 MAX_ANSWERS = 2
-"""How many replies one object may cost: the first, and one more if it does not fit."""
+"""How many replies one object may take: the first, and one more if it is not valid."""
 
 
 def model_info(name: str) -> ModelInfo:
-    """Return what is assumed of a model.
+    """Return the assumed properties of a model.
 
     Args:
-        name: the model's id; one that is not in the table gets the same assumptions.
+        name: the model's name; unknown models get the same assumptions.
     """
     return MODELS.get(name) or ModelInfo(name)
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One sending of a request.
+    """One attempt to send a request.
 
     Attributes:
-        outcome: the HTTP status as text, or what went wrong; `stale connection` where the server had closed
-            an idle connection and the request was sent once more on a fresh one, which is no retry.
+        outcome: the HTTP status as text, or what went wrong; `stale connection` if the server had closed an
+            idle connection and the request was sent on a new one, which does not count as a retry.
         elapsed: seconds until the outcome was known.
-        request_id: the server's id of it, or None.
-        waited: seconds slept afterwards, before the next attempt.
+        request_id: the server's id for it, or None.
+        waited: seconds slept before the next attempt.
         queued: seconds spent waiting for one of `max_connections`.
     """
 
@@ -79,17 +79,17 @@ class Attempt:
 
 @dataclass(slots=True)
 class Record:
-    """What one call did; it is on every reply and on every error.
+    """The diagnostic record of one call, part of every reply and every error.
 
     Attributes:
-        method, path: of the request.
-        backend: what sent it, with its version: `h11` (our own connections), `httpx` or `httpx2`.
-        attempts: each sending of it, in order.
-        bytes_received: of the reply's body.
-        time_to_first_event: seconds from the call's beginning to a stream's first event, or None.
-        elapsed: seconds of the whole call.
-        rate_limit: the reply's `x-ratelimit-*` headers (assumed, may be empty).
-        adapted: what was changed of what was asked for, so that the server takes it, in words.
+        method, path: the request's.
+        backend: the HTTP backend and its version: `h11` (our own connections), `httpx` or `httpx2`.
+        attempts: all attempts, in order.
+        bytes_received: the size of the response body.
+        time_to_first_event: seconds from the start of the call to a stream's first event, or None.
+        elapsed: seconds taken by the whole call.
+        rate_limit: the response's `x-ratelimit-*` headers (assumed, may be empty).
+        adapted: descriptions of what was changed in the request so that the server accepts it.
     """
 
     method: str = ""
@@ -104,7 +104,7 @@ class Record:
 
     @property
     def request_id(self) -> str | None:
-        """The server's id of the last attempt that had one."""
+        """The server's id for the last attempt that has one."""
         return next((each.request_id for each in reversed(self.attempts) if each.request_id), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,19 +118,19 @@ class Record:
 
 
 def _fields(value: Attempt | Record) -> dict[str, Any]:
-    # `asdict` copies each leaf with care, which every reply would pay for.
+    # Not `asdict`: its deep copies would slow down every reply.
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 Role = Literal["system", "user", "assistant", "tool"]
 JSON = dict[str, Any]
 PROVIDER = "piccc"
-"""Whose reasoning and raw blocks those of our replies are."""
+"""The provider of the reasoning and raw blocks in our replies."""
 
 
 @dataclass(slots=True)
 class Text:
-    """Plain `text`, with the `citations` of a reply as the server gave them."""
+    """Plain `text`, with a reply's `citations` as the server sent them."""
 
     text: str
     citations: list[JSON] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Text:
 
 @dataclass(slots=True)
 class Image:
-    """An image: by `url`, or as base64 `data` with its `media_type`; `detail` is `low`, `high` or `auto`."""
+    """An image: a `url`, or base64 `data` and its `media_type`; `detail` is `low`, `high` or `auto`."""
 
     url: str | None = None
     data: str | None = None
@@ -148,11 +148,11 @@ class Image:
 
 @dataclass(slots=True)
 class File:
-    """A document: by `url`, by `file_id`, or as base64 `data` with its `media_type`; `name` is its file's.
+    """A document: a `url`, a `file_id`, or base64 `data` and its `media_type`; `name` is the file name.
 
-    `context` is what to know of it besides, and `citations` whether the answer may cite it. The OpenAI
-    dialect has a word for neither: there the context is a text before it, and a text document with either is
-    a text.
+    `context` is background information on it, and `citations` says whether the answer may cite it. The OpenAI
+    dialect has a field for neither: it sends the context as text before the file, and a text document that
+    has either as text.
     """
 
     data: str | None = None
@@ -166,7 +166,7 @@ class File:
 
 @dataclass(slots=True)
 class Audio:
-    """Sound as base64 `data`; `format` is `wav`, `mp3` and so on."""
+    """Audio as base64 `data`; `format` is `wav`, `mp3` and so on."""
 
     data: str
     format: str
@@ -174,7 +174,7 @@ class Audio:
 
 @dataclass(slots=True)
 class Source:
-    """A passage that the model may cite: its `title`, the `url` where it is from, and its `text`."""
+    """A passage that the model may cite: its `title`, source `url` and `text`."""
 
     text: str
     title: str = ""
@@ -183,9 +183,9 @@ class Source:
 
 @dataclass(slots=True)
 class CachePoint:
-    """A mark: what stands before it may be cached by the server, for as long as `ttl` says, such as `5m`.
+    """A cache breakpoint: the server may cache everything before it for the time of `ttl`, such as `5m`.
 
-    Dialects without caching leave it out.
+    Dialects without caching ignore it.
     """
 
     ttl: str | None = None
@@ -193,9 +193,9 @@ class CachePoint:
 
 @dataclass(slots=True)
 class Reasoning:
-    """What a model thought, as `text`.
+    """A model's reasoning, as `text`.
 
-    `signature` and `redacted` go back unchanged to the `provider` whose model made them, and to no other.
+    `signature` and `redacted` are sent back unchanged, and only to the `provider` they came from.
     """
 
     text: str = ""
@@ -206,19 +206,19 @@ class Reasoning:
 
 @dataclass(slots=True)
 class Refusal:
-    """The model's words where it declined to answer, as `text`; empty where it gave none."""
+    """A refusal to answer, with the model's explanation as `text`; empty if it gave none."""
 
     text: str
 
 
 @dataclass(slots=True)
 class ToolCall:
-    """A request of the model to call a tool. In a reply it may be acted on; else it is an `InvalidToolCall`.
+    """A tool call by the model. In a reply it is safe to run; unsafe ones are `InvalidToolCall`s.
 
     Attributes:
-        id: names the call; the message with its result has it as `tool_call_id`.
+        id: identifies the call; the message with its result has it as `tool_call_id`.
         name: the tool's name.
-        arguments: their JSON text; in a reply always that of an object. `parse` reads it.
+        arguments: the arguments as JSON text, in a reply always of an object; see `parse`.
     """
 
     id: str
@@ -227,12 +227,12 @@ class ToolCall:
 
     @classmethod
     def of(cls, id: str, name: str, arguments: Mapping[str, Any]) -> ToolCall:
-        """Return a call from arguments as an object.
+        """Return a call with the given arguments.
 
         Args:
             id: the call's id.
             name: the tool's name.
-            arguments: the arguments; what JSON has no word for, such as dates and decimals, becomes text.
+            arguments: the arguments; values that JSON lacks, such as dates and decimals, become strings.
         """
         return cls(id, name, write_arguments(arguments))
 
@@ -240,11 +240,11 @@ class ToolCall:
         """Return the arguments as an object.
 
         Raises:
-            ValueError: they are not the JSON text of one; never so in a call of a reply.
+            ValueError: they are not a JSON object; never raised for a call in a reply.
         """
         arguments = read_arguments(self.arguments)
         if arguments is None:
-            raise ValueError(f"The arguments of a call of {self.name!r} are not the JSON text of an object.")
+            raise ValueError(f"The arguments of a call to {self.name!r} are not a JSON object.")
         return arguments
 
 
@@ -253,17 +253,17 @@ InvalidReason = Literal["cut", "malformed", "unnamed"]
 
 @dataclass(slots=True)
 class InvalidToolCall:
-    """A call that must not be acted on: what it asks for did not come whole, or cannot be read.
+    """A tool call that must not be run because it is incomplete or cannot be parsed.
 
-    A reply has the same invalid calls whether it was read whole or as a stream, over either dialect. As a
-    part of a message it can be sent back.
+    A reply has the same invalid calls whether or not it was streamed, and in either dialect. As part of a
+    message, an invalid call can be sent back.
 
     Attributes:
-        id: names the call; the message with its result has it as `tool_call_id`.
-        name: the tool's name, or empty where none came.
-        arguments: their text as far as it came.
-        reason: `cut` where the answer ended before the arguments did, `malformed` where they are not the JSON
-            text of an object, or `unnamed`.
+        id: identifies the call; the message with its result has it as `tool_call_id`.
+        name: the tool's name, or empty if none was received.
+        arguments: the text of the arguments as far as it was received.
+        reason: `cut` if the answer ended before the arguments did, `malformed` if they are not a JSON object,
+            or `unnamed`.
     """
 
     id: str
@@ -273,7 +273,7 @@ class InvalidToolCall:
 
     @property
     def error(self) -> str:
-        """What is wrong and what to do about it, in words for the model: the result of such a call."""
+        """What is wrong and what to do about it: a text for the model, used as the call's result."""
         return _INVALID[self.reason]
 
 
@@ -284,7 +284,7 @@ _INVALID: dict[InvalidReason, str] = {
         "Call it again with all of its arguments; if they are long, split the work into smaller calls."
     ),
     "malformed": (
-        "The arguments of the call are not the JSON text of an object, so the tool was not run. "
+        "The arguments of the call are not a JSON object, so the tool was not run. "
         "Call it again with valid JSON."
     ),
     "unnamed": (
@@ -295,10 +295,10 @@ _INVALID: dict[InvalidReason, str] = {
 
 @dataclass(slots=True)
 class Raw:
-    """A content block in the dialect's own words.
+    """A content block in the dialect's own format.
 
-    In a user's message it is sent as it is. In an assistant's it is sent only if `provider` is Piccc and
-    the dialect takes its type there, and in a tool's result it is sent as text.
+    In a user message it is sent unchanged. In an assistant message it is sent only if `provider` is Piccc and
+    the dialect allows its type there. In a tool result it is sent as text.
     """
 
     data: JSON
@@ -311,15 +311,15 @@ Part = (
 
 
 _FIELDS: dict[str, Any] = {"str": str, "str | None": str | None, "JSON": dict, "list[JSON]": list}
-"""The fields of parts whose types are checked, as they are written above."""
+"""The annotations of fields of parts, as written above, whose types are checked."""
 
 
 def wrong_field(part: Part) -> str | None:
-    """Return the name of a part's field that is not of its type, as frameworks' histories may have it."""
+    """Return the name of a field with a wrong type, which frameworks' histories may contain, or None."""
     for each in fields(part):
         value, kind = getattr(part, each.name), _FIELDS.get(str(each.type))
         is_wrong = kind is not None and not isinstance(value, kind)
-        if is_wrong or (kind is list and not all(isinstance(one, dict) for one in value)):
+        if is_wrong or (kind is list and not all(isinstance(item, dict) for item in value)):
             return each.name
     return None
 
@@ -330,10 +330,10 @@ class Message:
 
     Attributes:
         role: `system`, `user`, `assistant` or `tool`.
-        parts: what it says: text, images, files, sound, reasoning, tool calls.
-        name: who speaks, where several have one role; or None.
-        tool_call_id: with the role `tool`, the call whose result this is.
-        is_error: with the role `tool`, whether the call failed.
+        parts: its content: text, images, files, audio, reasoning, tool calls.
+        name: the speaker's name, to distinguish several with the same role; or None.
+        tool_call_id: for the role `tool`, the id of the call that this is the result of.
+        is_error: for the role `tool`, whether the call failed.
 
     Examples:
         >>> from piccc import Client, Message, Text
@@ -357,14 +357,14 @@ class Message:
 
 @dataclass(slots=True)
 class Tool:
-    """A tool on offer.
+    """A tool that the model may call.
 
     Attributes:
-        name: by which the model calls it.
-        description: what it does, for the model to read.
-        parameters: the JSON Schema of its arguments, an object's.
-        strict: whether the server must keep to the schema exactly; None leaves it to the server.
-        extra: fields that are passed on unread, such as cache marks.
+        name: the tool's name.
+        description: what it does, for the model.
+        parameters: the JSON Schema of its arguments; its type must be `object`.
+        strict: whether the server must follow the schema exactly; None lets the server decide.
+        extra: fields that are sent unchanged, such as cache marks.
 
     Examples:
         >>> from piccc import Client, Tool
@@ -384,7 +384,7 @@ class Tool:
 
 @dataclass(slots=True, frozen=True)
 class NamedTool:
-    """The choice of one tool by its `name`."""
+    """A tool choice that forces the tool with this `name`."""
 
     name: str
 
@@ -394,13 +394,13 @@ ToolChoice = Literal["auto", "none", "required"] | NamedTool
 
 @dataclass(slots=True)
 class JSONSchema:
-    """An answer that must satisfy a JSON Schema.
+    """A response format: the answer must satisfy a JSON Schema.
 
     Attributes:
-        schema: the JSON Schema, or a pydantic class that has one.
-        name: what the answer is called on the wire.
-        strict: whether the server must keep to the schema exactly; None leaves it to the server.
-        description: what the answer is, for the model to read.
+        schema: the JSON Schema, or a pydantic class.
+        name: the schema's name in the request.
+        strict: whether the server must follow the schema exactly; None lets the server decide.
+        description: a description of the answer for the model.
 
     Examples:
         >>> from piccc import Client, JSONSchema
@@ -417,27 +417,28 @@ class JSONSchema:
 
 @dataclass(slots=True, kw_only=True)
 class ChatRequest:
-    """All that one call asks for. What is None is left out of the body, so that the server decides.
+    """A chat request. Fields that are None are left out of the body, so that the server decides.
 
-    Documented are `model`, `messages`, and Anthropic's `max_tokens`; the rest is as either dialect's own API
-    has it (assumed).
+    Only `model`, `messages` and Anthropic's `max_tokens` are documented; the rest is assumed to work as in
+    the OpenAI and Anthropic APIs.
 
     Attributes:
         model: the model's name.
         messages: the conversation so far.
-        tools: the tools on offer.
+        tools: the tools that the model may call.
         tool_choice: `auto`, `none`, `required`, or a `NamedTool`.
         parallel_tool_calls: whether one reply may call several tools.
         response_format: a `JSONSchema` that the answer must satisfy, or `json` for any JSON.
-        temperature: how freely to choose words.
-        top_p: how much of the likely words to choose from, 0 to 1.
-        max_tokens: how many tokens the answer may have.
-        stop: texts at which the answer ends.
-        seed: a number that makes answers repeatable, where the server can.
-        reasoning_effort: how much to think first, such as `low` or `high`.
-        replay_reasoning: send earlier reasoning back; None only what is signed, to the dialect that signs.
-        extra_body: fields that are merged over the body last.
-        extra_headers: headers of this call alone.
+        temperature: the sampling temperature.
+        top_p: the cumulative probability for nucleus sampling, 0 to 1.
+        max_tokens: the maximum number of tokens in the answer.
+        stop: strings at which generation stops.
+        seed: makes answers reproducible if the server supports it.
+        reasoning_effort: how much to reason first, such as `low` or `high`.
+        replay_reasoning: whether to send earlier reasoning back; None sends only signed reasoning, and only
+            in the Anthropic dialect.
+        extra_body: fields merged into the body last; they override all others.
+        extra_headers: headers for this call only.
     """
 
     model: str
@@ -459,19 +460,19 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call, as the server counts them.
+    """Token usage of one call, as counted by the server.
 
     Attributes:
-        input_tokens: of the whole prompt, cached parts included.
-        output_tokens: of the whole answer, reasoning included.
-        cache_read_tokens: of the prompt, those read from the server's cache.
-        cache_creation_tokens: of the prompt, those written to it.
-        reasoning_tokens: of the answer, those thought.
-        audio_input_tokens, audio_output_tokens: of prompt and answer, those of audio.
-        cache_creation_5m_tokens, cache_creation_1h_tokens: of those written to the cache, those kept for five
-            minutes and for an hour; 0 where the server does not say.
-        service_tier: in which the call was served, or None.
-        raw: the numbers as the server gave them.
+        input_tokens: tokens in the prompt, including cached ones.
+        output_tokens: tokens in the answer, including reasoning.
+        cache_read_tokens: prompt tokens read from the server's cache.
+        cache_creation_tokens: prompt tokens written to the server's cache.
+        reasoning_tokens: reasoning tokens in the answer.
+        audio_input_tokens, audio_output_tokens: audio tokens in prompt and answer.
+        cache_creation_5m_tokens, cache_creation_1h_tokens: tokens written to the cache for five minutes and
+            for an hour; 0 if the server does not report them.
+        service_tier: the service tier that handled the call, or None.
+        raw: the usage as the server sent it.
     """
 
     input_tokens: int = 0
@@ -488,22 +489,22 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Input and output together."""
+        """The sum of input and output tokens."""
         return self.input_tokens + self.output_tokens
 
 
 @dataclass(slots=True)
 class ChatReply:
-    """A reply, whole or as far as it had come.
+    """A reply, complete or partial.
 
     Attributes:
         parts: reasoning, text, refusal and tool calls, valid and invalid, in the order of the reply.
-        finish_reason: `stop`, `length`, `tool_calls`, `content_filter`, or the server's own word.
-        usage: tokens, or None where the server gave none.
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter`, or another value from the server.
+        usage: token usage, or None if the server reported none.
         model: the model that answered.
-        id: the server's id of the reply.
-        raw: a whole reply's body as it came; empty for a stream.
-        extra: fields of the reply that have no place here, such as `system_fingerprint` and `logprobs`.
+        id: the server's id for the reply.
+        raw: the unmodified response body; empty for a stream.
+        extra: other fields of the response, such as `system_fingerprint` and `logprobs`.
         record: the diagnostic record of the call.
     """
 
@@ -523,55 +524,55 @@ class ChatReply:
 
     @property
     def reasoning(self) -> str:
-        """What the model thought, as text."""
+        """The model's reasoning, as text."""
         return "".join([part.text for part in self.parts if isinstance(part, Reasoning)])
 
     @property
     def refusal(self) -> str:
-        """The model's words where it declined; empty where it did not, or gave none: see `is_refusal`."""
+        """The model's explanation of a refusal; may be empty even if `is_refusal` is true."""
         return "".join([part.text for part in self.parts if isinstance(part, Refusal)])
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the model declined to answer, with words or without."""
+        """Whether the model refused to answer, with or without an explanation."""
         return any(isinstance(part, Refusal) for part in self.parts)
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls that may be acted on: their names and whole arguments have come."""
+        """The calls that are safe to run: their names and arguments are complete."""
         return [part for part in self.parts if isinstance(part, ToolCall)]
 
     @property
     def invalid_calls(self) -> list[InvalidToolCall]:
-        """The calls that must not be acted on; each says why."""
+        """The calls that must not be run, each with its reason."""
         return [part for part in self.parts if isinstance(part, InvalidToolCall)]
 
     @property
     def message(self) -> Message:
-        """The reply as a message, to go on with the conversation."""
+        """The reply as a message, to continue the conversation."""
         return Message("assistant", list(self.parts))
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        """Show the answer in a notebook, and below it what it used."""
-        from html import escape  # for those who look at a reply only
+        """Show the answer in a notebook, with model and usage below it."""
+        from html import escape  # imported only when a reply is displayed
 
         answer = "\n".join([each for each in (self.text, self.refusal) if each])
         calls = [f"{call.name}({call.arguments})" for call in self.tool_calls]
         text = "\n".join([answer, *calls]).strip()
-        used = [self.model] if self.model else []
+        details = [self.model] if self.model else []
         if self.usage is not None:
-            used.append(f"{self.usage.input_tokens} tokens in, {self.usage.output_tokens} out")
-        facts = " · ".join(used)
+            details.append(f"{self.usage.input_tokens} tokens in, {self.usage.output_tokens} out")
+        footer = " · ".join(details)
         html = (
             f'<div style="white-space:pre-wrap">{escape(text)}</div>'
-            f'<div style="opacity:.6;font-size:85%">{escape(facts)}</div>'
+            f'<div style="opacity:.6;font-size:85%">{escape(footer)}</div>'
         )
-        return {"text/html": html, "text/plain": f"{text}\n({facts})" if facts else text}
+        return {"text/html": html, "text/plain": f"{text}\n({footer})" if footer else text}
 
 
 @dataclass(slots=True)
 class TextDelta:
-    """More of the `text`, or a `citation` of it; `block` tells one run of text from another."""
+    """More `text` or a `citation`; `block` is the text block's position in the reply."""
 
     text: str
     block: int = 0
@@ -580,9 +581,9 @@ class TextDelta:
 
 @dataclass(slots=True)
 class ReasoningDelta:
-    """More of the reasoning: of its `text` or its `signature`, or a `redacted` piece of it.
+    """More reasoning: `text`, part of its `signature`, or a `redacted` block.
 
-    `block` tells where in the reply it stands.
+    `block` is its position in the reply.
     """
 
     text: str = ""
@@ -593,7 +594,7 @@ class ReasoningDelta:
 
 @dataclass(slots=True)
 class RefusalDelta:
-    """More of the refusal's `text`; `block` tells where in the reply it stands."""
+    """More of a refusal's `text`; `block` is its position in the reply."""
 
     text: str
     block: int = 0
@@ -601,9 +602,9 @@ class RefusalDelta:
 
 @dataclass(slots=True)
 class ToolCallDelta:
-    """A call's beginning (`id` and `name` set) or more of its `arguments`.
+    """The start of a tool call (`id` and `name` are set), or more of its `arguments`.
 
-    `index` counts calls from 0; `block` tells where in the reply the call stands.
+    `index` numbers the calls from 0; `block` is the call's position in the reply.
     """
 
     index: int
@@ -615,7 +616,7 @@ class ToolCallDelta:
 
 @dataclass(slots=True)
 class RawDelta:
-    """A whole content block in the dialect's own words, passed through unread."""
+    """A complete content block in the dialect's own format, passed through unchanged."""
 
     data: JSON
     block: int = 0
@@ -629,17 +630,17 @@ _FINISHED = ("stop", "tool_calls")
 
 
 def judge_calls(parts: Sequence[Part], finish_reason: str | None) -> list[Part]:
-    """Return the parts of a reply with each call, its text as it came, made valid or invalid.
+    """Return the parts of a reply, with each tool call either validated or made an `InvalidToolCall`.
 
-    This is the one place that decides what may be acted on:
+    Only this function decides which calls are safe to run:
 
     - A call without a name is invalid.
-    - Where the answer was cut off (`length`, `content_filter`), a call that is its last part is invalid
-      whatever it says: a server that parses arguments itself, as Anthropic's does, closes what was cut.
-    - Empty text, `null` and `{}` are an object without entries if the answer ended of itself. Else the call
-      is invalid wherever it stands: a server may announce all calls before the arguments of any.
-    - Line breaks within strings are read as they stand, and escaped in `ToolCall.arguments`.
-    - Anything else that is not the text of one JSON object, or nests too deeply, is invalid.
+    - If the answer was cut off (`length`, `content_filter`), a call that is its last part is always invalid:
+      servers that parse arguments themselves, such as Anthropic's, close truncated JSON.
+    - Empty text, `null` and `{}` mean no arguments if the answer ended normally. Otherwise the call is
+      invalid in any position: a server may announce all calls before it sends any arguments.
+    - Raw line breaks in strings are accepted, and escaped in `ToolCall.arguments`.
+    - Anything else that is not a single JSON object, or is nested too deeply, is invalid.
     """
     last = next((part for part in reversed(parts) if not isinstance(part, Refusal)), None)
     return [
@@ -652,8 +653,8 @@ def _judge(call: ToolCall, finish_reason: str | None, *, is_last: bool) -> ToolC
     arguments = read_arguments(call.arguments)
     if not call.name:
         return InvalidToolCall(call.id, "", call.arguments, "unnamed")
-    never_came = arguments == {} and finish_reason not in _FINISHED
-    if never_came or (is_last and finish_reason in _CUT):
+    is_missing = arguments == {} and finish_reason not in _FINISHED
+    if is_missing or (is_last and finish_reason in _CUT):
         return InvalidToolCall(call.id, call.name, call.arguments, "cut")
     if arguments is None:
         return InvalidToolCall(call.id, call.name, call.arguments, "malformed")

@@ -1,4 +1,4 @@
-"""Errors for unknown and malformed options, which name the word that is meant."""
+"""Errors for unknown and malformed options, with suggestions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ALIASES = {
     "request_timeout": "timeout",
     "stop_sequences": "stop",
 }
-"""Names that other models have in the frameworks, and that our models accept too."""
-# What the SDKs and integrations of other providers call it -> what it may be called here.
-_CALLED_HERE: dict[str, tuple[str, ...]] = {
+"""Option names of other providers' models in the frameworks, which our models accept too."""
+# Names used by other providers' SDKs and integrations -> our possible names.
+_OUR_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model_name", "model_id", "engine", "deployment_name"), ("model",)),
     **dict.fromkeys(
         ("apikey", "key", "token", "piccc_api_key", "openai_api_key", "anthropic_api_key", "auth_token"),
@@ -57,11 +57,11 @@ _CALLED_HERE: dict[str, tuple[str, ...]] = {
     "allowance": ("spend_limit",),
 }
 _NOTES = {
-    "n": "one call gives one answer: make several calls",
-    "best_of": "one call gives one answer: make several calls",
+    "n": "each call returns one answer: make several calls",
+    "best_of": "each call returns one answer: make several calls",
     "stream_usage": "usage is always reported",
-    "is_chat_model": "not needed: each of the models is one",
-    "is_function_calling_model": "not needed: each of the models is one",
+    "is_chat_model": "not needed: all models are chat models",
+    "is_function_calling_model": "not needed: all models support function calling",
     "reuse_client": "not needed: connections are shared",
     "use_responses_api": "there is no Responses API",
     "organization": "send it in default_headers",
@@ -76,11 +76,11 @@ _IN_THE_BODY = (
     *("prompt_cache_key", "repetition_penalty", "safety_identifier", "service_tier", "store", "top_k"),
     *("top_logprobs", "user", "verbosity"),
 )
-"""Parameters of chat APIs that are none of ours, and go to the server as they are."""
+"""Parameters of chat APIs that are not options here but can be sent to the server unchanged."""
 
 
 def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings under our names, also what other models call otherwise; our own name wins."""
+    """Replace other models' names for settings with ours; if both are given, ours wins."""
     return {
         ours if (ours := _ALIASES.get(name, name)) not in given else name: value
         for name, value in given.items()
@@ -88,17 +88,17 @@ def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_typos(names: Iterable[str], known: Collection[str]) -> None:
-    """Refuse what is nearly a known name; a server ignores what it does not know, and bills for the call."""
+    """Reject names that nearly match a known one: the server would ignore them and still bill the call."""
     for name in names:
-        if alike := get_close_matches(name, known, n=1, cutoff=0.85):  # above top_k and top_p
+        if matches := get_close_matches(name, known, n=1, cutoff=0.85):  # so that top_k is not top_p
             raise InvalidArgumentError(
-                f"{name} is not an option. Did you mean {alike[0]}?",
-                hint=f"If your server really knows it, give it as extra_body={{{name!r}: …}}.",
+                f"{name} is not an option. Did you mean {matches[0]}?",
+                hint=f"If your server supports it, pass extra_body={{{name!r}: …}}.",
             )
 
 
 def describe_unknown(names: Iterable[str], known: Collection[str], per_call: Collection[str] = ()) -> str:
-    """List unknown names, each with what it is called here; `per_call` are options of each call instead."""
+    """List unknown names with suggestions; `per_call` are options that are passed to each call instead."""
     return ", ".join(f"{name}{_note(name, known, per_call)}" for name in sorted(names))
 
 
@@ -106,17 +106,17 @@ def _note(name: str, known: Collection[str], per_call: Collection[str]) -> str:
     body = next((each for each in ("extra_body", "additional_kwargs") if each in known), None)
     if name in _IN_THE_BODY and body:
         return f" (pass {body}={{'{name}': ...}})"
-    alike = get_close_matches(name, [*known, *per_call], n=1, cutoff=0.75)
-    for each in (name, *_CALLED_HERE.get(name.lower(), ()), *alike):
+    matches = get_close_matches(name, [*known, *per_call], n=1, cutoff=0.75)
+    for each in (name, *_OUR_NAMES.get(name.lower(), ()), *matches):
         if each in known:
-            return f" (called {each} here)" if name.lower() in _CALLED_HERE else f" (do you mean {each}?)"
+            return f" (called {each} here)" if name.lower() in _OUR_NAMES else f" (did you mean {each}?)"
         if each in per_call:
-            return f" ({each} is an option of each call)"
+            return f" (pass {each} to each call)"
     return f" ({_NOTES[name]})" if name in _NOTES else ""
 
 
 def wrong_settings(owner: str, error: ValidationError, known: Collection[str]) -> ConfigurationError:
-    """Return the error for settings that pydantic refused, without what was given: it may be a key."""
+    """Return the error for settings that pydantic rejected, without their values: one may be a key."""
     unknown: list[str] = []
     malformed: dict[str, list[str]] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
@@ -125,7 +125,7 @@ def wrong_settings(owner: str, error: ValidationError, known: Collection[str]) -
             unknown.append(name)
         else:
             malformed.setdefault(name, []).append(each["msg"].removeprefix("Value error, "))
-    said = [f"{owner} does not know {describe_unknown(unknown, known)}."] if unknown else []
-    said += [f"{owner}: {name}: {' / '.join(dict.fromkeys(texts))}." for name, texts in malformed.items()]
-    hint = f"It knows {', '.join(sorted(known))}." if unknown else "Correct the setting."
-    return ConfigurationError(" ".join(said), hint=hint)
+    problems = [f"Unknown {owner} options: {describe_unknown(unknown, known)}."] if unknown else []
+    problems += [f"{owner}: {name}: {' / '.join(dict.fromkeys(texts))}." for name, texts in malformed.items()]
+    hint = f"Its options are {', '.join(sorted(known))}." if unknown else "Correct the setting."
+    return ConfigurationError(" ".join(problems), hint=hint)

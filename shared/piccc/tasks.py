@@ -1,4 +1,4 @@
-"""Tasks and their outputs as plain data, and the media types of their content."""
+"""Tasks and their outputs as plain data, and media type detection."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "image/heic"),
 }
 _QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide")
-"""What QuickTime files begin with that have no `ftyp`."""
+"""The first atoms of QuickTime files without `ftyp`."""
 
 
 def mime_type_of(head: bytes) -> str | None:
-    """Return the type of an image or a video that begins with these bytes, None where it is neither."""
+    """Return the media type of an image or video that starts with these bytes, or None if it is neither."""
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
@@ -59,12 +59,12 @@ def mime_type_of(head: bytes) -> str | None:
     if head[4:8] in _QUICKTIME_ATOMS:
         return "video/quicktime"
     if head[:2] == b"BM" and head[6:10] != bytes(4):
-        return None  # a text: these bytes of a bitmap's header are reserved and zero
+        return None  # text: in a bitmap's header, these bytes are reserved and zero
     return next((mime_type for start, mime_type in _STARTS if head.startswith(start)), None)
 
 
 def content_type_of(data: bytes) -> str | None:
-    """Return the media type of whole content, `text/plain` for any text, None where it is unknown."""
+    """Return the media type of complete content, `text/plain` for any text, or None if it is unknown."""
     known = mime_type_of(data[:64])
     if known:
         return known
@@ -77,12 +77,12 @@ def content_type_of(data: bytes) -> str | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
-    # Control characters other than white space stand in binary formats only.
-    return None if any(each < " " and each not in "\t\n\r\f" for each in text) else "text/plain"
+    # Only binary formats contain control characters other than white space.
+    return None if any(char < " " and char not in "\t\n\r\f" for char in text) else "text/plain"
 
 
 def suffix_of(mime_type: str | None) -> str:
-    """Return the usual ending of a file's name, `.bin` for what has none here."""
+    """Return the usual file name extension, or `.bin` for unknown types."""
     return _SUFFIXES.get(mime_type or "", ".bin")
 
 
@@ -96,7 +96,7 @@ STATUSES = TERMINAL | {"queued", "processing"}
 
 
 REFUSALS = frozenset({"rejected", "refused", "moderated", "blocked", "banned", "content_filtered"})
-"""Words for a status that say why it failed: by moderation."""
+"""Status values that mean failed because of moderation."""
 _MODERATION_CODES = (
     *("contentpolicy", "policyviolation", "moderat", "contentfilter", "nsfw", "safety", "sensitive"),
     *(
@@ -111,10 +111,10 @@ _MODERATION_CODES = (
     *("contentviolation", "copyright", "infringement", "unsafe", "flagged", "sexual", "celebrity"),
     *("likeness", "publicfigure", "raifilter", "raimedia", "blocklist", "facedetected", "minordetected"),
 )
-"""What the codes of moderation have in them, in lower case and without punctuation.
+"""Substrings of moderation error codes, in lower case and without punctuation.
 
-Those of OpenAI, Azure, Google, BytePlus Ark, DashScope, MiniMax, Kling, Luma and Runway, from their public
-documentation and reports.
+Collected from public documentation and reports on OpenAI, Azure, Google, BytePlus Ark, DashScope, MiniMax,
+Kling, Luma and Runway.
 """
 _MODERATION_NUMBERS = frozenset({"1026", "1027", "1301"})
 _MODERATION_PHRASES = (
@@ -131,15 +131,15 @@ class Output:
     """One finished image, video or audio file.
 
     Attributes:
-        url: where it is, for as long as it lasts; needs no key.
-        type: `image`, `video` or `audio`, or empty where it is unknown.
-        mime_type: such as `image/png`, or None where the server did not say.
+        url: its URL until it expires; needs no key.
+        type: `image`, `video` or `audio`, or empty if unknown.
+        mime_type: such as `image/png`, or None if the server did not send it.
         width, height: pixels, or None.
-        duration_seconds: a video's or audio's length, or None.
-        task_id: the task that made it.
-        sha256: of its content, in hex, once it has been fetched; else None.
-        place: its position among the outputs of its task, from 0.
-        thumbnail_url: where an image of a video is, or None where the server gave none.
+        duration_seconds: the length of a video or audio, or None.
+        task_id: the id of the task that produced it.
+        sha256: the digest of its content, in hex, or None before it has been fetched.
+        place: its index among the outputs of its task, from 0.
+        thumbnail_url: the URL of a video's still image, or None if the server sent none.
     """
 
     url: str
@@ -156,24 +156,24 @@ class Output:
 
 @dataclass(slots=True)
 class Task:
-    """A task as it was when last read.
+    """The last known state of a task.
 
-    Documented are its id, its status and `polling_url`; the words for a status and all else are assumed, and
-    many variants of them are read.
+    Only the id, the status field and `polling_url` are documented. The status values and all other fields are
+    assumed, and many variants are accepted.
 
     Attributes:
         id: the task's id.
-        status: `queued`, `processing`, `completed`, `failed`, `cancelled`, `expired`, or another word.
-        type: `image`, `video`, or empty where the server did not say.
-        model: the model that it was ordered from, or empty.
-        prompt: what was to be made, or empty.
+        status: `queued`, `processing`, `completed`, `failed`, `cancelled`, `expired`, or an unknown value.
+        type: `image`, `video`, or empty if the server did not send it.
+        model: the model requested, or empty.
+        prompt: the prompt, or empty.
         progress: 0 to 100, or None.
-        polling_url: where the server says it can be asked about.
-        outputs: what it made; empty until it is completed.
+        polling_url: the server's URL for polling the task.
+        outputs: its outputs; empty until it is completed.
         error_message, error_code: why it failed, or None.
         created_at, updated_at, completed_at: Unix times in seconds, or None.
-        expires_at: when the outputs' addresses expire, likewise.
-        raw: the task as it came, with the fields that have no place here.
+        expires_at: when the outputs' URLs expire, as a Unix time in seconds, or None.
+        raw: the task as the server sent it, including fields not listed here.
     """
 
     id: str
@@ -194,21 +194,21 @@ class Task:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it has ended; a status we do not know has not."""
+        """Whether the task has ended; a task with an unknown status has not."""
         return self.status in TERMINAL
 
     @property
     def is_known_status(self) -> bool:
-        """Whether the status is one that we know."""
+        """Whether the status is a known one."""
         return self.status in STATUSES
 
     @property
     def has_output(self) -> bool:
-        """Whether there is something to fetch."""
+        """Whether the task has outputs to fetch."""
         return bool(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the task as plain JSON data, in the server's shape."""
+        """Return the task as plain JSON data, in the server's format."""
         known = {"status": self.status, "type": self.type, "model": self.model, "prompt": self.prompt}
         return {**self.raw, "task_id": self.id, **{name: value for name, value in known.items() if value}}
 
@@ -218,8 +218,8 @@ class Page(NamedTuple):
 
     Attributes:
         tasks: its tasks.
-        following: what to ask the next page with, or None at the end.
-        unreadable: how many of its rows are not tasks.
+        following: the query parameters of the next page, or None at the end.
+        unreadable: how many of its rows could not be read as tasks.
     """
 
     tasks: list[Task]
@@ -228,7 +228,7 @@ class Page(NamedTuple):
 
 
 def is_moderation(code: str | None, message: str | None = None) -> bool:
-    """Return whether a server's code, or where there is none its message, says that moderation refused."""
+    """Return whether an error code or message means that moderation rejected the request."""
     if code in _MODERATION_NUMBERS:
         return True
     plain = "".join(filter(str.isalnum, code or "")).lower()

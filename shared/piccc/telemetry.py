@@ -1,10 +1,10 @@
-"""OpenTelemetry spans and metrics of calls, by the GenAI semantic conventions of version 1.41.
+"""OpenTelemetry spans and metrics for calls, following version 1.41 of the GenAI semantic conventions.
 
-1.41 is the newest release that has them; they since live, unreleased, in a repository of their own:
-https://github.com/open-telemetry/semantic-conventions/tree/v1.41.1/docs/gen-ai. Names that begin with
-`piccc.` are ours, for what the conventions have no name for.
+That is the last release that includes them; they have since moved to a separate repository without releases:
+https://github.com/open-telemetry/semantic-conventions/tree/v1.41.1/docs/gen-ai. The `piccc.` prefix marks
+names that the conventions do not define.
 
-This module is imported once a program has set a tracer provider (`piccc._http.session.telemetry`).
+This module is imported once the program has set a tracer provider (`piccc._http.session.telemetry`).
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 DISABLED_VARIABLE = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 TRACEPARENT_VARIABLE = "PICCC_TRACEPARENT"
 GAP_EVERY = 128
-"""Of how many gaps between a stream's chunks one is recorded: a value costs 10 µs, a token 6 to read."""
+"""Record one in this many gaps between a stream's chunks: recording takes 10 µs, reading a token 6."""
 KEPT_SUBMISSIONS = 10_000
-"""Of how many tasks the submission's span is remembered, for links to it."""
+"""How many tasks' submission spans are remembered, to link to them."""
 
 Attributes = dict[str, "AttributeValue"]
 
-# The boundaries are those that the conventions ask for.
+# Bucket boundaries recommended by the conventions.
 _SECONDS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 _TOKENS = [4.0**power for power in range(14)]
 _CHUNK_SECONDS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
@@ -115,21 +115,21 @@ class _Instruments:
         self.first = histogram("operation.time_to_first_chunk", "s", "Time to first chunk.", _FIRST_SECONDS)
         self.gap = histogram("operation.time_per_output_chunk", "s", "Time per chunk.", _CHUNK_SECONDS)
 
-        # Read once: each look at the environment costs a call as much as three attributes of a span.
-        def asks(variable: str, *answers: str) -> bool:
-            return os.environ.get(variable, "").lower() in ("true", "1", *answers)
+        # Read only once: an environment lookup takes as long as setting three span attributes.
+        def is_enabled(variable: str, *values: str) -> bool:
+            return os.environ.get(variable, "").lower() in ("true", "1", *values)
 
-        self.captures_content = asks(CONTENT_VARIABLE, "span_only", "span_and_event")
-        self.sends_traceparent = asks(TRACEPARENT_VARIABLE)
+        self.captures_content = is_enabled(CONTENT_VARIABLE, "span_only", "span_and_event")
+        self.sends_traceparent = is_enabled(TRACEPARENT_VARIABLE)
 
 
 instruments: _Instruments | None = None
-"""What spans and metrics are made with; None while there is no provider."""
+"""The tracer and metric instruments in use; None if there is no provider."""
 _submissions: OrderedDict[str, SpanContext] = OrderedDict()
 
 
 def enable() -> bool:
-    """Use the global providers, unless the environment disables `piccc`; return whether it does not."""
+    """Use the global providers unless the environment disables `piccc`; return whether they are used."""
     if "piccc" in os.environ.get(DISABLED_VARIABLE, "").replace(" ", "").split(","):
         return False
     instrument()
@@ -139,27 +139,27 @@ def enable() -> bool:
 def instrument(
     *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
 ) -> None:
-    """Use these providers from now on; a global tracer provider is found without a call of this.
+    """Use these providers from now on; a global tracer provider is used without calling this.
 
     Args:
-        tracer_provider: makes the spans; by default the global one.
-        meter_provider: takes the metrics; by default the global one.
+        tracer_provider: creates the spans; by default the global one.
+        meter_provider: receives the metrics; by default the global one.
 
     Raises:
-        MissingExtraError: at the import of this module, where opentelemetry-api is not installed.
+        MissingExtraError: opentelemetry-api is not installed; raised when this module is imported.
     """
     global instruments
     instruments = _Instruments(tracer_provider, meter_provider)
 
 
 def uninstrument() -> None:
-    """Forget the providers of `instrument`; the global ones count again."""
+    """Undo `instrument`: use the global providers again."""
     global instruments
     instruments = None
 
 
 def trace_headers() -> tuple[tuple[str, str], ...]:
-    """Return `traceparent` and `tracestate` of the current span where `PICCC_TRACEPARENT=1` asks for them."""
+    """Return the current span's `traceparent` and `tracestate` headers if `PICCC_TRACEPARENT=1` is set."""
     if instruments is None or not instruments.sends_traceparent:
         return ()
     carrier: dict[str, str] = {}
@@ -167,10 +167,10 @@ def trace_headers() -> tuple[tuple[str, str], ...]:
     return tuple(carrier.items())
 
 
-def _harmless(method: Callable[Given, None]) -> Callable[Given, None]:
-    """Log what a method raises: the API should not, but a program's own processors and readers do.
+def _never_raises(method: Callable[Given, None]) -> Callable[Given, None]:
+    """Log a method's exceptions: the API should raise none, but custom processors and readers may.
 
-    A task that has been paid for, or an answer, must not be lost with its span.
+    A failing span must not lose an answer or a task that has been paid for.
     """
 
     @wraps(method)
@@ -178,15 +178,15 @@ def _harmless(method: Callable[Given, None]) -> Callable[Given, None]:
         try:
             method(*args, **options)
         except Exception:
-            logger.warning("OpenTelemetry failed, and the call goes on.", exc_info=True)
+            logger.warning("OpenTelemetry failed; the call continues.", exc_info=True)
 
     return call
 
 
 class Operation:
-    """One operation: its span is current within `with`, and it ends once, with its metrics.
+    """One operation, whose span is current inside its `with` block and ends once, with its metrics.
 
-    A failure that leaves the `with` block ends it. What ends later, as a stream does, calls `end` itself.
+    An exception that leaves the `with` block ends it; otherwise call `end`, which a stream does later.
     """
 
     _is_measured = False
@@ -202,9 +202,10 @@ class Operation:
         links: Sequence[Link] = (),
         within: context.Context | None = None,
     ) -> None:
-        """Begin; `attributes` go to the metrics too, `more` and `content` (if captured) to the span alone.
+        """Start the span.
 
-        The span belongs to the current one, or to that of `within`.
+        `attributes` are set on the span and its metrics; `more` and `content` (if captured) on the span only.
+        The parent is the current span, or that of the context `within`.
         """
         assert instruments is not None  # noqa: S101  `telemetry` has been asked
         self._instruments = instruments
@@ -218,7 +219,7 @@ class Operation:
         self._token: Token[context.Context] | None = None
         self._has_ended = False
 
-    @_harmless
+    @_never_raises
     def _start(
         self,
         name: str,
@@ -248,7 +249,7 @@ class Operation:
         if error is not None:
             self.end(error=error)
 
-    @_harmless
+    @_never_raises
     def end(
         self,
         *,
@@ -256,45 +257,45 @@ class Operation:
         error: BaseException | None = None,
         attributes: Attributes | None = None,
     ) -> None:
-        """End the span, with what is known, unless it has ended before."""
+        """End the span unless it has already ended."""
         if self._has_ended:
             return
         self._has_ended = True
-        found = attributes or {}
+        final = attributes or {}
         if error is not None:
-            self._attributes["error.type"] = found["error.type"] = type(error).__name__
+            self._attributes["error.type"] = final["error.type"] = type(error).__name__
             record = record or getattr(error, "record", None)
             if status := getattr(error, "status", None):
-                found["http.response.status_code"] = status
+                final["http.response.status_code"] = status
         if self._span.is_recording():
             if record is not None:
-                self._note(record, found)
-            self._span.set_attributes(found)
+                self._add_record(record, final)
+            self._span.set_attributes(final)
             if error is not None:
-                # What a server says of a request may quote it: so it counts as content.
-                said = str(error) if self._instruments.captures_content else type(error).__name__
-                self._span.set_status(Status(StatusCode.ERROR, said))
+                # Server errors may quote the request, so their text counts as content.
+                description = str(error) if self._instruments.captures_content else type(error).__name__
+                self._span.set_status(Status(StatusCode.ERROR, description))
         self._span.end()
         if self._is_measured:
             self._instruments.duration.record(time.perf_counter() - self._began, self._attributes)
 
-    def _note(self, record: Record, found: Attributes) -> None:
+    def _add_record(self, record: Record, attributes: Attributes) -> None:
         if request_id := record.request_id:
-            found["piccc.request_id"] = request_id
+            attributes["piccc.request_id"] = request_id
         if record.adapted:
-            found["piccc.adapted"] = list(record.adapted)
+            attributes["piccc.adapted"] = list(record.adapted)
         if len(record.attempts) < 2:
             return
-        found["http.request.resend_count"] = len(record.attempts) - 1
-        at = float(self._began_ns)
+        attributes["http.request.resend_count"] = len(record.attempts) - 1
+        timestamp = float(self._began_ns)
         for number, attempt in enumerate(record.attempts[:-1], 1):
-            at += (attempt.queued + attempt.elapsed) * 1e9
-            about: Attributes = {"piccc.attempt": number, "piccc.waited": attempt.waited}
-            about["piccc.outcome"] = attempt.outcome
+            timestamp += (attempt.queued + attempt.elapsed) * 1e9
+            event: Attributes = {"piccc.attempt": number, "piccc.waited": attempt.waited}
+            event["piccc.outcome"] = attempt.outcome
             if attempt.request_id:
-                about["piccc.request_id"] = attempt.request_id
-            self._span.add_event("piccc.retry", about, timestamp=int(at))
-            at += attempt.waited * 1e9
+                event["piccc.request_id"] = attempt.request_id
+            self._span.add_event("piccc.retry", event, timestamp=int(timestamp))
+            timestamp += attempt.waited * 1e9
 
 
 class Chat(Operation):
@@ -323,7 +324,7 @@ class Chat(Operation):
         self._gaps: list[float] = []
 
     def chunk(self) -> None:
-        """Note that a chunk of the stream has come: what one read brought."""
+        """Record that a chunk of the stream (the result of one read) was received."""
         self._until_gap = left = self._until_gap - 1
         if left > 1:
             return
@@ -333,43 +334,43 @@ class Chat(Operation):
             self._until_gap = GAP_EVERY
         self._last = now
 
-    @_harmless
+    @_never_raises
     def completed(self, reply: ChatReply, error: BaseException | None = None) -> None:
-        """End with a reply, whole or as far as it had come."""
+        """End with a reply, complete or partial."""
         if self._has_ended:
             return
-        found: Attributes = {}
+        final: Attributes = {}
         usage, record = reply.usage, reply.record
         if reply.model:
-            found["gen_ai.response.model"] = self._attributes["gen_ai.response.model"] = reply.model
+            final["gen_ai.response.model"] = self._attributes["gen_ai.response.model"] = reply.model
         if self._span.is_recording():
             if reply.id:
-                found["gen_ai.response.id"] = reply.id
+                final["gen_ai.response.id"] = reply.id
             if reply.finish_reason:
-                found["gen_ai.response.finish_reasons"] = [reply.finish_reason]
+                final["gen_ai.response.finish_reasons"] = [reply.finish_reason]
             if record.time_to_first_event is not None:
-                found["gen_ai.response.time_to_first_chunk"] = record.time_to_first_event
+                final["gen_ai.response.time_to_first_chunk"] = record.time_to_first_event
             if usage is not None:
-                found["gen_ai.usage.input_tokens"] = usage.input_tokens
-                found["gen_ai.usage.output_tokens"] = usage.output_tokens
+                final["gen_ai.usage.input_tokens"] = usage.input_tokens
+                final["gen_ai.usage.output_tokens"] = usage.output_tokens
                 for name, field in _USAGE:
                     if count := getattr(usage, field):
-                        found[name] = count
+                        final[name] = count
             if self._instruments.captures_content:
-                found["gen_ai.output.messages"] = _json([_output(reply)])
-        self.end(record=record, error=error, attributes=found)
-        made, attributes = self._instruments, self._attributes
+                final["gen_ai.output.messages"] = _json([_output(reply)])
+        self.end(record=record, error=error, attributes=final)
+        histograms, attributes = self._instruments, self._attributes
         if record.time_to_first_event is not None:
-            made.first.record(record.time_to_first_event, attributes)
+            histograms.first.record(record.time_to_first_event, attributes)
         for gap in self._gaps:
-            made.gap.record(gap, attributes)
+            histograms.gap.record(gap, attributes)
         if usage is not None:
-            made.tokens.record(usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
-            made.tokens.record(usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
+            histograms.tokens.record(usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
+            histograms.tokens.record(usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
 
 
 class Submission(Operation):
-    """The submission of an image or a video task: `generate_content {model}`."""
+    """The submission of an image or video task: `generate_content {model}`."""
 
     _is_measured = True
 
@@ -381,44 +382,44 @@ class Submission(Operation):
         name, content = f"generate_content {model}".strip(), partial(_prompt, body)
         super().__init__(name, SpanKind.CLIENT, attributes, more, content=content)
 
-    @_harmless
+    @_never_raises
     def submitted(self, task: Task, record: Record) -> None:
-        """End with the task, and remember the span for links to it."""
-        found: Attributes = {"piccc.task.id": task.id, "piccc.task.status": task.status}
-        self.end(record=record, attributes=found)
+        """End with the task, and remember the span to link to it."""
+        attributes: Attributes = {"piccc.task.id": task.id, "piccc.task.status": task.status}
+        self.end(record=record, attributes=attributes)
         _submissions[task.id] = self._span.get_span_context()
         while len(_submissions) > KEPT_SUBMISSIONS:
-            with suppress(KeyError):  # another thread may have been first
+            with suppress(KeyError):  # another thread may be first
                 _submissions.popitem(last=False)
 
 
 class Wait(Operation):
-    """A wait for tasks: `piccc.wait`, with a link to each task's submission, and an event for each end."""
+    """A wait for tasks: `piccc.wait`, with a link to each task's submission and an event when it ends."""
 
     def __init__(self) -> None:
         super().__init__("piccc.wait", SpanKind.INTERNAL, {})
 
-    @_harmless
+    @_never_raises
     def add(self, task_id: str) -> None:
-        """Link the task's submission, if it was sent by this process."""
+        """Link the task's submission if this process sent it."""
         if (submission := _submissions.get(task_id)) is not None:
             self._span.add_link(submission, {"piccc.task.id": task_id})
 
-    @_harmless
+    @_never_raises
     def ended(self, task: Task) -> None:
-        """Note the end of a task; from any thread."""
+        """Record the end of a task; may be called from any thread."""
         self._span.add_event("piccc.task.ended", {"piccc.task.id": task.id, "piccc.task.status": task.status})
 
 
 def chat(config: Config, request: ChatRequest, *, is_stream: bool) -> Chat | None:
-    """Begin a chat call; return None where a span for it is current already, as a framework's is."""
+    """Start a chat call; return None if it already has a current span, such as a framework's."""
     if is_traced("chat", "LLM"):
         return None
     return Chat(config, request, is_stream=is_stream)
 
 
 def tool(name: str, call_id: str | None) -> Operation | None:
-    """Begin a run of one of the media tools; return None where a span for it is current already."""
+    """Start a run of one of the media tools; return None if it already has a current span."""
     if not name or is_traced("execute_tool", "TOOL"):
         return None
     attributes: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
@@ -429,7 +430,7 @@ def tool(name: str, call_id: str | None) -> Operation | None:
 
 
 def delivery(task_id: str, within: context.Context | None) -> Operation:
-    """Begin to act on a webhook within its request's context, with a link to the task's submission."""
+    """Start handling a webhook in its request's context, with a link to the task's submission."""
     submission = _submissions.get(task_id)
     links = [] if submission is None else [Link(submission)]
     attributes: Attributes = {"piccc.task.id": task_id}
@@ -437,10 +438,10 @@ def delivery(task_id: str, within: context.Context | None) -> Operation:
 
 
 def is_traced(operation: str, kind: str) -> bool:
-    """Return whether instrumentation above us has a span for the same operation, or asks for silence.
+    """Return whether other instrumentation has a span for the same operation, or suppresses ours.
 
-    OpenLLMetry's instrumentations of frameworks set the first key for the clients below them, and
-    opentelemetry-instrumentation's `suppress_instrumentation` the second.
+    OpenLLMetry's framework instrumentations set the first context key for the clients that they call;
+    opentelemetry-instrumentation's `suppress_instrumentation` sets the second.
     """
     current = context.get_current()
     if not current:
@@ -449,15 +450,17 @@ def is_traced(operation: str, kind: str) -> bool:
         return True
     if context.get_value("suppress_instrumentation", current):
         return True
-    # The SDK's spans can be read, those of the API alone cannot.
+    # Only the SDK's spans have readable attributes, not the API's.
     span = trace.get_current_span(current)
-    known: Mapping[str, Any] = getattr(span, "attributes", None) or {}
-    if known.get("gen_ai.operation.name") == operation or known.get("openinference.span.kind") == kind:
+    attributes: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    if attributes.get("gen_ai.operation.name") == operation:
         return True
-    # OpenInference's LlamaIndex spans say at their end what they are; before, only their names do.
+    if attributes.get("openinference.span.kind") == kind:
+        return True
+    # OpenInference's LlamaIndex spans get their kind when they end; until then, only their names show it.
     scope, name = getattr(span, "instrumentation_scope", None), getattr(span, "name", "")
-    is_theirs = scope is not None and scope.name == "openinference.instrumentation.llama_index"
-    return is_theirs and kind == "LLM" and _LLM_METHOD.search(name) is not None
+    is_openinference = scope is not None and scope.name == "openinference.instrumentation.llama_index"
+    return is_openinference and kind == "LLM" and _LLM_METHOD.search(name) is not None
 
 
 _LLM_METHOD = re.compile(r"\.a?(stream_)?(chat|complete)$")
@@ -479,24 +482,23 @@ def _attributes(operation: str, config: Config, model: str) -> Attributes:
 
 
 def _input(request: ChatRequest) -> Attributes:
-    """Return the conversation in the form of the conventions' JSON schemas."""
-    found: Attributes = {"gen_ai.input.messages": _json([_message(each) for each in request.messages])}
+    """Return the conversation in the format of the conventions' JSON schemas."""
+    attributes: Attributes = {"gen_ai.input.messages": _json([_message(each) for each in request.messages])}
     if request.tools:
-        names = [{"type": "function", "name": each.name} for each in request.tools]
-        found["gen_ai.tool.definitions"] = _json(names)
-    return found
+        tools = [{"type": "function", "name": each.name} for each in request.tools]
+        attributes["gen_ai.tool.definitions"] = _json(tools)
+    return attributes
 
 
 def _prompt(body: Mapping[str, Any]) -> Attributes:
-    said = [{"type": "text", "content": str(body.get("prompt") or "")}]
-    return {"gen_ai.input.messages": _json([{"role": "user", "parts": said}])}
+    parts = [{"type": "text", "content": str(body.get("prompt") or "")}]
+    return {"gen_ai.input.messages": _json([{"role": "user", "parts": parts}])}
 
 
 def _message(message: Message) -> dict[str, Any]:
     if message.tool_call_id is not None:
-        said = "".join([part.text for part in message.parts if isinstance(part, Text)])
-        answer = {"type": "tool_call_response", "id": message.tool_call_id, "response": said}
-        return {"role": message.role, "parts": [answer]}
+        result = {"type": "tool_call_response", "id": message.tool_call_id, "response": message.text}
+        return {"role": message.role, "parts": [result]}
     return {"role": message.role, "parts": [_part(part) for part in message.parts]}
 
 
@@ -506,7 +508,7 @@ def _output(reply: ChatReply) -> dict[str, Any]:
 
 
 def _part(part: Part) -> dict[str, Any]:
-    """Return a part in the conventions' form; of a file only its kind, for its bytes would fill the span."""
+    """Return a part in the conventions' format; files without their content, which would fill the span."""
     match part:
         case Text() | Refusal() | Source():
             return {"type": "text", "content": part.text}
@@ -523,15 +525,15 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _json(value: object) -> str:
-    return json.dumps(_without_keys(value), ensure_ascii=False, default=str)
+    return json.dumps(_redacted(value), ensure_ascii=False, default=str)
 
 
-def _without_keys(value: object) -> object:
+def _redacted(value: object) -> object:
     match value:
         case str():
             return redact(value, is_prose=True)
         case Mapping():
-            return {name: _without_keys(each) for name, each in value.items()}
+            return {name: _redacted(each) for name, each in value.items()}
         case list():
-            return [_without_keys(each) for each in value]
+            return [_redacted(each) for each in value]
     return value

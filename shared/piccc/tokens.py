@@ -1,8 +1,8 @@
 """Count tokens without the network.
 
-The provider documents no tokenizer, so every count here is an estimate. It is made with a vocabulary of
-tiktoken's where one lies on this machine already (in tiktoken's cache, or in an installed llama-index-core),
-and else from the length: four bytes of UTF-8 to a token.
+The provider documents no tokenizer, so every count is an estimate. It uses a tiktoken vocabulary if one is
+already on this machine (in tiktoken's cache or an installed llama-index-core), otherwise the text's length:
+four bytes of UTF-8 per token.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from tiktoken import Encoding
 
 BYTES_PER_TOKEN = 4
-"""How many bytes of UTF-8 make a token where no vocabulary is at hand."""
+"""UTF-8 bytes per token if no vocabulary is available."""
 TOKENS_PER_MESSAGE = 4
-"""What a message costs beside its content (assumed)."""
+"""Tokens of a message in addition to its content (assumed)."""
 TOKENS_PER_IMAGE = {"low": 85, "high": 765}
-"""What an image costs, by its `detail`; another or no detail counts as high (assumed)."""
+"""Tokens of an image by its `detail`; any other detail, or none, counts as high (assumed)."""
 TOKENS_PER_PAGE = 1500
-"""What a page of a document costs (assumed)."""
+"""Tokens of a page of a document (assumed)."""
 BYTES_PER_PAGE = 50_000
-"""How many bytes of a document, begun, count as a page (assumed)."""
+"""Bytes of a page of a document, rounded up to whole pages (assumed)."""
 AUDIO_BYTES_PER_TOKEN = 1600
-"""How many bytes of sound make a token (assumed)."""
+"""Bytes of audio per token (assumed)."""
 
-# The name of each vocabulary, the name of its file in tiktoken's cache, and the SHA-256 of what it must hold:
-# tiktoken would delete a file that holds something else, and fetch it from the network.
+# Each vocabulary's name, its file name in tiktoken's cache, and the file's SHA-256: tiktoken would delete a
+# file with any other content and download it again.
 _VOCABULARIES = (
     (
         "o200k_base",
@@ -72,16 +72,16 @@ _loading = threading.Lock()
 
 @cache
 def encoding() -> Encoding | None:
-    """Return the best vocabulary on this machine, or None where there is none; never fetch one."""
+    """Return the best vocabulary on this machine, or None; never download one."""
     for name, file, digest in _VOCABULARIES:
         for folder in _folders():
-            if _holds(folder / file, digest):
+            if _matches(folder / file, digest):
                 return _load(name, folder)
     return None
 
 
 def token_ids(text: str) -> list[int]:
-    """Return a text's tokens; without a vocabulary they are positions, of which only the number counts.
+    """Return a text's token ids; without a vocabulary they are placeholders, and only their number matters.
 
     Args:
         text: the text.
@@ -93,7 +93,7 @@ def token_ids(text: str) -> list[int]:
 
 
 def count_text(text: str) -> int:
-    """Return how many tokens a text has.
+    """Return the number of tokens in a text.
 
     Args:
         text: the text.
@@ -103,19 +103,19 @@ def count_text(text: str) -> int:
 
 
 def count_tokens(messages: Iterable[Message], tools: Iterable[Tool] = ()) -> int:
-    """Return how many tokens a conversation has as a prompt.
+    """Return the number of tokens in a conversation when sent as a prompt.
 
     Args:
         messages: the conversation.
-        tools: the tools on offer.
+        tools: the tools that the model may call.
     """
     content = sum(TOKENS_PER_MESSAGE + _count_message(message) for message in messages)
     return content + sum(_count_tool(tool) for tool in tools)
 
 
 def _count_message(message: Message) -> int:
-    named = count_text(message.name) if message.name else 0
-    return named + sum(_count_part(part) for part in message.parts)
+    name = count_text(message.name) if message.name else 0
+    return name + sum(_count_part(part) for part in message.parts)
 
 
 def _count_part(part: Part) -> int:
@@ -139,8 +139,8 @@ def _count_part(part: Part) -> int:
 
 
 def _count_tool(tool: Tool) -> int:
-    described = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return count_text(write_arguments(described))
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return count_text(write_arguments(function))
 
 
 def _decoded_size(base64: str | None) -> int:
@@ -161,7 +161,7 @@ def _folders() -> Iterator[Path]:
         yield Path(location, "core", "_static", "tiktoken_cache")
 
 
-def _holds(file: Path, digest: str) -> bool:
+def _matches(file: Path, digest: str) -> bool:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest() == digest
     except OSError:
