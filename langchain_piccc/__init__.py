@@ -1,10 +1,10 @@
 """Piccc AI for LangChain: a chat model, and tools that make images and videos.
 
 - `ChatPiccc` is the chat model.
-- `PicccMediaToolkit` has all media tools; `PicccTasksMiddleware` tells an agent what was finished meanwhile.
-- `media_from` reads from messages what the tools made; `resume_when_done` goes on with interrupted runs.
+- `PicccMediaToolkit` has all media tools; `PicccTasksMiddleware` tells an agent which tasks have finished.
+- `media_from` returns the tools' tasks from messages; `resume_when_done` resumes interrupted runs.
 
-Importing it makes LangChain read our messages rightly; each of its names is loaded at its first use.
+Importing this package registers our message translator with LangChain. Each name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ __all__ = [
 
 
 def register() -> None:
-    """Let LangChain find ChatPiccc by the strings `piccc:MODEL`; calling it again changes nothing.
+    """Make `piccc:MODEL` strings work in LangChain; calling this again has no effect.
 
-    LangChain has no public way for this, so it writes into a private table of the package `langchain`. Raise
-    PicccError where that table looks otherwise than expected; a ChatPiccc object always works in its place.
+    LangChain has no public API for this, so it writes to a private table of the `langchain` package. Raise
+    PicccError if that table is not as expected; passing a ChatPiccc object always works.
     """
     try:
         home = import_module("langchain.chat_models.base")
@@ -87,8 +87,8 @@ def register() -> None:
     rows = list(table.values()) if isinstance(table, dict) else []
     if not rows or not all(isinstance(row, tuple) and len(row) == 3 for row in rows):
         raise PicccError(
-            "This version of langchain keeps its chat models otherwise than register() knows.",
-            hint="Pass the object: create_agent(ChatPiccc(model=…), …).",
+            "register() does not support this version of langchain.",
+            hint="Pass a model object: create_agent(ChatPiccc(model=…), …).",
         )
     table[PROVIDER] = ("langchain_piccc", "ChatPiccc", _make)
 

@@ -1,4 +1,4 @@
-"""Neutral chat replies as LangChain messages and content blocks."""
+"""Convert neutral chat replies to LangChain messages and content blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from piccc.conversation import (
 from piccc.conversation import PROVIDER as PROVIDER
 
 INVALID = "invalid_tool_calls"
-"""Where `response_metadata` says why calls are invalid."""
+"""The `response_metadata` key that says why calls are invalid."""
 _TIERS = ("flex", "priority")
 _ORDER: dict[type[Part | Delta], int] = {
     Reasoning: 0,
@@ -54,12 +54,12 @@ _CALL, _NEVER_PLAIN = 3, 4
 
 
 def to_message(reply: ChatReply) -> AIMessage:
-    """Return a whole reply as a message."""
+    """Return a complete reply as a message."""
     plain = is_plain([rank(part) for part in reply.parts])
     calls, invalid = read_calls(reply.parts)
     return AIMessage(
         content=reply.text if plain else [to_block(part) for part in reply.parts],
-        additional_kwargs=_kept_aside(reply) if plain else {},
+        additional_kwargs=_additional_kwargs(reply) if plain else {},
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=to_usage(reply.usage),
@@ -68,7 +68,7 @@ def to_message(reply: ChatReply) -> AIMessage:
 
 
 def read_calls(parts: Iterable[Part]) -> tuple[list[LangChainToolCall], list[LangChainInvalidToolCall]]:
-    """Return the calls that may be acted on, and those that may not."""
+    """Return the valid and the invalid tool calls."""
     valid, invalid = [], []
     for part in parts:
         if isinstance(part, ToolCall):
@@ -85,11 +85,11 @@ _MARKED = re.compile(re.escape(_MARK) + r'"?[\]}]\Z')
 
 
 def invalid_ending(arguments: str) -> str:
-    """Return what to append to the arguments of an invalid call, so that a sum of chunks has it as invalid.
+    """Return a suffix for an invalid call's arguments that keeps the call invalid in a sum of chunks.
 
-    LangChain reads the summed arguments with `parse_partial_json`, which closes strings and brackets that are
-    open, and drops what follows. Only a bracket that closes what was not opened makes it give up. The ending
-    is taken off again wherever we read such a message.
+    LangChain parses the summed arguments with `parse_partial_json`, which closes open strings and brackets
+    and drops the rest. It only fails on a closing bracket that was never opened. We strip the suffix when we
+    read such a message.
     """
     nesting = Nesting(f"{arguments}{_MARK}")
     quote = '"' if nesting.is_in_string else ""
@@ -102,15 +102,17 @@ def without_ending(arguments: str) -> str:
 
 
 def invalid_reasons(message: AIMessage) -> dict[str, InvalidReason]:
-    """Return why calls of ours are invalid, by their ids."""
+    """Return why calls in our own messages are invalid, by call id."""
     if message.response_metadata.get("model_provider") != PROVIDER:
-        return {}  # others may mean something else by the name
+        return {}  # other providers may use the key differently
     listed = message.response_metadata.get(INVALID)
-    known = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
-    return {str(each.get("id")): each["reason"] for each in known if each.get("reason") in INVALID_REASONS}
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    return {
+        str(entry.get("id")): entry["reason"] for entry in entries if entry.get("reason") in INVALID_REASONS
+    }
 
 
-def _kept_aside(reply: ChatReply) -> dict[str, str]:
+def _additional_kwargs(reply: ChatReply) -> dict[str, str]:
     signature = "".join(
         [part.signature or "" for part in reply.parts if isinstance(part, Reasoning) and part.signature]
     )
@@ -120,7 +122,7 @@ def _kept_aside(reply: ChatReply) -> dict[str, str]:
 
 
 def to_metadata(reply: ChatReply) -> dict[str, Any]:
-    """Return `response_metadata`: who answered, why it ended, and the diagnostic record."""
+    """Return `response_metadata`: model, finish reason, ids and the diagnostic record."""
     metadata = {
         "model_provider": PROVIDER,
         "model_name": reply.model,
@@ -135,7 +137,7 @@ def to_metadata(reply: ChatReply) -> dict[str, Any]:
 
 
 def to_usage(usage: Usage | None) -> UsageMetadata | None:
-    """Return `usage_metadata`; details that are 0 are left out."""
+    """Return `usage_metadata` without details that are 0."""
     if usage is None:
         return None
     counts = UsageMetadata(
@@ -143,7 +145,7 @@ def to_usage(usage: Usage | None) -> UsageMetadata | None:
         output_tokens=usage.output_tokens,
         total_tokens=usage.total_tokens,
     )
-    # As langchain-openai and -anthropic have it, no token is in two details: each has a price of its own.
+    # As in langchain-openai and -anthropic, no token is counted in two details: each has its own price.
     written = {
         "ephemeral_5m_input_tokens": usage.cache_creation_5m_tokens,
         "ephemeral_1h_input_tokens": usage.cache_creation_1h_tokens,
@@ -171,7 +173,7 @@ def _positive(counts: dict[str, int]) -> dict[str, int]:
 
 
 def rank(piece: Part | Delta) -> int:
-    """Return where a piece stands in a plain reply."""
+    """Return the position of a piece in a plain reply."""
     if isinstance(piece, Reasoning | ReasoningDelta) and piece.redacted is not None:
         return _NEVER_PLAIN
     if (isinstance(piece, Text) and piece.citations) or (isinstance(piece, TextDelta) and piece.citation):
@@ -180,14 +182,14 @@ def rank(piece: Part | Delta) -> int:
 
 
 def is_plain(ranks: Sequence[int]) -> bool:
-    """Return whether pieces of these ranks, in this order, make a plain reply."""
+    """Return whether pieces with these ranks, in this order, form a plain reply."""
     return _NEVER_PLAIN not in ranks and all(
         left < right or left == right == _CALL for left, right in pairwise(ranks)
     )
 
 
 def to_block(part: Part) -> dict[str, Any]:
-    """Return a part as a block of a reply that is not plain."""
+    """Return a part as a content block, for a reply that is not plain."""
     match part:
         case Text(citations=[]):
             return {"type": "text", "text": part.text}
@@ -206,7 +208,7 @@ def to_block(part: Part) -> dict[str, Any]:
             return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
         case Raw():
             return part.data
-    raise TypeError(f"A reply does not hold {type(part).__name__}.")
+    raise TypeError(f"A reply cannot contain {type(part).__name__}.")
 
 
 Block = dict[str, Any]
@@ -214,26 +216,26 @@ Calls = dict[Any, Block]
 
 
 def translate(message: AIMessage) -> list[ContentBlock]:
-    """Return the blocks of a whole message."""
+    """Return the blocks of a complete message."""
     return _translate(message, _whole_calls(message), index=False)
 
 
 def translate_chunk(chunk: AIMessageChunk) -> list[ContentBlock]:
     """Return the blocks of a chunk, or of a sum of chunks."""
-    # The last chunk alone has ends of calls, without ids; a sum has whole calls.
+    # The last chunk by itself has the ends of calls, without ids; a sum has complete calls.
     is_sum = chunk.chunk_position == "last" and all(call.get("id") for call in chunk.tool_call_chunks)
     return _translate(chunk, _whole_calls(chunk) if is_sum else _partial_calls(chunk), index=True)
 
 
 def register() -> None:
-    """Make LangChain read our messages with these functions."""
+    """Register these translators with LangChain."""
     register_translator(PROVIDER, translate, translate_chunk)
 
 
 def _translate(message: AIMessage, calls: Calls, *, index: bool) -> list[ContentBlock]:
     blocks: list[Block] = []
-    if thought := _thought_aside(message.additional_kwargs):
-        blocks.append(thought)
+    if reasoning := _reasoning(message.additional_kwargs):
+        blocks.append(reasoning)
     content = [message.content] if isinstance(message.content, str) else message.content
     for item in content:
         if isinstance(item, str):
@@ -285,13 +287,14 @@ def _partial_calls(chunk: AIMessageChunk) -> Calls:
             "index": f"lc_tc_{call.get('index') or 0}",
         }
         if errors and block["args"] != arguments:
-            block["error"] = errors.pop(0)  # LangChain merges no block's type; this says what it is
+            block["error"] = errors.pop(0)  # merging chunks keeps the block's type, so this marks it invalid
         calls[call.get("id") or ("fragment", position)] = block
     return calls
 
 
-def _thought_aside(aside: Mapping[str, Any]) -> Block | None:
-    text, signature = aside.get("reasoning_content"), aside.get("reasoning_signature")
+def _reasoning(additional_kwargs: Mapping[str, Any]) -> Block | None:
+    text = additional_kwargs.get("reasoning_content")
+    signature = additional_kwargs.get("reasoning_signature")
     if not (text or signature):
         return None
     return {**to_reasoning(text or "", signature), "index": "lc_rs_0"}
@@ -313,19 +316,19 @@ def _block(item: Mapping[str, Any]) -> Block:
 
 
 def to_reasoning(text: str, signature: str | None) -> Block:
-    """Return a reasoning block; its signature must go back unchanged where it came from."""
+    """Return a reasoning block; its signature must be sent back unchanged."""
     extras = {"extras": {"signature": signature}} if signature else {}
     return {"type": "reasoning", "reasoning": text, **extras}
 
 
 def to_refusal(text: str) -> Block:
-    """Return a refusal block, in LangChain's own form where the installed version knows it."""
+    """Return a refusal block, in LangChain's own form if the installed version has one."""
     refusal = {"type": "refusal", "refusal": text}
     return refusal if "refusal" in KNOWN_BLOCK_TYPES else to_non_standard(refusal)
 
 
 def to_non_standard(value: Block) -> Block:
-    """Return a block for what LangChain has no word for."""
+    """Return a block for content that has no LangChain type."""
     return {"type": "non_standard", "value": value}
 
 

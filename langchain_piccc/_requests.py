@@ -1,4 +1,4 @@
-"""LangChain messages, tools and settings as neutral chat requests."""
+"""Convert LangChain messages, tools and settings to neutral chat requests."""
 
 from __future__ import annotations
 
@@ -68,35 +68,37 @@ _ROLES: dict[str, Role] = {
     "user": "user",
 }
 _CALLS = frozenset({"custom_tool_call", "function_call", "tool_call", "tool_call_chunk", "tool_use"})
-"""Blocks that say where a call stands which `tool_calls` holds whole."""
+"""Blocks that mark the position of a call; the call itself is in `tool_calls`."""
 _UNSENDABLE = frozenset(
     {"input_json_delta", "server_tool_call", "server_tool_call_chunk", "server_tool_result"}
 )
-"""Pieces of calls, and LangChain's own words for what tools of a server did, which no dialect takes."""
+"""Fragments of calls, and LangChain's blocks for server-side tools, which no dialect accepts."""
 _DATA = frozenset({"base64", "blob", "bytes", "data"})
 SHOWN_IMAGE = "piccc_image"
-"""The key, among an image block's extras, of which task's image it is: see `shown_images`."""
+"""The key in an image block's extras that names the image's task; see `shown_images`."""
 
 
 def shown_image(block: Any) -> Block | None:
-    """Return what a block says of the task's image that it stands for; None for any other block."""
+    """Return a block's reference to a task's image; None for any other block."""
     shown = _extras(block).get(SHOWN_IMAGE) if isinstance(block, Mapping) else None
     return shown if isinstance(shown, Mapping) else None
 
 
 def shows_images(messages: Sequence[BaseMessage]) -> bool:
-    """Return whether messages refer to images whose bytes the request is to have."""
-    return any(any(map(shown_image, each.content)) for each in messages if isinstance(each.content, list))
+    """Return whether messages refer to images that must be fetched for the request."""
+    return any(
+        any(map(shown_image, message.content)) for message in messages if isinstance(message.content, list)
+    )
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """Read LangChain messages; raise InvalidArgumentError or UnsupportedContentError for nonsense."""
+    """Read LangChain messages; raise InvalidArgumentError or UnsupportedContentError for invalid ones."""
     foreign = {id for message in messages if isinstance(message, AIMessage) for id in _foreign_calls(message)}
-    return [each for message in messages for each in _messages(message, foreign)]
+    return [neutral for message in messages for neutral in _messages(message, foreign)]
 
 
 def _foreign_calls(message: AIMessage) -> Iterator[str]:
-    """Yield the ids of calls of OpenAI's own tools, such as `computer_call`, which are left out."""
+    """Yield the ids of calls to OpenAI's own tools, such as `computer_call`, which are not sent."""
     for block in message.content if isinstance(message.content, list) else ():
         if not isinstance(block, Mapping) or (kind := _kind(block)) in _CALLS:
             continue
@@ -124,7 +126,7 @@ def _messages(message: BaseMessage, foreign: Set[str]) -> Iterator[Message]:
             if kind in _RESULTS:
                 yield _RESULTS[kind](cast("Block", item))
             elif kind in _APPROVALS:
-                _log.debug("A block of the type %r is left out: what it answers is not sent either.", kind)
+                _log.debug("Left out a block of type %r: the call it answers is not sent either.", kind)
             else:
                 rest.append(item)
         if rest or not any(content):
@@ -132,13 +134,13 @@ def _messages(message: BaseMessage, foreign: Set[str]) -> Iterator[Message]:
 
 
 def _items(content: Any) -> Sequence[Any]:
-    """Return the blocks of a message's content, of which no validation may have taken care."""
+    """Return the blocks of a message's content, which may not have been validated."""
     if isinstance(content, list | tuple):
         return content
     if content is None or isinstance(content, str):
         return [content] if content else []
     raise InvalidArgumentError(
-        f"The content of a message is {type(content).__name__}.", hint="It is text or a list of blocks."
+        f"A message's content is of type {type(content).__name__}.", hint="Pass text or a list of blocks."
     )
 
 
@@ -151,7 +153,7 @@ def _role(message: BaseMessage) -> Role:
     if role not in _ROLES:
         raise InvalidArgumentError(
             f"A message of type {type(message).__name__} has the role {role!r}.",
-            hint=f"It is one of {', '.join(_ROLES)}; a tool's result is a ToolMessage.",
+            hint=f"Use one of {', '.join(_ROLES)}; pass a tool's result as a ToolMessage.",
         )
     return _ROLES[role]
 
@@ -175,9 +177,9 @@ _RESULTS = {
     "toolResult": _bedrock_result,
     "tool_result": _tool_result,
 }
-"""How results stand in users' messages: in OpenAI's Responses API, Bedrock's and Anthropic's."""
+"""Readers of tool results in user messages: OpenAI's Responses API, Bedrock, Anthropic."""
 _APPROVALS = frozenset({"computer_call_output", "local_shell_call_output", "mcp_approval_response"})
-"""Answers to what OpenAI's own tools asked for."""
+"""Answers to calls and approval requests of OpenAI's own tools."""
 
 
 def _result(id: Any, content: Any, *, is_error: bool) -> Message:
@@ -185,7 +187,7 @@ def _result(id: Any, content: Any, *, is_error: bool) -> Message:
 
 
 def _result_parts(content: Any) -> list[Part]:
-    """Read a tool's result: what no dialect can carry is data, and becomes text without its bytes."""
+    """Read a tool's result; content that no dialect supports becomes text without its bytes."""
     if isinstance(content, str):
         return to_parts(content)
     parts: list[Part] = []
@@ -196,13 +198,13 @@ def _result_parts(content: Any) -> list[Part]:
         try:
             parts += to_parts([item])
         except UnsupportedContentError:
-            kept = {name: each for name, each in cast("Block", item).items() if name not in _DATA}
-            parts.append(Text(json.dumps(as_json(kept), ensure_ascii=False)))
+            described = {name: value for name, value in cast("Block", item).items() if name not in _DATA}
+            parts.append(Text(json.dumps(as_json(described), ensure_ascii=False)))
     return parts
 
 
 def to_parts(content: str | Iterable[str | Block], provider: str = PROVIDER) -> list[Part]:
-    """Read a message's content; `provider` is whose reasoning and raw blocks are in it."""
+    """Read a message's content; `provider` is the origin of its reasoning and raw blocks."""
     parts: list[Part] = []
     for item in _items(content):
         if isinstance(item, str):
@@ -218,7 +220,7 @@ def _parts(block: Block, provider: str) -> list[Part]:
     read = _READERS.get(_kind(block))
     try:
         part = read(block) if read else Raw({name: block[name] for name in block if name != "index"})
-    except (AttributeError, TypeError, BinasciiError) as error:  # a field that is none of the forms below
+    except (AttributeError, TypeError, BinasciiError) as error:  # a field is in none of the forms below
         raise _unreadable(block) from error
     if wrong_field(part):
         raise _unreadable(block)
@@ -231,12 +233,12 @@ def _parts(block: Block, provider: str) -> list[Part]:
 
 
 def _kind(block: Block) -> str:
-    kind = block.get("type") or next((each for each in _UNTYPED if each in block), None)
+    kind = block.get("type") or next((key for key in _UNTYPED if key in block), None)
     return kind if isinstance(kind, str) else ""
 
 
 def _assistant_parts(message: AIMessage) -> list[Part]:
-    # Our own messages name us; reasoning and raw blocks of any other message are not ours to send back.
+    # Only reasoning and raw blocks from our own messages, which name us as the provider, are sent back.
     provider = str(message.response_metadata.get("model_provider") or "")
     calls = _calls_of(message)
     parts: list[Part] = []
@@ -250,17 +252,17 @@ def _assistant_parts(message: AIMessage) -> list[Part]:
             if part := known or _content_call(item):
                 parts.append(part)
         elif kind not in _UNSENDABLE and item:
-            parts += _assistants(item, provider)
-    return [*_kept_aside(message, parts, provider), *parts, *_refused_aside(message, parts), *calls]
+            parts += _assistant_item(item, provider)
+    return [*_aside_reasoning(message, parts, provider), *parts, *_aside_refusal(message, parts), *calls]
 
 
-def _assistants(item: str | Block, provider: str) -> list[Part]:
+def _assistant_item(item: str | Block, provider: str) -> list[Part]:
     if isinstance(item, str):
         return [Text(item)]
     try:
         parts = to_parts([item], provider)
     except UnsupportedContentError as error:
-        _log.debug("A block of an earlier answer is left out: %s", error)
+        _log.debug("Left out a block of an earlier answer: %s", error)
         return []
     if provider == PROVIDER and isinstance(parts[0], Text) and isinstance(item, Mapping):
         parts[0].citations = _citations(item)
@@ -270,13 +272,14 @@ def _assistants(item: str | Block, provider: str) -> list[Part]:
 def _citations(block: Block) -> list[JSON]:
     cited = block.get("citations")
     if isinstance(cited, list):
-        return [each for each in cited if isinstance(each, dict)]
+        return [citation for citation in cited if isinstance(citation, dict)]
     annotations = block.get("annotations")
-    found = (
-        [each for each in annotations if isinstance(each, Mapping)] if isinstance(annotations, list) else []
-    )
-    values = [each.get("value") for each in found if each.get("type") == "non_standard_annotation"]
-    return [each for each in values if isinstance(each, dict)]
+    values = [
+        annotation.get("value")
+        for annotation in (annotations if isinstance(annotations, list) else ())
+        if isinstance(annotation, Mapping) and annotation.get("type") == "non_standard_annotation"
+    ]
+    return [value for value in values if isinstance(value, dict)]
 
 
 def _calls_of(message: AIMessage) -> list[ToolCall | InvalidToolCall]:
@@ -292,15 +295,15 @@ def _calls_of(message: AIMessage) -> list[ToolCall | InvalidToolCall]:
     ]
     return [
         *(
-            ToolCall.of(each.get("id") or "", each.get("name") or "", each.get("args") or {})
-            for each in message.tool_calls
+            ToolCall.of(call.get("id") or "", call.get("name") or "", call.get("args") or {})
+            for call in message.tool_calls
         ),
         *invalid,
     ]
 
 
 def _content_call(block: Block) -> ToolCall | InvalidToolCall | None:
-    """Return a call that stands in the content alone; None for the rest of one."""
+    """Return a call that only the content has; None for a fragment."""
     name, id = str(block.get("name") or ""), str(block.get("call_id") or block.get("id") or "")
     arguments = block.get("args", block.get("input", block.get("arguments")))
     if block.get("type") == "invalid_tool_call":
@@ -312,17 +315,17 @@ def _content_call(block: Block) -> ToolCall | InvalidToolCall | None:
     return ToolCall(id, name, arguments if isinstance(arguments, str) else json.dumps(as_json(arguments)))
 
 
-def _kept_aside(message: AIMessage, parts: Sequence[Part], provider: str) -> list[Part]:
-    # A streamed message keeps its first reasoning here even where its content is a list.
+def _aside_reasoning(message: AIMessage, parts: Sequence[Part], provider: str) -> list[Part]:
+    # A streamed message keeps its first reasoning in `additional_kwargs`, even if its content is a list.
     aside = message.additional_kwargs
     text, signature = aside.get("reasoning_content"), aside.get("reasoning_signature")
     if not isinstance(text, str | None) or not (text or signature):
         return []
-    thought = Reasoning(text or "", signature, provider=provider)
-    return [] if thought in parts else [thought]
+    reasoning = Reasoning(text or "", signature, provider=provider)
+    return [] if reasoning in parts else [reasoning]
 
 
-def _refused_aside(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
+def _aside_refusal(message: AIMessage, parts: Sequence[Part]) -> list[Part]:
     text = message.additional_kwargs.get("refusal")
     if text is None or any(isinstance(part, Refusal) for part in parts):
         return []
@@ -339,7 +342,7 @@ def _text(block: Block) -> Part:
 
 
 def _image_url(block: Block) -> Part:
-    """Read an image of OpenAI's Chat API (`image_url`) or its Responses API (`input_image`)."""
+    """Read an image block of OpenAI's Chat API (`image_url`) or Responses API (`input_image`)."""
     given = block.get("image_url")
     fields = given if isinstance(given, Mapping) else {"url": given, "detail": block.get("detail")}
     if not fields.get("url"):
@@ -414,12 +417,12 @@ def _plain(block: Block) -> Part:
 
 def _search_result(block: Block) -> Part:
     content = block.get("content")
-    texts = [each.get("text", "") for each in content or () if isinstance(each, Mapping)]
+    texts = [item.get("text", "") for item in content or () if isinstance(item, Mapping)]
     return Source("\n".join(texts), str(block.get("title") or ""), str(block.get("source") or ""))
 
 
 def _source(block: Block) -> tuple[str | None, str | None, str | None, str | None]:
-    """Find URL, base64 data, file id and media type in a standard, older standard, or Anthropic block."""
+    """Return URL, base64 data, file id and media type of a standard, older standard, or Anthropic block."""
     nested = block.get("source")
     source: Block = nested if isinstance(nested, Mapping) else block
     media_type = source.get("mime_type") or source.get("media_type") or source.get("mimeType")
@@ -429,7 +432,7 @@ def _source(block: Block) -> tuple[str | None, str | None, str | None, str | Non
     if isinstance(url, str) and url.startswith("data:"):
         data, media_type = _cut_data_url(url)
         url = None
-    if isinstance(data, bytes):  # as Gemini's blocks may have it
+    if isinstance(data, bytes):  # Gemini's blocks
         data = b64encode(data).decode()
     return url, data, id, media_type
 
@@ -475,20 +478,20 @@ def _bedrock_cache_point(block: Block) -> Part:
 
 
 def _document_url(block: Block) -> Part:
-    """Read Mistral's document."""
+    """Read Mistral's document block."""
     url = block.get("document_url")
     return _file({"type": "document_url", "url": url, "filename": block.get("document_name")})
 
 
 def _media(block: Block) -> Part:
-    """Read Gemini's block for images, audio and files alike, by its `mime_type`."""
+    """Read Gemini's `media` block; its `mime_type` says whether it is an image, audio or a file."""
     kind = str(block.get("mime_type") or "").partition("/")[0]
     read = {"image": _image, "audio": _audio, "video": _video}.get(kind, _file)
     return read({**block, "url": block.get("file_uri") or block.get("url")})
 
 
-def _made_image(block: Block) -> Part:
-    """Read what OpenAI's image tool made."""
+def _generated_image(block: Block) -> Part:
+    """Read an image generated by OpenAI's image tool."""
     if not block.get("result"):
         raise _unreadable(block)
     return Image(data=str(block["result"]), media_type=f"image/{block.get('output_format') or 'png'}")
@@ -502,7 +505,7 @@ def _input_file(block: Block) -> Part:
 def _thinking(block: Block) -> Part:
     given = block.get("thinking")
     if isinstance(given, list):  # Mistral's
-        given = "".join(each.get("text") or "" for each in given if isinstance(each, Mapping))
+        given = "".join(item.get("text") or "" for item in given if isinstance(item, Mapping))
     return Reasoning(str(given or ""), block.get("signature"))
 
 
@@ -520,7 +523,7 @@ def _reasoning(block: Block) -> Part:
     text = block.get("reasoning")
     if not isinstance(text, str):
         summary = block.get("summary")
-        text = "".join(each.get("text") or "" for each in summary or () if isinstance(each, Mapping))
+        text = "".join(item.get("text") or "" for item in summary or () if isinstance(item, Mapping))
     return Reasoning(text, block.get("signature") or _extras(block).get("signature"))
 
 
@@ -538,15 +541,13 @@ def _non_standard(block: Block) -> Part:
 
 def _unreadable(block: Block) -> UnsupportedContentError:
     return UnsupportedContentError(
-        f"A content block of type {block.get('type')!r} has only the fields {sorted(block)}.",
-        hint="Give url, base64 with mime_type, or file_id.",
+        f"Cannot read a content block of type {block.get('type')!r} with the fields {sorted(block)}.",
+        hint="Pass url, base64 with mime_type, or file_id.",
     )
 
 
 def _video(block: Block) -> Part:
-    raise UnsupportedContentError(
-        "The chat API has no video input.", hint="Send single frames of it as images."
-    )
+    raise UnsupportedContentError("The chat API does not accept video.", hint="Send frames of it as images.")
 
 
 _READERS: dict[str, Callable[[Block], Part]] = {
@@ -558,7 +559,7 @@ _READERS: dict[str, Callable[[Block], Part]] = {
     "guardContent": _bedrock_guarded,
     "guard_content": _text,
     "image": _image,
-    "image_generation_call": _made_image,
+    "image_generation_call": _generated_image,
     "image_url": _image_url,
     "input_audio": _audio,
     "input_file": _input_file,
@@ -587,30 +588,30 @@ _UNTYPED = (
     "guardContent",
     "toolResult",
 )
-"""Keys that identify a block without a type, as Bedrock's are."""
+"""Keys that identify blocks without a type, such as Bedrock's."""
 
 
 JSON = dict[str, Any]
-_WORDS = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+_CHOICES = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
 
 
 def bound_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[JSON]:
     """Return the tools as JSON in OpenAI's form, as tracers expect them.
 
-    A tool's own keys for a provider (`extras`, `cache_control`) stand beside its function.
+    A tool's provider-specific keys (`extras`, `cache_control`) go beside its function.
     """
     return [_bound_tool(tool, strict=strict) for tool in tools]
 
 
 def _bound_tool(tool: ToolLike, *, strict: bool | None) -> JSON:
-    from langchain_core.tools import BaseTool  # for those who have tools only; LangChain loads it here too
+    from langchain_core.tools import BaseTool  # only needed with tools; convert_to_openai_tool loads it too
 
     try:
         bound: JSON = convert_to_openai_tool(tool, strict=strict)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            f"This is no tool: it is of type {type(tool).__name__}.",
-            hint="Pass a BaseTool, a function with annotations, a pydantic class, or a tool as JSON.",
+            f"An object of type {type(tool).__name__} is not a tool.",
+            hint="Pass a BaseTool, an annotated function, a pydantic class, or a tool as JSON.",
         ) from error
     if isinstance(tool, BaseTool) and tool.extras:
         bound = {**bound, **tool.extras}
@@ -620,7 +621,7 @@ def _bound_tool(tool: ToolLike, *, strict: bool | None) -> JSON:
 
 
 def bound_choice(choice: Any, tools: Sequence[JSON]) -> str | JSON | None:
-    """Return a choice as it is bound; raise InvalidArgumentError for a tool that is not on offer."""
+    """Return a choice in bound form; raise InvalidArgumentError for a tool that is not bound."""
     if choice is None or choice is False:
         return None
     if choice is True:
@@ -630,16 +631,16 @@ def bound_choice(choice: Any, tools: Sequence[JSON]) -> str | JSON | None:
     names = [tool["function"]["name"] for tool in tools if "function" in tool]
     if choice in names:
         return {"type": "function", "function": {"name": choice}}
-    if choice in _WORDS:
-        return _WORDS[choice]
+    if choice in _CHOICES:
+        return _CHOICES[choice]
     raise InvalidArgumentError(
         f"tool_choice is {choice!r}.",
-        hint=f"It is 'auto', 'none', 'any' or one of the tools: {', '.join(names) or 'none is bound'}.",
+        hint=f"Use 'auto', 'none', 'any' or a tool's name: {', '.join(names) or 'no tool is bound'}.",
     )
 
 
 def to_tools(tools: Sequence[ToolLike] | None) -> list[Tool]:
-    """Read tools as they were bound, or as a caller gave them."""
+    """Read tools, bound or as passed by the caller."""
     return [_tool(tool) for tool in tools or ()]
 
 
@@ -649,7 +650,7 @@ def _tool(tool: ToolLike) -> Tool:
     if not isinstance(function, Mapping):
         raise InvalidArgumentError(
             f"A tool of type {bound.get('type')!r} is not a function.",
-            hint="Piccc knows function tools only; send other ones with extra_body={'tools': [...]}.",
+            hint="Piccc supports only function tools; send others with extra_body={'tools': [...]}.",
         )
     return Tool(
         name=function["name"],
@@ -661,7 +662,7 @@ def _tool(tool: ToolLike) -> Tool:
 
 
 def to_choice(choice: Any) -> ToolChoice | None:
-    """Read a choice in OpenAI's or Anthropic's form, bound or given."""
+    """Read a choice in OpenAI's or Anthropic's form, bound or as passed by the caller."""
     if isinstance(choice, Mapping):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
@@ -680,15 +681,15 @@ def to_choice(choice: Any) -> ToolChoice | None:
 
 
 def bound_format(schema: Any, *, strict: bool | None = None) -> JSON:
-    """Return a schema in any form as a `response_format` in OpenAI's form."""
+    """Convert a schema in any form to OpenAI's `response_format`."""
     if isinstance(schema, Mapping) and schema.get("type") in ("json_schema", "json_object"):
         return dict(schema)
     try:
         body = convert_to_json_schema(schema, strict=strict)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(
-            f"response_format is no schema: it is of type {type(schema).__name__}.",
-            hint="Pass a pydantic class, a TypedDict, or a JSON schema that has a title.",
+            f"response_format is not a schema: it is of type {type(schema).__name__}.",
+            hint="Pass a pydantic class, a TypedDict, or a JSON Schema with a title.",
         ) from error
     inner = {name: value for name, value in body.items() if name not in ("title", "description")}
     described = {"description": body["description"]} if body.get("description") else {}
@@ -697,7 +698,7 @@ def bound_format(schema: Any, *, strict: bool | None = None) -> JSON:
 
 
 def to_format(wanted: Any, *, strict: bool | None = None) -> JSONSchema | Literal["json"] | None:
-    """Read a `response_format`; a schema in any form is one too."""
+    """Read a `response_format`, or a schema in any form."""
     if wanted is None or wanted == {"type": "text"}:
         return None
     body = bound_format(wanted, strict=strict)
@@ -718,7 +719,7 @@ _IGNORED = ("stream",)
 
 
 class CallSettings(Protocol):
-    """A model's settings for its calls; those in `SETTINGS` are read by name."""
+    """A model's call settings; those in `SETTINGS` are read by name."""
 
     stop: list[str] | str | None
     extra_body: dict[str, Any] | None
@@ -730,12 +731,12 @@ def to_request(
     stop: Sequence[str] | str | None,
     options: Mapping[str, Any],
 ) -> ChatRequest:
-    """Return the request; raise InvalidArgumentError for an option that does not exist."""
+    """Return the request; raise InvalidArgumentError for an unknown option."""
     if unknown := sorted(set(options) - {*SETTINGS, *_OTHERS, *_IGNORED}):
         raise InvalidArgumentError(
             f"Unknown options: {describe_unknown(unknown, (*SETTINGS, *_OTHERS, 'stop'))}.",
-            hint=f"Known are {', '.join((*SETTINGS, *_OTHERS))}, stop. "
-            "What the server takes beyond these goes into extra_body={...}.",
+            hint=f"Valid options: {', '.join((*SETTINGS, *_OTHERS))}, stop. "
+            "Pass other server parameters in extra_body={...}.",
         )
     stop = model.stop if stop is None else stop
     settings = {name: options[name] if name in options else getattr(model, name) for name in SETTINGS}
@@ -753,7 +754,7 @@ def to_request(
 
 
 def to_dialect(preferred: Dialect, request: ChatRequest) -> Dialect:
-    """Return the preferred dialect, or the other one where only that has words for the content."""
+    """Return the preferred dialect, or the other one if only that supports the content."""
     parts = [part for message in request.messages if message.role != "assistant" for part in message.parts]
     needs: set[Dialect] = set()
     if any(isinstance(part, Audio) for part in parts):
@@ -772,7 +773,7 @@ def as_list(stop: Sequence[str] | str | None) -> list[str]:
 
 
 def in_clear(headers: Mapping[str, str | SecretStr] | None) -> dict[str, str]:
-    """Return headers as they are sent."""
+    """Return headers without their SecretStr wrappers."""
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in (headers or {}).items()
@@ -780,7 +781,7 @@ def in_clear(headers: Mapping[str, str | SecretStr] | None) -> dict[str, str]:
 
 
 def hidden(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's options with its headers wrapped, so that no trace or cache key shows them."""
+    """Return a call's options with headers wrapped, to keep them out of traces and cache keys."""
     headers = options.get("extra_headers")
     if not headers:
         return dict(options)

@@ -1,4 +1,4 @@
-"""The settings and clients that the chat model and the media tools share."""
+"""Settings and clients shared by the chat model and the media tools."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ STRICT = ConfigDict(
     hide_input_in_errors=True,
     protected_namespaces=(),
 )
-"""Refuse unknown arguments, and say so without showing what was given: it may be a key."""
+"""Reject unknown arguments without showing their values, which may be keys."""
 _BASE = ConfigDict(**{**STRICT, "defer_build": True})
-"""Of classes without instances, whose schema nobody needs: it would take 1.5 ms of each start."""
+"""For base classes, which are never instantiated: building a schema would add 1.5 ms to every start."""
 
 
 class StrictModel(BaseModel):
-    """Refuse wrong arguments as one of our errors."""
+    """Base model that reports invalid arguments as PicccErrors."""
 
     model_config = _BASE
 
@@ -62,36 +62,36 @@ class StrictModel(BaseModel):
             raise as_model_error(wrong) from None
 
     def _check(self) -> None:
-        """Raise ConfigurationError for settings that pydantic cannot judge."""
+        """Raise ConfigurationError for settings that pydantic cannot validate."""
 
 
 class ClientSettings(StrictModel):
-    """Hold the settings of a connection, and make its clients when they are first needed.
+    """Connection settings, with clients created on first use.
 
-    Keys, secret headers, logins in URLs and HTTP clients show in no repr, dump or trace. A copy keeps them; a
-    pickle does not: it reads `PICCC_API_KEY` again where it is loaded.
+    Keys, secret headers, logins in URLs and HTTP clients appear in no repr, dump or trace. A copy keeps them.
+    A pickle does not: it reads `PICCC_API_KEY` again when it is loaded.
     """
 
     model_config = _BASE
 
     api_key: ApiKey | None = Field(default_factory=secret_from_env(KEY_VARIABLE, default=None))
-    """The key, or a function (plain or async) asked for it at each attempt. Default: `PICCC_API_KEY`."""
+    """The key, or a function (sync or async) called at each attempt. Default: `PICCC_API_KEY`."""
     base_url: str | None = None
-    """The server's address, with or without `/v1`. Default: `PICCC_BASE_URL`."""
+    """The server's base URL, with or without `/v1`. Default: `PICCC_BASE_URL`."""
     url_login: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """User and password for a gateway in front of the server, as `user:password`; taken out of `base_url`."""
+    """Login for a gateway in front of the server, as `user:password`; taken out of `base_url`."""
     timeout: float | Timeout | None = None
-    """Seconds for a whole call with its retries and stream (default: 600), or a `piccc.Timeout`."""
+    """Seconds for a whole call, including retries and streaming (default: 600), or a `piccc.Timeout`."""
     max_retries: int = Field(default=2, ge=0)
-    """How many times more than once a request may be sent."""
+    """Maximum number of retries of a request."""
     default_headers: Mapping[str, str | SecretStr] | None = Field(default=None, exclude=True, repr=False)
     """Headers for every request to the server."""
     auth: Literal["bearer", "x-api-key"] = "bearer"
     """Which documented header carries the key."""
     retry_unknown: bool = False
-    """Send again what the server may have acted on already; this may bill twice."""
+    """Retry requests that the server may have acted on; this may bill twice."""
     max_connections: int = Field(default=1000, ge=1)
-    """How many connections to the server may be in use at once; a call beyond waits for one."""
+    """Maximum number of connections to the server in use at once; further calls wait for a free one."""
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An `httpx.Client` (or httpx2's) to use for blocking calls."""
     http_async_client: Any = Field(default=None, exclude=True, repr=False)
@@ -107,7 +107,9 @@ class ClientSettings(StrictModel):
     @field_validator("default_headers")
     @classmethod
     def _hide_headers(cls, value: Mapping[str, str | SecretStr] | None) -> Mapping[str, SecretStr] | None:
-        return None if value is None else {name: SecretStr(_clear(each)) for name, each in value.items()}
+        return (
+            None if value is None else {name: SecretStr(_in_clear(header)) for name, header in value.items()}
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -117,28 +119,28 @@ class ClientSettings(StrictModel):
         url = values.get("base_url") or os.environ.get(URL_VARIABLE)
         if not isinstance(url, str):
             return values
-        address, login = _cut_login(url)
+        address, login = _split_login(url)
         return {**values, "base_url": address, **({"url_login": login} if login else {})}
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The fields that are secret, and the variables that they are read from."""
+        """The secret fields and the environment variables they are read from."""
         return {"api_key": KEY_VARIABLE}
 
     def model_post_init(self, context: Any, /) -> None:
-        """Go on to the framework's own hook: pydantic puts one here, for the private field, that ends it."""
+        """Call the framework's hook, which pydantic's hook for private fields would otherwise replace."""
         super().model_post_init(context)
 
     def _check(self) -> None:
         self._config()
 
     def close(self) -> None:
-        """Close the connections for blocking calls; they open again when needed."""
+        """Close the connections of blocking calls; they reopen when needed."""
         if self._clients is not None:
             self._clients.close()
 
     async def aclose(self) -> None:
-        """Close the running event loop's connections; they open again when needed."""
+        """Close the running event loop's connections; they reopen when needed."""
         if self._clients is not None:
             await self._clients.aclose()
 
@@ -159,7 +161,7 @@ class ClientSettings(StrictModel):
         headers = {
             name: value for name, value in (self.default_headers or {}).items() if not is_secret_header(name)
         }
-        open_fields = {
+        public_fields = {
             **state["__dict__"],
             "api_key": None,
             "url_login": None,
@@ -167,26 +169,24 @@ class ClientSettings(StrictModel):
             "http_client": None,
             "http_async_client": None,
         }
-        return {**state, "__dict__": open_fields}
+        return {**state, "__dict__": public_fields}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = (self.http_client, self.http_async_client, self.api_key)
-        return super().__deepcopy__({**(memo or {}), **{id(each): each for each in shared}})
+        return super().__deepcopy__({**(memo or {}), **{id(value): value for value in shared}})
 
-    def _blocking(self, dialect: Dialect = "openai") -> Client:
+    def _sync_client(self, dialect: Dialect = "openai") -> Client:
         from piccc.client import Client
 
         return self._client(Client, dialect, self.http_client)
 
-    def _running(self, dialect: Dialect = "openai") -> AsyncClient:
+    def _async_client(self, dialect: Dialect = "openai") -> AsyncClient:
         from piccc.client import AsyncClient
 
         return self._client(AsyncClient, dialect, self.http_async_client)
 
     def _client(self, kind: type[AnyClient], dialect: Dialect, http_client: Any) -> AnyClient:
-        from piccc.client import (
-            ClientCache,  # imported with the first call: who only builds chains need not wait
-        )
+        from piccc.client import ClientCache  # imported at the first call, to keep building chains fast
 
         settings = (
             self.api_key, self.base_url, self.url_login, self.timeout, self.max_retries,
@@ -204,18 +204,18 @@ class ClientSettings(StrictModel):
             base_url=_with_login(self.base_url, self.url_login),
             timeout=self.timeout,
             max_retries=self.max_retries,
-            default_headers={name: _clear(value) for name, value in (self.default_headers or {}).items()},
+            default_headers={name: _in_clear(value) for name, value in (self.default_headers or {}).items()},
             auth=self.auth,
             retry_unknown=self.retry_unknown,
             max_connections=self.max_connections,
         )
 
 
-def _clear(value: str | SecretStr) -> str:
+def _in_clear(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def _cut_login(url: str) -> tuple[str, str | None]:
+def _split_login(url: str) -> tuple[str, str | None]:
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     return (urlunsplit(parts._replace(netloc=host)), unquote(login)) if at else (url, None)

@@ -1,4 +1,4 @@
-"""Stream deltas as LangChain chunks and v3 events."""
+"""Convert stream deltas to LangChain chunks and v3 events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
-    """Join the deltas of each block into one, in the order in which the blocks first occur."""
+    """Join the deltas of each block into one, in order of the blocks' first appearance."""
     if len(deltas) == 1:
         return deltas
     block = deltas[0].block
@@ -54,7 +54,7 @@ def coalesce(deltas: Sequence[Delta]) -> Sequence[Delta]:
         for each in deltas
         if isinstance(each, TextDelta) and each.block == block and each.citation is None
     ]
-    if len(texts) == len(deltas):  # as nearly every time
+    if len(texts) == len(deltas):  # the common case
         return [TextDelta("".join(texts), block)]
     if any(_is_citation(delta) for delta in deltas):
         return deltas
@@ -74,9 +74,9 @@ def _join(group: Sequence[Delta]) -> Delta:
                 "".join([each.text for each in cast("list[RefusalDelta]", group)]), first.block
             )
         case ReasoningDelta():
-            thoughts = cast("list[ReasoningDelta]", group)
-            signature = "".join([each.signature for each in thoughts if each.signature]) or None
-            text = "".join([each.text for each in thoughts])
+            pieces = cast("list[ReasoningDelta]", group)
+            signature = "".join([piece.signature for piece in pieces if piece.signature]) or None
+            text = "".join([piece.text for piece in pieces])
             return ReasoningDelta(text, first.block, signature, first.redacted)
         case ToolCallDelta():
             arguments = "".join([each.arguments for each in cast("list[ToolCallDelta]", group)])
@@ -86,9 +86,9 @@ def _join(group: Sequence[Delta]) -> Delta:
 
 
 class ChunkWriter:
-    """Write one reply's chunks: plain ones for as long as the reply is plain, then lists of blocks.
+    """Writer of one reply's chunks: text while the reply is plain, then lists of blocks.
 
-    `id` is the message's; without one, LangChain gives it.
+    `id` is the message's id; if empty, LangChain assigns one.
     """
 
     def __init__(self, id: str = "") -> None:
@@ -101,19 +101,19 @@ class ChunkWriter:
         self._plain = True
 
     def start(self, model: str) -> Iterable[ChatGenerationChunk]:
-        """Return nothing: the first words open a message."""
+        """Return nothing: the first delta opens the message."""
         return ()
 
     def write(self, deltas: Sequence[Delta]) -> Iterable[ChatGenerationChunk]:
-        """Return the chunks for deltas that came together: one, or two where the reply stops being plain."""
+        """Return the chunks for deltas that arrived together: one, or two if the reply stops being plain."""
         for position, delta in enumerate(deltas):
-            if (delta.block not in self._ranks or _is_citation(delta)) and self._notice(delta):
+            if (delta.block not in self._ranks or _is_citation(delta)) and self._ends_plain(delta):
                 before = [self._plain_chunk(deltas[:position])] if position else []
                 return [*before, self._block_chunk(deltas[position:], self._calls)]
         return [self._plain_chunk(deltas) if self._plain else self._block_chunk(deltas)]
 
     def finish(self, reply: ChatReply) -> Iterable[ChatGenerationChunk]:
-        """Return the chunk that ends the stream: the only one with usage, model name and finish reason."""
+        """Return the last chunk, the only one with usage, model name and finish reason."""
         message = AIMessageChunk(
             content="" if self._plain else [],
             tool_call_chunks=self._call_ends(reply),
@@ -125,7 +125,7 @@ class ChunkWriter:
         return [ChatGenerationChunk(message=message)]
 
     def _call_ends(self, reply: ChatReply) -> list[ToolCallChunk]:
-        """Return what makes LangChain read each call of the sum of chunks as the reply has it."""
+        """Return the last fragments of the calls, so that a sum of chunks has the same calls as the reply."""
         ends = []
         calls = [part for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall)]
         for index, call in enumerate(calls):
@@ -137,11 +137,11 @@ class ChunkWriter:
         return ends
 
     def _call_chunk(self, delta: ToolCallDelta) -> ToolCallChunk:
-        """Return a call's fragment; what LangChain must not read is held back.
+        """Return a call's fragment, holding back text that LangChain must not parse.
 
-        That is what comes before an object begins: `null` for no arguments is an object to us and none to
-        LangChain, and cannot be corrected afterwards. And what nests so deeply that the call is invalid: its
-        reader of partial JSON recurses.
+        This is text before an object begins: we read `null` as empty arguments, LangChain does not, and
+        a sent chunk cannot be corrected. It is also text nested so deeply that the call is invalid, because
+        LangChain's partial JSON parser recurses.
         """
         arguments = self._held.pop(delta.index, "") + delta.arguments
         nesting = self._nesting.setdefault(delta.index, Nesting())
@@ -154,8 +154,8 @@ class ChunkWriter:
             self._arguments[delta.index].append(arguments)
         return tool_call_chunk(name=delta.name, args=arguments, id=delta.id, index=delta.index)
 
-    def _notice(self, delta: Delta) -> bool:
-        """Take note of a new block; tell whether the reply is plain no more from here."""
+    def _ends_plain(self, delta: Delta) -> bool:
+        """Record a new block; return whether the reply stops being plain here."""
         self._ranks[delta.block] = rank(delta)
         ends = self._plain and not is_plain([self._ranks[block] for block in sorted(self._ranks)])
         if ends:
@@ -171,7 +171,7 @@ class ChunkWriter:
             if isinstance(delta, ToolCallDelta):
                 call = self._call_chunk(delta)
                 arguments = call["args"] or ""
-                # LangChain reads each fragment by itself: only one that begins an object can be a call.
+                # LangChain parses each fragment separately: only one that starts an object can be a call.
                 if arguments and not arguments.lstrip().startswith("{"):
                     return _copied_chunk("", self._id, call)
                 return self._chunk("", [call], {})
@@ -217,12 +217,13 @@ _CHUNK = ChatGenerationChunk(message=_MESSAGE)
 
 
 def _copied_chunk(text: str, id: str | None, call: ToolCallChunk | None = None) -> ChatGenerationChunk:
-    """Return what nearly every chunk is, a text or a fragment that is no call by itself: a copy.
+    """Return a chunk of text, or of a fragment that is not yet a call, by copying a template.
 
-    With cold caches, validating it would cost 13 µs more a token, and `model_copy(update=…)` 3 µs more.
+    Nearly every chunk is one of these. With cold caches, validation would cost 13 µs more per token, and
+    `model_copy(update=…)` 3 µs more.
     """
     message = (_MESSAGE if call is None else _FRAGMENT).model_copy()
-    # The documentation of `model_copy` says that the fields are in `__dict__`.
+    # `model_copy` documents that the fields are in `__dict__`.
     message.__dict__.update(
         content=text,
         id=id,
@@ -249,12 +250,12 @@ def _delta_block(delta: Delta) -> dict[str, Any] | None:
             cited = [delta.citation] if delta.citation else []
             return {**to_block(Text(delta.text, cited)), "index": f"lc_txt_{delta.block + 1}"}
         case ReasoningDelta():
-            thought = Reasoning(delta.text, delta.signature, delta.redacted)
-            return {**to_block(thought), "index": f"lc_rs_{delta.block + 1}"}
+            reasoning = Reasoning(delta.text, delta.signature, delta.redacted)
+            return {**to_block(reasoning), "index": f"lc_rs_{delta.block + 1}"}
         case RefusalDelta():
             return {**to_block(Refusal(delta.text)), "index": f"lc_rf_{delta.block + 1}"}
         case ToolCallDelta(id=str() as id):
-            # It marks where the call stands; the call itself is in `tool_call_chunks`.
+            # Only marks the call's position; the call itself is in `tool_call_chunks`.
             return {**to_block(ToolCall(id, delta.name or "")), "index": f"lc_tc_{delta.index}"}
         case RawDelta():
             return {**delta.data, "index": f"lc_ns_{delta.block + 1}"}
@@ -265,11 +266,11 @@ _NOTHING: dict[str, Any] = {}
 
 
 class EventWriter:
-    """Write one reply's events; `id` is the message's."""
+    """Writer of one reply's events; `id` is the message's id."""
 
     def __init__(self, id: str) -> None:
         self._id = id
-        self._wire: dict[int, int] = {}
+        self._indexes: dict[int, int] = {}
 
     def start(self, model: str) -> Iterable[MessagesData]:
         """Return the event that opens the message."""
@@ -277,19 +278,19 @@ class EventWriter:
         return [_event("message-start", role="ai", id=self._id, metadata=metadata)]
 
     def write(self, deltas: Sequence[Delta]) -> Iterable[MessagesData]:
-        """Yield the events for deltas that came together."""
+        """Yield the events for deltas that arrived together."""
         for delta in deltas:
-            index = self._wire.get(delta.block)
+            index = self._indexes.get(delta.block)
             if index is None:
-                index = self._wire[delta.block] = len(self._wire)
+                index = self._indexes[delta.block] = len(self._indexes)
                 yield _event("content-block-start", index=index, content=_opening(delta))
             if growth := _growth(delta):
                 yield _event("content-block-delta", index=index, delta=growth)
 
     def finish(self, reply: ChatReply) -> Iterable[MessagesData]:
         """Yield the events that close the blocks and the message."""
-        parts = dict(zip(sorted(self._wire), reply.parts, strict=True))
-        for block, index in self._wire.items():
+        parts = dict(zip(sorted(self._indexes), reply.parts, strict=True))
+        for block, index in self._indexes.items():
             yield _event("content-block-finish", index=index, content=_whole(parts[block]))
         extra: dict[str, Any] = {"metadata": to_metadata(reply)}
         if usage := to_usage(reply.usage):
@@ -340,8 +341,8 @@ def _whole(part: Part) -> dict[str, Any]:
         case InvalidToolCall():
             return {**read_calls([part])[1][0]}
         case Refusal():
-            # The stream that assembles these events drops a block of the type `refusal`.
+            # LangChain drops `refusal` blocks when it assembles these events.
             return to_non_standard({"type": "refusal", "refusal": part.text})
         case Raw():
             return to_non_standard(part.data)
-    raise TypeError(f"A reply does not hold {type(part).__name__}.")
+    raise TypeError(f"A reply cannot contain {type(part).__name__}.")

@@ -1,4 +1,4 @@
-"""The chat model, and its profile from our table of assumptions."""
+"""The chat model and its profile."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from piccc.conversation import ChatReply, ChatRequest, Delta
     from piccc.structured import StrategyMemory
 
-if "piccc.media.rate" in sys.modules:  # a `RateLimit` may have been made before LangChain was loaded
+if "piccc.media.rate" in sys.modules:  # a `RateLimit` may have been created before LangChain was loaded
     sys.modules["piccc.media.rate"].register_with_langchain()
 
 REASONING_EFFORTS = ["minimal", "low", "medium", "high"]
 
 
 def profile_of(model: str, dialect: Dialect = "openai") -> ModelProfile:
-    """Return the profile of a model; every limit and ability in it is assumed, not documented."""
+    """Return a model's profile; all its limits and capabilities are assumed, not documented."""
     info = model_info(model)
     profile: dict[str, Any] = {
         "name": info.name,
@@ -67,7 +67,7 @@ def profile_of(model: str, dialect: Dialect = "openai") -> ModelProfile:
         "image_tool_message": info.image_input,
         "pdf_inputs": True,
         "pdf_tool_message": True,
-        "audio_inputs": True,  # over OpenAI's route, whichever is chosen
+        "audio_inputs": True,  # sent over the OpenAI route, whatever the dialect
         "video_inputs": False,
         "image_outputs": False,
         "audio_outputs": False,
@@ -83,7 +83,7 @@ def profile_of(model: str, dialect: Dialect = "openai") -> ModelProfile:
         # Anthropic's API has one system prompt, before all turns.
         "mid_conversation_system_messages": dialect == "openai",
     }
-    known = ModelProfile.__annotations__  # older versions of LangChain know fewer
+    known = ModelProfile.__annotations__  # older versions of LangChain have fewer
     return cast("ModelProfile", {name: value for name, value in profile.items() if name in known})
 
 
@@ -91,18 +91,18 @@ T = TypeVar("T", covariant=True)
 
 
 class Writer(Protocol[T]):
-    """Write one streamed reply in LangChain's words."""
+    """Converter of one streamed reply to LangChain's chunks or events."""
 
     def start(self, model: str) -> Iterable[T]:
-        """Return what opens the reply."""
+        """Return the items that open the reply."""
         ...
 
     def write(self, deltas: Sequence[Delta]) -> Iterable[T]:
-        """Return what says that these deltas came together."""
+        """Return the items for deltas that arrived together."""
         ...
 
     def finish(self, reply: ChatReply) -> Iterable[T]:
-        """Return what closes the reply."""
+        """Return the items that close the reply."""
         ...
 
 
@@ -110,40 +110,40 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     """Chat model for Piccc AI.
 
     Setup:
-        `pip install "piccc[langchain]"`. The key comes from `api_key=` or `PICCC_API_KEY`, the server from
+        `pip install "piccc[langchain]"`. Set the key with `api_key=` or `PICCC_API_KEY`, and the server with
         `base_url=` or `PICCC_BASE_URL`.
 
     Key init args (completion params):
         - `model`: the model's name, such as `piccc-flash`, `piccc-pro` or `piccc-ultra`.
-        - `temperature`, `top_p`, `seed`: how tokens are sampled.
-        - `max_tokens`, `stop`: where an answer ends.
+        - `temperature`, `top_p`, `seed`: sampling.
+        - `max_tokens`, `stop`: when to stop generating.
         - `reasoning_effort`: how much the model reasons first, such as `low` or `high`.
 
     Key init args (client params):
         - `dialect`: the chat route, `openai` or `anthropic`.
         - `timeout`: seconds for a whole call, or a `piccc.Timeout`.
-        - `max_retries`: how many times more than once a request may be sent.
+        - `max_retries`: maximum number of retries of a request.
         - `default_headers`, `http_client`, `http_async_client`: how requests are sent.
 
     Raises:
-        ConfigurationError: a setting is unknown or malformed. A missing key is an error at the first call.
+        ConfigurationError: a setting is unknown or malformed. A missing key raises at the first call.
 
-    Making a model does no I/O; its connections are shared, made when needed, one set for each event loop.
-    Both dialects give the same messages. All errors are both of `piccc.errors` and LangChain's `ModelError`.
+    Creating a model does no I/O. Connections are opened when needed and shared, one set per event loop.
+    Both dialects produce the same messages. Every error is both a `piccc.errors` class and a LangChain
+    `ModelError`.
 
-    A call takes the settings below as keywords of its own, and `tools`, `tool_choice`, `parallel_tool_calls`,
-    `response_format` and `extra_headers`; an unknown keyword is an InvalidArgumentError.
+    Each call also accepts the settings below as keywords, plus `tools`, `tool_choice`, `parallel_tool_calls`,
+    `response_format` and `extra_headers`. An unknown keyword raises InvalidArgumentError.
 
-    The constructor also takes names that LangChain's other models have: `model_name`, `piccc_api_key`,
-    `request_timeout`, `stop_sequences`, `max_completion_tokens`, and `stream_usage=True`, which changes
-    nothing. Type checkers know our names only.
+    The constructor also accepts the names used by LangChain's other models: `model_name`, `piccc_api_key`,
+    `request_timeout`, `stop_sequences`, `max_completion_tokens`, and `stream_usage=True`, which has no
+    effect. Type checkers know only our names.
 
-    A tool call that was cut off, has no name or whose arguments are no JSON object is among the
-    `invalid_tool_calls`, whichever way the reply came; `response_metadata["invalid_tool_calls"]` says why. In
-    a sum of chunks its arguments end with `<invalid>` and brackets, without which LangChain would complete
-    them.
+    A tool call that is truncated, has no name, or has arguments that are not a JSON object goes into
+    `invalid_tool_calls`, streamed or not; `response_metadata["invalid_tool_calls"]` says why. In a sum of
+    chunks its arguments end with `<invalid>` and brackets, which keep LangChain from completing them.
 
-    A dumped model is loaded again with
+    To load a dumped model, call
     `load(dumped, allowed_objects=[ChatPiccc], valid_namespaces=["langchain_piccc"])`.
 
     Examples:
@@ -186,7 +186,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         >>> model.with_structured_output(Person).invoke("Anna is 31 years old.")
         Person(name='Anna', age=31)
 
-        Multimodal input; images also as `base64` with a `mime_type`, files and audio likewise:
+        Multimodal input. Images can also be `base64` with a `mime_type`; so can files and audio:
 
         >>> image = {"type": "image", "url": "https://files.example.com/mug.png"}
         >>> question = {"type": "text", "text": "What does this image show?"}
@@ -198,7 +198,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         >>> reply.usage_metadata
         {'input_tokens': 13, 'output_tokens': 14, 'total_tokens': 27}
 
-        Response metadata; `record` says how often the request was sent, and how long that took:
+        Response metadata; `record` has the number of attempts and the time they took:
 
         >>> [reply.response_metadata[name] for name in ("model_name", "finish_reason")]
         ['piccc-pro', 'stop']
@@ -207,30 +207,30 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     model_config = STRICT
 
     model: str = DEFAULT_MODEL
-    """The model's name: `piccc-flash`, `piccc-pro`, `piccc-ultra`, or any that the server knows."""
+    """The model's name: `piccc-flash`, `piccc-pro`, `piccc-ultra`, or any other that the server knows."""
     dialect: Dialect = "openai"
-    """Which of the provider's two chat routes to speak. What one has no words for goes over the other: sound
-    over OpenAI's, a file by its URL over Anthropic's."""
+    """Which of the two chat routes to use. Content that one does not support is sent over the other: audio
+    over `openai`, files by URL over `anthropic`."""
     temperature: float | None = None
     """Sampling temperature; None leaves it to the server."""
     top_p: float | None = None
     """Nucleus sampling threshold, 0 to 1; None leaves it to the server."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Maximum tokens of an answer; None leaves it to the server."""
+    """Maximum tokens in an answer; None leaves it to the server."""
     stop: list[str] | str | None = None
     """Stop sequences."""
     seed: int | None = None
-    """Seed for repeatable answers, over the OpenAI dialect only; with the other it is refused."""
+    """Seed for repeatable answers; the `anthropic` dialect rejects it."""
     reasoning_effort: str | None = None
     """Reasoning effort, such as `low` or `high`; None leaves it to the server."""
     replay_reasoning: bool | None = None
-    """Whether earlier reasoning goes back to the model. None: only where it is signed."""
+    """Whether to send earlier reasoning back to the model; None sends only signed reasoning."""
     extra_body: dict[str, Any] | None = None
-    """Fields that are merged over every request's body."""
+    """Fields merged into every request body, overriding ours."""
     streaming: bool = False
     """Whether `invoke` streams too."""
     coalesce: bool = True
-    """Whether what arrived in one read becomes one chunk; False gives one chunk for each event."""
+    """Whether events that arrive in one read become one chunk; False yields one chunk per event."""
 
     _strategy_memory: StrategyMemory | None = PrivateAttr(default=None)
 
@@ -252,7 +252,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Tell that models can be dumped and loaded; keys and headers are left out."""
+        """Return True: models can be dumped and loaded, without keys and headers."""
         return True
 
     @property
@@ -295,7 +295,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         return {"token_usage": total, "model_name": known[0]["model_name"]} if known else {}
 
     def bind(self, **kwargs: Any) -> Any:
-        """Bind options to every call; headers among them are hidden in dumps and traces."""
+        """Bind options to every call, hiding headers in dumps and traces."""
         return super().bind(**hidden(kwargs))
 
     def bind_tools(
@@ -314,10 +314,10 @@ class ChatPiccc(ClientSettings, BaseChatModel):
             tools: functions, LangChain tools, pydantic or TypedDict classes, JSON Schemas, or tools in
                 OpenAI's or Anthropic's form.
             tool_choice: `auto`, `none`, `any`, a tool's name, or a choice in either form.
-            strict: whether the server must keep to the tools' schemas exactly.
+            strict: whether the server must follow the tools' schemas exactly.
             parallel_tool_calls: whether one answer may have several calls.
-            response_format: a schema in any of these forms that the final answer must satisfy.
-            kwargs: options of every call, such as `temperature`.
+            response_format: a schema for the final answer, in any of these forms.
+            kwargs: options for every call, such as `temperature`.
 
         Examples:
             >>> from langchain_piccc import ChatPiccc
@@ -352,24 +352,25 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         tools: Sequence[ToolLike] | None = None,
         **kwargs: Any,
     ) -> StructuredOutput:
-        """Ask for answers in a shape.
+        """Return a runnable whose answers match a schema.
 
         Args:
-            schema: a pydantic class of either version, any type that pydantic knows (such as `list[str]`), a
+            schema: a pydantic class (v1 or v2), any type that pydantic supports (such as `list[str]`), a
                 TypedDict, a JSON Schema, or `{"name", "schema"}`. TypedDicts and schemas give plain JSON.
-            include_raw: return a dict of raw, parsed and parsing_error, and raise no parsing error.
-            method: `json_schema`, `function_calling` or `json_mode`. None tries the server's schema, then a
-                forced tool, then text, going on where the server refuses a way.
-            strict: whether the server must keep to the schema exactly.
-            max_answers: how many answers one call may pay for.
-            tools: tools that the model may call instead of answering; the result is None then.
-            kwargs: options of every call, such as `temperature`.
+            include_raw: return a dict of raw, parsed and parsing_error instead of raising parsing errors.
+            method: `json_schema`, `function_calling` or `json_mode`. None tries the server's schema support,
+                then a forced tool, then text, moving on if the server rejects one.
+            strict: whether the server must follow the schema exactly.
+            max_answers: the maximum number of answers that one call may pay for.
+            tools: tools that the model may call instead of answering; the result is then None.
+            kwargs: options for every call, such as `temperature`.
 
         Raises:
-            InvalidArgumentError: now, for a schema that no answer can be asked with.
+            InvalidArgumentError: immediately, if the schema is not usable.
 
-        An answer that does not fit is sent back once. Then it is a StructuredOutputError, which is an
-        OutputParserException too; a refusal is LangChain's ModelRefusalError where it knows one.
+        An answer that does not fit is sent back once for correction. A second failure raises
+        StructuredOutputError, which is also an OutputParserException. A refusal is also LangChain's
+        ModelRefusalError, in versions that have it.
 
         Examples:
             >>> from langchain_piccc import ChatPiccc
@@ -380,19 +381,20 @@ class ChatPiccc(ClientSettings, BaseChatModel):
             >>> ChatPiccc().with_structured_output(Person).invoke("Anna is 31 years old.")
             Person(name='Anna', age=31)
         """
-        # For those who ask for objects only: 3 ms of each start.
+        # Imported here because it adds 3 ms to every start.
         from langchain_piccc.structured import StructuredOutput, output_schema, strategies, traced_schema
         from piccc.structured import StrategyMemory
 
         if self._strategy_memory is None:
             self._strategy_memory = StrategyMemory()
         ways = strategies(self.profile, self.dialect, method, strict)
-        if tools:  # a forced tool of ours would leave the model no choice
+        if tools:  # forcing the schema's tool would keep the model from calling these
             kwargs["tools"] = bound_tools(tools)
-            ways = tuple(each for each in ways if each != "tool")
+            ways = tuple(way for way in ways if way != "tool")
             if not ways:
                 raise InvalidArgumentError(
-                    'tools= does not go with method="function_calling".', hint='Use method="json_schema".'
+                    'tools= cannot be combined with method="function_calling".',
+                    hint='Use method="json_schema".',
                 )
         wanted = output_schema(schema, strict=strict)
         return StructuredOutput(
@@ -408,13 +410,13 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         )
 
     def get_num_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, by an estimate that never uses the network."""
+        """Return an estimate of a text's token count; nothing is sent or downloaded."""
         from piccc.tokens import count_text
 
         return len(self.custom_get_token_ids(text)) if self.custom_get_token_ids else count_text(text)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Return a text's tokens; without a vocabulary on this machine only their number means something."""
+        """Return a text's token ids; without a local vocabulary only their count is meaningful."""
         from piccc.tokens import token_ids
 
         return self.custom_get_token_ids(text) if self.custom_get_token_ids else token_ids(text)
@@ -422,7 +424,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Sequence[ToolLike] | None = None
     ) -> int:
-        """Return how many tokens messages have as a prompt, with the tools on offer; images count too."""
+        """Return an estimate of a prompt's token count, including its tools and images."""
         from piccc.tokens import count_tokens
 
         return count_tokens(to_messages(messages), to_tools(tools))
@@ -523,7 +525,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
             from langchain_piccc.shown_images import with_images
             from piccc.media.agent_tools import run_sync_tool
 
-            messages = run_sync_tool(with_images(self._blocking(self.dialect), messages))
+            messages = run_sync_tool(with_images(self._sync_client(self.dialect), messages))
         return to_request(self, messages, stop, options)
 
     async def _arequest(
@@ -532,14 +534,14 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         if shows_images(messages):
             from langchain_piccc.shown_images import with_images
 
-            messages = await with_images(self._running(self.dialect), messages)
+            messages = await with_images(self._async_client(self.dialect), messages)
         return to_request(self, messages, stop, options)
 
     def _chat(self, request: ChatRequest) -> Chat:
-        return self._blocking(to_dialect(self.dialect, request)).chat
+        return self._sync_client(to_dialect(self.dialect, request)).chat
 
     def _achat(self, request: ChatRequest) -> AsyncChat:
-        return self._running(to_dialect(self.dialect, request)).chat
+        return self._async_client(to_dialect(self.dialect, request)).chat
 
     def _groups(self, batch: list[Delta]) -> Sequence[Sequence[Delta]]:
         return [coalesce(batch)] if self.coalesce else [[delta] for delta in batch]
@@ -549,12 +551,12 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
 
 def _is_traced() -> bool:
-    """Return whether OpenInference makes spans of this framework's runs.
+    """Return whether OpenInference traces LangChain.
 
-    It makes them in callbacks, so they are never the current span, by which the client would know.
+    Its spans are created in callbacks and never become the current span, so the client cannot see them.
     """
-    found = sys.modules.get("openinference.instrumentation.langchain")
-    return found is not None and bool(found.LangChainInstrumentor().is_instrumented_by_opentelemetry)
+    module = sys.modules.get("openinference.instrumentation.langchain")
+    return module is not None and bool(module.LangChainInstrumentor().is_instrumented_by_opentelemetry)
 
 
 def _result(reply: ChatReply) -> ChatResult:

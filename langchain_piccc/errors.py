@@ -1,4 +1,4 @@
-"""The errors of `piccc.errors` that are LangChain ModelErrors too."""
+"""`piccc.errors` classes that are also LangChain ModelErrors."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from piccc import errors
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """The reply behind an error, as tracers read it; secrets are already out of it."""
+    """The HTTP response behind an error, in the form that tracers read; secrets are already removed."""
 
     status_code: int
     text: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Any:
-        """Parse the text; raise ValueError where it is no JSON."""
+        """Parse the text as JSON; raise ValueError if it is not."""
         return json.loads(self.text)
 
 
 class _Traceable:
     @property
     def response(self) -> ErrorResponse:
-        """The server's reply; AttributeError where none came."""
+        """The server's response; AttributeError if there was none."""
         error = cast("errors.APIStatusError", self)
         if error.status is None:
-            raise AttributeError("No reply came.")
+            raise AttributeError("No response arrived.")
         return ErrorResponse(error.status, error.body or "", dict(getattr(error, "headers", {})))
 
 
 class PicccError(_Traceable, errors.PicccError, core.ModelError):
-    """Any error of piccc that no class below is nearer to."""
+    """Any piccc error without a more specific class below."""
 
 
 class ConfigurationError(_Traceable, errors.ConfigurationError, core.ModelAuthenticationError):
@@ -45,7 +45,7 @@ class ConfigurationError(_Traceable, errors.ConfigurationError, core.ModelAuthen
 
 
 class InvalidArgumentError(_Traceable, errors.InvalidArgumentError, core.ModelInvalidRequestError):
-    """An argument was refused before anything was sent."""
+    """An argument was rejected before anything was sent."""
 
 
 class UnsupportedContentError(_Traceable, errors.UnsupportedContentError, core.ModelInvalidRequestError):
@@ -53,11 +53,11 @@ class UnsupportedContentError(_Traceable, errors.UnsupportedContentError, core.M
 
 
 class APIConnectionError(_Traceable, errors.APIConnectionError, core.ModelConnectionError):
-    """No response came, and nothing was billed."""
+    """No response arrived, and nothing was billed."""
 
 
 class ResponseLostError(_Traceable, errors.ResponseLostError, core.ModelConnectionError):
-    """The request was sent and no response came: it may have been billed."""
+    """The request was sent but no response arrived: it may have been billed."""
 
 
 class APITimeoutError(_Traceable, errors.APITimeoutError, core.ModelTimeoutError):
@@ -69,7 +69,7 @@ class APIStatusError(_Traceable, errors.APIStatusError, core.ModelError):
 
 
 class InvalidRequestError(_Traceable, errors.InvalidRequestError, core.ModelInvalidRequestError):
-    """The server refused the request as it is."""
+    """The server rejected the request as invalid."""
 
 
 class ContextOverflowError(_Traceable, errors.ContextOverflowError, core.ContextOverflowError):
@@ -101,11 +101,11 @@ class RateLimitError(_Traceable, errors.RateLimitError, core.ModelRateLimitError
 
 
 class ServerError(_Traceable, errors.ServerError, core.ModelAPIError):
-    """The server failed, and billed nothing (assumed)."""
+    """The server failed and billed nothing (assumed)."""
 
 
 class OverloadedError(_Traceable, errors.OverloadedError, core.ModelAPIError):
-    """The server is overloaded and says that it did nothing."""
+    """The server is overloaded and did nothing."""
 
 
 class GatewayTimeoutError(_Traceable, errors.GatewayTimeoutError, core.ModelAPIError):
@@ -113,11 +113,11 @@ class GatewayTimeoutError(_Traceable, errors.GatewayTimeoutError, core.ModelAPIE
 
 
 class ResponseError(_Traceable, errors.ResponseError, core.ModelAPIError):
-    """The reply is not what the API speaks."""
+    """The response does not follow the API's format."""
 
 
 class StreamError(_Traceable, errors.StreamError, core.ModelAPIError):
-    """The stream ended wrongly; `partial` has what had arrived."""
+    """The stream broke off; `partial` has what arrived."""
 
 
 class StreamTimeoutError(_Traceable, errors.StreamTimeoutError, core.ModelTimeoutError):
@@ -128,8 +128,8 @@ _DUAL: dict[type, Any] = {dual.__bases__[1]: dual for dual in _Traceable.__subcl
 
 
 def as_model_error(error: errors.PicccError) -> errors.PicccError:
-    """Return the error as one of both kinds, with all that it knows."""
-    kind = next((_DUAL[each] for each in type(error).__mro__ if each in _DUAL), None)
+    """Return the error as a LangChain ModelError too, with all its attributes."""
+    kind = next((_DUAL[base] for base in type(error).__mro__ if base in _DUAL), None)
     if kind is None or isinstance(error, core.ModelError):
         return error
     dual: errors.PicccError = kind(error.message)
@@ -140,7 +140,7 @@ def as_model_error(error: errors.PicccError) -> errors.PicccError:
 
 @contextmanager
 def as_model_errors() -> Iterator[None]:
-    """Raise our errors as LangChain's."""
+    """Raise our errors as LangChain ModelErrors too."""
     try:
         yield
     except errors.PicccError as error:

@@ -1,9 +1,9 @@
-"""Resume LangGraph runs that the tools' `mode="interrupt"` stopped until their tasks end.
+"""Resume LangGraph runs that tools with `mode="interrupt"` stopped until their tasks end.
 
-Where a webhook or a scheduler of your own knows that a task has ended, resume by the interrupt's id:
-`Command(resume={interrupted_tasks(graph.get_state(config).interrupts)[task.id]: True})`. The value means
-nothing; a run that is resumed early stops again. Never resume by a bare value, `Command(resume=True)`: it
-answers whatever asks next, and that may be a question to a human.
+If your own webhook or scheduler knows that a task has ended, resume by the interrupt's id:
+`Command(resume={interrupted_tasks(graph.get_state(config).interrupts)[task.id]: True})`. The value is
+ignored, and a run that is resumed early stops again. Never resume with a bare value, `Command(resume=True)`:
+it answers whatever asks next, which may be a question to a human.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
 
 MOST_REPEATS = 3
-"""How often a run may stop again for tasks that have all ended, as it does where they cannot be read."""
+"""How often a run may stop again for tasks that have all ended, as it does when they cannot be read."""
 
 
 def interrupted_tasks(interrupts: Iterable[Any]) -> dict[str, str]:
-    """Return the interrupts that wait for tasks: interrupt ids by task id.
+    """Return the ids of the interrupts that wait for tasks, by task id.
 
     Args:
-        interrupts: those of a stopped run, such as `graph.get_state(config).interrupts`.
+        interrupts: a stopped run's interrupts, such as `graph.get_state(config).interrupts`.
     """
     return {
-        each.value[EVENT]["task_id"]: each.id
-        for each in interrupts
-        if isinstance(each.value, dict) and EVENT in each.value
+        interrupt.value[EVENT]["task_id"]: interrupt.id
+        for interrupt in interrupts
+        if isinstance(interrupt.value, dict) and EVENT in interrupt.value
     }
 
 
 def resume_when_done(
     graph: Any, config: RunnableConfig, client: Client, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Resume an interrupted run as its tasks end, until it stops for none; return its state.
+    """Resume an interrupted run as its tasks end, until it waits for none; return its state.
 
     Args:
         graph: the compiled graph.
-        config: the run's; one with a `checkpoint_id` resumes from there, and follows the new branch.
+        config: the run's config; one with a `checkpoint_id` resumes there and follows the new branch.
         client: waits for the tasks.
-        timeout: seconds for all waits together; by default each is as long as the client's `Polling` says.
-        options: `graph.invoke`'s, such as `context` and `durability`.
+        timeout: seconds for all waits together; by default the client's `Polling` limits each wait.
+        options: options for `graph.invoke`, such as `context` and `durability`.
 
-    A task that has vanished counts as ended: its tool says so.
+    A task that no longer exists counts as ended; its tool reports that.
 
     Raises:
-        TaskWaitTimeout: tasks are still running; call again to go on.
-        PicccError: the run stops again and again for tasks that have ended.
+        TaskWaitTimeout: tasks are still running; call again to keep waiting.
+        PicccError: the run keeps stopping for tasks that have ended.
 
     Examples:
         >>> from langchain.agents import create_agent
@@ -75,7 +75,7 @@ def resume_when_done(
 async def aresume_when_done(
     graph: Any, config: RunnableConfig, client: AsyncClient, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Resume an interrupted run as its tasks end; arguments and errors as of `resume_when_done`."""
+    """Async version of `resume_when_done`, with the same arguments and errors."""
     return await _resume(graph.aget_state, graph.ainvoke, config, client, timeout, options)
 
 
@@ -90,31 +90,31 @@ async def _resume(
     from langgraph.types import Command
 
     deadline = None if timeout is None else time.monotonic() + timeout
-    state = await _value(get_state(config))
+    state = await _awaited(get_state(config))
     values, before, repeats = state.values, None, 0
     while waiting := interrupted_tasks(state.interrupts):
         repeats = repeats + 1 if waiting.keys() == before else 0
         if repeats > MOST_REPEATS:
             raise PicccError(
                 f"The run stopped {repeats} times for tasks that have ended: {', '.join(waiting)}.",
-                hint="Call again when the server's tasks can be read.",
+                hint="Call again when the server can be reached.",
             )
         before = waiting.keys()
         try:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            await _value(client.tasks.wait_all(waiting, timeout=left))
+            await _awaited(client.tasks.wait_all(waiting, timeout=left))
         except NotFoundError:
             pass
-        values = await _value(
+        values = await _awaited(
             invoke(Command(resume=dict.fromkeys(waiting.values(), True)), config, **options)
         )
-        # A checkpoint_id names the state before this resume: go on from the branch that it began.
+        # A checkpoint_id names the state before this resume: continue on the new branch.
         pinned = ("checkpoint_id", "checkpoint_map")
         configurable = {name: value for name, value in config["configurable"].items() if name not in pinned}
         config = cast("RunnableConfig", {**config, "configurable": configurable})
-        state = await _value(get_state(config))
+        state = await _awaited(get_state(config))
     return values
 
 
-async def _value(result: Any) -> Any:
+async def _awaited(result: Any) -> Any:
     return await result if isawaitable(result) else result

@@ -1,4 +1,4 @@
-"""The image and video tools, and what their calls made as read from messages and states."""
+"""The image and video tools, and `media_from`, which reads their tasks from messages and states."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from piccc.client import AsyncClient, Client
 
 EVENT = "piccc_task"
-"""The name of the custom event that reports a task's progress, and the key of an interrupt's value."""
+"""The name of the custom event that reports a task's progress, and the key in an interrupt's value."""
 TASKS = "piccc_tasks"
-"""The state key, and the message keyword, under which `PicccTasksMiddleware` keeps tasks."""
+"""The key in states and in messages' `additional_kwargs` where `PicccTasksMiddleware` keeps tasks."""
 
 OnUpdate = Callable[[Task], object]
 RunManager = CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
@@ -60,15 +60,15 @@ RunManager = CallbackManagerForToolRun | AsyncCallbackManagerForToolRun | None
 
 @dataclass(slots=True)
 class CallContext:
-    """One run of a tool: which call of which run it is.
+    """The identity of the tool call being run.
 
     Attributes:
-        tool_call_id: the call's id; servers that number the calls of each reply from 1 repeat it.
+        tool_call_id: the call's id; servers that number the calls of each reply from 1 repeat ids.
         thread_id: the LangGraph thread, or None.
-        place: the LangGraph task that runs the call, the same each time that this task is run again; None
-            outside a graph.
-        message_id: the model's reply that has the call, where a `ToolNode` runs it; None elsewhere. It tells
-            equal calls of two replies apart, and unlike the place is the same in a replay or a fork.
+        place: the LangGraph task that runs the call, the same whenever that task is rerun; None outside a
+            graph.
+        message_id: the id of the model's reply with the call if a `ToolNode` runs it, else None. It
+            distinguishes equal calls in two replies and, unlike `place`, stays the same in a replay or fork.
         durability: when LangGraph saves checkpoints: `sync`, `async` or `exit`.
         failure: the artifact of an error.
     """
@@ -81,19 +81,19 @@ class CallContext:
     failure: dict[str, Any] | None = None
 
     def key(self, type: str, arguments: Mapping[str, Any]) -> str | None:
-        """Return the submission's key, or None where nothing tells this call from another one.
+        """Return the submission's key, or None if the call cannot be told apart from others.
 
-        Outside a graph that is a call without a thread: its id alone may be another user's too.
+        Outside a graph, that is a call without a thread: another user's call may have the same id.
         """
         if self.tool_call_id is None or (self.thread_id is None and self.place is None):
             return None
-        # A message's id is the only one of its kind within a thread: LangGraph's states rely on it too.
+        # Message ids are unique within a thread: LangGraph's states rely on it too.
         by_message = self.thread_id is not None and self.message_id is not None
         origin = ("message", self.message_id) if by_message else ("place", self.place)
         return submission_key("langchain", self.thread_id, *origin, self.tool_call_id, type, dict(arguments))
 
     def completed(self, output: Any) -> Any:
-        """Return what the tool returns, with the failure as its artifact."""
+        """Return the tool's output, with any failure as its artifact."""
         if isinstance(output, ToolMessage) and output.artifact is None:
             output.artifact = self.failure
         return output
@@ -104,22 +104,22 @@ _current: ContextVar[CallContext | None] = ContextVar("piccc_call", default=None
 
 @contextmanager
 def call_context(options: Mapping[str, Any], state: object = None) -> Iterator[CallContext]:
-    """Set the context of the call that `BaseTool.run` was given these options for, in a graph's state."""
+    """Set the context of a call from the options of `BaseTool.run` and the graph's state."""
     configurable = (options.get("config") or {}).get("configurable") or {}
     metadata = (options.get("config") or {}).get("metadata") or {}
     thread_id = configurable.get("thread_id")
     place = configurable.get("checkpoint_ns") or metadata.get("langgraph_checkpoint_ns")
     if not place and "langgraph_node" in metadata:
         warn_once(
-            "This version of LangGraph does not say which graph task runs a tool: calls whose server numbers "
-            "them from 1 in each reply may be taken for one another. Tell us, and use an earlier version."
+            "This version of LangGraph does not tell tools which graph task runs them. If the server numbers "
+            "tool calls from 1 in each reply, they may be confused. Report this, and use an earlier version."
         )
     call = CallContext(
         options.get("tool_call_id"),
         None if thread_id is None else str(thread_id),
         place or None,
         _message_id(state, options.get("tool_call_id")),
-        # LangGraph's own key: where it is absent, the graph runs with the default, or there is none.
+        # LangGraph's own key; absent if the graph uses the default or there is no graph.
         configurable.get("__pregel_durability", "async"),
     )
     token = _current.set(call)
@@ -130,7 +130,7 @@ def call_context(options: Mapping[str, Any], state: object = None) -> Iterator[C
 
 
 def _message_id(state: object, tool_call_id: str | None) -> str | None:
-    """Return the id of the latest message that has a call of this id."""
+    """Return the id of the latest message with this tool call id."""
     messages = state.get("messages") if isinstance(state, Mapping) else getattr(state, "messages", state)
     for message in reversed(messages if isinstance(messages, Sequence) else ()):
         if isinstance(message, AIMessage) and tool_call_id in (call["id"] for call in message.tool_calls):
@@ -139,36 +139,36 @@ def _message_id(state: object, tool_call_id: str | None) -> str | None:
 
 
 def _runtime_class() -> Any:
-    """Return the annotation by which a `ToolNode` gives a tool the state; None where no graph is about."""
+    """Return the annotation that makes a `ToolNode` pass the state to a tool; None without LangGraph."""
     return getattr(sys.modules.get("langgraph.prebuilt"), "ToolRuntime", None)
 
 
 @lru_cache
 def _with_runtime(schema: type[BaseModel], runtime_class: Any) -> type[BaseModel]:
-    """Return a schema of a tool's arguments by which it is given the runtime too."""
+    """Return a tool's argument schema with the injected runtime added."""
     hint = Annotated[runtime_class, InjectedToolArg, SkipJsonSchema()]
     settings = ConfigDict(arbitrary_types_allowed=True)
     base = type(schema.__name__, (schema,), {"model_config": settings, "__module__": __name__})
     return create_model(schema.__name__, __base__=base, runtime=(hint, None))
 
 
-def _taken_runtime(tool_input: str | dict[str, Any]) -> tuple[str | dict[str, Any], Any]:
+def _split_runtime(tool_input: str | dict[str, Any]) -> tuple[str | dict[str, Any], Any]:
     """Return a tool's input without LangGraph's runtime, and the runtime's state."""
     if isinstance(tool_input, str) or (runtime_class := _runtime_class()) is None:
         return tool_input, None
     runtime = tool_input.get("runtime")
-    if not isinstance(runtime, runtime_class):  # a model's own invention is refused as any unknown argument
+    if not isinstance(runtime, runtime_class):  # made up by the model: rejected like any unknown argument
         return tool_input, None
     return {name: value for name, value in tool_input.items() if name != "runtime"}, runtime.state
 
 
 def current_call() -> CallContext:
-    """Return the call that is being run."""
+    """Return the context of the current call."""
     return _current.get() or CallContext()
 
 
 class Progress:
-    """Report a task's progress from blocking code: to a hook, LangGraph's `custom` stream and callbacks."""
+    """Progress reporter for blocking code: calls a hook, LangGraph's `custom` stream and callbacks."""
 
     def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
         self._on_update = on_update
@@ -177,7 +177,7 @@ class Progress:
         self.heartbeat = _heartbeat()
 
     def report(self, task: Task) -> None:
-        """Report a task as it is now."""
+        """Report a task's current state."""
         if self._write is not None:
             self._write({EVENT: progress(task)})
         if self._config is not None:
@@ -190,7 +190,7 @@ class Progress:
 
 
 class AsyncProgress(Progress):
-    """Report a task's progress from a coroutine; `flush` awaits the events in flight."""
+    """Progress reporter for coroutines; `flush` awaits the events in flight."""
 
     def __init__(self, on_update: OnUpdate | None, run_manager: RunManager) -> None:
         super().__init__(on_update, run_manager)
@@ -205,13 +205,13 @@ class AsyncProgress(Progress):
 
 
 def _heartbeat() -> Callable[[], None] | None:
-    """Return what keeps LangGraph's `idle_timeout` from ending the node of a task that is being polled."""
+    """Return a function that keeps LangGraph's `idle_timeout` from ending a node while it polls."""
     if "langgraph" not in sys.modules:
         return None
     from langgraph.runtime import get_runtime
 
     try:
-        return getattr(get_runtime(), "heartbeat", None)  # newer than the oldest version we support
+        return getattr(get_runtime(), "heartbeat", None)  # missing in the oldest version we support
     except (KeyError, RuntimeError):  # no graph runs the tool
         return None
 
@@ -230,26 +230,26 @@ def _stream_writer() -> Callable[[Any], None] | None:
 def media_from(
     source: BaseMessage | Iterable[BaseMessage | Mapping[str, Any]] | Mapping[str, Any],
 ) -> list[Task]:
-    """Return the tasks that the media tools reported, each once, as last reported.
+    """Return the tasks that the media tools reported, each once with its latest report.
 
     Args:
         source: a message, messages, or a graph's state; from an agent, a checkpoint, or as JSON from a
             remote graph.
 
-    `client.tasks.get(task)` returns a task with outputs that can be saved.
+    To save a task's outputs, get it with `client.tasks.get(task)`.
     """
     if isinstance(source, Mapping) and ("messages" in source or TASKS in source):
         kept = source.get(TASKS) or {}
         artifacts = [*_artifacts_of(source.get("messages") or ()), *kept.values()]
     else:
         artifacts = list(_artifacts_of([source] if isinstance(source, BaseMessage | Mapping) else source))
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for artifact in artifacts:
         for task in tasks_in(artifact):
-            # A state may hold an older report than the messages: what has ended stays ended.
-            if task.is_terminal or not (task.id in found and found[task.id].is_terminal):
-                found[task.id] = task
-    return list(found.values())
+            # A state may hold an older report than the messages: an ended task stays ended.
+            if task.is_terminal or not (task.id in tasks and tasks[task.id].is_terminal):
+                tasks[task.id] = task
+    return list(tasks.values())
 
 
 def _artifacts_of(messages: Iterable[BaseMessage | Mapping[str, Any]]) -> Iterator[object]:
@@ -265,37 +265,37 @@ Mode = Literal["wait", "submit", "interrupt", "background"]
 
 
 class PicccMediaTool(ClientSettings, BaseTool):
-    """What the media tools share.
+    """Base class of the media tools.
 
-    The model reads a short text; the artifact is JSON for the program, which `media_from` reads. Every
-    failure is an error message that says whether to call again, so that no agent ends by one. Progress goes
-    to `on_update`, out as the event `piccc_task`, and into LangGraph's `custom` stream.
+    The model gets a short text; your program gets a JSON artifact, which `media_from` reads. Every failure is
+    an error message that says whether to call again, so an agent never stops because of one. Progress goes
+    to `on_update`, to the custom event `piccc_task`, and to LangGraph's `custom` stream.
 
-    Give `client` a ledger in a file and run the graph with `durability="sync"`, and no restart of the process
-    pays twice; with LangGraph's other durabilities a killed process may lose the call's id. Give it a
-    `spend_limit`, and no agent spends more.
+    To never pay twice after a restart, give `client` a ledger in a file and run the graph with
+    `durability="sync"`; with LangGraph's other durabilities a killed process may lose the call's id. To limit
+    an agent's spending, give the client a `spend_limit`.
 
-    A call is identified by its thread, the model's message, its id and its arguments: run again, also in a
-    replay or a fork, it returns the same task; asked for again in another message it is a new one. Where no
-    `ToolNode` runs it, or its message has no id, the graph task stands for the message: a replay is a new
-    call. One outside a graph is identified by thread and id, and not at all without a thread.
+    A call is identified by its thread, the model's message, its id and its arguments. Rerun, even in a replay
+    or fork, it returns the same task; the same call in another message creates a new task. If no `ToolNode`
+    runs it, or its message has no id, the graph task replaces the message, and a replay is a new call.
+    Outside a graph, the thread and id identify it; without a thread, nothing does.
     """
 
     model_config = STRICT
 
     client: Any = Field(default=None, exclude=True, repr=False)
-    """A `piccc.Client` to use instead of one made from the settings."""
+    """A `piccc.Client` to use instead of one created from the settings."""
     async_client: Any = Field(default=None, exclude=True, repr=False)
-    """A `piccc.AsyncClient` to use instead of one made from the settings, or from `client`."""
+    """A `piccc.AsyncClient` to use instead of one created from the settings or from `client`."""
     on_update: OnUpdate | None = Field(default=None, exclude=True, repr=False)
-    """Called with the task at each change of its status or progress."""
+    """Called with the task whenever its status or progress changes."""
     wait_s: float | None = Field(default=600.0, ge=0)
-    """How many seconds to wait for one task; then the model reads that it is still running."""
+    """Maximum seconds to wait for one task; after that, the model is told that it is still running."""
     show: Show = "none"
-    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels.
+    """Whether to show finished images to the model: `none`, `image`, or a 512-pixel `thumbnail`.
 
-    The message has a reference to it, so that checkpoints stay small: `ChatPiccc` fetches the image for each
-    request, and keeps the latest in memory; another model gets its address as a standard block."""
+    The message holds only a reference, to keep checkpoints small. `ChatPiccc` fetches the image for each
+    request and caches the latest ones in memory; other models get its URL as a standard block."""
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
     handle_validation_error: Any = Field(default_factory=lambda: _invalid_arguments, exclude=True, repr=False)
@@ -307,14 +307,14 @@ class PicccMediaTool(ClientSettings, BaseTool):
         return self
 
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the tool; a call that is run again is not submitted again."""
-        tool_input, state = _taken_runtime(tool_input)
+        """Run the tool; rerunning the same call does not submit it again."""
+        tool_input, state = _split_runtime(tool_input)
         with call_context(kwargs, state) as call:
             return call.completed(super().run(tool_input, *args, **kwargs))
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Run the tool; a call that is run again is not submitted again."""
-        tool_input, state = _taken_runtime(tool_input)
+        """Run the tool; rerunning the same call does not submit it again."""
+        tool_input, state = _split_runtime(tool_input)
         with call_context(kwargs, state) as call:
             return call.completed(await super().arun(tool_input, *args, **kwargs))
 
@@ -355,31 +355,32 @@ class PicccMediaTool(ClientSettings, BaseTool):
         return [{"type": "text", "text": report.text}, *images] if images else report.text, report.artifact
 
     def _pair(self) -> ClientPair[Client, AsyncClient]:
-        return ClientPair(self.client, self.async_client, self._blocking)
+        return ClientPair(self.client, self.async_client, self._sync_client)
 
 
-class _MakingTool(PicccMediaTool):
+class _GenerationTool(PicccMediaTool):
     model: str | None = None
     """The model's name. Default: `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`."""
     mode: Mode = "wait"
-    """What to do once the task is submitted.
+    """What to do after submitting the task.
 
-    - `wait`: wait for `wait_s` seconds; a task that takes longer is a normal result, to be asked for later.
-    - `submit`: return at once.
-    - `interrupt`: stop the LangGraph run until it is resumed, with `resume_when_done` or by the interrupt's
-      id. It needs a checkpointer, and to outlive the process a client with its ledger in a file.
-    - `background`: return at once; `PicccTasksMiddleware` tells the model when the task is finished.
+    - `wait`: wait up to `wait_s` seconds. A task that takes longer is a normal result; the model can ask for
+      it later.
+    - `submit`: return immediately.
+    - `interrupt`: stop the LangGraph run until it is resumed with `resume_when_done` or by the interrupt's
+      id. This needs a checkpointer and, to survive a restart, a client with its ledger in a file.
+    - `background`: return immediately; `PicccTasksMiddleware` tells the model when the task is finished.
     """
     lost: Literal["ask", "resend"] = "ask"
-    """What to do where an earlier run of the call got no answer.
+    """What to do if an earlier run of the call got no response.
 
     - `ask`: tell the model.
-    - `resend`: submit again a minute later where the account's list does not have the task.
+    - `resend`: submit again after a minute if the task is not in the account's list.
     """
     _type: ClassVar[TaskType]
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[Any]:
-        """Return the schema of the arguments; within LangGraph it asks for the runtime too."""
+        """Return the argument schema; in LangGraph it also requests the runtime."""
         schema: Any = super().get_input_schema(config)
         runtime_class = _runtime_class()
         return schema if runtime_class is None else _with_runtime(schema, runtime_class)
@@ -388,7 +389,7 @@ class _MakingTool(PicccMediaTool):
         call = current_call()
         if self.mode == "interrupt" and None in (call.tool_call_id, call.thread_id, call.place):
             raise InvalidArgumentError(
-                "Only the agent of a LangGraph run with a checkpointer and a thread_id can be interrupted.",
+                'mode="interrupt" needs a LangGraph run with a checkpointer and a thread_id.',
                 hint='Nothing was sent. Use mode="wait" elsewhere.',
             )
         key = call.key(self._type, arguments)
@@ -397,7 +398,7 @@ class _MakingTool(PicccMediaTool):
         try:
             task = await run.place(self._type, {"model": self.model, **arguments}, key=key, lost=self.lost)
         except _TRANSIENT:
-            # The task may exist, and be unreadable at the moment: the run or the wait goes on when it can.
+            # The task may exist but be unreachable right now: stop or wait until it can be read.
             if self.mode not in ("interrupt", "wait") or (known := await run.submitted()) is None:
                 raise
             if self.mode == "interrupt":
@@ -410,12 +411,12 @@ class _MakingTool(PicccMediaTool):
         return await run.report("You will be told when it is finished." if self.mode == "background" else "")
 
 
-class PicccImageTool(_MakingTool):
-    """Make images.
+class PicccImageTool(_GenerationTool):
+    """Tool that makes images.
 
-    The model reads a short text; the artifact is JSON for the program, which `media_from` reads. Every
-    failure is an error message that says whether to call again. With a `client` that has its ledger in a
-    file, and `durability="sync"`, no restart of the process pays twice.
+    The model gets a short text; your program gets a JSON artifact, which `media_from` reads. Every failure is
+    an error message that says whether to call again. To never pay twice after a restart, pass a `client`
+    with its ledger in a file and run the graph with `durability="sync"`.
 
     Examples:
         >>> from langchain_piccc import PicccImageTool
@@ -430,8 +431,8 @@ class PicccImageTool(_MakingTool):
     _type: ClassVar[TaskType] = "image"
 
 
-class PicccVideoTool(_MakingTool):
-    """Make videos; all else is as with `PicccImageTool`.
+class PicccVideoTool(_GenerationTool):
+    """Tool that makes videos; otherwise like `PicccImageTool`.
 
     Examples:
         >>> from langchain_piccc import PicccVideoTool
@@ -447,7 +448,7 @@ class PicccVideoTool(_MakingTool):
 
 
 class PicccTaskTool(PicccMediaTool):
-    """Read a task, and wait for it: as long as the model says, else for `wait_s` seconds.
+    """Tool that gets a task, waiting for it as long as the model asks, by default `wait_s` seconds.
 
     Examples:
         >>> from langchain_piccc import PicccTaskTool
@@ -470,7 +471,7 @@ class PicccTaskTool(PicccMediaTool):
 
 
 class PicccTaskListTool(PicccMediaTool):
-    """List the latest tasks of the account.
+    """Tool that lists the account's latest tasks.
 
     Examples:
         >>> from langchain_piccc import PicccTaskListTool
@@ -499,34 +500,34 @@ _TRANSIENT = (errors.APIConnectionError, errors.RateLimitError, errors.ResponseE
 
 
 def _stop(task: Task) -> NoReturn:
-    """Stop the run until the task has ended.
+    """Interrupt the run until the task has ended.
 
-    This is not `interrupt()`, whose resume values LangGraph matches by their order: whether a task has ended
-    decides whether this stops again, so a value for it could slip to the next `interrupt()` of the same
-    graph task, and answer a human's question. This interrupt takes no value. Its id is none of a graph
-    task's, so that a value which is given for it goes nowhere.
+    This does not use `interrupt()`, because LangGraph matches its resume values by order. A rerun stops
+    here only if the task is still running, so its value could slip to the next `interrupt()` in the same
+    graph task and answer a question meant for a human. This interrupt takes no value: its id belongs to no
+    graph task, so LangGraph drops any value sent to it.
     """
     from langgraph.errors import GraphInterrupt
     from langgraph.types import Interrupt
 
-    # LangGraph reads a mapping as one of interrupt ids where each key has this form.
+    # LangGraph reads a mapping as interrupt ids if every key has this form.
     id = hashlib.sha256(f"{EVENT}:{task.id}".encode()).hexdigest()[:32]
     raise GraphInterrupt((Interrupt({EVENT: progress(task)}, id),))
 
 
 def _warn_of_durability(ledger: Ledger, call: CallContext) -> None:
-    """Say once that a file ledger alone does not keep a killed process from paying twice."""
+    """Warn once that a file ledger alone does not prevent double payment if the process is killed."""
     if call.durability == "sync" or isinstance(ledger, MemoryLedger):
         return
     warn_once(
-        "The ledger prevents double payment after a crash only where checkpoints are saved before the tools "
-        'run: pass durability="sync" to invoke or stream. Otherwise a process that is killed asks the model '
-        "again, and its new call is a new submission."
+        "The ledger prevents double payment after a crash only if checkpoints are saved before the tools "
+        'run: pass durability="sync" to invoke or stream. Otherwise, after a crash the model is asked again, '
+        "and its new call is a new submission."
     )
 
 
 def _signals() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which a graph stops a tool."""
+    """Return the exceptions that LangGraph uses to stop a tool."""
     if "langgraph" not in sys.modules:
         return ()
     from langgraph.errors import GraphBubbleUp
@@ -535,10 +536,10 @@ def _signals() -> tuple[type[Exception], ...]:
 
 
 class PicccMediaToolkit(StrictModel, BaseToolkit):
-    """Make the four media tools: image, video, read a task, list tasks.
+    """Toolkit with the four media tools: make an image, make a video, get a task, list tasks.
 
-    What takes longer than `wait_s` the model asks for later, because here it has the tool to ask with. To
-    have a human agree before anything is paid for, add LangChain's HumanInTheLoopMiddleware to the agent.
+    If a task takes longer than `wait_s`, the model can get it later with the task tool. To have a human
+    approve every payment, add LangChain's HumanInTheLoopMiddleware to the agent.
 
     Examples:
         >>> from langchain.agents import create_agent
@@ -553,23 +554,23 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
     model_config = STRICT
 
     client: Any = Field(default=None, exclude=True, repr=False)
-    """A `piccc.Client` for all tools; without one each makes its own from the environment."""
+    """A `piccc.Client` for all tools; by default each creates its own from the environment."""
     async_client: Any = Field(default=None, exclude=True, repr=False)
-    """A `piccc.AsyncClient` for all tools. Default: made from `client`."""
+    """A `piccc.AsyncClient` for all tools. Default: created from `client`."""
     on_update: OnUpdate | None = Field(default=None, exclude=True, repr=False)
-    """Called with a task at each change of its status or progress."""
+    """Called with a task whenever its status or progress changes."""
     image_model: str | None = None
-    """The model that makes images. Default: `PICCC_IMAGE_MODEL`."""
+    """The image model. Default: `PICCC_IMAGE_MODEL`."""
     video_model: str | None = None
-    """The model that makes videos. Default: `PICCC_VIDEO_MODEL`."""
+    """The video model. Default: `PICCC_VIDEO_MODEL`."""
     mode: Mode = "wait"
-    """What the image and the video tool do once a task is submitted: see `PicccImageTool.mode`."""
+    """What the image and video tools do after submitting a task; see `PicccImageTool.mode`."""
     lost: Literal["ask", "resend"] = "ask"
-    """What they do where an earlier run of a call got no answer: see `PicccImageTool.lost`."""
+    """What they do if an earlier run of a call got no response; see `PicccImageTool.lost`."""
     wait_s: float | None = Field(default=60.0, ge=0)
-    """How many seconds a call waits at most; then the model reads that the task is still running."""
+    """Maximum seconds that a call waits; after that, the model is told that the task is still running."""
     show: Show = "none"
-    """Whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels."""
+    """Whether to show finished images to the model: `none`, `image`, or a 512-pixel `thumbnail`."""
 
     def get_tools(self) -> list[BaseTool]:
         """Return the tools."""

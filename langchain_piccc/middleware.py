@@ -1,4 +1,4 @@
-"""Agent middleware: news of media tasks that ended, and a second try for tool calls that cannot be read."""
+"""Agent middleware that reports finished media tasks and retries invalid tool calls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ try:
     from langgraph.types import Command
 except ImportError as error:
     raise MissingExtraError(
-        "The middleware needs LangChain's agents.", hint='pip install "piccc[all]"'
+        "The middleware needs the langchain package.", hint='pip install "piccc[all]"'
     ) from error
 
 if TYPE_CHECKING:
@@ -61,25 +61,25 @@ def _merge(left: Tasks | None, right: Tasks | None) -> Tasks:
 
 
 class MediaState(AgentState[Any]):
-    """An agent's state with its media tasks by id, as last reported; `media_from` reads it."""
+    """Agent state with the latest report of each media task, by id; `media_from` reads it."""
 
     piccc_tasks: NotRequired[Annotated[Tasks, _merge]]
 
 
 class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
-    """Tell the model about each media task that has ended since a tool reported it as running.
+    """Middleware that tells the model when a running media task has ended.
 
-    It does so before the model is asked again. With `wait_s`, an agent that is about to end while tasks are
-    running waits up to `wait_s` seconds, and goes on as soon as one ends. Tasks are kept in the state under
-    `piccc_tasks`, so that they outlive the messages that named them: summaries, trimming, a checkpoint.
-    Calls of the media tools that were left without an answer, because the user wrote while the run was
-    interrupted, are answered with the task's id where it is found among the account's latest.
+    It does so before each model call. With `wait_s`, an agent that is about to finish while tasks are running
+    waits up to `wait_s` seconds and continues as soon as one ends. Tasks are kept in the state under
+    `piccc_tasks`, so they survive summarizing, trimming and checkpoints. If the user writes while a run is
+    interrupted, media tool calls are left unanswered; the middleware answers them, with the task if it is
+    among the account's latest.
 
     Args:
-        client: the `piccc.Client` of the tools; by default one from the environment.
-        async_client: the `piccc.AsyncClient` for asynchronous runs; by default made from `client`.
+        client: the tools' `piccc.Client`; by default one created from the environment.
+        async_client: the `piccc.AsyncClient` for async runs; by default created from `client`.
         wait_s: seconds to wait at the end of a run; 0 does not wait.
-        show: whether a finished image goes to the model too: `none`, `image`, or a `thumbnail` of 512 pixels.
+        show: whether to show finished images to the model: `none`, `image`, or a 512-pixel `thumbnail`.
 
     Examples:
         >>> from langchain.agents import create_agent
@@ -108,7 +108,7 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
-        """Keep the tasks of a tool's result in the state."""
+        """Keep the tasks in a tool's result in the state."""
         return _keeping_tasks(handler(request))
 
     async def awrap_tool_call(
@@ -116,27 +116,27 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         request: ToolCallRequest,
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
-        """Keep the tasks of a tool's result in the state."""
+        """Keep the tasks in a tool's result in the state."""
         return _keeping_tasks(await handler(request))
 
     def before_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
-        """Add news of tasks that ended, and answers to abandoned calls."""
+        """Add reports of ended tasks, and answers to abandoned calls."""
         return run_sync_tool(self._before(self._clients.sync(), state))
 
     async def abefore_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
-        """Add news of tasks that ended, and answers to abandoned calls."""
+        """Add reports of ended tasks, and answers to abandoned calls."""
         return await self._before(self._clients.asynchronous(), state)
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
-        """Wait for running tasks where the model would end the run, and ask it again if one ends."""
+        """If the model would end the run, wait for running tasks; call it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
         return run_sync_tool(self._at_end(self._clients.sync(), state, runtime))
 
     @hook_config(can_jump_to=["model"])
     async def aafter_model(self, state: MediaState, runtime: Runtime[Any]) -> Update:
-        """Wait for running tasks where the model would end the run, and ask it again if one ends."""
+        """If the model would end the run, wait for running tasks; call it again if one ends."""
         if not self._is_at_end(state["messages"]):
             return None
         return await self._at_end(self._clients.asynchronous(), state, runtime)
@@ -148,25 +148,25 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
     async def _before(self, client: Client | AsyncClient, state: MediaState) -> Update:
         calls = _abandoned(state["messages"])
         if not calls:
-            return await self._news(client, state, 0)
+            return await self._update(client, state, 0)
         found = await _find(client, calls, media_from(state))
         repaired = _with_answers(state["messages"], calls, found)
-        news = await self._news(client, {**state, "messages": repaired}, 0) or {"messages": [], TASKS: {}}
+        update = await self._update(client, {**state, "messages": repaired}, 0) or {"messages": [], TASKS: {}}
         tasks = {task.id: artifact_of(task) for task in found.values()}
         return {
-            "messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *repaired, *news["messages"]],
-            TASKS: {**tasks, **news[TASKS]},
+            "messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), *repaired, *update["messages"]],
+            TASKS: {**tasks, **update[TASKS]},
         }
 
     async def _at_end(self, client: Client | AsyncClient, state: MediaState, runtime: Runtime[Any]) -> Update:
         def report(task: Task) -> None:
             runtime.stream_writer({EVENT: progress(task)})
 
-        heartbeat = getattr(runtime, "heartbeat", None)  # newer than the oldest version we support
-        update = await self._news(client, state, self._wait_s, report, heartbeat)
+        heartbeat = getattr(runtime, "heartbeat", None)  # missing in the oldest version we support
+        update = await self._update(client, state, self._wait_s, report, heartbeat)
         return {**update, "jump_to": "model"} if update else None
 
-    async def _news(
+    async def _update(
         self,
         client: Client | AsyncClient,
         state: Mapping[str, Any],
@@ -181,7 +181,7 @@ class PicccTasksMiddleware(AgentMiddleware[MediaState, Any, Any]):
         if not reports:
             return None
         return {
-            "messages": [_news_message(reports, self._show)],
+            "messages": [_update_message(reports, self._show)],
             TASKS: _by_id([report.artifact for report in reports]),
         }
 
@@ -191,11 +191,12 @@ def _by_id(artifacts: Iterable[object]) -> Tasks:
 
 
 def _keeping_tasks(result: ToolMessage | Command[Any]) -> ToolMessage | Command[Any]:
-    """Return a tool's result as an update that keeps its task in the state too."""
+    """Return a tool's result as an update that also keeps its tasks in the state."""
     update = result.update if isinstance(result, Command) else {"messages": [result]}
     if not isinstance(update, dict):
         return result
-    tasks = _by_id(each.artifact for each in update.get("messages", ()) if isinstance(each, ToolMessage))
+    messages = update.get("messages", ())
+    tasks = _by_id(message.artifact for message in messages if isinstance(message, ToolMessage))
     if not tasks:
         return result
     kept = {**update, TASKS: _merge(update.get(TASKS), tasks)}
@@ -205,9 +206,9 @@ def _keeping_tasks(result: ToolMessage | Command[Any]) -> ToolMessage | Command[
 
 
 def _abandoned(messages: Sequence[AnyMessage]) -> list[ToolCall]:
-    """Return the calls of the media tools that have no answer though the conversation went on."""
-    answered = {each.tool_call_id for each in messages if isinstance(each, ToolMessage)}
-    earlier = [each for each in messages[:-1] if isinstance(each, AIMessage)]
+    """Return the media tool calls left unanswered when the conversation went on."""
+    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    earlier = [message for message in messages[:-1] if isinstance(message, AIMessage)]
     calls = [call for message in earlier for call in message.tool_calls if call["name"] in _TYPES]
     return [call for call in calls if call["id"] not in answered]
 
@@ -215,7 +216,7 @@ def _abandoned(messages: Sequence[AnyMessage]) -> list[ToolCall]:
 async def _find(
     client: Client | AsyncClient, calls: Sequence[ToolCall], known: Sequence[Task]
 ) -> dict[str | None, Task]:
-    """Return the tasks of abandoned calls, as far as they are among the account's latest, by call id."""
+    """Return the abandoned calls' tasks that are among the account's latest, by call id."""
     try:
         latest = await latest_tasks(client)
     except PicccError:
@@ -235,7 +236,7 @@ async def _find(
 def _with_answers(
     messages: Sequence[AnyMessage], calls: Sequence[ToolCall], found: Mapping[str | None, Task]
 ) -> list[AnyMessage]:
-    """Return the messages with an answer to each abandoned call, where servers expect it."""
+    """Return the messages with an answer right after each abandoned call, where servers expect it."""
     abandoned = {call["id"] for call in calls}
     repaired: list[AnyMessage] = []
     for message in messages:
@@ -250,14 +251,14 @@ def _answer(id: str, task: Task | None) -> ToolMessage:
     if task is not None:
         return ToolMessage(describe_for_model(task), tool_call_id=id, artifact=artifact_of(task))
     text = (
-        "This call was interrupted before its result came. If its task was created, it keeps running and "
+        "This call was interrupted before its result arrived. If its task was created, it keeps running and "
         f"is billed: do not submit it again. Look for it with {LIST_TASKS}."
     )
     return ToolMessage(text, tool_call_id=id, status="error")
 
 
-def _news_message(reports: Sequence[ToolResult], show: Show) -> HumanMessage:
-    text = "\n".join(["News of the media tasks:", *(report.text for report in reports)])
+def _update_message(reports: Sequence[ToolResult], show: Show) -> HumanMessage:
+    text = "\n".join(["Media task updates:", *(report.text for report in reports)])
     images = [image for report in reports for image in references(report.artifact, show)]
     return HumanMessage(
         [{"type": "text", "text": text}, *images] if images else text,
@@ -266,15 +267,15 @@ def _news_message(reports: Sequence[ToolResult], show: Show) -> HumanMessage:
 
 
 class PicccInvalidCallsMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
-    """Tell the model which of its tool calls were cut off or cannot be read, and ask it once more.
+    """Middleware that tells the model which of its tool calls were invalid, and asks it again.
 
-    No tool runs on such a call with or without this: an agent ends with it, and it can be read in
-    `invalid_tool_calls` of the last message. With this middleware each gets a tool message that says what is
-    wrong. Where a reply has nothing but invalid calls, the model is asked again, up to `max_retries` times
-    in a row; then the run ends with the call as the last message.
+    Invalid calls (truncated or malformed) never run a tool, with or without this middleware. Without it, the
+    agent ends and the last message has them in `invalid_tool_calls`. With it, each gets a tool message that
+    says what is wrong. If a reply has only invalid calls, the model is asked again, up to `max_retries` times
+    in a row; after that the run ends with the invalid reply as its last message.
 
     Args:
-        max_retries: how many more replies to pay for where only invalid calls came.
+        max_retries: how many more replies to pay for when a reply has only invalid calls.
 
     Examples:
         >>> from langchain.agents import create_agent
@@ -288,7 +289,7 @@ class PicccInvalidCallsMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @hook_config(can_jump_to=["model"])
     def after_model(self, state: AgentState[Any], runtime: Runtime[Any]) -> Update:
-        """Answer invalid calls, and ask again where nothing else came."""
+        """Answer invalid calls, and ask the model again if there are no valid ones."""
         messages = state["messages"]
         last = messages[-1] if messages else None
         if not isinstance(last, AIMessage) or not last.invalid_tool_calls:
@@ -310,12 +311,12 @@ class PicccInvalidCallsMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     @hook_config(can_jump_to=["model"])
     async def aafter_model(self, state: AgentState[Any], runtime: Runtime[Any]) -> Update:
-        """Answer invalid calls, and ask again where nothing else came."""
+        """Answer invalid calls, and ask the model again if there are no valid ones."""
         return self.after_model(state, runtime)
 
 
 def _failed_in_a_row(messages: Sequence[AnyMessage]) -> int:
-    """Count the replies with nothing but invalid calls at the end of a conversation."""
+    """Return the number of replies with only invalid calls at the end of a conversation."""
     count = 0
     for message in reversed(messages):
         if isinstance(message, AIMessage):

@@ -1,4 +1,4 @@
-"""Images that tools show to a model: messages refer to them, and a request has their bytes."""
+"""Images that tools show to a model: messages hold references, requests hold the bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def references(artifact: Mapping[str, Any], show: Show) -> list[dict[str, Any]]:
-    """Return a content block for each image of a tool's artifact that a model is to see.
+    """Return a content block for each image in a tool's artifact that the model should see.
 
-    A checkpointer stores whole messages, many times over, so they have no bytes. `ChatPiccc` fetches the
-    image when it is asked; another model gets a standard block with the image's address.
+    Checkpointers store every message many times, so messages hold no image bytes. `ChatPiccc` fetches the
+    image for each request; other models get a standard block with the image's URL.
     """
     if show == "none" or "task_id" not in artifact:
         return []
@@ -36,9 +36,9 @@ def references(artifact: Mapping[str, Any], show: Show) -> list[dict[str, Any]]:
 
 
 async def with_images(client: Client | AsyncClient, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Return messages with the bytes of the images that they refer to.
+    """Return messages with image references replaced by the images' bytes.
 
-    An image that cannot be fetched becomes a text that says so: no conversation ends by one.
+    An image that cannot be fetched becomes a text that says so, so that the conversation can go on.
     """
     return [await _with_images(client, message) for message in messages]
 
@@ -54,7 +54,7 @@ async def _with_bytes(client: Client | AsyncClient, block: Any) -> Any:
     shown = shown_image(block)
     if shown is None:
         return block
-    # Only the task's id counts: who may write messages must not choose an address that is fetched here.
+    # Use only the task's id: whoever can write messages must not be able to choose a URL to fetch.
     task_id, place, show = shown.get("task_id"), shown.get("place"), shown.get("show")
     return await image_block(
         client, str(task_id), place or 0, "thumbnail" if show == "thumbnail" else "image"

@@ -1,4 +1,4 @@
-"""Structured output for ChatPiccc: `piccc.structured` in LangChain's terms."""
+"""Structured output for ChatPiccc, built on `piccc.structured`."""
 
 from __future__ import annotations
 
@@ -44,48 +44,52 @@ _METHODS: dict[Strategy, Method] = {"schema": "json_schema", "tool": "function_c
 
 def output_schema(given: Any, *, strict: bool | None) -> OutputSchema:
     """Read a schema in any of LangChain's forms; raise InvalidArgumentError for anything else."""
-    # LangChain's own reading of these gives plain dicts, with descriptions from docstrings and annotations.
+    # LangChain converts these to plain dicts, with descriptions from docstrings and annotations.
     if is_typeddict(given) or is_dataclass(given) or inspect.isroutine(given) or isinstance(given, BaseTool):
         try:
             given = convert_to_json_schema(given)
         except (ValueError, TypeError) as error:
-            raise InvalidArgumentError(f"There is no JSON Schema of {given!r}: {error}") from error
+            raise InvalidArgumentError(f"Cannot make a JSON Schema of {given!r}: {error}") from error
     return OutputSchema.of(given, strict=strict)
 
 
 def traced_schema(given: Any, schema: OutputSchema) -> Any:
-    """Return what tracers are to see of a schema: LangChain's own reading, where it has one."""
+    """Return the schema to show to tracers: LangChain's own conversion, if it has one."""
     try:
         return convert_to_json_schema(given)
-    except Exception:  # whatever its readers run into with forms that only we know
+    except Exception:  # may be anything, for forms that only we support
         return {"title": schema.name, **schema.schema}
 
 
 def strategies(
     profile: ModelProfile | None, dialect: str, method: Method | None, strict: bool | None
 ) -> tuple[Strategy, ...]:
-    """Return the ways to ask, the best first; only one where a method was named."""
+    """Return the strategies to try, best first; only one if a method was given."""
     if method is None:
-        known = {"schema": "structured_output", "tool": "tool_calling"}
-        able: Mapping[str, Any] = profile or {}
-        return tuple(each for each in structured.STRATEGIES if able.get(known.get(each, ""), True))
+        capabilities = {"schema": "structured_output", "tool": "tool_calling"}
+        supported: Mapping[str, Any] = profile or {}
+        return tuple(
+            strategy
+            for strategy in structured.STRATEGIES
+            if supported.get(capabilities.get(strategy, ""), True)
+        )
     for strategy, name in _METHODS.items():
         if name == method and not (method == "json_mode" and strict is not None):
-            # Anthropic's route knows no JSON mode, so there the schema itself is asked for.
+            # The Anthropic route has no JSON mode, so send the schema itself.
             return ("schema",) if strategy == "json" and dialect == "anthropic" else (strategy,)
-    hint = f"It is one of {', '.join(_METHODS.values())}; json_mode knows no strict."
+    hint = f"Use one of {', '.join(_METHODS.values())}; json_mode does not support strict."
     raise InvalidArgumentError(f"method is {method!r} and strict is {strict!r}.", hint=hint)
 
 
 class StructuredOutputError(structured.StructuredOutputError, OutputParserException):
-    """No answer was the object that was asked for.
+    """No answer matched the schema.
 
     Attributes:
         raw: the model's last message.
         llm_output: its text, or the arguments of its call.
         finish_reason: why it ended, such as `stop` or `length`.
         reason: `refused` by the model, `filtered` by the server, `cut` at max_tokens, or `unfit`.
-        observation, send_to_llm: what OutputParserException has besides; not used here.
+        observation, send_to_llm: inherited from OutputParserException; not used here.
     """
 
     raw: AIMessage
@@ -97,7 +101,7 @@ class StructuredOutputError(structured.StructuredOutputError, OutputParserExcept
 if hasattr(core, "ModelRefusalError"):  # langchain-core 1.7.5
 
     class StructuredRefusalError(StructuredOutputError, core.ModelRefusalError):
-        """The model declined to give the object, or the server withheld it."""
+        """The model refused to give the object, or the server filtered it."""
 
         raw_message: BaseMessage | None = None
 
@@ -106,7 +110,7 @@ else:
 
 
 class StructuredOutput(Runnable[LanguageModelInput, Any]):
-    """Ask for an answer in a shape; an answer that does not fit goes back once, with what is wrong."""
+    """Runnable whose answers match a schema; one that does not is sent back once for correction."""
 
     def __init__(
         self,
@@ -133,35 +137,35 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         self._options = dict(options)
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Return the answer in its shape, or with `include_raw` a dict of raw, parsed and parsing_error."""
+        """Return the parsed answer, or with `include_raw` a dict of raw, parsed and parsing_error."""
         return self._whole().invoke(input, config, **kwargs)
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
-        """Return the answer in its shape, or with `include_raw` a dict of raw, parsed and parsing_error."""
+        """Return the parsed answer, or with `include_raw` a dict of raw, parsed and parsing_error."""
         return await self._whole().ainvoke(input, config, **kwargs)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
-        """Yield the answer as it grows (dicts), or once it is whole (pydantic objects, `include_raw`)."""
+        """Yield the answer as it grows (dicts), or once it is complete (pydantic objects, `include_raw`)."""
         yield from self._growing().stream(input, config, **kwargs)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
-        """Yield the answer as it grows (dicts), or once it is whole (pydantic objects, `include_raw`)."""
+        """Yield the answer as it grows (dicts), or once it is complete (pydantic objects, `include_raw`)."""
         async for answer in self._growing().astream(input, config, **kwargs):
             yield answer
 
-    # LangChain's own runnables open the traced run that the model's calls belong to.
+    # LangChain's own runnables open the traced run around the model's calls.
 
     def _whole(self) -> RunnableLambda[LanguageModelInput, Any]:
         return RunnableLambda(self._invoke, self._ainvoke, name=self.name)
 
     def _growing(self) -> RunnableGenerator[LanguageModelInput, Any]:
-        # It gives the config to functions that take one; its annotations leave that out.
+        # It passes the config to functions that accept one, but its annotations omit that.
         return RunnableGenerator(self._stream, self._astream, name=self.name)  # type: ignore[arg-type]
 
     def _invoke(
@@ -202,7 +206,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         while attempt := run.call.attempt:
             messages, options = run.messages(attempt), run.options(attempt)
             try:
-                if run.call.answers:  # a second answer would grow from nothing again
+                if run.call.answers:  # a streamed second answer would start over from nothing
                     run.take(self._model.invoke(messages, config, **options))
                     continue
                 for chunk in self._model.stream(messages, config, **options):
@@ -247,7 +251,7 @@ class _Run:
         self.call = StructuredCall(
             owner._schema, owner._strategies, owner._memory, server, owner._max_answers
         )
-        # pydantic objects and raw messages are shown whole only.
+        # pydantic objects and raw messages are only yielded when complete.
         self._is_shown = owner._schema.type is None and not owner._include_raw
         self._chunks: list[AIMessageChunk] = []
         self._partial = PartialObject()
@@ -267,7 +271,7 @@ class _Run:
         self._chunks.append(chunk)
         if not self._is_shown:
             return
-        calls = [each["args"] or "" for each in chunk.tool_call_chunks if not each["index"]]
+        calls = [call["args"] or "" for call in chunk.tool_call_chunks if not call["index"]]
         if self._partial.add("".join(calls) or str(chunk.text)):
             self._shown = self.call.schema.unwrap(self._partial.value)
             yield self._shown
@@ -278,18 +282,18 @@ class _Run:
 
     def take(self, raw: AIMessage) -> None:
         self._raw = raw
-        calls = [json.dumps(each["args"], ensure_ascii=False) for each in raw.tool_calls]
-        wrong = [without_ending(each["args"] or "") for each in raw.invalid_tool_calls]
+        calls = [json.dumps(call["args"], ensure_ascii=False) for call in raw.tool_calls]
+        invalid = [without_ending(call["args"] or "") for call in raw.invalid_tool_calls]
         reason: InvalidReason = next(iter(invalid_reasons(raw).values()), "malformed")
         is_tool = self.call.attempt is not None and self.call.attempt.strategy == "tool"
         self.call.take(
             Answer(
-                text=([*calls, *wrong] or [str(raw.text)])[0] if is_tool else str(raw.text),
+                text=([*calls, *invalid] or [str(raw.text)])[0] if is_tool else str(raw.text),
                 finish_reason=raw.response_metadata.get("finish_reason"),
                 refusal=_refusal(raw),
-                # What is no object may be what was asked for: a list without the object around it.
+                # Arguments that are not an object may still be the answer: a list without its wrapper.
                 invalid=InvalidToolCall("", "", "", reason).error
-                if is_tool and wrong and not calls and reason != "malformed"
+                if is_tool and invalid and not calls and reason != "malformed"
                 else "",
                 calls_others=bool(calls) and not is_tool,
                 request_id=raw.response_metadata.get("request_id"),
@@ -323,6 +327,10 @@ def _messages(given: LanguageModelInput) -> list[BaseMessage]:
 
 
 def _refusal(message: AIMessage) -> str:
-    """Return the words of a refusal: beside the content of a plain message, else in a block of it."""
-    blocks = [each for each in message.content if isinstance(each, dict) and each.get("type") == "refusal"]
-    return str(message.additional_kwargs.get("refusal") or next((each["refusal"] for each in blocks), ""))
+    """Return a refusal's text, from `additional_kwargs` in a plain message, else from a content block."""
+    texts = [
+        block["refusal"]
+        for block in message.content
+        if isinstance(block, dict) and block.get("type") == "refusal"
+    ]
+    return str(message.additional_kwargs.get("refusal") or next(iter(texts), ""))

@@ -75,7 +75,7 @@ def test_without_langchains_private_table_a_model_works(change: str, monkeypatch
     home = importlib.import_module("langchain.chat_models.base")
     monkeypatch.setattr(home, "_PROVIDERS_OF_THE_NEXT_VERSION", home._BUILTIN_PROVIDERS, raising=False)
     monkeypatch.delattr(home, "_BUILTIN_PROVIDERS")
-    with pytest.raises(PicccError, match="otherwise than register"):
+    with pytest.raises(PicccError, match="does not support this version of langchain"):
         register()
     with FaultServer() as server:
         model = ChatPiccc(

@@ -148,7 +148,7 @@ def test_a_tool_of_another_provider_is_refused_with_the_way_out() -> None:
 def test_what_is_neither_tool_nor_schema_is_refused_as_one_of_our_errors(call: dict[str, Any]) -> None:
     model = ChatPiccc(api_key="k")
     for refused in (lambda: model.bind_tools(**{"tools": [], **call}), lambda: model.invoke("?", **call)):
-        with pytest.raises(InvalidArgumentError, match=r"is no tool|is no schema"):
+        with pytest.raises(InvalidArgumentError, match=r"is not a tool|is not a schema"):
             refused()
 
 

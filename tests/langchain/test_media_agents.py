@@ -184,7 +184,7 @@ def test_an_agent_is_told_once(still: Emulator, way: Way) -> None:
     still.advance(60)
     way.run(graph, "invoke", asked("Is it done?"), THREAD)
     state = way.run(graph, "invoke", asked("Really?"), THREAD)
-    assert sum("News of the media tasks" in message.text for message in state["messages"]) == 1
+    assert sum("Media task updates" in message.text for message in state["messages"]) == 1
 
 
 def test_an_agent_that_is_about_to_end_waits_for_what_is_running(own_emulator: Emulator, way: Way) -> None:

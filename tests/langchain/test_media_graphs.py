@@ -453,7 +453,7 @@ def test_a_task_outlives_the_messages_that_named_it(still: Emulator, way: Way) -
     still.advance(60)
     state = way.run(graph, "invoke", {"messages": [HumanMessage("And now?")]}, THREAD)
     assert [each.status for each in media_from(state)] == ["completed"]
-    assert "News of the media tasks" in str(still.requests[-1].body)
+    assert "Media task updates" in str(still.requests[-1].body)
 
 
 def test_what_was_interrupted_is_answered_when_the_user_goes_on(still: Emulator, way: Way) -> None:
