@@ -1,12 +1,12 @@
 """Piccc AI for LlamaIndex: the chat models as an LLM, and tools that make images and videos.
 
-- `Piccc` is the LLM; `llama_index.llms.piccc` has it too.
-- `PicccMediaToolSpec` has the media tools; `media_from` reads what they made. `llama_index.tools.piccc` has
-  them too.
-- `PicccTaskReader` makes documents of finished tasks; also in `llama_index.readers.piccc`.
-- `PicccQuestionGenerator` splits questions; also in `llama_index.question_gen.piccc`.
+- `Piccc` is the LLM; also in `llama_index.llms.piccc`.
+- `PicccMediaToolSpec` provides the media tools, and `media_from` returns their tasks; also in
+  `llama_index.tools.piccc`.
+- `PicccTaskReader` turns finished tasks into documents; also in `llama_index.readers.piccc`.
+- `PicccQuestionGenerator` generates sub-questions; also in `llama_index.question_gen.piccc`.
 
-Each of its names is loaded at its first use.
+Each name is loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LlamaIndex messages, tools and settings as neutral chat requests, and neutral replies as its responses."""
+"""Convert LlamaIndex messages, tools and settings to neutral chat requests, and replies to responses."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ DialectName = Literal["openai", "anthropic"]
 OnUnsupported = Literal["error", "text", "drop"]
 
 _PROVIDER = "piccc"
-_SHOWN = 200
+_MAX_QUOTED = 200
 
 _ROLES: dict[MessageRole, Role] = {
     MessageRole.SYSTEM: "system",
@@ -94,8 +94,8 @@ INVALID_CALLS = "invalid_tool_calls"
 def conversation(
     messages: Iterable[ChatMessage], dialect: DialectName, on_unsupported: OnUnsupported
 ) -> list[Message]:
-    """Return the messages in neutral parts; raise UnsupportedContentError where that is chosen."""
-    return [_message(each, dialect, on_unsupported) for each in messages]
+    """Return neutral messages; raise UnsupportedContentError if `on_unsupported` says so."""
+    return [_message(message, dialect, on_unsupported) for message in messages]
 
 
 def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported) -> Message:
@@ -105,7 +105,7 @@ def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsup
     if role == "assistant":
         parts = list(_assistant_parts(message, dialect, on_unsupported))
     else:
-        parts = [part for block in message.blocks for part in _carried(block, dialect, on_unsupported)]
+        parts = [part for block in message.blocks for part in _supported(block, dialect, on_unsupported)]
     return Message(
         role,
         parts,
@@ -117,22 +117,24 @@ def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsup
 def _assistant_parts(
     message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported
 ) -> Iterator[Part]:
-    """Read an assistant message, of this or of another integration."""
-    blocks = [each for each in message.blocks if not isinstance(each, ToolCallBlock)]
-    for block in blocks:
-        yield from _carried(block, dialect, on_unsupported)
+    """Read an assistant message of this or another integration."""
+    for block in message.blocks:
+        if not isinstance(block, ToolCallBlock):
+            yield from _supported(block, dialect, on_unsupported)
     yield from _calls(message)
 
 
 def _calls(message: ChatMessage) -> Iterator[ToolCall | InvalidToolCall]:
-    """Read the calls of a message, or those that older and other integrations keep beside the blocks."""
+    """Read a message's calls, from its blocks or from where older and other integrations keep them."""
     listed = message.additional_kwargs.get(INVALID_CALLS)
-    ours = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
-    invalid = {str(each.get("id")): each["reason"] for each in ours if each.get("reason") in INVALID_REASONS}
-    blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    reasons = {
+        str(entry.get("id")): entry["reason"] for entry in entries if entry.get("reason") in INVALID_REASONS
+    }
+    blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     for block in blocks:
         id = block.tool_call_id or ""
-        yield _read_call(id, block.tool_name, block.tool_kwargs, invalid.get(id))
+        yield _read_call(id, block.tool_name, block.tool_kwargs, reasons.get(id))
     calls = message.additional_kwargs.get("tool_calls")
     if not blocks and isinstance(calls, list | tuple):
         yield from map(_read_listed_call, calls)
@@ -148,14 +150,14 @@ def _read_call(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCa
     return InvalidToolCall(id, name, text, reason or ("malformed" if name else "unnamed"))
 
 
-def _carried(block: Any, dialect: DialectName, on_unsupported: OnUnsupported) -> Sequence[Part]:
+def _supported(block: Any, dialect: DialectName, on_unsupported: OnUnsupported) -> Sequence[Part]:
     if on_unsupported == "error":
         return _parts(block)
     with suppress(UnsupportedContentError):
         parts = _parts(block)
-        if all(carries(dialect, each) for each in parts if isinstance(each, Audio | File)):
+        if all(carries(dialect, part) for part in parts if isinstance(part, Audio | File)):
             return parts
-    return [Text(_named(block))] if on_unsupported == "text" else ()
+    return [Text(_placeholder(block))] if on_unsupported == "text" else ()
 
 
 def _parts(block: Any) -> Sequence[Part]:
@@ -171,14 +173,14 @@ def _parts(block: Any) -> Sequence[Part]:
         case CacheBlock():
             return [CachePoint(block.cache_control.ttl)]
         case CitableBlock():
-            return [part for each in block.content for part in _citable(each, block)]
+            return [part for content in block.content for part in _citable(content, block)]
         case CitationBlock():
-            return ()  # what was cited stands in the text beside it
+            return ()  # the text beside it already has what was cited
         case ThinkingBlock():
             return _reasoning(block)
     raise UnsupportedContentError(
         f"{type(block).__name__} cannot be sent to a chat model.",
-        hint="Leave it out, or choose on_unsupported='text' or 'drop'.",
+        hint="Leave it out, or set on_unsupported='text' or 'drop'.",
     )
 
 
@@ -193,7 +195,7 @@ def _document(block: DocumentBlock) -> File:
     data = _base64(block.data, block.path)
     if data is None and block.url is None:
         raise _empty(block)
-    is_named = block.title not in (None, "input_document")  # core's own name for what has none
+    is_named = block.title not in (None, "input_document")  # core's default title
     name = block.title if is_named or not block.path else Path(block.path).name
     return File(data, block.document_mimetype, name, None if data else block.url)
 
@@ -204,18 +206,16 @@ def _audio(block: AudioBlock) -> Audio:
         raise _empty(block)
     if data is None:
         raise UnsupportedContentError(
-            "Audio cannot be sent by its URL.", hint="Give AudioBlock(audio=bytes) or a path."
+            "Audio cannot be sent by URL.", hint="Pass AudioBlock(audio=bytes) or a path."
         )
-    known = {"audio/wav": "wav", "audio/mpeg": "mp3"}.get(content_type_of(b64decode(data[:256])) or "")
-    if (audio_format := known or block.format) is None:
-        raise UnsupportedContentError("The type of an audio is unknown.", hint="Name it: format='wav'.")
+    detected = {"audio/wav": "wav", "audio/mpeg": "mp3"}.get(content_type_of(b64decode(data[:256])) or "")
+    if (audio_format := detected or block.format) is None:
+        raise UnsupportedContentError("The audio format is unknown.", hint="Pass it: format='wav'.")
     return Audio(data, audio_format)
 
 
 def _empty(block: Any) -> UnsupportedContentError:
-    return UnsupportedContentError(
-        f"{type(block).__name__} holds nothing.", hint="Give bytes, a path or a URL."
-    )
+    return UnsupportedContentError(f"{type(block).__name__} is empty.", hint="Pass bytes, a path or a URL.")
 
 
 def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
@@ -225,17 +225,17 @@ def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
 
 
 def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
-    known = block.additional_information
-    # Other integrations do not say whose a signature is; it goes back to its maker only.
-    provider = str(known.get("provider") or "")
-    given = [known.get(name) for name in ("signature", "redacted")]
-    signature, redacted = [each if isinstance(each, str) else None for each in given]
-    thought = Reasoning(block.content or "", signature, redacted, provider)
-    return [thought] if thought != Reasoning(provider=provider) else ()
+    info = block.additional_information
+    # A signature is only sent back to its provider; other integrations do not name theirs.
+    provider = str(info.get("provider") or "")
+    values = [info.get(name) for name in ("signature", "redacted")]
+    signature, redacted = [value if isinstance(value, str) else None for value in values]
+    reasoning = Reasoning(block.content or "", signature, redacted, provider)
+    return [reasoning] if reasoning != Reasoning(provider=provider) else ()
 
 
 def _base64(content: bytes | IOBase | None, path: Any) -> str | None:
-    """Read content as base64 text; the blocks hold their bytes as base64 already."""
+    """Return content as base64 text; blocks hold their bytes as base64 already."""
     if isinstance(content, bytes):
         return content.decode("ascii")
     if content is not None:
@@ -245,10 +245,10 @@ def _base64(content: bytes | IOBase | None, path: Any) -> str | None:
 
 
 def _read_listed_call(call: Any) -> ToolCall | InvalidToolCall:
-    """Read a call as OpenAI's Chat or Responses API, Anthropic's, or core itself writes it."""
+    """Read a call in the form of OpenAI's Chat or Responses API, Anthropic's API, or core."""
     function = _get(call, "function") or call
     arguments: Any = next(
-        (given for name in ("arguments", "input", "args") if (given := _get(function, name)) is not None), {}
+        (value for name in ("arguments", "input", "args") if (value := _get(function, name)) is not None), {}
     )
     id = _get(call, "call_id") or _get(call, "id") or ""
     return _read_call(str(id), str(_get(function, "name") or ""), arguments)
@@ -258,14 +258,14 @@ def _get(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 
-def _named(block: Any) -> str:
+def _placeholder(block: Any) -> str:
     kind = getattr(block, "block_type", type(block).__name__)
-    name = next((str(each) for each in _names(block) if each), "")
+    name = next((str(name) for name in _names(block) if name), "")
     return f"[{kind}: {name}]" if name else f"[{kind}]"
 
 
 def _names(block: Any) -> Iterable[Any]:
-    """Yield possible names of a block: its address, file or title; never its content."""
+    """Yield candidate names for a block: its URL, file name or title, never its content."""
     path, url = getattr(block, "path", None), str(getattr(block, "url", None) or "")
     yield "" if url.startswith("data:") else url
     yield Path(path).name if path else None
@@ -274,7 +274,7 @@ def _names(block: Any) -> Iterable[Any]:
     yield getattr(block, "format", None)
 
 
-_WORDS: dict[str, ToolChoice] = {
+_CHOICES: dict[str, ToolChoice] = {
     "auto": "auto",
     "none": "none",
     "required": "required",
@@ -283,7 +283,7 @@ _WORDS: dict[str, ToolChoice] = {
 
 
 def tool_json(tool: BaseTool) -> JSON:
-    """Return a tool as plain JSON, so that events and traces can show what was on offer."""
+    """Return a tool as plain JSON, so that events and traces can show it."""
     return tool.metadata.to_openai_tool(skip_length_check=True)
 
 
@@ -291,12 +291,12 @@ def as_tool(tool: Tool | BaseTool | Mapping[str, Any]) -> Tool:
     """Read a tool in any of its forms; raise InvalidArgumentError for anything else."""
     if isinstance(tool, Tool):
         return tool
-    shown = tool_json(tool) if isinstance(tool, BaseTool) else tool
-    function = shown.get("function", shown) if isinstance(shown, Mapping) else {}
+    given = tool_json(tool) if isinstance(tool, BaseTool) else tool
+    function = given.get("function", given) if isinstance(given, Mapping) else {}
     if not isinstance(function, Mapping) or not function.get("name"):
         raise InvalidArgumentError(
-            f"A tool is {type(tool).__name__} without a name.",
-            hint="Give a FunctionTool, a piccc.Tool, or a mapping with name, description and parameters.",
+            f"A tool of type {type(tool).__name__} has no name.",
+            hint="Pass a FunctionTool, a piccc.Tool, or a mapping with name, description and parameters.",
         )
     empty = {"type": "object", "properties": {}}
     return Tool(
@@ -308,33 +308,32 @@ def as_tool(tool: Tool | BaseTool | Mapping[str, Any]) -> Tool:
 
 
 def as_choice(choice: Any) -> ToolChoice | None:
-    """Read a choice: a word, a tool's name, or a mapping as either API writes it."""
+    """Read a choice: a keyword, a tool's name, or a mapping in either API's form."""
     if choice is None or isinstance(choice, NamedTool):
         return choice
     if isinstance(choice, str):
-        return _WORDS.get(choice) or NamedTool(choice)
+        return _CHOICES.get(choice) or NamedTool(choice)
     if isinstance(choice, Mapping):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, Mapping) else choice.get("name")
         if name:
             return NamedTool(name)
-        if choice.get("type") in _WORDS:
-            return _WORDS[choice["type"]]
+        if choice.get("type") in _CHOICES:
+            return _CHOICES[choice["type"]]
     raise InvalidArgumentError(
         f"tool_choice is {choice!r}.",
-        hint="Give 'auto', 'none', 'required', a tool's name, or the object that the API takes.",
+        hint="Pass 'auto', 'none', 'required', a tool's name, or the API's own object.",
     )
 
 
 def selections(response: ChatResponse) -> list[ToolSelection]:
-    """Return the valid calls of a response; for a partial response, all calls as far as they have arrived."""
+    """Return a response's valid calls; for a partial response, all calls received so far."""
     message = response.message
-    blocks = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
-    growing = [each for each in blocks if isinstance(each, GrowingToolCall)]
+    growing = [block for block in message.blocks if isinstance(block, GrowingToolCall)]
     if growing:
-        return [_selection(each.tool_call_id, each.tool_name, each.known) for each in growing]
-    calls = [each for each in _calls(message) if isinstance(each, ToolCall)]
-    return [_selection(each.id, each.name, each.parse()) for each in calls]
+        return [_selection(call.tool_call_id, call.tool_name, call.known) for call in growing]
+    calls = [call for call in _calls(message) if isinstance(call, ToolCall)]
+    return [_selection(call.id, call.name, call.parse()) for call in calls]
 
 
 def _selection(id: str | None, name: str, kwargs: JSON) -> ToolSelection:
@@ -342,28 +341,28 @@ def _selection(id: str | None, name: str, kwargs: JSON) -> ToolSelection:
 
 
 def only_first_call(response: ChatResponse) -> ChatResponse:
-    """Return the response with at most one call, a valid one if there is any."""
+    """Return the response with at most one call, preferably a valid one."""
     message = response.message
-    calls = [each for each in message.blocks if isinstance(each, ToolCallBlock)]
+    calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if len(calls) < 2:
         return response
-    valid = {each.tool_id for each in selections(response)}
-    only = next((each for each in calls if each.tool_call_id in valid), calls[0])
-    kept = [each for each in message.blocks if not isinstance(each, ToolCallBlock) or each is only]
+    valid = {selection.tool_id for selection in selections(response)}
+    only = next((call for call in calls if call.tool_call_id in valid), calls[0])
+    blocks = [block for block in message.blocks if not isinstance(block, ToolCallBlock) or block is only]
     extra = {
-        name: [each for each in value if each["id"] == only.tool_call_id]
+        name: [entry for entry in value if entry["id"] == only.tool_call_id]
         if name in ("tool_calls", INVALID_CALLS)
         else value
         for name, value in message.additional_kwargs.items()
     }
-    single = ChatMessage(role=message.role, blocks=kept, additional_kwargs=extra)
+    single = ChatMessage(role=message.role, blocks=blocks, additional_kwargs=extra)
     return response.model_copy(update={"message": single})
 
 
 def with_user_message(
     history: Sequence[ChatMessage] | None, user: str | ChatMessage | None
 ) -> list[ChatMessage]:
-    """Return a new list: the history, then the user's message."""
+    """Return a new list with the history and the user's message."""
     messages = list(history or ())
     if isinstance(user, str):
         user = ChatMessage(role="user", content=user)
@@ -374,12 +373,12 @@ _KNOWN = frozenset(field.name for field in fields(ChatRequest)) - {"messages"}
 
 
 def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> ChatRequest:
-    """Make a request; keywords that have no place of their own go into its body, misspelt ones excepted."""
+    """Return a request; unknown keywords go into its body, unless they look misspelt."""
     known = {name: value for name, value in options.items() if name in _KNOWN and value is not None}
-    further = {name: value for name, value in options.items() if name not in _KNOWN}
-    if further:
-        refuse_typos(further, _KNOWN)
-    known["tools"] = [as_tool(each) for each in known.get("tools", ())]
+    unknown = {name: value for name, value in options.items() if name not in _KNOWN}
+    if unknown:
+        refuse_typos(unknown, _KNOWN)
+    known["tools"] = [as_tool(tool) for tool in known.get("tools", ())]
     if known["tools"]:
         known["tool_choice"] = as_choice(known.get("tool_choice"))
     else:
@@ -387,14 +386,14 @@ def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> Cha
         known.pop("parallel_tool_calls", None)
     stop = known.get("stop", ())
     known["stop"] = [stop] if isinstance(stop, str) else list(stop)
-    known["extra_body"] = {**known.get("extra_body", {}), **further}
+    known["extra_body"] = {**known.get("extra_body", {}), **unknown}
     if isinstance(known.get("response_format"), Mapping):
         known["response_format"] = _response_format(known["response_format"])
     return ChatRequest(messages=messages, **known)
 
 
 def _response_format(wanted: Mapping[str, Any]) -> JSONSchema | str | None:
-    """Read the form in which the OpenAI API writes it."""
+    """Read a `response_format` in OpenAI's form."""
     match wanted:
         case {"type": "json_object"}:
             return "json"
@@ -404,17 +403,17 @@ def _response_format(wanted: Mapping[str, Any]) -> JSONSchema | str | None:
         case {"type": "text"}:
             return None
     raise InvalidArgumentError(
-        "response_format is not understood.", hint="Give 'json', a piccc.JSONSchema, or the API's own object."
+        "response_format is not valid.", hint="Pass 'json', a piccc.JSONSchema, or the API's own object."
     )
 
 
 class NoToolCallError(ResponseError, ValueError):
-    """A tool call was expected, and the model made no valid one.
+    """A tool call was expected, but the model made no valid one.
 
     Attributes:
         text: the model's reply.
         finish_reason: why it stopped, such as `stop` or `length`.
-        invalid_calls: calls that were cut off or are not JSON, each with its `error`.
+        invalid_calls: calls that are truncated or not JSON, each with its `error`.
     """
 
     text: str = ""
@@ -430,13 +429,13 @@ class NoToolCallError(ResponseError, ValueError):
         """
         facts = response.additional_kwargs
         text = response.message.content or ""
-        quoted = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+        quoted = repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…")
         message = f"The model called no tool; its reply: {quoted}"
-        hint = "Pass tool_required=True, or error_on_no_tool_call=False where an answer in words will do."
+        hint = "Pass tool_required=True, or error_on_no_tool_call=False to accept an answer in words."
         invalid = response.message.additional_kwargs.get(INVALID_CALLS) or ()
         if invalid:
             message = f"No tool was run. {invalid[0]['name'] or 'A tool'}: {invalid[0]['error']}"
-            hint = "Raise max_tokens if it was cut; Piccc(retry_invalid_calls=True) asks the model once more."
+            hint = "If it was truncated, raise max_tokens. Piccc(retry_invalid_calls=True) asks again once."
         return cls(
             message,
             hint=hint,
@@ -449,22 +448,22 @@ class NoToolCallError(ResponseError, ValueError):
 
 
 class GrowingToolCall(ToolCallBlock):
-    """A partial tool call: `tool_kwargs` is the JSON text so far, `known` what can be parsed of it."""
+    """A partial tool call: `tool_kwargs` is the JSON text so far, `known` its parsed part."""
 
     _known: JSON = PrivateAttr(default_factory=dict)
 
     @property
     def known(self) -> JSON:
-        """The arguments as far as they can be parsed."""
+        """The arguments parsed so far."""
         return self._known
 
 
 class GrowingReply:
-    """Turn the deltas of one stream into responses, each with everything so far."""
+    """Converter of one stream's deltas to responses, each with everything received so far."""
 
     def __init__(self) -> None:
         self._text = ""
-        self._thoughts: dict[int, Reasoning] = {}
+        self._reasoning: dict[int, Reasoning] = {}
         self._calls: dict[int, tuple[str, str, PartialObject]] = {}
 
     def add(self, deltas: Iterable[Delta]) -> ChatResponse:
@@ -476,56 +475,56 @@ class GrowingReply:
                     text += delta.text
                 case ReasoningDelta():
                     thinking += delta.text
-                    self._think(delta)
+                    self._add_reasoning(delta)
                 case ToolCallDelta():
-                    self._call(delta)
+                    self._add_call(delta)
         self._text += text
         extra = {"thinking_delta": thinking} if thinking else {}
-        calls = [_growing_call(each) for each in self._calls.values()] if self._calls else []
-        message = _message_of(self._text, self._thoughts.values(), calls)
+        calls = [_growing_call(call) for call in self._calls.values()] if self._calls else []
+        message = _message_of(self._text, self._reasoning.values(), calls)
         return ChatResponse(message=message, delta=text, raw={}, additional_kwargs=extra)
 
-    def _think(self, delta: ReasoningDelta) -> None:
-        thought = self._thoughts.setdefault(delta.block, Reasoning())
-        thought.text += delta.text
-        thought.signature = (thought.signature or "") + (delta.signature or "") or None
-        thought.redacted = thought.redacted or delta.redacted
+    def _add_reasoning(self, delta: ReasoningDelta) -> None:
+        reasoning = self._reasoning.setdefault(delta.block, Reasoning())
+        reasoning.text += delta.text
+        reasoning.signature = (reasoning.signature or "") + (delta.signature or "") or None
+        reasoning.redacted = reasoning.redacted or delta.redacted
 
-    def _call(self, delta: ToolCallDelta) -> None:
+    def _add_call(self, delta: ToolCallDelta) -> None:
         if delta.block not in self._calls:
-            from piccc.structured import PartialObject  # for those who have tools only
+            from piccc.structured import PartialObject  # only needed with tools
 
             self._calls[delta.block] = (delta.id or "", delta.name or "", PartialObject())
-            self._calls = dict(sorted(self._calls.items()))  # a call may begin after a later one
+            self._calls = dict(sorted(self._calls.items()))  # calls may begin out of order
         self._calls[delta.block][2].add(delta.arguments)
 
 
 def whole(reply: ChatReply) -> ChatResponse:
-    """Return a whole reply as a response.
+    """Return a complete reply as a response.
 
-    Invalid calls are in the message's `additional_kwargs["invalid_tool_calls"]`, each with its error; a reply
-    with an unparseable ReAct action is in `additional_kwargs["unreadable_action"]`.
+    Invalid calls are in the message's `additional_kwargs["invalid_tool_calls"]`, each with its error; the
+    text of a reply with an unparseable ReAct action is in `additional_kwargs["unreadable_action"]`.
     """
-    thoughts = [each for each in reply.parts if isinstance(each, Reasoning)]
+    reasoning = [part for part in reply.parts if isinstance(part, Reasoning)]
     calls = [
-        _call(each) for each in reply.parts if isinstance(each, ToolCall | InvalidToolCall) and each.name
+        _call(part) for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall) and part.name
     ]
     text = reply.text + reply.refusal
     readable = _without_unreadable_action(text, is_cut=reply.finish_reason in ("length", "content_filter"))
-    message = _message_of(readable, thoughts, calls)
+    message = _message_of(readable, reasoning, calls)
     if readable != text:
         message.additional_kwargs["unreadable_action"] = text
     message.blocks += [block for part in reply.parts if isinstance(part, Text) for block in _citations(part)]
     if reply.invalid_calls:
         message.additional_kwargs[INVALID_CALLS] = [
             {
-                "id": each.id,
-                "name": each.name,
-                "arguments": each.arguments,
-                "reason": each.reason,
-                "error": each.error,
+                "id": call.id,
+                "name": call.name,
+                "arguments": call.arguments,
+                "reason": call.reason,
+                "error": call.error,
             }
-            for each in reply.invalid_calls
+            for call in reply.invalid_calls
         ]
     if reply.is_refusal:
         message.additional_kwargs["refusal"] = reply.refusal
@@ -538,35 +537,35 @@ _ACTION_INPUT = re.compile(r"\nAction Input:[^{]*(\{.*\})", re.DOTALL)
 
 
 def _without_unreadable_action(text: str, *, is_cut: bool) -> str:
-    """Return a text without a ReAct action whose input was cut off or is not a JSON object.
+    """Return the text without a ReAct action input that is truncated or not a JSON object.
 
-    When core's ReAct parser cannot parse an action's input, it extracts whatever looks like a string field
+    If core's ReAct parser cannot parse an action's input, it extracts whatever looks like a string field
     and runs the tool with defaults for the rest. Without the input, it asks the model to try again.
     """
-    found = _ACTION_INPUT.search(text)
-    if found is None or (_is_object(found[1]) and not (is_cut and not text[found.end() :].strip(" \n`"))):
+    match = _ACTION_INPUT.search(text)
+    if match is None or (_is_object(match[1]) and not (is_cut and not text[match.end() :].strip(" \n`"))):
         return text
-    return text[: found.start()] + "\nThe action input was not a complete JSON object, so no tool was run."
+    return text[: match.start()] + "\nThe action input was not a complete JSON object, so no tool was run."
 
 
 def _is_object(text: str) -> bool:
     if read_arguments(text) is not None:
         return True
     try:
-        return isinstance(ast.literal_eval(text), dict)  # with Python's quotes, which core reads too
+        return isinstance(ast.literal_eval(text), dict)  # core accepts Python's quotes too
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
 
 
 def last(reply: ChatReply) -> ChatResponse:
-    """Return a stream's last response: it repeats everything, with usage and finish reason."""
+    """Return a stream's last response: the complete reply, with usage and finish reason."""
     response = whole(reply)
     response.delta = ""
     return response
 
 
 def completion(response: ChatResponse) -> CompletionResponse:
-    """Return a chat response as the completion of a prompt."""
+    """Convert a chat response to a completion response."""
     return CompletionResponse(
         text=response.message.content or "",
         delta=response.delta,
@@ -577,52 +576,53 @@ def completion(response: ChatResponse) -> CompletionResponse:
 
 
 def _message_of(
-    text: str, thoughts: Iterable[Reasoning], calls: list[tuple[ToolCallBlock, JSON | None]]
+    text: str, reasoning: Iterable[Reasoning], calls: list[tuple[ToolCallBlock, JSON | None]]
 ) -> ChatMessage:
-    blocks = [*map(_thinking, thoughts), TextBlock(text=text)]
+    blocks = [*map(_thinking, reasoning), TextBlock(text=text)]
     if not calls:
         return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks)
     blocks += [block for block, _ in calls]
-    listed = [each for _, each in calls if each]
+    listed = [call for _, call in calls if call]
     extra = {"tool_calls": listed} if listed else {}
     return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
 
 
-def _thinking(thought: Reasoning) -> ThinkingBlock:
-    known = {"signature": thought.signature, "redacted": thought.redacted}
-    given = {name: value for name, value in known.items() if value is not None}
+def _thinking(reasoning: Reasoning) -> ThinkingBlock:
+    values = {"signature": reasoning.signature, "redacted": reasoning.redacted}
+    info = {name: value for name, value in values.items() if value is not None}
     return ThinkingBlock(
-        content=thought.text, additional_information={**given, "provider": _PROVIDER} if given else {}
+        content=reasoning.text, additional_information={**info, "provider": _PROVIDER} if info else {}
     )
 
 
 def _citations(text: Text) -> Iterator[CitationBlock]:
-    for each in text.citations:
-        title = str(each.get("document_title") or each.get("title") or "")
-        places = {name: value for name, value in each.items() if isinstance(value, int)}
+    for citation in text.citations:
+        title = str(citation.get("document_title") or citation.get("title") or "")
         yield CitationBlock(
-            cited_content=TextBlock(text=str(each.get("cited_text") or "")),
-            source=str(each.get("url") or each.get("source") or title),
+            cited_content=TextBlock(text=str(citation.get("cited_text") or "")),
+            source=str(citation.get("url") or citation.get("source") or title),
             title=title,
-            additional_location_info=places,
+            additional_location_info={
+                name: value for name, value in citation.items() if isinstance(value, int)
+            },
         )
 
 
 def _logprobs(reply: ChatReply) -> list[list[LogProb]] | None:
-    """Return for each token its alternatives, or itself where the server names none."""
+    """Return each token's alternatives, or the token itself if the server lists none."""
     content = (reply.extra.get("logprobs") or {}).get("content")
     return [
-        [_logprob(one) for one in each.get("top_logprobs") or [each] if isinstance(one, dict)]
-        for each in content or ()
+        [_logprob(option) for option in token.get("top_logprobs") or [token] if isinstance(option, dict)]
+        for token in content or ()
     ] or None
 
 
 def _logprob(token: JSON) -> LogProb:
-    value, written = token.get("logprob"), token.get("bytes")
+    value, utf8 = token.get("logprob"), token.get("bytes")
     return LogProb(
         token=str(token.get("token")),
         logprob=value if isinstance(value, int | float) else 0.0,
-        bytes=written if isinstance(written, list) and all(isinstance(b, int) for b in written) else [],
+        bytes=utf8 if isinstance(utf8, list) and all(isinstance(byte, int) for byte in utf8) else [],
     )
 
 
@@ -641,7 +641,7 @@ def _growing_call(call: tuple[str, str, PartialObject]) -> tuple[ToolCallBlock, 
 
 
 def _listed(id: str, name: str, arguments: str) -> JSON:
-    """Return a call as core still looks for it beside the blocks."""
+    """Return a call in the form that core still reads from `additional_kwargs`."""
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 

@@ -1,4 +1,4 @@
-"""`Piccc`, the chat models as a LlamaIndex LLM."""
+"""`Piccc`, the LlamaIndex LLM."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from piccc.options import with_our_names, wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
-    """Return a setting without the secrets that a URL or headers may contain."""
+    """Return a setting without secrets in URLs or headers."""
     if not value:
         return value
     match name:
@@ -73,7 +73,7 @@ def public(name: str, value: Any) -> Any:
             return redact_headers(value)
         case "additional_kwargs" if value.get("extra_headers"):
             headers = {
-                name: each for name, each in value["extra_headers"].items() if not is_secret_header(name)
+                name: header for name, header in value["extra_headers"].items() if not is_secret_header(name)
             }
             return {**value, "extra_headers": headers}
     return value
@@ -95,20 +95,20 @@ _SHARED = ("api_key", "callback_manager", "http_async_client", "http_client", "r
 
 
 class Piccc(PredictingLLM):
-    """Talk to the Piccc chat models, over either of their two dialects.
+    """LlamaIndex LLM for Piccc AI, over either chat dialect.
 
     Setup:
-        `pip install "piccc[llama-index]"`. `PICCC_API_KEY` and `PICCC_BASE_URL` provide key and URL.
+        `pip install "piccc[llama-index]"`. Set the key with `api_key=` or `PICCC_API_KEY`, and the server
+        with `base_url=` or `PICCC_BASE_URL`.
 
-    Settings left out are the server's choice.
-    Every setting can also be passed to a single call; unknown keywords go into the request body as they are,
-    except those that look like a misspelt setting.
-    The constructor also takes `model_name`, `piccc_api_key`, `request_timeout`, `stop_sequences` and
-    `max_completion_tokens`, as other models call them.
+    Settings left out are up to the server. Every call also accepts `timeout` and the request's settings as
+    keywords. Unknown keywords go into the request body unchanged, unless they look like a misspelt setting.
+    The constructor also accepts the names used by other LLMs: `model_name`, `piccc_api_key`,
+    `request_timeout`, `stop_sequences` and `max_completion_tokens`.
 
     Raises:
-        ConfigurationError: a malformed address, timeout or number of retries. A missing key is an error at
-            the first call, not here.
+        ConfigurationError: a malformed URL, timeout or number of retries. A missing key raises at the first
+            call, not here.
 
     Examples:
         >>> from llama_index_piccc import Piccc
@@ -175,7 +175,7 @@ class Piccc(PredictingLLM):
     max_tokens: int | None = Field(default=None, gt=0, description="Maximum number of tokens in a reply.")
     stop: str | list[str] | None = Field(default=None, description="Stop sequences.")
     seed: int | None = Field(
-        default=None, description="Seed for repeatable sampling, where the server supports it."
+        default=None, description="Seed for repeatable sampling, if the server supports it."
     )
     timeout: float | Timeout | None = Field(
         default=None, description="Seconds for a whole call, including retries and streaming; or a Timeout."
@@ -190,15 +190,15 @@ class Piccc(PredictingLLM):
     )
     on_unsupported: OnUnsupported = Field(
         default="error",
-        description="What to do with content that the dialect cannot carry: raise, send its name, drop it. "
-        "In tool results, `error` sends its name too.",
+        description="What to do with content that the dialect does not support: raise an error (`error`), "
+        "send its name (`text`), or drop it (`drop`). In tool results, `error` also sends its name.",
     )
     retry_invalid_calls: bool = Field(
         default=False,
-        description="Whether to ask the model once more when all its tool calls were cut or are not JSON.",
+        description="Whether to ask the model again, once, if all its tool calls are truncated or not JSON.",
     )
     context_window: int | None = Field(
-        default=None, gt=0, description="Tokens of prompt and reply together; None uses an assumed value."
+        default=None, gt=0, description="Maximum tokens in prompt and reply; None uses an assumed value."
     )
     additional_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for every call."
@@ -212,7 +212,7 @@ class Piccc(PredictingLLM):
         description="Whether events that arrive in one read become one response; False yields one per event.",
     )
     skip_callbacks: bool = Field(
-        default=True, description="Whether to skip core's callbacks when no handler listens."
+        default=True, description="Whether to skip core's callbacks when no handler is listening."
     )
     auth: Literal["bearer", "x-api-key"] = Field(
         default="bearer", description="The header that carries the key."
@@ -222,11 +222,13 @@ class Piccc(PredictingLLM):
         description="Whether to retry requests that the server may have acted on; this may bill twice.",
     )
     max_connections: int = Field(
-        default=1000, ge=1, description="How many connections to the server may be in use at once."
+        default=1000, ge=1, description="Maximum number of connections to the server in use at once."
     )
-    http_client: Any = Field(default=None, exclude=True, repr=False, description="An httpx.Client of yours.")
+    http_client: Any = Field(
+        default=None, exclude=True, repr=False, description="An httpx.Client for blocking calls."
+    )
     http_async_client: Any = Field(
-        default=None, exclude=True, repr=False, description="An httpx.AsyncClient of yours."
+        default=None, exclude=True, repr=False, description="An httpx.AsyncClient for async calls."
     )
 
     @field_validator("api_key")
@@ -250,10 +252,10 @@ class Piccc(PredictingLLM):
             else:
                 self._config()
                 return
-            raise wrong  # outside, so that nothing shows what was given
+            raise wrong  # outside the handler: its context would show the given values
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Show what was set, without secrets."""
+        """Yield the fields that were set, without secrets."""
         fields = type(self).model_fields
         for name, value in super().__repr_args__():
             if name in self.model_fields_set and not fields[name].exclude:
@@ -265,7 +267,7 @@ class Piccc(PredictingLLM):
         return {**state, "__dict__": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["__dict__"])  # type: ignore[misc]  # a copy is made anew, with its own key
+        self.__init__(**state["__dict__"])  # type: ignore[misc]  # read the key from the environment again
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = {id(value): value for name in _SHARED if (value := getattr(self, name)) is not None}
@@ -278,7 +280,7 @@ class Piccc(PredictingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The model's limits and abilities; assumed, except for `context_window` where it is set."""
+        """The model's limits and capabilities; assumed, unless `context_window` is set."""
         info = model_info(self.model)
         return LLMMetadata(
             context_window=self.context_window or info.context_window,
@@ -290,11 +292,11 @@ class Piccc(PredictingLLM):
 
     @property
     def server(self) -> tuple[str | None, ...]:
-        """The server and the dialect, as a key for what is known of them."""
+        """The server and dialect, as a key for what we learn about them."""
         return self.base_url, self.dialect
 
     def to_payload(self) -> dict[str, Any]:
-        """Return the settings that traces and callbacks may show; no secrets."""
+        """Return the settings to show in traces and callbacks, without secrets."""
         shown = {name: getattr(self, name) for name in ("model", "temperature", "max_tokens", "dialect")}
         return {**super().to_payload(), **shown}
 
@@ -310,12 +312,12 @@ class Piccc(PredictingLLM):
 
     @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Stream the reply; every response contains everything so far."""
+        """Stream the reply; every response has everything received so far."""
         return self._stream(*self._ask(messages, kwargs), is_traced=is_traced())
 
     @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Stream the reply; every response contains everything so far."""
+        """Stream the reply; every response has everything received so far."""
         return self._astream(*self._ask(messages, kwargs), is_traced=is_traced())
 
     @completion_callback
@@ -335,7 +337,7 @@ class Piccc(PredictingLLM):
         """Stream the completion of a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         stream = self._stream(*ask, is_traced=is_traced())
-        return (completion(each) for each in stream)
+        return (completion(response) for response in stream)
 
     @completion_callback
     async def astream_complete(
@@ -344,30 +346,30 @@ class Piccc(PredictingLLM):
         """Stream the completion of a prompt."""
         ask = self._ask(self._prompt(prompt, formatted), kwargs)
         stream = self._astream(*ask, is_traced=is_traced())
-        return (completion(each) async for each in stream)
+        return (completion(response) async for response in stream)
 
     def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()
     ) -> int:
         """Return an estimate of a conversation's prompt tokens; nothing is sent or downloaded.
 
-        No tokenizer is documented: `piccc.tokens` says how the estimate is made.
+        The provider documents no tokenizer; `piccc.tokens` describes the estimate.
 
         Args:
             messages: the conversation.
-            tools: the tools on offer.
+            tools: the tools sent with it.
         """
         from piccc.tokens import count_tokens
 
-        return count_tokens(self._neutral(messages), [as_tool(each) for each in tools])
+        return count_tokens(self._neutral(messages), [as_tool(tool) for tool in tools])
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """Return the calls of a response, whole or on its way; raise NoToolCallError where there is none.
+        """Return the tool calls in a complete or partial response; raise NoToolCallError if there are none.
 
-        Calls that were cut or are no JSON are left out, so that no tool runs on them: the message's
-        `additional_kwargs["invalid_tool_calls"]` has them.
+        Calls that are truncated or not JSON are left out, so that no tool runs on them; they are in the
+        message's `additional_kwargs["invalid_tool_calls"]`.
         """
         calls = selections(response)
         if not calls and error_on_no_tool_call:
@@ -450,7 +452,7 @@ class Piccc(PredictingLLM):
         return twice()
 
     def _asks_again(self, response: ChatResponse) -> bool:
-        """Return whether to ask again: all calls of the response are invalid, and retrying is on."""
+        """Return whether to ask again: retrying is on and all calls in the response are invalid."""
         invalid = response.message.additional_kwargs.get(INVALID_CALLS)
         return self.retry_invalid_calls and bool(invalid) and not selections(response)
 
@@ -467,7 +469,7 @@ class Piccc(PredictingLLM):
         choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else "auto")
         return {
             "messages": with_user_message(chat_history, user_msg),
-            "tools": [tool_json(each) for each in tools],
+            "tools": [tool_json(tool) for tool in tools],
             "tool_choice": choice,
             "parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,

@@ -1,4 +1,4 @@
-"""The media tools for LlamaIndex agents and workflows, and their events."""
+"""Media tools and their events for LlamaIndex agents and workflows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama_index.core.workflow import Context
 from workflows.events import Event, HumanResponseEvent, InputRequiredEvent
 
 from piccc.errors import InvalidArgumentError
-from piccc.media import agent_tools as asked
+from piccc.media import agent_tools
 from piccc.media.account import Lost
 from piccc.media.agent_tools import (
     ClientPair,
@@ -39,12 +39,12 @@ AnyContext = Context[Any] | None
 
 
 class PicccTaskProgress(Event):
-    """Tells of a task at each change of its status or progress.
+    """Event written when a task's status or progress changes.
 
     Attributes:
-        task_id: the task.
+        task_id: the task's id.
         type: `image` or `video`.
-        status: as of `piccc.Task`.
+        status: the status, as in `piccc.Task`.
         progress: 0 to 100, or None.
     """
 
@@ -55,7 +55,7 @@ class PicccTaskProgress(Event):
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Return the event of a task as it is now.
+        """Return the event for a task's current state.
 
         Args:
             task: the task.
@@ -64,10 +64,10 @@ class PicccTaskProgress(Event):
 
 
 class PicccTaskSubmitted(InputRequiredEvent):
-    """Says that a tool waits for a task: answer with `PicccTaskFinished` when it has ended.
+    """Event from a tool that waits for a task: answer with `PicccTaskFinished` when the task has ended.
 
     Attributes:
-        task_id: the task.
+        task_id: the task's id.
         type: `image` or `video`.
     """
 
@@ -76,25 +76,26 @@ class PicccTaskSubmitted(InputRequiredEvent):
 
 
 class PicccTaskFinished(HumanResponseEvent):
-    """Wakes the tool that waits for the task `task_id`; it asks for the task, so an early one is harmless.
+    """Event that wakes the tool waiting for the task `task_id`.
 
-    It may be sent twice, as webhooks are: the tool gives its result once.
+    The tool then reads the task, so sending the event early is harmless. It may be sent twice, as webhooks
+    are: the tool returns its result once.
     """
 
     task_id: str
 
 
 class _Never(Event):
-    """What a run of a step waits for that has nothing to do."""
+    """Event that never arrives; a repeated run of a step waits for it."""
 
 
 class Wait(NamedTuple):
-    """One wait of a step for an event.
+    """A step's wait for an event.
 
     Attributes:
-        id: names it in the workflow's context.
-        work_item_id: the step's run that began it.
-        is_over: whether its event has come, or its time has passed.
+        id: its id in the workflow's context.
+        work_item_id: the id of the step's run that started it.
+        is_over: whether its event has arrived or it has timed out.
     """
 
     id: str
@@ -104,17 +105,17 @@ class Wait(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of a step, as LlamaIndex's workflows know it.
+    """A run of a step in a LlamaIndex workflow.
 
     Attributes:
-        context: what they keep of it; another one for each run.
-        name: the step's.
-        tool_id: the id of the model's call that it runs, in an agent.
-        work_item_id: its place in the workflow's run, the same when it is run again.
-        invocation_id: another one each time that it is run again.
-        is_retry: whether it failed before.
-        waits: for which events it has begun to wait.
-        collected: how many events of which name it has collected.
+        context: the step's worker state, different for each run.
+        name: the step's name.
+        tool_id: in an agent, the id of the model's call that the step runs.
+        work_item_id: the step's place in the workflow run, the same when it is rerun.
+        invocation_id: an id that is different each time the step is rerun.
+        is_retry: whether the step failed before.
+        waits: the waits that the step has started.
+        collected: the number of events collected, by name.
     """
 
     context: object
@@ -129,13 +130,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a tool in a step.
+    """A tool call in a step.
 
     Attributes:
-        key: names its submission, the same when the step is run again.
-        waits: names its waits in the workflow's context, also in one that was saved and goes on in a new run.
+        key: the submission's key, the same when the step is rerun.
+        waits: the id of its waits in the workflow's context, also valid if a saved context continues in a
+            new run.
         step: the step.
-        run_id: the run of the workflow, or empty where it is not known.
+        run_id: the workflow run's id, or empty if unknown.
     """
 
     key: str
@@ -144,35 +146,35 @@ class Call:
     run_id: str
 
     def waiter_id(self, task_id: str, turn: int) -> str:
-        """Return the id under which it waits for its task, for the n-th time."""
+        """Return the id of the n-th wait for the task."""
         return f"piccc/{self.waits}/{turn}/{task_id}"
 
     def begun_waits(self) -> list[str]:
-        """Return the tasks for which it has begun to wait, in their order.
+        """Return the ids of the tasks that the call has waited for, in order.
 
-        A saved context keeps them, so a call that waits finds its task even where no ledger does.
+        A saved context keeps them, so a waiting call finds its task even without a ledger.
         """
         prefix = f"piccc/{self.waits}/"
-        ours = [each.id.split("/", 3) for each in self.step.waits if each.id.startswith(prefix)]
-        return [task_id for _, _, _, task_id in sorted(ours, key=lambda parts: int(parts[2]))]
+        ids = [wait.id.split("/", 3) for wait in self.step.waits if wait.id.startswith(prefix)]
+        return [task_id for _, _, _, task_id in sorted(ids, key=lambda parts: int(parts[2]))]
 
     def is_repeated(self) -> bool:
-        """Return whether this run of the step has nothing to do: its event was acted on already.
+        """Return whether this run of the step has nothing to do, because its event was already handled.
 
-        LlamaIndex runs a step for each event that it waits for, also for one that is sent twice: its wait
-        goes on until the step has ended. A later run has to do with another event of the same step, or
-        with another collection of events, or it is a retry.
+        LlamaIndex reruns a step for every event it waits for, even if the event is sent twice, because a
+        wait lasts until the step ends. Other reruns handle another event, another collection of events, or
+        a retry.
         """
         step = self.step
         if not self.run_id or step.work_item_id is None or step.is_retry:
             return False
         events = frozenset(
-            each.id for each in step.waits if each.work_item_id == step.work_item_id and each.is_over
+            wait.id for wait in step.waits if wait.work_item_id == step.work_item_id and wait.is_over
         )
         runs = _runs.setdefault((self.run_id, step.name, step.work_item_id), {})
-        while len(_runs) > _MOST_ITEMS:
+        while len(_runs) > _MAX_STEPS:
             _runs.popitem(last=False)
-        # A run without any event left, after one that had some, begins after that one's end.
+        # A run without events, after a run that had some, starts after that run has ended.
         repeated = any(
             invocation != step.invocation_id
             and (earlier == events or not events)
@@ -185,12 +187,12 @@ class Call:
 
 
 def current_call(session: str, type: str, arguments: Mapping[str, Any], ctx: AnyContext) -> Call | None:
-    """Return the call that is being run; None outside of a step.
+    """Return the current call; None outside a step.
 
-    A step is known by its place in the run, one of an agent also by the id of the model's call, and the run
-    by `session`, else by an id of its own that a restart does not keep. A call's id that is long enough to be
-    the only one of its kind makes up for that; some servers number the calls of each reply from 1. Equal
-    calls in one step are counted.
+    A step is identified by its place in the run and, in an agent, by the id of the model's call. The run is
+    identified by `session`, or else by a run id, which does not survive a restart. The run id is not needed
+    if the call's id is long enough to be unique; some servers number the calls of each reply from 1. Equal
+    calls in one step are numbered.
     """
     step = _current_step(ctx)
     if step is None:
@@ -203,33 +205,33 @@ def current_call(session: str, type: str, arguments: Mapping[str, Any], ctx: Any
 
 
 UNIQUE_LENGTH = 16
-"""Characters of a call's id that is taken for the only one of its kind, as OpenAI's, Anthropic's, UUIDs."""
-_MOST_ITEMS = 10_000
+"""Minimum length of a call id that we treat as unique, such as OpenAI's, Anthropic's and UUIDs."""
+_MAX_STEPS = 10_000
 _runs: OrderedDict[tuple[str, str, str], dict[tuple[frozenset[str], Any], str | None]] = OrderedDict()
-"""By which events the latest steps were run on, and which run of the step acted on them."""
+"""For the latest steps: the events that were handled, and the run of the step that handled them."""
 _counts: dict[int, Counter[str]] = {}
 
 
 def _count(step: Step, call: str) -> int:
-    """Return how many equal calls this run of a step has made before."""
-    name = id(step.context)
-    if name not in _counts:
-        _counts[name] = Counter()
-        finalize(step.context, _counts.pop, name, None)
-    _counts[name][call] += 1
-    return _counts[name][call] - 1
+    """Return the number of equal calls that this run of the step has already made."""
+    context_id = id(step.context)
+    if context_id not in _counts:
+        _counts[context_id] = Counter()
+        finalize(step.context, _counts.pop, context_id, None)
+    _counts[context_id][call] += 1
+    return _counts[context_id][call] - 1
 
 
 def signals() -> tuple[type[Exception], ...]:
-    """Return the exception by which a workflow suspends a step until an event comes."""
+    """Return the exception that suspends a workflow's step until an event arrives."""
     try:
         from workflows.runtime.types.results import WaitingForEvent
-    except ImportError:  # `_current_step` warns of it
+    except ImportError:  # `_current_step` warns about it
         return ()
     return (WaitingForEvent,)
 
 
-_LOST = "This version of LlamaIndex's workflows does not say which"
+_UNSUPPORTED = "This version of LlamaIndex's workflows does not expose"
 
 
 def _run_id() -> str:
@@ -240,14 +242,14 @@ def _run_id() -> str:
     except (ImportError, AttributeError, LookupError):
         run_id = ""
     if not run_id:
-        warn_once(f"{_LOST} run a step belongs to: give PicccMediaToolSpec a session for each conversation.")
+        warn_once(f"{_UNSUPPORTED} run ids: pass PicccMediaToolSpec a different session= per conversation.")
     return run_id
 
 
 def _current_step(ctx: AnyContext) -> Step | None:
-    """Return the step that is being run; None outside of one, and with a warning where it is not known.
+    """Return the current step; None outside a step or, with a warning, if it cannot be determined.
 
-    No documented interface has a step's identity, so each of these names may be lost in a later version.
+    No documented API identifies a step, so any of these names may disappear in a later version.
     """
     try:
         from workflows.runtime.types.results import StepWorkerStateContextVar, WaitingForEvent  # noqa: F401
@@ -264,15 +266,15 @@ def _current_step(ctx: AnyContext) -> Step | None:
             state.invocation_id,
             context.retry.retry_number > 0,
             tuple(
-                Wait(each.waiter_id, each.work_item_id, bool(each.resolved_event or each.timed_out))
-                for each in state.collected_waiters
+                Wait(waiter.waiter_id, waiter.work_item_id, bool(waiter.resolved_event or waiter.timed_out))
+                for waiter in state.collected_waiters
             ),
-            tuple(sorted((name, len(each)) for name, each in state.collected_events.items())),
+            tuple(sorted((name, len(events)) for name, events in state.collected_events.items())),
         )
     except (ImportError, AttributeError, LookupError):
         warn_once(
-            f'{_LOST} step calls a tool: one that is run again submits again, and mode="event" is refused. '
-            "Tell us, and use an earlier version."
+            f'{_UNSUPPORTED} the current step: a step that is rerun submits again, and mode="event" is '
+            "rejected. Report this, and use an earlier version."
         )
         return None
 
@@ -280,7 +282,7 @@ def _current_step(ctx: AnyContext) -> Step | None:
 def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
     """Return the tasks that a media tool reported; none for another tool's output.
 
-    `client.tasks.get(task)` then gives a task with outputs that can be saved.
+    To save a task's outputs, get it with `client.tasks.get(task)`.
 
     Args:
         output: the tool's output, or its `raw_output`.
@@ -290,32 +292,32 @@ def media_from(output: ToolOutput | Mapping[str, Any]) -> list[Task]:
 
 Mode = Literal["wait", "submit", "event"]
 EVENT_SECONDS = 86_400.0
-"""How long `mode="event"` waits for the event: a workflow's own default would give up after 2000 s."""
+"""How long `mode="event"` waits for the event; the workflow's default is 2000 s."""
 
 
 class PicccMediaToolSpec(BaseToolSpec):
-    """Image and video tools for agents and workflows, each blocking and asynchronous.
+    """Image and video tools for agents and workflows, each in a blocking and an async version.
 
-    A tool gives the model a short text and, where it may see, the image; `raw_output` is JSON for the
-    program. A failure is an output with `is_error` that says whether to call again. In an agent, progress is
-    written to the stream as `PicccTaskProgress`. A step that runs again does not submit again; with a ledger
-    in a file not even in another process.
+    The model gets a short text and, if `show` is set, the image; your program gets JSON in `raw_output`. A
+    failure is an output with `is_error` that says whether to call again. In an agent, progress is written to
+    the stream as `PicccTaskProgress`. A step that is rerun does not submit again; with a ledger in a file,
+    not even in another process.
 
     Args:
-        client: the `piccc.Client`; by default made from `async_client` or from the environment.
-        async_client: the `piccc.AsyncClient`; by default made from `client`.
-        image_model, video_model: which models; by default `PICCC_IMAGE_MODEL` and `PICCC_VIDEO_MODEL`.
-        mode: once a task is submitted, `wait` for it, `submit` only, or in a workflow suspend the step until
-            the `event` PicccTaskFinished.
-        wait_s: how many seconds a call waits at most; then the model reads that the task is still running.
-            A workflow's own timeout must be longer.
-        show: whether a finished image goes to the model too: as it is, or at most 512 pixels wide and high.
-            Its bytes lie in the messages, and in each context that is saved.
-        session: names the conversation or the run, for an agent whose model's server does not give each call
-            an id of its own, and for steps of your own that are to be run again in another process.
-        on_update: called with a task at each change of its status or progress.
-        lost: what to do where an earlier run of a call got no answer: `ask` tells the model, `resend` submits
-            again a minute later where the account's list does not have the task.
+        client: the `piccc.Client`; by default created from `async_client` or from the environment.
+        async_client: the `piccc.AsyncClient`; by default created from `client`.
+        image_model, video_model: the models; by default `PICCC_IMAGE_MODEL` and `PICCC_VIDEO_MODEL`.
+        mode: after submitting a task, `wait` for it, only `submit`, or in a workflow suspend the step until
+            the event PicccTaskFinished (`event`).
+        wait_s: maximum seconds that a call waits; after that, the model is told that the task is still
+            running. The workflow's own timeout must be longer.
+        show: whether to show finished images to the model: `none`, `image`, or `thumbnail`, at most 512
+            pixels wide and high. Their bytes are kept in the messages and in every saved context.
+        session: a name for the conversation or run. Needed if the model's server does not give calls unique
+            ids, or if your own steps are rerun in another process.
+        on_update: called with a task whenever its status or progress changes.
+        lost: what to do if an earlier run of a call got no response: `ask` tells the model, `resend` submits
+            again after a minute if the task is not in the account's list.
 
     Raises:
         InvalidArgumentError: an unknown `mode`, `show` or `lost`.
@@ -332,12 +334,12 @@ class PicccMediaToolSpec(BaseToolSpec):
     """
 
     spec_functions: list[SPEC_FUNCTION_TYPE] = [  # noqa: RUF012  as the base class declares it
-        (asked.GENERATE_IMAGE, f"a{asked.GENERATE_IMAGE}"),
-        (asked.GENERATE_VIDEO, f"a{asked.GENERATE_VIDEO}"),
-        (asked.GET_TASK, f"a{asked.GET_TASK}"),
-        (asked.LIST_TASKS, f"a{asked.LIST_TASKS}"),
+        (agent_tools.GENERATE_IMAGE, f"a{agent_tools.GENERATE_IMAGE}"),
+        (agent_tools.GENERATE_VIDEO, f"a{agent_tools.GENERATE_VIDEO}"),
+        (agent_tools.GET_TASK, f"a{agent_tools.GET_TASK}"),
+        (agent_tools.LIST_TASKS, f"a{agent_tools.LIST_TASKS}"),
     ]
-    """The tools' functions, blocking and asynchronous."""
+    """The tools' functions, blocking and async."""
 
     def __init__(
         self,
@@ -353,14 +355,14 @@ class PicccMediaToolSpec(BaseToolSpec):
         on_update: OnUpdate | None = None,
         lost: Lost = "ask",
     ) -> None:
-        words = (
+        choices = (
             ("mode", mode, get_args(Mode)),
             ("show", show, get_args(Show)),
             ("lost", lost, get_args(Lost)),
         )
-        for name, given, known in words:
+        for name, given, known in choices:
             if given not in known:
-                raise InvalidArgumentError(f"{name} is {given!r}.", hint=f"It is one of {', '.join(known)}.")
+                raise InvalidArgumentError(f"{name} is {given!r}.", hint=f"Use one of {', '.join(known)}.")
         from piccc.client import Client
 
         self._clients: ClientPair[Client, AsyncClient] = ClientPair(client, async_client, Client)
@@ -391,7 +393,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         Returns:
             A text for the model, and the task in `raw_output`; a failure has `is_error`.
         """
-        return self.run(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution))
+        return self.run(agent_tools.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution))
 
     async def agenerate_image(
         self,
@@ -401,8 +403,8 @@ class PicccMediaToolSpec(BaseToolSpec):
         resolution: str | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make an image; arguments as of `generate_image`, and `ctx` is the step's context in a workflow."""
-        return await self.arun(asked.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution), ctx)
+        """Make an image; like `generate_image`, with the step's context as `ctx` in a workflow."""
+        return await self.arun(agent_tools.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution), ctx)
 
     def generate_video(
         self,
@@ -419,13 +421,15 @@ class PicccMediaToolSpec(BaseToolSpec):
             prompt: what to make.
             aspect_ratio: such as "16:9".
             resolution: such as "720p".
-            duration_seconds: its length.
+            duration_seconds: the video's length.
             ctx: not used by a blocking tool.
 
         Returns:
             A text for the model, and the task in `raw_output`; a failure has `is_error`.
         """
-        return self.run(asked.GENERATE_VIDEO, _given(prompt, aspect_ratio, resolution, duration_seconds))
+        return self.run(
+            agent_tools.GENERATE_VIDEO, _given(prompt, aspect_ratio, resolution, duration_seconds)
+        )
 
     async def agenerate_video(
         self,
@@ -436,30 +440,30 @@ class PicccMediaToolSpec(BaseToolSpec):
         duration_seconds: int | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make a video; arguments as of `generate_video`, and `ctx` is the step's context in a workflow."""
+        """Make a video; like `generate_video`, with the step's context as `ctx` in a workflow."""
         arguments = _given(prompt, aspect_ratio, resolution, duration_seconds)
-        return await self.arun(asked.GENERATE_VIDEO, arguments, ctx)
+        return await self.arun(agent_tools.GENERATE_VIDEO, arguments, ctx)
 
     def get_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Read a task, and wait for it.
+        """Wait for a task and return it.
 
         Args:
             task_id: the task's id.
-            wait_seconds: how long to wait at most; by default `wait_s`.
+            wait_seconds: maximum time to wait; by default `wait_s`.
             ctx: not used by a blocking tool.
 
         Returns:
             A text for the model, and the task in `raw_output`; a failure has `is_error`.
         """
-        return self.run(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds})
+        return self.run(agent_tools.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds})
 
     async def aget_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Read a task and wait for it; arguments as of `get_media_task`, and `ctx` is the step's context."""
-        return await self.arun(asked.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds}, ctx)
+        """Wait for a task and return it; like `get_media_task`, with the step's context as `ctx`."""
+        return await self.arun(agent_tools.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds}, ctx)
 
     def list_media_tasks(
         self,
@@ -473,14 +477,14 @@ class PicccMediaToolSpec(BaseToolSpec):
 
         Args:
             type: only images or only videos.
-            status: only this status, such as `completed`.
-            limit: how many at most.
+            status: only tasks with this status, such as `completed`.
+            limit: maximum number of tasks.
             ctx: not used by a blocking tool.
 
         Returns:
             A text for the model, and the tasks in `raw_output`; a failure has `is_error`.
         """
-        return self.run(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit})
+        return self.run(agent_tools.LIST_TASKS, {"type": type, "status": status, "limit": limit})
 
     async def alist_media_tasks(
         self,
@@ -490,25 +494,25 @@ class PicccMediaToolSpec(BaseToolSpec):
         limit: int = 10,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """List the latest tasks; arguments as of `list_media_tasks`, and `ctx` is the step's context."""
-        return await self.arun(asked.LIST_TASKS, {"type": type, "status": status, "limit": limit}, ctx)
+        """List the latest tasks; like `list_media_tasks`, with the step's context as `ctx`."""
+        return await self.arun(agent_tools.LIST_TASKS, {"type": type, "status": status, "limit": limit}, ctx)
 
     def to_tool_list(
         self,
         spec_functions: list[SPEC_FUNCTION_TYPE] | None = None,
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
-        """Return the tools; `func_to_metadata_mapping` gives some a name or a description of your own."""
+        """Return the tools; `func_to_metadata_mapping` overrides their names and descriptions."""
 
         def names_of(functions: list[SPEC_FUNCTION_TYPE]) -> list[str]:
-            return [each if isinstance(each, str) else each[0] for each in functions]
+            return [function if isinstance(function, str) else function[0] for function in functions]
 
         known = names_of(self.spec_functions)
         names = names_of(spec_functions) if spec_functions else known
         given = func_to_metadata_mapping or {}
         if unknown := {*names, *given} - {*known}:
             raise InvalidArgumentError(
-                f"There is no tool {', '.join(sorted(unknown))}.", hint=f"There are {', '.join(known)}."
+                f"Unknown tools: {', '.join(sorted(unknown))}.", hint=f"Use {', '.join(known)}."
             )
         return [PicccMediaTool(self, name, given.get(name) or _metadata(name)) for name in names]
 
@@ -517,7 +521,7 @@ class PicccMediaToolSpec(BaseToolSpec):
 
         Args:
             name: the tool's name.
-            arguments: its arguments as a model gives them.
+            arguments: its arguments, as the model passes them.
 
         Returns:
             A text for the model, and the task in `raw_output`; a failure has `is_error`.
@@ -526,15 +530,15 @@ class PicccMediaToolSpec(BaseToolSpec):
         return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
-        """Run a tool; arguments as of `run`, and `ctx` is its step's context in a workflow."""
+        """Run a tool; like `run`, with the step's context as `ctx` in a workflow."""
 
-        def tell(task: Task) -> None:
+        def report_progress(task: Task) -> None:
             if self._on_update is not None:
                 self._on_update(task)
             if ctx is not None:
                 ctx.write_event_to_stream(PicccTaskProgress.of(task))
 
-        run = self._run(self._clients.asynchronous(), name, ctx, tell)
+        run = self._run(self._clients.asynchronous(), name, ctx, report_progress)
         report = await run.reported(self._work(name, run, arguments, ctx), signals())
         return _output(name, arguments, report)
 
@@ -548,16 +552,16 @@ class PicccMediaToolSpec(BaseToolSpec):
     async def _work(
         self, name: str, run: MediaToolRun, arguments: Mapping[str, Any], ctx: AnyContext
     ) -> ToolResult:
-        match asked.ARGUMENTS[name](**arguments):
-            case asked.ImageArguments() as wanted:
+        match agent_tools.ARGUMENTS[name](**arguments):
+            case agent_tools.ImageArguments() as wanted:
                 return await self._make("image", run, wanted.model_dump(exclude_none=True), ctx)
-            case asked.VideoArguments() as wanted:
+            case agent_tools.VideoArguments() as wanted:
                 return await self._make("video", run, wanted.model_dump(exclude_none=True), ctx)
-            case asked.TaskArguments(task_id=task_id, wait_seconds=seconds):
+            case agent_tools.TaskArguments(task_id=task_id, wait_seconds=seconds):
                 await run.read(task_id)
                 await run.attend(self._wait_s if seconds is None else seconds)
                 return await run.report()
-            case asked.TaskListArguments(type=type, status=status, limit=limit):
+            case agent_tools.TaskListArguments(type=type, status=status, limit=limit):
                 return await run.list(type, status, limit)
         raise NotImplementedError(name)
 
@@ -569,7 +573,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         if self._mode == "event":
             if ctx is None or call is None:
                 raise InvalidArgumentError(
-                    'Only in a step of a workflow, with its context, can mode="event" wait.',
+                    'mode="event" needs a workflow step and its context.',
                     hint='Nothing was sent. Use mode="wait" elsewhere.',
                 )
             await self._suspend(type, run, order, call, ctx)
@@ -583,12 +587,12 @@ class PicccMediaToolSpec(BaseToolSpec):
     ) -> None:
         if call.is_repeated():
             await ctx.wait_for_event(_Never, waiter_id=f"piccc/never/{call.waits}", timeout=None)
-        # Each wait that was begun is gone through again, before anything else: the step then waits where it
-        # did, and none is left behind to run it once more.
+        # First repeat every wait that was started: the step then resumes where it was, and no wait is left
+        # over to rerun it.
         begun = call.begun_waits()
         for turn, task_id in enumerate(begun):
             await _wait_for_event(ctx, call, task_id, type, turn)
-        # The event is a hint: what the task has become is asked.
+        # The event is only a hint: read the task's actual status.
         task = (
             await run.read(begun[-1], created=type)
             if begun
@@ -599,7 +603,7 @@ class PicccMediaToolSpec(BaseToolSpec):
 
 
 class PicccMediaTool(FunctionTool):
-    """A tool of the spec: agents give it their context, and everybody else can call it without one."""
+    """A tool of the spec: agents pass it their context; other callers need none."""
 
     def __init__(self, spec: PicccMediaToolSpec, name: str, metadata: ToolMetadata) -> None:
         super().__init__(fn=getattr(spec, name), async_fn=getattr(spec, f"a{name}"), metadata=metadata)
@@ -617,7 +621,7 @@ class PicccMediaTool(FunctionTool):
         return self._named(await self._spec.arun(self._function, self._arguments(args, kwargs), ctx))
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        # Some callers in LlamaIndex give a tool's only argument by its place.
+        # Some LlamaIndex code passes a tool's only argument by position.
         names = self.metadata.get_parameters_dict()["properties"]
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
@@ -632,17 +636,17 @@ def _given(
     resolution: str | None,
     duration_seconds: int | None = None,
 ) -> dict[str, Any]:
-    named = {
+    arguments = {
         "prompt": prompt,
         "aspect_ratio": aspect_ratio,
         "resolution": resolution,
         "duration_seconds": duration_seconds,
     }
-    return {name: value for name, value in named.items() if value is not None}
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _metadata(name: str) -> ToolMetadata:
-    return ToolMetadata(asked.DESCRIPTIONS[name], name=name, fn_schema=asked.ARGUMENTS[name])
+    return ToolMetadata(agent_tools.DESCRIPTIONS[name], name=name, fn_schema=agent_tools.ARGUMENTS[name])
 
 
 async def _wait_for_event(ctx: Context[Any], call: Call, task_id: str, task_type: str, turn: int) -> None:

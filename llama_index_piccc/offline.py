@@ -1,4 +1,4 @@
-"""Make the nltk word lists that come with core readable where they were installed as hard links."""
+"""Make core's bundled nltk word lists readable when they were installed as hard links."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import platformdirs
 
 
 def ensure_nltk_data(directory: str | os.PathLike[str] | None = None) -> Path | None:
-    """Let core's sentence splitter and keyword index read their word lists; call it before their first use.
+    """Make the word lists of core's sentence splitter and keyword index readable; call it before first use.
 
-    core brings the lists along, but nltk refuses files with more than one hard link, and uv installs by hard
-    links unless `link-mode = "copy"` says otherwise. Only where that is so, and `NLTK_DATA` is not set, they
-    are copied once (16 MB), and `NLTK_DATA` is set for this process.
+    core bundles the lists, but nltk rejects files with more than one hard link, and uv installs hard links
+    unless `link-mode = "copy"` is set. In that case, and if `NLTK_DATA` is not set, this copies the lists
+    once (16 MB) and sets `NLTK_DATA` for this process.
 
     Args:
         directory: where to copy them; by default the user's cache.
 
     Returns:
-        The folder that was set, or None where there was nothing to do.
+        The folder that `NLTK_DATA` was set to, or None if there was nothing to do.
     """
     bundled = _bundled()
     if "NLTK_DATA" in os.environ or bundled is None or not _is_linked(bundled):
@@ -48,17 +48,17 @@ def _bundled() -> Path | None:
 
 
 def _is_linked(folder: Path) -> bool:
-    return any(each.stat().st_nlink > 1 for each in folder.rglob("*") if each.is_file())
+    return any(path.stat().st_nlink > 1 for path in folder.rglob("*") if path.is_file())
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder so that it appears whole, however many processes do so at once."""
+    """Copy a folder atomically, even if several processes do it at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-        whole = Path(staging, "whole")
-        shutil.copytree(source, whole)
+        complete = Path(staging, "complete")
+        shutil.copytree(source, complete)
         try:
-            whole.rename(target)
+            complete.rename(target)
         except OSError:
             if not target.is_dir():  # another process was faster
                 raise

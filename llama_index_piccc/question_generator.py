@@ -1,4 +1,4 @@
-"""`PicccQuestionGenerator`: sub-questions as objects, so that sub-question engines need no other package."""
+"""`PicccQuestionGenerator`, for sub-question engines without another package."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _NAME = "question_gen_prompt"
 
 
 class PicccQuestionGenerator(BaseQuestionGenerator):
-    """Split a question into sub-questions for tools; give it to `SubQuestionQueryEngine.from_defaults`.
+    """Question generator that splits a question into sub-questions for tools.
 
-    A sub-question can only name a tool that is there: the names are part of the schema.
+    Pass it to `SubQuestionQueryEngine.from_defaults`. A sub-question can only name an existing tool, because
+    the names are part of the schema.
 
     Examples:
         >>> from llama_index.core.schema import QueryBundle
@@ -51,17 +52,17 @@ class PicccQuestionGenerator(BaseQuestionGenerator):
 
         Args:
             llm: the LLM to ask; by default `Settings.llm`.
-            prompt_template_str: a prompt of your own, with `{tools_str}` and `{query_str}`.
+            prompt_template_str: a custom prompt with `{tools_str}` and `{query_str}`.
         """
         return cls(llm or Settings.llm, _prompt(prompt_template_str))
 
     def generate(self, tools: Sequence[ToolMetadata], query: QueryBundle) -> list[SubQuestion]:
-        """Return the sub-questions of a query."""
+        """Return the sub-questions for a query."""
         output_cls = _questions_for(tools)
         return _read(self._llm.structured_predict(output_cls, self._prompt, **_variables(tools, query)))
 
     async def agenerate(self, tools: Sequence[ToolMetadata], query: QueryBundle) -> list[SubQuestion]:
-        """Return the sub-questions of a query."""
+        """Return the sub-questions for a query."""
         output_cls = _questions_for(tools)
         return _read(
             await self._llm.astructured_predict(output_cls, self._prompt, **_variables(tools, query))
@@ -97,4 +98,4 @@ def _variables(tools: Sequence[ToolMetadata], query: QueryBundle) -> dict[str, s
 
 
 def _read(questions: Any) -> list[SubQuestion]:
-    return [SubQuestion(sub_question=each.sub_question, tool_name=each.tool_name) for each in questions.items]
+    return [SubQuestion(sub_question=item.sub_question, tool_name=item.tool_name) for item in questions.items]

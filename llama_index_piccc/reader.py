@@ -20,15 +20,16 @@ _FIELDS = ("aspect_ratio", "resolution", "seed", "usage", "cost")
 
 
 class PicccTaskReader(BaseReader):
-    """Read finished tasks: each image as an ImageDocument, each video as a Document; its prompt is the text.
+    """Reader that turns each image of finished tasks into an ImageDocument and each video into a Document.
 
-    Metadata has the task's id, type, model, parameters, size, times, and the output's address; the address
-    expires, so neither the model nor the embedding sees it. Documents of one output always have the same id.
+    The prompt is the text. The metadata has the task's id, type, model, parameters, size and times, and the
+    output's URL. The URL expires, so it is hidden from the model and the embedding. An output's document
+    always has the same id.
 
     Args:
-        client: the `piccc.Client`; by default made from `async_client` or from the environment.
-        async_client: the `piccc.AsyncClient`; by default made from `client`.
-        fetch: whether to fetch each image into its document; otherwise it has the image's address.
+        client: the `piccc.Client`; by default created from `async_client` or from the environment.
+        async_client: the `piccc.AsyncClient`; by default created from `client`.
+        fetch: whether to download each image into its document; otherwise the document has its URL.
 
     Examples:
         >>> from llama_index_piccc import PicccTaskReader
@@ -62,26 +63,26 @@ class PicccTaskReader(BaseReader):
 
         Args:
             type: only images or only videos.
-            task_ids: only these tasks, in this order; each is asked for.
-            limit: the largest number of tasks.
+            task_ids: only these tasks, in this order, each fetched separately.
+            limit: maximum number of tasks.
         """
         tasks = self._clients.sync().tasks
-        found = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)
-        for task in islice((task for task in found if _is_wanted(task, type)), limit):
+        listed = tasks.list(type=type, status="completed") if task_ids is None else map(tasks.get, task_ids)
+        for task in islice((task for task in listed if _matches(task, type)), limit):
             for place, output in enumerate(task.outputs):
                 content = output.bytes() if self._fetch and _is_image(task, output) else None
                 yield _document(task, output, place, content)
 
-    async def alazy_load_data(  # type: ignore[override]  # an iterator that is not awaited, as `async for` needs
+    async def alazy_load_data(  # type: ignore[override]  # not awaited: an iterator for `async for`
         self,
         *,
         type: TaskType | None = None,
         task_ids: Iterable[str] | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        """Yield documents, newest first, page by page; arguments as of `lazy_load_data`."""
+        """Yield documents, newest first, page by page, with the arguments of `lazy_load_data`."""
         count = 0
-        async for task in self._found(type, task_ids):
+        async for task in self._tasks(type, task_ids):
             if count == limit:
                 return
             count += 1
@@ -90,26 +91,26 @@ class PicccTaskReader(BaseReader):
                 yield _document(task, output, place, content)
 
     async def aload_data(self, *args: Any, **load_kwargs: Any) -> list[Document]:
-        """Return documents, newest first; arguments as of `lazy_load_data`."""
+        """Return documents, newest first, with the arguments of `lazy_load_data`."""
         return [document async for document in self.alazy_load_data(*args, **load_kwargs)]
 
-    async def _found(
+    async def _tasks(
         self, type: TaskType | None, task_ids: Iterable[str] | None
     ) -> AsyncIterator[AsyncTaskHandle]:
         tasks = self._clients.asynchronous().tasks
         if task_ids is None:
             async for task in tasks.list(type=type, status="completed"):
-                if _is_wanted(task, type):
+                if _matches(task, type):
                     yield task
             return
         for task_id in task_ids:
             task = await tasks.get(task_id)
-            if _is_wanted(task, type):
+            if _matches(task, type):
                 yield task
 
 
-def _is_wanted(task: TaskHandle | AsyncTaskHandle, type: TaskType | None) -> bool:
-    # The filters of the list are assumed, so a server may not know them.
+def _matches(task: TaskHandle | AsyncTaskHandle, type: TaskType | None) -> bool:
+    # The list's filters are assumed, so the server may not support them.
     return task.status == "completed" and (type is None or task.type in ("", type))
 
 
@@ -118,7 +119,7 @@ def _is_image(task: Task, output: Output) -> bool:
 
 
 def _document(task: Task, output: Output, place: int, content: bytes | None) -> Document:
-    known: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "task_id": task.id,
         "type": output.type or task.type,
         "model": task.model,
@@ -136,7 +137,7 @@ def _document(task: Task, output: Output, place: int, content: bytes | None) -> 
     document: dict[str, Any] = {
         "id_": f"{task.id}/{place}",
         "text": task.prompt,
-        "metadata": {name: value for name, value in known.items() if value not in (None, "")},
+        "metadata": {name: value for name, value in metadata.items() if value not in (None, "")},
         "excluded_embed_metadata_keys": hidden,
         "excluded_llm_metadata_keys": hidden,
     }

@@ -1,4 +1,4 @@
-"""Structured prediction and the structured LLM: `piccc.structured` in LlamaIndex's terms."""
+"""Structured prediction and the structured LLM, built on `piccc.structured`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from llama_index_piccc.convert import INVALID_CALLS, completion
 from piccc.conversation import DEFAULT_MODEL, JSON, MAX_ANSWERS
 from piccc.errors import InvalidArgumentError, InvalidRequestError
 
-# `piccc.structured` is loaded with the first prediction: it would take 3 ms of each start.
+# `piccc.structured` is loaded at the first prediction because it would add 3 ms to every start.
 if TYPE_CHECKING:
     from piccc.structured import Attempt, OutputSchema, Strategy, StrategyMemory
 
@@ -58,7 +58,7 @@ _RESERVED = ("tools", "tool_choice", "tool_required", "allow_parallel_tool_calls
 
 
 class Prediction(Generic[Model]):
-    """One prediction: its calls of the LLM and the responses that it has used."""
+    """One prediction, with its LLM calls and their responses."""
 
     def __init__(
         self,
@@ -81,115 +81,115 @@ class Prediction(Generic[Model]):
             (llm.server, self._kwargs.get("model", llm.model)),
             llm.structured_max_answers,
         )
-        self._spent: list[ChatResponse] = []
+        self._responses: list[ChatResponse] = []
 
     def run(self) -> tuple[Model, ChatResponse]:
-        """Return the object and its response; raise StructuredOutputError where no answer is one."""
+        """Return the object and its response; raise StructuredOutputError if no answer fits."""
         while attempt := self._call.attempt:
             try:
-                self._take(self._llm.chat(self._asked(attempt), **self._keywords(attempt)))
+                self._take(self._llm.chat(self._history(attempt), **self._options(attempt)))
             except InvalidRequestError as error:
                 self._call.refuse(error)
         return self._result()
 
     async def arun(self) -> tuple[Model, ChatResponse]:
-        """Return the object and its response; raise StructuredOutputError where no answer is one."""
+        """Return the object and its response; raise StructuredOutputError if no answer fits."""
         while attempt := self._call.attempt:
             try:
-                self._take(await self._llm.achat(self._asked(attempt), **self._keywords(attempt)))
+                self._take(await self._llm.achat(self._history(attempt), **self._options(attempt)))
             except InvalidRequestError as error:
                 self._call.refuse(error)
         return self._result()
 
     def stream(self) -> Generator[tuple[BaseModel, ChatResponse]]:
-        """Yield what can be read so far with each response; the last is whole and fits."""
+        """Yield the object so far with each response; the last object is complete and valid."""
         partial = _PartialModel(self._call.schema)
         while attempt := self._call.attempt:
-            asked, keywords = self._asked(attempt), self._keywords(attempt)
+            history, options = self._history(attempt), self._options(attempt)
             try:
-                if self._call.answers:  # a second answer would grow from nothing again
-                    self._take(self._llm.chat(asked, **keywords))
+                if self._call.answers:  # a streamed second answer would start over from nothing
+                    self._take(self._llm.chat(history, **options))
                     continue
-                for response in self._llm.stream_chat(asked, **keywords):
+                for response in self._llm.stream_chat(history, **options):
                     if (value := partial.add(response)) is not None:
                         yield value, partial.take(response)
                 self._take(response)
             except InvalidRequestError as error:
                 self._call.refuse(error)
-        whole, last = self._result()
-        yield whole, partial.take(last)
+        value, last = self._result()
+        yield value, partial.take(last)
 
     async def astream(self) -> AsyncGenerator[tuple[BaseModel, ChatResponse]]:
-        """Yield what can be read so far with each response; the last is whole and fits."""
+        """Yield the object so far with each response; the last object is complete and valid."""
         partial = _PartialModel(self._call.schema)
         while attempt := self._call.attempt:
-            asked, keywords = self._asked(attempt), self._keywords(attempt)
+            history, options = self._history(attempt), self._options(attempt)
             try:
                 if self._call.answers:
-                    self._take(await self._llm.achat(asked, **keywords))
+                    self._take(await self._llm.achat(history, **options))
                     continue
-                async for response in await self._llm.astream_chat(asked, **keywords):
+                async for response in await self._llm.astream_chat(history, **options):
                     if (value := partial.add(response)) is not None:
                         yield value, partial.take(response)
                 self._take(response)
             except InvalidRequestError as error:
                 self._call.refuse(error)
-        whole, last = self._result()
-        yield whole, partial.take(last)
+        value, last = self._result()
+        yield value, partial.take(last)
 
-    def _asked(self, attempt: Attempt) -> list[ChatMessage]:
+    def _history(self, attempt: Attempt) -> list[ChatMessage]:
         return [*self._messages, *(ChatMessage(role=role, content=text) for role, text in attempt.turns)]
 
-    def _keywords(self, attempt: Attempt) -> JSON:
+    def _options(self, attempt: Attempt) -> JSON:
         return {**self._kwargs, **attempt.options}
 
     def _take(self, response: ChatResponse) -> None:
         from piccc.structured import Answer
 
-        self._spent.append(response)
-        facts, known = response.message.additional_kwargs, response.additional_kwargs
-        calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
+        self._responses.append(response)
+        extra, facts = response.message.additional_kwargs, response.additional_kwargs
+        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         text = response.message.content or ""
-        # What is no object may be what was asked for: a list without the object around it.
-        invalid = [each for each in facts.get(INVALID_CALLS) or () if each["reason"] != "malformed"]
+        # Arguments that are not an object may still be the answer: a list without its wrapper.
+        invalid = [call for call in extra.get(INVALID_CALLS) or () if call["reason"] != "malformed"]
         if calls:
             kwargs = calls[0].tool_kwargs
             text = kwargs if isinstance(kwargs, str) else json.dumps(kwargs, ensure_ascii=False)
         self._call.take(
             Answer(
                 text=text,
-                finish_reason=known.get("finish_reason"),
-                refusal=facts.get("refusal") or "",
-                invalid=next((each["error"] for each in invalid if each["id"] == calls[0].tool_call_id), "")
+                finish_reason=facts.get("finish_reason"),
+                refusal=extra.get("refusal") or "",
+                invalid=next((call["error"] for call in invalid if call["id"] == calls[0].tool_call_id), "")
                 if calls
                 else "",
-                request_id=known.get("request_id"),
+                request_id=facts.get("request_id"),
             )
         )
 
     def _result(self) -> tuple[Model, ChatResponse]:
         value: Model = self._call.result()
-        facts = [each.additional_kwargs for each in self._spent]
-        totals = {name: sum(each.get(name) or 0 for each in facts) for name in _COUNTS}
-        response = self._spent[-1]
+        facts = [response.additional_kwargs for response in self._responses]
+        totals = {name: sum(entry.get(name) or 0 for entry in facts) for name in _COUNTS}
+        response = self._responses[-1]
         return value, response.model_copy(update={"additional_kwargs": {**facts[-1], **totals}})
 
 
 class _PartialModel:
-    """The object as far as a stream's responses give it, and the text that was not yet passed on."""
+    """The object received so far in a stream, and the text not yet passed on."""
 
     def __init__(self, schema: OutputSchema) -> None:
         from piccc.structured import PartialObject
 
         self._schema = schema
-        # What is wrapped is no object whose fields could be missing.
+        # A wrapped type is not an object, so it cannot have missing fields.
         self._flexible = None if schema.is_wrapped else create_flexible_model(schema.type)
         self._object = PartialObject()
         self._passed_on = 0
 
     def add(self, response: ChatResponse) -> BaseModel | None:
-        """Return the object so far, or None where the response adds nothing to it."""
-        calls = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
+        """Return the object so far, or None if the response adds nothing to it."""
+        calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         text = calls[0].tool_kwargs if calls else response.message.content
         if not isinstance(text, str) or not self._object.add(text[len(self._object.text) :]):
             return None
@@ -201,17 +201,17 @@ class _PartialModel:
             return self._flexible.model_validate(value) if self._flexible else None
 
     def take(self, response: ChatResponse) -> ChatResponse:
-        """Return the response with the text that came since the last one."""
+        """Return the response with the text received since the last one."""
         text = self._object.text[self._passed_on :]
         self._passed_on += len(text)
         return response.model_copy(update={"delta": text})
 
 
 class PicccStructuredLLM(StructuredLLM):
-    """Answer with objects of `output_cls`: `raw` is the object, the message's content its JSON.
+    """LLM that answers with objects of `output_cls`: `raw` is the object, the message's content its JSON.
 
-    `additional_kwargs` has the tokens of all calls that an answer took. The model within traces and counts
-    each call that it makes, and this one does not again.
+    `additional_kwargs` has the token counts of all calls made for an answer. The wrapped LLM traces and
+    counts each call; this one adds nothing to that.
     """
 
     @classmethod
@@ -228,14 +228,14 @@ class PicccStructuredLLM(StructuredLLM):
         return _response(*await self._prediction(messages, kwargs).arun())
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Return the object as it grows; `delta` is more of its text as the model writes it."""
+        """Stream the object as it grows; `delta` is the new part of the model's text."""
         stream = self._prediction(messages, kwargs).stream()
-        return (_response(*each) for each in stream)
+        return (_response(*item) for item in stream)
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Return the object as it grows; `delta` is more of its text as the model writes it."""
+        """Stream the object as it grows; `delta` is the new part of the model's text."""
         stream = self._prediction(messages, kwargs).astream()
-        return (_response(*each) async for each in stream)
+        return (_response(*item) async for item in stream)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the answer to a prompt as an object."""
@@ -246,25 +246,26 @@ class PicccStructuredLLM(StructuredLLM):
         return completion(await self.achat(self._prompt(prompt, formatted), **kwargs))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Return the object as it grows."""
-        return (completion(each) for each in self.stream_chat(self._prompt(prompt, formatted), **kwargs))
+        """Stream the object as it grows."""
+        stream = self.stream_chat(self._prompt(prompt, formatted), **kwargs)
+        return (completion(response) for response in stream)
 
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """Return the object as it grows."""
+        """Stream the object as it grows."""
         stream = await self.astream_chat(self._prompt(prompt, formatted), **kwargs)
-        return (completion(each) async for each in stream)
+        return (completion(response) async for response in stream)
 
     def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        """Never return: a structured LLM calls no tools. Its three twins do neither.
+        """Raise InvalidArgumentError, because a structured LLM calls no tools; so do the three variants.
 
         Raises:
             InvalidArgumentError: always; nothing was sent.
         """
         raise InvalidArgumentError(
-            "A structured LLM answers with objects and calls no tools.",
-            hint="Give the agent the plain llm, and output_cls=… for its answer.",
+            "A structured LLM cannot call tools.",
+            hint="Pass the plain llm to the agent, with output_cls=… for its answer.",
         )
 
     achat_with_tools: ClassVar[Any] = chat_with_tools
@@ -291,18 +292,18 @@ def _response(value: BaseModel, response: ChatResponse) -> ChatResponse:
 
 dispatcher = get_dispatcher(__name__)
 
-_OF_CORE = (PydanticProgramMode.OPENAI, PydanticProgramMode.LM_FORMAT_ENFORCER)
+_CORE_MODES = (PydanticProgramMode.OPENAI, PydanticProgramMode.LM_FORMAT_ENFORCER)
 
 
 class PredictingLLM(FunctionCallingLLM):
-    """Predict objects of a class; `pydantic_program_mode` limits the ways to ask for one.
+    """Base LLM that predicts objects of a class; `pydantic_program_mode` limits the strategies.
 
     Raises:
-        StructuredOutputError: no answer was an object of the class, not even after a repair; it has the
-            answer's text and finish reason.
+        StructuredOutputError: no answer was an object of the class, even after a repair; it has the answer's
+            text and finish reason.
     """
 
-    model_config = ConfigDict(defer_build=True)  # it has no instances
+    model_config = ConfigDict(defer_build=True)  # never instantiated
 
     model: str = Field(
         default=DEFAULT_MODEL, kw_only=False, description="Model name; any name the server knows."
@@ -315,7 +316,7 @@ class PredictingLLM(FunctionCallingLLM):
 
     @property
     def server(self) -> tuple[str | None, ...]:
-        """The server and the dialect, as a key for what is known of them."""
+        """The server and dialect, as a key for what we learn about them."""
         raise NotImplementedError
 
     @dispatcher.span
@@ -327,9 +328,9 @@ class PredictingLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Model:
         """Return an object of the class as the answer to a prompt."""
-        if self.pydantic_program_mode in _OF_CORE:
-            made: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-            return made
+        if self.pydantic_program_mode in _CORE_MODES:
+            predicted: Model = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            return predicted
         dispatcher.event(_start(output_cls, prompt, prompt_args))
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
         value, _ = prediction.run()
@@ -345,9 +346,11 @@ class PredictingLLM(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Model:
         """Return an object of the class as the answer to a prompt."""
-        if self.pydantic_program_mode in _OF_CORE:
-            made: Model = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-            return made
+        if self.pydantic_program_mode in _CORE_MODES:
+            predicted: Model = await super().astructured_predict(
+                output_cls, prompt, llm_kwargs, **prompt_args
+            )
+            return predicted
         dispatcher.event(_start(output_cls, prompt, prompt_args))
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
         value, _ = await prediction.arun()
@@ -361,7 +364,7 @@ class PredictingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Any, None, None]:
-        if self.pydantic_program_mode in _OF_CORE:
+        if self.pydantic_program_mode in _CORE_MODES:
             return super()._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
         return (value for value, _ in prediction.stream())
@@ -373,13 +376,13 @@ class PredictingLLM(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Any, None]:
-        if self.pydantic_program_mode in _OF_CORE:
+        if self.pydantic_program_mode in _CORE_MODES:
             return await super()._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
         prediction = self._prediction(output_cls, prompt, llm_kwargs, prompt_args)
         return (value async for value, _ in prediction.astream())
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> PicccStructuredLLM:
-        """Return a model whose every answer is an object of the class.
+        """Return an LLM that always answers with objects of the class.
 
         Examples:
             >>> from llama_index_piccc import Piccc

@@ -215,7 +215,7 @@ def test_content_of_an_unknown_type_is_refused_instead_of_guessed_at(
 ) -> None:
     unknown = io.BytesIO(b"\x00\x01")
     block = ImageBlock(image=unknown) if kind == "image" else AudioBlock(audio=unknown)
-    with pytest.raises(PicccError, match="type of an"):
+    with pytest.raises(PicccError, match=r"type of an|audio format"):
         show(llm, block)
     assert emulator.requests == []
 

@@ -156,11 +156,11 @@ def test_tools_can_be_pickled_without_their_key(emulator: Emulator, monkeypatch:
 
 @pytest.mark.parametrize("wrong", [{"show": "small"}, {"mode": "whatever"}], ids=["show", "mode"])
 def test_an_unknown_word_is_refused_before_it_costs_anything(wrong: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="It is one of"):
+    with pytest.raises(InvalidArgumentError, match="Use one of"):
         PicccMediaToolSpec(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [(["generate_vidoe"],), (None, {"make_image": None})])
 def test_a_tool_that_does_not_exist_is_refused_with_those_that_do(wrong: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"There are generate_image, generate_video"):
+    with pytest.raises(InvalidArgumentError, match=r"Use generate_image, generate_video"):
         PicccMediaToolSpec().to_tool_list(*wrong)

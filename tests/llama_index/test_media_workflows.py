@@ -379,6 +379,6 @@ async def test_a_name_that_a_later_version_has_not_is_warned_of(
     monkeypatch.setitem(sys.modules, module, SimpleNamespace(**names))
     emulator.script([ONE, "Done."])
     events = await finished(agent(emulator, mode=mode).run("Make it."), emulator)
-    assert caplog.text.count("This version of LlamaIndex's workflows does not say which") == 1
+    assert caplog.text.count("This version of LlamaIndex's workflows does not expose") == 1
     assert [task.status for task in results(events)] == ["completed"] * (mode == "wait")
     assert made(emulator) == ["image"] * (mode == "wait")
