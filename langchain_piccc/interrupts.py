@@ -75,7 +75,7 @@ def resume_when_done(
 async def aresume_when_done(
     graph: Any, config: RunnableConfig, client: AsyncClient, *, timeout: float | None = None, **options: Any
 ) -> Any:
-    """Async version of `resume_when_done`, with the same arguments and errors."""
+    """Resume an interrupted run as its tasks end; arguments and errors as for `resume_when_done`."""
     return await _resume(graph.aget_state, graph.ainvoke, config, client, timeout, options)
 
 

@@ -403,7 +403,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         resolution: str | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make an image; like `generate_image`, with the step's context as `ctx` in a workflow."""
+        """Make an image; arguments as for `generate_image`, and in a workflow `ctx` is the step's context."""
         return await self.arun(agent_tools.GENERATE_IMAGE, _given(prompt, aspect_ratio, resolution), ctx)
 
     def generate_video(
@@ -440,14 +440,14 @@ class PicccMediaToolSpec(BaseToolSpec):
         duration_seconds: int | None = None,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """Make a video; like `generate_video`, with the step's context as `ctx` in a workflow."""
+        """Make a video; arguments as for `generate_video`, and in a workflow `ctx` is the step's context."""
         arguments = _given(prompt, aspect_ratio, resolution, duration_seconds)
         return await self.arun(agent_tools.GENERATE_VIDEO, arguments, ctx)
 
     def get_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Wait for a task and return it.
+        """Wait for a task.
 
         Args:
             task_id: the task's id.
@@ -462,7 +462,7 @@ class PicccMediaToolSpec(BaseToolSpec):
     async def aget_media_task(
         self, task_id: str, *, wait_seconds: float | None = None, ctx: AnyContext = None
     ) -> ToolOutput:
-        """Wait for a task and return it; like `get_media_task`, with the step's context as `ctx`."""
+        """Wait for a task; arguments as for `get_media_task`, and `ctx` is the step's context."""
         return await self.arun(agent_tools.GET_TASK, {"task_id": task_id, "wait_seconds": wait_seconds}, ctx)
 
     def list_media_tasks(
@@ -494,7 +494,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         limit: int = 10,
         ctx: AnyContext = None,
     ) -> ToolOutput:
-        """List the latest tasks; like `list_media_tasks`, with the step's context as `ctx`."""
+        """List the latest tasks; arguments as for `list_media_tasks`, and `ctx` is the step's context."""
         return await self.arun(agent_tools.LIST_TASKS, {"type": type, "status": status, "limit": limit}, ctx)
 
     def to_tool_list(
@@ -530,7 +530,7 @@ class PicccMediaToolSpec(BaseToolSpec):
         return _output(name, arguments, run_sync_tool(run.reported(self._work(name, run, arguments, None))))
 
     async def arun(self, name: str, arguments: Mapping[str, Any], ctx: AnyContext = None) -> ToolOutput:
-        """Run a tool; like `run`, with the step's context as `ctx` in a workflow."""
+        """Run a tool; arguments as for `run`, and in a workflow `ctx` is the step's context."""
 
         def report_progress(task: Task) -> None:
             if self._on_update is not None:

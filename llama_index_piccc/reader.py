@@ -80,7 +80,7 @@ class PicccTaskReader(BaseReader):
         task_ids: Iterable[str] | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Document]:
-        """Yield documents, newest first, page by page, with the arguments of `lazy_load_data`."""
+        """Yield documents, newest first, page by page; arguments as for `lazy_load_data`."""
         count = 0
         async for task in self._tasks(type, task_ids):
             if count == limit:
@@ -91,7 +91,7 @@ class PicccTaskReader(BaseReader):
                 yield _document(task, output, place, content)
 
     async def aload_data(self, *args: Any, **load_kwargs: Any) -> list[Document]:
-        """Return documents, newest first, with the arguments of `lazy_load_data`."""
+        """Return documents, newest first; arguments as for `lazy_load_data`."""
         return [document async for document in self.alazy_load_data(*args, **load_kwargs)]
 
     async def _tasks(

@@ -258,7 +258,7 @@ class PicccStructuredLLM(StructuredLLM):
         return (completion(response) async for response in stream)
 
     def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        """Raise InvalidArgumentError, because a structured LLM calls no tools; so do the three variants.
+        """Never return: a structured LLM cannot call tools. The three variants do the same.
 
         Raises:
             InvalidArgumentError: always; nothing was sent.
