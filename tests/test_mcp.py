@@ -189,7 +189,7 @@ OUTPUTS = {
     "of a task that failed": ({"POST /v1/images/tasks": "failed"}, 0, "failed: The generation failed."),
     "that was refused": ({"POST /v1/images/tasks": "moderated"}, 0, "refused by the content policy."),
     "that there is not": ({}, 1, "is completed and has no output 1: they count from 0."),
-    "whose address has expired": ({"GET /files/*": "expired-url"}, 0, "no fresh address"),
+    "whose address has expired": ({"GET /files/*": "expired-url"}, 0, "no new URL"),
     "that is too large": ({}, 0, "Fetch it at its address, which the task has."),
     "that is a web page": ({"GET /files/*": "html"}, 0, "Fetch it at its address, which the task has."),
 }

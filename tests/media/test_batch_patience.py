@@ -150,11 +150,11 @@ def test_the_time_of_a_batch_is_one_deadline_for_all_it_does(fault: Fault | None
         (["a"], {"timeout": 0}, "timeout is 0"),
         (["a"], {"run": " "}, "run is"),
         (["a"], {"lost": "retry"}, "lost is"),
-        ("cat", {}, "many prompts"),
-        ({"prompt": "cat"}, {}, "many prompts"),
-        (7, {}, "many prompts"),
+        ("cat", {}, "several prompts"),
+        ({"prompt": "cat"}, {}, "several prompts"),
+        (7, {}, "several prompts"),
         (["a", ""], {}, "Row 1: The prompt is empty"),
-        (["a", "b", None], {}, "Row 2: None is no prompt"),
+        (["a", "b", None], {}, "Row 2: None is not a prompt"),
         (["a", ("b", "c")], {}, "Row 1"),
         (
             [{"prompt": "a", "aspect": "1:1"}],
@@ -181,7 +181,7 @@ def test_prompts_are_drawn_as_the_batch_goes_on_and_a_bad_one_loses_nothing() ->
         yield 7
 
     error = stopped(world, world.account(), prompts(), concurrency=30)
-    assert "Row 500: 7 is no prompt" in str(error)
+    assert "Row 500: 7 is not a prompt" in str(error)
     assert error.batch is not None
     assert len(error.batch) == len(world.charges) == 500
     assert most < 200

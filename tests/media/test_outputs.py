@@ -127,7 +127,7 @@ def test_a_length_that_lies_is_an_error_and_leaves_no_file(
     made: Made, host: FileHost, tmp_path: Path
 ) -> None:
     host.announced = len(IMAGE) + 100
-    with pytest.raises(OutputError, match=r"broke off|cannot be resumed"):
+    with pytest.raises(OutputError, match=r"cut off|cannot be resumed"):
         made().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
 
@@ -243,7 +243,7 @@ def test_relative_and_data_addresses_are_read(made: Made) -> None:
     assert made("/file/a.png").outputs[0].bytes() == IMAGE
     inline = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
     assert made(inline).outputs[0].bytes() == IMAGE
-    with pytest.raises(OutputError, match="not base64"):
+    with pytest.raises(OutputError, match="invalid base64"):
         made("data:image/png;base64,!").outputs[0].bytes()
 
 

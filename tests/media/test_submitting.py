@@ -188,7 +188,7 @@ def test_the_same_key_never_submits_twice(client: Any, emulator: Emulator) -> No
 
 def test_a_key_cannot_stand_for_two_requests(client: Any, emulator: Emulator) -> None:
     client.images.submit("a fox", **IMAGE, key="fox")
-    with pytest.raises(InvalidArgumentError, match="another request"):
+    with pytest.raises(InvalidArgumentError, match="different request"):
         client.images.submit("a hare", **IMAGE, key="fox")
     assert len(posts(emulator)) == 1
 

@@ -1,4 +1,4 @@
-"""The tasks of one account: submit, read, list, find again. Coroutines that sync and async both drive."""
+"""Submit, read, list and recover an account's tasks. The sync and async clients share these coroutines."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ from piccc.media.schedule import Pages, Polling
 from piccc.tasks import Page, Task
 
 Lost = Literal["ask", "resend"]
-"""What to do about a submission that may not have arrived: raise, or send it again."""
+"""What to do when it is unknown whether a submission arrived: raise, or send it again."""
 MAX_SUBMISSIONS = 32
-"""How many submissions of a client may be under way at a time."""
+"""Maximum concurrent submissions per client."""
 RESEND_SECONDS = 60.0
-"""How old a lost submission must be before the list proves that there is no such task."""
+"""How old a lost submission must be before its absence from the list proves that it did not arrive."""
 LOOK_AGAIN_SECONDS = 1.0
 FLIGHT_SECONDS = 10.0
-"""The age at which a submission of another process cannot be under way any more."""
+"""The age after which another process's submission can no longer be in flight."""
 
 
 class Account:
-    """What can be asked of the task routes of one server with one key."""
+    """The task endpoints of one server, used with one API key."""
 
     def __init__(
         self,
@@ -82,11 +82,11 @@ class Account:
         self._in_flight: set[str] = set()
         self._sent_at: dict[str, float] = {}
         self._slots = _Slots(MAX_SUBMISSIONS)
-        self._walks = {is_proof: _Walks() for is_proof in (False, True)}
+        self._scans = {is_proof: _Scans() for is_proof in (False, True)}
         self._uses_polling_urls = True
 
     def over(self, io: Backend) -> Account:
-        """Return the same account over another port."""
+        """Return the same account on another backend."""
         session = Session(self.session.config, io)
         settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
         account = _rebuild(session, *settings)
@@ -108,10 +108,10 @@ class Account:
         lost: Lost = "ask",
         seconds: float | None = None,
     ) -> Task:
-        """Submit a request, or return the task that its key has already become.
+        """Submit a request, or return the task that its key already created.
 
-        It is written into the ledger before it is sent. Raise SubmissionUnknown where no answer came, now or
-        when the key was used before and `lost` does not say to send it again.
+        The ledger records the request before it is sent. Raise SubmissionUnknown if there is no response, or
+        if an earlier submission of this key was lost and `lost` is not "resend".
         """
         task, earlier = await self.place(request, *limits, seconds=seconds, lost=lost)
         return _filled(await self.get(task), request) if earlier else task
@@ -125,10 +125,10 @@ class Account:
         seconds: float | None = None,
         retries: int | None = None,
     ) -> tuple[Task, Submission | None]:
-        """Submit a request; for a key that became a task earlier, return its id alone and the ledger's entry.
+        """Submit a request; if its key already created a task, return that task's id and ledger entry.
 
-        Without `lost` a lost submission raises SubmissionUnknown at once; `is_absent` says that the list has
-        been read and does not have it.
+        Without `lost`, a lost submission raises SubmissionUnknown immediately. `is_absent` means that the
+        list was read and does not contain it.
         """
         earlier = await self.use_ledger(self.ledger.get, request.key)
         if earlier is None:
@@ -136,21 +136,21 @@ class Account:
                 return await self._send(request, limits, seconds, retries), None
             except _Taken as taken:
                 earlier = taken.by
-        if earlier is None:  # another process has sent it again: what that sends is young, and waited for
+        if earlier is None:  # another process resent it: its entry is recent, so wait for that one
             return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
         if earlier.digest != request.digest:
             raise InvalidArgumentError(
-                f"The key {request.key!r} stands for another request already.",
-                hint="Give each request a key of its own, or leave key out.",
+                f"The key {request.key!r} was already used for a different request.",
+                hint="Use a different key for each request, or omit key.",
             )
         if earlier.task_id:
             return _filled(Task(earlier.task_id), request), earlier
         if lost is None and request.key not in self._in_flight:
             raise _unknown(earlier.key, earlier.request, None)
-        # Where the proof that there is none is due at once, that one walk of the list is enough.
+        # If the entry is old enough to prove its absence now, one scan of the list is enough.
         is_due = lost == "resend" and not _left(earlier, RESEND_SECONDS)
-        entry = await self._landed(earlier, is_looked_for=is_absent or is_due)
-        if entry is None:  # it was refused meanwhile, and so forgotten
+        entry = await self._outcome(earlier, skip_list=is_absent or is_due)
+        if entry is None:  # it was rejected in the meantime, which removed its entry
             return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
         if entry.task_id is None:
             if lost != "resend":
@@ -170,7 +170,7 @@ class Account:
         retries: int | None,
         since: float | None = None,
     ) -> Task:
-        """Send a request that the ledger does not have, or has as lost `since` then; else raise _Taken."""
+        """Send a request that is not in the ledger, or was lost at `since`; otherwise raise _Taken."""
         claim = _Claim(self, request, since)
         try:
             async with self._slots.taken(self.session.io):
@@ -192,11 +192,11 @@ class Account:
             try:
                 await claim.release()
             except LedgerError as broken:
-                error.add_note(f"{broken.message} The key {request.key!r} stays taken.")
+                error.add_note(f"{broken.message} The key {request.key!r} remains in use.")
             raise
         except BaseException as interruption:
             if claim.is_held:
-                interruption.add_note(f"The submission may have been sent. {_way_on(request.key)}")
+                interruption.add_note(f"The submission may have been sent. {_recovery_hint(request.key)}")
             raise
         finally:
             if claim.is_held:
@@ -207,34 +207,34 @@ class Account:
             await self.use_ledger(self.ledger.settle, request.key, task.id)
         except LedgerError as error:
             error.task_id, error.tasks, error.may_have_been_billed = task.id, [task], True
-            error.hint = f"Task {task.id} keeps running and is billed: do not submit it again. {error.hint}"
+            error.hint = f"Task {task.id} is running and will be billed: do not submit it again. {error.hint}"
             raise
         return task
 
-    async def _landed(self, entry: Submission, *, is_looked_for: bool) -> Submission | None:
-        """Return what became of a lost submission: settled, still lost, or None where it was refused.
+    async def _outcome(self, entry: Submission, *, skip_list: bool) -> Submission | None:
+        """Return the entry of a lost submission, settled or still lost, or None if it was rejected.
 
-        Another thread or process may be sending it at this moment, so a young one gets some time. The list is
-        not read where the caller has looked for it there, or will.
+        Another thread or process may be sending it right now, so wait if it is recent. With `skip_list`, the
+        caller scans the list itself.
         """
-        io, known, is_later = self.session.io, entry, False
+        io, latest, has_waited = self.session.io, entry, False
         until = io.now() + _left(entry, FLIGHT_SECONDS)
-        if entry.key not in self._in_flight and not is_looked_for and (found := await self._adopt(entry)):
+        if entry.key not in self._in_flight and not skip_list and (found := await self._adopt(entry)):
             return found
-        while (found := await self.use_ledger(self.ledger.get, known.key)) is not None:
-            known = found
-            if known.task_id or (known.key not in self._in_flight and io.now() >= until):
+        while (found := await self.use_ledger(self.ledger.get, latest.key)) is not None:
+            latest = found
+            if latest.task_id or (latest.key not in self._in_flight and io.now() >= until):
                 break
             await io.sleep(LOOK_AGAIN_SECONDS)
-            is_later = True
-        if found is None or known.task_id or not is_later:
+            has_waited = True
+        if found is None or latest.task_id or not has_waited:
             return found
-        return await self._adopt(known) or known
+        return await self._adopt(latest) or latest
 
     async def _confirmed_absent(self, entry: Submission, *, is_absent: bool) -> Submission:
-        """Return a lost submission that the account's list, read a minute after it, does not have.
+        """Return a lost submission that is missing from the account's list a minute after it was sent.
 
-        Raise SubmissionUnknown where the list cannot prove that; return it settled where it is there.
+        Return it settled if the list has it. Raise SubmissionUnknown if the list proves neither.
         """
         await self.session.io.sleep(_left(entry, RESEND_SECONDS))
         if is_absent:
@@ -245,48 +245,48 @@ class Account:
         return found or entry
 
     async def _adopt(self, entry: Submission) -> Submission | None:
-        """Settle a lost submission with the likeliest task of the account; return it, or None."""
+        """Settle a lost submission with the account's best-matching task; return it, or None."""
         found, _ = await self._settled(entry, is_proof=False)
         return found
 
     async def _settled(self, entry: Submission, *, is_proof: bool) -> tuple[Submission | None, bool]:
-        """Look for a lost submission, in one walk of the list with all that are looked for at the time.
+        """Look for a lost submission, sharing one scan of the list with all concurrent searches.
 
-        Return it settled, or None where nothing was found; and whether that proves that there is nothing.
+        Return it settled, or None if not found, and whether that proves that it did not arrive.
         """
-        walks = self._walks[is_proof]
-        walk, signal = walks.join(entry, self.session.io)
-        if is_proof:  # a minute has passed since it was lost: what was lost with it may as well come along
+        scans = self._scans[is_proof]
+        scan, signal = scans.join(entry, self.session.io)
+        if is_proof:  # a minute has passed already: let submissions lost at the same time share the scan
             await self.session.io.sleep(LOOK_AGAIN_SECONDS)
-        while walk.found is None:
-            if walk.error is not None:
-                raise copy(walk.error) from walk.error
-            if walks.begin(walk):
+        while scan.found is None:
+            if scan.error is not None:
+                raise copy(scan.error) from scan.error
+            if scans.begin(scan):
                 try:
-                    walk.found = await self.find_all(list(walk.entries.values()), is_proof=is_proof)
+                    scan.found = await self.find_all(list(scan.entries.values()), is_proof=is_proof)
                 except PicccError as error:
-                    walk.error = error
+                    scan.error = error
                     raise
                 finally:
-                    walks.end(walk)
+                    scans.end(scan)
             else:
                 await signal.wait(LOOK_AGAIN_SECONDS)
-        found, is_complete = walk.found
+        found, is_complete = scan.found
         for task in found.get(entry.key, ()):
             if await self.use_ledger(self.ledger.settle, entry.key, task.id):
                 return replace(entry, task_id=task.id), True
         return None, is_complete
 
     async def resume(self, key: str, *, resubmit: bool = False) -> Task:
-        """Return the task that a submission became: from the ledger, else found among the account's tasks.
+        """Return a submission's task, from the ledger or else from the account's list of tasks.
 
-        Where there is none, raise SubmissionUnknown, or with `resubmit` send it again under the same key.
+        If there is none, raise SubmissionUnknown, or with `resubmit` send it again with the same key.
         """
         entry = await self.use_ledger(self.ledger.get, key)
         if entry is None:
             raise InvalidArgumentError(
-                f"The ledger has no submission {key!r}.",
-                hint='Keep the ledger in a file to find submissions again: Client(ledger="tasks.db").',
+                f"The ledger has no submission with the key {key!r}.",
+                hint='Keep the ledger in a file to recover submissions later: Client(ledger="tasks.db").',
             )
         if entry.task_id is None:
             entry = await self._adopt(entry) or await self.use_ledger(self.ledger.get, key) or entry
@@ -301,9 +301,9 @@ class Account:
             raise _unknown(key, entry.request, None) from None
 
     async def find(self, key: str) -> list[Task]:
-        """Return the tasks that a lost submission may have become, the likeliest first.
+        """Return the tasks that a lost submission may have created, the best match first.
 
-        They have its prompt and parameters, were not made before it, and belong to no other submission.
+        They have its prompt and parameters, are not older, and belong to no other submission.
         """
         entry = await self.use_ledger(self.ledger.get, key)
         if entry is None:
@@ -316,15 +316,16 @@ class Account:
     async def find_all(
         self, entries: Sequence[Submission], *, is_proof: bool = False
     ) -> tuple[dict[str, list[Task]], bool]:
-        """Return by key what lost submissions may have become, as `find` does, in one walk of the list.
+        """Return the tasks that lost submissions may have created, by key, from one scan of the list.
 
-        Also whether every row of the list could be read. With `is_proof` the walk goes a day further back,
-        and the second value is whether what was not found does not exist, even if a clock was hours wrong.
+        The second value is whether every row of the list could be read. With `is_proof` the scan goes back
+        another day, and the second value is whether submissions that were not found are proven not to have
+        arrived, even if a clock was hours off.
         """
         skew = LONGEST_CLOCK_JUMP if is_proof else CLOCK_SKEW
         types = {entry.type for entry in entries}
         pages = Pages(type=types.pop() if len(types) == 1 else None)
-        # An account may have any number of tasks: only those that can matter are kept.
+        # An account can have any number of tasks, so keep only possible matches.
         by_prompt: dict[str, list[Task]] = {str(entry.request.get("prompt")): [] for entry in entries}
         by_prompt[""] = []
         since = dict[str, float]()
@@ -357,10 +358,10 @@ class Account:
         return await self.use_ledger(self.ledger.key_of, task.id) is None
 
     async def look_up(self, entries: Sequence[Submission]) -> tuple[dict[str, Task], bool]:
-        """Return by their ids the tasks that submissions became, as the account's list shows them.
+        """Return the tasks of settled submissions by id, read from the account's list.
 
-        Also whether the list was read to the oldest of them, even if a clock was hours wrong: it is left
-        where asking for each task would cost less.
+        The second value is whether the list was read back to the oldest one, even if a clock was hours off.
+        The scan stops once reading each task individually would be cheaper.
         """
         pages, found, missing = Pages(), dict[str, Task](), {entry.task_id for entry in entries}
         oldest = min(entries, key=lambda entry: entry.at)
@@ -376,10 +377,10 @@ class Account:
         return found, False
 
     def claimed_at(self, entry: Submission, headers: Mapping[str, str]) -> float:
-        """Return when a submission was written down, by the clock of the server that sent these headers.
+        """Return when a submission was recorded, on the clock of the server that sent these headers.
 
-        Its age is measured here, by two clocks of which the larger counts: somebody may have set the time of
-        day since, and the monotonic clock stands still while the machine sleeps.
+        Its age is the larger of two local clocks' readings: the wall clock may have been set since, and the
+        monotonic clock stops while the machine sleeps.
         """
         now = time.time()
         sent_at = self._sent_at.get(entry.key)
@@ -387,7 +388,7 @@ class Account:
         return (server_time(headers) or now) - age
 
     async def use_ledger(self, method: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Call a method of the ledger, off the event loop; raise LedgerError for whatever it raises."""
+        """Call a ledger method off the event loop; raise LedgerError if it fails."""
         try:
             if isinstance(self.ledger, MemoryLedger):
                 return method(*args)
@@ -397,36 +398,36 @@ class Account:
         except Exception as error:
             raise LedgerError(
                 f"The ledger {self.ledger!r} failed: {type(error).__name__}: {error}",
-                hint="Nothing is submitted without it.",
+                hint="Nothing is submitted while the ledger is unavailable.",
             ) from error
 
     async def get(self, task: Task | str, *, seconds: float = READ_SECONDS) -> Task:
-        """Read a task in at most `seconds`, but no more than usual."""
-        found, _ = await self._read(task, min(seconds, READ_SECONDS), None)
-        return found
+        """Read a task within `seconds`, capped at READ_SECONDS."""
+        current, _ = await self._read(task, min(seconds, READ_SECONDS), None)
+        return current
 
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
-        """Read a task once in at most `seconds`; return it, and how long the server asks to wait."""
-        found, headers = await self._read(task, seconds, 0)
-        return replace(found, id=task.id), retry_after(headers)
+        """Read a task once, within `seconds`; return it and the server's Retry-After."""
+        current, headers = await self._read(task, seconds, 0)
+        return replace(current, id=task.id), retry_after(headers)
 
     async def poll_page(self, path: str, seconds: float) -> Page:
-        """Read a page of a list once in at most `seconds`."""
+        """Read a page of a list once, within `seconds`."""
         page, _ = await self.session.read(path, read_task_list, seconds=seconds, retries=0)
         return page
 
     async def next_page(self, pages: Pages) -> list[Task]:
-        """Read the next page of a list; return the tasks that no earlier page had."""
+        """Read the next page of a list; return the tasks that were on no earlier page."""
         page, _ = await self.session.read(pages.path, read_task_list)
         return pages.take(page)
 
     async def wake(self, task_id: str) -> None:
-        """Have a task asked for next by whatever waits for it, also in processes that share the ledger."""
+        """Have every waiter poll a task next, including those in processes that share the ledger."""
         wake(task_id)
         await self._post(Note("look", task_id))
 
     async def take(self, task: Task) -> None:
-        """Pass a task that was read and has ended to whatever waits for it, as `wake` does."""
+        """Pass a finished task to every waiter, in all processes that share the ledger."""
         if task.status == "completed" and not task.has_output:
             await self.wake(task.id)
             return
@@ -446,16 +447,16 @@ class Account:
         is_observed: bool = True,
         on_poll: OnPoll | None = None,
     ) -> Subscription:
-        """Begin to wait for tasks; `every_change` reports progress too.
+        """Start waiting for tasks; `every_change` reports progress too.
 
-        Where another process polls, this one reads them for their progress only if it `is_observed`.
+        When another process polls, this one reads them only for progress, and only if it `is_observed`.
         """
-        watching = Subscription(
+        subscription = Subscription(
             self, timeout=timeout, every_change=every_change, is_observed=is_observed, on_poll=on_poll
         )
         for task in tasks:
-            watching.add(task)
-        return watching
+            subscription.add(task)
+        return subscription
 
     async def wait(
         self,
@@ -464,37 +465,37 @@ class Account:
         timeout: float | None = None,
         on_update: Callable[[Task], object] | None = None,
     ) -> Task:
-        """Wait until a task has its output and return it; raise why it has none.
+        """Wait until a task has its output and return it; raise TaskError if it ends without one.
 
-        Raise TaskWaitTimeout after `timeout` seconds, by default as many as the client's polling says.
+        Raise TaskWaitTimeout after `timeout` seconds; the default comes from the client's `Polling`.
         """
-        with self.watch([task], timeout=timeout, every_change=on_update is not None) as watching:
-            while (seen := await watching.next()) is not None:
-                known = seen
+        with self.watch([task], timeout=timeout, every_change=on_update is not None) as subscription:
+            while (update := await subscription.next()) is not None:
+                latest = update
                 if on_update is not None:
-                    on_update(known)
-        if error := TaskError.of(known):
+                    on_update(latest)
+        if error := TaskError.of(latest):
             raise error
-        return known
+        return latest
 
     async def _read(
         self, task: Task | str, seconds: float, retries: int | None
     ) -> tuple[Task, Mapping[str, str]]:
         known = as_task(task)
         url = f"{self.session.config.base_url}/v1/tasks/{quote(known.id, safe='')}"
-        theirs = self._polling_url(known) or url
+        polling_url = self._polling_url(known) or url
         try:
-            return await self.session.read(theirs, read_task, seconds=seconds, retries=retries)
+            return await self.session.read(polling_url, read_task, seconds=seconds, retries=retries)
         except NotFoundError:
-            if theirs == url:
+            if polling_url == url:
                 raise
-        found = await self.session.read(url, read_task, seconds=seconds, retries=retries)
-        # Behind a gateway the server may not know its own prefix: then none of its addresses is right.
+        result = await self.session.read(url, read_task, seconds=seconds, retries=retries)
+        # Behind a gateway the server may not know its own prefix, so all its polling URLs are wrong.
         self._uses_polling_urls = False
-        return found
+        return result
 
     def _polling_url(self, task: Task) -> str | None:
-        """Return where the server says it can be asked about a task, if that is on the server itself."""
+        """Return the polling URL that the server gave for a task, if it has the server's own origin."""
         if not task.polling_url or not self._uses_polling_urls:
             return None
         try:
@@ -505,7 +506,7 @@ class Account:
 
 
 class _Taken(Exception):
-    """Somebody else has written a key down: `by` is the entry, None where a lost one was claimed again."""
+    """Another process claimed a key: `by` is its entry, or None if it reclaimed a lost one."""
 
     may_have_been_billed = False
 
@@ -515,10 +516,10 @@ class _Taken(Exception):
 
 
 class _Claim:
-    """A submission's entry in the ledger, written when its connection is open: a crash leaves few in doubt.
+    """A submission's ledger entry, written once the connection is open so that a crash leaves few in doubt.
 
-    Each further attempt renews it: where another process has taken the submission for lost meanwhile, while
-    this one waited out a 429 or the machine slept, that one sends it.
+    Each retry renews it. If another process considered the submission lost in the meantime, while this one
+    waited out a 429 or the machine slept, the other process sends it.
     """
 
     def __init__(self, account: Account, request: TaskRequest, since: float | None) -> None:
@@ -565,7 +566,7 @@ class _Claim:
 
 
 def server_time(headers: Mapping[str, str]) -> float | None:
-    """Return the time by the server's clock as a reply's headers have it (RFC 9110, section 6.6.1)."""
+    """Return the server's time from a response's Date header (RFC 9110, section 6.6.1)."""
     try:
         return parsedate_to_datetime(headers.get("date", "")).timestamp()
     except (ValueError, TypeError, OverflowError):
@@ -573,16 +574,16 @@ def server_time(headers: Mapping[str, str]) -> float | None:
 
 
 def checked_lost(lost: Lost) -> Lost:
-    """Return what `lost` says; raise InvalidArgumentError where it is another word."""
+    """Return `lost`; raise InvalidArgumentError if it is not a valid value."""
     if lost not in ("ask", "resend"):
-        raise InvalidArgumentError(f"lost is {lost!r}.", hint="It is 'ask' or 'resend'.")
+        raise InvalidArgumentError(f"lost is {lost!r}.", hint="Use 'ask' or 'resend'.")
     return lost
 
 
 class _Slots:
-    """Bound how many submissions are under way, over all threads and event loops.
+    """A limit on concurrent submissions across all threads and event loops.
 
-    `pop` and `append` are atomic. A wake that gets lost, for its waiter was cancelled, costs a second.
+    `pop` and `append` are atomic. A wake-up lost because its waiter was cancelled costs a second.
     """
 
     def __init__(self, count: int) -> None:
@@ -593,7 +594,7 @@ class _Slots:
 
     @asynccontextmanager
     async def taken(self, io: Backend) -> AsyncIterator[None]:
-        if self._process != os.getpid():  # what the parent has under way is not ours
+        if self._process != os.getpid():  # after a fork: the parent's submissions do not count
             self._process, self._free, self._waiting = os.getpid(), [None] * self._count, deque()
         while not self._take():
             signal = io.signal()
@@ -619,8 +620,8 @@ class _Slots:
 
 
 @dataclass(slots=True)
-class _Walk:
-    """One walk of the list, for the submissions that were lost before it began."""
+class _Scan:
+    """One scan of the list, for the submissions lost before it began."""
 
     entries: dict[str, Submission] = field(default_factory=dict)
     signals: list[Signal] = field(default_factory=list)
@@ -628,11 +629,11 @@ class _Walk:
     error: PicccError | None = None
 
 
-class _Walks:
-    """Have all threads and event loops of an account share their walks of the list, one at a time.
+class _Scans:
+    """Scans of the list, one at a time, shared by all threads and event loops of an account.
 
-    What comes while one is under way joins the next: pages that were read before prove nothing about it. One
-    of those that joined a walk makes it; where that one is cancelled, another does.
+    A submission that arrives during a scan joins the next one, because pages already read prove nothing about
+    it. One of the scan's waiters runs it; if that one is cancelled, another takes over.
     """
 
     def __init__(self) -> None:
@@ -641,42 +642,42 @@ class _Walks:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._next: _Walk | None = None
-        self._current: _Walk | None = None
+        self._next: _Scan | None = None
+        self._current: _Scan | None = None
 
-    def join(self, entry: Submission, io: Backend) -> tuple[_Walk, Signal]:
-        """Return the next walk, and what is set when it has ended."""
-        if self._process != os.getpid():  # a walk of the parent does not end here
+    def join(self, entry: Submission, io: Backend) -> tuple[_Scan, Signal]:
+        """Return the next scan, and a signal that is set when it ends."""
+        if self._process != os.getpid():  # after a fork: the parent's scan never ends in this process
             self._start()
         signal = io.signal()
         with self._lock:
-            walk = self._next = self._next or _Walk()
-            walk.entries[entry.key] = entry
-            walk.signals.append(signal)
-        return walk, signal
+            scan = self._next = self._next or _Scan()
+            scan.entries[entry.key] = entry
+            scan.signals.append(signal)
+        return scan, signal
 
-    def begin(self, walk: _Walk) -> bool:
-        """Return whether it is for the caller to make this walk now."""
+    def begin(self, scan: _Scan) -> bool:
+        """Claim this scan; return False if it is done or another one is running."""
         with self._lock:
-            if self._current is not None or walk.found or walk.error:
+            if self._current is not None or scan.found or scan.error:
                 return False
-            self._current = walk
-            if self._next is walk:
+            self._current = scan
+            if self._next is scan:
                 self._next = None
             return True
 
-    def end(self, walk: _Walk) -> None:
-        """Wake all that wait for this walk, or to make the next."""
+    def end(self, scan: _Scan) -> None:
+        """Wake those waiting for this scan, and those waiting to run the next."""
         with self._lock:
             self._current = None
-            signals = walk.signals + (self._next.signals if self._next else [])
+            signals = scan.signals + (self._next.signals if self._next else [])
         for signal in signals:
             signal.set()
 
 
 @contextmanager
 def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
-    """Count a request against limits, unless it is refused."""
+    """Count a request against spend limits, and undo that if it is rejected."""
     counted: list[SpendLimit] = []
     try:
         for limit in limits:
@@ -692,12 +693,12 @@ def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
 
 
 def _left(entry: Submission, seconds: float) -> float:
-    """Return how long until an entry is this many seconds old, whatever the clock was set to meanwhile."""
+    """Return the seconds until an entry is this old, clamped in case the clock was set."""
     return min(max(0.0, seconds - max(0.0, time.time() - entry.at)), seconds)
 
 
 def _filled(task: Task, request: TaskRequest) -> Task:
-    """Give a task what its request knows and the server left out."""
+    """Fill in fields that the server left out from the request."""
     return replace(
         task,
         type=task.type or request.type,
@@ -707,7 +708,7 @@ def _filled(task: Task, request: TaskRequest) -> Task:
 
 
 def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnknown:
-    reason = cause.message if cause else f"It is not known what became of the submission {key!r}."
+    reason = cause.message if cause else f"It is unknown whether the submission {key!r} arrived."
     known = {
         name: getattr(cause, name)
         for name in ("status", "code", "request_id", "attempts", "elapsed", "retry_after", "body", "record")
@@ -715,7 +716,7 @@ def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnkn
     }
     return SubmissionUnknown(
         reason,
-        hint=f"The task may exist and be billed, so it was not sent again. {_way_on(key)}",
+        hint=f"The task may exist and be billed, so it was not resent. {_recovery_hint(key)}",
         may_have_been_billed=True,
         submission_key=key,
         request=request,
@@ -723,10 +724,10 @@ def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnkn
     )
 
 
-def _way_on(key: str) -> str:
+def _recovery_hint(key: str) -> str:
     return (
-        f"Look for it: client.tasks.resume({key!r}); if it is not there, "
-        f"client.tasks.resume({key!r}, resubmit=True) sends it once more."
+        f"To look for it, call client.tasks.resume({key!r}). If there is none, send it again with "
+        f"client.tasks.resume({key!r}, resubmit=True)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Many prompts as one batch: bounded requests, pauses for the account, and a run that continues."""
+"""Run many prompts as one batch: limited concurrency, pauses on overload, resumable runs."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from piccc.tasks import Task, TaskType, is_moderation
 LONGEST_BATCH = 86_400.0
 SUBMISSIONS = 20
 SAVES = 8
-"""How many tasks' outputs are saved at a time."""
+"""Number of tasks whose outputs are saved concurrently."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-LAST_ANSWERS_SECONDS = 5.0
-"""How long a batch that is broken off waits for the answers to submissions that are under way."""
+LAST_RESPONSES_SECONDS = 5.0
+"""How long an interrupted batch waits for responses to submissions in flight."""
 LINE_SECONDS = 10.0
 _NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "extra_body", "key", "webhook")
 _FOR_ALL = (
@@ -60,11 +60,11 @@ _FOR_ALL = (
     SpendLimitExceeded,
 )
 _SPENT = ("insufficient", "billing", "balance", "arrear", "overdue", "credit")
-"""What the code of a 429 has in it where no pause will help."""
+"""Substrings of a 429's error code that mean that waiting does not help."""
 
 H = TypeVar("H", TaskHandle, AsyncTaskHandle)
 _Result = tuple[H, str, bool]
-"""A task that has ended, the key of its submission, and whether it is to be handed over."""
+"""A finished task, its submission's key, and whether to deliver it to the caller."""
 Row = str | Mapping[str, Any]
 Rows = Iterable[Row]
 OnResult = Callable[[TaskHandle], object]
@@ -72,12 +72,12 @@ AsyncOnResult = Callable[[AsyncTaskHandle], object | Awaitable[object]]
 
 
 class Batch(Generic[H]):
-    """What became of many prompts: iterate over it for the tasks that have ended, in the prompts' order.
+    """The results of `map`; iterating yields the finished tasks in the order of their prompts.
 
     Attributes:
-        tasks: the task of each row, ended or running; None where there is none.
-        errors: by row, why it has no task, or why its task cannot be read or its outputs not be fetched.
-        files: by row, what `save_to` wrote: paths, or URLs as texts.
+        tasks: each row's task, finished or running, or None.
+        errors: by row, why there is no task, or why it could not be read or its outputs fetched.
+        files: by row, what `save_to` wrote: paths, or URLs as strings.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Batch(Generic[H]):
 
     @property
     def running(self) -> list[H]:
-        """The tasks that have not ended, of a batch that stopped: they go on and are paid for."""
+        """The unfinished tasks of a stopped batch. They keep running and are billed."""
         return [task for task in self.tasks if task is not None and not task.is_terminal]
 
     def __iter__(self) -> Iterator[H]:
@@ -106,7 +106,7 @@ class Batch(Generic[H]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """How a batch is run; `Media.map` says what each option means."""
+    """The options of a batch; see `Media.map`."""
 
     run: str | None
     lost: Lost
@@ -121,17 +121,19 @@ class BatchOptions:
         for name in ("concurrency", "submissions"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidArgumentError(f"{name} is {value!r}.", hint="Give a whole number above 0.")
+                raise InvalidArgumentError(f"{name} is {value!r}.", hint="Pass a positive integer.")
         timeout = self.timeout
         if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
-            raise InvalidArgumentError(f"timeout is {timeout!r}.", hint="Give seconds above 0, or None.")
+            raise InvalidArgumentError(
+                f"timeout is {timeout!r}.", hint="Pass a positive number of seconds, or None."
+            )
         if self.run is not None and (not isinstance(self.run, str) or not self.run.strip()):
-            raise InvalidArgumentError(f"run is {self.run!r:.80}.", hint="Give a name, or leave it out.")
+            raise InvalidArgumentError(f"run is {self.run!r:.80}.", hint="Pass a name, or omit it.")
 
 
 @dataclass(slots=True)
 class _Place:
-    """One row on its way: what it asks for, and the ledger's entry where an earlier run submitted it."""
+    """One row in progress: its request, and its ledger entry if an earlier run submitted it."""
 
     number: int
     row: Row
@@ -141,7 +143,7 @@ class _Place:
 
     @property
     def name(self) -> str:
-        """The id of its task, or the key of its submission where that has become none."""
+        """The task's id, or the submission's key if it has no task yet."""
         if self.earlier is not None and self.earlier.task_id:
             return self.earlier.task_id
         return self.request.key if self.request else ""
@@ -149,16 +151,16 @@ class _Place:
 
 @dataclass(slots=True)
 class _Found:
-    """What a walk of the list found for rows of an earlier run, or for lost ones, by task id or key."""
+    """The tasks found by a scan of the list, by task id for earlier rows or by key for lost ones."""
 
     tasks: Mapping[str, Task] = field(default_factory=dict)
     is_complete: bool = False
 
 
 class _Run(Generic[H]):
-    """One batch. Submissions and walks of the list run in the background and append to `_answers`.
+    """One batch. Background submissions and scans of the list append to `_answers`.
 
-    Everything else happens where `next` is awaited, so only that deque is shared.
+    Everything else runs in `next`, so only the deques are shared.
     """
 
     _handle: type[H]
@@ -173,7 +175,7 @@ class _Run(Generic[H]):
     ) -> None:
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise InvalidArgumentError(
-                f"map takes many prompts, not one: {prompts!r:.60}.", hint="Use generate, or give a list."
+                f"map takes several prompts, not one: {prompts!r:.60}.", hint="Use generate, or pass a list."
             )
         self._account = account
         self._io = account.session.io
@@ -193,8 +195,8 @@ class _Run(Generic[H]):
         self._earlier: list[_Place] = []
         self._lost: list[_Place] = []
         self._lost_at = 0.0
-        self._walks: set[str] = set()
-        self._walked_for: list[_Place] = []
+        self._scans: set[str] = set()
+        self._scanned_for: list[_Place] = []
         self._ended: deque[tuple[_Place, Task]] = deque()
         self._saving = 0
         self._saved: deque[tuple[_Place, _Result[H], list[Path | str] | BaseException]] = deque()
@@ -205,20 +207,20 @@ class _Run(Generic[H]):
         self._report = _Progress(prompts) if options.progress else None
         self.batch: Batch[H] = Batch()
 
-    async def judge(self) -> None:
-        """Refuse a bad place for outputs, and bad rows where they can be looked at twice; nothing is sent."""
+    async def validate(self) -> None:
+        """Check `save_to`, and the rows if they can be iterated twice, before anything is sent."""
         if self._options.save_to is not None:
             await self._io.run(target_of, self._options.save_to)
         if isinstance(self._prompts, Sequence):
-            await self._io.run(self._judge, self._prompts)
+            await self._io.run(self._validate, self._prompts)
 
-    def _judge(self, rows: Sequence[Row]) -> None:
+    def _validate(self, rows: Sequence[Row]) -> None:
         for number, row in enumerate(rows):
             self._build(number, row)
         self._numbers.clear()
 
     async def next(self) -> _Result[H] | None:
-        """Return the next task that has ended, its key, whether it is to be handed over; None at the end."""
+        """Return the next finished task, its key, and whether to deliver it; None at the end."""
         while True:
             self._collect()
             if self._saved:
@@ -232,13 +234,13 @@ class _Run(Generic[H]):
                 self._io.start(partial(self._save, place, result))
                 continue
             await self._fill()
-            self._walk()
+            self._scan()
             if self._is_done():
                 return None
             await self._sleep()
 
     def _is_done(self) -> bool:
-        idle = not (self._under_way or self._walks or self._running or self._earlier or self._answers)
+        idle = not (self._under_way or self._scans or self._running or self._earlier or self._answers)
         idle = idle and not (self._saving or self._saved or self._ended)
         if self._stopped is not None:
             return idle
@@ -248,7 +250,7 @@ class _Run(Generic[H]):
         while self._has_room() and (place := self._draw()) is not None:
             self._under_way += 1
             if place.request is None:
-                # One row after another: the first of equal rows keeps its key when the run is repeated.
+                # Build rows in order, so that equal rows get the same keys when the run is repeated.
                 try:
                     place.request = await self._io.run(self._build, place.number, place.row)
                 except PicccError as error:
@@ -258,9 +260,9 @@ class _Run(Generic[H]):
             self._io.start(partial(self._submit, place, place.request))
 
     def _has_room(self) -> bool:
-        # After a refusal one submission tries whether the account takes more; the others wait for it.
+        # After a rejection, a single submission probes whether the account accepts more; the others wait.
         at_once = 1 if self._refusals else self._options.submissions
-        # What is not saved yet counts as running: where the place for it is full, little more is paid for.
+        # Unsaved tasks count as running: if the disk is full, little more is submitted and billed.
         running = len(self._running) + self._saving + len(self._ended)
         return (
             self._stopped is None
@@ -298,20 +300,19 @@ class _Run(Generic[H]):
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._answers.append((place, answer or RuntimeError("A submission ended without an answer.")))
+            self._answers.append((place, answer or RuntimeError("A submission ended without a result.")))
             self._watch.signal.set()
 
     def _build(self, number: int, row: Row) -> TaskRequest:
-        """Make a row's request, under a key that the run and the row's content give again and again."""
+        """Build a row's request, with a key derived from the run and the row's content."""
         try:
-            request = self._request(row)
+            return self._request(row)
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"Row {number}: {error.message}", hint=error.hint) from error
-        return request
 
     def _request(self, row: Row) -> TaskRequest:
         if not isinstance(row, str | Mapping):
-            raise InvalidArgumentError(f"{row!r:.60} is no prompt.", hint="Give a text, or a mapping.")
+            raise InvalidArgumentError(f"{row!r:.60} is not a prompt.", hint="Pass a string or a mapping.")
         settings = {**self._row_options, **({"prompt": row} if isinstance(row, str) else row)}
         named = {name: settings.pop(name) for name in _NAMED if name in settings}
         prompt, key = named.pop("prompt", ""), named.pop("key", None)
@@ -326,7 +327,7 @@ class _Run(Generic[H]):
         while self._answers:
             answer = self._answers.popleft()
             if isinstance(answer[0], str):
-                self._take_walk(answer[0], answer[1])
+                self._take_scan(answer[0], answer[1])
             else:
                 self._under_way -= 1
                 self._take(*answer)
@@ -347,7 +348,7 @@ class _Run(Generic[H]):
                 self._has_succeeded, self._refusals = True, 0
                 self._wait_for(place, answer)
             else:
-                self._earlier.append(place)  # which the ledger knew: it says nothing of the server
+                self._earlier.append(place)  # from the ledger, so it says nothing about the server
         elif not isinstance(answer, PicccError):
             raise answer
         else:
@@ -362,10 +363,10 @@ class _Run(Generic[H]):
             self._lost_at = self._watch.now()
             if (
                 error.__cause__ is not None
-            ):  # it was sent now: a server that is down must not be given all rows
+            ):  # it was sent just now: do not send all rows to a server in trouble
                 self._pause(error)
         elif isinstance(error, LedgerError) and error.tasks:
-            # It was accepted and could not be written down: the caller gets the task all the same.
+            # It was accepted but could not be recorded; the caller still gets the task.
             self._wait_for(place, error.tasks[0])
             self._stopped = self._stopped or error
         elif is_moderation(error.code):
@@ -376,7 +377,7 @@ class _Run(Generic[H]):
             self._pause(error)
             self._again.appendleft(place)
         elif isinstance(error, APIConnectionError):
-            self._stop(place, error)  # nothing has ever come from there: the address may be wrong
+            self._stop(place, error)  # the server has never responded: the URL may be wrong
         elif isinstance(error, InvalidArgumentError) and place.request is None:
             self._stop(place, error)
         else:
@@ -388,9 +389,7 @@ class _Run(Generic[H]):
 
     def _pause(self, error: PicccError) -> None:
         now = self._watch.now()
-        if (
-            now >= self._paused_until
-        ):  # those that were under way together are refused together, and count once
+        if now >= self._paused_until:  # concurrent submissions are rejected together and count once
             self._refusals += 1
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._refusals - 1, 10))
         wait = max(longest * (1 + self._io.random()) / 2, error.retry_after or 0.0)
@@ -409,7 +408,7 @@ class _Run(Generic[H]):
             self.batch.errors[place.number] = error
 
     def _purged(self, place: _Place, task_id: str) -> Task:
-        """Return what is known of a task that was handed over earlier and is gone at the server."""
+        """Return what is known about a task that was delivered earlier and deleted by the server."""
         body = place.request.body if place.request else {}
         return Task(
             task_id,
@@ -417,30 +416,30 @@ class _Run(Generic[H]):
             self._type,
             str(body.get("model") or ""),
             str(body.get("prompt") or ""),
-            error_message="it was handed over by an earlier run, and the server has deleted it since",
+            error_message="an earlier run returned it, and the server has deleted it since",
         )
 
-    def _walk(self) -> None:
-        """Read the list once for all rows of an earlier run, and at the end once for all lost ones."""
-        rests = self._is_exhausted or self._stopped or len(self._running) >= self._options.concurrency
-        if self._walks or self._under_way or not rests:
+    def _scan(self) -> None:
+        """Scan the list once for all rows of an earlier run, and at the end once for all lost rows."""
+        is_idle = self._is_exhausted or self._stopped or len(self._running) >= self._options.concurrency
+        if self._scans or self._under_way or not is_idle:
             return
         if self._earlier:
-            self._walked_for, self._earlier = self._earlier, []
-            self._start("earlier", self._look_up(self._walked_for))
+            self._scanned_for, self._earlier = self._earlier, []
+            self._start("earlier", self._look_up(self._scanned_for))
         elif self._lost and not self._running and not self._again and self._stopped is None:
-            self._walked_for, self._lost = self._lost, []
-            self._start("lost", self._find_lost(self._walked_for))
+            self._scanned_for, self._lost = self._lost, []
+            self._start("lost", self._find_lost(self._scanned_for))
 
-    def _start(self, name: str, walk: Awaitable[_Found]) -> None:
-        self._walks.add(name)
+    def _start(self, name: str, scan: Awaitable[_Found]) -> None:
+        self._scans.add(name)
 
         async def work() -> None:
             found = _Found()
             try:
-                found = await walk
+                found = await scan
             except PicccError:
-                found = _Found()  # then each task is asked for by itself, and a lost row stays lost
+                found = _Found()  # each task is then read individually, and lost rows stay lost
             finally:
                 self._answers.append((name, found))
                 self._watch.signal.set()
@@ -467,9 +466,9 @@ class _Run(Generic[H]):
                     break
         return _Found(found, is_complete)
 
-    def _take_walk(self, name: str, found: _Found) -> None:
-        self._walks.discard(name)
-        places, self._walked_for = self._walked_for, []
+    def _take_scan(self, name: str, found: _Found) -> None:
+        self._scans.discard(name)
+        places, self._scanned_for = self._scanned_for, []
         for place in places:
             task = found.tasks.get(place.name)
             if name == "lost":
@@ -517,16 +516,16 @@ class _Run(Generic[H]):
         key = place.request.key if place.request else ""
         if place.earlier is None:
             return handle, key, True
-        # Another process may run the same rows and have handed it over meanwhile.
+        # Another process running the same rows may have delivered it in the meantime.
         entry = await self._account.use_ledger(self._account.ledger.get, key)
         return handle, key, entry is None or not entry.is_handled
 
     async def _save(self, place: _Place, result: _Result[H]) -> None:
-        """Save the outputs of a task, in the background."""
+        """Save a task's outputs in the background."""
         files: list[Path | str] | BaseException = []
         try:
             folder = f"{os.fspath(self._options.save_to or '')}/"
-            files = [await save(self._account, result[0], each, folder) for each in result[0].outputs]
+            files = [await save(self._account, result[0], output, folder) for output in result[0].outputs]
         except BaseException as error:
             files = error
             if not isinstance(error, Exception):
@@ -540,41 +539,41 @@ class _Run(Generic[H]):
     ) -> _Result[H]:
         self._saving -= 1
         if isinstance(files, PicccError) and not isinstance(files.__cause__, OSError):
-            self.batch.errors[place.number] = files  # the output's own fault
+            self.batch.errors[place.number] = files  # this output's fault
             handle, key, _ = result
             return handle, key, False
         if isinstance(files, BaseException):
-            raise files  # the disk's or the store's, which is no fault of a row
+            raise files  # the disk or the object store failed, which affects every row
         self.batch.files[place.number] = files
         return result
 
-    async def handed_over(self, key: str) -> None:
-        """Note that a result has been handed over."""
+    async def mark_delivered(self, key: str) -> None:
+        """Record that a result was delivered to the caller."""
         await self._account.use_ledger(self._account.ledger.handled, key)
 
-    async def broken_off(self, error: BaseException) -> BaseException:
-        """Take in the answers to what is under way; return what to raise, with the batch on it."""
-        self._stopped = self._stopped or PicccError("The batch was broken off.")
-        until = self._watch.now() + LAST_ANSWERS_SECONDS
+    async def interrupted(self, error: BaseException) -> BaseException:
+        """Collect responses to submissions in flight; return the exception to raise, with the batch on it."""
+        self._stopped = self._stopped or PicccError("The batch was interrupted.")
+        until = self._watch.now() + LAST_RESPONSES_SECONDS
         while (self._under_way or self._saving > len(self._saved)) and (now := self._watch.now()) < until:
             await self._watch.signal.wait(until - now)
             try:
                 self._collect()
-            except BaseException as another:  # the first is what is raised
-                error.add_note(f"{type(another).__name__}: {another}")
+            except BaseException as later:  # the first one is raised
+                error.add_note(f"{type(later).__name__}: {later}")
         is_an_argument = isinstance(error, InvalidArgumentError) and not any(self.batch.tasks)
         if is_an_argument or (isinstance(error, PicccError) and not self.batch.tasks):
             return error
         if isinstance(error, Exception):
-            stopped = self._halted(error)
+            stopped = self._stopped_error(error)
             stopped.__cause__ = error
             return stopped
-        error.batch = self.batch  # type: ignore[attr-defined]  # Ctrl-C stays what it is
+        error.batch = self.batch  # type: ignore[attr-defined]  # e.g. KeyboardInterrupt, which keeps its type
         error.add_note(self._hint())
         return error
 
     def result(self) -> Batch[H]:
-        """Return the batch; raise why it stopped."""
+        """Return the batch, or raise the error that stopped it."""
         if self._report is not None:
             self._report.show(self.batch, is_last=True)
         if self._stopped is not None:
@@ -585,53 +584,53 @@ class _Run(Generic[H]):
         """Stop waiting."""
         self._watch.close()
 
-    def _halted(self, error: Exception) -> BatchStopped:
+    def _stopped_error(self, error: Exception) -> BatchStopped:
         rows = len(self._prompts) if isinstance(self._prompts, Sized) else len(self.batch.tasks)
-        said = error.message if isinstance(error, PicccError) else f"{type(error).__name__}: {error}"
+        reason = error.message if isinstance(error, PicccError) else f"{type(error).__name__}: {error}"
         hint = error.hint if isinstance(error, PicccError) else ""
         return BatchStopped(
-            f"The batch stopped with {len(self.batch)} of {rows} tasks ended: {said}",
+            f"The batch stopped with {len(self.batch)} of {rows} tasks finished: {reason}",
             hint=f"{hint} {self._hint()}".strip(),
             batch=self.batch,
         )
 
     def _hint(self) -> str:
-        parts = ["This error's `batch` has every task that exists."]
+        parts = ["The error's `batch` holds every task created so far."]
         if running := len(self.batch.running):
             parts.append(
-                f"{running} of them are running and paid for: client.tasks.wait_all(error.batch.running) "
-                "waits for them."
+                f"{running} of them are running and billed: wait with "
+                "client.tasks.wait_all(error.batch.running)."
             )
         if self._options.run is not None and not isinstance(self._account.ledger, MemoryLedger):
-            parts.append(f"Map the same prompts with run={self._options.run!r} to go on.")
+            parts.append(f"To continue, map the same prompts with run={self._options.run!r}.")
         elif self._options.run is not None:
-            parts.append(f"In this process, map the same prompts with run={self._options.run!r} to go on.")
+            parts.append(f"To continue in this process, map the same prompts with run={self._options.run!r}.")
         else:
-            parts.append("With run= and a ledger in a file, such a batch can go on in another process.")
+            parts.append("With run= and a ledger in a file, a batch can continue in another process.")
         return " ".join(parts)
 
 
 class BatchRun(_Run[TaskHandle]):
-    """A batch for blocking code."""
+    """A batch for synchronous code."""
 
     _handle = TaskHandle
 
     def finish(self, on_result: OnResult | None) -> Batch[TaskHandle]:
-        """Run it to its end."""
+        """Run the batch to completion."""
         try:
-            run_sync(self.judge())
+            run_sync(self.validate())
             while (ended := run_sync(self.next())) is not None:
                 handle, key, is_new = ended
                 if on_result is not None and is_new:
                     on_result(handle)
                 if is_new:
-                    run_sync(self.handed_over(key))
+                    run_sync(self.mark_delivered(key))
             return self.result()
         except BaseException as error:
-            broken_off = run_sync(self.broken_off(error))
+            interruption = run_sync(self.interrupted(error))
         finally:
             self.close()
-        raise broken_off
+        raise interruption
 
 
 class AsyncBatchRun(_Run[AsyncTaskHandle]):
@@ -640,32 +639,32 @@ class AsyncBatchRun(_Run[AsyncTaskHandle]):
     _handle = AsyncTaskHandle
 
     async def finish(self, on_result: AsyncOnResult | None) -> Batch[AsyncTaskHandle]:
-        """Run it to its end."""
+        """Run the batch to completion."""
         try:
-            await self.judge()
+            await self.validate()
             while (ended := await self.next()) is not None:
                 handle, key, is_new = ended
                 if on_result is not None and is_new and inspect.isawaitable(done := on_result(handle)):
                     await done
                 if is_new:
-                    await self.handed_over(key)
+                    await self.mark_delivered(key)
             return self.result()
         except BaseException as error:
-            broken_off = await self.broken_off(error)
+            interruption = await self.interrupted(error)
         finally:
             self.close()
-        raise broken_off
+        raise interruption
 
 
 class _Progress:
-    """How far a batch is: one line that changes on a terminal, a line now and then in a log."""
+    """A batch's progress: one line, rewritten on a terminal or repeated occasionally in a log."""
 
     def __init__(self, prompts: object) -> None:
         self._total = len(prompts) if isinstance(prompts, Sized) else None
         self._shown_at = time.monotonic()
 
     def show(self, batch: Batch[Any], *, is_last: bool = False) -> None:
-        """Rewrite the line; into a log at most every ten seconds, and at the end."""
+        """Write the line; in a log at most every ten seconds, and at the end."""
         is_terminal = sys.stderr.isatty()
         now = time.monotonic()
         if not is_terminal and not is_last and now < self._shown_at + LINE_SECONDS:

@@ -1,4 +1,4 @@
-"""Download outputs: resume, renew expired addresses, check the type, write files whole or not at all."""
+"""Download outputs: resume, renew expired URLs, check content types, write files atomically."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ FRUITLESS_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
 BUFFER_BYTES = 128 * 1024
 NOT_YET_SECONDS = 10.0
-"""How long a 404 is waited through: an output may be announced before its store has it."""
+"""How long to retry a 404: an output may be announced before its store has it."""
 NEW_SECONDS = 3600.0
-"""How old a task may be for that; much, because clocks differ."""
+"""Maximum age of a task for such retries; generous, because clocks differ."""
 NOT_YET_PAUSE = 1.0
 STALE_PART_SECONDS = 2 * FETCH_SECONDS
 LONGEST_NAME = 100
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""How a URL begins, also one of which pathlib has dropped a slash; a drive of Windows has one letter."""
+"""The start of a URL, even if pathlib dropped a slash. One letter would be a Windows drive."""
 _GONE = (400, 401, 403, 404, 410)
-"""What stores answer for a signed address that has expired; S3 and GCS say 400 for an expired token."""
+"""Stores' statuses for an expired signed URL; S3 and GCS return 400 for an expired token."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _KINDS = ("image", "video", "audio")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LATER = (202, 408, 425, 429)
-"""What is asked again; some stores answer 202 for a file that they are still writing."""
+"""Statuses to retry; some stores return 202 for a file that they are still writing."""
 
 
 class FetchOptions(TypedDict, total=False):
-    """The keywords of what fetches an output; `DownloadOptions` says what they mean."""
+    """Keyword arguments for fetching an output; see `DownloadOptions`."""
 
     max_bytes: int
     timeout: float
@@ -66,7 +66,7 @@ class FetchOptions(TypedDict, total=False):
 
 
 class SaveOptions(FetchOptions, total=False):
-    """The keywords of what saves one: also whether to replace another file, and to write a note beside it."""
+    """Keyword arguments for saving an output: also whether to overwrite, and to write provenance."""
 
     overwrite: bool
     provenance: bool
@@ -74,13 +74,13 @@ class SaveOptions(FetchOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class DownloadOptions:
-    """What a fetch may do.
+    """Limits and permissions of a download.
 
     Attributes:
-        max_bytes: how large an output may be.
-        timeout: seconds for all of it.
-        any_type: whether content that is neither image, video nor audio is taken too.
-        private: whether plain http and addresses within private networks are allowed.
+        max_bytes: the maximum size of an output.
+        timeout: seconds for the whole download.
+        any_type: whether to accept content other than images, videos and audio.
+        private: whether to allow plain http and private network addresses.
         is_new: whether its store may not have it yet.
     """
 
@@ -93,7 +93,7 @@ class DownloadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was fetched."""
+    """The size, hash and type of downloaded content."""
 
     size: int
     sha256: str
@@ -113,7 +113,7 @@ class _Gone(Exception):
 
 
 class Fetch:
-    """Fetch one output into a file; `renew` reads its task again for a fresh address."""
+    """A download of one output into a file; `renew` reads its task again for a new URL."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Fetch:
         self._hash = hashlib.sha256()
 
     async def run(self) -> Content:
-        """Fetch all of it; raise OutputExpired, OutputTooLarge, OutputWrongType or OutputError."""
+        """Download the output; raise OutputExpired, OutputTooLarge, OutputWrongType or OutputError."""
         if self._url.startswith("data:"):
             await self._decode()
             return Content(self._size, self._hash.hexdigest(), self._check_type())
@@ -170,7 +170,7 @@ class Fetch:
             decode = base64_content if about.endswith(";base64") else unquote_to_bytes
             data = await self._io.run(decode, content)
         except ValueError as error:
-            raise self._error("is data that is not base64") from error
+            raise self._error("is a data URL with invalid base64") from error
         await self._take(data)
         await self._flush()
 
@@ -183,11 +183,11 @@ class Fetch:
             await self._flush()
             await response.close()
         if self._total is not None and self._size < self._total:
-            raise _Broken(f"broke off after {self._size} of {self._total} bytes")
+            raise _Broken(f"was cut off after {self._size} of {self._total} bytes")
 
     async def _take_fresh_address(self, status: int) -> None:
         if status == 401 and not self._key_headers and origin_of(self._url) == self._config.origin:
-            # Some servers guard outputs on their own origin with the key (OpenRouter's `unsigned_urls`).
+            # Some servers require the API key for outputs on their own origin (OpenRouter's `unsigned_urls`).
             self._key_headers = await self._config.authorize(self._io.run)
             return
         fresh = await self._renew() if self._renewed_at < self._size else None
@@ -199,8 +199,8 @@ class Fetch:
             if status == 400:
                 raise self._error("could not be fetched: HTTP 400")
             raise OutputExpired(
-                f"The output of task {self._output.task_id} is gone.",
-                hint="Its task has no fresh address for it either.",
+                f"The output of task {self._output.task_id} is no longer available.",
+                hint="The task offers no new URL for it. Generate it again if you need it.",
                 status=status,
                 task_id=self._output.task_id,
             )
@@ -223,7 +223,7 @@ class Fetch:
             try:
                 url = urljoin(url, location)
             except ValueError as error:
-                raise self._error(f"is redirected to nonsense: {location[:100]!r}") from error
+                raise self._error(f"redirects to an invalid URL: {location[:100]!r}") from error
         raise self._error(f"is behind more than {MAX_REDIRECTS} redirects")
 
     def _request(self, url: str, address: str | None) -> HTTPRequest:
@@ -252,7 +252,7 @@ class Fetch:
             self._continue(headers.get("content-range", ""))
         elif status == 416 and self._size:
             self._may_resume = False
-            raise _Broken("broke off and cannot be resumed")
+            raise _Broken("was interrupted and cannot be resumed")
         elif status in _GONE:
             raise _Gone(status)
         elif status in _LATER or status >= 500:
@@ -266,8 +266,8 @@ class Fetch:
         total = int(match[3]) if match and match[3].isdigit() else None
         if match is None or int(match[1]) != self._size or (self._total and total and total != self._total):
             self._may_resume = False
-            raise _Broken("changed while it was fetched")
-        # RFC 9110, section 14.4: what comes ends where the range does.
+            raise _Broken("changed during the download")
+        # RFC 9110, section 14.4: the content ends where the range does.
         self._total = self._total or total or int(match[2]) + 1
 
     async def _copy(self, response: HTTPResponse) -> None:
@@ -276,10 +276,10 @@ class Fetch:
                 self._check_size(self._size + len(piece))
                 if self._total is not None and self._size + len(piece) > self._total:
                     self._may_resume = False
-                    raise _Broken(f"is more than the {self._total} bytes that were announced")
+                    raise _Broken(f"is larger than the announced {self._total} bytes")
                 await self._take(piece)
         except Failure as failure:
-            raise _Broken(f"broke off after {self._size} bytes: {failure.reason}") from failure
+            raise _Broken(f"was cut off after {self._size} bytes: {failure.reason}") from failure
 
     async def _take(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -293,7 +293,7 @@ class Fetch:
                 self._check_type()
 
     async def _flush(self) -> None:
-        """Write what has come, off the event loop: a disk may take its time."""
+        """Write buffered data off the event loop, because disks can be slow."""
         pieces, self._pieces, self._unwritten = self._pieces, [], 0
         if pieces:
             await self._io.run(self._write, pieces)
@@ -316,7 +316,7 @@ class Fetch:
         if size > self._terms.max_bytes:
             raise OutputTooLarge(
                 f"The output of task {self._output.task_id} is larger than {self._terms.max_bytes} bytes.",
-                hint="Raise max_bytes if that is expected.",
+                hint="Increase max_bytes if you expect this size.",
                 task_id=self._output.task_id,
             )
 
@@ -325,37 +325,37 @@ class Fetch:
         declared = {self._output.type, (self._output.mime_type or "").partition("/")[0]} & set(_KINDS)
         if self._terms.any_type or (found and (not declared or found.partition("/")[0] in declared)):
             return found
-        due = " or ".join(sorted(declared)) or "media"
+        expected = " or ".join(sorted(declared)) or "media"
         raise OutputWrongType(
-            f"The output of task {self._output.task_id} should be {due}, "
-            f"but its content is {found or 'neither image, video nor audio'}.",
-            hint="Nothing was saved. If it is right all the same, pass any_type=True.",
+            f"The output of task {self._output.task_id} should be {expected}, "
+            f"but its content is {found or 'not an image, video or audio file'}.",
+            hint="Nothing was saved. To accept it anyway, pass any_type=True.",
             task_id=self._output.task_id,
         )
 
     async def _checked_address(self, url: str) -> str | None:
-        """Return the address to connect to, None for any.
+        """Return the IP address to connect to, or None for any.
 
-        The one that was checked is used: a second answer of the DNS could lead elsewhere.
+        Connect to the address that was checked, because a second DNS lookup could return another one.
         """
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").encode("idna").decode() if parts.hostname else ""
-        except ValueError as error:  # UnicodeError too: labels that no host name may have
-            raise self._error(f"has an address that cannot be read: {url[:100]!r}") from error
+        except ValueError as error:  # includes UnicodeError, for labels invalid in a host name
+            raise self._error(f"has an invalid URL: {url[:100]!r}") from error
         if origin_of(url) == self._config.origin or self._terms.private:
             return None
         if parts.scheme != "https" or not host:
             raise self._error(
-                f"has an address that is not https: {parts.scheme}://{host}",
-                hint="If you trust that server, make the client with private_outputs=True.",
+                f"has a URL that is not https: {parts.scheme}://{host}",
+                hint="If you trust that server, create the client with private_outputs=True.",
             )
         addresses = await self._addresses(host)
         for address in addresses:
-            if not all(each.is_global and not each.is_multicast for each in embedded(address)):
+            if not all(inner.is_global and not inner.is_multicast for inner in embedded(address)):
                 raise self._error(
-                    f"has an address within a private network: {host} is {address}",
-                    hint="If that is meant, make the client with private_outputs=True.",
+                    f"has a URL in a private network: {host} is {address}",
+                    hint="If this is intended, create the client with private_outputs=True.",
                 )
         return str(addresses[0]) if addresses else None
 
@@ -363,7 +363,7 @@ class Fetch:
         try:
             return [ipaddress.ip_address(host)]
         except ValueError:
-            return [ipaddress.ip_address(each) for each in await self._io.resolve(host)]
+            return [ipaddress.ip_address(address) for address in await self._io.resolve(host)]
 
     def _backoff(self, fruitless: int) -> float:
         return self._io.random() * FIRST_BACKOFF * 2.0**fruitless if fruitless else 0.0
@@ -371,18 +371,18 @@ class Fetch:
     def _error(self, what: str, hint: str = "") -> OutputError:
         return OutputError(
             f"The output of task {self._output.task_id} {what}.",
-            hint=hint or "Nothing is lost: fetch it again, as long as its address lasts.",
+            hint=hint or "Nothing is lost: fetch it again while its URL is valid.",
             task_id=self._output.task_id,
         )
 
 
 def base64_content(text: str) -> bytes:
-    """Decode base64, whose lines may be broken; raise ValueError where it is none."""
+    """Decode base64, ignoring line breaks; raise ValueError if it is invalid."""
     return base64.b64decode("".join(text.split()).encode("ascii"), validate=True)
 
 
 def embedded(address: Address) -> list[Address]:
-    """Return an address and the IPv4 address within it: mapped, NAT64 (RFC 6052), 6to4, Teredo."""
+    """Return an address and any IPv4 address embedded in it: mapped, NAT64 (RFC 6052), 6to4, Teredo."""
     if not isinstance(address, ipaddress.IPv6Address):
         return [address]
     if address.ipv4_mapped:
@@ -390,7 +390,7 @@ def embedded(address: Address) -> list[Address]:
     inner = [address.sixtofour, *(address.teredo or ())]
     if address in _NAT64:
         inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [address, *(each for each in inner if each is not None)]
+    return [address, *filter(None, inner)]
 
 
 FilePath = str | os.PathLike[str]
@@ -398,7 +398,7 @@ _PARAMETERS = ("aspect_ratio", "resolution", "duration_seconds", "seed", "usage"
 
 
 def target_of(path: FilePath) -> str | Place:
-    """Return where to save to: a path, or a place in an object store; raise where there is none."""
+    """Return the path, or the location in an object store, to save to; raise if it is invalid."""
     text = os.fspath(path)
     if not _URL.match(text):
         return text
@@ -417,10 +417,10 @@ async def save(
     provenance: bool = False,
     **terms: Unpack[FetchOptions],
 ) -> Path | str:
-    """Write an output to a file or an object, or into a folder under a name of its own; return where.
+    """Save an output to a file or object, or into a folder with a generated name; return the location.
 
-    `provenance` writes what it was made from beside it, as `NAME.json`. A file with the same content stays;
-    another one in the way is an OutputError unless `overwrite`. No partial file stays.
+    `provenance` also writes `NAME.json`, which records how it was made. A file with the same content is kept;
+    different content raises OutputError unless `overwrite`. Partial files are removed.
     """
     options = DownloadOptions(**terms)
     try:
@@ -430,8 +430,8 @@ async def save(
         return await _save(account, task, output, target, options, overwrite, provenance)
     except OSError as error:
         raise OutputError(
-            f"The output of task {task.id} cannot be written: {error}",
-            hint="Nothing is lost: save it again, or elsewhere.",
+            f"The output of task {task.id} could not be written: {error}",
+            hint="Nothing is lost: try again, or save it elsewhere.",
             task_id=task.id,
         ) from error
 
@@ -446,16 +446,16 @@ async def _save(
     provenance: bool,
 ) -> Path:
     run, stem = account.session.io.run, _stem(task, output)
-    folder, name = await run(_prepared, path, stem)
+    folder, name = await run(_prepare, path, stem)
     part = folder / f".{stem}.{secrets.token_hex(4)}.part"
     file = await run(part.open, "xb")
     try:
         content = await _fetch(account, task, output, file, terms)
-        await run(_synced, file)
+        await run(_sync, file)
         target = folder / (name or f"{stem}{suffix_of(content.mime_type)}")
-        await run(_moved, part, target, content, overwrite)
+        await run(_move, part, target, content, overwrite)
     finally:
-        await run(_removed, file, part)
+        await run(_remove, file, part)
     if provenance:
         await run(_write_whole, target.with_name(f"{target.name}.json"), _provenance(task, output, content))
     return target
@@ -470,7 +470,7 @@ async def _save_object(
     overwrite: bool,
     provenance: bool,
 ) -> str:
-    # By way of a temporary file: an object that was begun could not be taken back where a fetch starts anew.
+    # Use a temporary file: a download may have to restart, and a started upload could not be undone.
     run = account.session.io.run
     file = await run(tempfile.TemporaryFile)
     try:
@@ -485,36 +485,36 @@ async def _save_object(
     return str(place)
 
 
-def _prepared(path: str, stem: str) -> tuple[Path, str | None]:
-    """Make the directory, and remove what killed processes left in it; return it, and the name if given."""
+def _prepare(path: str, stem: str) -> tuple[Path, str | None]:
+    """Create the directory and remove stale partial files; return it and the file name, if given."""
     is_folder = path.endswith(("/", os.sep)) or Path(path).is_dir()
     folder = Path(path) if is_folder else Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".{glob.escape(stem)}.*.part"):
+    for part in folder.glob(f".{glob.escape(stem)}.*.part"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_PART_SECONDS:
-                left.unlink()
+            if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
+                part.unlink()
     return folder, None if is_folder else Path(path).name
 
 
-def _synced(file: BinaryIO) -> None:
+def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def _moved(part: Path, target: Path, content: Content, overwrite: bool) -> None:
+def _move(part: Path, target: Path, content: Content, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         with target.open("rb") as file:
             is_same = hashlib.file_digest(file, "sha256").hexdigest() == content.sha256
         if is_same:
             return
         raise OutputError(
-            f"{target} exists and holds something else.", hint="Pass overwrite=True, or another path."
+            f"{target} already exists with different content.", hint="Pass overwrite=True, or another path."
         )
     part.replace(target)
 
 
-def _removed(file: BinaryIO, part: Path) -> None:
+def _remove(file: BinaryIO, part: Path) -> None:
     file.close()
     part.unlink(missing_ok=True)
 
@@ -539,8 +539,8 @@ async def _fetch(
     content = await Fetch(session.io, session.config, output, file, terms, renew).run()
     if output.sha256 not in (None, content.sha256):
         raise OutputError(
-            f"The output of task {task.id} is not the one that was fetched before.",
-            hint="Its content has changed on the server: do not rely on it.",
+            f"The output of task {task.id} differs from the one fetched before.",
+            hint="Its content changed on the server: do not rely on it.",
             task_id=task.id,
         )
     output.sha256 = content.sha256
@@ -548,13 +548,13 @@ async def _fetch(
 
 
 def _stem(task: Task, output: Output) -> str:
-    safe = "".join(each if each.isalnum() or each in "-_." else "_" for each in task.id).lstrip(".")
+    safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in task.id).lstrip(".")
     number = f"-{output.place + 1}" if len(task.outputs) > 1 else ""
     return f"{safe[:LONGEST_NAME] or 'task'}{number}"
 
 
 def _provenance(task: Task, output: Output, content: Content) -> bytes:
-    # The output's address is left out: it is signed, and it expires.
+    # Leave out the output's URL: it is signed, and it expires.
     known: dict[str, Any] = {
         "task_id": task.id,
         "type": output.type or task.type,

@@ -1,4 +1,4 @@
-"""The tasks and outputs that a client returns: wait for them, fetch them, show them."""
+"""The task and output handles that a client returns: wait for them, fetch them, show them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _BoundOutput(Output):
     __slots__ = ("_account", "_path", "_preview", "_task")
 
     def __init__(self, output: Output, task: Task, account: Account) -> None:
-        super().__init__(**{each.name: getattr(output, each.name) for each in fields(output)})
+        super().__init__(**{field.name: getattr(output, field.name) for field in fields(output)})
         self._task = task
         self._account = account
         self._preview: Preview | None = None
@@ -46,7 +46,7 @@ class _BoundOutput(Output):
 
     @property
     def preview(self) -> Preview:
-        """What a notebook can show of it without its address."""
+        """A preview for notebooks that works without the output's URL."""
         if self._preview is None:
             self._preview = Preview(self._account, self._task, self)
             if self._path is not None:
@@ -70,10 +70,10 @@ class _BoundOutput(Output):
 
 
 class OutputHandle(_BoundOutput):
-    """One finished image, video or audio file, which can be fetched.
+    """One finished image, video or audio file, ready to fetch.
 
-    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
-    renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. Expired URLs are renewed
+    and interrupted downloads resumed. `sha256` is set after the first fetch.
     """
 
     __slots__ = ()
@@ -85,17 +85,17 @@ class OutputHandle(_BoundOutput):
     def save(self, path: str, **options: Unpack[SaveOptions]) -> Path | str: ...
 
     def save(self, path: FilePath, **options: Unpack[SaveOptions]) -> Path | str:
-        """Write it to a file or an object, or into a folder under a name of its own; return where it is.
+        """Save it to a file or object, or into a folder with a generated name; return its location.
 
         Args:
-            path: a file or a directory (one that exists, or a path that ends with a separator), or the URL of
-                an object or a folder: s3://, gs:// and az:// with `piccc[stores]`, file://.
-            options: `max_bytes`, how large it may be (2 GiB by default); `timeout`, seconds for all of it (an
-                hour by default); `any_type=True` takes content that is neither image, video nor audio too;
-                `overwrite=True` replaces other content, which else is an OutputError; `provenance=True`
-                writes a JSON note beside it.
+            path: a file or a directory (an existing one, or a path that ends with a separator), or the URL of
+                an object or folder: s3://, gs:// and az:// with `piccc[stores]`, or file://.
+            options: `max_bytes`, the maximum size (2 GiB by default); `timeout`, seconds for the whole
+                download (an hour by default); `any_type=True` to accept content other than images, videos
+                and audio; `overwrite=True` to replace different content instead of raising OutputError;
+                `provenance=True` to write a JSON file beside it that records how it was made.
 
-        It appears when it is whole.
+        The file appears only when it is complete.
         """
         return run_sync(self._save(path, options))
 
@@ -103,11 +103,11 @@ class OutputHandle(_BoundOutput):
         """Return its content.
 
         Args:
-            options: `save`'s `max_bytes` (here 256 MiB by default), `timeout` and `any_type`.
+            options: `max_bytes` (256 MiB by default), `timeout` and `any_type`, as for `save`.
 
         Raises:
-            OutputTooLarge: it has more than `max_bytes`.
-            OutputError: it cannot be fetched; the kinds of it say why.
+            OutputTooLarge: it is larger than `max_bytes`.
+            OutputError: it cannot be fetched; subclasses give the reason.
         """
         return run_sync(self._load(**options))
 
@@ -115,7 +115,7 @@ class OutputHandle(_BoundOutput):
         """Return it as a Pillow image.
 
         Args:
-            max_bytes: how large the file may be.
+            max_bytes: the file's maximum size.
 
         Raises:
             OutputError: it is a video, or cannot be fetched.
@@ -127,19 +127,19 @@ class OutputHandle(_BoundOutput):
         """Return it as a content block `{type, base64, mime_type}`.
 
         Args:
-            max_px: scale an image down to at most this many pixels wide and high.
+            max_px: scale an image down to at most this width and height in pixels.
 
         Raises:
-            OutputError: it cannot be fetched; the kinds of it say why.
+            OutputError: it cannot be fetched; subclasses give the reason.
         """
         return block(self.bytes(), self.task_id, max_px)
 
 
 class AsyncOutputHandle(_BoundOutput):
-    """One finished image, video or audio file, which can be fetched.
+    """One finished image, video or audio file, ready to fetch.
 
-    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. An expired address is
-    renewed, a fetch that breaks off is resumed, and afterwards `sha256` says what came.
+    Fetching raises OutputExpired, OutputTooLarge, OutputWrongType, or OutputError. Expired URLs are renewed
+    and interrupted downloads resumed. `sha256` is set after the first fetch.
     """
 
     __slots__ = ()
@@ -151,31 +151,31 @@ class AsyncOutputHandle(_BoundOutput):
     async def save(self, path: str, **options: Unpack[SaveOptions]) -> Path | str: ...
 
     async def save(self, path: FilePath, **options: Unpack[SaveOptions]) -> Path | str:
-        """Write it to a file or an object; arguments and errors as of `OutputHandle.save`."""
+        """Save it to a file or object; see `OutputHandle.save` for arguments and errors."""
         return await self._save(path, options)
 
     async def bytes(self, **options: Unpack[FetchOptions]) -> bytes:
-        """Return its content; arguments and errors as of `OutputHandle.bytes`."""
+        """Return its content; see `OutputHandle.bytes` for arguments and errors."""
         return await self._load(**options)
 
     async def pil(self, *, max_bytes: int = MAX_MEMORY_BYTES) -> Image:
-        """Return it as a Pillow image; arguments and errors as of `OutputHandle.pil`."""
+        """Return it as a Pillow image; see `OutputHandle.pil` for arguments and errors."""
         content = await self.bytes(max_bytes=max_bytes)
         return await self._account.session.io.run(as_image, content, self.task_id)
 
     async def base64_block(self, *, max_px: int | None = None) -> dict[str, str]:
-        """Return it as a content block; arguments and errors as of `OutputHandle.base64_block`."""
+        """Return it as a content block; see `OutputHandle.base64_block` for arguments and errors."""
         content = await self.bytes()
         return await self._account.session.io.run(block, content, self.task_id, max_px)
 
 
-_FIELDS = tuple(each.name for each in fields(Task))
+_FIELDS = tuple(field.name for field in fields(Task))
 
 
 class _BoundTask(Task):
     __slots__ = ("_account", "_display_id")
     _bound_output: type[_BoundOutput]
-    outputs: list[_BoundOutput]  # type: ignore[assignment]  # of Task's, those that know their client
+    outputs: list[_BoundOutput]  # type: ignore[assignment]  # narrows Task's: bound to a client
 
     def __init__(self, task: Task, account: Account) -> None:
         self._account = account
@@ -184,24 +184,24 @@ class _BoundTask(Task):
         self.take(task)
 
     def take(self, task: Task) -> Self:
-        """Become what a task is now; a card of it that a notebook shows changes too."""
-        shown = {output.place: output for output in self.outputs}
+        """Update this handle, and its card if a notebook shows one, to a task's current state."""
+        previous = {output.place: output for output in self.outputs}
         for name in _FIELDS:
             setattr(self, name, getattr(task, name))
         self.outputs = [self._bound_output(output, self, self._account) for output in task.outputs]
         for output in self.outputs:
-            before = shown.get(output.place, output)
+            before = previous.get(output.place, output)
             output._preview, output._path = before._preview, before._path
         if self._display_id is not None:
             Card(self).update(self._display_id)
         return self
 
     def failure(self) -> TaskError | None:
-        """Return the error of a task that ended without output, or None."""
+        """Return the error of a task that ended without outputs, or None."""
         return None if self.status == "completed" and self.outputs else TaskError.of(self)
 
     def to_json(self) -> str:
-        """Return it as JSON, from which `client.tasks.load` makes a handle again."""
+        """Return it as JSON that `client.tasks.load` turns back into a handle."""
         return json.dumps(self.to_dict())
 
     def __hash__(self) -> int:
@@ -221,15 +221,15 @@ class _BoundTask(Task):
 
 
 class TaskHandle(_BoundTask):
-    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+    """A task bound to its client. Its fields show the last state read. It can be pickled.
 
     Attributes:
-        outputs: what it made, each of which can be saved; empty until it is completed.
+        outputs: its results, ready to save; empty until it is completed.
     """
 
     __slots__ = ()
     _bound_output = OutputHandle
-    outputs: list[OutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
+    outputs: list[OutputHandle]  # type: ignore[assignment]  # narrows Task's: ready to fetch
 
     def refresh(self) -> Self:
         """Read it again, and return it."""
@@ -245,14 +245,14 @@ class TaskHandle(_BoundTask):
         """Wait until it has its outputs, and return it.
 
         Args:
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_update: is called with the task at each change of its status or progress.
-            on_poll: is called whenever the task was read, in the poller's thread: heartbeats of workflow
-                engines belong there.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_update: called with the task when its status or progress changes.
+            on_poll: called in the poller's thread after each read of the task; use it for workflow engines'
+                heartbeats.
 
         Raises:
             TaskWaitTimeout: it is still running; wait again, do not submit again.
-            TaskError: it ended without an output; the kinds of it say why.
+            TaskError: it ended without an output; subclasses give the reason.
         """
         is_observed = on_update is not None or on_poll is not None
         for task in self._events(timeout, on_poll, is_observed=is_observed):
@@ -263,11 +263,11 @@ class TaskHandle(_BoundTask):
         return self
 
     def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> Iterator[Task]:
-        """Yield the task as it was at each change of its status or progress, until it has ended.
+        """Yield the task whenever its status or progress changes, until it ends.
 
         Args:
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_poll: is called whenever the task was read, in the poller's thread.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_poll: called in the poller's thread after each read of the task.
 
         Raises:
             TaskWaitTimeout: it is still running; wait again, do not submit again.
@@ -276,8 +276,8 @@ class TaskHandle(_BoundTask):
 
     def _events(self, timeout: float | None, on_poll: OnPoll | None, *, is_observed: bool) -> Iterator[Task]:
         options: Any = {"timeout": timeout, "every_change": True, "is_observed": is_observed}
-        with self._account.watch([self], on_poll=on_poll, **options) as watching:
-            while (task := run_sync(watching.next())) is not None:
+        with self._account.watch([self], on_poll=on_poll, **options) as subscription:
+            while (task := run_sync(subscription.next())) is not None:
                 self.take(task)
                 yield task
 
@@ -288,29 +288,29 @@ class TaskHandle(_BoundTask):
     def save(self, folder: str, **options: Unpack[SaveOptions]) -> list[Path] | list[str]: ...
 
     def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
-        """Write all outputs into a directory, made if need be, or below a URL; return where they are.
+        """Save all outputs to a directory, created if needed, or to a URL; return their locations.
 
         Args:
-            folder: the directory, or a URL as for an output's `save`.
-            options: those of an output's `save`.
+            folder: the directory, or a URL as for `OutputHandle.save`.
+            options: as for `OutputHandle.save`.
 
         Raises:
-            OutputError: an output cannot be fetched or written; the kinds of it say why.
+            OutputError: an output cannot be fetched or written; subclasses give the reason.
         """
         saved = [output.save(_folder(folder), **options) for output in self.outputs]
-        return cast("list[Path] | list[str]", saved)  # for all go to one folder
+        return cast("list[Path] | list[str]", saved)  # all go to one folder
 
 
 class AsyncTaskHandle(_BoundTask):
-    """A task that can be asked for more: it always shows what was last read of it. It can be pickled.
+    """A task bound to its client. Its fields show the last state read. It can be pickled.
 
     Attributes:
-        outputs: what it made, each of which can be saved; empty until it is completed.
+        outputs: its results, ready to save; empty until it is completed.
     """
 
     __slots__ = ()
     _bound_output = AsyncOutputHandle
-    outputs: list[AsyncOutputHandle]  # type: ignore[assignment]  # of Task's, those that can be fetched
+    outputs: list[AsyncOutputHandle]  # type: ignore[assignment]  # narrows Task's: ready to fetch
 
     async def refresh(self) -> Self:
         """Read it again, and return it."""
@@ -326,14 +326,14 @@ class AsyncTaskHandle(_BoundTask):
         """Wait until it has its outputs, and return it.
 
         Args:
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_update: is called with the task at each change of its status or progress.
-            on_poll: is called whenever the task was read, in the poller's thread: heartbeats of workflow
-                engines belong there.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_update: called with the task when its status or progress changes.
+            on_poll: called in the poller's thread after each read of the task; use it for workflow engines'
+                heartbeats.
 
         Raises:
             TaskWaitTimeout: it is still running; wait again, do not submit again.
-            TaskError: it ended without an output; the kinds of it say why.
+            TaskError: it ended without an output; subclasses give the reason.
         """
         is_observed = on_update is not None or on_poll is not None
         async for task in self._events(timeout, on_poll, is_observed=is_observed):
@@ -344,15 +344,15 @@ class AsyncTaskHandle(_BoundTask):
         return self
 
     def events(self, *, timeout: float | None = None, on_poll: OnPoll | None = None) -> AsyncIterator[Task]:
-        """Yield the task as it was at each change of it; arguments and errors as of `TaskHandle.events`."""
+        """Yield the task whenever it changes; see `TaskHandle.events` for arguments and errors."""
         return self._events(timeout, on_poll, is_observed=True)
 
     async def _events(
         self, timeout: float | None, on_poll: OnPoll | None, *, is_observed: bool
     ) -> AsyncIterator[Task]:
         options: Any = {"timeout": timeout, "every_change": True, "is_observed": is_observed}
-        with self._account.watch([self], on_poll=on_poll, **options) as watching:
-            while (task := await watching.next()) is not None:
+        with self._account.watch([self], on_poll=on_poll, **options) as subscription:
+            while (task := await subscription.next()) is not None:
                 self.take(task)
                 yield task
 
@@ -363,9 +363,9 @@ class AsyncTaskHandle(_BoundTask):
     async def save(self, folder: str, **options: Unpack[SaveOptions]) -> list[Path] | list[str]: ...
 
     async def save(self, folder: FilePath, **options: Unpack[SaveOptions]) -> list[Path] | list[str]:
-        """Write all outputs into a directory or below a URL; arguments and errors as of `TaskHandle.save`."""
+        """Save all outputs to a directory or URL; see `TaskHandle.save` for arguments and errors."""
         saved = [await output.save(_folder(folder), **options) for output in self.outputs]
-        return cast("list[Path] | list[str]", saved)  # for all go to one folder
+        return cast("list[Path] | list[str]", saved)  # all go to one folder
 
 
 def _folder(path: FilePath) -> str:
@@ -373,30 +373,30 @@ def _folder(path: FilePath) -> str:
 
 
 def as_image(content: bytes, task_id: str) -> Image:
-    """Read an image with Pillow; raise OutputError for what it cannot read, and for decompression bombs."""
+    """Read an image with Pillow; raise OutputError if it is unreadable or a decompression bomb."""
     try:
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("Pillow is not installed.", hint="pip install pillow") from error
     try:
-        found = Image.open(io.BytesIO(content))
-        found.load()
+        image = Image.open(io.BytesIO(content))
+        image.load()
     except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise OutputError(
             f"The output of task {task_id} cannot be read as an image: {error}", task_id=task_id
         ) from error
-    return found
+    return image
 
 
 def block(content: bytes, task_id: str, max_px: int | None) -> dict[str, str]:
-    """Return content as a block for a conversation; an image is made smaller where it exceeds `max_px`."""
+    """Return content as a conversation block; shrink an image that exceeds `max_px`."""
     mime_type = mime_type_of(content) or "application/octet-stream"
     if max_px is not None:
-        found = as_image(content, task_id)
-        if max(found.size) > max_px:
-            found.thumbnail((max_px, max_px))
+        image = as_image(content, task_id)
+        if max(image.size) > max_px:
+            image.thumbnail((max_px, max_px))
             buffer = io.BytesIO()
-            found.save(buffer, "PNG")
+            image.save(buffer, "PNG")
             content, mime_type = buffer.getvalue(), "image/png"
     kind = mime_type.partition("/")[0]
     return {"type": kind, "base64": base64.b64encode(content).decode(), "mime_type": mime_type}

@@ -1,4 +1,4 @@
-"""A media request: its arguments checked, its references read, its key, and what it may cost."""
+"""Build media requests: validate arguments, read references, derive keys, limit spending."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from piccc.media.ledgers import Ledger, MemoryLedger, Spend, SpendingLedger, Sub
 from piccc.tasks import Output, Task, TaskType, content_type_of
 
 CLOCK_SKEW = 300.0
-"""Seconds by which times of the server may disagree when a lost submission is looked for (assumed)."""
+"""Tolerance in seconds for server times when looking for a lost submission (assumed)."""
 LONGEST_CLOCK_JUMP = 24 * 3600.0
-"""By how much a clock may have been wrong when a submission was written down, before it is sent again."""
+"""Tolerance in seconds for clock errors when proving that a lost submission did not arrive."""
 LONGEST_VIDEO = 3600.0
 MAX_REFERENCE_BYTES = 20 * 1024**2
-"""How large a reference may be that is sent inside the request (assumed: no upload route is documented)."""
+"""Maximum size of a reference sent inside the request (assumed: no upload endpoint is documented)."""
 _COMPARED = ("aspect_ratio", "resolution", "duration_seconds")
 _NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "webhook", "key")
 _ALIASES = {
@@ -47,24 +47,24 @@ _ALIASES = {
 _COUNTS = ("n", "count", "num_images", "num_outputs", "batch_size", "n_images")
 _OF_CALLS = frozenset({"timeout", "lost", "run", "concurrency", "submissions", "on_result", "on_update"})
 _OF_CALLS |= {"progress", "max_tasks", "max_video_seconds", "save_to"}
-"""Our own arguments of other methods."""
+"""Arguments of the client's other methods."""
 _NO_TYPOS = frozenset({"mode", "modes", "keys"})
-"""Names near one of ours that servers are known to use."""
+"""Names similar to ours that servers are known to use."""
 _REFERENCES = ("image", "frame", "reference", "mask", "video", "audio", "img")
 
 
 @runtime_checkable
 class Receiver(Protocol):
-    """Something that has a webhook address for each submission."""
+    """A provider of one webhook URL per submission."""
 
     def url_for(self, key: str) -> str:
-        """Return the address for the submission of this key."""
+        """Return the webhook URL for the submission with this key."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One request for an image or a video: the body that is sent, under a key that names it."""
+    """One request for an image or a video: the body to send and the key that identifies it."""
 
     type: TaskType
     key: str
@@ -77,17 +77,17 @@ class TaskRequest:
 
     @property
     def video_seconds(self) -> float:
-        """How many seconds of video are requested; 0 for an image, and where the server chooses."""
+        """Requested seconds of video; 0 for an image, or if the server chooses."""
         seconds = self.body.get("duration_seconds", 0)
         return float(seconds) if self.type == "video" and isinstance(seconds, int | float) else 0.0
 
     def entry(self) -> Submission:
-        """Return what the ledger writes down."""
+        """Return the ledger entry for this request."""
         return Submission(self.key, self.type, self.digest, self.body)
 
 
 def digest_of(type: TaskType, body: Mapping[str, Any]) -> str:
-    """Return a hash of what is requested; where its end is reported to does not count."""
+    """Return a hash of the request, excluding its webhook."""
     requested = {name: value for name, value in body.items() if name != "webhook"}
     text = json.dumps([type, requested], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -107,13 +107,13 @@ def build_task_request(
     extra: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
 ) -> TaskRequest:
-    """Check and make a request; raise InvalidArgumentError for what no server can mean.
+    """Build and validate a request; raise InvalidArgumentError if no server could accept it.
 
-    Without a `key` it has a random one, or under a `run` one that the run and its content give each time; a
-    function is given the digest.
+    The default `key` is random, or with `run` derived from the run and the content. If `key` is a function,
+    it is called with the digest.
 
-    Which ratios, resolutions and lengths exist is for the server to say. Files of references are read, so it
-    must not run on an event loop.
+    The server decides which ratios, resolutions and lengths exist. Reference files are read, so do not call
+    this on an event loop.
     """
     model = model or os.environ.get(f"PICCC_{type.upper()}_MODEL")
     texts = {"prompt": prompt, "model": model, "aspect_ratio": aspect_ratio, "resolution": resolution}
@@ -127,13 +127,13 @@ def build_task_request(
         **(extra_body or {}),
     }
     body = {name: value for name, value in body.items() if value is not None}
-    # Written and read again, so that the ledger keeps, and a digest sees, just what goes over the wire.
+    # Serialize and parse, so that the ledger and the digest see exactly what goes over the wire.
     body = _joined(parse(serialize(body)))
     digest = digest_of(type, body)
     if key is None:
         key = str(uuid.uuid4()) if run is None else key_of_row(run, digest, 0)
     key = checked_key(key(digest) if callable(key) else key)
-    # The protocol is asked last, for to look for its method takes as long as the rest of this.
+    # Check the protocol last: isinstance takes as long as everything else here.
     if webhook is not None and isinstance(webhook, Receiver):
         webhook = webhook.url_for(key)
     if webhook:
@@ -145,45 +145,45 @@ def _check(type: TaskType, texts: Mapping[str, object], seconds: object) -> None
     for name, example in (("aspect_ratio", "16:9"), ("resolution", "1K" if type == "image" else "720p")):
         value = texts[name]
         if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise InvalidArgumentError(f"{name} is {value!r}.", hint=f"Give a text such as {example!r}.")
+            raise InvalidArgumentError(f"{name} is {value!r}.", hint=f"Pass a string such as {example!r}.")
     prompt = texts["prompt"]
     if not isinstance(prompt, str):
         raise InvalidArgumentError(
-            f"The prompt is {prompt!r:.80}.", hint="Give a text that says what to make."
+            f"The prompt is {prompt!r:.80}.", hint="Pass a string that describes what to generate."
         )
     if not prompt.strip():
-        raise InvalidArgumentError("The prompt is empty.", hint="Say what to make.")
+        raise InvalidArgumentError("The prompt is empty.", hint="Describe what to generate.")
     model = texts["model"]
     if model is not None and not isinstance(model, str):
-        raise InvalidArgumentError(f"model is {model!r:.80}.", hint="Give the model's id as a text.")
+        raise InvalidArgumentError(f"model is {model!r:.80}.", hint="Pass the model's id as a string.")
     if not model:
         raise InvalidArgumentError(
-            f"No {type} model was named.",
+            f"No {type} model was given.",
             hint=f"Pass model=, or set PICCC_{type.upper()}_MODEL. The provider documents no default; "
             f"the emulator offers piccc-{type}.",
         )
     if seconds is None:
         return
     if type == "image":
-        raise InvalidArgumentError("An image has no duration_seconds.", hint="Use client.videos for a video.")
+        raise InvalidArgumentError("Images have no duration_seconds.", hint="Use client.videos for a video.")
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not math.isfinite(seconds) or not 0 < seconds < LONGEST_VIDEO:  # type: ignore[arg-type,operator]  # checked first
         raise InvalidArgumentError(
-            f"duration_seconds is {seconds!r}.", hint="Give the video's length in seconds, a number above 0."
+            f"duration_seconds is {seconds!r}.", hint="Pass the video's length in seconds, above 0."
         )
 
 
 def _check_name(name: str) -> None:
-    """Refuse a name that is nearly one of ours: a server ignores what it does not know, and bills for it."""
+    """Reject a name close to one of ours: a server would ignore it and bill for the task anyway."""
     if name in _COUNTS:
         raise InvalidArgumentError(
-            f"{name} is not a parameter: each submission makes one task.",
-            hint=f"Use map([prompt] * 4) for several. If your server knows it: extra_body={{{name!r}: …}}.",
+            f"{name} is not a parameter: each submission creates one task.",
+            hint=f"For several, use map([prompt] * 4). If your server supports it: extra_body={{{name!r}: …}}.",
         )
     if name in _OF_CALLS:
         raise InvalidArgumentError(
-            f"{name} says how a call is made, and would be sent to the server as a parameter here.",
-            hint=f"Give it to generate or map. If your server knows it: extra_body={{{name!r}: …}}.",
+            f"{name} is an option of another method; here it would be sent to the server.",
+            hint=f"Pass it to generate or map. If your server supports it: extra_body={{{name!r}: …}}.",
         )
     plain = name.lower()
     right = _ALIASES.get(plain) or next(
@@ -196,46 +196,46 @@ def _check_name(name: str) -> None:
     if right and name not in _NO_TYPOS:
         raise InvalidArgumentError(
             f"{name} is not a parameter. Did you mean {right}?",
-            hint=f"If your server really knows it, give it as extra_body={{{name!r}: …}}.",
+            hint=f"If your server really supports it, pass extra_body={{{name!r}: …}}.",
         )
 
 
 def _is_typo(name: str, right: str) -> bool:
-    """Return whether a name is within two edits of another, one for a short one; a swap is one edit."""
+    """Return whether a name is within two edits of another (one if short); a swap counts as one edit."""
     most = 2 if len(right) > 5 else 1
     if name == right or abs(len(name) - len(right)) > most:
         return False
     rows = [list(range(len(right) + 1))]
-    for i, mine in enumerate(name, 1):
+    for i, a in enumerate(name, 1):
         row = [i]
-        for j, theirs in enumerate(right, 1):
-            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (mine != theirs)))
-            if i > 1 and j > 1 and (mine, theirs) == (right[j - 2], name[i - 2]):
+        for j, b in enumerate(right, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b)))
+            if i > 1 and j > 1 and (a, b) == (right[j - 2], name[i - 2]):
                 row[-1] = min(row[-1], rows[-2][j - 2] + 1)
         rows.append(row)
     return rows[-1][-1] <= most
 
 
 def _as_reference(name: str, value: object) -> object:
-    """Return a value as the wire carries it: an address as it is, content as a `data:` URL (assumed).
+    """Return a value as sent on the wire: a URL unchanged, content as a `data:` URL (assumed).
 
-    Content is a `Path`, bytes, or a Pillow image. A finished task, or an output, stands for its address.
+    Content is a `Path`, bytes, or a Pillow image. A finished task or an output is replaced by its URL.
     """
     if isinstance(value, list | tuple):
-        return [_as_reference(name, each) for each in value]
+        return [_as_reference(name, item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _as_reference(f"{name}.{key}", each) for key, each in value.items()}
+        return {key: _as_reference(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, Iterator | Set) or hasattr(value, "read"):
-        # JSON would be made of what it yields: the lines of a file, say, or nothing the second time.
+        # Serializing would send whatever it yields: a file's lines, for example, or nothing the second time.
         raise InvalidArgumentError(
             f"{name} is a {type(value).__name__}, which cannot be sent.",
-            hint="Give bytes or a pathlib.Path for a file, and a list for several values.",
+            hint="Pass bytes or a pathlib.Path for a file, and a list for several values.",
         )
     if isinstance(value, Task):
         if len(value.outputs) != 1:
             raise InvalidArgumentError(
                 f"{name} is task {value.id}, which has {len(value.outputs)} outputs ({value.status}).",
-                hint="Wait for the task, and give one of its outputs.",
+                hint="Wait for the task, then pass one of its outputs.",
             )
         value = value.outputs[0]
     if isinstance(value, Output):
@@ -253,13 +253,13 @@ def _as_reference(name: str, value: object) -> object:
             )
         except (OSError, ValueError) as error:
             raise InvalidArgumentError(
-                f"{name} cannot be written as PNG: {error}.", hint='Give image.convert("RGB").'
+                f"{name} cannot be written as PNG: {error}.", hint='Pass image.convert("RGB").'
             ) from error
         return _data_url(name, buffer.getvalue())
-    if isinstance(value, str) and any(each in name.lower() for each in _REFERENCES) and _is_file(value):
+    if isinstance(value, str) and any(word in name.lower() for word in _REFERENCES) and _is_file(value):
         raise InvalidArgumentError(
-            f"{name} is the path of a file, as a text, which would be sent as it is.",
-            hint=f"Give {name}=pathlib.Path({value[:80]!r}), or an https address.",
+            f"{name} is a file path as a string, which would be sent unchanged.",
+            hint=f"Pass {name}=pathlib.Path({value[:80]!r}), or an https URL.",
         )
     return value
 
@@ -283,7 +283,7 @@ def _content(name: str, path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, RuntimeError) as error:
         raise InvalidArgumentError(
-            f"{name} cannot be read: {error}.", hint="Give the path of a file that exists."
+            f"{name} cannot be read: {error}.", hint="Pass the path of an existing file."
         ) from error
 
 
@@ -293,51 +293,51 @@ def _data_url(name: str, content: bytes) -> str:
     mime_type = content_type_of(content) or ""
     if mime_type.partition("/")[0] not in ("image", "video", "audio"):
         raise InvalidArgumentError(
-            f"{name} is no image, video or audio file of a known kind.",
-            hint="Give one, such as PNG, JPEG, WebP, MP4 or MP3, or an https address.",
+            f"{name} is not an image, video or audio file of a known type.",
+            hint="Pass PNG, JPEG, WebP, MP4 or MP3, for example, or an https URL.",
         )
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _too_large(name: str) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"{name} has more than {MAX_REFERENCE_BYTES // 1024**2} MB.",
-        hint="Make it smaller, or give an https address from which the server can fetch it.",
+        f"{name} is larger than {MAX_REFERENCE_BYTES // 1024**2} MB.",
+        hint="Make it smaller, or pass an https URL that the server can fetch.",
     )
 
 
 def _joined(value: Any) -> Any:
-    """Join surrogate pairs that were cut in two, and replace halves: no server reads them."""
+    """Join split surrogate pairs and replace lone surrogates, which no server accepts."""
     if isinstance(value, str):
         return value if value.isascii() else join_halves(value)
     if isinstance(value, dict):
-        return {_joined(name): _joined(each) for name, each in value.items()}
-    return [_joined(each) for each in value] if isinstance(value, list) else value
+        return {_joined(name): _joined(item) for name, item in value.items()}
+    return [_joined(item) for item in value] if isinstance(value, list) else value
 
 
 def checked_key(key: str) -> str:
-    """Return a key; raise InvalidArgumentError where a header and a webhook's path cannot carry it."""
+    """Return a key; raise InvalidArgumentError if it does not fit in a header and a webhook's path."""
     if not isinstance(key, str) or not 0 < len(key) <= 200 or not key.isascii() or not key.isprintable():
         raise InvalidArgumentError(
-            f"key is {key!r:.100}.", hint="Give up to 200 printable ASCII characters, or leave it out."
+            f"key is {key!r:.100}.", hint="Pass up to 200 printable ASCII characters, or omit it."
         )
     return key
 
 
 def as_task(task: Task | str) -> Task:
-    """Return a task, given as one or by its id; raise InvalidArgumentError where no path can carry the id."""
+    """Return a task, given as a task or an id; raise InvalidArgumentError if the id cannot be in a path."""
     id = task.id if isinstance(task, Task) else task
     try:
         is_id = bool(id.encode()) and id not in (".", "..")
     except (AttributeError, UnicodeEncodeError):
         is_id = False
     if not is_id:
-        raise InvalidArgumentError(f"{task!r:.80} is no task.", hint="Give a task, or its id as a text.")
+        raise InvalidArgumentError(f"{task!r:.80} is not a task.", hint="Pass a task, or its id as a string.")
     return task if isinstance(task, Task) else Task(task)
 
 
 def key_of_row(run: str, digest: str, number: int) -> str:
-    """Return the key of the `number`-th of a run's equal rows; a run may have a name in any language."""
+    """Return the key of the `number`-th of a run's equal rows; the run's name may be in any language."""
     if not run.isascii() or not run.isprintable() or len(run) > 120:
         run = f"run-{hashlib.sha256(run.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return checked_key(f"{run}/{digest[:24]}/{number}")
@@ -362,7 +362,7 @@ def _ray(ray: Any) -> object:
     if not context:
         return None
     context.get_assigned_resources()  # raises in a driver, where get_task_id would log a warning
-    # Ray counts tasks from the same number in each cluster, so the id alone is not one for all time.
+    # Every Ray cluster numbers its tasks from the same start, so the id alone is not unique.
     return context.get_session_name(), context.get_task_id()
 
 
@@ -379,35 +379,35 @@ _ENGINES: Mapping[str, Callable[[Any], object]] = {
     "distributed": lambda dask: dask.get_worker().get_current_task(),
     "ray": _ray,
 }
-"""By module, what names the task that an engine runs here; nothing, or an error, where it runs none.
+"""By module, a function that identifies the engine's current task; if none, it returns falsy or raises.
 
-Those that run inside others come first. Each uses what its engine documents.
+Engines that run inside others come first. Only documented APIs are used.
 """
 
 
 def engine_run(ledger: Ledger) -> str | None:
-    """Return a name for the engine's task that this code runs in, the same when it is run again, or None.
+    """Return a stable name for the engine task that runs this code, the same on a rerun, or None.
 
-    None also in a graph's node where the ledger is in memory. Warn where the ledger dies with its worker.
+    Also return None in a LangGraph node with an in-memory ledger. Warn if the ledger dies with its worker.
     """
     for module, identify in _ENGINES.items():
         id: object = None
         if module in sys.modules:
-            with suppress(Exception):  # what it raises outside a task is each engine's own affair
+            with suppress(Exception):  # outside a task, engines raise various errors
                 id = identify(sys.modules[module])
         if id:
             engine = module.partition(".")[0]
             if isinstance(ledger, MemoryLedger) and engine == "langgraph":
-                # Nothing outlives the process here, and a node that asks twice for one thing wants two.
+                # The ledger does not outlive the process, and equal requests in one node mean two tasks.
                 return None
             if isinstance(ledger, MemoryLedger):
                 warnings.warn(
-                    f"This runs in {engine}, which runs a task again when its worker dies, and the ledger is "
-                    "in that worker's memory: it would be paid for twice. Set PICCC_LEDGER, or "
+                    f"{engine} reruns a task when its worker dies, but the ledger is in that worker's "
+                    "memory, so the rerun would be billed again. Set PICCC_LEDGER, or use "
                     'Client(ledger="redis://…" | "postgresql://…").',
                     stacklevel=2,
                 )
-            # A digest, because it goes to the provider.
+            # Use a digest, because it is sent to the provider.
             return f"{engine}-{hashlib.sha256(repr(id).encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return None
 
@@ -421,59 +421,59 @@ def _checked_webhook(url: object) -> str:
     if host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
         return str(url)
     raise InvalidArgumentError(
-        "webhook is not an https address.", hint="Give it as a text, https://host/path, or as a receiver."
+        "webhook is not an https URL.", hint="Pass a string, https://host/path, or a receiver."
     )
 
 
 def cannot_be_excluded(task: Task, entry: Submission, earliest: float) -> bool:
-    """Return whether nothing that the server says shows that a task is not what became of a submission."""
+    """Return whether a task is recent and no known field contradicts that a submission created it."""
     request = entry.request
     pairs: list[tuple[Any, Any]] = [(task.type, entry.type)]
     pairs += [(task.model, request.get("model")), (task.prompt, request.get("prompt"))]
     pairs += [(task.raw.get(name), request.get(name)) for name in _COMPARED]
     return is_recent(task, earliest) and all(
-        not theirs or not ours or theirs == ours for theirs, ours in pairs
+        not reported or not requested or reported == requested for reported, requested in pairs
     )
 
 
 def is_recent(task: Task, earliest: float) -> bool:
-    """Return whether a task was not made before a moment."""
+    """Return whether a task was created at or after a time, or has no known time."""
     return task.created_at is None or task.created_at >= earliest
 
 
 def nearest(tasks: Iterable[Task], entry: Submission, since: float) -> list[Task]:
-    """Return the tasks that may be what became of a submission, the nearest in time first.
+    """Return the tasks that a submission may have created, the nearest in time first.
 
-    As far as the server says, all is equal; `since` is when it was written down, by the server's clock.
+    All fields that the server reports match. `since` is when it was recorded, on the server's clock.
     """
     prompt = entry.request.get("prompt")
-    found = [
+    candidates = [
         task
         for task in tasks
         if task.prompt == prompt and cannot_be_excluded(task, entry, since - CLOCK_SKEW)
     ]
-    return sorted(found, key=lambda task: abs((task.created_at or since) - since))
+    return sorted(candidates, key=lambda task: abs((task.created_at or since) - since))
 
 
 class SpendLimit:
-    """Bound what is submitted: by tasks, by seconds of video, by money; None sets no bound.
+    """A limit on submissions: by tasks, seconds of video, or money; None means no limit.
 
-    One spend limit may be shared by clients, threads and runs. What the server refused is given back. Under a
-    ledger that processes share, all of them count against it together, in the same act as the submission is
-    written down. Under another ledger a client with a limit cannot be pickled: each copy would count for
-    itself.
+    Clients, threads and runs can share a spend limit. Requests that the server rejects are not counted. With
+    a ledger that processes share, they count against the limit together, atomically with recording the
+    submission. With any other ledger, a client with a limit cannot be pickled, because each copy would count
+    separately.
 
     Args:
-        max_tasks: how many tasks may be submitted.
-        max_video_seconds: how many seconds of video.
-        max_cost: how much money, in the unit of `prices`.
-        prices: by model, what an image costs, or a second of video. A model that is not there is refused
-            under `max_cost`.
-        name: names the limit where processes share a ledger, also for later runs; by default a random one,
-            which copies made by pickling share.
+        max_tasks: the maximum number of tasks.
+        max_video_seconds: the maximum seconds of video.
+        max_cost: the maximum cost, in the currency of `prices`.
+        prices: by model, the price of an image or of a second of video. With `max_cost`, models without a
+            price are rejected.
+        name: identifies the limit across processes that share a ledger, and across runs; by default random,
+            and shared by pickled copies.
 
     Attributes:
-        tasks, video_seconds, cost: how much this process has submitted; of all processes, see
+        tasks, video_seconds, cost: totals submitted by this process; for all processes, see
             `ledger.spent(name)`.
 
     Examples:
@@ -504,28 +504,28 @@ class SpendLimit:
 
     @property
     def tasks(self) -> int:
-        """How many tasks this process has submitted."""
+        """The number of tasks this process has submitted."""
         return self._counted.get("tasks", 0)
 
     @property
     def video_seconds(self) -> float:
-        """How many seconds of video."""
+        """The seconds of video this process has submitted."""
         return self._counted.get("video_ms", 0) / 1000
 
     @property
     def cost(self) -> float:
-        """How much money."""
+        """The cost of what this process has submitted."""
         return self._counted.get("micros", 0) / 1_000_000
 
     def spends_of(self, request: TaskRequest) -> list[Spend]:
         """Return what a request counts for.
 
         Args:
-            request: a request as it would be sent.
+            request: the request to send.
 
         Raises:
-            SpendLimitExceeded: that cannot be said: a video of which no length was asked counts neither under
-                `max_video_seconds` nor under `max_cost`, and a model without a price not under `max_cost`.
+            SpendLimitExceeded: this is unknown: `max_video_seconds` and `max_cost` need a video's length, and
+                `max_cost` needs the model's price.
         """
         is_video, seconds, model = request.type == "video", request.video_seconds, request.body.get("model")
         spends = [Spend(self.name, "tasks", 1, self.max_tasks)]
@@ -534,7 +534,7 @@ class SpendLimit:
         if is_video:
             spends.append(_spend(self.name, "video_ms", seconds * 1000, self.max_video_seconds, 1000))
         if self.max_cost is not None and (model not in self.prices or (is_video and not seconds)):
-            raise _uncountable(f"max_cost needs a price of {model!r}, and of a video its duration_seconds")
+            raise _uncountable(f"max_cost needs a price for {model!r}, and duration_seconds for a video")
         cost = self.prices.get(str(model), 0.0) * (seconds if is_video else 1)
         if cost:
             spends.append(_spend(self.name, "micros", cost * 1_000_000, self.max_cost, 1_000_000))
@@ -544,35 +544,35 @@ class SpendLimit:
         """Count a request.
 
         Args:
-            request: a request that is about to be sent.
-            is_bound: whether the limit applies; else it is only counted, for a ledger has judged it.
+            request: the request about to be sent.
+            is_bound: whether to enforce the limit; if False, only count, because a ledger enforced it.
 
         Raises:
-            SpendLimitExceeded: it is too much; nothing was counted.
-            ConfigurationError: the limit came from another process, and no ledger is shared with that.
+            SpendLimitExceeded: it exceeds the limit; nothing was counted.
+            ConfigurationError: the limit came from another process that does not share the ledger.
         """
         if is_bound and self._is_copy:
             raise ConfigurationError(
-                "A spend limit that was copied from another process counts only under a ledger they share.",
-                hint='Give the client one: Client(ledger="redis://…"), "postgresql://…", or a file.',
+                "A spend limit copied from another process works only with a ledger that both share.",
+                hint='Pass the client one: Client(ledger="redis://…"), "postgresql://…", or a file.',
             )
         spends = self.spends_of(request)
         with self._lock:
-            for each in spends if is_bound else ():
-                if each.most is not None and self._counted.get(each.unit, 0) + each.amount > each.most:
-                    raise exceeded(each)
-            for each in spends:
-                self._counted[each.unit] = self._counted.get(each.unit, 0) + each.amount
+            for spend in spends if is_bound else ():
+                if spend.most is not None and self._counted.get(spend.unit, 0) + spend.amount > spend.most:
+                    raise exceeded(spend)
+            for spend in spends:
+                self._counted[spend.unit] = self._counted.get(spend.unit, 0) + spend.amount
 
     def give_back(self, request: TaskRequest) -> None:
-        """Take back the count of a request that was not accepted.
+        """Uncount a request that was not accepted.
 
         Args:
             request: the request that was counted.
         """
         with self._lock:
-            for each in self.spends_of(request):
-                self._counted[each.unit] = self._counted.get(each.unit, 0) - each.amount
+            for spend in self.spends_of(request):
+                self._counted[spend.unit] = self._counted.get(spend.unit, 0) - spend.amount
 
     def __repr__(self) -> str:
         return (
@@ -606,20 +606,20 @@ def _rebuild(
 
 
 def check_copy(limit: SpendLimit | None, ledger: Ledger) -> None:
-    """Refuse to let a spend limit go into another process where that would count for itself."""
+    """Raise if a spend limit would be copied to another process without a shared ledger."""
     if limit is not None and not isinstance(ledger, SpendingLedger):
         raise ConfigurationError(
-            "A client with a spend limit cannot be copied to another process: each would count for itself.",
-            hint='Give it a ledger that they share: Client(ledger="redis://…"), "postgresql://…", or a file.',
+            "A client with a spend limit cannot be copied to another process: each would count separately.",
+            hint='Pass it a shared ledger: Client(ledger="redis://…"), "postgresql://…", or a file.',
         )
 
 
 def _spend(name: str, unit: str, amount: float, most: float | None, scale: int) -> Spend:
-    # Amounts are rounded up and bounds down, so that no rounding spends more.
+    # Round amounts up and limits down, so that rounding never allows more spending.
     return Spend(name, unit, math.ceil(round(amount, 6)), None if most is None else math.floor(most * scale))
 
 
 def _uncountable(why: str) -> SpendLimitExceeded:
     return SpendLimitExceeded(
-        f"The spend limit cannot count this: {why}.", hint="Nothing was sent. Say what it needs."
+        f"The spend limit cannot count this: {why}.", hint="Nothing was sent. Provide what is missing."
     )

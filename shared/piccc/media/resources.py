@@ -46,7 +46,7 @@ class _Media(_Resource):
     async def _submit(self, prompt: str, *, lost: Lost, **options: Any) -> Task:
         run = engine_run(self._account.ledger) if options.get("key") is None else None
         build = partial(build_task_request, self._type, prompt, run=run, **options)
-        # Off the event loop: the files of references are read.
+        # Off the event loop, because reference files are read.
         return await self._account.submit(await self._account.session.io.run(build), lost=checked_lost(lost))
 
 
@@ -67,31 +67,30 @@ class Media(_Media):
         extra_body: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> TaskHandle:
-        """Submit a task and return at once. Other keywords go into the request as they are.
+        """Submit a task and return immediately. Other keywords are added to the request.
 
         Args:
-            prompt: what to make.
-            model: the model's id; by default `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
-            aspect_ratio: such as "16:9".
-            resolution: such as "1K" for an image, "720p" for a video.
+            prompt: what to generate.
+            model: the model's id; defaults to `PICCC_IMAGE_MODEL` or `PICCC_VIDEO_MODEL`.
+            aspect_ratio: for example "16:9".
+            resolution: for example "1K" for an image, "720p" for a video.
             duration_seconds: a video's length.
-            webhook: an https address, or a receiver that has one for each submission.
-            key: names the submission: the same key never submits twice, but gives the same task again. By
-                default random, or in a task of Celery, Dask, DBOS, LangGraph, Ray or Temporal made from that
-                task and the request: run again it pays nothing, and equal requests in it are one.
-            lost: what to do about an earlier submission of this key that got no answer and is not among the
-                account's tasks: `ask` raises SubmissionUnknown; `resend` reads the list a minute after it
-                and submits again. Where its process is alive and that slow, it is then paid for twice.
-            extra_body: fields that are merged over the request last, unchecked.
-            extra: whatever else the server takes. A `Path`, bytes, a Pillow image, a finished task or an
-                output, alone or in a list, is sent as an address or a `data:` URL (assumed).
+            webhook: an https URL, or a receiver that provides one per submission.
+            key: identifies the submission: reusing a key returns the same task instead of submitting again.
+                By default random. In a task of Celery, Dask, DBOS, LangGraph, Ray or Temporal it is derived
+                from that task and the request, so a rerun costs nothing and equal requests share a task.
+            lost: what to do if an earlier submission of this key got no response and is not among the
+                account's tasks: `ask` raises SubmissionUnknown; `resend` checks the list a minute after it
+                and submits again. If the first process is still alive and that slow, both are billed.
+            extra_body: fields merged into the request last, without validation.
+            extra: other parameters of the server. A `Path`, bytes, a Pillow image, a finished task or an
+                output, alone or in a list, is sent as a URL or a `data:` URL (assumed).
 
         Raises:
-            InvalidArgumentError: an argument makes no sense, or its name is nearly one of these; nothing was
-                sent.
+            InvalidArgumentError: an argument is invalid, or looks like a misspelling; nothing was sent.
             SpendLimitExceeded: the client's spend limit is used up; nothing was sent.
-            LedgerError: the ledger cannot be used; nothing was sent, or `task_id` says what was.
-            SubmissionUnknown: no answer came; it says how to find the task.
+            LedgerError: the ledger is unavailable; nothing was sent, unless `task_id` is set.
+            SubmissionUnknown: there was no response; the hint explains how to find the task.
 
         Examples:
             >>> from piccc import Client
@@ -101,7 +100,7 @@ class Media(_Media):
             >>> again.id == task.id
             True
         """
-        submitting = self._submit(
+        submission = self._submit(
             prompt,
             model=model,
             aspect_ratio=aspect_ratio,
@@ -113,7 +112,7 @@ class Media(_Media):
             extra=extra,
             lost=lost,
         )
-        return TaskHandle(run_sync(submitting), self._account)
+        return TaskHandle(run_sync(submission), self._account)
 
     def generate(
         self,
@@ -124,19 +123,19 @@ class Media(_Media):
         progress: bool | None = None,
         **options: Any,
     ) -> TaskHandle:
-        """Submit a task as `submit` does, wait for `timeout` seconds at most, return it with its outputs.
+        """Submit a task, wait for it, and return it with its outputs.
 
         Args:
-            prompt: what to make.
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_update: is called with the task at each change of its status or progress.
-            progress: whether to show the progress in a notebook, or on stderr where it is a terminal; by
-                default unless `on_update` is given.
-            options: `submit`'s arguments.
+            prompt: what to generate.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_update: called with the task when its status or progress changes.
+            progress: whether to show progress in a notebook, or on stderr if it is a terminal; by default
+                only without `on_update`.
+            options: the arguments of `submit`.
 
         Raises:
             TaskWaitTimeout: it is still running; wait again, do not submit again.
-            TaskError: it ended without an output; the kinds of it say why.
+            TaskError: it ended without an output; subclasses give the reason.
 
         Examples:
             >>> from piccc import Client
@@ -164,32 +163,32 @@ class Media(_Media):
         save_to: FilePath | None = None,
         **options: Any,
     ) -> Batch[TaskHandle]:
-        """Make something of each prompt and return the batch when all have ended.
+        """Submit a task for each prompt, wait for all of them, and return the batch.
 
-        A server that is busy (429, 503) or, once a submission has succeeded, out of reach pauses the batch
-        and costs no row. Lost submissions are looked for at the end.
+        If the server is busy (429, 503) or, after a first success, unreachable, the batch pauses and loses
+        no row. Lost submissions are looked for at the end.
 
         Args:
-            prompts: prompts, or mappings of `submit`'s arguments that go before `options`. A sequence is
-                judged whole before anything is sent; any other iterable is drawn from as the batch goes on.
-            run: names the batch, in any language: under a ledger that lasts, the same run goes on where it
-                was broken off. By default random, or the task of an engine, as for `submit`.
-            concurrency: how many tasks may run at a time.
-            submissions: how many submissions may be under way at a time.
-            on_result: is called with each task that has ended, in the order of their ending; once per run.
-            progress: show a line of progress on stderr.
-            max_tasks: how many tasks this batch may submit.
-            max_video_seconds: how many seconds of video it may submit.
+            prompts: prompts, or mappings of `submit` arguments that override `options`. A sequence is
+                validated before anything is sent; any other iterable is consumed as the batch proceeds.
+            run: names the batch, in any language: with a persistent ledger, the same run resumes where it
+                was interrupted. By default random, or derived from an engine's task, as for `submit`.
+            concurrency: maximum number of running tasks.
+            submissions: maximum number of concurrent submissions.
+            on_result: called with each finished task, in the order they finish; once per run.
+            progress: show a progress line on stderr.
+            max_tasks: maximum number of tasks to submit.
+            max_video_seconds: maximum seconds of video to submit.
             timeout: seconds for the whole batch; a day by default.
             lost: as for `submit`.
-            save_to: a folder, or a URL as for an output's `save`, to which the outputs of each task are saved
-                before it is handed over; `batch.files` says where they are.
-            options: `submit`'s arguments for all.
+            save_to: a folder, or a URL as for `OutputHandle.save`. Each task's outputs are saved there before
+                `on_result` is called; `batch.files` lists them.
+            options: `submit` arguments for all rows.
 
         Raises:
-            InvalidArgumentError: an argument or a row makes no sense; nothing was sent.
-            BatchStopped: the account, the time or the disk is used up, or `on_result` raised; `batch` has
-                what was made and what is running.
+            InvalidArgumentError: an argument or a row is invalid; nothing was sent.
+            BatchStopped: the account's credit, the time or the disk space ran out, or `on_result` raised;
+                `batch` holds the finished and the running tasks.
 
         Examples:
             >>> from piccc import Client
@@ -227,7 +226,7 @@ class AsyncMedia(_Media):
         extra_body: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> AsyncTaskHandle:
-        """Submit a task and return at once; arguments and errors as of `Media.submit`."""
+        """Submit a task and return immediately; see `Media.submit` for arguments and errors."""
         task = await self._submit(
             prompt,
             model=model,
@@ -251,7 +250,7 @@ class AsyncMedia(_Media):
         progress: bool | None = None,
         **options: Any,
     ) -> AsyncTaskHandle:
-        """Submit a task as `submit` does and wait for it; arguments and errors as of `Media.generate`."""
+        """Submit a task and wait for it; see `Media.generate` for arguments and errors."""
         task = await self.submit(prompt, **options)
         with shown_progress(progress, on_update) as on_change:
             return await task.wait(timeout=timeout, on_update=on_change)
@@ -272,9 +271,9 @@ class AsyncMedia(_Media):
         save_to: FilePath | None = None,
         **options: Any,
     ) -> Batch[AsyncTaskHandle]:
-        """Make something of each prompt and return the batch; arguments and errors as of `Media.map`.
+        """Submit a task for each prompt and wait for all; see `Media.map` for arguments and errors.
 
-        What `on_result` returns is awaited if it can be. `prompts` are drawn on the event loop.
+        If `on_result` returns an awaitable, it is awaited. `prompts` is iterated on the event loop.
         """
         settings = BatchOptions(
             run=run,
@@ -289,26 +288,26 @@ class AsyncMedia(_Media):
         return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
-def _loaded(text: str) -> Task:
+def _parse(text: str) -> Task:
     try:
         return read_task(json.loads(text))
     except (TypeError, ValueError, RecursionError, ResponseError) as error:
         raise InvalidArgumentError(
-            f"{text!r:.80} is no task.", hint="Give the text that `to_json` wrote."
+            f"{text!r:.80} is not a task.", hint="Pass the output of `to_json`."
         ) from error
 
 
 class Tasks(_Resource):
-    """Tasks of the account, read, listed, waited for, found again: `client.tasks`."""
+    """The account's tasks, to read, list, wait for and recover: `client.tasks`."""
 
     def get(self, task: Task | str) -> TaskHandle:
-        """Return a task as it is now.
+        """Return a task's current state.
 
         Args:
             task: a task, or its id.
 
         Raises:
-            NotFoundError: the server does not know it.
+            NotFoundError: the server has no such task.
         """
         return self._handle(run_sync(self._account.get(task)))
 
@@ -317,7 +316,7 @@ class Tasks(_Resource):
 
         Args:
             type: only images or only videos (documented).
-            status: only this status (documented; the words for it are assumed, see `Task`).
+            status: only this status (documented; its values are assumed, see `Task`).
         """
         pages = Pages(type=type, status=status)
         while not pages.is_done:
@@ -330,12 +329,12 @@ class Tasks(_Resource):
 
         Args:
             task: a task, or its id.
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_update: is called with the task at each change of its status or progress.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_update: called with the task when its status or progress changes.
 
         Raises:
             TaskWaitTimeout: it is still running; wait again, do not submit again.
-            TaskError: it ended without an output; the kinds of it say why.
+            TaskError: it ended without an output; subclasses give the reason.
 
         Examples:
             >>> from piccc import Client
@@ -349,17 +348,17 @@ class Tasks(_Resource):
     def wait_all(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> builtins.list[TaskHandle]:
-        """Wait until all tasks have ended and return them in their order, failed ones too.
+        """Wait until all tasks have ended and return them in the given order, including failed ones.
 
-        Ask each one's `failure()` why it has no output.
+        Call `failure()` on a task to learn why it has no output.
 
         Args:
             tasks: tasks, or their ids.
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
 
         Raises:
-            TaskWaitTimeout: some are still running; `tasks` are all of them, as far as they were read.
-            PicccError: a task cannot be read, raised when the others have ended; `tasks` as above.
+            TaskWaitTimeout: some are still running; its `tasks` holds all tasks as last read.
+            PicccError: a task could not be read; raised after the others have ended, with `tasks` as above.
         """
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
@@ -374,31 +373,31 @@ class Tasks(_Resource):
     def as_completed(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> Iterator[TaskHandle]:
-        """Yield each task when it has ended, failed ones too; arguments and errors as of `wait_all`."""
+        """Yield each task when it ends, including failed ones; see `wait_all` for arguments and errors."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
-        with self._account.watch(handles.values(), timeout=timeout) as waiting:
-            while (task := run_sync(waiting.next())) is not None:
+        with self._account.watch(handles.values(), timeout=timeout) as subscription:
+            while (task := run_sync(subscription.next())) is not None:
                 yield handles[task.id].take(task)
 
     def events(
         self, *tasks: Task | str, timeout: float | None = None, on_poll: OnPoll | None = None
     ) -> Iterator[Task]:
-        """Yield tasks as they were at each change of status or progress, until all have ended.
+        """Yield a task whenever its status or progress changes, until all have ended.
 
         Args:
             tasks: tasks, or their ids.
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_poll: is called whenever one of them was read, in the poller's thread.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_poll: called in the poller's thread after each read of one of them.
 
         Raises:
             TaskWaitTimeout: one is still running; wait again, do not submit again.
         """
-        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
-            while (task := run_sync(waiting.next())) is not None:
+        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as subscription:
+            while (task := run_sync(subscription.next())) is not None:
                 yield task
 
     def find(self, key: str) -> builtins.list[TaskHandle]:
-        """Return the tasks that a submission may have become, the likeliest first.
+        """Return the tasks that a submission may have created, the best match first.
 
         Args:
             key: the submission's key.
@@ -406,15 +405,15 @@ class Tasks(_Resource):
         return [self._handle(task) for task in run_sync(self._account.find(key))]
 
     def resume(self, key: str, *, resubmit: bool = False) -> TaskHandle:
-        """Return the task of a submission: from the ledger, else found among the account's tasks.
+        """Return a submission's task, from the ledger or else from the account's list of tasks.
 
         Args:
             key: the submission's key.
-            resubmit: send it again under the same key where there is no such task; it may be billed twice.
+            resubmit: if there is no such task, send it again with the same key; it may be billed twice.
 
         Raises:
             SubmissionUnknown: there is no such task, and `resubmit` is off.
-            InvalidArgumentError: the ledger has no submission of that key.
+            InvalidArgumentError: the ledger has no submission with that key.
 
         Examples:
             >>> from piccc import Client
@@ -425,26 +424,26 @@ class Tasks(_Resource):
         return self._handle(run_sync(self._account.resume(key, resubmit=resubmit)))
 
     def submission(self, key: str) -> Submission | None:
-        """Return what the ledger knows of a submission, or None.
+        """Return the ledger's entry for a submission, or None.
 
         Args:
             key: the submission's key.
 
         Raises:
-            LedgerError: the ledger cannot be used.
+            LedgerError: the ledger is unavailable.
         """
         return run_sync(self._account.use_ledger(self._account.ledger.get, key))
 
     def load(self, text: str) -> TaskHandle:
-        """Return the handle that `to_json` wrote.
+        """Return a handle from the output of `to_json`.
 
         Args:
-            text: what it wrote.
+            text: the JSON.
 
         Raises:
-            InvalidArgumentError: it is another text.
+            InvalidArgumentError: it is not such JSON.
         """
-        return self._handle(_loaded(text))
+        return self._handle(_parse(text))
 
     def _handle(self, task: Task | str) -> TaskHandle:
         if isinstance(task, TaskHandle):
@@ -453,16 +452,16 @@ class Tasks(_Resource):
 
 
 class AsyncTasks(_Resource):
-    """Tasks of the account, read, listed, waited for, found again: `client.tasks` of an `AsyncClient`."""
+    """The account's tasks, to read, list, wait for and recover: `client.tasks` of an `AsyncClient`."""
 
     async def get(self, task: Task | str) -> AsyncTaskHandle:
-        """Return a task as it is now; arguments and errors as of `Tasks.get`."""
+        """Return a task's current state; see `Tasks.get` for arguments and errors."""
         return self._handle(await self._account.get(task))
 
     async def list(
         self, *, type: TaskType | None = None, status: str | None = None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        """Iterate over the account's tasks; arguments and errors as of `Tasks.list`."""
+        """Iterate over the account's tasks; see `Tasks.list` for arguments and errors."""
         pages = Pages(type=type, status=status)
         while not pages.is_done:
             for task in await self._account.next_page(pages):
@@ -471,13 +470,13 @@ class AsyncTasks(_Resource):
     async def wait(
         self, task: Task | str, *, timeout: float | None = None, on_update: OnUpdate | None = None
     ) -> AsyncTaskHandle:
-        """Wait for a task and return it with its outputs; arguments and errors as of `Tasks.wait`."""
+        """Wait for a task and return it with its outputs; see `Tasks.wait` for arguments and errors."""
         return await self._handle(task).wait(timeout=timeout, on_update=on_update)
 
     async def wait_all(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> builtins.list[AsyncTaskHandle]:
-        """Wait until all tasks have ended and return them; arguments and errors as of `Tasks.wait_all`."""
+        """Wait until all tasks have ended and return them; see `Tasks.wait_all` for arguments and errors."""
         handles = [self._handle(task) for task in tasks]
         known = {handle.id: handle for handle in handles}
         try:
@@ -491,44 +490,44 @@ class AsyncTasks(_Resource):
     async def as_completed(
         self, tasks: Iterable[Task | str], *, timeout: float | None = None
     ) -> AsyncIterator[AsyncTaskHandle]:
-        """Yield each task when it has ended; arguments and errors as of `Tasks.wait_all`."""
+        """Yield each task when it ends; see `Tasks.wait_all` for arguments and errors."""
         handles = {handle.id: handle for handle in map(self._handle, tasks)}
-        with self._account.watch(handles.values(), timeout=timeout) as waiting:
-            while (task := await waiting.next()) is not None:
+        with self._account.watch(handles.values(), timeout=timeout) as subscription:
+            while (task := await subscription.next()) is not None:
                 yield handles[task.id].take(task)
 
     async def events(
         self, *tasks: Task | str, timeout: float | None = None, on_poll: OnPoll | None = None
     ) -> AsyncIterator[Task]:
-        """Yield tasks as they were at each change of status or progress, until all have ended.
+        """Yield a task whenever its status or progress changes, until all have ended.
 
         Args:
             tasks: tasks, or their ids.
-            timeout: seconds to wait; by default as many as the client's `Polling` says.
-            on_poll: is called whenever one of them was read, in the poller's thread.
+            timeout: seconds to wait; the default comes from the client's `Polling`.
+            on_poll: called in the poller's thread after each read of one of them.
 
         Raises:
             TaskWaitTimeout: one is still running; wait again, do not submit again.
         """
-        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as waiting:
-            while (task := await waiting.next()) is not None:
+        with self._account.watch(tasks, timeout=timeout, every_change=True, on_poll=on_poll) as subscription:
+            while (task := await subscription.next()) is not None:
                 yield task
 
     async def find(self, key: str) -> builtins.list[AsyncTaskHandle]:
-        """Return the tasks that a submission may have become; arguments and errors as of `Tasks.find`."""
+        """Return the tasks that a submission may have created; see `Tasks.find` for arguments."""
         return [self._handle(task) for task in await self._account.find(key)]
 
     async def resume(self, key: str, *, resubmit: bool = False) -> AsyncTaskHandle:
-        """Return the task of a submission; arguments and errors as of `Tasks.resume`."""
+        """Return a submission's task; see `Tasks.resume` for arguments and errors."""
         return self._handle(await self._account.resume(key, resubmit=resubmit))
 
     async def submission(self, key: str) -> Submission | None:
-        """Return what the ledger knows of a submission; arguments and errors as of `Tasks.submission`."""
+        """Return the ledger's entry for a submission; see `Tasks.submission` for arguments and errors."""
         return await self._account.use_ledger(self._account.ledger.get, key)
 
     def load(self, text: str) -> AsyncTaskHandle:
-        """Return the handle that `to_json` wrote; arguments and errors as of `Tasks.load`."""
-        return self._handle(_loaded(text))
+        """Return a handle from the output of `to_json`; see `Tasks.load` for arguments and errors."""
+        return self._handle(_parse(text))
 
     def _handle(self, task: Task | str) -> AsyncTaskHandle:
         if isinstance(task, AsyncTaskHandle):

@@ -1,4 +1,4 @@
-"""Object stores as a place for outputs: S3, Google Cloud Storage and Azure, over obstore."""
+"""Save outputs to object stores: S3, Google Cloud Storage and Azure, using obstore."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "az")
 SINGLE_BYTES = 8 * 1024**2
-"""Up to which size an object is sent in one request, which a store can refuse where one is there already."""
+"""Maximum size for uploading an object in one request, which a store can reject if it already exists."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def place_of(url: str) -> str | Place:
-    """Return the path that a `file:` URL names, or the place in an object store.
+    """Return the path of a `file:` URL, or the location in an object store.
 
-    Raise ConfigurationError for a URL of another kind, MissingExtraError without obstore.
+    Raise ConfigurationError for an unsupported URL, MissingExtraError without obstore.
     """
     scheme, _, rest = url.partition(":")
     scheme = scheme.lower()
     if not rest.startswith("//"):
         raise ConfigurationError(
             f"{url!r:.200} is neither a path nor a URL.",
-            hint="Give a URL as a text, for pathlib drops one of its slashes; a folder of that name as ./….",
+            hint="Pass a URL as a string, because pathlib drops a slash; write a folder's name as ./….",
         )
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise ConfigurationError(f"{url!r:.200} is no file of this machine.", hint="Give file:///path.")
+            raise ConfigurationError(f"{url!r:.200} is not a local file.", hint="Use file:///path.")
         return url2pathname(parts.path)
     if scheme not in SCHEMES:
         raise ConfigurationError(
             f"Outputs cannot be saved to {scheme}: URLs.",
-            hint="Save to a file, or to s3://, gs://, az:// or file://; bytes() gives the content itself.",
+            hint="Save to a file, or to s3://, gs://, az:// or file://; bytes() returns the content.",
         )
     bucket, _, key = rest[2:].partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigurationError(
-            f"The {scheme}: URL has no name of a bucket.",
-            hint=f"Give {scheme}://bucket/key; credentials come from the environment.",
+            f"The {scheme}: URL has no valid bucket name.",
+            hint=f"Use {scheme}://bucket/key; credentials come from the environment.",
         )
     obstore = _obstore()
     try:
         _store(f"{scheme}://{bucket}")
     except obstore.exceptions.BaseError as error:
         raise ConfigurationError(
-            f"The store {scheme}://{bucket} cannot be used: {_said(error)}",
-            hint="It is configured by the environment: AWS_…, GOOGLE_…, AZURE_….",
+            f"The store {scheme}://{bucket} cannot be used: {_reason(error)}",
+            hint="Configure it with environment variables: AWS_…, GOOGLE_…, AZURE_….",
         ) from error
     return Place(scheme, bucket, key)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An object's URL, or that of a folder, which ends with a slash. Keys are taken as they are written."""
+    """The URL of an object, or of a folder if it ends with a slash. Keys are used verbatim."""
 
     scheme: str
     bucket: str
@@ -72,24 +72,25 @@ class Place:
 
     @property
     def is_folder(self) -> bool:
-        """Whether what is put there has a name of its own."""
+        """Whether objects saved here need a name."""
         return not self.key or self.key.endswith("/")
 
     def named(self, name: str) -> Place:
-        """Return the place of an object in this folder."""
+        """Return the location of an object in this folder."""
         return Place(self.scheme, self.bucket, f"{self.key}{name}") if self.is_folder else self
 
     def beside(self, suffix: str) -> Place:
-        """Return the place of an object whose name has a suffix more."""
+        """Return the location with a suffix appended to its name."""
         return Place(self.scheme, self.bucket, f"{self.key}{suffix}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}"
 
     def put(self, file: BinaryIO, mime_type: str | None, sha256: str, overwrite: bool) -> None:
-        """Write an object, whole or not at all; one with the same content stays.
+        """Write an object atomically; keep one with the same content.
 
-        Raise OutputError where another one is there, unless `overwrite`, and OSError where the store fails.
+        Raise OutputError if it exists with different content, unless `overwrite`, and OSError if the store
+        fails.
         """
         obstore = _obstore()
         size = file.seek(0, os.SEEK_END)
@@ -99,7 +100,7 @@ class Place:
             store = _store(f"{self.scheme}://{self.bucket}")
             if not overwrite and self._is_there(obstore, store, sha256):
                 return
-            # In parts no store can be asked not to replace what appeared meanwhile.
+            # Stores cannot make a multipart upload conditional on the object's absence.
             mode = "create" if not overwrite and size <= SINGLE_BYTES else None
             try:
                 obstore.put(store, self.key, file, attributes=attributes, mode=mode)
@@ -107,25 +108,25 @@ class Place:
                 if not self._is_there(obstore, store, sha256):
                     raise
         except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-            raise OSError(f"{self}: {_said(error)}") from error
+            raise OSError(f"{self}: {_reason(error)}") from error
 
     def _is_there(self, obstore: ModuleType, store: ObjectStore, sha256: str) -> bool:
         try:
-            found = obstore.get(store, self.key)
+            content = obstore.get(store, self.key)
         except FileNotFoundError:
             return False
         digest = hashlib.sha256()
-        for piece in found:
+        for piece in content:
             digest.update(piece)
         if digest.hexdigest() == sha256:
             return True
         raise OutputError(
-            f"{self} exists and holds something else.", hint="Pass overwrite=True, or another URL."
+            f"{self} already exists with different content.", hint="Pass overwrite=True, or another URL."
         )
 
 
-def _said(error: Exception) -> str:
-    # The query of an address may carry a signature.
+def _reason(error: Exception) -> str:
+    # A URL's query may contain a signature.
     return re.sub(r"\?\S+", "?…", str(error).partition("\n")[0])[:500]
 
 
@@ -133,7 +134,7 @@ _process = 0
 
 
 def _obstore() -> ModuleType:
-    """Return the library; raise in a child of a process that used it, where it would hang."""
+    """Return the library; raise in a forked child of a process that used it, where it would hang."""
     global _process
     try:
         import obstore
@@ -142,14 +143,14 @@ def _obstore() -> ModuleType:
     if _process not in (0, os.getpid()):
         raise ConfigurationError(
             "Object stores cannot be used in a forked process after its parent used them.",
-            hint="Start processes with multiprocessing's spawn, or save in the children only.",
+            hint="Start processes with multiprocessing's spawn method, or save only in child processes.",
         )
     return obstore
 
 
 @lru_cache(maxsize=64)
 def _store(root: str) -> ObjectStore:
-    """Return the store of a bucket, whose connections are kept."""
+    """Return a bucket's store, cached to reuse its connections."""
     global _process
     from obstore.store import from_url
 
