@@ -173,7 +173,7 @@ def test_what_is_no_id_is_refused_wherever_it_enters(
 ) -> None:
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
     for each in NO_IDS:
-        with pytest.raises(InvalidArgumentError, match="is no task"):
+        with pytest.raises(InvalidArgumentError, match="is not a task"):
             entry(client, each)
     with pytest.raises(InvalidArgumentError, match="surrogate"):
         next(client.tasks.list(status="\ud800"))

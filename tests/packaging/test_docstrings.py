@@ -116,7 +116,7 @@ def test_an_example_of_a_command_is_one_that_the_command_line_takes(
 
 
 PACKAGES = ("piccc", "langchain_piccc", "llama_index_piccc")
-REFERS_TO_TWIN = re.compile(r"\bas (?:of|for) `[\w.]+`")
+REFERS_TO_TWIN = re.compile(r"\b(?:as for|as of|see) `[\w.]+`")
 RESULT = re.compile(r"^(?:Returns|Yields):$", re.MULTILINE)
 LISTED = re.compile(r"^ {4}(\w+): \S", re.MULTILINE)
 

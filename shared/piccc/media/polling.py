@@ -1,14 +1,13 @@
-"""Wait for tasks: one poller per account and process reads, and passes what it reads to every wait.
+"""Wait for tasks: one poller per account and process reads them and notifies every waiter.
 
-A `Subscription` is one wait, in a thread or on an event loop. It sends no request: it gives its `Poller` the
-tasks it wants and sleeps until there is news. The poller alone touches the schedule, so nothing needs a lock
-but the question whether it runs. Subscriptions come and go by commands in a deque, whose `append` is atomic
+A `Subscription` is one wait, in a thread or on an event loop. It sends no requests: it gives its `Poller` the
+task ids and sleeps until there are updates. Only the poller touches the schedule, so a lock is needed only
+for starting and stopping it. Subscriptions join and leave with commands in a deque, whose `append` is atomic
 and safe in a finalizer.
 
-A poller runs in a daemon thread with connections of its own, for all threads and event loops alike, and ends
-with its last subscription. Two things belong to an event loop and cannot leave it: an asynchronous client of
-the caller's, and a key that a function gives there. Their poller is a task of that loop, within the same
-budget.
+A poller runs in a daemon thread with its own connections, serves all threads and event loops, and ends with
+its last subscription. Two things are bound to an event loop: the caller's own async HTTP client, and an API
+key from a callback. Their poller is an asyncio task on that loop and shares the same budget.
 """
 
 from __future__ import annotations
@@ -50,28 +49,28 @@ logger = logging.getLogger("piccc")
 
 READ_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-"""How often to look for what other processes have posted."""
+"""How often to check for notes from other processes."""
 LEASE_SECONDS = 10.0
 RENEWAL_SECONDS = 3.0
 AWAY_LOOK_SECONDS = 10.0
 AWAY_PACE = 10.0
-"""How much slower to poll while the ledger cannot be reached, for then every process polls."""
+"""Slow-down factor while the ledger is unreachable, because every process then polls."""
 LONGEST_SLEEP = 3600.0
 
 
 class PolledAccount(Protocol):
-    """What polling needs of an `Account`."""
+    """The part of `Account` that polling needs."""
 
     session: Session
     ledger: Ledger
     polling: Polling
 
     def over(self, io: Backend) -> PolledAccount:
-        """Return the same account over another backend."""
+        """Return the same account on another backend."""
         ...
 
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
-        """Read a task once; return it, and how many seconds the server asks to wait."""
+        """Read a task once; return it and the server's Retry-After in seconds."""
         ...
 
     async def poll_page(self, path: str, seconds: float) -> Page:
@@ -83,7 +82,7 @@ OnPoll = Callable[[], object]
 
 
 class Subscription:
-    """One wait for some tasks. `next` returns each that ended, and with `every_change` its progress too."""
+    """One wait for some tasks. `next` returns each one that ends, and with `every_change` progress too."""
 
     def __init__(
         self,
@@ -112,7 +111,7 @@ class Subscription:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to wait for or to return."""
+        """Whether nothing is left to wait for or return."""
         return not (self.open or self._news or self._errors)
 
     def now(self) -> float:
@@ -132,9 +131,9 @@ class Subscription:
             poller.join(self, known, self.now())
 
     async def next(self, until: float | None = None) -> Task | None:
-        """Return the next task of which there is news; None at the end, or at the moment `until`.
+        """Return the next task with an update; None at the end, or at the time `until`.
 
-        Raise TaskWaitTimeout when the time is up. Errors of tasks that cannot be read are raised last.
+        Raise TaskWaitTimeout after the deadline. Errors of unreadable tasks are raised last.
         """
         by = self.deadline if until is None else min(until, self.deadline)
         try:
@@ -154,11 +153,11 @@ class Subscription:
         return self.take()
 
     def keep_going(self) -> None:
-        """Have the poller read, also after a fork or where its event loop was shut down."""
+        """Make sure that a poller is running, even after a fork or after its event loop was shut down."""
         self._joined().ensure_running()
 
     def take(self) -> Task | None:
-        """Return a task of which there is news now, or None; raise the error of one that cannot be read."""
+        """Return a task with an update, or None; raise the error of an unreadable one."""
         if self._news:
             return self._news.popleft()
         if self._errors:
@@ -166,7 +165,7 @@ class Subscription:
         return None
 
     def receive(self, news: Task | Ended) -> None:
-        """Take news of a task that is waited for. The poller calls it, from its own thread."""
+        """Receive an update of a task. The poller calls this, in its own thread."""
         task = news.task if isinstance(news, Ended) else news
         before = self.open.get(task.id)
         if before is None:
@@ -174,14 +173,14 @@ class Subscription:
         if self._on_poll is not None:
             try:
                 self._on_poll()
-            except Exception:  # the poller also reads for others
+            except Exception:  # the poller also serves other waiters
                 logger.exception("on_poll failed for task %s.", task.id)
         changed = (before.status, before.progress) != (task.status, task.progress) or not before.raw
         if isinstance(news, Ended) and news.error is not None:
             self._errors.append(_unreadable(task, news.error))
         elif isinstance(news, Ended) or (self.every_change and changed):
             self._news.append(task)
-        # After the news: `next` takes "nothing open and no news" for the end.
+        # Close it only after adding the update: for `next`, no open tasks and no updates means the end.
         if isinstance(news, Ended):
             del self.open[task.id]
             if self._span is not None:
@@ -227,25 +226,25 @@ class Subscription:
 
 
 def note_of_end(task: Task) -> Note:
-    """Return the note that a task has ended."""
+    """Return a note that a task has ended."""
     return Note("ended", task.id, json.dumps(task.to_dict()))
 
 
 def note_of_wait(task: Task, account: str) -> Note:
-    """Return the note that a process waits for a task of an account."""
+    """Return a note that a process is waiting for an account's task."""
     return Note("wanted", task.id, f"{account} {task.created_at or ''}")
 
 
 @dataclass(slots=True)
 class News:
-    """What an exchange brought.
+    """The result of an exchange with other processes.
 
     Attributes:
-        wanted: tasks of other processes to poll, where this one leads.
-        ended: tasks that others have read.
-        look: ids of tasks that their waiters are to read.
-        is_new: whether the lead was taken or lost.
-        is_cut: whether some of what was posted is gone, so that anything may have ended.
+        wanted: tasks to poll for other processes, if this one is the leader.
+        ended: finished tasks that other processes read.
+        look: ids of tasks that their waiters should read themselves.
+        is_new: whether this process became or stopped being the leader.
+        is_cut: whether notes were lost, so that any task may have ended.
     """
 
     wanted: list[Task] = field(default_factory=list)
@@ -256,33 +255,33 @@ class News:
 
 
 class Fleet:
-    """One poller's part in the polling of an account. Its methods block, and none runs twice at once."""
+    """One poller's membership in an account's shared polling. Methods block and never run concurrently."""
 
     def __init__(self, stream: TaskStream, server: str, account: str) -> None:
         self.leads = False
         self._stream = stream
-        self._server = server  # of one stream: a receiver of webhooks may have another key, or none
+        self._server = server  # identifies the stream, because a webhook receiver may use another key or none
         self._account = account
-        # A ledger in a file takes a lease from a process of its machine that has died.
+        # A file ledger uses the process id to expire the lease of a dead process on the same machine.
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
         self._lease = f"polling:{account}"
         self._cursor: str | None = None
         self._renew_at = -math.inf
 
     def exchange(self, now: float, notes: Iterable[Note]) -> News:
-        """Post notes, keep or try for the lead, and return what others have posted."""
+        """Post notes, renew or try to acquire the lead, and return what others posted."""
         news = News()
         if self._cursor is None:
             self._cursor = self._stream.notes(self._server, None).cursor
         if now >= self._renew_at or not self.leads:
             self._renew(now, news)
-        # Nobody else is to poll what the one that leads waits for itself.
+        # The leader does not post its own waits: no one else should poll them.
         if posted := [note for note in notes if not (self.leads and note.kind == "wanted")]:
             self._stream.post(self._server, posted)
-        while (found := self._stream.notes(self._server, self._cursor)).notes:
-            self._cursor = found.cursor
-            news.is_cut = news.is_cut or found.is_cut
-            for note in found.notes:
+        while (batch := self._stream.notes(self._server, self._cursor)).notes:
+            self._cursor = batch.cursor
+            news.is_cut = news.is_cut or batch.is_cut
+            for note in batch.notes:
                 self._take(note, news)
         if self.leads and (news.is_new or news.is_cut):
             for id, text in self._stream.open_tasks(self._server):
@@ -290,15 +289,15 @@ class Fleet:
         return news
 
     def leave(self) -> None:
-        """Let another process lead."""
+        """Give up the lead."""
         if self.leads:
             self.leads = False
             self._stream.lease(self._lease, self._holder, 0.0)
 
     def _renew(self, now: float, news: News) -> None:
-        led, self.leads = self.leads, self._stream.lease(self._lease, self._holder, LEASE_SECONDS)
+        was_leader, self.leads = self.leads, self._stream.lease(self._lease, self._holder, LEASE_SECONDS)
         self._renew_at = now + RENEWAL_SECONDS
-        news.is_new = led != self.leads
+        news.is_new = was_leader != self.leads
 
     def _take(self, note: Note, news: News) -> None:
         if note.kind == "wanted":
@@ -307,7 +306,7 @@ class Fleet:
             return
         try:
             news.ended.append(read_task(json.loads(note.text)))
-        except (ValueError, ResponseError):  # there is no text where it could not be read
+        except (ValueError, ResponseError):  # the text is empty if the sender could not read the task
             news.look.append(note.task_id)
 
     def _want(self, task_id: str, text: str, news: News) -> None:
@@ -317,11 +316,11 @@ class Fleet:
 
 
 class Poller:
-    """Read the tasks that the subscriptions of one account wait for.
+    """The reader of all tasks that one account's subscriptions wait for.
 
-    Where its ledger is a `TaskStream`, one poller of all processes reads for all: `_publish`, through which
-    every reading passes, posts what has ended, and `_exchange` takes in what the others have posted. Those
-    that follow read a task themselves only to show its progress, or once in some minutes to be sure.
+    With a `TaskStream` ledger, one leader reads for all processes: `_publish`, which sees every update, posts
+    finished tasks, and `_exchange` receives what the others posted. Followers read a task themselves only to
+    show progress, or every few minutes to be sure.
     """
 
     def __init__(self, account: PolledAccount, io: Backend, budget: Budget) -> None:
@@ -346,34 +345,34 @@ class Poller:
         self._schedule = Schedule(account.polling, io.random, budget)
 
     def join(self, subscription: Subscription, task: Task, now: float) -> None:
-        """Wait for a task; one of which only the id is known is asked for at once."""
+        """Wait for a task; read it immediately if only its id is known."""
         self._commands.append(partial(self._join, subscription, task, now))
         self.ensure_running()
         self._signal.set()
 
     def leave(self, subscription: Subscription) -> None:
-        """Stop waiting. From anywhere, a finalizer too: so it neither takes the lock nor starts anything."""
+        """Stop waiting. Takes no lock and starts nothing, so it is safe even in a finalizer."""
         self._commands.append(partial(self._leave, subscription))
         self._signal.set()
 
     def wake(self, task_id: str) -> None:
-        """Ask for a task next; from any thread."""
+        """Read a task next; thread-safe."""
         self._commands.append(lambda: self._schedule.wake(task_id))
         self._signal.set()
 
     def take(self, task: Task) -> None:
-        """Take a task that has ended, and was read elsewhere; from any thread."""
+        """Deliver a finished task that was read elsewhere; thread-safe."""
         self._commands.append(partial(self._deliver, Ended(task)))
         self._signal.set()
 
     def ensure_running(self) -> None:
-        """Start, unless it runs."""
+        """Start the poller unless it is running."""
         with self._lock:
             if self._is_running:
                 return
             self._is_running = True
             try:
-                Context().run(self._io.start, self._run)  # for it reads for others than the caller too
+                Context().run(self._io.start, self._run)  # not in the caller's context: it serves others too
             except BaseException:
                 self._is_running = False
                 raise
@@ -391,14 +390,14 @@ class Poller:
             self._fail(PicccError(f"Polling failed: {type(error).__name__}: {error}"))
         finally:
             if self._fleet is not None and self._fleet.leads:
-                with suppress(Exception):  # then the lease ends by itself
+                with suppress(Exception):  # the lease then expires
                     await self._io.run(self._fleet.leave)
             if self._io is not self._account.session.io:
                 await self._io.close()
 
     def _rebuild(self) -> None:
-        # A run that was broken off, by a loop that shut down, say, may have left a step half done. And each
-        # run takes part under a name of its own: so one that ends cannot give up the lead of the next.
+        # An interrupted run, for example after its loop shut down, may have left a step half done. Each run
+        # has its own lease holder name, so that one that ends cannot give up the next one's lead.
         self._schedule = Schedule(self._schedule.polling, self._io.random, self._budget)
         self._outbox, self._shared, self._is_away = [], set(), False
         if self._stream is not None:
@@ -410,7 +409,7 @@ class Poller:
                 self._want(subscription, subscription.open.get(id, Task(id)), self._io.now(), at_once=True)
 
     def _has_ended(self) -> bool:
-        with self._lock:  # `join` appends its command before it asks whether this runs
+        with self._lock:  # `join` appends its command before checking whether this is running
             self._is_running = bool(self._commands or self._subscriptions)
             return not self._is_running
 
@@ -444,7 +443,7 @@ class Poller:
 
     def _publish(self, news: Task | Ended) -> None:
         if isinstance(news, Ended) and news.task.id in self._shared:
-            # Why it cannot be read may be this process's own trouble: its waiters try.
+            # If only this process cannot read it, the other processes' waiters still can.
             self._outbox.append(Note("ended", news.task.id) if news.error else note_of_end(news.task))
             self._look_at = -math.inf
         self._deliver(news)
@@ -467,12 +466,12 @@ class Poller:
         self._outbox, self._look_at = [], now + LOOK_SECONDS
         try:
             news = await self._io.run(self._fleet.exchange, now, notes)
-        except Exception as error:  # the store is away, or a ledger of the caller's own fails
+        except Exception as error:  # the store is down, or the caller's own ledger fails
             self._outbox = notes + self._outbox
             self._look_at = now + AWAY_LOOK_SECONDS
             if not was_away:
                 logger.warning(
-                    "The ledger is away, so polling goes on alone and at a tenth of its pace: %s", error
+                    "The ledger is unavailable; this process polls alone, ten times slower: %s", error
                 )
                 self._is_away = True
                 self._set_pace()
@@ -482,7 +481,7 @@ class Poller:
         if was_away:
             self._set_pace()
         if news.is_new or was_away:
-            self._turn_round(now)
+            self._change_role(now)
         elif news.is_cut and not self._fleet.leads:
             self._post_waits()
         for task in news.wanted:
@@ -496,8 +495,8 @@ class Poller:
         if self._outbox:
             self._look_at = -math.inf
 
-    def _turn_round(self, now: float) -> None:
-        """Begin to poll for all, or to follow."""
+    def _change_role(self, now: float) -> None:
+        """Start leading or following."""
         for id in self._shared - self._subscriptions.keys():
             self._schedule.drop(id)
         self._shared = set()
@@ -509,7 +508,7 @@ class Poller:
 
     def _post_waits(self) -> None:
         for id, subscriptions in self._subscriptions.items():
-            task = next((each.open[id] for each in subscriptions if id in each.open), Task(id))
+            task = next((waiter.open[id] for waiter in subscriptions if id in waiter.open), Task(id))
             self._shared.add(id)
             self._outbox.append(note_of_wait(task, self._name))
 
@@ -557,31 +556,32 @@ class Poller:
 
 
 def joint(pollings: Iterable[Polling]) -> Polling:
-    """Return the quickest pace and the smallest budget of several, for waits that ask as one."""
-    several = list(pollings)
+    """Combine the settings of several waits: the shortest pauses and the smallest budget."""
+    pollings = list(pollings)
     return Polling(
-        min=min(each.min for each in several),
-        max=min(each.max for each in several),
-        requests_per_second=min(each.requests_per_second for each in several),
-        use_list=all(each.use_list for each in several),
-        timeout=max(each.timeout for each in several),
+        min=min(polling.min for polling in pollings),
+        max=min(polling.max for polling in pollings),
+        requests_per_second=min(polling.requests_per_second for polling in pollings),
+        use_list=all(polling.use_list for polling in pollings),
+        timeout=max(polling.timeout for polling in pollings),
     )
 
 
 def way_on(running: list[Task]) -> str:
-    """Return what to do about tasks that are still running."""
+    """Return a hint for tasks that are still running."""
     ids = [task.id for task in running]
-    what = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
+    call = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
     more = f" (and {len(ids) - 10} more)" if len(ids) > 10 else ""
-    return f"It keeps running and is billed: do not submit it again. Go on: {what}{more}"
+    return f"It keeps running and is billed: do not submit it again. To continue: {call}{more}"
 
 
 def _unreadable(task: Task, error: PicccError) -> PicccError:
-    mine = copy(error)  # for others raise it too, in threads of their own
-    mine.__cause__ = error.__cause__
-    mine.task_id = task.id
-    mine.hint = f"{error.hint} The task was {task.status}. Go on: client.tasks.wait({task.id!r})".strip()
-    return mine
+    own_copy = copy(error)  # other threads raise it too
+    own_copy.__cause__ = error.__cause__
+    own_copy.task_id = task.id
+    call = f"client.tasks.wait({task.id!r})"
+    own_copy.hint = f"{error.hint} The task was last seen {task.status}. To continue: {call}".strip()
+    return own_copy
 
 
 _pollers: WeakValueDictionary[Hashable, Poller] = WeakValueDictionary()
@@ -590,7 +590,7 @@ _lock = threading.Lock()
 
 
 def poller_for(account: PolledAccount) -> Poller:
-    """Return the poller of an account; raise where there is no key."""
+    """Return an account's poller; raise if there is no API key."""
     name = account_name(account.session.config)
     place, io = _place(account)
     if isinstance(account.ledger, TaskStream):
@@ -606,7 +606,7 @@ def poller_for(account: PolledAccount) -> Poller:
 
 
 def wake(task_id: str) -> None:
-    """Have a task asked for next by whatever waits for it in this process; from any thread."""
+    """Have every waiter in this process read a task next; thread-safe."""
     with _lock:
         pollers = list(_pollers.values())
     for poller in pollers:
@@ -614,7 +614,7 @@ def wake(task_id: str) -> None:
 
 
 def take(task: Task) -> None:
-    """Pass a task that has ended to whatever waits for it in this process; from any thread."""
+    """Deliver a finished task to every waiter in this process; thread-safe."""
     with _lock:
         pollers = list(_pollers.values())
     for poller in pollers:
@@ -622,7 +622,7 @@ def take(task: Task) -> None:
 
 
 def _place(account: PolledAccount) -> tuple[Hashable, Backend]:
-    """Return where an account's poller lives, and the backend that it uses there."""
+    """Return an identifier of where an account's poller runs, and its backend."""
     io, client = account.session.io, account.session.io.client
     if isinstance(io, AsyncBackend) and (client is not None or not account.session.config.key.is_fixed):
         return (id(client), id(asyncio.get_running_loop())), io
@@ -630,7 +630,7 @@ def _place(account: PolledAccount) -> tuple[Hashable, Backend]:
 
 
 def account_name(config: Config) -> Hashable:
-    """Return what tells one account from another: a key by its hash, one that a function gives by that."""
+    """Return an account's identity; a fixed API key is hashed, a callback is used itself."""
     key: Hashable = config.key
     if config.key.is_fixed:
         key = hashlib.sha256(run_sync(config.key.ask()).encode()).digest()
@@ -638,7 +638,7 @@ def account_name(config: Config) -> Hashable:
 
 
 def _after_fork() -> None:
-    # The parent's pollers do not run in the child.
+    # The parent's pollers are not running in the child.
     global _lock
     _lock = threading.Lock()
     for poller in _pollers.values():

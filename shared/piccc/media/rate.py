@@ -1,4 +1,4 @@
-"""A bound on the requests of all processes that share a ledger, by pyrate-limiter's buckets."""
+"""Limit the request rate across all processes that share a ledger, using pyrate-limiter's buckets."""
 
 from __future__ import annotations
 
@@ -20,55 +20,54 @@ _RATE = re.compile(r"(\d+)/(\d*)(second|minute|hour|day)s?")
 SHORTEST_WAIT = 0.005
 LONGEST_WAIT = 60.0
 LEAK_EVERY = 100
-"""After how many permits a bucket is asked to forget old ones."""
+"""Number of permits between two cleanups of a bucket's old entries."""
 
 
 @runtime_checkable
 class RateLedger(Protocol):
-    """A ledger that counts requests for all processes that share it."""
+    """A ledger that counts requests across the processes that share it."""
 
     def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
-        """Return the bucket of this name, which all share."""
+        """Return the shared bucket of this name."""
         ...
 
 
 @runtime_checkable
 class BlockingLedger(Protocol):
-    """A ledger by which one process's 429 holds all of them back."""
+    """A ledger through which a 429 in one process pauses them all."""
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return this many seconds from now, unless it returns more already."""
+        """Block requests for this many seconds, unless they are already blocked for longer."""
         ...
 
     def blocked(self, name: str) -> float:
-        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        """Return the remaining seconds of the block; 0 or less if there is none."""
         ...
 
 
 class RateLimit:
-    """Bound how often a server is asked, in any window: `RateLimit("600/minute")`; needs `piccc[rate]`.
+    """A sliding-window limit on requests to a server: `RateLimit("600/minute")`; needs `piccc[rate]`.
 
-    Under a ledger in Redis or Postgres the bound is that of all processes together, otherwise each process's
-    own. A 429 that one of them gets holds all of them back for as long as the server asks; so it does under a
-    ledger in a file.
+    With a ledger in Redis or Postgres, all processes share the limit; otherwise each process has its own. A
+    429 in one process pauses all of them for as long as the server asks, also with a ledger in a file.
 
-    `Client(rate="600/minute")` makes one for the client's account: chat, submissions and reads. The same
-    object is a `rate_limiter=` for LangChain's and LlamaIndex's models, of any provider.
+    `Client(rate="600/minute")` creates one for the client's account: chat, submissions and reads. The same
+    object works as `rate_limiter=` for LangChain and LlamaIndex models of any provider.
 
     Args:
-        rate: a number of requests per `second`, `minute`, `hour` or `day`, or per several: `"10/5seconds"`.
-        ledger: what the processes share, as for `Client`; by default `PICCC_LEDGER`, else nothing.
-        name: what is bounded; limits of one name and rate are one.
+        rate: requests per `second`, `minute`, `hour` or `day`, or per several: `"10/5seconds"`.
+        ledger: the shared ledger, as for `Client`; defaults to `PICCC_LEDGER`, or none.
+        name: identifies the limit; limits with the same name and rate are shared.
 
     Raises:
-        ConfigurationError: the rate cannot be read.
+        ConfigurationError: the rate is invalid.
     """
 
     def __init__(self, rate: str, *, ledger: str | Ledger | None = None, name: str = "requests") -> None:
         found = _RATE.fullmatch(rate.replace(" ", "")) if isinstance(rate, str) else None
         if found is None or not int(found[1]) or found[2] == "0":
             raise ConfigurationError(
-                f"rate is {rate!r:.40}.", hint='Give it such as "600/minute" or "5/second".'
+                f"rate is {rate!r:.40}.", hint='Pass a rate such as "600/minute" or "5/second".'
             )
         self.rate = rate
         self.name = name
@@ -81,7 +80,7 @@ class RateLimit:
         register_with_langchain()
 
     def take(self) -> float:
-        """Take a permit and return 0, or return after how many seconds to try again; may block for I/O."""
+        """Take a permit and return 0, or return the seconds until the next try; may block for I/O."""
         if (left := self._blocked_until - time.monotonic()) > 0:
             return min(left, LONGEST_WAIT)
         if isinstance(self.ledger, BlockingLedger) and (left := self.ledger.blocked(self._block_name)) > 0:
@@ -92,13 +91,13 @@ class RateLimit:
             except PicccError:
                 raise
             except Exception:
-                self._bucket = None  # a store that was started anew does not know its scripts any more
+                self._bucket = None  # a restarted store has lost its scripts
                 return self._take()
 
     def _take(self) -> float:
         from pyrate_limiter import RateItem
 
-        bucket: Any = self._opened()  # in part untyped
+        bucket: Any = self._open()  # partly untyped
         now = bucket.now()
         item = RateItem(self.name, now)
         if bucket.put(item):
@@ -109,13 +108,13 @@ class RateLimit:
         wait: float = bucket.waiting(item)
         return min(max(wait / 1000, SHORTEST_WAIT), LONGEST_WAIT)
 
-    def _opened(self) -> AbstractBucket:
+    def _open(self) -> AbstractBucket:
         if self._bucket is None:
             try:
                 from pyrate_limiter import InMemoryBucket, Rate
             except ImportError as error:
                 raise MissingExtraError(
-                    "A rate needs pyrate-limiter.", hint='pip install "piccc[rate]"'
+                    "Rate limits need pyrate-limiter.", hint='pip install "piccc[rate]"'
                 ) from error
             rates = [Rate(self._limit, int(self._seconds * 1000))]
             is_shared = isinstance(self.ledger, RateLedger)
@@ -124,10 +123,10 @@ class RateLimit:
         return self._bucket
 
     def block(self, seconds: float) -> None:
-        """Hold all requests back; may block for I/O.
+        """Pause all requests; may block for I/O.
 
         Args:
-            seconds: for how long.
+            seconds: the length of the pause.
         """
         self._blocked_until = max(self._blocked_until, time.monotonic() + seconds)
         if isinstance(self.ledger, BlockingLedger):
@@ -138,10 +137,10 @@ class RateLimit:
         return f"blocked:{self.name}"
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Take a permit, and wait for it; return whether one was taken.
+        """Take a permit, waiting if necessary; return whether one was taken.
 
         Args:
-            blocking: whether to wait where there is none at once.
+            blocking: whether to wait if none is available.
         """
         while (wait := self.take()) > 0:
             if not blocking:
@@ -150,7 +149,7 @@ class RateLimit:
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Take a permit without blocking the event loop; arguments as of `acquire`."""
+        """Take a permit without blocking the event loop; see `acquire` for arguments."""
         while (wait := await asyncio.to_thread(self.take)) > 0:
             if not blocking:
                 return False
@@ -158,7 +157,7 @@ class RateLimit:
         return True
 
     async def async_acquire(self) -> None:
-        """Take a permit, and wait for it, as LlamaIndex asks for it."""
+        """Take a permit, waiting if necessary; LlamaIndex calls this."""
         await self.aacquire()
 
     def __repr__(self) -> str:
@@ -176,7 +175,7 @@ def _rebuild(rate: str, ledger: Ledger, name: str) -> RateLimit:
 
 
 def register_with_langchain() -> None:
-    """Have LangChain's models take a `RateLimit`, if it is loaded: they take its own base class only."""
+    """Register `RateLimit` with LangChain, if loaded, whose models accept only its own base class."""
     module = sys.modules.get("langchain_core.rate_limiters")
     if module is not None:
         module.BaseRateLimiter.register(RateLimit)

@@ -178,7 +178,7 @@ def _check_name(name: str) -> None:
     if name in _COUNTS:
         raise InvalidArgumentError(
             f"{name} is not a parameter: each submission creates one task.",
-            hint=f"For several, use map([prompt] * 4). If your server supports it: extra_body={{{name!r}: …}}.",
+            hint=f"For several, map([prompt] * 4). If your server supports it: extra_body={{{name!r}: …}}.",
         )
     if name in _OF_CALLS:
         raise InvalidArgumentError(

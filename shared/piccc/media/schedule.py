@@ -1,10 +1,10 @@
-"""Which request comes next when many tasks are waited for, and how the task list is paged. Pure.
+"""Decide which request comes next when waiting for many tasks, and page the task list. No I/O.
 
-Asking for each task costs a request per task and pause. The list costs one per hundred running tasks, so
-above a handful it is paged instead: first the lists of what still runs. A task that is in none of them has
-probably ended. Many such are looked up in the list of what is completed, few are asked for one by one. A task
-that is missing there too, because it moved between pages, say, costs one request more and is never taken for
-ended. While the list of what is completed is much the shorter one, every second scan is through it alone.
+Reading tasks individually costs a request per task and pause. The list costs one per hundred running tasks,
+so with more than a few tasks it is scanned instead, starting with the running ones. A task missing there has
+probably ended: many missing tasks are looked up in the list of completed ones, a few are read individually. A
+task missing there too, for example because it moved between pages, costs one more request and is never
+assumed to have ended. While the completed list is much shorter, every second scan reads only that one.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from piccc.tasks import Page, Task
 logger = logging.getLogger("piccc")
 
 NOT_FOUND_SECONDS = 10.0
-"""For how long a task that was just made may not be found yet (assumed)."""
+"""How long a new task may return 404 (assumed)."""
 UNREADABLE_SECONDS = 300.0
-"""For how long reading a task may fail before the wait for it ends."""
+"""How long reading a task may fail before its wait ends."""
 STALE_SECONDS = 600.0
-"""How often a task is asked for itself although the list shows it, in case the list is stale."""
+"""How often to read a task individually even if the list shows it, in case the list is stale."""
 LISTLESS_SECONDS = 60.0
-"""For how long the list is left alone after it was of no use."""
+"""How long to avoid the list after it did not help."""
 LIST_FAILURES = 3
 REFUSED_SECONDS = 5.0
-"""For how long a 429 without `retry-after` holds all requests back."""
+"""How long a 429 without `Retry-After` pauses all requests."""
 LONGEST_PAUSE = 30.0
 LONGEST_REFUSED_PAUSE = 60.0
 BURST_SECONDS = 1.0
-"""How much of an unused budget may be made up for at once."""
+"""How much unused budget can be spent in a burst."""
 RUNNING = ("queued", "processing")
 PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polling:
-    """How often to ask about tasks: every 2 to 5 seconds, as the provider advises (documented).
+    """How often to poll tasks: every 2 to 5 seconds, as the provider recommends (documented).
 
     Attributes:
-        min, max: seconds between two reads of a task; each pause is drawn at random between them.
-        requests_per_second: the most requests per second for all waits of the account together.
-        use_list: page through the task list where that costs less than asking for each task.
-        timeout: seconds after which a wait that was given no timeout ends.
+        min, max: bounds in seconds of the random pause between two reads of a task.
+        requests_per_second: the maximum rate for all waits of the account together.
+        use_list: scan the task list when that is cheaper than reading each task.
+        timeout: default timeout of a wait in seconds.
     """
 
     min: float = 2.0
@@ -61,23 +61,23 @@ class Polling:
     def __post_init__(self) -> None:
         if not 0 <= self.min <= self.max or self.requests_per_second <= 0 or self.timeout <= 0:
             raise ConfigurationError(
-                f"{self!r} makes no sense.", hint="min is at most max, and the others are above 0."
+                f"{self!r} is invalid.", hint="min must not exceed max, and the others must be above 0."
             )
 
     def slowed(self, factor: float) -> Polling:
-        """Return one that asks more seldom.
+        """Return a copy that polls less often.
 
         Args:
-            factor: how many times more seldom.
+            factor: how many times less often.
         """
         rate = self.requests_per_second / factor
         return replace(self, min=self.min * factor, max=self.max * factor, requests_per_second=rate)
 
 
 class Pages:
-    """A walk over the task list, newest first. Tasks move between pages meanwhile; each is given once.
+    """A scan of the task list, newest first. Tasks can move between pages; each is returned once.
 
-    It ends where no next page is named, where one is named again, or where a numbered page has nothing new.
+    It ends when there is no next page, when a page repeats, or when a numbered page has nothing new.
     """
 
     def __init__(self, *, type: str | None = None, status: str | None = None) -> None:
@@ -87,8 +87,8 @@ class Pages:
             urlencode(self._query)
         except UnicodeEncodeError as error:
             raise InvalidArgumentError(
-                f"type or status has a half of a surrogate pair: {self._query!r:.100}.",
-                hint="Give words that the server knows, such as 'image' or 'completed'.",
+                f"type or status contains a lone surrogate: {self._query!r:.100}.",
+                hint="Pass values that the server knows, such as 'image' or 'completed'.",
             ) from error
         self._next: dict[str, str] = {}
         self._asked: set[str] = set()
@@ -102,21 +102,21 @@ class Pages:
         return f"/v1/tasks?{urlencode({**self._query, **self._next})}"
 
     def take(self, page: Page) -> list[Task]:
-        """Take a page; return the tasks that no earlier page had."""
+        """Accept a page; return the tasks that were on no earlier page."""
         self.unreadable += page.unreadable
         new = [task for task in page.tasks if task.id not in self._seen]
         self._seen.update(task.id for task in new)
         self._asked.add(self.path)
         self._next = dict(page.following or {})
-        circles = self.path in self._asked or ("page" in self._next and not new)
-        self.is_done = not self._next or circles
+        is_loop = self.path in self._asked or ("page" in self._next and not new)
+        self.is_done = not self._next or is_loop
         return new
 
 
 class Budget:
-    """How soon an account may be asked again. All its pollers in a process share one.
+    """The earliest time for an account's next request, shared by its pollers in a process.
 
-    It has no lock: the worst that two threads can do at once is one request more.
+    It needs no lock: a race costs at most one extra request.
     """
 
     def __init__(self) -> None:
@@ -124,15 +124,15 @@ class Budget:
         self._refusals = 0
 
     def spend(self, now: float, requests_per_second: float) -> None:
-        """Count a request that is about to be sent."""
+        """Count a request about to be sent."""
         self.earliest = max(self.earliest, now - BURST_SECONDS) + 1 / requests_per_second
 
     def succeed(self) -> None:
-        """Forget earlier refusals."""
+        """Reset the backoff."""
         self._refusals = 0
 
     def refuse(self, now: float, asked: float | None, pause: float) -> None:
-        """Hold all requests back after a 429, for longer each time, whatever short time the server asks."""
+        """Pause all requests after a 429, with backoff even if the server asks for less."""
         least = min(LONGEST_REFUSED_PAUSE, pause * 2.0**self._refusals)
         self._refusals = min(self._refusals + 1, 10)
         wait = max(asked, least) if asked is not None else max(REFUSED_SECONDS, least)
@@ -141,10 +141,10 @@ class Budget:
 
 @dataclass(slots=True)
 class Watch:
-    """One task that is waited for, and how its reading went.
+    """One task to wait for, and the state of polling it.
 
-    `is_covered`: the list stands for asking about it. `is_alone`: no list is to. `absences`: how many scans
-    in a row have not shown it.
+    `is_covered`: the list is read instead of the task. `is_alone`: the list must not replace reading it.
+    `absences`: number of consecutive scans that did not show it.
     """
 
     task: Task
@@ -160,7 +160,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A task that ended, or that cannot be read any more."""
+    """A task that ended or can no longer be read."""
 
     task: Task
     error: PicccError | None = None
@@ -168,10 +168,10 @@ class Ended:
 
 @dataclass(slots=True)
 class ListScan:
-    """One walk through the lists: those of running tasks, then perhaps that of completed ones.
+    """One scan of the lists: the running tasks, then possibly the completed ones.
 
-    `missing` are the tasks that no page has shown yet; more than `allowed` pages would not pay. A partial
-    walk goes through the completed ones only: what it does not show may still run.
+    `missing` are the tasks not seen yet; reading more than `allowed` pages would not pay off. A partial scan
+    reads only the completed list, so the tasks it does not show may still be running.
     """
 
     missing: set[str]
@@ -187,9 +187,9 @@ Step = Watch | ListScan
 
 
 class Schedule:
-    """Decide what to ask next. `random` gives numbers from 0 to 1.
+    """The scheduler of reads. `random` returns numbers from 0 to 1.
 
-    `polling` may change on the way, when waits of another pace come and go.
+    `polling` can change as waits with other settings come and go.
     """
 
     def __init__(self, polling: Polling, random: Callable[[], float], budget: Budget | None = None) -> None:
@@ -211,7 +211,7 @@ class Schedule:
         self._warned: set[str] = set()
 
     def add(self, task: Task, now: float, *, at_once: bool = False, is_alone: bool = False) -> None:
-        """Wait for a task; `at_once` asks without a first pause, `is_alone` also where others poll."""
+        """Wait for a task. `at_once` skips the first pause; `is_alone` reads it even if others poll."""
         if task.id in self._watches:
             return
         watch = self._watches[task.id] = Watch(task, now)
@@ -229,31 +229,31 @@ class Schedule:
         self._scan_at = min(self._scan_at, now if at_once else now + self.polling.min)
 
     def follow(self, now: float) -> None:
-        """Leave it to others to poll, but for what is asked for alone."""
+        """Leave polling to another process, except for tasks read individually."""
         self._follows, self._uses_list, self._scan, self._scan_at = True, False, None, math.inf
         for watch in self._watches.values():
             if not watch.is_alone:
                 self._cover(watch, now)
 
     def lead(self, now: float) -> None:
-        """Poll, the first time at once."""
+        """Start polling immediately."""
         self._follows, self._scan_at = False, now
         for watch in self._watches.values():
             if watch.is_covered:
                 self._schedule(watch, now + self._random() * self.polling.min)
 
     def drop(self, id: str) -> None:
-        """Wait for a task no longer."""
+        """Stop waiting for a task."""
         self._watches.pop(id, None)
 
     def wake(self, id: str) -> None:
-        """Ask for a task next: it is said to have ended."""
+        """Read a task next, because it reportedly ended."""
         if watch := self._watches.get(id):
             watch.is_alone = True
             self._schedule(watch, -math.inf)
 
     def next(self, now: float) -> Step | None:
-        """Return what to ask now, or None; its answer goes to `read`, `unread`, `listed` or `unlisted`."""
+        """Return the next read, or None; pass its result to `read`, `unread`, `listed` or `unlisted`."""
         if now < self._budget.earliest:
             return None
         if self._scan is None and now >= self._scan_at:
@@ -264,14 +264,14 @@ class Schedule:
         return step
 
     def next_at(self) -> float:
-        """Return the moment from which on something may be asked; infinity if nothing is waited for."""
+        """Return the earliest time of the next read; infinity if there is nothing to wait for."""
         if not self._watches:
             return math.inf
         scan_at = -math.inf if self._scan else self._scan_at
         return max(min(self._first_due(), scan_at), self._budget.earliest)
 
     def read(self, watch: Watch, task: Task, retry_after: float | None, now: float) -> Ended | None:
-        """Take a task as it was read, and how long the server asks to wait; return it if it has ended."""
+        """Record a task that was read and its Retry-After; return it if it has ended."""
         self._budget.succeed()
         watch.task, watch.failures = task, 0
         if task.is_terminal and (task.status != "completed" or task.has_output or watch.is_reread):
@@ -286,7 +286,7 @@ class Schedule:
         return None
 
     def unread(self, watch: Watch, error: PicccError, now: float) -> Ended | None:
-        """Take a reading that failed; return the task if going on is of no use."""
+        """Record a failed read; return the task if retrying is pointless."""
         if error.status == 429:
             self._budget.refuse(now, error.retry_after, self.polling.max)
             self._schedule(watch, now)
@@ -303,10 +303,10 @@ class Schedule:
         return None
 
     def listed(self, scan: ListScan, page: Page, now: float) -> list[Task | Ended]:
-        """Take a page of a list; return those of its tasks that are waited for."""
+        """Record a page of a list; return the tasks on it that are waited for."""
         self._budget.succeed()
         tasks = scan.pages.take(page)
-        found = [seen for task in tasks if (seen := self._listed(scan, task, now)) is not None]
+        updates = [update for task in tasks if (update := self._listed(scan, task, now)) is not None]
         scan.count += 1
         self._list_failures = 0
         if not scan.missing:
@@ -316,11 +316,11 @@ class Schedule:
         elif scan.is_looking_up and self._is_too_old(scan, tasks):
             self._end_scan(scan, now)
         elif scan.pages.is_done:
-            self._turn(scan, now)
-        return found
+            self._next_list(scan, now)
+        return updates
 
     def unlisted(self, error: PicccError, now: float) -> None:
-        """Take a page that could not be read: after some such the lists are left alone for a while."""
+        """Record a failed list read; after several, stop using the list for a while."""
         if error.status == 429:
             self._budget.refuse(now, error.retry_after, self.polling.max)
             return
@@ -372,7 +372,7 @@ class Schedule:
             self._cover(watch, now)
         return task
 
-    def _turn(self, scan: ListScan, now: float) -> None:
+    def _next_list(self, scan: ListScan, now: float) -> None:
         scan.missing &= self._watches.keys()
         if scan.statuses:
             scan.pages = Pages(status=scan.statuses.pop(0))
@@ -440,4 +440,4 @@ class Schedule:
     def _warn(self, task: Task) -> None:
         if not task.is_known_status and task.status not in self._warned:
             self._warned.add(task.status)
-            logger.warning("Task %s has the unknown status %r; waiting on.", task.id, task.status)
+            logger.warning("Task %s has the unknown status %r; still waiting.", task.id, task.status)
