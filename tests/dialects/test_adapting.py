@@ -150,7 +150,7 @@ def test_the_record_says_what_a_route_has_no_field_for() -> None:
     request = ChatRequest(model="piccc-pro", messages=messages)
     left_out = dialect_named("anthropic").encode(request, stream=False).adapted
     assert [note.partition(" are left")[0].partition(" is left")[0] for note in left_out] == [
-        "speakers' names",
-        "an image's detail",
+        "speaker names",
+        "image detail",
     ]
     assert not dialect_named("openai").encode(request, stream=False).adapted

@@ -93,7 +93,7 @@ def _line(role: str, block: JSON) -> Any:
     return (role, {"image_url": "image", "document": "file"}.get(block["type"], block["type"]))
 
 
-NOT_RUN = "There is no result: the call was not run."
+NOT_RUN = "There is no result because the call was not run."
 CUT = InvalidToolCall("a", "look", '{"at": "i', "cut")
 CASES: dict[str, tuple[list[Message], list[Any]]] = {
     "a call that was cut, without a result": (
@@ -582,7 +582,7 @@ def test_a_conversation_that_the_assistant_begins_gets_a_users_turn(messages: li
 
 def test_a_result_that_comes_first_is_told_before_sending() -> None:
     for dialect in DIALECTS:
-        with pytest.raises(InvalidArgumentError, match="no message before it makes"):
+        with pytest.raises(InvalidArgumentError, match="no such call before it"):
             encode(dialect, result("a"), HI)
 
 

@@ -1,4 +1,4 @@
-"""The two dialects of the chat API: pure translation between the neutral conversation and the wire."""
+"""The two dialects of the chat API: translation between neutral data types and wire formats, without I/O."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(slots=True)
 class EncodedRequest:
-    """A request in a dialect's words.
+    """A request in a dialect's wire format.
 
     Attributes:
-        body: of the HTTP request.
-        names: the tools' own names, by those that were sent in their place.
-        adapted: what was changed of what was asked for, so that the server accepts it, in words.
+        body: the body of the HTTP request.
+        names: the original tool names, by the rewritten names that are sent.
+        adapted: descriptions of what was changed in the request so that the server accepts it.
     """
 
     body: JSON
@@ -35,27 +35,27 @@ class EncodedRequest:
 
 
 class Dialect(Protocol):
-    """One chat route's words."""
+    """The wire format of one chat route."""
 
     name: DialectName
     path: str
     headers: tuple[tuple[str, str], ...]
 
     def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
-        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
+        """Encode a request; raise InvalidArgumentError or UnsupportedContentError if it cannot be sent."""
         ...
 
     def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
+        """Decode a complete reply; raise ResponseError if it is malformed. `names`: see `EncodedRequest`."""
         ...
 
     def reader(self, names: Mapping[str, str] = NO_NAMES) -> Reader:
-        """Return a reader for one stream. `names` are those of the request."""
+        """Return a reader for one stream. `names`: see `EncodedRequest`."""
         ...
 
 
 def dialect_named(name: str) -> Dialect:
-    """Return the dialect of that name; raise ConfigurationError for any other."""
+    """Return the dialect with this name; raise ConfigurationError if there is none."""
     if name == "openai":
         from piccc._dialects.openai import OpenAIDialect
 
@@ -64,4 +64,6 @@ def dialect_named(name: str) -> Dialect:
         from piccc._dialects.anthropic import AnthropicDialect
 
         return AnthropicDialect()
-    raise ConfigurationError("dialect is neither 'openai' nor 'anthropic'.", hint="It names a chat route.")
+    raise ConfigurationError(
+        "dialect is neither 'openai' nor 'anthropic'.", hint="Choose one of the two chat routes."
+    )

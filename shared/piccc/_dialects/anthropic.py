@@ -1,4 +1,4 @@
-"""The Anthropic-compatible route. Documented: path, version, model, max_tokens, messages; else assumed."""
+"""The Anthropic-compatible route. Only path, version, model, max_tokens and messages are documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from piccc._dialects.common import (
     finish_reason_of,
     id_of,
     large,
-    left_out,
+    log_omitted,
     mapping,
     mappings,
     merge_usage,
@@ -76,7 +76,7 @@ _CITATIONS = (
     "web_search_result_location",
 )
 _TEXT_OF = {"text_delta": "text", "thinking_delta": "thinking"}
-_SAYS_NOTHING = (Text(""), Reasoning())
+_EMPTY_PARTS = (Text(""), Reasoning())
 _OPENING = "(The conversation begins with your own words.)"
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
@@ -89,23 +89,24 @@ class AnthropicDialect:
     headers: tuple[tuple[str, str], ...] = (("anthropic-version", "2023-06-01"),)
 
     def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
-        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
+        """Encode a request; raise InvalidArgumentError or UnsupportedContentError if it cannot be sent."""
         check(request)
         if request.seed is not None:
             raise InvalidArgumentError(
-                "The Anthropic dialect has no seed.", hint="Leave it out, or use dialect='openai'."
+                "The Anthropic dialect does not support seed.",
+                hint="Leave it out, or use dialect='openai'.",
             )
         names = ToolNames(request)
-        messages = _ended(sendable(request.messages))
+        messages = _without_unfinished(sendable(request.messages))
         turns = _turns(messages, request.replay_reasoning is not False, names)
         settings, adapted = _fit(request, turns, names)
         if turns[0]["role"] == "assistant":  # "messages: first message must use the "user" role"
             turns.insert(0, {"role": "user", "content": _OPENING})
-            adapted.append("a user's turn is put before the assistant's, which came first")
+            adapted.append("a user turn is added before the first turn, which was the assistant's")
         if any(message.name for message in messages if message.role != "tool"):
-            adapted.append("speakers' names are left out: this route has no field for them")
+            adapted.append("speaker names are left out: this route has no field for them")
         if any(isinstance(part, Image) and part.detail for message in messages for part in message.parts):
-            adapted.append("an image's detail is left out: this route has no field for it")
+            adapted.append("image detail is left out: this route has no field for it")
         body: JSON = {"model": request.model, "messages": turns, "stream": stream}
         options: JSON = {
             "system": _system(request, messages),
@@ -120,7 +121,7 @@ class AnthropicDialect:
         return EncodedRequest(body, names.originals, (*names.adapted, *adapted))
 
     def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
+        """Decode a complete reply; raise ResponseError if it is malformed. `names`: see `EncodedRequest`."""
         if not isinstance(payload, dict) or not isinstance(payload.get("content"), list):
             raise not_a_reply(payload)
         reply = ChatReply(raw=payload)
@@ -134,7 +135,7 @@ class AnthropicDialect:
             if isinstance(part, ToolCall):
                 part.id, part.name = own_id(part.id, ids), names.get(part.name, part.name)
                 ids.add(part.id)
-            if part not in _SAYS_NOTHING:
+            if part not in _EMPTY_PARTS:
                 parts.append(part)
         if _is_refusal(payload):
             parts.append(Refusal(_refusal_text(payload)))
@@ -142,20 +143,20 @@ class AnthropicDialect:
         return reply
 
     def reader(self, names: Mapping[str, str] = NO_NAMES) -> AnthropicReader:
-        """Return a reader for one stream. `names` are those of the request."""
+        """Return a reader for one stream. `names`: see `EncodedRequest`."""
         return AnthropicReader(names)
 
 
 @dataclass(slots=True)
 class _Held:
-    """A block that is given when it ends: its start, and the pieces of its input."""
+    """A block held back until it ends: its start, and the pieces of its input."""
 
     block: JSON
     pieces: list[str] = field(default_factory=list)
 
 
 class AnthropicReader(Reader):
-    """Read the events of one stream."""
+    """Reads the events of one stream."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__(names)
@@ -216,7 +217,7 @@ class AnthropicReader(Reader):
             case "tool_use":
                 number = self._calls.setdefault(index, len(self._calls))
                 if block.get("input"):
-                    self._held[index] = _Held(as_json(block))  # unless it comes again, in deltas
+                    self._held[index] = _Held(as_json(block))  # dropped if deltas repeat the input
                 id = own_id(block.get("id"), self._ids)
                 self._ids.add(id)
                 name = text_of(block.get("name"))
@@ -226,7 +227,7 @@ class AnthropicReader(Reader):
         return []
 
     def _release(self, index: int) -> list[Delta]:
-        """Return what was held of a block until its end."""
+        """Return the deltas of a block that was held back until its end."""
         held = self._held.pop(index, None)
         if held is None:
             return []
@@ -264,9 +265,9 @@ class AnthropicReader(Reader):
 
 
 def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple[JSON, list[str]]:
-    """Fit the settings together, wherever they were given; return them, and what was changed, in words.
+    """Make the settings compatible with each other; return them with descriptions of the changes.
 
-    With thinking, the API refuses several of them (assumed for Piccc).
+    With thinking, the API rejects several settings (assumed for Piccc).
     https://docs.claude.com/en/docs/build-with-claude/extended-thinking#feature-compatibility
     """
     given, effort = request.extra_body, request.reasoning_effort
@@ -292,10 +293,10 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
     conflict = (
         "a tool is forced"
         if mapping(settings["tool_choice"]).get("type") in ("any", "tool")
-        else "the answer is begun already"
+        else "the answer has already begun"
         if turns[-1]["role"] == "assistant"
-        else "the calls whose results follow were made without it"
-        if _goes_on_without_thinking(turns)
+        else "the last tool calls were made without it"
+        if _continues_without_thinking(turns)
         else "max_tokens leaves no room for it"
         if 0 < limit <= _LEAST_BUDGET
         else None
@@ -307,7 +308,7 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
     if asked := count(thinking.get("budget_tokens")):
         budget = max(asked, _LEAST_BUDGET)
         if not limit:
-            settings["max_tokens"] += budget  # of which the budget is a part
+            settings["max_tokens"] += budget  # max_tokens includes the budget
         elif source == "reasoning_effort" or budget >= limit:
             budget = min(budget, max(_LEAST_BUDGET, limit // 2))
         if budget != asked and source == "thinking":
@@ -320,17 +321,17 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
         "top_p": f"it must be at least {_LEAST_TOP_P} with reasoning"
         if isinstance(top_p := settings["top_p"], int | float) and top_p < _LEAST_TOP_P
         else None,
-        "top_k": "it does not go with reasoning" if settings.get("top_k") is not None else None,
+        "top_k": "it is not supported with reasoning" if settings.get("top_k") is not None else None,
     }
-    for name, why in refused.items():
-        if why:
+    for name, reason in refused.items():
+        if reason:
             settings[name] = None
-            adapted.append(f"{name} is left out: {why}")
+            adapted.append(f"{name} is left out: {reason}")
     return settings, adapted
 
 
-def _goes_on_without_thinking(turns: Sequence[JSON]) -> bool:
-    """Tell whether the last turn has results of calls before which the model did not think.
+def _continues_without_thinking(turns: Sequence[JSON]) -> bool:
+    """Return whether the last turn has results of tool calls that were made without thinking.
 
     "When `thinking` is enabled, a final `assistant` message must start with a thinking block."
     """
@@ -353,8 +354,8 @@ def _check_cache_marks(body: JSON) -> None:
     marks = count_marks([tools, body.get("system"), body.get("messages")])
     if marks > _MOST_CACHE_MARKS:
         raise InvalidArgumentError(
-            f"There are {marks} cache marks; the server takes {_MOST_CACHE_MARKS}.",
-            hint="Mark the longest beginnings only: the tools, the system message, the last turns.",
+            f"There are {marks} cache marks; the server accepts at most {_MOST_CACHE_MARKS}.",
+            hint="Mark only the longest prefixes: the tools, the system message, the last turns.",
         )
 
 
@@ -380,11 +381,11 @@ def _turns(messages: Sequence[Message], replay: bool, names: ToolNames) -> list[
         else:
             turns.append({"role": role, "content": blocks})
     if turns and turns[-1]["role"] == "assistant" and "text" in (last := turns[-1]["content"][-1]):
-        last["text"] = last["text"].rstrip()  # the model goes on from there; blanks at the end are refused
+        last["text"] = last["text"].rstrip()  # servers reject trailing white space in a final assistant turn
     if not turns:
         raise InvalidArgumentError(
-            "There is nothing to answer: no message but the system's says anything.",
-            hint="Add a user's message.",
+            "There is nothing to answer: all messages other than system messages are empty.",
+            hint="Add a user message.",
         )
     return [{"role": each["role"], "content": _plain(each["content"])} for each in turns]
 
@@ -398,54 +399,58 @@ def _plain(blocks: list[JSON]) -> str | list[JSON]:
 def _message(message: Message, replay: bool, names: ToolNames) -> list[JSON]:
     if message.role == "tool":
         block: JSON = {"type": "tool_result", "tool_use_id": message.tool_call_id}
-        if content := _blocks([_carried(part) for part in message.parts], names):
+        if content := _blocks([_supported(part) for part in message.parts], names):
             block["content"] = content
         return [{**block, "is_error": True} if message.is_error else block]
     if message.role == "user":
         return _blocks(message.parts, names)
-    blocks = _blocks([part for part in message.parts if _goes_back(part, replay)], names)
+    blocks = _blocks([part for part in message.parts if _is_sent_back(part, replay)], names)
     while blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
-        blocks.pop()  # an answer that was cut while the model thought: thinking alone is refused
+        blocks.pop()  # the answer was cut off while the model was thinking: servers reject thinking alone
     return blocks
 
 
-def _ended(messages: Sequence[Message]) -> list[Message]:
-    """Return the conversation without what the server's own tools began and never ended.
+def _without_unfinished(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation without unfinished calls of the server's own tools.
 
-    The last message keeps it: an answer that paused goes on from there.
+    The last message keeps them: a paused answer continues from there.
     """
     raw = [part.data for message in messages for part in message.parts if isinstance(part, Raw)]
-    ended = [data.get("tool_use_id") for data in raw]
-    lost = [data for data in raw if data.get("type") == "server_tool_use" and data.get("id") not in ended]
+    finished = [data.get("tool_use_id") for data in raw]
+    unfinished = [
+        data for data in raw if data.get("type") == "server_tool_use" and data.get("id") not in finished
+    ]
     return [
         replace(
             message,
-            parts=[each for each in message.parts if not (isinstance(each, Raw) and each.data in lost)],
+            parts=[part for part in message.parts if not (isinstance(part, Raw) and part.data in unfinished)],
         )
-        if lost and message is not messages[-1]
+        if unfinished and message is not messages[-1]
         else message
         for message in messages
     ]
 
 
-def _goes_back(part: Part, replay: bool) -> bool:
-    """Return whether a part of an earlier answer is sent: reasoning only with its signature."""
+def _is_sent_back(part: Part, replay: bool) -> bool:
+    """Return whether a part of an earlier answer is sent back; reasoning only if it is signed."""
     if isinstance(part, Reasoning):
         return replay and bool(part.signature or part.redacted)
     if isinstance(part, Raw):
         kind = str(part.data.get("type"))
         if not (kind in _OWN_TOOLS or kind.endswith("_tool_result")):
-            left_out(part, "the Anthropic dialect does not take it in an assistant's message")
+            log_omitted(part, "the Anthropic dialect does not allow it in an assistant message")
             return False
     return True
 
 
-def _carried(part: Part) -> Part:
-    """Return a part of a result, or a text that says what the model cannot be shown."""
+def _supported(part: Part) -> Part:
+    """Return a part of a tool result, or a text placeholder if the dialect does not support it."""
     try:
         _blocks([part], None)
     except UnsupportedContentError:
-        logger.warning("A tool returned %s, which the Anthropic dialect cannot carry.", type(part).__name__)
+        logger.warning(
+            "A tool returned %s, which the Anthropic dialect does not support.", type(part).__name__
+        )
         return Text(f"[{type(part).__name__.lower()} content, which cannot be shown here]")
     return part
 
@@ -486,7 +491,7 @@ def _block(part: Part, names: ToolNames | None) -> JSON:
         case Raw():
             return part.data
     raise UnsupportedContentError(
-        f"The Anthropic dialect cannot carry {type(part).__name__.lower()} content.",
+        f"The Anthropic dialect does not support {type(part).__name__.lower()} content.",
         hint="Send it as text or as a file, or use dialect='openai'.",
     )
 
@@ -507,7 +512,7 @@ def _document(part: File) -> JSON:
     if source.media_type.startswith("image/"):
         return {"type": "image", "source": _source(source)}
     raise UnsupportedContentError(
-        f"The Anthropic dialect cannot carry documents of the type {source.media_type}.",
+        f"The Anthropic dialect does not support documents of type {source.media_type}.",
         hint="Send a PDF or text, or use dialect='openai'.",
     )
 

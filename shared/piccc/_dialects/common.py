@@ -1,4 +1,4 @@
-"""What both dialects share: reading and writing JSON, and conversations that strict servers accept."""
+"""Shared by both dialects: tolerant JSON I/O, and normalizing conversations for strict servers."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ from piccc.tasks import is_moderation
 
 MESSAGE_LENGTH = 500
 MAX_VALUES = 1_000_000
-"""How many values a text may hold: 27 MB of `[[],[],…]` would take 700 MB of memory."""
+"""The maximum number of values in a text: 27 MB of `[[],[],…]` would take 700 MB of memory."""
 
 
 def parse(text: str | bytes, *, slowly: bool = False) -> Any:
-    """Parse JSON; a half of a surrogate pair, and what is no UTF-8, becomes U+FFFD.
+    """Parse JSON; lone surrogates and invalid UTF-8 become U+FFFD.
 
-    `slowly` is for another thread beside an event loop: it lets that run now and then.
+    `slowly` is for a worker thread: it releases the GIL now and then, so that the event loop can run.
 
-    Raise ValueError where it is no JSON, nests deeper than any reply does, or holds more than `MAX_VALUES`.
+    Raise ValueError if it is not JSON, is nested deeper than any reply, or has more than `MAX_VALUES` values.
     """
     if len(text) > MAX_VALUES:
         data = text.encode() if isinstance(text, str) else text
         if sum(data.count(mark) for mark in (b"[", b"{", b",")) > MAX_VALUES:
             raise ValueError("too many values")
     try:
-        # A parser holds the interpreter from end to end, unless it calls a Python function now and then.
+        # The parser holds the GIL throughout, unless it calls a Python function now and then.
         return _loads(text, object_hook=lambda each: each) if slowly else from_json(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -71,7 +71,7 @@ def parse(text: str | bytes, *, slowly: bool = False) -> Any:
 
 
 def _rewritten(text: str | bytes) -> str:
-    # The slow parser knows a byte order mark and lone halves of surrogate pairs; it does not bound the depth.
+    # The slow parser accepts a byte order mark and lone surrogates, but does not limit the depth.
     try:
         return json.dumps(_loads(text), ensure_ascii=False)
     except RecursionError:
@@ -89,22 +89,22 @@ LARGE_TEXT = 64 * 1024
 
 
 class LargeText:
-    """A text of a body, in `parts`, that is written when it is sent: images and files as base64."""
+    """A large string in a body, in `parts`, that is encoded as it is sent: base64 images and files."""
 
-    def __init__(self, *parts: str) -> None:  # no dataclass: pydantic's writer would take it for an object
+    def __init__(self, *parts: str) -> None:  # not a dataclass: pydantic would serialize it as an object
         self.parts = parts
 
 
 def large(*parts: str) -> str | LargeText:
-    """Return the parts as one text, or apart where that would copy much."""
+    """Join the parts, or keep them apart if joining would copy a lot."""
     return "".join(parts) if sum(map(len, parts)) < LARGE_TEXT else LargeText(*parts)
 
 
 class LargeBody:
-    """A request's body, whose bytes are made as they are sent.
+    """A request body whose bytes are produced as they are sent.
 
-    To write all of 50 images at once takes two to three times their size, and half of the call's CPU: for
-    memory that is touched for the first time.
+    Producing all bytes of 50 images at once takes two to three times their size in memory, and half of the
+    call's CPU time to touch that memory for the first time.
     """
 
     def __init__(self, pieces: Sequence[bytes | LargeText]) -> None:
@@ -128,12 +128,12 @@ class LargeBody:
 
 
 def serialize(body: Any) -> bytes:
-    """Write JSON; raise InvalidArgumentError for what JSON cannot say."""
+    """Serialize to JSON; raise InvalidArgumentError for values that JSON cannot represent."""
     return bytes(request_body(body))
 
 
 def request_body(body: Any) -> bytes | LargeBody:
-    """Write JSON, but for large texts; raise InvalidArgumentError for what JSON cannot say."""
+    """Serialize like `serialize`, but encode large strings only as they are sent."""
     large_texts: list[LargeText] = []
     mark = ""
 
@@ -141,7 +141,7 @@ def request_body(body: Any) -> bytes | LargeBody:
         nonlocal mark
         if not isinstance(value, LargeText):
             raise TypeError(f"{type(value).__name__} is not JSON")
-        # Whatever JSON escapes gets longer; so does, in UTF-8, what is not ASCII.
+        # Characters that JSON escapes get longer, and so do non-ASCII characters in UTF-8.
         if any(len(to_json(part)) != len(part) + 2 for part in value.parts):
             return "".join(value.parts)
         large_texts.append(value)
@@ -156,20 +156,20 @@ def request_body(body: Any) -> bytes | LargeBody:
                 return written
             return LargeBody([each for pair in zip_longest(between, large_texts) for each in pair if each])
     except (ValueError, RecursionError):
-        pass  # halves of surrogate pairs, which the careful writer replaces, or nonsense, which it names
+        pass  # the slower writer below replaces lone surrogates, and its error names an invalid value
     try:
-        whole = json.loads(json.dumps(body, allow_nan=False, default=_plain))
-        return json.dumps(as_json(whole), ensure_ascii=False).encode()
+        plain = json.loads(json.dumps(body, allow_nan=False, default=_plain))
+        return json.dumps(as_json(plain), ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(
-            f"The request cannot be written as JSON: {error}", hint="Give plain JSON values only."
+            f"The request cannot be serialized to JSON: {error}", hint="Pass plain JSON values only."
         ) from None
 
 
 def _has_constant(written: bytes) -> bool:
-    """Return whether NaN or an infinity may stand in compact JSON as a value.
+    """Return whether compact JSON may contain NaN or an infinity as a value.
 
-    The letters alone say nothing: the base64 of a large image has NaN in it somewhere.
+    Finding the letters is not enough: the base64 of a large image is likely to contain NaN somewhere.
     """
     for name in (b"NaN", b"Infinity"):
         at = written.find(name)
@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Read a text where null, a string, or a list of text parts may stand."""
+    """Read a text that may be null, a string, or a list of text parts."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -197,42 +197,42 @@ def text_of(value: Any) -> str:
 
 
 def mapping(value: Any) -> JSON:
-    """Read an object where anything may stand."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def mappings(value: Any) -> list[JSON]:
-    """Read a list of objects where anything may stand."""
+    """Return the objects in a list; anything else gives an empty list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def count(value: Any) -> int:
-    """Read a count where null, a float or nonsense may stand."""
+    """Read a count; anything but a positive number gives 0."""
     return int(value) if isinstance(value, int | float) and 0 < value < 2**63 else 0
 
 
 def id_of(value: Any) -> str | None:
-    """Read an id where a string, a number or nothing may stand."""
+    """Read an id that may be a string, a number or missing."""
     return str(value) if isinstance(value, str | int) and value != "" else None
 
 
 def arguments_of(value: Any) -> str:
-    """Read a call's arguments where JSON text, an object or null may stand."""
+    """Read a call's arguments, which may be JSON text, an object or null."""
     if isinstance(value, str):
         return value
     return "" if value is None else join_halves(json.dumps(value, ensure_ascii=False))
 
 
 def own_id(value: Any, taken: Collection[str] = ()) -> str:
-    """Read the id of a tool call; make one where it came without, and tell it apart from another's."""
+    """Read a tool call's id, generating one if it is missing; add a number if it is already taken."""
     id = id_of(value) or f"call_{uuid.uuid4().hex[:24]}"
     return next(each for each in (id, *(f"{id}_{n}" for n in range(2, len(taken) + 3))) if each not in taken)
 
 
 def merge_usage(known: JSON, usage: JSON) -> None:
-    """Add to what is known of a call's usage; a later null or 0 does not wipe a count out.
+    """Update `known` with later usage of the same call; a later null or 0 does not erase a count.
 
-    Some servers end a stream with zeros for what they have counted before.
+    Some servers end a stream with zeros for tokens that they have already counted.
     """
     for name, value in usage.items():
         if isinstance(value, dict):
@@ -261,7 +261,7 @@ _FINISH = {
 
 
 def finish_reason_of(value: Any) -> str | None:
-    """Read why an answer ended; servers of either dialect pass their model's own word through."""
+    """Normalize a finish reason; servers of both dialects may pass through their model's own values."""
     if not isinstance(value, str) or not value:
         return None
     if known := _FINISH.get(value.lower()):
@@ -270,13 +270,13 @@ def finish_reason_of(value: Any) -> str | None:
 
 
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
-    """Return a text on one line, cut to a length."""
+    """Put a text on one line and truncate it."""
     text = " ".join(text[: length * 4].split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def server_error(error: Any) -> tuple[str, str | None]:
-    """Read message and code where an error object or a string may stand."""
+    """Return the message and code of an error, which may be an object or a string."""
     if not isinstance(error, dict):
         return shorten(str(error)), None
     message = text_of(error.get("message")) or text_of(error.get("msg"))
@@ -285,19 +285,20 @@ def server_error(error: Any) -> tuple[str, str | None]:
 
 
 def not_a_reply(payload: object) -> ResponseError:
-    """Return the error for a reply of the wrong shape."""
+    """Return the error for a response that is not a chat reply."""
     if isinstance(payload, dict) and payload.get("error"):
         message, code = server_error(payload["error"])
         return ResponseError(f"The server answered 200 with an error: {message}", code=code)
     kind = f"an object with {sorted(payload)[:8]}" if isinstance(payload, dict) else type(payload).__name__
     return ResponseError(
-        f"The server's reply is not a chat reply but {shorten(kind)}.",
-        hint="Check that base_url is the address of a Piccc API, and that the dialect is one it speaks.",
+        f"The server's response is not a chat reply but {shorten(kind)}.",
+        hint="Check that base_url is the URL of a Piccc API, and that the server supports the dialect.",
         may_have_been_billed=True,
     )
 
 
-# A half as an escape, which a whole pair and an escaped backslash are not; and what may become such a pair.
+# _HALF matches whole pairs and other escapes first, so that group 1 is a lone half. _BEGUN matches the start
+# of an escape, or of a pair, at the end of the text.
 _HEX = "[0-9a-fA-F]"
 _HIGH, _LOW = rf"\\u[dD][89abAB]{_HEX}{{2}}", rf"\\u[dD][c-fC-F]{_HEX}{{2}}"
 _HALF = re.compile(rf"{_HIGH}{_LOW}|({_HIGH}|{_LOW})|\\.", re.DOTALL)
@@ -307,9 +308,9 @@ _BEGUN = re.compile(
 
 
 class SurrogateJoiner:
-    """Hold the first half of a character back until its second half comes, block by block.
+    """Holds back the first half of a surrogate pair until the second half arrives, for each block.
 
-    In the arguments of a call, which are JSON text themselves, a half may be an escape too.
+    In a call's arguments, which are JSON text themselves, a half may also be an escape sequence.
     """
 
     __slots__ = ("_waiting",)
@@ -319,19 +320,19 @@ class SurrogateJoiner:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a first half is held."""
+        """Whether a first half is held back."""
         return bool(self._waiting)
 
     def join(self, deltas: Iterable[Delta]) -> list[Delta]:
-        """Return the deltas with whole characters only."""
+        """Return the deltas with complete characters only."""
         joined = [self._join(delta) for delta in deltas]
         return [delta for delta in joined if not _is_empty(delta)]
 
     def finish(self) -> list[Delta]:
-        """Return a replacement character for each half whose other half never came."""
-        lost = [_with_text(delta, _text(delta)) for delta in self._waiting.values()]
+        """Return a replacement character for each half that is still held back."""
+        deltas = [_with_text(delta, _text(delta)) for delta in self._waiting.values()]
         self._waiting.clear()
-        return lost
+        return deltas
 
     def _join(self, delta: Delta) -> Delta:
         if isinstance(delta, RawDelta):
@@ -340,15 +341,15 @@ class SurrogateJoiner:
         text = (_text(held) if held is not None else "") + _text(delta)
         begun = 1 if "\ud800" <= text[-1:] <= "\udbff" else 0
         if isinstance(delta, ToolCallDelta) and "\\" in text:
-            begun = len(found[1]) if (found := _BEGUN.search(text)) else begun
+            begun = len(match[1]) if (match := _BEGUN.search(text)) else begun
         if begun:
-            self._waiting[delta.block] = _more(delta, text[-begun:])
+            self._waiting[delta.block] = _continuation(delta, text[-begun:])
             text = text[:-begun]
         return _with_text(delta, text)
 
 
-def _more(delta: Delta, text: str) -> Delta:
-    """Return a delta that goes on where this one began."""
+def _continuation(delta: Delta, text: str) -> Delta:
+    """Return a delta with more text for the same block."""
     match delta:
         case ToolCallDelta():
             return ToolCallDelta(delta.index, text, block=delta.block)
@@ -366,11 +367,11 @@ def _text(delta: Delta) -> str:
 
 
 def _with_text(delta: Delta, text: str) -> Delta:
-    """Return the delta with this text, whose halves without a partner are replaced."""
+    """Return the delta with this text, replacing lone surrogates."""
     text = join_halves(text)
     match delta:
         case ToolCallDelta():
-            text = _HALF.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+            text = _HALF.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
             return replace(delta, arguments=text, name=delta.name and join_halves(delta.name))
         case TextDelta():
             return replace(delta, text=text, citation=as_json(delta.citation))
@@ -391,62 +392,63 @@ logger = logging.getLogger("piccc")
 AnyToolCall = ToolCall | InvalidToolCall
 _ROLES = get_args(Role)
 _NAME_LENGTH = 64
-_ID_LENGTH = 40  # what OpenAI's API takes: "string too long. Expected a string with maximum length 40"
-_OUTSIDE = re.compile(r"[^A-Za-z0-9_-]")
+_ID_LENGTH = 40  # OpenAI's API: "string too long. Expected a string with maximum length 40"
+_INVALID = re.compile(r"[^A-Za-z0-9_-]")
 _SPEAKER = re.compile(r"[\s<|\\/>]+")  # the complement of the pattern in OpenAI's own error message
-_NOT_RUN = "There is no result: the call was not run."
+_NOT_RUN = "There is no result because the call was not run."
 
 
 class ToolNames:
-    """The names of tools as servers take them, `[A-Za-z0-9_-]{1,64}`, and the way back.
+    """Maps tool names to names that servers accept, `[A-Za-z0-9_-]{1,64}`, and back.
 
-    A name within that alphabet stays; others, such as `files.read`, are rewritten, alike in each request.
+    Valid names are kept. Others, such as `files.read`, are rewritten in the same way in every request.
     """
 
     def __init__(self, request: ChatRequest) -> None:
         names = [tool.name for tool in request.tools]
         if not all(isinstance(name, str) and name for name in names):
             raise InvalidArgumentError("A tool has no name.", hint="Give each tool a name.")
-        self._sent = {name: name for name in names if _fits(name)}
+        self._sent = {name: name for name in names if _is_valid(name)}
         for name in names:
             if name not in self._sent:
-                self._sent[name] = _untaken(
-                    _fitting(name, _NAME_LENGTH), _NAME_LENGTH, set(self._sent.values())
+                self._sent[name] = _unique(
+                    _valid_name(name, _NAME_LENGTH), _NAME_LENGTH, set(self._sent.values())
                 )
         choice = request.tool_choice
         if isinstance(choice, NamedTool) and choice.name not in self._sent:
             raise InvalidArgumentError(
-                f"tool_choice names the tool {choice.name!r}, which is not on offer.",
-                hint=f"Choose one of {', '.join(names)}." if names else "Give it in tools=.",
+                f"tool_choice names the tool {choice.name!r}, which is not in tools.",
+                hint=f"Choose one of {', '.join(names)}." if names else "Pass it in tools=.",
             )
         if choice == "required" and not names:
             raise InvalidArgumentError(
-                "tool_choice is 'required', but no tool is on offer.", hint="Give tools=."
+                "tool_choice is 'required', but there are no tools.", hint="Pass tools=."
             )
 
     def sent(self, name: str) -> str:
-        """Return the name that is sent for a tool's, whether it is on offer or not."""
-        return self._sent.get(name) or _fitting(name, _NAME_LENGTH) or "unnamed"
+        """Return the name to send for a tool, which need not be among the request's tools."""
+        return self._sent.get(name) or _valid_name(name, _NAME_LENGTH) or "unnamed"
 
     @property
     def adapted(self) -> list[str]:
-        """What was rewritten, in words."""
+        """Descriptions of the rewritten names."""
         return [f"the tool {name!r} is sent as {sent!r}" for sent, name in self.originals.items()]
 
     @property
     def originals(self) -> dict[str, str]:
-        """The names that were rewritten, by what is sent for them."""
+        """The original names of rewritten tools, by the names that are sent."""
         return {sent: name for name, sent in self._sent.items() if sent != name}
 
 
 def check(request: ChatRequest) -> None:
-    """Raise InvalidArgumentError for what neither dialect can carry or answer."""
+    """Raise InvalidArgumentError for requests that neither dialect supports."""
     if not request.messages:
-        raise InvalidArgumentError("There is no message.", hint="Give a string or at least one message.")
+        raise InvalidArgumentError("There are no messages.", hint="Pass a string or at least one message.")
     for at, message in enumerate(request.messages):
         if message.role not in _ROLES:
             raise InvalidArgumentError(
-                f"Message {at} has the role {message.role!r}.", hint=f"It is one of {', '.join(_ROLES)}."
+                f"Message {at} has the unknown role {message.role!r}.",
+                hint=f"Use one of {', '.join(_ROLES)}.",
             )
         wrong = [f"{type(part).__name__}.{name}" for part in message.parts if (name := wrong_field(part))]
         wrong += [
@@ -454,20 +456,20 @@ def check(request: ChatRequest) -> None:
         ]
         if wrong:
             raise InvalidArgumentError(
-                f"Message {at} has a wrong type in {', '.join(wrong)}.",
-                hint="Most fields of a message are text.",
+                f"Message {at} has fields of the wrong type: {', '.join(wrong)}.",
+                hint="Most fields of a message are strings.",
             )
     if request.extra_body.get("n", 1) not in (1, None):
         raise InvalidArgumentError(
-            "n is more than 1, but a reply has one answer here; each further one would be paid for and lost.",
-            hint="Ask several times, at once if need be.",
+            "n is more than 1, but only one answer is returned: the others would be billed and lost.",
+            hint="Make several calls, concurrently if needed.",
         )
 
 
 def sent_arguments(call: AnyToolCall) -> JSON:
-    """Return a call's arguments as they go back to a server, which takes nothing but an object.
+    """Return a call's arguments as they are sent back to the server, which accepts only an object.
 
-    The text of what is none goes along in it, so that the model sees what it said.
+    Invalid arguments are wrapped in an object as text, so that the model can see what it wrote.
     """
     arguments = read_arguments(call.arguments)
     if isinstance(call, ToolCall) and arguments is not None:
@@ -476,7 +478,7 @@ def sent_arguments(call: AnyToolCall) -> JSON:
 
 
 def sent_name(message: Message) -> str | None:
-    """Return the name of who speaks as servers take it."""
+    """Return the speaker's name in a form that servers accept."""
     return _SPEAKER.sub("_", message.name)[:_NAME_LENGTH] if message.name else None
 
 
@@ -488,20 +490,20 @@ def flat(part: Text | Refusal | Source) -> str:
 
 
 def sendable(messages: Sequence[Message]) -> list[Message]:
-    """Return the conversation with only what each role may hold, and each call with its one result behind it.
+    """Return the conversation with only the content each role allows, and with each call's result after it.
 
-    - Images, files and audio of system and assistant messages follow in a user's turn of their own.
-    - What other providers' tools did is left out, and so are their signatures.
-    - Results stand right behind their calls, whatever came between; what came twice is one result; a call
-      without a result gets one that says so.
-    - Ids of calls are within `[A-Za-z0-9_-]`, and no two calls have the same.
+    - Images, files and audio in system and assistant messages are moved to a separate user turn after them.
+    - Blocks of other providers' tools and other providers' signatures are left out.
+    - Results are moved directly after their calls, and duplicate results are merged. A call without a result
+      gets one that says so.
+    - Call ids are unique and consist of `[A-Za-z0-9_-]`.
 
-    Raise InvalidArgumentError for a result without a call, UnsupportedContentError for a user's message with
-    calls.
+    Raise InvalidArgumentError for a result without a call, and UnsupportedContentError for calls in a user
+    message.
     """
     turns = [turn for at, message in enumerate(messages) for turn in _turns(message, at)]
-    calls, results = _answered(turns)
-    return [each for turn in turns if turn.role != "tool" for each in _in_order(turn, calls, results)]
+    ids, results = _match_results(turns)
+    return [each for turn in turns if turn.role != "tool" for each in _in_order(turn, ids, results)]
 
 
 def _in_order(turn: Message, ids: dict[int, str], results: dict[int, Message]) -> Iterator[Message]:
@@ -519,8 +521,8 @@ def _in_order(turn: Message, ids: dict[int, str], results: dict[int, Message]) -
         yield replace(result, tool_call_id=ids[id(call)])
 
 
-def _answered(turns: Iterable[Message]) -> tuple[dict[int, str], dict[int, Message]]:
-    """Give each call an id of its own, and find its result; both by the call's identity."""
+def _match_results(turns: Iterable[Message]) -> tuple[dict[int, str], dict[int, Message]]:
+    """Return a unique id and the result of each call, both by the call's `id()`."""
     ids: dict[int, str] = {}
     results: dict[int, Message] = {}
     latest: dict[str, list[AnyToolCall]] = {}
@@ -528,18 +530,18 @@ def _answered(turns: Iterable[Message]) -> tuple[dict[int, str], dict[int, Messa
     for turn in turns:
         calls = [part for part in turn.parts if isinstance(part, AnyToolCall)]
         for call in calls:
-            ids[id(call)] = _untaken(_fitting(call.id, _ID_LENGTH) or "call", _ID_LENGTH, taken)
+            ids[id(call)] = _unique(_valid_name(call.id, _ID_LENGTH) or "call", _ID_LENGTH, taken)
             taken.add(ids[id(call)])
         if calls:
             latest.update({call.id: [each for each in calls if each.id == call.id] for call in calls})
         if turn.role == "tool":
-            named = latest.get(turn.tool_call_id or "")
-            if not named:
+            candidates = latest.get(turn.tool_call_id or "")
+            if not candidates:
                 raise InvalidArgumentError(
-                    f"There is a result of the call {turn.tool_call_id!r}, which no message before it makes.",
-                    hint="Keep calls and their results together when a conversation is shortened.",
+                    f"There is a result for the call {turn.tool_call_id!r}, but no such call before it.",
+                    hint="Keep calls and their results together when you shorten a conversation.",
                 )
-            call = next((each for each in named if id(each) not in results), named[-1])
+            call = next((each for each in candidates if id(each) not in results), candidates[-1])
             if (known := results.get(id(call))) is not None:
                 turn = replace(
                     known, parts=[*known.parts, *turn.parts], is_error=known.is_error and turn.is_error
@@ -549,17 +551,17 @@ def _answered(turns: Iterable[Message]) -> tuple[dict[int, str], dict[int, Messa
 
 
 def _turns(message: Message, at: int) -> Iterator[Message]:
-    """Yield a message with what its role may hold, and a user's turn with the media that it may not."""
+    """Yield a message with the content its role allows, then a user turn with media that it does not."""
     match message.role:
         case "user":
-            yield replace(message, parts=[_users(part) for part in message.parts])
+            yield replace(message, parts=[_user_part(part) for part in message.parts])
         case "tool":
             if not message.tool_call_id:
                 raise InvalidArgumentError(
-                    f"Message {at} is the result of a call, but does not say of which.",
-                    hint="Give it tool_call_id, the id of the call.",
+                    f"Message {at} is a tool result without tool_call_id.",
+                    hint="Set tool_call_id to the id of the call.",
                 )
-            yield replace(message, parts=[_results(part) for part in message.parts])
+            yield replace(message, parts=[_result_part(part) for part in message.parts])
         case "system":
             kept = [part for part in message.parts if isinstance(part, Text | Refusal | Source | CachePoint)]
             if any(not isinstance(part, CachePoint) for part in kept):
@@ -569,7 +571,7 @@ def _turns(message: Message, at: int) -> Iterator[Message]:
                 )
             yield from _media_of(message, (Raw,))
         case "assistant":
-            yield replace(message, parts=[each for part in message.parts for each in _assistants(part)])
+            yield replace(message, parts=[each for part in message.parts for each in _assistant_parts(part)])
             yield from _media_of(message, ())
 
 
@@ -579,15 +581,15 @@ def _media_of(message: Message, further: tuple[type[Part], ...]) -> Iterator[Mes
         yield Message("user", media)
 
 
-def _users(part: Part) -> Part:
+def _user_part(part: Part) -> Part:
     if isinstance(part, AnyToolCall):
         raise UnsupportedContentError(
-            "A user's message cannot hold a call of a tool.", hint="Put it into an assistant's message."
+            "A user message cannot contain a tool call.", hint="Put it in an assistant message."
         )
     return Text(part.text) if isinstance(part, Refusal | Reasoning) else part
 
 
-def _results(part: Part) -> Part:
+def _result_part(part: Part) -> Part:
     match part:
         case Refusal() | Reasoning():
             return Text(part.text)
@@ -598,42 +600,42 @@ def _results(part: Part) -> Part:
     return part
 
 
-def _assistants(part: Part) -> Iterator[Part]:
+def _assistant_parts(part: Part) -> Iterator[Part]:
     match part:
         case Source():
             yield Text(flat(part))
         case ToolCall() if read_arguments(part.arguments) is None:
             yield InvalidToolCall(part.id, part.name, part.arguments, "malformed")
         case ToolCall() | InvalidToolCall():
-            yield replace(part)  # one object may stand in two places, and is told by its identity here
+            yield replace(part)  # a copy: calls are identified by `id()`, and one object may occur twice
         case Reasoning() if part.provider != PROVIDER:
             if part.text:
                 yield Reasoning(part.text)
         case Raw() if part.provider != PROVIDER:
-            left_out(part, f"it is from {part.provider}")
+            log_omitted(part, f"it is from {part.provider}")
         case Image() | File() | Audio():
             pass
         case _:
             yield part
 
 
-def left_out(part: Raw, why: str) -> None:
-    """Log that a block of an assistant's message is not sent back."""
-    logger.debug("A block of the type %r is not sent back: %s.", part.data.get("type"), why)
+def log_omitted(part: Raw, reason: str) -> None:
+    """Log that a block of an assistant message is not sent back."""
+    logger.debug("A block of type %r is not sent back: %s.", part.data.get("type"), reason)
 
 
-def _fits(name: str) -> bool:
-    return len(name) <= _NAME_LENGTH and not _OUTSIDE.search(name)
+def _is_valid(name: str) -> bool:
+    return len(name) <= _NAME_LENGTH and not _INVALID.search(name)
 
 
-def _fitting(name: str, length: int) -> str:
-    """Return a name within the alphabet and the length, the same each time."""
-    fitting = _OUTSIDE.sub("_", name)
-    if len(fitting) <= length:
-        return fitting
-    return f"{fitting[: length - 9]}_{blake2b(name.encode(errors='replace'), digest_size=4).hexdigest()}"
+def _valid_name(name: str, length: int) -> str:
+    """Replace invalid characters and shorten the name, always in the same way."""
+    valid = _INVALID.sub("_", name)
+    if len(valid) <= length:
+        return valid
+    return f"{valid[: length - 9]}_{blake2b(name.encode(errors='replace'), digest_size=4).hexdigest()}"
 
 
-def _untaken(name: str, length: int, taken: set[str]) -> str:
+def _unique(name: str, length: int, taken: set[str]) -> str:
     numbered = (f"{name[: length - 6]}_{n}" for n in range(2, len(taken) + 3))
     return name if name not in taken else next(each for each in numbered if each not in taken)

@@ -1,4 +1,4 @@
-"""Images and documents as they go onto the wire: with their real types, found by content."""
+"""Images and documents for the wire, with their actual media types, detected from the content."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from piccc.conversation import File, Image
 from piccc.errors import InvalidArgumentError
 from piccc.tasks import content_type_of, mime_type_of
 
-_HEAD = 64  # bytes that tell the type of an image
+_HEAD = 64  # the first bytes of an image, enough to detect its type
 
 
 @dataclass(slots=True)
 class Inline:
-    """Content that goes along with the request, as base64 `data`."""
+    """Content embedded in the request, as base64 `data`."""
 
     media_type: str
     data: str
     is_text: bool = False
-    given: str = ""
-    """The data URL that it came as."""
+    original: str = ""
+    """The data URL that the caller passed, if any."""
 
     @property
     def text(self) -> str | None:
-        """What it says if it is text; raise InvalidArgumentError where that is not in Unicode."""
+        """The content as a string, or None if it is not text; raises InvalidArgumentError if not Unicode."""
         return _decode_text(b64decode(self.data)) if self.is_text else None
 
     @property
     def url(self) -> str | LargeText:
-        """The content as a data URL: the given one where it says the same, for a copy may be large."""
+        """The content as a data URL: the original if it is equal, to avoid a large copy."""
         head = f"data:{self.media_type};base64,"
-        is_same = self.given.startswith(head) and len(self.given) == len(head) + len(self.data)
-        return large(self.given) if is_same else large(head, self.data)
+        is_same = self.original.startswith(head) and len(self.original) == len(head) + len(self.data)
+        return large(self.original) if is_same else large(head, self.data)
 
 
 def image_source(part: Image) -> Inline | str:
-    """Return an image's address or its content, with the type that it has, whatever it was declared.
+    """Return an image's URL, or its content with its detected type, which overrides the declared one.
 
-    Raise InvalidArgumentError where there is no image, or its type is neither known nor declared.
+    Raise InvalidArgumentError if it is not an image, or if its type is neither detected nor declared.
     """
     source = _source(part, "An image")
     if isinstance(source, str):
@@ -53,25 +53,25 @@ def image_source(part: Image) -> Inline | str:
         content = _decode(source.data, "An image")
         found = content_type_of(content)
         if found == "text/plain" and (media_type.startswith("image/svg") or content.lstrip()[:1] != b"<"):
-            found = None  # else it is a web page, such as the one that says that there is no such image
+            found = None  # otherwise it is a web page, such as a 404 page
     if found and not found.startswith("image/"):
         raise InvalidArgumentError(
-            f"An image is {found}, whatever it was declared.", hint="Give it as a File, or check its bytes."
+            f"An image has {found} content.", hint="Pass it as a File, or check its bytes."
         )
     media_type = found or media_type
     if not media_type:
         raise InvalidArgumentError(
-            "The type of an image is not known.",
+            "The media type of an image is unknown.",
             hint="Check that it is an image, and declare its type, such as media_type='image/png'.",
         )
     return replace(source, media_type=media_type)
 
 
 def document_source(part: File) -> Inline | str:
-    """Return a document's address or its content, with the type that it has, whatever it was declared.
+    """Return a document's URL, or its content with its detected type, which overrides the declared one.
 
-    A type that is neither known nor declared is `application/octet-stream`. Raise InvalidArgumentError where
-    there is no document.
+    If the type is neither detected nor declared, it is `application/octet-stream`. Raise InvalidArgumentError
+    if there is no document.
     """
     source = _source(part, "A file")
     if isinstance(source, str):
@@ -81,7 +81,7 @@ def document_source(part: File) -> Inline | str:
     if found == "text/plain" or (found is None and declared.startswith("text/")):
         return Inline(declared if _may_be_text(declared) else "text/plain", source.data, is_text=True)
     if found is None and declared == "application/pdf" and b"%PDF-" not in content[:1024]:
-        declared = ""  # readers take a PDF whose header is not at the very beginning, none without one
+        declared = ""  # PDF readers accept a header that is not at the very start, but not a missing one
     return Inline(found or declared or "application/octet-stream", source.data)
 
 
@@ -90,9 +90,7 @@ def _decode_text(content: bytes) -> str:
     try:
         return content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError:
-        raise InvalidArgumentError(
-            "A text file is not in UTF-8.", hint="Decode it, and encode it as UTF-8."
-        ) from None
+        raise InvalidArgumentError("A text file is not UTF-8.", hint="Convert it to UTF-8.") from None
 
 
 def _may_be_text(media_type: str) -> bool:
@@ -112,19 +110,19 @@ def _source(part: Image | File, what: str) -> Inline | str:
         scheme, has_scheme, _ = url.partition(":")
         if not has_scheme or not scheme.isalnum() or scheme.lower() == "file":
             raise InvalidArgumentError(
-                f"{what}'s url is no address that a server can read: {url[:60]!r}.",
-                hint="Give an https:// URL, or the content as base64 in data.",
+                f"{what}'s url is not one that the server can fetch: {url[:60]!r}.",
+                hint="Pass an https:// URL, or the content as base64 in data.",
             )
         return url
     if not data:
-        raise InvalidArgumentError(f"{what} is empty.", hint="Give it data as base64, or a url.")
-    if any(each in data for each in string.whitespace):  # ten times as quick as to split a large image
+        raise InvalidArgumentError(f"{what} is empty.", hint="Pass base64 data, or a url.")
+    if any(char in data for char in string.whitespace):  # ten times as fast as always splitting a large image
         data = "".join(data.split())
-    return Inline(declared, data, given=url)
+    return Inline(declared, data, original=url)
 
 
 def _decode(data: str, what: str) -> bytes:
     try:
         return b64decode(data, validate=True)
     except ValueError:
-        raise InvalidArgumentError(f"{what}'s data is not base64.", hint="Encode its bytes first.") from None
+        raise InvalidArgumentError(f"{what}'s data is not base64.", hint="Encode the bytes first.") from None

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible route. Documented: path, model, messages, stream; the rest is assumed."""
+"""The OpenAI-compatible route. Only path, model, messages and stream are documented; the rest is assumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from piccc._dialects.common import (
     flat,
     id_of,
     large,
-    left_out,
+    log_omitted,
     logger,
     mapping,
     mappings,
@@ -74,7 +74,7 @@ class OpenAIDialect:
     headers: tuple[tuple[str, str], ...] = ()
 
     def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
-        """Return what is sent; raise InvalidArgumentError or UnsupportedContentError for what cannot be."""
+        """Encode a request; raise InvalidArgumentError or UnsupportedContentError if it cannot be sent."""
         check(request)
         names = ToolNames(request)
         body: JSON = {"model": request.model, "messages": _messages(request, names), "stream": stream}
@@ -90,7 +90,7 @@ class OpenAIDialect:
             "response_format": _response_format(request.response_format),
         }
         if "max_completion_tokens" in request.extra_body:
-            del options["max_tokens"]  # servers refuse both
+            del options["max_tokens"]  # servers reject both together
         if request.tools:
             body["tools"] = [_tool(tool, names) for tool in request.tools]
             options["tool_choice"] = _tool_choice(request.tool_choice, names)
@@ -100,7 +100,7 @@ class OpenAIDialect:
         return EncodedRequest(body, names.originals, names.adapted)
 
     def decode(self, payload: object, names: Mapping[str, str] = NO_NAMES) -> ChatReply:
-        """Read a whole reply; raise ResponseError if it is none. `names` are those of the request."""
+        """Decode a complete reply; raise ResponseError if it is malformed. `names`: see `EncodedRequest`."""
         choice = _first_choice(payload)
         if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
             raise not_a_reply(payload)
@@ -125,7 +125,7 @@ class OpenAIDialect:
         return reply
 
     def reader(self, names: Mapping[str, str] = NO_NAMES) -> OpenAIReader:
-        """Return a reader for one stream. `names` are those of the request."""
+        """Return a reader for one stream. `names`: see `EncodedRequest`."""
         return OpenAIReader(names)
 
 
@@ -140,7 +140,7 @@ class _Call:
 
 
 class OpenAIReader(Reader):
-    """Read the chunks of one stream, repairing what WIRE-compatible servers get wrong in tool calls."""
+    """Reads the chunks of one stream, and repairs malformed tool call deltas of compatible servers."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__(names)
@@ -156,19 +156,19 @@ class OpenAIReader(Reader):
         return super()._take(event)
 
     def _rest(self) -> list[Delta]:
-        return [self._open(call) for call in self._calls if not call.is_open]  # those without a name
+        return [self._open(call) for call in self._calls if not call.is_open]  # calls without a name
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
         choice = _first_choice(body)
         reply = self._builder.reply
-        says_more = (
+        has_envelope = (
             not reply.id
             or choice is None
             or choice.get("finish_reason")
             or body.get("usage")
             or choice.get("logprobs")
         )
-        if says_more:
+        if has_envelope:
             _read_envelope(reply, body, choice or {})
             if isinstance(usage := body.get("usage"), dict):
                 merge_usage(self._usage, usage)
@@ -183,15 +183,15 @@ class OpenAIReader(Reader):
         deltas = self._deltas(delta)
         if unopened is not None and not unopened.is_open and unopened is not self._unopened:
             deltas.insert(0, self._open(unopened))
-        said = [name for name, value in delta.items() if value and name != "role"]
-        if not says_more and len(said) == len(deltas) == 1:
-            self._template.learn(event, body, delta, said[0], deltas[0])
+        names = [name for name, value in delta.items() if value and name != "role"]
+        if not has_envelope and len(names) == len(deltas) == 1:
+            self._template.learn(event, body, delta, names[0], deltas[0])
         return deltas
 
     def _deltas(self, delta: JSON) -> list[Delta]:
         deltas: list[Delta] = []
         if len(delta) == 1 and isinstance(content := delta.get("content"), str):
-            return [TextDelta(content, _TEXT)] if content else deltas  # as nearly every event has it
+            return [TextDelta(content, _TEXT)] if content else deltas  # fast path for most events
         if reasoning := _reasoning_text(delta):
             deltas.append(ReasoningDelta(reasoning, _REASONING))
         if content := text_of(delta.get("content")):
@@ -212,13 +212,13 @@ class OpenAIReader(Reader):
         call = self._find(id_of(fragment.get("id")), _index(fragment.get("index")), name)
         if call.is_open:
             return [ToolCallDelta(call.index, arguments, block=_CALLS + call.index)] if arguments else []
-        # A name may come in pieces, or again with each piece, or each time as far as it has come.
+        # Servers may send a name in pieces, repeat it with each piece, or send the name so far each time.
         call.name = name if name.startswith(call.name) else call.name + name
         call.held += arguments
         if call.name and call.held:
             return [self._open(call)]
         if call.name:
-            self._unopened = call  # the next event may have more of its name
+            self._unopened = call  # the next event may continue its name
         return []
 
     def _find(self, id: str | None, index: int | None, name: str) -> _Call:
@@ -227,7 +227,7 @@ class OpenAIReader(Reader):
         if id is not None and (named := self._by_id.get(id)) is not None:
             if index is None or named.wire_index in (None, index):
                 return named
-            twin, id = id, None  # another call with the same id
+            twin, id = id, None  # a different call with the same id
         if known is not None and (id is None or not name or known.id is None):
             call = known
         elif id is None and not name and self._calls:
@@ -252,7 +252,7 @@ class OpenAIReader(Reader):
 
 def _messages(request: ChatRequest, names: ToolNames) -> list[JSON]:
     messages: list[JSON] = []
-    media: list[JSON] = []  # of results, which are text here: it follows them in a user's turn
+    media: list[JSON] = []  # tool results are text here, so their media follow in a user turn
     for message in sendable(request.messages):
         if message.role != "tool" and media:
             messages.append({"role": "user", "content": media})
@@ -280,8 +280,8 @@ def _named(message: Message) -> JSON:
 
 def _assistant(message: Message, replay: bool, names: ToolNames) -> JSON:
     calls = [each for each in message.parts if isinstance(each, ToolCall | InvalidToolCall)]
-    said = [each for each in message.parts if _goes_back(each)]
-    content = _content(said) if said or not calls else None
+    kept = [each for each in message.parts if _is_sent_back(each)]
+    content = _content(kept) if kept or not calls else None
     body: JSON = {"role": "assistant", **_named(message), "content": content}
     if calls:
         body["tool_calls"] = [_sent_call(each, names) for each in calls]
@@ -291,12 +291,12 @@ def _assistant(message: Message, replay: bool, names: ToolNames) -> JSON:
     return body
 
 
-def _goes_back(part: Part) -> bool:
-    """Return whether a part of an earlier answer is content here."""
+def _is_sent_back(part: Part) -> bool:
+    """Return whether a part of an earlier answer is sent back as content."""
     if isinstance(part, Raw):
         if part.data.get("type") in ("text", "refusal"):
             return True
-        left_out(part, "the OpenAI dialect does not take it in an assistant's message")
+        log_omitted(part, "the OpenAI dialect does not allow it in an assistant message")
         return False
     return isinstance(part, Text | Refusal) and bool(part.text)
 
@@ -316,11 +316,11 @@ def _content(parts: Iterable[Part]) -> str | list[JSON]:
 
 
 def _with_context(part: Part) -> list[Part]:
-    """Return a part as this dialect can say it: what a document has besides its content is text."""
+    """Return a part with a document's context as text, since this dialect has no field for it."""
     if not isinstance(part, File) or (part.context is None and part.citations is None):
         return [part]
     if part.citations:
-        logger.debug("The OpenAI dialect has no word for the citations of a document: left out.")
+        logger.debug("A document's citations are left out: the OpenAI dialect has no field for them.")
     source = None if part.file_id else document_source(part)
     if not isinstance(source, Inline) or source.text is None:
         return [Text(part.context), part] if part.context else [part]
@@ -347,9 +347,9 @@ def _part(part: Part) -> JSON:
             return {"type": "refusal", "refusal": part.text}
         case Raw():
             return part.data
-    kind = "a file by URL" if isinstance(part, File) else f"{type(part).__name__} content here"
+    kind = "files by URL" if isinstance(part, File) else f"{type(part).__name__} content here"
     raise UnsupportedContentError(
-        f"The OpenAI dialect cannot carry {kind}.",
+        f"The OpenAI dialect does not support {kind}.",
         hint="Send files as base64 data or by file_id, or use dialect='anthropic'.",
     )
 
@@ -427,11 +427,11 @@ def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
 def _usage(usage: JSON, extra: JSON) -> Usage:
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
-    # As LiteLLM, OpenRouter, DeepSeek and Moonshot name what was written to a cache or read from it.
+    # LiteLLM, OpenRouter, DeepSeek and Moonshot have different names for cache reads and writes.
     read = count(prompt.get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens"))
     created = count(prompt.get("cache_creation_tokens")) or count(prompt.get("cache_write_tokens"))
     written = mapping(prompt.get("cache_creation_token_details"))
-    # Gateways that serve other routes too may count under the names of those.
+    # Gateways that also serve other routes may use those routes' names.
     return Usage(
         input_tokens=count(usage.get("prompt_tokens")) or count(usage.get("input_tokens")),
         output_tokens=count(usage.get("completion_tokens")) or count(usage.get("output_tokens")),

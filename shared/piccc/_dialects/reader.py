@@ -1,4 +1,4 @@
-"""Read a chat stream: server-sent events, and the reader that both dialects share."""
+"""Read chat streams: server-sent events, and the reader shared by both dialects."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _IN_PIECES = ("choices", "content_block", "delta")
 
 
 class Event(NamedTuple):
-    """One dispatched event: its type (`message` where none was named) and its data."""
+    """One server-sent event: its type (`message` by default) and its data."""
 
     type: str
     data: str
 
 
 class EventDecoder:
-    """Turn an event stream into events, each given as soon as its last byte has come.
+    """Decodes server-sent events, returning each as soon as its last byte arrives.
 
-    Memory is bounded by `max_bytes` for one event. `comments` counts keep-alive lines.
+    An event may have at most `max_bytes`. `comments` counts keep-alive lines.
     """
 
     __slots__ = ("_data", "_max", "_pending", "_size", "_skip_lf", "_started", "_type", "comments")
@@ -61,7 +61,7 @@ class EventDecoder:
         self.comments = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes; return the events that they complete. Raise StreamError past the bound."""
+        """Add bytes and return the events they complete; raise StreamError if an event is too large."""
         if self._skip_lf and chunk:
             self._skip_lf = False
             if chunk[0] == _LF:
@@ -71,7 +71,7 @@ class EventDecoder:
             chunk = bytes(self._pending + chunk)
             self._pending.clear()
         if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n"):
-            # Most chunks are nothing but lines of data, each an event.
+            # Most chunks consist of single-line data events only.
             texts = chunk[6:-2].decode("utf-8", "replace").split("\n\ndata: ")
             is_plain = chunk.count(b"\n") == 2 * len(texts) and b"\r" not in chunk
             if is_plain and len(chunk) <= self._max and not (self._data or self._type):
@@ -88,7 +88,7 @@ class EventDecoder:
 
     @property
     def is_inside_event(self) -> bool:
-        """Whether bytes of an event have come whose end has not."""
+        """Whether an event has started but not ended."""
         return bool(self._data or self._pending)
 
     def _dispatch(self, lines: list[bytes]) -> list[Event]:
@@ -137,15 +137,15 @@ class EventDecoder:
 
     def _refuse(self) -> NoReturn:
         raise StreamError(
-            f"One event of the stream is larger than {self._max} bytes.", may_have_been_billed=True
+            f"An event of the stream is larger than {self._max} bytes.", may_have_been_billed=True
         )
 
 
 class EventTemplate:
-    """The JSON around the text of a stream's last event; of the events like it, only the text need be read.
+    """The JSON around the text of a stream's last event, so that only the text of similar events is parsed.
 
-    It holds for texts that stand in JSON as they are, and leaves quotes and escapes to the parser. To parse
-    each event costs a token of eight that come in one read a fifth more.
+    It applies to texts that JSON does not escape; others are left to the parser. Parsing every event would
+    take a fifth more time per token, with eight tokens per read.
     """
 
     __slots__ = ("_after", "_before", "_block", "_is_used", "_kind", "_type")
@@ -157,48 +157,48 @@ class EventTemplate:
         self._is_used = True
 
     def read(self, event: Event) -> TextDelta | ReasoningDelta | None:
-        """Return what an event says that is like the last; forget that one otherwise."""
+        """Return the delta of an event that matches the template; otherwise forget the template."""
         before, after, data = self._before, self._after, event.data
         if before and data.startswith(before) and data.endswith(after) and event.type == self._type:
             text = data[len(before) : -len(after)]
-            if _stands_as_it_is(text):
+            if _is_unescaped(text):
                 self._is_used = True
                 return self._kind(text, self._block)
         self._before = ""
         return None
 
     def learn(self, event: Event, body: JSON, holder: JSON, key: str, delta: Delta) -> None:
-        """Take the event, which says no more than this delta, `holder[key]` of its `body`, as the last.
+        """Make a template of an event whose only delta is `delta`, at `holder[key]` in its `body`.
 
-        Once the one after it was not like it, that is not tried again: such a stream is not worth it.
+        Once a template was not used for the following event, do not learn again: it does not pay off.
         """
         if not self._is_used or not isinstance(delta, TextDelta | ReasoningDelta):
             return
-        if holder.get(key) != delta.text or not _stands_as_it_is(delta.text):
+        if holder.get(key) != delta.text or not _is_unescaped(delta.text):
             return
         before, quoted, after = event.data.partition(f'"{delta.text}"')
         if not quoted:
             return
-        # The same words may stand elsewhere too: another text in their place shows whether it is read there.
+        # The text may also occur elsewhere in the event: replace it to check that this is the right place.
         holder[key] = other = f"{delta.text}."
         try:
-            is_there = from_json(f'{before}"{other}"{after}') == body
+            is_right = from_json(f'{before}"{other}"{after}') == body
         except ValueError:
-            is_there = False
-        if is_there:
+            is_right = False
+        if is_right:
             self._type, self._before, self._after = event.type, f'{before}"', f'"{after}'
             self._kind, self._block = type(delta), delta.block
             self._is_used = False
 
 
-def _stands_as_it_is(text: str) -> bool:
+def _is_unescaped(text: str) -> bool:
     return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
 
 
 class Reader:
-    """Turn one stream's events into deltas, and add them up; what an event means the dialect says.
+    """Turns the events of one stream into deltas and collects them; subclasses interpret the events.
 
-    `is_complete` tells whether the proof of a whole answer has come, `is_done` that nothing more will.
+    `is_complete` says whether the end of the answer was received, `is_done` whether nothing more will follow.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -211,7 +211,7 @@ class Reader:
         self._usage: JSON = {}
 
     def feed(self, events: Iterable[Event]) -> list[Delta]:
-        """Return what the events say; raise StreamError at an error or a malformed one."""
+        """Return the deltas of the events; raise StreamError for an error event or a malformed one."""
         deltas: list[Delta] = []
         try:
             for event in events:
@@ -226,47 +226,47 @@ class Reader:
         return deltas
 
     def finish(self) -> list[Delta]:
-        """Return what was held back for a continuation that never came."""
+        """Return the deltas that were held back for a continuation."""
         deltas = [*self._characters.finish(), *self._rest()]
         self._builder.add(deltas)
         return deltas
 
     def reply(self) -> ChatReply:
-        """Return the reply as far as it has come."""
+        """Return the reply so far."""
         return self._builder.build()
 
     def _take(self, event: Event) -> list[Delta]:
         body, has_halves = read_event(event)
         deltas = self._read(event, body)
-        # Two backslashes: an escape within JSON text within JSON text, as arguments have it.
+        # Two backslashes: arguments are JSON text within JSON text, so their escapes are escaped again.
         if has_halves or self._characters.is_waiting or "\\\\" in event.data:
             deltas = self._characters.join(deltas)
-            self._template = EventTemplate()  # what comes next may have to be joined too
+            self._template = EventTemplate()  # the next event may need joining too
         return deltas
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
-        """Return what an event says."""
+        """Return the deltas of an event."""
         raise NotImplementedError
 
     def _rest(self) -> Iterable[Delta]:
-        """Return what the dialect held back."""
+        """Return the deltas that the dialect held back."""
         return ()
 
 
 def read_event(event: Event) -> tuple[JSON, bool]:
-    """Return the object that an event carries, and whether it may hold halves of surrogate pairs.
+    """Return an event's JSON object, and whether it may contain lone surrogates.
 
-    Raise StreamError where it carries none, or the server's word of an error.
+    Raise StreamError if it is not an object, or if it reports an error.
     """
     has_halves = False
     try:
         body = from_json(event.data)
     except ValueError:
         body, has_halves = _with_halves(event.data), True
-        if isinstance(body, dict):  # only what comes in pieces may go on with the other half
+        if isinstance(body, dict):  # only fields that arrive in pieces may be continued with the other half
             body = {name: each if name in _IN_PIECES else as_json(each) for name, each in body.items()}
     if not isinstance(body, dict):
-        raise StreamError("The stream holds an event that is not an object.", body=event.data)
+        raise StreamError("The stream contains an event that is not an object.", body=event.data)
     if body.get("error") or event.type == "error" or body.get("type") == "error":
         message, code = server_error(body.get("error") or body)
         raise StreamError(f"The server ended the stream: {message}", code=code, body=event.data)
@@ -275,14 +275,14 @@ def read_event(event: Event) -> tuple[JSON, bool]:
 
 def _with_halves(text: str) -> Any:
     try:
-        parse(text)  # which bounds the depth
+        parse(text)  # for its depth limit
         return json.loads(text)
     except ValueError:
-        raise StreamError("The stream holds an event that is not JSON.", body=text) from None
+        raise StreamError("The stream contains an event that is not JSON.", body=text) from None
 
 
 class ReplyBuilder:
-    """Add deltas up to the reply that a whole call would have given, in time linear in their number."""
+    """Builds from deltas the reply that a call without streaming would return, in linear time."""
 
     __slots__ = ("_citations", "_pieces", "_signatures", "_starts", "reply")
 
@@ -294,7 +294,7 @@ class ReplyBuilder:
         self._citations: dict[int, list[JSON]] = {}
 
     def add(self, deltas: Iterable[Delta]) -> None:
-        """Take more of them."""
+        """Add more deltas."""
         for delta in deltas:
             block = delta.block
             pieces = self._pieces.get(block)
@@ -313,7 +313,7 @@ class ReplyBuilder:
                     self._signatures[block] = self._signatures.get(block, "") + delta.signature
 
     def build(self) -> ChatReply:
-        """Return the reply as far as it has come; its parts stand in the order of their blocks."""
+        """Return the reply so far, with its parts in the order of their blocks."""
         starts = sorted(self._starts.items(), key=lambda each: each[0])
         parts = [self._part(block, start) for block, start in starts]
         self.reply.parts = judge_calls(parts, self.reply.finish_reason)

@@ -1,7 +1,7 @@
-"""Tasks read tolerantly from whatever the server sends.
+"""Tolerant parsing of the server's task responses.
 
-Documented: `task_id`, `status`, `polling_url`, and a request's parameters. All else is assumed, so this is
-the one place that knows the variants.
+Only `task_id`, `status`, `polling_url` and the request parameters are documented. All else is assumed, so
+this module handles all the variants.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
 
 
 def read_task(payload: object) -> Task:
-    """Read a task in any of the tolerated shapes; raise ResponseError if it has no id."""
+    """Read a task in any of the accepted formats; raise ResponseError if it has no id."""
     body = _unwrap(payload)
     id = _id_in(body)
     if id is None:
         raise ResponseError(
-            "The server's reply is not a task: it has no task_id.",
-            hint="Check that base_url is the address of a Piccc API.",
+            "The server's response is not a task: it has no task_id.",
+            hint="Check that base_url is the URL of a Piccc API.",
             body=str(payload)[:1024],
         )
     message, code, is_over = _error(body)
@@ -74,7 +74,7 @@ def read_task(payload: object) -> Task:
     found = _found_outputs(body) or (list(_search(body)) if task.status == "completed" else [])
     task.outputs = [_output(each, task, place) for place, each in enumerate(found)]
     if not task.is_terminal and task.outputs:
-        # An address at the top may be the task's own, or that of an image which it was given.
+        # A URL at the top level may be the task's own, or that of an input image.
         inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
         if (task.progress or 0) >= 100 or (not task.is_known_status and _found_outputs(inside)):
             task.status = "completed"
@@ -82,22 +82,22 @@ def read_task(payload: object) -> Task:
 
 
 def _status(body: Mapping[str, Any], *, has_error: bool) -> tuple[str, str | None]:
-    """Return the status, and the word for it where that says that moderation refused."""
-    said = next((body[name] for name in ("status", "task_status", "state") if body.get(name)), "")
-    word = "_".join(str(said).strip().lower().replace("-", " ").split())
+    """Return the status, and the server's word for it if that means rejected by moderation."""
+    value = next((body[name] for name in ("status", "task_status", "state") if body.get(name)), "")
+    word = "_".join(str(value).strip().lower().replace("-", " ").split())
     for prefix in _PREFIXES:
         word = word.removeprefix(prefix)
     if not word:
         word = "done" if body.get("done") is True and not has_error else "queued"
-    status = _STATUSES.get(word, str(said))
-    # An error object ends a task whatever its status: nothing comes after it.
+    status = _STATUSES.get(word, str(value))
+    # A task with an error object has ended, whatever its status.
     if has_error and status not in TERMINAL:
         status = "failed"
     return status, word if word in REFUSALS else None
 
 
 _MINIMAX = {"1002": 429, "1004": 401, "1008": 402, "1039": 429, "2049": 401, "2056": 429}
-"""MiniMax's `base_resp.status_code`; from its public documentation, as are the others."""
+"""MiniMax's `base_resp.status_code`. All codes here are from public documentation."""
 _CODES = {"1001": 401, "1002": 401, "1101": 402, "1102": 402, "1302": 429, "1303": 429, "455": 503}
 _CODE_WORDS = (
     (("insufficient", "notenough", "balance", "credit", "arrear", "overdue", "billing"), 402),
@@ -120,25 +120,25 @@ _MESSAGE_WORDS = (
     (("invalidapikey", "invalidtoken", "unauthorized", "notauthenticated"), 401),
     (("overload",), 503),
 )
-"""What a message says of the account where there is no code, or an unknown one."""
+"""Substrings of messages about the account, used if the code is missing or unknown."""
 _CODES_AT = ("code", "errorcode", "errcode", "statuscode")
 _MESSAGES_AT = ("message", "msg", "detail", "errormessage", "errormsg", "errmsg", "title")
 
 
 def read_error(payload: object) -> tuple[int, str, str | None] | None:
-    """Return the error that a reply of 200 carries: the status it amounts to, its message and its code.
+    """Return the error in a 200 response: the equivalent HTTP status, the message and the code.
 
-    None where there is a task, a list, or no word of an error. Read are `{code, msg}`, `{error}`, `{errors}`,
-    `{base_resp}`, `{success: false}` and `{status: "error"}`, in any spelling; an unknown code
-    amounts to 400, unless the message speaks of the account. What is no clear word of an error is none: it
-    may have been accepted.
+    Return None for a task, a list, or anything that is not clearly an error: the request may have been
+    accepted. Recognized are `{code, msg}`, `{error}`, `{errors}`, `{base_resp}`, `{success: false}` and
+    `{status: "error"}`, in any spelling. An unknown code is treated as 400 unless the message is about the
+    account.
     """
     if not isinstance(payload, dict) or _has_content(payload):
         return None
     body = _plain_names(payload)
     base, error = body.get("baseresp"), body.get("error")
-    if isinstance(several := body.get("errors"), list) and several:
-        error = error or several[0]
+    if isinstance(errors := body.get("errors"), list) and errors:
+        error = error or errors[0]
     if isinstance(base, dict):
         code, message = _first_text(base, "status_code"), _first_text(base, "status_msg")
     elif isinstance(error, dict):
@@ -149,20 +149,20 @@ def read_error(payload: object) -> tuple[int, str, str | None] | None:
     word = str(body.get("status")).lower()
     if word.isdecimal() and 400 <= int(word[:9]) < 600:
         code = code or word
-    says_so = error or body.get("success") is False or body.get("ok") is False
-    says_so = says_so or word in ("error", "fail", "failed", "failure")
-    if not says_so and (code or "").lower() in _NO_ERROR | {"201", "202"}:
+    is_error = error or body.get("success") is False or body.get("ok") is False
+    is_error = is_error or word in ("error", "fail", "failed", "failure")
+    if not is_error and (code or "").lower() in _NO_ERROR | {"201", "202"}:
         return None
     known = _MINIMAX if isinstance(base, dict) else _CODES
     status = known.get(code or "") or _status_of(code or "")
     if status == 400 and not is_moderation(code, message):
-        said = _letters(message or "")
-        status = next((each for words, each in _MESSAGE_WORDS if any(word in said for word in words)), 400)
+        text = _letters(message or "")
+        status = next((each for words, each in _MESSAGE_WORDS if any(word in text for word in words)), 400)
     return status, message or "no reason was given", code
 
 
 def _plain_names(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with its names in lower case and without underscores."""
+    """Return a mapping with its keys in lower case and without underscores."""
     return {str(name).lower().replace("_", ""): value for name, value in body.items()}
 
 
@@ -192,7 +192,7 @@ _ROWS = ("data", "items", "tasks")
 
 
 def read_task_list(payload: object) -> Page:
-    """Read one page; raise ResponseError where it is none, or where none of its rows is a task."""
+    """Read one page; raise ResponseError if it is malformed, or if none of its rows is a task."""
     body = payload
     if isinstance(body, dict) and isinstance(body.get("data"), dict):
         body = body["data"]
@@ -204,7 +204,7 @@ def read_task_list(payload: object) -> Page:
         else None
     )
     if rows is None or not isinstance(body, dict):
-        raise ResponseError("The server's reply is not a list of tasks.", body=str(payload)[:1024])
+        raise ResponseError("The server's response is not a list of tasks.", body=str(payload)[:1024])
     return _page(rows, _next_page(body, len(rows)))
 
 
@@ -216,7 +216,7 @@ def _page(rows: list[object], following: Mapping[str, str] | None) -> Page:
         except ResponseError:
             unreadable += 1
     if unreadable and not tasks:
-        raise ResponseError("The server's reply is not a list of tasks.", body=str(rows)[:1024])
+        raise ResponseError("The server's response is not a list of tasks.", body=str(rows)[:1024])
     return Page(tasks, following, unreadable)
 
 
@@ -258,9 +258,9 @@ def _id_in(body: Mapping[str, Any]) -> str | None:
 
 
 def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
-    """Return message and code of a task's error, and whether it ends the task whatever its status says.
+    """Return the message and code of a task's error, and whether it ends the task whatever its status.
 
-    An `error` field does. The looser names only say why a task failed: some servers fill them while it runs.
+    An `error` field ends it. Other fields do not: some servers set them while the task is still running.
     """
     error = body.get("error")
     if isinstance(error, dict):
@@ -279,8 +279,8 @@ def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
 def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in ("result", "task_result"):
         if isinstance(body.get(name), dict):
-            found: Mapping[str, Any] = body[name]
-            return found
+            result: Mapping[str, Any] = body[name]
+            return result
     if isinstance(body.get("resultJson"), str):
         try:
             parsed = parse(body["resultJson"])
@@ -311,7 +311,7 @@ _HOLDERS = (
     *("output", "outputs", "response", "result", "results", "data", "content", "assets", "artifacts"),
     *("files", "file", "media", "generations", "sample"),
 )
-"""Names under which a completed task may have its outputs in a shape of its own."""
+"""Fields in which a completed task may have its outputs in an unknown format."""
 _NO_OUTPUTS = (
     "input",
     "request",
@@ -324,14 +324,14 @@ _NO_OUTPUTS = (
     "webhook",
     "poll",
 )
-"""What the names of other addresses have in them."""
+"""Substrings of the names of fields whose URLs are not outputs."""
 _DEPTH = 6
 
 
 def _search(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield whatever looks like an output in a completed task in which no known name has one."""
+    """Yield whatever looks like an output in a completed task without outputs in known fields."""
     for name, value in body.items():
-        # A reference that was given is an address at the top; what was made is an object.
+        # An input reference is a plain URL at the top level; an output is an object.
         if name in _HOLDERS or (name in ("image", "video", "audio") and isinstance(value, dict)):
             yield from _addresses(value, _DEPTH)
 
@@ -387,7 +387,7 @@ def _is_address(url: str) -> bool:
     try:
         urlsplit(url)
     except ValueError:
-        return False  # such as http://[::1/x: nothing can fetch it, and it must not cost the other outputs
+        return False  # such as http://[::1/x, which must not make the other outputs unreadable
     return True
 
 
@@ -408,7 +408,7 @@ def _output(entry: Mapping[str, Any], task: Task, place: int) -> Output:
 
 
 _THUMBNAILS = ("thumbnail_url", "thumbnail", "cover_image_url", "cover_url", "cover", "poster_url", "poster")
-"""What other video APIs call the address of a still image; assumed, for our server documents none."""
+"""Other video APIs' names for the URL of a still image; assumed, since our server documents none."""
 
 
 def _thumbnail(entry: Mapping[str, Any]) -> str | None:
