@@ -23,13 +23,13 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode
 
 from langchain_piccc import ChatPiccc, PicccImageTool
 from llama_index_piccc import Piccc, PicccMediaToolSpec
 from piccc import AsyncClient, Client, Polling, telemetry
 from piccc.emulator import Emulator, Scripted
-from piccc.errors import PicccError
+from piccc.errors import ConfigurationError, PicccError
 from piccc.media.deliveries import MAX_WORKERS
 
 QUICK = Polling(min=0.01, max=0.02)
@@ -524,17 +524,45 @@ print(telemetry().__name__)
 """
 
 
-@pytest.mark.parametrize("method", ["on_start", "on_end"])
-def test_what_a_program_adds_to_opentelemetry_cannot_break_a_call_or_lose_a_task(
-    method: str, emulator: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("the processor's")
+def fail(*_: object, **__: object) -> Any:
+    raise RuntimeError("the program's")
 
-    processor, provider = SpanProcessor(), TracerProvider()
-    setattr(processor, method, fail)
+
+class Foreign(NonRecordingSpan):
+    """A span of another SDK."""
+
+    def attributes(self) -> dict[str, str]:
+        return {}
+
+
+class Failing(NonRecordingSpan):
+    """One that cannot be read."""
+
+    attributes = property(fail)
+
+
+FAILING: dict[str, Callable[[], dict[str, Any]]] = {
+    "a processor at the start": lambda: {"processor": {"on_start": fail}},
+    "a processor at the end": lambda: {"processor": {"on_end": fail}},
+    "a sampler": lambda: {"sampler": SimpleNamespace(should_sample=fail)},
+    "a meter": lambda: {"meter": SimpleNamespace(record=fail)},
+    "a current span that cannot be read": lambda: {"span": Failing(trace.INVALID_SPAN_CONTEXT)},
+    "a current span whose attributes are a method": lambda: {"span": Foreign(trace.INVALID_SPAN_CONTEXT)},
+}
+
+
+@pytest.mark.parametrize("what", FAILING)
+def test_what_a_program_adds_to_opentelemetry_cannot_break_a_call_or_lose_a_task(
+    what: str, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    added = FAILING[what]()
+    processor, provider = SpanProcessor(), TracerProvider(sampler=added.get("sampler"))
+    vars(processor).update(added.get("processor", {}))
     provider.add_span_processor(processor)
-    telemetry.instrument(tracer_provider=provider)
+    meter = SimpleNamespace(create_histogram=lambda *_, **__: added.get("meter"))
+    meters: Any = SimpleNamespace(get_meter=lambda *_, **__: meter) if "meter" in added else None
+    telemetry.instrument(tracer_provider=provider, meter_provider=meters)
+    token = context.attach(trace.set_span_in_context(added.get("span", trace.INVALID_SPAN)))
     try:
         for way in ("raw", "raw, stream", "raw, async"):
             CALLS[way](emulator)
@@ -543,9 +571,32 @@ def test_what_a_program_adds_to_opentelemetry_cannot_break_a_call_or_lose_a_task
             assert own.tasks.resume("one").id == task.id  # the ledger has it
             assert len(own.images.map(["a", "b"], model="piccc-image")) == 2
     finally:
+        context.detach(token)
         telemetry.uninstrument()
         provider.shutdown()
-    assert "OpenTelemetry failed; the call continues." in caplog.messages
+    assert ("OpenTelemetry failed; the call continues." in caplog.messages) is ("span" not in added)
+
+
+@pytest.mark.parametrize("given", [{"tracer_provider": "otlp"}, {"meter_provider": 4317}])
+def test_what_is_no_provider_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="is of type"):
+        telemetry.instrument(**given)
+
+
+def test_half_of_a_surrogate_pair_does_not_keep_spans_from_being_exported(
+    seen: Seen, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", " TRUE ")
+    seen.instrument()
+    own, half = client(emulator), "half \ud83d of it"
+    own.chat.create(half, stop=[half])
+    own.images.submit(half, model="piccc-image")
+    with pytest.raises(PicccError):
+        own.chat.create(PROMPT, model=half)
+    for span in seen.spans():
+        said = [span.name, span.status.description, dict(span.attributes or {})]
+        assert json.dumps(said, ensure_ascii=False).encode(), "as an exporter writes it"
+    assert len(seen.spans()) == 3
 
 
 def test_nothing_is_imported_before_there_is_a_provider() -> None:

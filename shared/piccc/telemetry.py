@@ -21,7 +21,7 @@ from contextvars import Token
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
-from piccc.errors import MissingExtraError
+from piccc.errors import ConfigurationError, MissingExtraError
 
 try:
     from opentelemetry import context, metrics, trace
@@ -33,6 +33,7 @@ except ImportError as error:
     ) from error
 
 from piccc._version import __version__
+from piccc.arguments import join_halves
 from piccc.config import Config, origin_of, redact
 from piccc.conversation import (
     Audio,
@@ -93,7 +94,6 @@ _EXTRA = (
     ("gen_ai.request.top_k", "top_k"),
     ("gen_ai.request.frequency_penalty", "frequency_penalty"),
     ("gen_ai.request.presence_penalty", "presence_penalty"),
-    ("gen_ai.request.choice.count", "n"),
 )
 """What programs add to a request beside its fields."""
 
@@ -117,7 +117,7 @@ class _Instruments:
 
         # Read only once: an environment lookup takes as long as setting three span attributes.
         def is_enabled(variable: str, *values: str) -> bool:
-            return os.environ.get(variable, "").lower() in ("true", "1", *values)
+            return os.environ.get(variable, "").strip().lower() in ("true", "1", *values)
 
         self.captures_content = is_enabled(CONTENT_VARIABLE, "span_only", "span_and_event")
         self.sends_traceparent = is_enabled(TRACEPARENT_VARIABLE)
@@ -146,9 +146,18 @@ def instrument(
         meter_provider: receives the metrics; by default the global one.
 
     Raises:
+        ConfigurationError: an argument is not a provider.
         MissingExtraError: opentelemetry-api is not installed; raised when this module is imported.
     """
     global instruments
+    for name, given, method in (
+        ("tracer_provider", tracer_provider, "get_tracer"),
+        ("meter_provider", meter_provider, "get_meter"),
+    ):
+        if given is not None and not hasattr(given, method):
+            raise ConfigurationError(
+                f"{name} is of type {type(given).__name__}.", hint="Give a provider of OpenTelemetry's SDK."
+            )
     instruments = _Instruments(tracer_provider, meter_provider)
 
 
@@ -273,11 +282,14 @@ class Operation:
             self._span.set_attributes(final)
             if error is not None:
                 # Server errors may quote the request, so their text counts as content.
-                description = str(error) if self._instruments.captures_content else type(error).__name__
+                captures = self._instruments.captures_content
+                description = join_halves(str(error)) if captures else type(error).__name__
                 self._span.set_status(Status(StatusCode.ERROR, description))
-        self._span.end()
-        if self._is_measured:
-            self._instruments.duration.record(time.perf_counter() - self._began, self._attributes)
+        try:
+            self._span.end()
+        finally:
+            if self._is_measured:
+                self._instruments.duration.record(time.perf_counter() - self._began, self._attributes)
 
     def _add_record(self, record: Record, attributes: Attributes) -> None:
         if request_id := record.request_id:
@@ -304,7 +316,8 @@ class Chat(Operation):
     _is_measured = True
 
     def __init__(self, config: Config, request: ChatRequest, *, is_stream: bool) -> None:
-        attributes = _attributes("chat", config, request.model)
+        model = join_halves(request.model)
+        attributes = _attributes("chat", config, model)
         more: Attributes = {
             name: value for name, field in _REQUEST if (value := getattr(request, field)) is not None
         }
@@ -314,11 +327,11 @@ class Chat(Operation):
         if is_stream:
             more["gen_ai.request.stream"] = True
         if request.stop:
-            more["gen_ai.request.stop_sequences"] = list(request.stop)
+            more["gen_ai.request.stop_sequences"] = [join_halves(each) for each in request.stop]
         if request.response_format is not None:
             more["gen_ai.output.type"] = "json"
         content = partial(_input, request)
-        super().__init__(f"chat {request.model}", SpanKind.CLIENT, attributes, more, content=content)
+        super().__init__(f"chat {model}", SpanKind.CLIENT, attributes, more, content=content)
         self._last = 0.0
         self._until_gap = 2
         self._gaps: list[float] = []
@@ -375,9 +388,9 @@ class Submission(Operation):
     _is_measured = True
 
     def __init__(self, config: Config, path: str, body: Mapping[str, Any]) -> None:
-        model = str(body.get("model") or "")
         kind = "video" if "/video" in path else "image"
         more: Attributes = {"gen_ai.output.type": kind}
+        model = join_halves(str(body.get("model") or ""))
         attributes = _attributes("generate_content", config, model)
         name, content = f"generate_content {model}".strip(), partial(_prompt, body)
         super().__init__(name, SpanKind.CLIENT, attributes, more, content=content)
@@ -450,17 +463,20 @@ def is_traced(operation: str, kind: str) -> bool:
         return True
     if context.get_value("suppress_instrumentation", current):
         return True
-    # Only the SDK's spans have readable attributes, not the API's.
-    span = trace.get_current_span(current)
-    attributes: Mapping[str, Any] = getattr(span, "attributes", None) or {}
-    if attributes.get("gen_ai.operation.name") == operation:
-        return True
-    if attributes.get("openinference.span.kind") == kind:
-        return True
-    # OpenInference's LlamaIndex spans get their kind when they end; until then, only their names show it.
-    scope, name = getattr(span, "instrumentation_scope", None), getattr(span, "name", "")
-    is_openinference = scope is not None and scope.name == "openinference.instrumentation.llama_index"
-    return is_openinference and kind == "LLM" and _LLM_METHOD.search(name) is not None
+    span: Any = trace.get_current_span(current)
+    # Only the SDK's spans have readable attributes, not the API's; those of other SDKs may be anything.
+    try:
+        attributes = getattr(span, "attributes", None) or {}
+        if attributes.get("gen_ai.operation.name") == operation:
+            return True
+        if attributes.get("openinference.span.kind") == kind:
+            return True
+        # OpenInference's LlamaIndex spans get their kind when they end; until then, only their names show it.
+        scope = getattr(span, "instrumentation_scope", None)
+        is_openinference = scope is not None and scope.name == "openinference.instrumentation.llama_index"
+        return is_openinference and kind == "LLM" and _LLM_METHOD.search(span.name) is not None
+    except Exception:
+        return False
 
 
 _LLM_METHOD = re.compile(r"\.a?(stream_)?(chat|complete)$")
@@ -531,7 +547,7 @@ def _json(value: object) -> str:
 def _redacted(value: object) -> object:
     match value:
         case str():
-            return redact(value, is_prose=True)
+            return redact(join_halves(value), is_prose=True)
         case Mapping():
             return {name: _redacted(each) for name, each in value.items()}
         case list():
