@@ -277,7 +277,7 @@ START: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "all but a model": (READY, ("No video model was named: calls of generate_video fail.",)),
     "a key in quotation marks": (
         {**READY, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
-        ('Give the key alone, without "Bearer" and without quotation marks. Every call fails',),
+        ('only the key, without "Bearer"', "Every call fails"),
     ),
     "all": ({**READY, "PICCC_VIDEO_MODEL": "b"}, ()),
 }
