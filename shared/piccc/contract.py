@@ -1,4 +1,4 @@
-"""Try statements about the API on a server: requests within a budget, checks of the responses, a report."""
+"""Check statements about the API against a server: requests within a budget, response checks, a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUSY = (429, 502, 503, 504, 529)
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a request may cost, in any currency; the provider documents no prices, so these are assumed."""
+    """The maximum cost of a request, in any currency; assumed, since the provider documents no prices."""
 
     chat: float = 0.01
     image: float = 0.2
@@ -34,7 +34,7 @@ class Prices:
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and its response, as sent and as received; no key is in it."""
+    """A request and its response, as sent and received, without the key."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class Exchange:
     headers: Mapping[str, str]
     response: bytes
     before: Exchange | None = None
-    """An earlier one that it is compared with."""
+    """An earlier exchange to compare with."""
 
     @property
     def json(self) -> Any:
@@ -62,12 +62,12 @@ class Exchange:
 
 
 class NotTried(Exception):
-    """A probe could not be run, or shows nothing; the text says why."""
+    """A statement could not be checked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One exchange that rows look at: how it is made, and which of the prices it costs if it succeeds."""
+    """One exchange that rows check: how to make it, and its price if it succeeds."""
 
     ask: Callable[[Server], Exchange]
     kind: Literal["free", "chat", "image", "video"] = "free"
@@ -75,7 +75,7 @@ class Sample:
 
 
 Check = Callable[[Exchange], str]
-"""Returns what is different, or "" where all is as stated. Raises NotTried where nothing can be seen."""
+"""Returns the difference, or "" if the statement holds. Raises NotTried if the exchange shows neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of a row; `saw` is the difference, or why it was not tried."""
+    """The result of a row; `saw` is the difference, or why it was not tried."""
 
     row: Row
     verdict: Verdict
@@ -99,7 +99,7 @@ class Finding:
     exchange: Exchange | None
 
     def to_json(self) -> JSON:
-        """Return the finding as plain values, with the first 4,000 bytes each way."""
+        """Return the finding as plain JSON data, with the first 4,000 bytes of request and response."""
         row, exchange = self.row, self.exchange
         shown: JSON = {"name": row.name, "origin": row.origin, "says": row.says}
         shown |= {"verdict": self.verdict, "saw": self.saw}
@@ -124,10 +124,10 @@ _HEADERS = (
 
 @dataclass(slots=True)
 class Server:
-    """The server that is tried; each sample is asked for once, and only while there is money for it.
+    """The server under test; each sample is requested once, and only within the budget.
 
-    `models` has a name for each of chat, image and video, or "" where none is known; `samples` are what the
-    rows look at, by name. `poll` is in seconds.
+    `models` has a model name for each of chat, image and video, or "" if unknown. `samples` are the exchanges
+    that rows check, by name. `poll` and `patience` are in seconds.
     """
 
     base_url: str
@@ -145,9 +145,9 @@ class Server:
     _client: httpx.Client | None = None
 
     def find(self, rows: Iterable[Row]) -> Iterator[Finding]:
-        """Try rows, the cheapest first."""
+        """Check rows, the cheapest first."""
         host = httpx.URL(self.base_url).host
-        # Each request has a connection of its own: one that the server closes while idle proves nothing.
+        # Each request has its own connection, since the server may close idle ones.
         limits = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(timeout=120.0, limits=limits, trust_env=not is_loopback(host)) as client:
             self._client = client
@@ -155,15 +155,15 @@ class Server:
                 yield self._tried(row)
 
     def _price_of(self, row: Row) -> float:
-        kind = row.sample.partition(".")[0]  # whatever is read of a task needs the task
+        kind = row.sample.partition(".")[0]  # samples that read a task need the task
         return max(self.cost(self.samples[each]) for each in {row.sample, kind} if each in self.samples)
 
     def cost(self, sample: Sample) -> float:
-        """Return what a sample may cost."""
+        """Return the maximum cost of a sample."""
         return 0.0 if sample.kind == "free" else sample.times * float(getattr(self.prices, sample.kind))
 
     def sample(self, name: str) -> Exchange:
-        """Return an exchange, asked for now or before. Raises NotTried."""
+        """Return a sample's exchange, making the request if needed. Raises NotTried."""
         if name not in self._asked:
             sample = self.samples[name]
             cost = self.cost(sample)
@@ -175,15 +175,15 @@ class Server:
                 self._asked[name] = exchange = sample.ask(self)
                 self.spent += cost if exchange.status < 300 else 0.0
             except httpx.HTTPError as error:
-                # Nobody knows whether a request without an answer was billed.
+                # A request without a response may have been billed.
                 self.spent += 0.0 if isinstance(error, httpx.ConnectError) else cost
-                self._asked[name] = NotTried(f"no answer: {redact(str(error) or type(error).__name__)}")
+                self._asked[name] = NotTried(f"no response: {redact(str(error) or type(error).__name__)}")
             except NotTried as error:
                 self._asked[name] = error
-        found = self._asked[name]
-        if isinstance(found, NotTried):
-            raise found
-        return found
+        result = self._asked[name]
+        if isinstance(result, NotTried):
+            raise result
+        return result
 
     def ask(
         self,
@@ -211,9 +211,9 @@ class Server:
         return Exchange(method, path, content or b"", response.status_code, response.headers, read)
 
     def model(self, kind: str) -> str:
-        """Return the name of a model. Raises NotTried."""
+        """Return the model name for a kind of request. Raises NotTried."""
         if not self.models.get(kind):
-            raise NotTried(f"no {kind} model is known: set PICCC_{kind.upper()}_MODEL")
+            raise NotTried(f"no {kind} model is configured: set PICCC_{kind.upper()}_MODEL")
         return self.models[kind]
 
     def _tried(self, row: Row) -> Finding:
@@ -228,7 +228,7 @@ class Server:
         except NotTried as error:
             return Finding(row, "not tried", redact(str(error), [self.key]), _redacted(exchange, self.key))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            saw = f"the answer cannot be read: {type(error).__name__}: {error}"
+            saw = f"the response cannot be read: {type(error).__name__}: {error}"
         return Finding(
             row, "differs" if saw else "holds", redact(saw, [self.key]), _redacted(exchange, self.key)
         )
@@ -259,10 +259,11 @@ def _text(raw: bytes, length: int) -> str:
 
 
 def markdown(findings: Iterable[Finding], base_url: str, spent: float) -> str:
-    """Return the report: a table of all rows, then the bytes of those that differ."""
-    found = list(findings)
+    """Return the report: a table of all rows, then the exchanges of those that differ."""
+    findings = list(findings)
     counts = {
-        verdict: sum(one.verdict == verdict for one in found) for verdict in ("holds", "differs", "not tried")
+        verdict: sum(each.verdict == verdict for each in findings)
+        for verdict in ("holds", "differs", "not tried")
     }
     lines = [f"# {redact(base_url)}", ""]
     lines += [
@@ -270,16 +271,17 @@ def markdown(findings: Iterable[Finding], base_url: str, spent: float) -> str:
         "",
     ]
     lines += ["| row | origin | statement | verdict | seen |", "|---|---|---|---|---|"]
-    for one in found:
-        row = one.row
-        cells = (row.name, row.origin, row.says, one.verdict, one.saw[:_IN_TABLE])
+    for finding in findings:
+        row = finding.row
+        cells = (row.name, row.origin, row.says, finding.verdict, finding.saw[:_IN_TABLE])
         lines.append(f"| {' | '.join(cell.replace('|', '¦').replace(chr(10), ' ') for cell in cells)} |")
-    for one in found:
-        if one.verdict == "differs" and one.exchange:
-            exchange = one.exchange
+    for finding in findings:
+        if finding.verdict == "differs" and finding.exchange:
+            exchange = finding.exchange
             sent, got = _text(exchange.request, _IN_DETAILS), _text(exchange.response, _IN_DETAILS)
             kind = exchange.headers.get("content-type", "")
-            lines += ["", f"## {one.row.name}", "", f"{one.row.says} Seen: {one.saw}", "", "````http"]
+            lines += ["", f"## {finding.row.name}", "", f"{finding.row.says} Seen: {finding.saw}", ""]
+            lines += ["````http"]
             lines += [
                 f"{exchange.method} {exchange.path}",
                 sent,
@@ -297,36 +299,36 @@ def markdown(findings: Iterable[Finding], base_url: str, spent: float) -> str:
 def fits(shape: Any, *, status: int = 200) -> Check:
     """Check the status, and that the response's JSON has a shape.
 
-    A shape is a type, a tuple of types, a value, a compiled pattern, a list of one shape for every item, or a
-    dict of fields that must be there; `...` fits all.
+    A shape is a type, a tuple of types, a value, a compiled pattern, a list with one shape for all items, or
+    a dict of required fields; `...` matches anything.
     """
 
     def check(exchange: Exchange) -> str:
         if exchange.status != status:
-            return _unlike(exchange, status)
+            return _wrong_status(exchange, status)
         return misfit(exchange.json, shape, "")
 
     return check
 
 
-def _unlike(exchange: Exchange, status: int | str) -> str:
+def _wrong_status(exchange: Exchange, status: int | str) -> str:
     return f"status {exchange.status}, not {status}: {' '.join(_text(exchange.response, 200).split())}"
 
 
 def misfit(value: Any, shape: Any, path: str) -> str:
-    """Return how a value differs from a shape, as `fits` describes shapes; "" where it has it."""
+    """Return how a value differs from a shape (see `fits`), or "" if it matches."""
     where = path or "the body"
     if shape is ...:
         return ""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return f"{where} is {_named(value)}, not an object"
-        inside = ((f"{path}.{name}".lstrip("."), name, inner) for name, inner in shape.items())
-        found = (
+        fields = ((f"{path}.{name}".lstrip("."), name, inner) for name, inner in shape.items())
+        differences = (
             f"{at} is missing" if name not in value else misfit(value[name], inner, at)
-            for at, name, inner in inside
+            for at, name, inner in fields
         )
-        return next(filter(None, found), "")
+        return next(filter(None, differences), "")
     if isinstance(shape, list):
         if not isinstance(value, list) or not value:
             return f"{where} is {_named(value)}, not a list with items"
@@ -354,11 +356,11 @@ ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}}
 
 
 def refused(*statuses: int, says: str = "", form: Any = ...) -> Check:
-    """Check that the request was refused; `says` is a pattern of the text, `form` the shape of the body."""
+    """Check that the request was rejected; `says` is a pattern for the text, `form` the body's shape."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status not in statuses:
-            return _unlike(exchange, " or ".join(map(str, statuses)))
+            return _wrong_status(exchange, " or ".join(map(str, statuses)))
         text = exchange.response.decode(errors="replace")
         if not re.search(says, text, re.IGNORECASE):
             return f"it says {_named(text)}"
@@ -380,11 +382,11 @@ def header(name: str, pattern: str = ".") -> Check:
 
 
 def streamed(check: Callable[[list[Any]], str]) -> Check:
-    """Check that the response is a stream, and its events."""
+    """Check that the response is a stream, then check its events."""
 
     def checked(exchange: Exchange) -> str:
         if exchange.status != 200:
-            return _unlike(exchange, 200)
+            return _wrong_status(exchange, 200)
         kind = exchange.headers.get("content-type", "")
         return check(exchange.events) if kind.startswith("text/event-stream") else f"content-type is {kind!r}"
 
@@ -400,7 +402,7 @@ def check_chunks(events: list[Any]) -> str:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     text = "".join(choice["delta"].get("content") or "" for choice in choices)
     if not text:
-        return "no text came"
+        return "there is no text"
     reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
     return "" if len(reasons) == 1 else f"finish reasons: {reasons}"
 
@@ -423,11 +425,11 @@ def check_last_usage(events: list[Any]) -> str:
 def check_no_usage(events: list[Any]) -> str:
     """Check that no chunk has usage."""
     used = [event for event in events if event != "[DONE]" and event.get("usage")]
-    return f"usage came unasked: {_named(used[0])}" if used else ""
+    return f"usage was sent unasked: {_named(used[0])}" if used else ""
 
 
 def check_call_deltas(events: list[Any]) -> str:
-    """Check that the deltas of a call begin with index, id and name and make JSON arguments."""
+    """Check that a call's deltas start with index, id and name, and add up to JSON arguments."""
     deltas = [
         call
         for event in events
@@ -436,7 +438,7 @@ def check_call_deltas(events: list[Any]) -> str:
         for call in choice["delta"].get("tool_calls") or ()
     ]
     if not deltas:
-        return "no call came"
+        return "there is no call"
     first = {"index": 0, "id": re.compile("."), "function": {"name": "weather"}}
     if wrong := misfit(deltas[0], first, "the first delta"):
         return wrong
@@ -464,7 +466,7 @@ def check_call(exchange: Exchange) -> str:
 
 
 def check_event_order(events: list[Any]) -> str:
-    """Check that the events come in Anthropic's order."""
+    """Check that the events are in Anthropic's order."""
     kinds = [event["type"] for event in events if event["type"] != "ping"]
     block = "content_block_start (content_block_delta )*content_block_stop "
     order = f"message_start ({block})+message_delta message_stop"
@@ -472,7 +474,7 @@ def check_event_order(events: list[Any]) -> str:
 
 
 def check_event_names(exchange: Exchange) -> str:
-    """Check that each event is named by its type."""
+    """Check that each event is named after its type."""
     text = exchange.response.decode(errors="replace").replace("\r\n", "\n")
     frames = [
         dict(line.split(":", 1) for line in frame.split("\n") if ":" in line) for frame in text.split("\n\n")
@@ -482,7 +484,7 @@ def check_event_names(exchange: Exchange) -> str:
         for frame in frames
         if "data" in frame and frame.get("event", "").strip() != _type_of(frame["data"])
     ]
-    return f"an event that is not named by its type: {_named(wrong[0])}" if wrong else ""
+    return f"an event is not named after its type: {_named(wrong[0])}" if wrong else ""
 
 
 def _type_of(data: str) -> Any:
@@ -490,7 +492,7 @@ def _type_of(data: str) -> Any:
 
 
 def check_message_usage(events: list[Any]) -> str:
-    """Check that the first event counts the input and the last the output."""
+    """Check that the first event has the input tokens and the last one the output tokens."""
     start = misfit(
         events[0], {"message": {"usage": {"input_tokens": int, "output_tokens": int}}}, "the first event"
     )
@@ -501,7 +503,7 @@ def check_message_usage(events: list[Any]) -> str:
 
 
 def check_input_deltas(events: list[Any]) -> str:
-    """Check that a `tool_use` block comes with its input in pieces of JSON."""
+    """Check that a `tool_use` block's input is streamed as pieces of JSON."""
     text = "".join(
         event["delta"].get("partial_json", "") for event in events if event["type"] == "content_block_delta"
     )
@@ -512,36 +514,36 @@ def check_input_deltas(events: list[Any]) -> str:
 
 
 def json_text(shape: Any) -> Check:
-    """Check that the text of a chat completion is JSON of a shape; one that was cut shows nothing."""
+    """Check that a chat completion's text is JSON of a shape; raise NotTried if it was cut off."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
-            return _unlike(exchange, 200)
+            return _wrong_status(exchange, 200)
         choice = exchange.json["choices"][0]
         text = choice["message"]["content"]
         try:
             return misfit(json.loads(text), shape, "the answer")
         except ValueError:
             if choice.get("finish_reason") == "length":
-                raise NotTried(f"the answer was cut at max_tokens: {_named(text)}") from None
+                raise NotTried(f"the answer was cut off at max_tokens: {_named(text)}") from None
             return f"the answer is {_named(text)}"
 
     return check
 
 
 def not_in_text(stop: str) -> Check:
-    """Check that a reply does not have the stop sequence in its text."""
+    """Check that a reply's text does not contain the stop sequence."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
-            return _unlike(exchange, 200)
+            return _wrong_status(exchange, 200)
         reply = exchange.json
         text = (
             str(reply["choices"][0]["message"]["content"])
             if "choices" in reply
             else "".join(each.get("text", "") for each in reply["content"])
         )
-        return f"the answer has {stop!r} in it: {_named(text)}" if stop in text else ""
+        return f"the answer contains {stop!r}: {_named(text)}" if stop in text else ""
 
     return check
 
@@ -554,27 +556,28 @@ def check_total(exchange: Exchange) -> str:
 
 
 def media(kind: str) -> Check:
-    """Check that a file has the media type of its content: an image or a video."""
+    """Check that a file is an image or a video, and that its media type says so."""
 
     def check(exchange: Exchange) -> str:
         if exchange.status != 200:
-            return _unlike(exchange, 200)
-        said = exchange.headers.get("content-type", "")
+            return _wrong_status(exchange, 200)
+        declared = exchange.headers.get("content-type", "")
         head = exchange.response[:12]
-        real = {
+        is_kind = {
             "image": head[:4] in (b"\x89PNG", b"RIFF") or head[:2] == b"\xff\xd8",
             "video": head[4:8] == b"ftyp",
         }
-        return "" if said.startswith(f"{kind}/") and real[kind] else f"{said!r}, beginning {head.hex(' ')}"
+        if declared.startswith(f"{kind}/") and is_kind[kind]:
+            return ""
+        return f"{declared!r}, starting with {head.hex(' ')}"
 
     return check
 
 
 def check_part(exchange: Exchange) -> str:
-    """Check that four bytes from the fourth on came as a part."""
+    """Check that the response is a part with the bytes 4 to 7."""
     if exchange.status != 206:
-        return _unlike(exchange, 206)
-    said = exchange.headers.get("content-range", "")
-    return (
-        "" if said.startswith("bytes 4-7/") and len(exchange.response) == 4 else f"content-range is {said!r}"
-    )
+        return _wrong_status(exchange, 206)
+    content_range = exchange.headers.get("content-range", "")
+    is_right = content_range.startswith("bytes 4-7/") and len(exchange.response) == 4
+    return "" if is_right else f"content-range is {content_range!r}"

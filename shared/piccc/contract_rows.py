@@ -1,4 +1,4 @@
-"""What the API documents and what this package assumes of it, a row each, and the exchanges that show it."""
+"""The documented and assumed statements about the API, one per row, and the exchanges that check them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ JSON = dict[str, Any]
 
 _ASK = "Name one city. Answer with its name only."
 _SHORT = 32
-"""Tokens of most replies: enough for a call."""
+"""max_tokens of most requests: enough for a tool call."""
 _PIXEL = base64.b64encode(
     bytes.fromhex(
         "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
@@ -97,7 +97,7 @@ def _free(method: str, path: str, body: JSON | bytes | None = None, **options: A
     return Sample(lambda server: server.ask(method, path, body, **options))
 
 
-def _said(*messages: JSON) -> JSON:
+def _conversation(*messages: JSON) -> JSON:
     return {"messages": list(messages)}
 
 
@@ -120,7 +120,7 @@ def _listed(server: Server) -> Exchange:
 
 
 def _task_of(server: Server, kind: str) -> JSON:
-    """Return the submitted task. Raises NotTried where there is none."""
+    """Return the submitted task. Raises NotTried if there is none."""
     task = server.sample(kind).json
     if not isinstance(task, dict) or not _id_of(task):
         raise NotTried(f"no {kind} task was accepted")
@@ -152,7 +152,7 @@ def _file(server: Server, kind: str, headers: Mapping[str, str] | None = None) -
     try:
         url = ended["result"]["outputs"][0]["url"]
     except (KeyError, IndexError, TypeError):
-        raise NotTried(f"the {kind} task has no output where one is assumed") from None
+        raise NotTried(f"the {kind} task has no output in the assumed place") from None
     return server.ask("GET", str(httpx.URL(server.base_url).join(url)), headers=headers, auth="none")
 
 
@@ -163,15 +163,17 @@ def _polled(server: Server) -> Exchange:
     return server.ask("GET", str(httpx.URL(server.base_url).join(url)))
 
 
-def _of_public_address(server: Server) -> Exchange:
-    raise NotTried("needs an address that the provider can reach: see piccc webhooks listen")
+def _webhook(server: Server) -> Exchange:
+    raise NotTried("needs a URL that the provider can reach: see piccc webhooks listen")
 
 
 def _refusals(**bodies: JSON) -> dict[str, Sample]:
-    """Return samples that a strict server refuses, which is free; a lenient one bills a short reply."""
-    made = {"chat": _chats, "messages": _messages}
+    """Return samples that a strict server rejects for free; a lenient one bills a short reply."""
+    sample = {"chat": _chats, "messages": _messages}
     return {
-        name.replace("__", ".").replace("_", "-"): made[name.partition("__")[0]]({"max_tokens": 1, **fields})
+        name.replace("__", ".").replace("_", "-"): sample[name.partition("__")[0]](
+            {"max_tokens": 1, **fields}
+        )
         for name, fields in bodies.items()
     }
 
@@ -194,12 +196,12 @@ SAMPLES: dict[str, Sample] = {
     **_refusals(
         chat__no_messages={"messages": []},
         chat__unknown_model={"model": "no-such-model"},
-        chat__unknown_content=_said({"role": "user", "content": [{"type": "hologram"}]}),
+        chat__unknown_content=_conversation({"role": "user", "content": [{"type": "hologram"}]}),
         chat__both_limits={"max_completion_tokens": 1},
         chat__parallel_without_tools={"parallel_tool_calls": False},
-        chat__unanswered_call=_said(_WEATHER, _CALLS, _USER),
-        chat__result_without_call=_said(_USER, _RESULT),
-        chat__bad_arguments=_said(
+        chat__unanswered_call=_conversation(_WEATHER, _CALLS, _USER),
+        chat__result_without_call=_conversation(_USER, _RESULT),
+        chat__bad_arguments=_conversation(
             _WEATHER,
             {**_CALLS, "tool_calls": [{**_CALL, "function": {"name": "weather", "arguments": "{"}}]},
             _RESULT,
@@ -220,21 +222,25 @@ SAMPLES: dict[str, Sample] = {
                 "json_schema": {"name": "answer", "strict": True, "schema": _PARAMETERS},
             }
         },
-        chat__half_a_pair=_said({"role": "user", "content": "\ud83d"}),
-        chat__mistyped_image=_said(
+        chat__half_a_pair=_conversation({"role": "user", "content": "\ud83d"}),
+        chat__mistyped_image=_conversation(
             {
                 "role": "user",
                 "content": [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_PIXEL}"}}],
             }
         ),
-        chat__duplicate_call=_said(_WEATHER, {**_CALLS, "tool_calls": [_CALL, _CALL]}, _RESULT, _RESULT),
-        chat__nameless_call=_said(
+        chat__duplicate_call=_conversation(
+            _WEATHER, {**_CALLS, "tool_calls": [_CALL, _CALL]}, _RESULT, _RESULT
+        ),
+        chat__nameless_call=_conversation(
             _WEATHER,
             {**_CALLS, "tool_calls": [{**_CALL, "function": {"name": "", "arguments": "{}"}}]},
             _RESULT,
         ),
-        chat__speaker=_said(_USER, {"role": "assistant", "name": "research agent", "content": "Oslo"}, _USER),
-        chat__false_pdf=_said(
+        chat__speaker=_conversation(
+            _USER, {"role": "assistant", "name": "research agent", "content": "Oslo"}, _USER
+        ),
+        chat__false_pdf=_conversation(
             {
                 "role": "user",
                 "content": [
@@ -245,7 +251,7 @@ SAMPLES: dict[str, Sample] = {
                 ],
             }
         ),
-        messages__tool_id=_said(
+        messages__tool_id=_conversation(
             _WEATHER,
             {"role": "assistant", "content": [{**_TOOL_USE, "id": "call|1"}]},
             {"role": "user", "content": [{**_TOOL_RESULT, "tool_use_id": "call|1"}]},
@@ -256,13 +262,13 @@ SAMPLES: dict[str, Sample] = {
             ]
         },
         messages__thinking_forced={
-            **_said(_WEATHER),
+            **_conversation(_WEATHER),
             "thinking": {"type": "enabled", "budget_tokens": 1024},
             "max_tokens": 1025,
             "tools": [_USE],
             "tool_choice": {"type": "any"},
         },
-        messages__foreign_thinking=_said(
+        messages__foreign_thinking=_conversation(
             _USER,
             {
                 "role": "assistant",
@@ -274,17 +280,19 @@ SAMPLES: dict[str, Sample] = {
             _USER,
         ),
         messages__no_max_tokens={"max_tokens": None},
-        messages__blank_text=_said({"role": "user", "content": " "}),
-        messages__trailing_space=_said(_USER, {"role": "assistant", "content": "Oslo "}),
-        messages__result_without_call=_said({"role": "user", "content": [_TOOL_RESULT]}),
-        messages__unanswered_call=_said(_WEATHER, {"role": "assistant", "content": [_TOOL_USE]}, _USER),
+        messages__blank_text=_conversation({"role": "user", "content": " "}),
+        messages__trailing_space=_conversation(_USER, {"role": "assistant", "content": "Oslo "}),
+        messages__result_without_call=_conversation({"role": "user", "content": [_TOOL_RESULT]}),
+        messages__unanswered_call=_conversation(
+            _WEATHER, {"role": "assistant", "content": [_TOOL_USE]}, _USER
+        ),
         messages__budget={"thinking": {"type": "enabled", "budget_tokens": 2048}},
         messages__thinking_temperature={
             "thinking": {"type": "enabled", "budget_tokens": 1024},
             "max_tokens": 1025,
             "temperature": 0.5,
         },
-        messages__cache_marks=_said(
+        messages__cache_marks=_conversation(
             {
                 "role": "user",
                 "content": [{"type": "text", "text": "Go.", "cache_control": {"type": "ephemeral"}}] * 5,
@@ -292,12 +300,14 @@ SAMPLES: dict[str, Sample] = {
         ),
     ),
     "chat": _chats({}),
-    "chat.cut": _chats({"max_tokens": 1, **_said({"role": "user", "content": "Count from one to twenty."})}),
+    "chat.cut": _chats(
+        {"max_tokens": 1, **_conversation({"role": "user", "content": "Count from one to twenty."})}
+    ),
     "chat.stop": _chats({"stop": ["o"]}),
-    "chat.developer": _chats(_said({"role": "developer", "content": "Be brief."}, _USER)),
-    "chat.parts": _chats(_said({"role": "user", "content": [{"type": "text", "text": _ASK}]})),
+    "chat.developer": _chats(_conversation({"role": "developer", "content": "Be brief."}, _USER)),
+    "chat.parts": _chats(_conversation({"role": "user", "content": [{"type": "text", "text": _ASK}]})),
     "chat.image": _chats(
-        _said(
+        _conversation(
             {
                 "role": "user",
                 "content": [
@@ -309,18 +319,18 @@ SAMPLES: dict[str, Sample] = {
     ),
     "chat.stream": _chats({"stream": True}),
     "chat.stream.usage": _chats({"stream": True, "stream_options": {"include_usage": True}}),
-    "chat.tool": _chats({**_said(_WEATHER), "tools": [_TOOL], "tool_choice": "required"}),
+    "chat.tool": _chats({**_conversation(_WEATHER), "tools": [_TOOL], "tool_choice": "required"}),
     "chat.tool.named": _chats(
         {
-            **_said(_WEATHER),
+            **_conversation(_WEATHER),
             "tools": [_TOOL],
             "tool_choice": {"type": "function", "function": {"name": "weather"}},
         }
     ),
     "chat.tool.stream": _chats(
-        {**_said(_WEATHER), "tools": [_TOOL], "tool_choice": "required", "stream": True}
+        {**_conversation(_WEATHER), "tools": [_TOOL], "tool_choice": "required", "stream": True}
     ),
-    "chat.result": _chats({**_said(_WEATHER, _CALLS, _RESULT), "tools": [_TOOL]}),
+    "chat.result": _chats({**_conversation(_WEATHER, _CALLS, _RESULT), "tools": [_TOOL]}),
     "chat.schema": _chats(
         {
             "response_format": {
@@ -331,7 +341,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "chat.json": _chats(
         {
-            **_said({"role": "user", "content": 'Name a city. Answer in JSON: {"city": "..."}'}),
+            **_conversation({"role": "user", "content": 'Name a city. Answer in JSON: {"city": "..."}'}),
             "response_format": {"type": "json_object"},
         }
     ),
@@ -342,13 +352,13 @@ SAMPLES: dict[str, Sample] = {
     "messages": _messages({}),
     "messages.x-api-key": Sample(lambda server: _message(server, {}, "x-api-key"), "chat"),
     "messages.cut": _messages(
-        {"max_tokens": 1, **_said({"role": "user", "content": "Count from one to twenty."})}
+        {"max_tokens": 1, **_conversation({"role": "user", "content": "Count from one to twenty."})}
     ),
     "messages.stop": _messages({"stop_sequences": ["o"]}),
     "messages.system": _messages({"system": [{"type": "text", "text": "Be brief."}]}),
-    "messages.two-user-turns": _messages(_said({"role": "user", "content": "Hello."}, _USER)),
+    "messages.two-user-turns": _messages(_conversation({"role": "user", "content": "Hello."}, _USER)),
     "messages.image": _messages(
-        _said(
+        _conversation(
             {
                 "role": "user",
                 "content": [
@@ -362,10 +372,10 @@ SAMPLES: dict[str, Sample] = {
         )
     ),
     "messages.stream": _messages({"stream": True}),
-    "messages.tool": _messages({**_said(_WEATHER), "tools": [_USE], "tool_choice": {"type": "any"}}),
+    "messages.tool": _messages({**_conversation(_WEATHER), "tools": [_USE], "tool_choice": {"type": "any"}}),
     "messages.tool.stream": _messages(
         {
-            **_said(_WEATHER),
+            **_conversation(_WEATHER),
             "tools": [_USE],
             "tool_choice": {"type": "tool", "name": "weather"},
             "stream": True,
@@ -373,7 +383,7 @@ SAMPLES: dict[str, Sample] = {
     ),
     "messages.result": _messages(
         {
-            **_said(
+            **_conversation(
                 _WEATHER,
                 {"role": "assistant", "content": [_TOOL_USE]},
                 {"role": "user", "content": [_TOOL_RESULT]},
@@ -384,9 +394,9 @@ SAMPLES: dict[str, Sample] = {
     "messages.thinking": _messages(
         {"thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 1056}, 10
     ),
-    "chat.overflow": _chats(_said({"role": "user", "content": "word " * 140_000}), 20),
-    "messages.overflow": _messages(_said({"role": "user", "content": "word " * 140_000}), 20),
-    "webhook": Sample(_of_public_address),
+    "chat.overflow": _chats(_conversation({"role": "user", "content": "word " * 140_000}), 20),
+    "messages.overflow": _messages(_conversation({"role": "user", "content": "word " * 140_000}), 20),
+    "webhook": Sample(_webhook),
 }
 for _kind in ("image", "video"):
     SAMPLES |= {
@@ -475,7 +485,7 @@ def _block(kind: str, **shape: Any) -> Check:
         return (
             misfit(blocks, [shape], kind)
             if blocks
-            else fits({"type": "message"})(exchange) or f"no {kind} came"
+            else fits({"type": "message"})(exchange) or f"there is no {kind}"
         )
 
     return check
@@ -490,7 +500,7 @@ def _rows(origin: Origin, *rows: tuple[str, str, str, Check]) -> list[Row]:
 
 
 def _refusal_rows(*rows: tuple[str, str]) -> list[Row]:
-    """Make rows whose sample has their name, and which a strict server refuses."""
+    """Return rows for requests that a strict server rejects; each has the name of its sample."""
     return [Row(name, "assumed", says, name, refused(400, 404, 413, 422)) for name, says in rows]
 
 
@@ -534,7 +544,7 @@ ROWS: tuple[Row, ...] = (
         ),
         (
             "video.read",
-            "So it does a video task.",
+            "`GET /v1/tasks/{task_id}` shows a video task.",
             "video.read",
             fits({"task_id": str, "status": str}),
         ),
@@ -543,35 +553,35 @@ ROWS: tuple[Row, ...] = (
         "assumed",
         (
             "auth.none",
-            "Without a key the status is 401, in OpenAI's error form.",
+            "A request without a key gets 401 in OpenAI's error format.",
             "no-key",
             refused(401, form=OPENAI_ERROR),
         ),
         (
             "auth.wrong",
-            "A wrong key is 401 on the task routes, in OpenAI's error form.",
+            "A wrong key gets 401 on the task routes, in OpenAI's error format.",
             "wrong-key",
             refused(401, form=OPENAI_ERROR),
         ),
         (
             "auth.messages",
-            "On `/v1/messages` it is 401 in Anthropic's error form.",
+            "On `/v1/messages`, a missing key gets 401 in Anthropic's error format.",
             "no-key.messages",
             refused(401, form=ANTHROPIC_ERROR),
         ),
         ("auth.messages.x-api-key", "`/v1/messages` takes `X-API-Key` too.", "messages.x-api-key", _ANSWERED),
-        ("request-id", "Every reply has `x-request-id`.", "models", header("x-request-id")),
+        ("request-id", "Every response has `x-request-id`.", "models", header("x-request-id")),
         ("request-id.error", "Every error has `x-request-id`.", "no-key", header("x-request-id")),
         ("request-id.messages", "`/v1/messages` has `request-id` too.", "messages", header("request-id")),
         (
             "rate-limit",
-            "Replies have `x-ratelimit-limit-requests`.",
+            "Responses have `x-ratelimit-limit-requests`.",
             "models",
             header("x-ratelimit-limit-requests", "^[0-9]+$"),
         ),
         (
             "models",
-            "`GET /v1/models` is OpenAI's list.",
+            "`GET /v1/models` returns OpenAI's list format.",
             "models",
             fits(
                 {"object": "list", "data": [{"id": str, "object": "model", "created": int, "owned_by": str}]}
@@ -585,23 +595,28 @@ ROWS: tuple[Row, ...] = (
         ),
         (
             "no-task",
-            "An unknown task is 404 in OpenAI's error form.",
+            "An unknown task gets 404 in OpenAI's error format.",
             "no-task",
             refused(404, form=OPENAI_ERROR),
         ),
         (
             "list.form",
-            "The list is {object: list, data, has_more, next_cursor}.",
+            "The list has the form {object: list, data, has_more, next_cursor}.",
             "list",
             fits({"object": "list", "data": list, "has_more": bool, "next_cursor": (str, type(None))}),
         ),
-        ("tasks.no-prompt", "A task without a prompt is refused.", "tasks.no-prompt", refused(400, 422)),
-        ("chat.form", "A whole reply has the fields of OpenAI's chat completion.", "chat", fits(_REPLY)),
-        ("chat.total", "`total_tokens` is the sum of the two.", "chat", check_total),
-        ("chat.cut", "`max_tokens` cuts a reply with finish_reason `length`.", "chat.cut", _finish("length")),
+        ("tasks.no-prompt", "A task without a prompt is rejected.", "tasks.no-prompt", refused(400, 422)),
+        ("chat.form", "A complete reply has the fields of OpenAI's chat completion.", "chat", fits(_REPLY)),
+        ("chat.total", "`total_tokens` is the sum of input and output tokens.", "chat", check_total),
+        (
+            "chat.cut",
+            "`max_tokens` cuts off a reply with finish_reason `length`.",
+            "chat.cut",
+            _finish("length"),
+        ),
         (
             "chat.stop",
-            "`stop` ends a reply, without the text at which it ends.",
+            "`stop` ends a reply before the stop sequence.",
             "chat.stop",
             not_in_text("o"),
         ),
@@ -614,38 +629,38 @@ ROWS: tuple[Row, ...] = (
             "chat.stream",
             streamed(check_chunks),
         ),
-        ("chat.stream.done", "A stream ends in `[DONE]`.", "chat.stream", streamed(check_done)),
-        ("chat.stream.no-usage", "Usage does not come unasked.", "chat.stream", streamed(check_no_usage)),
+        ("chat.stream.done", "A stream ends with `[DONE]`.", "chat.stream", streamed(check_done)),
+        ("chat.stream.no-usage", "Usage is not sent unasked.", "chat.stream", streamed(check_no_usage)),
         (
             "chat.stream.usage",
-            "`include_usage` adds a last chunk with usage and without choices.",
+            "`include_usage` adds a last chunk with usage and no choices.",
             "chat.stream.usage",
             streamed(check_last_usage),
         ),
         (
             "chat.tool",
-            "`tool_choice: required` makes the model call, with JSON arguments.",
+            "`tool_choice: required` forces a tool call, with JSON arguments.",
             "chat.tool",
             check_call,
         ),
         (
             "chat.tool.named",
-            "A named `tool_choice` calls that tool.",
+            "A named `tool_choice` forces that tool.",
             "chat.tool.named",
             fits({"choices": [{"message": {"tool_calls": [{"function": {"name": "weather"}}]}}]}),
         ),
         (
             "chat.tool.stream",
-            "A streamed call begins with index, id and name; every delta has an index.",
+            "A streamed call starts with index, id and name; every delta has an index.",
             "chat.tool.stream",
             streamed(check_call_deltas),
         ),
-        ("chat.result", "A tool's result is answered.", "chat.result", _ACCEPTED),
-        ("chat.schema", "A strict `json_schema` is kept to.", "chat.schema", json_text({"city": str})),
-        ("chat.json", "`json_object` gives a JSON object.", "chat.json", json_text({})),
+        ("chat.result", "A tool result is accepted.", "chat.result", _ACCEPTED),
+        ("chat.schema", "A strict `json_schema` is followed.", "chat.schema", json_text({"city": str})),
+        ("chat.json", "`json_object` returns a JSON object.", "chat.json", json_text({})),
         (
             "chat.logprobs",
-            "`logprobs` gives each token's.",
+            "`logprobs` returns the log probability of each token.",
             "chat.logprobs",
             fits({"choices": [{"logprobs": {"content": [{"token": str, "logprob": (int, float)}]}}]}),
         ),
@@ -655,29 +670,44 @@ ROWS: tuple[Row, ...] = (
             "chat.reasoning",
             _ACCEPTED,
         ),
-        ("messages.form", "A whole reply has the fields of Anthropic's message.", "messages", fits(_MESSAGE)),
+        (
+            "messages.form",
+            "A complete reply has the fields of Anthropic's message.",
+            "messages",
+            fits(_MESSAGE),
+        ),
         (
             "messages.cut",
-            "`max_tokens` cuts with stop_reason `max_tokens`.",
+            "`max_tokens` cuts off a reply with stop_reason `max_tokens`.",
             "messages.cut",
             fits({"stop_reason": "max_tokens"}),
         ),
         (
             "messages.stop",
-            "`stop_sequences` end a reply, without the text.",
+            "`stop_sequences` end a reply before the stop sequence.",
             "messages.stop",
             not_in_text("o"),
         ),
-        ("messages.system", "`system` may be text blocks.", "messages.system", _ANSWERED),
-        ("messages.two-user-turns", "Two user turns are joined.", "messages.two-user-turns", _ANSWERED),
+        ("messages.system", "`system` may be a list of text blocks.", "messages.system", _ANSWERED),
+        (
+            "messages.two-user-turns",
+            "Two user turns in a row are accepted.",
+            "messages.two-user-turns",
+            _ANSWERED,
+        ),
         ("messages.image", "An image block with base64 is accepted.", "messages.image", _ANSWERED),
         (
             "messages.stream",
-            "Events come in Anthropic's order.",
+            "Events are in Anthropic's order.",
             "messages.stream",
             streamed(check_event_order),
         ),
-        ("messages.stream.names", "Events are named by their types.", "messages.stream", check_event_names),
+        (
+            "messages.stream.names",
+            "Events are named after their types.",
+            "messages.stream",
+            check_event_names,
+        ),
         (
             "messages.stream.usage",
             "Usage is in the first event and in message_delta.",
@@ -686,7 +716,7 @@ ROWS: tuple[Row, ...] = (
         ),
         (
             "messages.tool",
-            "`tool_choice: any` makes the model call, with stop_reason `tool_use`.",
+            "`tool_choice: any` forces a tool call.",
             "messages.tool",
             _block("tool_use", id=re.compile("."), name="weather", input={"city": str}),
         ),
@@ -696,29 +726,29 @@ ROWS: tuple[Row, ...] = (
             "messages.tool.stream",
             streamed(check_input_deltas),
         ),
-        ("messages.result", "A tool's result is answered.", "messages.result", _ANSWERED),
+        ("messages.result", "A tool result is accepted.", "messages.result", _ANSWERED),
         (
             "messages.thinking",
-            "Thinking is a first block with a signature.",
+            "Thinking is returned as a block with a signature.",
             "messages.thinking",
             _block("thinking", thinking=str, signature=re.compile(".")),
         ),
         (
             "chat.overflow",
-            "A prompt beyond the context is 400, and says so.",
+            "A prompt longer than the context window gets 400 or 413, with a message that says so.",
             "chat.overflow",
             refused(400, 413, says=_OVERFLOW),
         ),
         (
             "messages.overflow",
-            "So it is on `/v1/messages`.",
+            "The same on `/v1/messages`.",
             "messages.overflow",
             refused(400, 413, says=_OVERFLOW),
         ),
         ("image.form", "A task has the fields that we read.", "image.read", fits(_TASK)),
         (
             "image.polling-url",
-            "`polling_url` leads to the task.",
+            "`polling_url` returns the task.",
             "image.polling-url",
             fits({"task_id": str}),
         ),
@@ -738,12 +768,12 @@ ROWS: tuple[Row, ...] = (
         ),
         (
             "image.file",
-            "The output's URL needs no key, and leads to an image.",
+            "The output's URL returns an image without a key.",
             "image.file",
             media("image"),
         ),
-        ("image.range", "Downloads can be continued: Range gives 206.", "image.range", check_part),
-        ("image.again", "`Idempotency-Key` gives the same task again.", "image.again", _same_task),
+        ("image.range", "Downloads can be resumed: Range gets 206.", "image.range", check_part),
+        ("image.again", "A repeated `Idempotency-Key` returns the same task.", "image.again", _same_task),
         ("video.end", "A video task ends with an output.", "video.end", fits(_output("video"))),
         (
             "video.size",
@@ -751,63 +781,63 @@ ROWS: tuple[Row, ...] = (
             "video.end",
             fits({"result": {"outputs": [{"width": 1280, "height": 720}]}}),
         ),
-        ("video.file", "Its URL leads to an MP4 file.", "video.file", media("video")),
-        ("video.range", "Downloads can be continued: Range gives 206.", "video.range", check_part),
+        ("video.file", "The output's URL returns an MP4 file.", "video.file", media("video")),
+        ("video.range", "Downloads can be resumed: Range gets 206.", "video.range", check_part),
         ("webhook", "A finished task is posted to the webhook, signed.", "webhook", fits(dict)),
     ),
     *_rows(
         "assumed",
         (
             "error.form",
-            "A refused chat request has OpenAI's error form.",
+            "A rejected chat request gets OpenAI's error format.",
             "chat.not-json",
             refused(400, form=OPENAI_ERROR),
         ),
         (
             "error.form.messages",
-            "On `/v1/messages` it has Anthropic's.",
+            "On `/v1/messages`, it gets Anthropic's error format.",
             "messages.not-json",
             refused(400, form=ANTHROPIC_ERROR),
         ),
     ),
     *_refusal_rows(
-        ("chat.not-json", "A body that is not JSON is refused."),
-        ("messages.not-json", "So it is on `/v1/messages`."),
-        ("chat.no-messages", "Empty messages are refused."),
-        ("chat.unknown-model", "An unknown model is refused."),
-        ("chat.unknown-content", "An unknown content type is refused."),
-        ("chat.both-limits", "max_tokens and max_completion_tokens together are refused."),
-        ("chat.parallel-without-tools", "parallel_tool_calls without tools is refused."),
-        ("chat.unanswered-call", "A call that no result answers is refused."),
-        ("chat.result-without-call", "A result without its call is refused."),
-        ("chat.bad-arguments", "A call whose arguments are not a JSON object is refused."),
-        ("chat.tool-name", "A tool name with a space is refused."),
-        ("chat.unknown-choice", "A tool_choice that names no tool is refused."),
-        ("chat.bad-schema", "Parameters that are no JSON Schema are refused."),
-        ("chat.open-schema", "A strict schema without additionalProperties: false is refused."),
-        ("chat.half-a-pair", "Half of a surrogate pair is refused."),
-        ("chat.mistyped-image", "An image that is not of its declared type is refused."),
-        ("chat.duplicate-call", "Two calls with one id are refused."),
-        ("chat.nameless-call", "A call without a name is refused."),
-        ("chat.speaker", "A name with a space is refused."),
-        ("chat.false-pdf", "A text that is declared as PDF is refused."),
-        ("messages.tool-id", "A call's id with other characters than A-Z a-z 0-9 _ - is refused."),
-        ("messages.system-image", "A system block other than text is refused."),
-        ("messages.thinking-forced", "Thinking with a forced tool is refused."),
-        ("messages.foreign-thinking", "Thinking with a foreign signature is refused."),
-        ("messages.no-max-tokens", "A message without max_tokens is refused."),
-        ("messages.blank-text", "Blank text is refused."),
-        ("messages.trailing-space", "A final assistant text with trailing white space is refused."),
-        ("messages.result-without-call", "A result without its call is refused."),
-        ("messages.unanswered-call", "A call that no result answers is refused."),
-        ("messages.budget", "A thinking budget above max_tokens is refused."),
-        ("messages.thinking-temperature", "Thinking with another temperature than 1 is refused."),
-        ("messages.cache-marks", "More than four cache marks are refused."),
+        ("chat.not-json", "A body that is not JSON is rejected."),
+        ("messages.not-json", "The same on `/v1/messages`."),
+        ("chat.no-messages", "Empty messages are rejected."),
+        ("chat.unknown-model", "An unknown model is rejected."),
+        ("chat.unknown-content", "An unknown content type is rejected."),
+        ("chat.both-limits", "max_tokens and max_completion_tokens together are rejected."),
+        ("chat.parallel-without-tools", "parallel_tool_calls without tools is rejected."),
+        ("chat.unanswered-call", "A call without a result is rejected."),
+        ("chat.result-without-call", "A result without its call is rejected."),
+        ("chat.bad-arguments", "A call whose arguments are not a JSON object is rejected."),
+        ("chat.tool-name", "A tool name with a space is rejected."),
+        ("chat.unknown-choice", "A tool_choice for an unknown tool is rejected."),
+        ("chat.bad-schema", "Parameters that are not a JSON Schema are rejected."),
+        ("chat.open-schema", "A strict schema without additionalProperties: false is rejected."),
+        ("chat.half-a-pair", "A lone surrogate is rejected."),
+        ("chat.mistyped-image", "An image that is not of its declared type is rejected."),
+        ("chat.duplicate-call", "Two calls with the same id are rejected."),
+        ("chat.nameless-call", "A call without a name is rejected."),
+        ("chat.speaker", "A speaker name with a space is rejected."),
+        ("chat.false-pdf", "A text declared as a PDF is rejected."),
+        ("messages.tool-id", "A call id with characters other than A-Z a-z 0-9 _ - is rejected."),
+        ("messages.system-image", "A system block other than text is rejected."),
+        ("messages.thinking-forced", "Thinking with a forced tool is rejected."),
+        ("messages.foreign-thinking", "Thinking with another provider's signature is rejected."),
+        ("messages.no-max-tokens", "A message without max_tokens is rejected."),
+        ("messages.blank-text", "Blank text is rejected."),
+        ("messages.trailing-space", "A final assistant text with trailing white space is rejected."),
+        ("messages.result-without-call", "A result without its call is rejected."),
+        ("messages.unanswered-call", "A call without a result is rejected."),
+        ("messages.budget", "A thinking budget above max_tokens is rejected."),
+        ("messages.thinking-temperature", "Thinking with a temperature other than 1 is rejected."),
+        ("messages.cache-marks", "More than four cache marks are rejected."),
     ),
 )
 
 
 def rows_named(patterns: Iterable[str]) -> list[Row]:
-    """Return the rows whose names match one of the patterns; all, if there is no pattern."""
+    """Return the rows whose names match any of the patterns, or all rows if there are no patterns."""
     patterns = list(patterns)
     return [row for row in ROWS if not patterns or any(fnmatchcase(row.name, each) for each in patterns)]

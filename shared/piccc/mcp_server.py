@@ -1,13 +1,13 @@
-"""A server of the Model Context Protocol with the four media tools, for any agent host.
+"""An MCP (Model Context Protocol) server with the four media tools, for any agent host.
 
-The tools are those of `piccc.media.agent_tools`, as LangChain and LlamaIndex have them. The server itself is
-the official SDK's; what lives here is what its handlers answer.
+The tools are those of `piccc.media.agent_tools`, also used with LangChain and LlamaIndex. The server is the
+official SDK's; this module has its handlers.
 
-A host is restarted, a connection breaks, and the same call comes again: it must not be paid for twice. So the
-key of a submission is a digest of the tool, its arguments, who asks (`session`, else the client's name), and
-how often this was asked. What a connection asks again after it got the result is a new order; what another
-connection asked within a day, or this one without having got the result, is the same one. A client that
-sends an id of its own for each call (`_meta` with `piccc/callId`) says itself which calls are the same.
+When a host restarts or a connection breaks, the same call may arrive again and must not be paid for twice. So
+a submission's key is a digest of the tool, its arguments, the client (`session`, else the client's name) and
+how often the call was repeated. A call is new if the same connection repeats it after it received the result.
+It is the same if another connection made it within a day, or if this one did not receive the result. A client
+can also send its own id for each call (`_meta` with `piccc/callId`) to identify equal calls.
 """
 
 from __future__ import annotations
@@ -84,19 +84,19 @@ if TYPE_CHECKING:
 __all__ = ["MediaServer"]
 
 CALL_ID = "piccc/callId"
-"""The key in a request's `_meta` under which a client may send its own id of a call."""
+"""The key in a request's `_meta` for a client's own id of a call."""
 SAME_ORDER_SECONDS = 86_400.0
 KEPT_SESSIONS = 1000
 RECENT = 20
-"""How many tasks a page of the list of resources has."""
+"""The number of tasks on a page of the resource list."""
 SETTLE_SECONDS = 10.0
-"""How long a server that is stopped waits for the answers to its submissions."""
+"""How long a stopping server waits for responses to its submissions."""
 MAX_RESOURCE_BYTES = 32 * 1024**2
 PROMPT = "illustrate"
 INSTRUCTIONS = (
-    "Makes images and videos. Each generate_ call is paid for. One that is still running when its wait is "
-    f"over returns a task id: ask for it with {GET_TASK} instead of generating again. {GET_TASK}, "
-    f"{LIST_TASKS} and the resources piccc://tasks/… cost nothing."
+    "Generates images and videos. Each generate_ call costs money. If one is still running when its wait "
+    f"ends, it returns a task id: pass that to {GET_TASK} instead of generating again. {GET_TASK}, "
+    f"{LIST_TASKS} and the resources piccc://tasks/… are free."
 )
 _TYPES: dict[str, TaskType] = {GENERATE_IMAGE: "image", GENERATE_VIDEO: "video"}
 _URI = re.compile(r"piccc://tasks/([^/]+)(?:/outputs/([0-9]{1,4}))?")
@@ -117,17 +117,17 @@ class MediaServer:
     """The media tools over MCP.
 
     Args:
-        client: makes and reads the tasks; give it a ledger in a file, and no restart pays twice.
-        image_models: the models that may make images. With one the tool uses it; with several the caller
-            chooses; with none the environment's `PICCC_IMAGE_MODEL` counts.
-        video_models: the models that may make videos, likewise; the variable is `PICCC_VIDEO_MODEL`.
-        wait_s: seconds that a call waits at most; then its answer is a task id to ask for later.
-        show: whether a finished image is in the answer: `none`, a `thumbnail` of 512 pixels, or the `image`.
-        session: names who asks; by default the client's own name.
-        lost: what to do about an earlier submission that got no answer, as for `client.images.submit`.
+        client: submits and reads the tasks; with a ledger in a file, it never pays twice after a restart.
+        image_models: the allowed image models. If there is one, the tool uses it; if there are several, the
+            MCP client chooses; if there are none, `PICCC_IMAGE_MODEL` is used.
+        video_models: the allowed video models, likewise; the variable is `PICCC_VIDEO_MODEL`.
+        wait_s: the maximum number of seconds a call waits before it returns a task id to ask for later.
+        show: whether results include a finished image: `none`, a `thumbnail` of 512 pixels, or the `image`.
+        session: identifies the MCP client; by default the name that it reports.
+        lost: what to do about an earlier submission that got no response, as for `client.images.submit`.
 
     Raises:
-        MissingExtraError: at the import of this module, where the SDK is not installed.
+        MissingExtraError: the MCP SDK is not installed; raised when this module is imported.
     """
 
     def __init__(
@@ -167,12 +167,12 @@ class MediaServer:
         )
 
     async def serve_stdio(self) -> None:
-        """Serve one client over stdin and stdout, until stdin ends."""
+        """Serve one client over stdin and stdout until stdin ends."""
         async with stdio_server() as (reads, writes):
             await self.server.run(reads, writes, self.server.create_initialization_options())
 
     async def settle(self) -> None:
-        """Wait until what is being submitted has been answered and is in the ledger, 10 seconds at most."""
+        """Wait until pending submissions have responses in the ledger, for at most 10 seconds."""
         if self._submitting:
             await asyncio.wait(self._submitting, timeout=SETTLE_SECONDS)
 
@@ -184,29 +184,29 @@ class MediaServer:
             await self.settle()
 
     def http_app(self, *, token: str, host: str = "127.0.0.1") -> ASGIApp:
-        """Return the application that serves streamable HTTP at `/mcp`.
+        """Return an ASGI application that serves streamable HTTP at `/mcp`.
 
-        It answers only requests that carry the token as `Authorization: Bearer …`, name a loopback host and,
-        where a browser sends them, come from a page of this machine.
+        It accepts only requests with the token as `Authorization: Bearer …`, a loopback host and, if a
+        browser sent them, an origin on this machine.
 
         Args:
-            token: what a client must send, in printable ASCII characters.
-            host: the loopback address that it will listen on.
+            token: the token that clients must send, in printable ASCII.
+            host: the loopback address to listen on.
 
         Raises:
-            ConfigurationError: the token is empty or no header can carry it, or the host is not this machine.
+            ConfigurationError: the token is empty or not valid in a header, or the host is not this machine.
         """
         if not token or token != token.strip() or not (token.isascii() and token.isprintable()):
             raise ConfigurationError(
-                "The token is empty, or has characters that a header cannot carry.",
-                hint="Give printable ASCII characters, or let `piccc mcp` make one.",
+                "The token is empty, or has characters that are not allowed in a header.",
+                hint="Use printable ASCII characters, or let `piccc mcp` generate a token.",
             )
         if not is_loopback(host):
             raise ConfigurationError(
-                f"{host!r} is not this machine.",
-                hint="Listen on 127.0.0.1, and put a proxy with its own access control before it.",
+                f"{host!r} is not a loopback address.",
+                hint="Listen on 127.0.0.1, behind a proxy with its own access control.",
             )
-        # The SDK's own check takes `localhost:80@evil.example` for this machine, and 127.0.0.2 for another.
+        # The SDK's own check accepts `localhost:80@evil.example` and rejects 127.0.0.2.
         unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)
         return _Guarded(self.server.streamable_http_app(transport_security=unchecked), token)
 
@@ -229,7 +229,7 @@ class MediaServer:
         if params.name not in ARGUMENTS:
             raise MCPError(
                 types.INVALID_PARAMS,
-                f"There is no tool {params.name!r:.80}: there are {', '.join(ARGUMENTS)}.",
+                f"Unknown tool {params.name!r:.80}. The tools are {', '.join(ARGUMENTS)}.",
             )
         async with _Progress(ctx) as progress:
             run = MediaToolRun(self._client, tool=params.name, show=self._show, on_update=progress.report)
@@ -239,11 +239,11 @@ class MediaServer:
     async def _work(
         self, run: MediaToolRun, ctx: Context, name: str, given: dict[str, Any], progress: _Progress
     ) -> ToolResult:
-        wanted = self._arguments[name].model_validate(given)
-        match wanted:
+        arguments = self._arguments[name].model_validate(given)
+        match arguments:
             case ImageArguments() | VideoArguments():
-                order = {"model": self._model[name], **wanted.model_dump(exclude_none=True)}
-                return await self._make(run, ctx, name, order, progress)
+                order = {"model": self._model[name], **arguments.model_dump(exclude_none=True)}
+                return await self._generate(run, ctx, name, order, progress)
             case TaskArguments(task_id=task_id, wait_seconds=seconds):
                 await run.read(task_id)
                 await run.attend(self._wait_s if seconds is None else seconds)
@@ -252,43 +252,43 @@ class MediaServer:
                 return await run.list(type, status, limit)
         raise NotImplementedError(name)
 
-    async def _make(
+    async def _generate(
         self, run: MediaToolRun, ctx: Context, name: str, order: dict[str, Any], progress: _Progress
     ) -> ToolResult:
-        asker = self._session or _client_name(ctx)
+        client_name = self._session or _client_name(ctx)
         call_id = (ctx.meta or {}).get(CALL_ID)
         used = self._keys_of(_session_id(ctx)) if call_id is None else set()
-        key, is_again = await self._key(("mcp", asker, call_id, name, order), used)
+        key, is_repeated = await self._key(("mcp", client_name, call_id, name, order), used)
         used.add(key)
         is_answered = False
         try:
-            # Not cut off by a cancellation: what was sent must reach the ledger, so that it is found again.
-            placing = asyncio.ensure_future(run.place(_TYPES[name], order, key=key, lost=self._lost))
-            self._submitting.add(placing)
-            placing.add_done_callback(self._landed)
-            task = await asyncio.shield(placing)
+            # Shielded from cancellation: a submission that was sent must reach the ledger to be found again.
+            submitting = asyncio.ensure_future(run.place(_TYPES[name], order, key=key, lost=self._lost))
+            self._submitting.add(submitting)
+            submitting.add_done_callback(self._submitted)
+            task = await asyncio.shield(submitting)
             progress.report(task)
             await run.attend(self._wait_s)
             result = await run.report()
             is_answered = task.is_terminal
         except PicccError as error:
-            # A task that failed was answered; what never became a task may be asked for once more.
+            # A failed task is an answer; if there is no task, the same call may submit again.
             is_answered = getattr(error, "task_id", None) is not None
             raise
         finally:
-            # Over HTTP a call outlives its connection; nobody has got what is answered then.
+            # Over HTTP a call outlives its connection: then nobody receives the answer.
             if not is_answered or (ctx.request is not None and await ctx.request.is_disconnected()):
                 used.discard(key)
-        if is_again:
+        if is_repeated:
             return ToolResult(
-                f"{result.text} (Made for the same call before.)", result.artifact, result.images
+                f"{result.text} (Generated by an earlier identical call.)", result.artifact, result.images
             )
         return result
 
-    def _landed(self, placing: asyncio.Task[Any]) -> None:
-        self._submitting.discard(placing)
-        if not placing.cancelled():
-            placing.exception()  # asyncio logs one that nobody has looked at, such as a cancelled call's
+    def _submitted(self, submitting: asyncio.Task[Any]) -> None:
+        self._submitting.discard(submitting)
+        if not submitting.cancelled():
+            submitting.exception()  # asyncio logs an exception that nobody retrieved, as after a cancellation
 
     def _keys_of(self, session: str) -> set[str]:
         used = self._used.setdefault(session, set())
@@ -298,9 +298,9 @@ class MediaServer:
         return used
 
     async def _key(self, call: tuple[object, ...], used: set[str]) -> tuple[str, bool]:
-        """Return the key of a call that this connection has not used, and whether it has become something.
+        """Return a key for the call that this connection has not used, and whether it was already submitted.
 
-        What was submitted more than a day ago is no answer to a call of today.
+        Submissions older than a day are ignored.
         """
         number = 0
         while True:
@@ -318,13 +318,13 @@ class MediaServer:
     ) -> types.ListResourcesResult:
         with _reported():
             tasks = await latest_tasks(self._client)
-        # A cursor is the last page's last task, so that new tasks do not shift the pages.
+        # The cursor is the last task of the previous page, so that new tasks do not shift the pages.
         ids, cursor = [task.id for task in tasks], params.cursor if params else None
         if cursor is not None and cursor not in ids:
-            raise MCPError(types.INVALID_PARAMS, f"{cursor!r:.80} is no cursor: list again without one.")
+            raise MCPError(types.INVALID_PARAMS, f"Invalid cursor {cursor!r:.80}: list again without one.")
         start = 0 if cursor is None else ids.index(cursor) + 1
         following = ids[start + RECENT - 1] if start + RECENT < len(ids) else None
-        found = [
+        resources = [
             types.Resource(
                 uri=_uri(task.id),
                 name=task.id,
@@ -333,7 +333,7 @@ class MediaServer:
             )
             for task in tasks[start : start + RECENT]
         ]
-        return types.ListResourcesResult(resources=found, next_cursor=following)
+        return types.ListResourcesResult(resources=resources, next_cursor=following)
 
     async def _list_templates(self, ctx: Context, params: object) -> types.ListResourceTemplatesResult:
         task = "piccc://tasks/{task_id}"
@@ -348,7 +348,7 @@ class MediaServer:
                 types.ResourceTemplate(
                     uri_template=f"{task}/outputs/{{number}}",
                     name="output",
-                    description="What a task made: the bytes of its output of that number, from 0.",
+                    description="The bytes of a task's output with this number, counted from 0.",
                 ),
             ]
         )
@@ -364,11 +364,11 @@ class MediaServer:
             task = await self._client.tasks.get(unquote(place[1]))
             if place[2] is None:
                 text = json.dumps(task.to_dict(), ensure_ascii=False)
-                said = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
-                return types.ReadResourceResult(contents=[said])
+                document = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
+                return types.ReadResourceResult(contents=[document])
             number, failure = int(place[2]), task.failure()
             if number >= len(task.outputs):
-                missing = f"Task {task.id} is {task.status} and has no output {number}: they count from 0."
+                missing = f"Task {task.id} is {task.status} and has no output {number} (counted from 0)."
                 raise NotFoundError(missing if failure is None else failure.message)
             output = task.outputs[number]
             content = await output.bytes(max_bytes=MAX_RESOURCE_BYTES)
@@ -377,13 +377,13 @@ class MediaServer:
         return types.ReadResourceResult(contents=[contents])
 
     async def _list_prompts(self, ctx: Context, params: object) -> types.ListPromptsResult:
-        about = types.PromptArgument(name="subject", description="What to show.", required=True)
+        subject = types.PromptArgument(name="subject", description="What to show.", required=True)
         kind = types.PromptArgument(name="kind", description="image or video; image by default.")
         prompt = types.Prompt(
             name=PROMPT,
             title="Illustrate",
-            description="Write a description of a subject, and make an image or a video of it.",
-            arguments=[about, kind],
+            description="Describe a subject, and generate an image or a video of it.",
+            arguments=[subject, kind],
         )
         return types.ListPromptsResult(prompts=[prompt])
 
@@ -393,21 +393,21 @@ class MediaServer:
         if params.name != PROMPT or not given.get("subject") or kind not in ("image", "video"):
             raise MCPError(
                 types.INVALID_PARAMS,
-                f"There is one prompt: {PROMPT!r}, with a subject, and with kind image or video.",
+                f"The only prompt is {PROMPT!r}, with a subject and the kind image or video.",
             )
         article = "an" if kind == "image" else "a"
         text = (
             f"Make {article} {kind} of: {given['subject']}\n\nFirst describe it in full sentences: subject, "
             f"composition, light, style{' and movement' if kind == 'video' else ''}. Then call "
             f"generate_{kind} once. If it is still running, wait for it with {GET_TASK}. Show me the result "
-            "and its address."
+            "and its URL."
         )
-        said = types.PromptMessage(role="user", content=types.TextContent(text=text))
-        return types.GetPromptResult(messages=[said])
+        message = types.PromptMessage(role="user", content=types.TextContent(text=text))
+        return types.GetPromptResult(messages=[message])
 
 
 class _Progress:
-    """Report a task's progress to the client while a call waits; each report is awaited at the end."""
+    """Reports a task's progress to the client while a call waits; awaits all reports on exit."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -415,11 +415,11 @@ class _Progress:
         self._reports: set[asyncio.Task[None]] = set()
 
     def report(self, task: Task) -> None:
-        # The protocol wants every value to be larger than the last.
+        # The protocol requires each value to be larger than the last.
         done = 100.0 if task.is_terminal else min(task.progress or 0.0, 99.0)
         self._last = max(self._last + 0.001, done)
-        said = f"{task.type or 'task'} {task.id}: {task.status}"
-        reporting = asyncio.ensure_future(self._ctx.session.report_progress(self._last, 100.0, said))
+        message = f"{task.type or 'task'} {task.id}: {task.status}"
+        reporting = asyncio.ensure_future(self._ctx.session.report_progress(self._last, 100.0, message))
         self._reports.add(reporting)
 
     async def __aenter__(self) -> _Progress:
@@ -433,7 +433,7 @@ class _Progress:
 
 
 class _Guarded:
-    """Refuse every request that does not name this machine, is a foreign page's, or lacks the token."""
+    """Middleware that rejects requests with another host, another site's origin, or no valid token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -450,40 +450,40 @@ class _Guarded:
         await self._app(scope, receive, send)
 
     def _refusal(self, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-        """Return a status and what to do instead; a header that came twice counts as a wrong one."""
+        """Return a status and a message, or None to accept; a repeated header counts as invalid."""
 
-        def given(wanted: bytes) -> list[bytes]:
+        def values(wanted: bytes) -> list[bytes]:
             return [value.strip(b" \t") for name, value in headers if name == wanted]
 
-        if not _is_local([b"http://" + host for host in given(b"host")]):
+        if not _is_local([b"http://" + host for host in values(b"host")]):
             return 421, "Send one Host header, with the address that `piccc mcp` printed."
-        if given(b"origin") and not _is_local(given(b"origin")):
-            return 403, "Only pages of this machine may send requests."
-        # The scheme's name is in either case (RFC 9110, section 11.1).
-        schemes = [value.partition(b" ") for value in given(b"authorization")]
+        if values(b"origin") and not _is_local(values(b"origin")):
+            return 403, "Only pages on this machine may send requests."
+        # The scheme is case-insensitive (RFC 9110, section 11.1).
+        schemes = [value.partition(b" ") for value in values(b"authorization")]
         tokens = [token.strip() for scheme, _, token in schemes if scheme.lower() == b"bearer"]
         if len(schemes) != 1 or not tokens or not hmac.compare_digest(tokens[0], self._token):
-            return 401, "Send the token of `piccc mcp` in one header: Authorization: Bearer TOKEN."
+            return 401, "Send the token from `piccc mcp` in one header: Authorization: Bearer TOKEN."
         return None
 
 
 def _is_local(urls: Sequence[bytes]) -> bool:
-    """Return whether this is one URL, of nothing but a scheme, a name of this machine and perhaps a port."""
+    """Return whether this is exactly one URL, with only a scheme, a loopback host and perhaps a port."""
     try:
         (url,) = (each.decode("ascii") for each in urls)
         place = urlsplit(url)
         is_plain = url.endswith(f"://{place.netloc}") and "@" not in url and place.port != 0
         return is_plain and is_loopback(place.hostname or "")
-    except ValueError:  # none, several, a port that is no number, or not ASCII
+    except ValueError:  # none, several, an invalid port, or not ASCII
         return False
 
 
 def _arguments(name: str, models: Sequence[str]) -> type[Arguments]:
-    """Return the arguments of a tool, among them the model where there are several to choose from."""
+    """Return the arguments of a tool, including the model if there are several to choose from."""
     if len(models) < 2:
         return ARGUMENTS[name]
     choice: Any = Literal[tuple(models)]
-    field = Field(default=models[0], description="The model that makes it.")
+    field = Field(default=models[0], description="The model to use.")
     return create_model(ARGUMENTS[name].__name__, __base__=ARGUMENTS[name], model=(choice, field))
 
 
@@ -499,7 +499,7 @@ def _answer(result: ToolResult) -> types.CallToolResult:
     tasks = [] if "tasks" in result.artifact else tasks_in(result.artifact)
     content += [
         types.ResourceLink(
-            # Not piccc://…: adapters make an image block of it, whose address a model's provider fetches.
+            # Not piccc://…: adapters turn it into an image block, whose URL the model's provider fetches.
             uri=output.url,
             name=f"{task.id}-{number}",
             mime_type=output.mime_type or None,
@@ -515,21 +515,21 @@ def _answer(result: ToolResult) -> types.CallToolResult:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Raise our errors as the protocol's, with what to do about them."""
+    """Convert our errors to MCP errors, including their hints."""
     try:
         yield
     except PicccError as error:
-        is_theirs = isinstance(error, NotFoundError | InvalidArgumentError | OutputExpired)
-        code = types.INVALID_PARAMS if is_theirs else types.INTERNAL_ERROR
-        # These two hints are about arguments of a Python call.
-        is_ours = isinstance(error, OutputTooLarge | OutputWrongType)
-        hint = "Fetch it at its address, which the task has." if is_ours else error.hint
+        is_client_error = isinstance(error, NotFoundError | InvalidArgumentError | OutputExpired)
+        code = types.INVALID_PARAMS if is_client_error else types.INTERNAL_ERROR
+        # The hints of these errors are about arguments of Python methods.
+        has_python_hint = isinstance(error, OutputTooLarge | OutputWrongType)
+        hint = "Download it from its URL in the task." if has_python_hint else error.hint
         raise MCPError(code, f"{sentence(error.message)} {hint}".strip()) from error
 
 
 def _client_name(ctx: Context) -> str:
-    known = ctx.session.client_params
-    return known.client_info.name if known is not None and known.client_info is not None else ""
+    params = ctx.session.client_params
+    return params.client_info.name if params is not None and params.client_info is not None else ""
 
 
 def _session_id(ctx: Context) -> str:

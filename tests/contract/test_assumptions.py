@@ -100,7 +100,7 @@ def test_it_never_spends_more_than_it_may(spend: float, charged: list[str]) -> N
     ("fault", "verdict", "saw"),
     [
         ("503", "not tried", "the server answered 503"),
-        ("disconnect", "not tried", "no answer"),
+        ("disconnect", "not tried", "no response"),
         ("html", "differs", "the body is null"),
         ("404", "differs", "status 404, not 200"),
     ],
@@ -115,7 +115,7 @@ def test_trouble_is_not_taken_for_a_difference(fault: str, verdict: str, saw: st
 def test_rows_of_a_task_need_its_model(emulator: Emulator) -> None:
     found = tried(emulator, "image*", models={"chat": "piccc-flash"})
     assert {one.verdict for one in found.values()} == {"not tried"}
-    assert found["image"].saw == "no image model is known: set PICCC_IMAGE_MODEL"
+    assert found["image"].saw == "no image model is configured: set PICCC_IMAGE_MODEL"
 
 
 @pytest.mark.parametrize(
