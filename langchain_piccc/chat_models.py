@@ -387,11 +387,11 @@ class ChatPiccc(ClientSettings, BaseChatModel):
 
         if self._strategy_memory is None:
             self._strategy_memory = StrategyMemory()
-        ways = strategies(self.profile, self.dialect, method, strict)
+        allowed = strategies(self.profile, self.dialect, method, strict)
         if tools:  # forcing the schema's tool would keep the model from calling these
             kwargs["tools"] = bound_tools(tools)
-            ways = tuple(way for way in ways if way != "tool")
-            if not ways:
+            allowed = tuple(way for way in allowed if way != "tool")
+            if not allowed:
                 raise InvalidArgumentError(
                     'tools= cannot be combined with method="function_calling".',
                     hint='Use method="json_schema".',
@@ -400,7 +400,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         return StructuredOutput(
             self,
             wanted,
-            ways,
+            allowed,
             traced=traced_schema(schema, wanted),
             memory=self._strategy_memory,
             server=(self.base_url, self.dialect, self.model),
@@ -460,7 +460,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        return self._flow(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
+        return self._stream_reply(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
 
     def _astream(
         self,
@@ -469,7 +469,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        return self._aflow(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
+        return self._astream_reply(ChunkWriter(_message_id(run_manager)), messages, stop, kwargs)
 
     def _stream_chat_model_events(
         self,
@@ -478,7 +478,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[MessagesData]:
-        return self._flow(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
+        return self._stream_reply(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
 
     def _astream_chat_model_events(
         self,
@@ -487,9 +487,9 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[MessagesData]:
-        return self._aflow(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
+        return self._astream_reply(EventWriter(_message_id(run_manager)), messages, stop, kwargs)
 
-    def _flow(
+    def _stream_reply(
         self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> Iterator[T]:
         with self._model_errors():
@@ -502,7 +502,7 @@ class ChatPiccc(ClientSettings, BaseChatModel):
                         yield from writer.write(deltas)
                 yield from writer.finish(stream.reply)
 
-    async def _aflow(
+    async def _astream_reply(
         self, writer: Writer[T], messages: list[BaseMessage], stop: list[str] | None, options: dict[str, Any]
     ) -> AsyncIterator[T]:
         with self._model_errors():

@@ -116,7 +116,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         self,
         model: BaseChatModel,
         schema: OutputSchema,
-        ways: Sequence[Strategy],
+        strategies: Sequence[Strategy],
         *,
         traced: Any,
         memory: StrategyMemory,
@@ -128,7 +128,7 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
         self.name = "StructuredOutput"
         self._model = model
         self._schema = schema
-        self._strategies = ways
+        self._strategies = strategies
         self._traced = traced
         self._memory = memory
         self._server = server
@@ -138,33 +138,33 @@ class StructuredOutput(Runnable[LanguageModelInput, Any]):
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Return the parsed answer, or with `include_raw` a dict of raw, parsed and parsing_error."""
-        return self._whole().invoke(input, config, **kwargs)
+        return self._as_lambda().invoke(input, config, **kwargs)
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Any:
         """Return the parsed answer, or with `include_raw` a dict of raw, parsed and parsing_error."""
-        return await self._whole().ainvoke(input, config, **kwargs)
+        return await self._as_lambda().ainvoke(input, config, **kwargs)
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Yield the answer as it grows (dicts), or once it is complete (pydantic objects, `include_raw`)."""
-        yield from self._growing().stream(input, config, **kwargs)
+        yield from self._as_generator().stream(input, config, **kwargs)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Yield the answer as it grows (dicts), or once it is complete (pydantic objects, `include_raw`)."""
-        async for answer in self._growing().astream(input, config, **kwargs):
+        async for answer in self._as_generator().astream(input, config, **kwargs):
             yield answer
 
     # LangChain's own runnables open the traced run around the model's calls.
 
-    def _whole(self) -> RunnableLambda[LanguageModelInput, Any]:
+    def _as_lambda(self) -> RunnableLambda[LanguageModelInput, Any]:
         return RunnableLambda(self._invoke, self._ainvoke, name=self.name)
 
-    def _growing(self) -> RunnableGenerator[LanguageModelInput, Any]:
+    def _as_generator(self) -> RunnableGenerator[LanguageModelInput, Any]:
         # It passes the config to functions that accept one, but its annotations omit that.
         return RunnableGenerator(self._stream, self._astream, name=self.name)  # type: ignore[arg-type]
 

@@ -91,7 +91,7 @@ INVALID_CALLS = "invalid_tool_calls"
 """The key in a message's `additional_kwargs` for calls that must not be run."""
 
 
-def conversation(
+def to_messages(
     messages: Iterable[ChatMessage], dialect: DialectName, on_unsupported: OnUnsupported
 ) -> list[Message]:
     """Return neutral messages; raise UnsupportedContentError if `on_unsupported` says so."""
@@ -499,7 +499,7 @@ class GrowingReply:
         self._calls[delta.block][2].add(delta.arguments)
 
 
-def whole(reply: ChatReply) -> ChatResponse:
+def to_response(reply: ChatReply) -> ChatResponse:
     """Return a complete reply as a response.
 
     Invalid calls are in the message's `additional_kwargs["invalid_tool_calls"]`, each with its error; the
@@ -529,7 +529,10 @@ def whole(reply: ChatReply) -> ChatResponse:
     if reply.is_refusal:
         message.additional_kwargs["refusal"] = reply.refusal
     return ChatResponse(
-        message=message, raw=_raw(reply), logprobs=_logprobs(reply), additional_kwargs=_facts(reply)
+        message=message,
+        raw=_raw(reply),
+        logprobs=_logprobs(reply),
+        additional_kwargs=_details(reply),
     )
 
 
@@ -557,14 +560,14 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def last(reply: ChatReply) -> ChatResponse:
+def to_last_response(reply: ChatReply) -> ChatResponse:
     """Return a stream's last response: the complete reply, with usage and finish reason."""
-    response = whole(reply)
+    response = to_response(reply)
     response.delta = ""
     return response
 
 
-def completion(response: ChatResponse) -> CompletionResponse:
+def to_completion(response: ChatResponse) -> CompletionResponse:
     """Convert a chat response to a completion response."""
     return CompletionResponse(
         text=response.message.content or "",
@@ -630,17 +633,17 @@ def _call(call: ToolCall | InvalidToolCall) -> tuple[ToolCallBlock, JSON | None]
     is_valid = isinstance(call, ToolCall)
     kwargs = call.parse() if isinstance(call, ToolCall) else call.arguments
     block = ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=kwargs)
-    return block, _listed(call.id, call.name, call.arguments) if is_valid else None
+    return block, _openai_call(call.id, call.name, call.arguments) if is_valid else None
 
 
 def _growing_call(call: tuple[str, str, PartialObject]) -> tuple[ToolCallBlock, JSON | None]:
     id, name, partial = call
     block = GrowingToolCall(tool_call_id=id, tool_name=name, tool_kwargs=partial.text)
     block._known = partial.value if isinstance(partial.value, dict) else {}
-    return block, _listed(id, name, partial.text)
+    return block, _openai_call(id, name, partial.text)
 
 
-def _listed(id: str, name: str, arguments: str) -> JSON:
+def _openai_call(id: str, name: str, arguments: str) -> JSON:
     """Return a call in the form that core still reads from `additional_kwargs`."""
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
@@ -664,7 +667,7 @@ def _counts(usage: Usage) -> JSON:
     }
 
 
-def _facts(reply: ChatReply) -> JSON:
+def _details(reply: ChatReply) -> JSON:
     facts: dict[str, Any] = {
         "finish_reason": reply.finish_reason,
         "model": reply.model,

@@ -36,13 +36,13 @@ from llama_index_piccc.convert import (
     OnUnsupported,
     as_tool,
     chat_request,
-    completion,
-    conversation,
-    last,
     only_first_call,
     selections,
+    to_completion,
+    to_last_response,
+    to_messages,
+    to_response,
     tool_json,
-    whole,
     with_user_message,
 )
 from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
@@ -303,50 +303,50 @@ class Piccc(PredictingLLM):
     @chat_callback
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the reply to a conversation."""
-        return whole(self._client().chat.send(*self._ask(messages, kwargs)))
+        return to_response(self._client().chat.send(*self._prepare(messages, kwargs)))
 
     @chat_callback
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Return the reply to a conversation."""
-        return whole(await self._async_client().chat.send(*self._ask(messages, kwargs)))
+        return to_response(await self._async_client().chat.send(*self._prepare(messages, kwargs)))
 
     @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Stream the reply; every response has everything received so far."""
-        return self._stream(*self._ask(messages, kwargs), is_traced=is_traced())
+        return self._stream(*self._prepare(messages, kwargs), is_traced=is_traced())
 
     @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Stream the reply; every response has everything received so far."""
-        return self._astream(*self._ask(messages, kwargs), is_traced=is_traced())
+        return self._astream(*self._prepare(messages, kwargs), is_traced=is_traced())
 
     @completion_callback
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the completion of a prompt."""
-        ask = self._ask(self._prompt(prompt, formatted), kwargs)
-        return completion(whole(self._client().chat.send(*ask)))
+        prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
+        return to_completion(to_response(self._client().chat.send(*prepared)))
 
     @completion_callback
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the completion of a prompt."""
-        ask = self._ask(self._prompt(prompt, formatted), kwargs)
-        return completion(whole(await self._async_client().chat.send(*ask)))
+        prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
+        return to_completion(to_response(await self._async_client().chat.send(*prepared)))
 
     @completion_callback
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Stream the completion of a prompt."""
-        ask = self._ask(self._prompt(prompt, formatted), kwargs)
-        stream = self._stream(*ask, is_traced=is_traced())
-        return (completion(response) for response in stream)
+        prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
+        stream = self._stream(*prepared, is_traced=is_traced())
+        return (to_completion(response) for response in stream)
 
     @completion_callback
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Stream the completion of a prompt."""
-        ask = self._ask(self._prompt(prompt, formatted), kwargs)
-        stream = self._astream(*ask, is_traced=is_traced())
-        return (completion(response) async for response in stream)
+        prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
+        stream = self._astream(*prepared, is_traced=is_traced())
+        return (to_completion(response) async for response in stream)
 
     def count_tokens(
         self, messages: Sequence[ChatMessage], tools: Sequence[BaseTool | dict[str, Any]] = ()
@@ -361,7 +361,7 @@ class Piccc(PredictingLLM):
         """
         from piccc.tokens import count_tokens
 
-        return count_tokens(self._neutral(messages), [as_tool(tool) for tool in tools])
+        return count_tokens(self._messages(messages), [as_tool(tool) for tool in tools])
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -386,7 +386,7 @@ class Piccc(PredictingLLM):
     ) -> ChatResponse:
         """Return the reply to a conversation, with tools available."""
         response = super().chat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
-        if self._asks_again(response):
+        if self._should_ask_again(response):
             history = [*with_user_message(chat_history, user_msg), response.message]
             response = super().chat_with_tools(tools, None, history, *args, **kwargs)
         return response
@@ -401,7 +401,7 @@ class Piccc(PredictingLLM):
     ) -> ChatResponse:
         """Return the reply to a conversation, with tools available."""
         response = await super().achat_with_tools(tools, user_msg, chat_history, *args, **kwargs)
-        if self._asks_again(response):
+        if self._should_ask_again(response):
             history = [*with_user_message(chat_history, user_msg), response.message]
             response = await super().achat_with_tools(tools, None, history, *args, **kwargs)
         return response
@@ -415,18 +415,18 @@ class Piccc(PredictingLLM):
         **kwargs: Any,
     ) -> ChatResponseGen:
         """Stream the reply to a conversation, with tools available."""
-        ask = super().stream_chat_with_tools
-        stream = ask(tools, user_msg, chat_history, *args, **kwargs)
+        call = super().stream_chat_with_tools
+        stream = call(tools, user_msg, chat_history, *args, **kwargs)
 
-        def twice() -> ChatResponseGen:
+        def with_second_answer() -> ChatResponseGen:
             response = None
             for response in stream:
                 yield response
-            if response is not None and self._asks_again(response):
+            if response is not None and self._should_ask_again(response):
                 history = [*with_user_message(chat_history, user_msg), response.message]
-                yield from ask(tools, None, history, *args, **kwargs)
+                yield from call(tools, None, history, *args, **kwargs)
 
-        return twice()
+        return with_second_answer()
 
     async def astream_chat_with_tools(
         self,
@@ -437,21 +437,21 @@ class Piccc(PredictingLLM):
         **kwargs: Any,
     ) -> ChatResponseAsyncGen:
         """Stream the reply to a conversation, with tools available."""
-        ask = super().astream_chat_with_tools
-        stream = await ask(tools, user_msg, chat_history, *args, **kwargs)
+        call = super().astream_chat_with_tools
+        stream = await call(tools, user_msg, chat_history, *args, **kwargs)
 
-        async def twice() -> ChatResponseAsyncGen:
+        async def with_second_answer() -> ChatResponseAsyncGen:
             response = None
             async for response in stream:
                 yield response
-            if response is not None and self._asks_again(response):
+            if response is not None and self._should_ask_again(response):
                 history = [*with_user_message(chat_history, user_msg), response.message]
-                async for response in await ask(tools, None, history, *args, **kwargs):
+                async for response in await call(tools, None, history, *args, **kwargs):
                     yield response
 
-        return twice()
+        return with_second_answer()
 
-    def _asks_again(self, response: ChatResponse) -> bool:
+    def _should_ask_again(self, response: ChatResponse) -> bool:
         """Return whether to ask again: retrying is on and all calls in the response are invalid."""
         invalid = response.message.additional_kwargs.get(INVALID_CALLS)
         return self.retry_invalid_calls and bool(invalid) and not selections(response)
@@ -484,17 +484,17 @@ class Piccc(PredictingLLM):
     ) -> ChatResponse:
         return response if allow_parallel_tool_calls else only_first_call(response)
 
-    def _ask(
+    def _prepare(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
     ) -> tuple[ChatRequest, float | Timeout | None]:
         own = {name: getattr(self, name) for name in (*_CALL_FIELDS, "replay_reasoning")}
         options = {**own, **self.additional_kwargs, **kwargs}
         options["extra_body"] = {**self.extra_body, **(options.get("extra_body") or {})}
         timeout = options.pop("timeout", None)
-        return chat_request(self._neutral(messages), options), timeout
+        return chat_request(self._messages(messages), options), timeout
 
-    def _neutral(self, messages: Sequence[ChatMessage]) -> list[Message]:
-        return conversation(messages, self.dialect, self.on_unsupported)
+    def _messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        return to_messages(messages, self.dialect, self.on_unsupported)
 
     def _stream(
         self, request: ChatRequest, timeout: float | Timeout | None, *, is_traced: bool
@@ -504,7 +504,7 @@ class Piccc(PredictingLLM):
             for batch in stream.batches():
                 for deltas in self._groups(batch):
                     yield growing.add(deltas)
-            yield last(stream.reply)
+            yield to_last_response(stream.reply)
 
     async def _astream(
         self, request: ChatRequest, timeout: float | Timeout | None, *, is_traced: bool
@@ -514,7 +514,7 @@ class Piccc(PredictingLLM):
             async for batch in stream.batches():
                 for deltas in self._groups(batch):
                     yield growing.add(deltas)
-            yield last(stream.reply)
+            yield to_last_response(stream.reply)
 
     def _groups(self, batch: list[Delta]) -> Sequence[Sequence[Delta]]:
         return [batch] if self.coalesce else [[delta] for delta in batch]

@@ -30,7 +30,7 @@ from llama_index.core.types import PydanticProgramMode
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from llama_index_piccc.convert import INVALID_CALLS, completion
+from llama_index_piccc.convert import INVALID_CALLS, to_completion
 from piccc.conversation import DEFAULT_MODEL, JSON, MAX_ANSWERS
 from piccc.errors import InvalidArgumentError, InvalidRequestError
 
@@ -239,23 +239,23 @@ class PicccStructuredLLM(StructuredLLM):
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the answer to a prompt as an object."""
-        return completion(self.chat(self._prompt(prompt, formatted), **kwargs))
+        return to_completion(self.chat(self._prompt(prompt, formatted), **kwargs))
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Return the answer to a prompt as an object."""
-        return completion(await self.achat(self._prompt(prompt, formatted), **kwargs))
+        return to_completion(await self.achat(self._prompt(prompt, formatted), **kwargs))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Stream the object as it grows."""
         stream = self.stream_chat(self._prompt(prompt, formatted), **kwargs)
-        return (completion(response) for response in stream)
+        return (to_completion(response) for response in stream)
 
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """Stream the object as it grows."""
         stream = await self.astream_chat(self._prompt(prompt, formatted), **kwargs)
-        return (completion(response) async for response in stream)
+        return (to_completion(response) async for response in stream)
 
     def chat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
         """Never return: a structured LLM cannot call tools. The three variants do the same.

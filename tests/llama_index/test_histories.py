@@ -27,7 +27,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms import ChatMessage
 
 from llama_index_piccc import Piccc
-from llama_index_piccc.convert import conversation
+from llama_index_piccc.convert import to_messages
 from piccc._dialects import dialect_named
 from piccc._dialects.common import serialize
 from piccc.conversation import ChatRequest, Image, InvalidToolCall, Reasoning, Text, ToolCall
@@ -110,7 +110,7 @@ MESSAGES: dict[str, tuple[ChatMessage, list[Any]]] = {
 @pytest.mark.parametrize("name", MESSAGES)
 def test_a_message_of_another_integration_is_read_as_it_is_meant(name: str) -> None:
     message, parts = MESSAGES[name]
-    (read,) = conversation([message], "openai", "error")
+    (read,) = to_messages([message], "openai", "error")
     if name == "values that are not JSON":
         assert isinstance(read.parts[0], ToolCall)  # how NaN is written is the conversation's choice
         assert read.parts[0].parse().keys() == {"at"}
@@ -247,7 +247,7 @@ def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> 
     sent = 0
     for message in odd_messages():
         with suppress(PicccError):
-            messages = conversation([USER, message, USER], dialect, "error")
+            messages = to_messages([USER, message, USER], dialect, "error")
             serialize(
                 dialect_named(dialect).encode(ChatRequest(model="m", messages=messages), stream=False).body
             )
