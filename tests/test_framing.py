@@ -16,9 +16,9 @@ from piccc._http.connections import (
     MAX_LINE_BYTES,
     MAX_TRAILER_BYTES,
     ChunkedBody,
-    MalformedReply,
-    Reply,
-    unpacker_for,
+    Exchange,
+    MalformedResponse,
+    decompressor_for,
 )
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -99,14 +99,14 @@ def _h11(pieces: list[bytes]) -> tuple[bytes, bool] | None:
 @pytest.mark.parametrize(
     ("written", "what"),
     [
-        (b"0\r\n\0\r\n0\r\n\r\n", "not a line of a trailer"),
-        (b"ten\r\n", "not the size"),
-        (b"-1\r\n", "not the size"),
-        (b"1_0\r\n", "not the size"),
-        (b"\r\n", "not the size"),
-        (b"11111111111111111\r\n", "not the size"),
-        (b"1\r\nab\r\n", "longer than it says"),
-        (b"1" * (MAX_LINE_BYTES + 1), "too many bytes"),
+        (b"0\r\n\0\r\n0\r\n\r\n", "not a trailer line"),
+        (b"ten\r\n", "not a chunk size"),
+        (b"-1\r\n", "not a chunk size"),
+        (b"1_0\r\n", "not a chunk size"),
+        (b"\r\n", "not a chunk size"),
+        (b"11111111111111111\r\n", "not a chunk size"),
+        (b"1\r\nab\r\n", "longer than its size"),
+        (b"1" * (MAX_LINE_BYTES + 1), "size line is too long"),
         (b"0\r\n" + b"x-filler: 0123456789\r\n" * (MAX_TRAILER_BYTES // 20), "too long"),
     ],
 )
@@ -116,8 +116,8 @@ def test_what_is_no_chunk_is_refused(written: bytes, what: str) -> None:
     assert what in chunks.damage
 
 
-def asked() -> Reply:
-    reply = Reply()
+def asked() -> Exchange:
+    reply = Exchange()
     assert reply.request("GET", "/", [("host", "a.test")], None) == [
         b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n"
     ]
@@ -126,10 +126,10 @@ def asked() -> Reply:
 
 def test_a_large_body_is_sent_as_it_is_without_a_copy_and_a_small_one_with_its_head() -> None:
     large = bytes(JOINED_BYTES + 1)
-    head, body = Reply().request("POST", "/", [("host", "a.test")], large)
+    head, body = Exchange().request("POST", "/", [("host", "a.test")], large)
     assert head.endswith(b"content-length: 65537\r\n\r\n")
     assert body is large
-    [written] = Reply().request("POST", "/", [("host", "a.test")], b"{}")
+    [written] = Exchange().request("POST", "/", [("host", "a.test")], b"{}")
     assert written.endswith(b"content-length: 2\r\n\r\n{}")
 
 
@@ -182,7 +182,7 @@ def test_a_body_ends_where_the_head_says(
     ],
 )
 def test_a_head_that_contradicts_itself_is_refused(head: bytes) -> None:
-    with pytest.raises(MalformedReply):
+    with pytest.raises(MalformedResponse):
         asked().feed(head)
 
 
@@ -204,13 +204,13 @@ PACKED = gzip.compress(b"hello " * 1000, mtime=0)
 def test_a_coded_body_is_unpacked_however_it_is_cut(
     encoding: str, packed: bytes, content: bytes, cuts: list[int]
 ) -> None:
-    unpacker, read = unpacker_for(encoding), b""
-    assert unpacker is not None
+    decompressor, read = decompressor_for(encoding), b""
+    assert decompressor is not None
     for piece in cut(packed, cuts):
-        read += unpacker.feed(piece)
-        while more := unpacker.more():
+        read += decompressor.feed(piece)
+        while more := decompressor.more():
             read += more
-    unpacker.end()
+    decompressor.end()
     assert read == content
 
 
@@ -220,20 +220,20 @@ def test_a_coded_body_is_unpacked_however_it_is_cut(
     ids=["cut", "cut early", "cut in the second", "damaged"],
 )
 def test_a_coded_body_that_is_cut_or_damaged_is_refused(packed: bytes) -> None:
-    unpacker = unpacker_for("gzip")
-    assert unpacker is not None
-    with pytest.raises(MalformedReply):  # noqa: PT012  either may say so
-        unpacker.feed(packed)
-        while unpacker.more():
+    decompressor = decompressor_for("gzip")
+    assert decompressor is not None
+    with pytest.raises(MalformedResponse):  # noqa: PT012  either may say so
+        decompressor.feed(packed)
+        while decompressor.more():
             pass
-        unpacker.end()
+        decompressor.end()
 
 
 def test_a_small_body_does_not_become_endless_work() -> None:
-    unpacker = unpacker_for("gzip")
-    assert unpacker is not None
-    unpacked = len(unpacker.feed(gzip.compress(b" " * 2**28, 9)))
-    with pytest.raises(MalformedReply, match="far more"):  # noqa: PT012  some step does
-        while step := unpacker.more():
+    decompressor = decompressor_for("gzip")
+    assert decompressor is not None
+    unpacked = len(decompressor.feed(gzip.compress(b" " * 2**28, 9)))
+    with pytest.raises(MalformedResponse, match="far more"):  # noqa: PT012  some step does
+        while step := decompressor.more():
             unpacked += len(step)
     assert unpacked < 2**27

@@ -26,7 +26,7 @@ from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestErro
         ('{"detail": [{"msg": "no"}]}', '{"detail": [{"msg": "no"}]}', None),
         ("no", "no", None),
         ('["no"]', '["no"]', None),
-        (" \n<html>no</html>", "a web page instead of an API reply. Is base_url the API's address?", None),
+        (" \n<html>no</html>", "a web page instead of an API response. Is base_url the API's address?", None),
         ("", "", None),
         ("[" * 10_000, "[" * 199 + "…", None),
         ('{"error": {"message": "' + "x" * 900 + '"}}', "x" * 499 + "…", None),

@@ -89,7 +89,7 @@ def test_without_a_network_it_says_that_nobody_answers(shell: Shell, emulator: E
     emulator.stop()
     found = _found(shell, 1, PICCC_BASE_URL=address)
     assert found["server"]["state"] == "fix"
-    assert "No answer" in found["server"]["says"]
+    assert "No response" in found["server"]["says"]
     assert "clock" not in found
 
 

@@ -189,12 +189,12 @@ FAULTS: dict[Callable[[Place], str], int] = {
 """How often each is tried."""
 SAID: dict[Callable[[Place], str], str] = {
     refused: "start the emulator",
-    untrusted: "certificate is not trusted here",
-    speaks_no_tls: "begin base_url with http://",
-    speaks_tls: "egin base_url with https://",
-    tls_that_hangs_up: "If the server speaks TLS, begin base_url with https://",
-    silent: "if it speaks plain HTTP, begin base_url with http://",
-    no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates",
+    untrusted: "certificate is not trusted",
+    speaks_no_tls: "start base_url with http://",
+    speaks_tls: "tart base_url with https://",
+    tls_that_hangs_up: "If the server speaks TLS, start base_url with https://",
+    silent: "If it speaks plain HTTP, start base_url with http://",
+    no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR contains no certificates",
     proxy_is_down: "through the proxy",
     proxy_wants_a_password: "the proxy",
 }
@@ -255,11 +255,11 @@ def test_an_error_says_why_nothing_could_be_sent(
         "http://:80",
     ],
 )
-def test_a_proxy_that_is_none_is_a_wrong_setting(place: Place, proxy: str, mode: Mode) -> None:
+def test_an_invalid_proxy_url_is_a_configuration_error(place: Place, proxy: str, mode: Mode) -> None:
     place.patch.setenv("HTTP_PROXY", proxy)
     place.patch.setenv("NO_PROXY", "")
     config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test")
-    with pytest.raises(ConfigurationError, match="is no address of one") as caught:
+    with pytest.raises(ConfigurationError, match="is not a valid proxy URL") as caught:
         call(mode, "chat", config, VirtualIO(mode.port()))
     assert "hush123" not in str(caught.value)
 

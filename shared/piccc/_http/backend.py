@@ -1,7 +1,7 @@
-"""The interface between behaviour and the world: send, sleep, now, random, run.
+"""The interface of the backends: send, sleep, now, random, run; and the threads for blocking calls.
 
-Behaviour over time is written once, as coroutines over a backend. The asynchronous backend awaits its event
-loop; the sync one never suspends, and `run_sync` drives such a coroutine to its end in one step.
+Retries, deadlines and polling are written once, as coroutines over a backend. The asynchronous backend
+awaits its event loop. The blocking one never suspends, so `run_sync` runs such a coroutine in one step.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Ts = TypeVarTuple("Ts")
 
 
 class Outcome(Enum):
-    """What a failed attempt says about whether the server can have acted on it."""
+    """Whether the server may have acted on a failed attempt."""
 
     NOT_SENT = "not sent"
-    HOPELESS = "not sent, and another attempt would end alike"
-    REFUSED = "refused: the server says that it did nothing"
-    FAILED = "failed: the server answered that it broke"
-    UNKNOWN = "sent, and no answer came"
-    UNTIMELY = "the server asks to come again"
-    REJECTED = "rejected: the request itself is wrong"
+    HOPELESS = "not sent, and retrying cannot help"
+    REFUSED = "refused: the server did nothing"
+    FAILED = "failed: the server reported an internal error"
+    UNKNOWN = "sent, but no response arrived"
+    UNTIMELY = "the server asks for a later retry"
+    REJECTED = "rejected: the request is invalid"
 
 
 class Failure(Exception):
-    """An attempt that brought no answer; the cause is the HTTP library's own error."""
+    """An attempt without a response; `__cause__` is the HTTP library's error."""
 
     def __init__(self, outcome: Outcome, reason: str, *, timed_out: bool = False, hint: str = "") -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class Failure(Exception):
         self.timed_out = timed_out
         self.hint = hint
         self.is_stale = False
-        """Whether a connection that had served before was closed before any byte of a reply."""
+        """Whether a reused connection was closed before the response began."""
 
 
 MAX_CONNECTIONS = 1000
@@ -55,12 +55,11 @@ MAX_CONNECTIONS = 1000
 
 @dataclass(slots=True, eq=False)
 class SendNotes:
-    """What became of a request on its way.
+    """What the backend reports about sending a request.
 
     Attributes:
         queued: seconds spent waiting for one of `max_connections`.
-        stale: seconds after which a connection that had been idle was closed, so that the request was sent
-            once more, or None.
+        stale: seconds spent on a stale connection before the request was sent again, or None.
     """
 
     queued: float = 0.0
@@ -69,11 +68,11 @@ class SendNotes:
 
 @dataclass(slots=True, eq=False)
 class HTTPRequest:
-    """One attempt. `by` is the moment on the backend's clock by which the reply's headers must have come.
+    """One attempt. `by` is the deadline for the response headers, on the backend's clock.
 
-    `fresh` asks for a connection that has not been used before, `address` for one to this IP address of the
-    host. `before_sending` is awaited when the connection is open, before the first byte; what it raises is
-    raised, and nothing is sent. `notes` are written by the backend.
+    `fresh` requires a new connection, `address` one to this IP address of the host. `before_sending` is
+    awaited once the connection is open, before the first byte. If it raises, nothing is sent. The backend
+    fills in `notes`.
     """
 
     method: str
@@ -91,7 +90,7 @@ class HTTPRequest:
 
 
 class HTTPResponse(Protocol):
-    """A reply whose headers have come and whose body may still be under way."""
+    """A response whose headers have arrived and whose body may still be arriving."""
 
     @property
     def status(self) -> int:
@@ -100,39 +99,39 @@ class HTTPResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, their names in lower case."""
+        """The headers, with lower-case names."""
         ...
 
     async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        """Return the next bytes, b"" at the end; raise Failure on an error or when `by` passes."""
         ...
 
     async def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Release the connection if the whole body was read, else close it."""
         ...
 
     def abandon(self) -> None:
-        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        """Close the connection immediately; safe in a finalizer."""
         ...
 
 
 class Signal(Protocol):
-    """A wait that can be ended early."""
+    """A wait that can be interrupted."""
 
     def set(self) -> None:
-        """End the wait under way, or else the next one; from any thread, and from a finalizer."""
+        """End the current wait, or else the next one; safe in any thread and in a finalizer."""
         ...
 
     async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        """Wait until the signal is set, at most `seconds`, then clear it."""
         ...
 
 
 class Backend(Protocol):
-    """The world as behaviour sees it. Times are seconds on the monotonic clock that all ports share."""
+    """Network, clock and threads. Times are seconds on the monotonic clock that all backends share."""
 
     client: Any
-    """The HTTP client that the caller passed in, or None."""
+    """The caller's HTTP client, or None."""
 
     @property
     def backend(self) -> str:
@@ -140,26 +139,26 @@ class Backend(Protocol):
         ...
 
     def now(self) -> float:
-        """Return the time."""
+        """Return the current time."""
         ...
 
     def random(self) -> float:
-        """Return a number from 0 up to, not including, 1."""
+        """Return a random number in [0, 1)."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for `seconds`."""
         ...
 
     def signal(self) -> Signal:
-        """Make a signal for a wait in this thread or event loop."""
+        """Return a signal for a wait in this thread or event loop."""
         ...
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """Call a function that may block (files, SQLite, DNS, certificates, imports) and return its result.
 
-        The asynchronous backend calls it in a worker thread, so that it never holds the event loop. When the
-        caller is cancelled, the function still runs to its end and its result is dropped.
+        The asynchronous backend calls it in a worker thread, to keep the event loop free. If the caller is
+        cancelled, the function still completes and its result is dropped.
         """
         ...
 
@@ -168,33 +167,33 @@ class Backend(Protocol):
         ...
 
     def in_thread(self) -> Backend:
-        """Return a blocking backend of the same kind, with connections of its own, for another thread."""
+        """Return a blocking backend with the same HTTP library, for another thread."""
         ...
 
     async def resolve(self, host: str) -> list[str]:
-        """Return the addresses of a host; none where it cannot be resolved from here."""
+        """Return the IP addresses of a host, or an empty list if it cannot be resolved."""
         ...
 
     async def warm_up(self, url: str) -> None:
-        """Load what requests to a server need, such as the certificates; nothing is sent."""
+        """Load what requests to a server need, such as certificates; send nothing."""
         ...
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:
-        """Send and return when the headers have come; raise Failure if they do not."""
+        """Send a request and return once the headers arrive; raise Failure if they do not."""
         ...
 
     async def close(self) -> None:
-        """Close what this port has opened."""
+        """Close what this backend opened."""
         ...
 
 
 class Stream(Protocol):
-    """A connection's bytes."""
+    """A connection's byte stream."""
 
     async def read(self, by: float | None, idle: float | None = None) -> bytes:
-        """Return the next bytes, b"" when the server has closed the connection.
+        """Return the next bytes, b"" if the server closed the connection.
 
-        Raise TimeoutError when `by` has passed, even if bytes have come, or none came for `idle` seconds.
+        Raise TimeoutError if `by` has passed, even with bytes available, or after `idle` seconds of silence.
         """
         ...
 
@@ -203,15 +202,15 @@ class Stream(Protocol):
         ...
 
     async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> Self:
-        """Return the same connection under TLS."""
+        """Return this connection, upgraded to TLS."""
         ...
 
     def is_readable(self) -> bool:
-        """Return whether unread bytes or the connection's end have arrived."""
+        """Return whether there are unread bytes or the server closed the connection."""
         ...
 
     def close(self) -> None:
-        """Close the connection at once; from any thread, and from a finalizer."""
+        """Close the connection immediately; safe in any thread and in a finalizer."""
         ...
 
 
@@ -222,7 +221,7 @@ def earliest(*moments: float | None) -> float | None:
 
 THREAD_IDLE_SECONDS = 0.25
 _idle_threads: deque[SimpleQueue[Callable[[], object]]] = deque()
-"""The queues on which idle threads wait: starting a thread costs as much CPU as opening a connection."""
+"""Queues on which idle threads wait: starting a thread costs as much CPU as opening a connection."""
 
 
 def run_in_thread(function: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""The backends, blocking and asyncio, and their sockets."""
+"""The blocking and asyncio backends, and their sockets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import h11
 
 from piccc._http import connections
 from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts, earliest, run_in_thread
-from piccc._http.connections import SILENT, TOO_LATE, Pool, Route, described, scrub, tls_context
+from piccc._http.connections import SILENT, TOO_LATE, Pool, Route, message_of, scrub, tls_context
 from piccc._http.library import (
     AsyncLibraryResponse,
     Departure,
@@ -50,22 +50,22 @@ READ_BYTES = 64 * 1024
 WRITE_BYTES = 64 * 1024
 MAX_HELD_BYTES = 64 * 1024
 ATTEMPT_DELAY = 0.25
-"""Seconds that one address of a host gets before the next is tried beside it (RFC 8305, section 5)."""
+"""Seconds before the next address of a host is tried in parallel (RFC 8305, section 5)."""
 
-Address = tuple[int, Any]  # family, and what `connect` takes
+Address = tuple[int, Any]  # family, and the argument of `connect`
 
 
 def addresses_of(host: str, port: int) -> list[Address]:
-    """Return a host's addresses, IPv6 and IPv4 in turn as RFC 8305, section 4, has it; raise OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-    first = [each for each in addresses if each[0] == addresses[0][0]]
-    others = [each for each in addresses if each[0] != addresses[0][0]]
-    return [each for each in chain(*zip_longest(first, others)) if each is not None]
+    """Return a host's addresses, alternating IPv6 and IPv4 (RFC 8305, section 4); raise OSError."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    others = [address for address in addresses if address[0] != addresses[0][0]]
+    return [address for address in chain(*zip_longest(first, others)) if address is not None]
 
 
 class SyncStream:
-    """A stream that blocks its thread."""
+    """A blocking stream."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -74,67 +74,67 @@ class SyncStream:
 
     @classmethod
     def connect(cls, addresses: list[Address], by: float | None) -> Self:
-        """Connect to the first address that answers."""
-        if len(addresses) == 1:  # no race, so no selector, which costs as much as the connection
-            return cls(_connected(*addresses[0], by))
+        """Connect to the first address that responds."""
+        if len(addresses) == 1:  # a selector would cost as much as the connection
+            return cls(_connect(*addresses[0], by))
         waiting, failure = deque(addresses), OSError("the host has no address")
-        with selectors.DefaultSelector() as begun:
+        with selectors.DefaultSelector() as attempts:
             try:
-                while waiting or begun.get_map():
+                while waiting or attempts.get_map():
                     if waiting:
                         family, address = waiting.popleft()
                         attempt = socket.socket(family, socket.SOCK_STREAM)
-                        begun.register(attempt, selectors.EVENT_WRITE)
+                        attempts.register(attempt, selectors.EVENT_WRITE)
                         attempt.setblocking(False)
                         error = attempt.connect_ex(address)
                         if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-                            failure = _close_failed(begun, attempt, error)
+                            failure = _close_failed(attempts, attempt, error)
                             continue
-                    left = _left(by)
+                    left = _remaining(by)
                     if waiting:
                         left = ATTEMPT_DELAY if left is None else min(left, ATTEMPT_DELAY)
-                    for key, _ in begun.select(left):
+                    for key, _ in attempts.select(left):
                         attempt = cast("socket.socket", key.fileobj)
                         error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                         if error:
-                            failure = _close_failed(begun, attempt, error)
+                            failure = _close_failed(attempts, attempt, error)
                             continue
-                        begun.unregister(attempt)
+                        attempts.unregister(attempt)
                         attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                         return cls(attempt)
                 raise failure
             finally:
-                for key in list(begun.get_map().values()):
+                for key in list(attempts.get_map().values()):
                     cast("socket.socket", key.fileobj).close()
 
     async def read(self, by: float | None, idle: float | None = None) -> bytes:
         """Return the next bytes."""
-        self._bound(by, idle)
+        self._set_timeout(by, idle)
         return self._socket.recv(READ_BYTES)
 
     async def write(self, data: bytes, by: float | None) -> None:
         """Send all bytes."""
-        # In pieces, because `sendall` gives the whole of a large body a bound that is set before it.
+        # In pieces: otherwise one timeout, set beforehand, would cover the whole of a large body.
         for start in range(0, len(data), WRITE_BYTES):
-            self._bound(by, None)
+            self._set_timeout(by, None)
             self._socket.sendall(data[start : start + WRITE_BYTES])
 
     async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> Self:
-        """Return the same connection under TLS."""
-        self._bound(by, None)
+        """Return this connection, upgraded to TLS."""
+        self._set_timeout(by, None)
         return type(self)(context.wrap_socket(self._socket, server_hostname=host))
 
     def is_readable(self) -> bool:
-        """Return whether something waits to be read."""
-        under_tls = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
-        return under_tls or _is_readable(self._socket)
+        """Return whether there are unread bytes or the server closed the connection."""
+        has_decrypted = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+        return has_decrypted or _is_readable(self._socket)
 
     def close(self) -> None:
-        """Close the connection at once."""
-        _shut_down(self._socket, self._process)  # for to close a socket does not wake who reads from it
+        """Close the connection immediately."""
+        _shut_down(self._socket, self._process)  # closing a socket does not wake its reader
         self._socket.close()
 
-    def _bound(self, by: float | None, idle: float | None) -> None:
+    def _set_timeout(self, by: float | None, idle: float | None) -> None:
         timeout = idle
         if by is not None:
             left = by - time.monotonic()
@@ -142,13 +142,13 @@ class SyncStream:
                 raise TimeoutError
             if idle is None or left < idle:
                 timeout = left
-        if timeout != self._timeout:  # for setting it costs as much as reading
+        if timeout != self._timeout:  # setting it costs as much as reading
             self._socket.settimeout(timeout)
             self._timeout = timeout
 
 
 class AsyncStream(asyncio.Protocol):
-    """A stream on the event loop that was running when it was made."""
+    """A stream on the event loop that created it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -162,14 +162,14 @@ class AsyncStream(asyncio.Protocol):
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._due: float | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_lost = False
 
     @classmethod
     async def connect(cls, addresses: list[Address]) -> AsyncStream:
-        """Connect to the first address that answers."""
-        # Not `create_connection(happy_eyeballs_delay=…)`: its staggered race leaves sockets to the garbage
-        # collector when it is cancelled, and fails under eager tasks (python/cpython#124309).
+        """Connect to the first address that responds."""
+        # Not `create_connection(happy_eyeballs_delay=…)`: when cancelled it leaves sockets to the garbage
+        # collector, and it fails under eager tasks (python/cpython#124309).
         connection = await _race(addresses)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -181,14 +181,14 @@ class AsyncStream(asyncio.Protocol):
         stream._socket = connection
         return stream
 
-    # What asyncio calls.
+    # Callbacks for asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the bytes until they are read, and bound how many are kept."""
+        """Buffer the bytes; pause reading when the buffer is full."""
         self._pieces.append(data)
         self._size += len(data)
         if self._size > MAX_HELD_BYTES:
@@ -196,41 +196,41 @@ class AsyncStream(asyncio.Protocol):
         _wake(self._reader)
 
     def eof_received(self) -> None:
-        """Note that no more bytes will come; the transport closes itself."""
+        """Record the end of the stream; the transport closes itself."""
         self._is_over = True
         _wake(self._reader)
 
     def connection_lost(self, exception: Exception | None) -> None:
-        """Note why the connection ended."""
+        """Record why the connection ended."""
         self._is_over = self._is_lost = True
         self._error = self._error or exception
         _wake(self._reader)
-        self._silence()
+        self._cancel_timer()
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        """Let the writer wait."""
+        """Make the writer wait."""
         self._writer = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """Let the writer go on."""
+        """Wake the writer."""
         _wake(self._writer)
         self._writer = None
 
-    # What we call.
+    # The `Stream` interface.
 
     async def read(self, by: float | None, idle: float | None = None) -> bytes:
         """Return the next bytes."""
         now = self._loop.time()
-        if by is not None and now >= by:  # however much has come
+        if by is not None and now >= by:  # even if bytes are available
             raise TimeoutError
         if not self._pieces and not self._is_over:
-            # A timer for each token would cost more than reading it: so one stays, and looks again.
+            # A timer for each token would cost more than reading it, so one timer is reused.
             due = by if idle is None else now + idle if by is None or now + idle < by else by
             self._due = due
-            if due is not None and (self._alarm is None or self._alarm.when() > due):
-                self._silence()
-                self._alarm = self._loop.call_at(due, self._look)
+            if due is not None and (self._timer is None or self._timer.when() > due):
+                self._cancel_timer()
+                self._timer = self._loop.call_at(due, self._on_timer)
             self._reader = self._loop.create_future()
             try:
                 await self._reader
@@ -243,51 +243,51 @@ class AsyncStream(asyncio.Protocol):
         return b""
 
     async def write(self, data: bytes, by: float | None) -> None:
-        """Send all bytes, or leave the last of them to the transport."""
+        """Send all bytes; the transport may buffer the last of them."""
         if self._transport.is_closing():
-            raise self._error or ConnectionResetError("the server has closed the connection")
+            raise self._error or ConnectionResetError("the server closed the connection")
         self._transport.write(data)
         if self._writer is not None:
             async with asyncio.timeout_at(by):
                 await self._writer
 
     async def start_tls(self, context: ssl.SSLContext, host: str, by: float | None) -> AsyncStream:
-        """Return the same connection under TLS."""
+        """Return this connection, upgraded to TLS."""
         secure = AsyncStream()
         secure._socket = self._socket
         async with asyncio.timeout_at(by):
             transport = await self._loop.start_tls(self._transport, secure, context, server_hostname=host)
-        if transport is None:  # so uvloop, when the server hangs up during the handshake
-            raise ConnectionResetError("the server has closed the connection")
+        if transport is None:  # uvloop, if the server disconnects during the handshake
+            raise ConnectionResetError("the server closed the connection")
         secure.connection_made(transport)
         return secure
 
     def is_readable(self) -> bool:
-        """Return whether something waits to be read."""
-        # A server that hung up is seen on the socket before the event loop has said so.
+        """Return whether there are unread bytes or the server closed the connection."""
+        # The socket shows that the server disconnected before the event loop reports it.
         return bool(self._pieces) or self._is_over or _is_readable(self._socket)
 
     def close(self) -> None:
-        """Close the connection at once."""
+        """Close the connection immediately."""
         if self._is_lost or self._loop.is_closed():
-            return  # a transport that is lost has let go of its loop, which `abort` would ask
-        # `abort` closes our copy of the socket alone: a forked child's would keep the server writing.
+            return  # a lost transport has no loop, which `abort` needs
+        # `abort` closes only our copy of the socket: a forked child's copy would keep the server writing.
         _shut_down(self._socket, self._process)
         self._transport.abort()
 
-    def _look(self) -> None:
-        self._alarm = None
+    def _on_timer(self) -> None:
+        self._timer = None
         if self._reader is None or self._reader.done() or self._due is None:
             return
         if self._loop.time() < self._due:
-            self._alarm = self._loop.call_at(self._due, self._look)
+            self._timer = self._loop.call_at(self._due, self._on_timer)
         else:
             self._reader.set_exception(TimeoutError())
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _take(self) -> bytes:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -299,7 +299,7 @@ class AsyncStream(asyncio.Protocol):
 
 
 async def _race(addresses: list[Address]) -> socket.socket:
-    """Return a socket that is connected to the first address that answers; no other stays open."""
+    """Return a socket connected to the first address that responds; close all others."""
     waiting, attempts = deque(addresses), set[asyncio.Task[socket.socket]]()
     pending, winner = set[asyncio.Task[socket.socket]](), None
     failure: BaseException = OSError("the host has no address")
@@ -312,13 +312,13 @@ async def _race(addresses: list[Address]) -> socket.socket:
             done, pending = await asyncio.wait(
                 pending, timeout=ATTEMPT_DELAY if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
-            for each in done:
-                failure = each.exception() or failure
-                winner = winner or (each if each.exception() is None else None)
+            for attempt in done:
+                failure = attempt.exception() or failure
+                winner = winner or (attempt if attempt.exception() is None else None)
     finally:
-        for each in attempts - {winner}:
-            each.cancel()
-            each.add_done_callback(_discard)
+        for attempt in attempts - {winner}:
+            attempt.cancel()
+            attempt.add_done_callback(_discard)
     if winner is None:
         raise failure
     return winner.result()
@@ -340,10 +340,10 @@ def _discard(attempt: asyncio.Task[socket.socket]) -> None:
         attempt.result().close()
 
 
-def _connected(family: int, address: Any, by: float | None) -> socket.socket:
+def _connect(family: int, address: Any, by: float | None) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
-        connection.settimeout(_left(by))
+        connection.settimeout(_remaining(by))
         connection.connect(address)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
@@ -352,8 +352,8 @@ def _connected(family: int, address: Any, by: float | None) -> socket.socket:
     return connection
 
 
-def _close_failed(begun: selectors.BaseSelector, attempt: socket.socket, error: int) -> OSError:
-    begun.unregister(attempt)
+def _close_failed(attempts: selectors.BaseSelector, attempt: socket.socket, error: int) -> OSError:
+    attempts.unregister(attempt)
     attempt.close()
     return OSError(error, os.strerror(error))
 
@@ -363,7 +363,7 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-def _left(by: float | None) -> float | None:
+def _remaining(by: float | None) -> float | None:
     if by is None:
         return None
     left = by - time.monotonic()
@@ -383,15 +383,15 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 def _shut_down(connection: socket.socket, process: int) -> None:
-    if process == os.getpid():  # for a forked child's copies are its parent's connections
-        with suppress(OSError):  # it has ended by itself
+    if process == os.getpid():  # a forked child's copies are its parent's connections
+        with suppress(OSError):  # already disconnected
             connection.shutdown(socket.SHUT_RDWR)
 
 
 MAX_WORKERS = 32
 MAX_ROUTES = 256
 GRACE = 0.02
-"""Seconds that an HTTP library's own timeouts get before ours, for they know what had been sent."""
+"""Extra seconds for an HTTP library's timeouts to fire before ours: they know what was sent."""
 
 
 @lru_cache(maxsize=1)
@@ -419,7 +419,7 @@ class _Backend:
 
     @property
     def backend(self) -> str:
-        """Name and version of what sends the requests: `h11`, or the HTTP library."""
+        """Name and version of `h11` or the HTTP library that sends the requests."""
         library = self._library or preferred_library() or h11
         return f"{library.__name__} {library.__version__}"
 
@@ -428,67 +428,67 @@ class _Backend:
         return f"piccc/{__version__} {self.backend.replace(' ', '/')} python/{platform.python_version()}"
 
     def random(self) -> float:
-        """Return a number from 0 up to, not including, 1."""
+        """Return a random number in [0, 1)."""
         return random.random()  # noqa: S311  jitter, not a secret
 
     def in_thread(self) -> SyncBackend:
-        """Return a blocking backend over the same library, with connections of its own."""
+        """Return a blocking backend with the same HTTP library."""
         return SyncBackend(library=self._library)
 
     def _route(self, url: str) -> Route:
         parts = urlsplit(url)
         scheme, host = parts.scheme, (parts.hostname or "").lower()
-        place = scheme, host, parts.port or {"http": 80}.get(scheme, 443)
-        route = self._routes.get(place)
+        origin = scheme, host, parts.port or {"http": 80}.get(scheme, 443)
+        route = self._routes.get(origin)
         if route is None:
             if scheme not in ("http", "https") or not host:
-                raise ValueError(f"not an http(s) address: {scheme}://{host}")
+                raise ValueError(f"not an http(s) URL: {scheme}://{host}")
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             certificates = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-            route = self._routes[place] = Route(*place, proxy_for(*place), certificates)
+            route = self._routes[origin] = Route(*origin, proxy_for(*origin), certificates)
         return route
 
-    def _detour(self, route: Route) -> Any:
-        """Return the HTTP library that a request goes through, None where our own connections serve it."""
+    def _library_for(self, route: Route) -> Any:
+        """Return the HTTP library for a route, or None to use our own connections."""
         if route.proxy and self.client is None:
             _check_proxy(route.proxy)
         library = self._library or preferred_library()
-        return library or (library_named("httpx") if _is_beyond_us(route.proxy) else None)
+        return library or (library_named("httpx") if _needs_httpx(route.proxy) else None)
 
     def _load(self, url: str) -> None:
         route = self._route(url)
-        if self._detour(route) is not None or route.scheme == "https":
+        if self._library_for(route) is not None or route.scheme == "https":
             tls_context(route.certificates)
 
     def _library_client(self, library: Any, route: Route) -> Any:
-        """Make a client for one request: with no idle connections there are no stale ones, and no cookies."""
+        """Return a client for one request: without idle connections there are no stale ones, nor cookies."""
         try:
             return getattr(library, self._kind)(
                 verify=tls_context(route.certificates), proxy=route.proxy, trust_env=False
             )
         except ImportError as error:
             raise ConfigurationError(
-                f"The proxy {_shown(route.proxy)} needs a package that is not installed.",
+                f"The proxy {_redacted(route.proxy)} needs a package that is not installed.",
                 hint='pip install "piccc[socks]"',
             ) from error
         except ValueError as error:
-            raise _no_proxy_address(route.proxy) from error
+            raise _invalid_proxy(route.proxy) from error
         except OSError as error:
-            raise Failure(Outcome.NOT_SENT, f"no connection: {described(error)}") from error
+            raise Failure(Outcome.NOT_SENT, f"no connection: {message_of(error)}") from error
 
     def _classified(
         self, error: Exception, library: Any, client: Any, route: Route, departure: Departure
     ) -> Failure:
         failure = classify(error, library, client, departure)
-        if failure.timed_out and departure.greets:
+        if failure.timed_out and departure.is_in_handshake:
             failure.hint = SILENT
         if self.client is None and route.proxy and failure.outcome is not Outcome.UNKNOWN:
-            failure.reason = f"{failure.reason}, through the proxy {_shown(route.proxy)}"
+            failure.reason = f"{failure.reason}, through the proxy {_redacted(route.proxy)}"
         return failure
 
     def _build(self, client: Any, request: HTTPRequest, now: float, trace: Callable[..., Any]) -> Any:
-        """Build the library's request; raise Failure where its time is over, as after a slow import."""
+        """Return the library's request; raise Failure if its deadline passed, as after a slow import."""
         left = None if request.by is None else request.by - now
         if left is not None and left <= 0:
             raise Failure(Outcome.NOT_SENT, TOO_LATE, timed_out=True)
@@ -507,20 +507,20 @@ class _Backend:
 
 
 class SyncBackend(_Backend):
-    """The backend that blocks its thread and never suspends."""
+    """The backend that blocks its thread and never suspends a coroutine."""
 
     _kind = "Client"
 
     def now(self) -> float:
-        """Return the time."""
+        """Return the current time."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)  # noqa: ASYNC251  this backend blocks, by its purpose
+        """Wait for `seconds`."""
+        time.sleep(seconds)  # noqa: ASYNC251  this backend blocks by design
 
     def signal(self) -> SyncSignal:
-        """Make a signal for a waiting thread."""
+        """Return a signal for a waiting thread."""
         return SyncSignal()
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -532,7 +532,7 @@ class SyncBackend(_Backend):
         run_in_thread(lambda: run_sync(work()))
 
     async def resolve(self, host: str) -> list[str]:
-        """Return the addresses of a host; none where it cannot be resolved from here."""
+        """Return the IP addresses of a host, or an empty list if it cannot be resolved."""
         return _resolve(host)
 
     async def connect(self, host: str, port: int, by: float | None) -> SyncStream:
@@ -544,14 +544,14 @@ class SyncBackend(_Backend):
         await self.run(self._load, url)
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:
-        """Send and return when the headers have come; raise Failure if they do not."""
+        """Send a request and return once the headers arrive; raise Failure if they do not."""
         route = _checked_route(self._route, request)
-        library = self._detour(route)
+        library = self._library_for(route)
         if library is None:
             connections.blocking_pool.holders.add(self)
             return await _send(self, connections.blocking_pool, route, request)
         client, departure = self.client or self._library_client(library, route), Departure()
-        if request.before_sending is not None:  # a library opens connections when it sends
+        if request.before_sending is not None:  # a library connects only when it sends
             await request.before_sending()
         by = None if request.by is None else request.by + GRACE
         try:
@@ -567,7 +567,7 @@ class SyncBackend(_Backend):
             raise failure from scrub(error)
 
     async def close(self) -> None:
-        """Close what this backend has opened; a client that was passed in stays open."""
+        """Close what this backend opened; the caller's client stays open."""
         pool = connections.blocking_pool
         pool.holders.discard(self)
         if not pool.holders:
@@ -575,35 +575,35 @@ class SyncBackend(_Backend):
 
 
 class AsyncBackend(_Backend):
-    """The backend that awaits the running event loop."""
+    """The backend for the running event loop."""
 
     _kind = "AsyncClient"
 
     def now(self) -> float:
-        """Return the time."""
+        """Return the current time."""
         return asyncio.get_running_loop().time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for `seconds`."""
         await asyncio.sleep(seconds)
 
     def signal(self) -> AsyncSignal:
-        """Make a signal for a coroutine that waits on the running loop."""
+        """Return a signal for a coroutine on the running event loop."""
         return AsyncSignal()
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Call a function that may block in a worker thread, with this task's context variables."""
+        """Call a blocking function in a worker thread, with the caller's context variables."""
         call: Future[T] = _workers().submit(partial(copy_context().run, function, *args))
         return await asyncio.wrap_future(call)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine as a task of the running event loop."""
+        """Run a coroutine as a task on the running event loop."""
         task = asyncio.get_running_loop().create_task(work())
-        _background.add(task)  # the loop itself keeps only a weak reference
+        _background.add(task)  # the loop keeps only a weak reference
         task.add_done_callback(_background.discard)
 
     async def resolve(self, host: str) -> list[str]:
-        """Return the addresses of a host; none where it cannot be resolved from here."""
+        """Return the IP addresses of a host, or an empty list if it cannot be resolved."""
         return await self.run(_resolve, host)
 
     async def connect(self, host: str, port: int, by: float | None) -> AsyncStream:
@@ -616,16 +616,16 @@ class AsyncBackend(_Backend):
         await self.run(self._load, url)
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:
-        """Send and return when the headers have come; raise Failure if they do not."""
+        """Send a request and return once the headers arrive; raise Failure if they do not."""
         pool = await connections.running_pool()
         route = _checked_route(self._route, request)
-        is_loaded = self._library or not _is_beyond_us(route.proxy) or "httpx" in sys.modules
-        library = self._detour(route) if is_loaded else await self.run(self._detour, route)
+        is_loaded = self._library or not _needs_httpx(route.proxy) or "httpx" in sys.modules
+        library = self._library_for(route) if is_loaded else await self.run(self._library_for, route)
         if library is None:
             pool.holders.add(self)
             return await _send(self, pool, route, request)
         client = self.client or await self.run(self._library_client, library, route)
-        if request.before_sending is not None:  # a library opens connections when it sends
+        if request.before_sending is not None:  # a library connects only when it sends
             await request.before_sending()
         departure = Departure()
         try:
@@ -642,7 +642,7 @@ class AsyncBackend(_Backend):
             raise self._classified(error, library, client, route, departure) from scrub(error)
 
     async def close(self) -> None:
-        """Close what this backend has opened on the running loop; a client that was passed in stays open."""
+        """Close what this backend opened on the running event loop; the caller's client stays open."""
         pool = await connections.running_pool()
         pool.holders.discard(self)
         if not pool.holders:
@@ -652,7 +652,7 @@ class AsyncBackend(_Backend):
 async def _send(
     backend: SyncBackend | AsyncBackend, pool: Pool, route: Route, request: HTTPRequest
 ) -> HTTPResponse:
-    """Send over our own connections."""
+    """Send over our own connections, once more if an idle one proves stale."""
     began, agent = backend.now(), backend._agent
     try:
         return await connections.send(backend, pool, route, request, agent)
@@ -660,18 +660,18 @@ async def _send(
         if not failure.is_stale:
             raise
     # As browsers and proxies do (RFC 9112, section 9.3.1): a server that closes an idle connection just as a
-    # request comes has not read that. It goes out once more, on a connection that has not been idle.
+    # request arrives has not read it. Send it once more, on a new connection.
     request.notes.stale = backend.now() - began
     return await connections.send(backend, pool, route, replace(request, fresh=True), agent)
 
 
-def _shown(proxy: str | None) -> str:
-    """Return a proxy's address as the environment has it, without what follows and without credentials."""
+def _redacted(proxy: str | None) -> str:
+    """Return the start of a proxy URL, without credentials."""
     return redact((proxy or "")[:200])
 
 
 def proxy_for(scheme: str, host: str, port: int) -> str | None:
-    """Return the proxy that the environment names for a server; a server on this machine has none."""
+    """Return the proxy that the environment sets for a server, None for a server on this machine."""
     if is_loopback(host):
         return None
     proxies = getproxies()
@@ -681,8 +681,8 @@ def proxy_for(scheme: str, host: str, port: int) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _is_beyond_us(proxy: str | None) -> bool:
-    """Return whether a proxy speaks TLS or SOCKS, and so is left to httpx, which knows both."""
+def _needs_httpx(proxy: str | None) -> bool:
+    """Return whether a proxy uses TLS or SOCKS, which only httpx supports."""
     return proxy is not None and not proxy.startswith("http://")
 
 
@@ -691,33 +691,33 @@ def _check_proxy(proxy: str) -> None:
         if urlsplit(proxy).port == 0 or not urlsplit(proxy).hostname:
             raise ValueError("no host, or port 0")
     except ValueError as error:
-        raise _no_proxy_address(proxy) from error
+        raise _invalid_proxy(proxy) from error
 
 
-def _no_proxy_address(proxy: str | None) -> ConfigurationError:
+def _invalid_proxy(proxy: str | None) -> ConfigurationError:
     return ConfigurationError(
-        f"The proxy {_shown(proxy)} is no address of one.",
+        f"{_redacted(proxy)} is not a valid proxy URL.",
         hint="Set HTTPS_PROXY, HTTP_PROXY or ALL_PROXY to http://host:port, or unset it.",
     )
 
 
 def _resolve(host: str) -> list[str]:
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    return [str(each[4][0]) for each in found]
+    return [str(address[0]) for _, _, _, _, address in infos]
 
 
 def _checked_route(route_of: Callable[[str], Route], request: HTTPRequest) -> Route:
     try:
         return route_of(request.url)
     except ValueError as error:
-        raise Failure(Outcome.HOPELESS, described(error)) from None
+        raise Failure(Outcome.HOPELESS, message_of(error)) from None
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends; raise ConfigurationError if something of the caller's makes it."""
+    """Run a coroutine that never suspends; raise ConfigurationError if the caller's code makes it suspend."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -725,13 +725,13 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         return value
     coroutine.close()
     raise ConfigurationError(
-        "A blocking call came upon something asynchronous.",
-        hint="Give a plain function as api_key: an async one serves the asynchronous client only.",
+        "A blocking call ran asynchronous code.",
+        hint="Pass a plain function as api_key: only the asynchronous client supports async ones.",
     )
 
 
 async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
-    """Return the whole body; raise OverflowError once it is larger than `limit` bytes."""
+    """Return the whole body; raise OverflowError if it exceeds `limit` bytes."""
     first = await response.receive(by)
     if not first:
         return first
@@ -745,37 +745,37 @@ async def read_all(response: HTTPResponse, limit: int, by: float | None = None) 
 
 
 class SyncSignal:
-    """Wake a thread that waits."""
+    """A signal that wakes a waiting thread."""
 
     def __init__(self) -> None:
-        # Of all the standard library's means to wake a thread, this one alone may be used in a finalizer.
+        # Of the standard library's ways to wake a thread, only SimpleQueue is safe in a finalizer.
         self._queue: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        """End the wait under way, or else the next one; from any thread."""
+        """End the current wait, or else the next one; safe in any thread."""
         if self._queue.empty():
             self._queue.put(None)
 
     async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        """Wait until the signal is set, at most `seconds`, then clear it."""
         with suppress(Empty):
             self._queue.get(timeout=min(seconds, threading.TIMEOUT_MAX))
 
 
 class AsyncSignal:
-    """Wake a coroutine that waits on the event loop which made this."""
+    """A signal that wakes a coroutine on the event loop that created it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
 
     def set(self) -> None:
-        """End the wait under way, or else the next one; from any thread."""
-        with suppress(RuntimeError):  # for the loop may be closed, and then nothing waits on it
+        """End the current wait, or else the next one; safe in any thread."""
+        with suppress(RuntimeError):  # nothing waits on a closed loop
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        """Wait until the signal is set, at most `seconds`, then clear it."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()

@@ -1,10 +1,10 @@
-"""HTTP/1.1 over connections of our own: messages (RFC 9112), and a pool for each event loop.
+"""HTTP/1.1 over our own connections: messages (RFC 9112), and a connection pool for each event loop.
 
-Why not an HTTP library's pool: CONTRIBUTING.md, "Connections".
+CONTRIBUTING.md, "Connections", says why we do not use an HTTP library's pool.
 
-Each call closes the idle connections, to any server, whose time is over. A process that makes no more
-blocking calls keeps its last ones until it ends or the client is closed (a server that hung up shows as
-CLOSE_WAIT): to close them, a thread would have to run, and a process with threads forks less safely.
+Each call closes all expired idle connections. After its last blocking call a process keeps its idle
+connections until it exits or the client is closed (one closed by the server shows as CLOSE_WAIT): closing
+them would need a thread, and a process with threads forks less safely.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
     from piccc._dialects.common import LargeBody
 
 IDLE_SECONDS = 4.0
-"""How long an idle connection is kept where the server does not say; uvicorn and Node keep theirs for 5."""
+"""How long to keep an idle connection without a Keep-Alive header; uvicorn and Node use 5 seconds."""
 MAX_IDLE_SECONDS = 60.0
 MAX_ORIGINS = 256
 FOREVER = 3600.0
 TOO_LATE = "the deadline passed"
 SILENT = (
-    "Nothing was sent. The server took the connection and left the TLS handshake unanswered: if it speaks "
-    "plain HTTP, begin base_url with http://."
+    "Nothing was sent. The server accepted the connection but did not answer the TLS handshake. If it speaks "
+    "plain HTTP, start base_url with http://."
 )
-"""A server of plain HTTP takes the greeting for the beginning of a line, and waits for its end."""
+"""A plain HTTP server reads the TLS ClientHello as the start of a line and waits for its end."""
 TLS_ALERT = b"\x15\x03"
-"""How a TLS record begins that refuses what is no TLS (RFC 8446, section 5.1); no HTTP reply begins so."""
+"""The start of a TLS alert (RFC 8446, section 5.1), which rejects plain HTTP; no HTTP response starts so."""
 SWEEP_SECONDS = 1.0
 _KEEP_ALIVE = re.compile(r"timeout=(\d{1,6})")
 
@@ -65,7 +65,7 @@ class Opener(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A server and the way to it: requests with equal routes share connections."""
+    """A server and how to reach it; requests with equal routes share connections."""
 
     scheme: str
     host: str
@@ -75,16 +75,16 @@ class Route:
 
     @property
     def authority(self) -> str:
-        """Host and port as a URL has them, the port only where it is not the scheme's own."""
+        """Host and port as in a URL, without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == {"http": 80, "https": 443}.get(self.scheme) else f"{host}:{self.port}"
 
 
 @lru_cache(maxsize=16)
 def tls_context(certificates: tuple[str | None, str | None]) -> ssl.SSLContext:
-    """Return the context for `SSL_CERT_FILE` and `SSL_CERT_DIR`, else for certifi's authorities.
+    """Return the TLS context for `SSL_CERT_FILE` and `SSL_CERT_DIR`, by default with certifi's authorities.
 
-    Making one takes some 20 ms of reading files, so all connections share it.
+    Creating one takes about 20 ms of reading files, so all connections share it.
     """
     file, folder = certificates
     context = ssl.create_default_context(
@@ -95,7 +95,7 @@ def tls_context(certificates: tuple[str | None, str | None]) -> ssl.SSLContext:
 
 
 class Connection:
-    """One connection and what is known of its use."""
+    """A connection and its history."""
 
     __slots__ = ("expires_at", "is_used", "served_stream", "stream")
 
@@ -107,9 +107,9 @@ class Connection:
 
 
 class Origin:
-    """The connections by one route: the idle ones, newest last, and how many are in use.
+    """The connections of one route: the idle ones, newest last, and how many are in use.
 
-    To take or return one costs the same however many are open. Nobody here waits for another origin's.
+    Acquiring or releasing one takes constant time. Origins never wait for each other.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Origin:
         self._keeps_after_stream = True
 
     async def acquire(self, io: Opener, request: HTTPRequest, limit: int) -> Connection | None:
-        """Take an idle connection, or with None the right to open one; wait while `limit` are in use."""
+        """Return an idle connection, or None to open a new one; wait while `limit` are in use."""
         signal: Signal | None = None
         began = io.now()
         try:
@@ -142,7 +142,7 @@ class Origin:
                 if left <= 0:
                     raise Failure(
                         Outcome.NOT_SENT,
-                        f"all {limit} connections to the server stayed in use",
+                        f"all {limit} connections to the server remained in use",
                         timed_out=True,
                         hint="Nothing was sent. Raise max_connections, or make fewer calls at once.",
                     )
@@ -155,7 +155,7 @@ class Origin:
                     self._wake()
 
     def release(self, connection: Connection | None, expires_at: float | None = None) -> None:
-        """Take a connection back until it expires, or close it."""
+        """Keep a connection until it expires, or close it; None if it could not be opened."""
         with self._lock:
             self._in_use -= 1
             is_kept = (
@@ -172,7 +172,7 @@ class Origin:
             connection.stream.close()
 
     def abandon(self) -> None:
-        """Give a place back from a finalizer: it may run during `acquire`, so it must not take the lock."""
+        """Release a place from a finalizer, which may run during `acquire` and so must not take the lock."""
         self._abandoned.append(None)
         try:
             self._waiting[0].set()
@@ -180,35 +180,32 @@ class Origin:
             return
 
     def note_end(self, connection: Connection) -> None:
-        """Note that the server closed an idle connection; where that was after a stream, keep none of these.
+        """Record that the server closed an idle connection; if it had served a stream, stop keeping those.
 
-        llama.cpp's server, for one, promises to keep the connection and closes it behind the last chunk.
+        llama.cpp's server, for example, announces keep-alive but closes the connection after the last chunk.
         """
         if connection.served_stream:
             self._keeps_after_stream = False
 
     def sweep(self, now: float) -> None:
-        """Close the idle connections whose time is over, and count what finalizers gave back."""
+        """Close expired idle connections, and count places released by finalizers."""
         with self._lock:
             self._settle(now)
 
     def close(self) -> None:
-        """Close what is idle now, and what is in use when it is released."""
+        """Close idle connections now, and the others once they are released."""
         self._is_closed = True
-        self._drop_idle()
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether there is nothing to keep."""
-        return not self._in_use and not self._waiting
-
-    def _drop_idle(self) -> None:
         while True:
             try:
                 connection = self._idle.popleft()
-            except IndexError:
+            except IndexError:  # another thread may have taken the last one
                 return
             connection.stream.close()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no connection is in use or awaited."""
+        return not self._in_use and not self._waiting
 
     def _settle(self, now: float) -> None:
         while self._abandoned:
@@ -223,7 +220,7 @@ class Origin:
             if connection.expires_at > now:
                 if not connection.stream.is_readable():
                     return connection
-                self.note_end(connection)  # or bytes have come without a request
+                self.note_end(connection)  # or bytes arrived without a request
             connection.stream.close()
         return None
 
@@ -241,79 +238,79 @@ class Pool:
         self.holders: weakref.WeakSet[object] = weakref.WeakSet()
 
     def origin(self, route: Route, now: float) -> Origin:
-        """Return the connections by this route, and close all others whose time is over."""
+        """Return the connections of this route; close all expired ones."""
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_SECONDS
             for known in list(self._origins.values()):
                 known.sweep(now)
-        found = self._origins.get(route)
-        if found is None:
+        origin = self._origins.get(route)
+        if origin is None:
             if len(self._origins) >= MAX_ORIGINS:
-                for each, origin in list(self._origins.items()):
-                    if origin.is_unused:
-                        self._origins.pop(each, None)
-                        origin.close()
-            found = self._origins.setdefault(route, Origin())
-        return found
+                for other, unused in list(self._origins.items()):
+                    if unused.is_unused:
+                        self._origins.pop(other, None)
+                        unused.close()
+            origin = self._origins.setdefault(route, Origin())
+        return origin
 
     def close(self) -> None:
-        """Close the idle connections, and the others when they are released."""
+        """Close idle connections now, and the others once they are released."""
         origins, self._origins = self._origins, {}
         for origin in origins.values():
             origin.close()
 
 
 class Response:
-    """A reply whose headers have come and whose body may still be under way."""
+    """A response whose headers have arrived and whose body may still be arriving."""
 
     def __init__(
-        self, io: Opener, origin: Origin, connection: Connection, reply: Reply, request: HTTPRequest
+        self, io: Opener, origin: Origin, connection: Connection, exchange: Exchange, request: HTTPRequest
     ) -> None:
-        self.status = reply.status
-        self.headers = reply.headers
+        self.status = exchange.status
+        self.headers = exchange.headers
         self._io = io
         self._origin = origin
         self._connection = connection
         self._stream = connection.stream
-        self._may_continue = reply.may_continue
-        self._body = reply.body
-        self._unpacker = unpacker_for(reply.headers.get("content-encoding", ""))
-        self._rest = reply.rest
+        self._may_continue = exchange.may_continue
+        self._body = exchange.body
+        self._decompressor = decompressor_for(exchange.headers.get("content-encoding", ""))
+        self._rest = exchange.rest
         self._idle = request.idle
         self._is_released = False
-        connection.served_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
+        connection.served_stream = exchange.headers.get("content-type", "").startswith("text/event-stream")
 
     async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
-        body, unpacker = self._body, self._unpacker
+        """Return the next bytes, b"" at the end; raise Failure on an error or when `by` passes."""
+        body, decompressor = self._body, self._decompressor
         try:
-            if unpacker is not None and (data := unpacker.more()):
-                await self._io.sleep(0)  # for unpacking what has come long ago never waits by itself
+            if decompressor is not None and (data := decompressor.more()):
+                await self._io.sleep(0)  # unpacking buffered bytes would never yield to the loop
                 if by is not None and self._io.now() >= by:
                     raise TimeoutError
                 return data
             while not body.is_over:
                 if body.damage:
-                    raise MalformedReply(f"the body {body.damage}")
+                    raise MalformedResponse(f"the body {body.damage}")
                 if data := self._rest:
                     self._rest = b""
                 elif not (data := await self._stream.read(by, self._idle)):
                     body.end()
                     continue
                 content = body.feed(data)
-                if content and unpacker is not None:
-                    content = unpacker.feed(content)
+                if content and decompressor is not None:
+                    content = decompressor.feed(content)
                 if content:
                     return content
-            if unpacker is not None:
-                unpacker.end()
-        except (OSError, MalformedReply) as error:
+            if decompressor is not None:
+                decompressor.end()
+        except (OSError, MalformedResponse) as error:
             self._may_continue = False
-            raise unanswered(error) from scrub(error)
+            raise failure_after_sending(error) from scrub(error)
         return b""
 
     async def close(self) -> None:
-        """Keep the connection if the body was read to its end and nothing came behind it, else close it."""
+        """Release the connection if the whole body was read and nothing followed it, else close it."""
         if self._is_released:
             return
         self._is_released = True
@@ -326,7 +323,7 @@ class Response:
         self._origin.release(self._connection, expires_at)
 
     def abandon(self) -> None:
-        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        """Close the connection immediately; safe in a finalizer."""
         if not self._is_released:
             self._is_released = True
             self._stream.close()
@@ -334,18 +331,18 @@ class Response:
 
 
 def idle_seconds(keep_alive: str) -> float:
-    """Return how long to keep a connection idle: a second less than the server says that it does."""
-    found = _KEEP_ALIVE.search(keep_alive)
-    return min(MAX_IDLE_SECONDS, max(0.0, int(found[1]) - 1.0)) if found else IDLE_SECONDS
+    """Return how long to keep an idle connection: a second less than the server announces."""
+    match = _KEEP_ALIVE.search(keep_alive)
+    return min(MAX_IDLE_SECONDS, max(0.0, int(match[1]) - 1.0)) if match else IDLE_SECONDS
 
 
 async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent: str) -> Response:
-    """Send a request and return when the headers of its reply have come; raise Failure if they do not."""
+    """Send a request and return once the headers arrive; raise Failure if they do not."""
     try:
-        reply = Reply()
-        written = _write(reply, route, request, agent)
+        exchange = Exchange()
+        pieces = _encode(exchange, route, request, agent)
     except Exception as error:
-        raise Failure(Outcome.HOPELESS, described(error)) from scrub(error)
+        raise Failure(Outcome.HOPELESS, message_of(error)) from scrub(error)
     origin = pool.origin(route, io.now())
     connection = await origin.acquire(io, request, request.max_connections)
     try:
@@ -355,8 +352,8 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
             await request.before_sending()
             if request.by is not None and io.now() >= request.by:
                 raise Failure(Outcome.NOT_SENT, TOO_LATE, timed_out=True)
-        await _exchange(connection, reply, written, request.by)
-        return Response(io, origin, connection, reply, request)
+        await _transfer(connection, exchange, pieces, request.by)
+        return Response(io, origin, connection, exchange, request)
     except BaseException as error:
         if isinstance(error, Failure) and error.is_stale and connection is not None:
             origin.note_end(connection)
@@ -364,31 +361,27 @@ async def send(io: Opener, pool: Pool, route: Route, request: HTTPRequest, agent
         raise
 
 
-def _write(reply: Reply, route: Route, request: HTTPRequest, agent: str) -> Iterable[bytes]:
+def _encode(exchange: Exchange, route: Route, request: HTTPRequest, agent: str) -> Iterable[bytes]:
     parts = urlsplit(request.url)
-    # What is escaped already stays as it is; what no request line can carry is escaped.
+    # Escape only what a request line cannot contain; keep existing escapes.
     target = quote(
         f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", safe="%/?:@!$&'()*+,;=-._~#[]|"
     )
     given = {name for name, _ in request.headers}
-    headers = [
-        (
-            "host",
-            route.authority.encode("idna").decode() if not route.authority.isascii() else route.authority,
-        )
-    ]
-    headers = [each for each in (*headers, ("user-agent", agent)) if each[0] not in given] + request.headers
+    host = route.authority if route.authority.isascii() else route.authority.encode("idna").decode()
+    defaults = [("host", host), ("user-agent", agent)]
+    headers = [header for header in defaults if header[0] not in given] + request.headers
     if route.proxy and route.scheme == "http":
         target = f"http://{route.authority}{target}"
         headers += _proxy_authorization(urlsplit(route.proxy))
-    return reply.request(request.method, target, headers, request.body)
+    return exchange.request(request.method, target, headers, request.body)
 
 
 async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
     by = earliest(request.by, None if request.connect is None else io.now() + request.connect)
     proxy = urlsplit(route.proxy) if route.proxy else None
     stream: Stream | None = None
-    is_greeting = False
+    in_handshake = False
     try:
         host, port = (
             (proxy.hostname or "", proxy.port or 80) if proxy else (request.address or route.host, route.port)
@@ -398,7 +391,7 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
             if proxy is not None:
                 await _tunnel(stream, proxy, route, by)
             context = await io.run(tls_context, route.certificates)
-            is_greeting = True
+            in_handshake = True
             stream = await stream.start_tls(context, route.host, by)
         return stream
     except BaseException as error:
@@ -406,30 +399,30 @@ async def _open(io: Opener, route: Route, request: HTTPRequest) -> Stream:
             stream.close()
         if isinstance(error, Failure) or not isinstance(error, Exception):
             raise
-        may_help = isinstance(error, OSError) and not isinstance(error, ssl.SSLCertVerificationError)
+        is_retryable = isinstance(error, OSError) and not isinstance(error, ssl.SSLCertVerificationError)
         through = f", through the proxy {proxy.hostname}:{proxy.port or 80}" if proxy else ""
         raise Failure(
-            Outcome.NOT_SENT if may_help else Outcome.HOPELESS,
-            f"no connection{through}: {described(error)}",
+            Outcome.NOT_SENT if is_retryable else Outcome.HOPELESS,
+            f"no connection{through}: {message_of(error)}",
             timed_out=isinstance(error, TimeoutError),
-            hint=SILENT if is_greeting and isinstance(error, TimeoutError) else "",
+            hint=SILENT if in_handshake and isinstance(error, TimeoutError) else "",
         ) from scrub(error)
 
 
 async def _tunnel(stream: Stream, proxy: SplitResult, route: Route, by: float | None) -> None:
     """Ask a proxy for a tunnel (RFC 9110, section 9.3.6)."""
     host = f"[{route.host}]" if ":" in route.host else route.host
-    reply, target = Reply(), f"{host}:{route.port}"
+    exchange, target = Exchange(), f"{host}:{route.port}"
     headers = [("host", target), *_proxy_authorization(proxy)]
-    await stream.write(b"".join(reply.request("CONNECT", target, headers, None)), by)
-    while not reply.is_begun:
+    await stream.write(b"".join(exchange.request("CONNECT", target, headers, None)), by)
+    while not exchange.is_begun:
         if not (data := await stream.read(by)):
-            raise ConnectionResetError("it closed the connection")
-        reply.feed(data)
-    if not 200 <= reply.status < 300 or reply.rest:
+            raise ConnectionResetError("the proxy closed the connection")
+        exchange.feed(data)
+    if not 200 <= exchange.status < 300 or exchange.rest:
         raise Failure(
-            Outcome.HOPELESS if reply.status == 407 else Outcome.NOT_SENT,
-            f"the proxy {proxy.hostname}:{proxy.port or 80} answered HTTP {reply.status}",
+            Outcome.HOPELESS if exchange.status == 407 else Outcome.NOT_SENT,
+            f"the proxy {proxy.hostname}:{proxy.port or 80} returned HTTP {exchange.status}",
         )
 
 
@@ -440,61 +433,63 @@ def _proxy_authorization(proxy: SplitResult) -> list[tuple[str, str]]:
     return [("proxy-authorization", f"Basic {b64encode(credentials.encode()).decode()}")]
 
 
-async def _exchange(connection: Connection, reply: Reply, written: Iterable[bytes], by: float | None) -> None:
+async def _transfer(
+    connection: Connection, exchange: Exchange, pieces: Iterable[bytes], by: float | None
+) -> None:
     stream, is_reused, has_begun = connection.stream, connection.is_used, False
     connection.is_used = True
     try:
-        broken: OSError = ConnectionResetError("the server closed the connection without a reply")
+        broken: OSError = ConnectionResetError("the server closed the connection without a response")
         try:
-            for piece in written:
+            for piece in pieces:
                 await stream.write(piece, by)
         except TimeoutError:
             raise
         except OSError as error:
-            broken = error  # the server may have refused a large body before all of it was sent
-        while not reply.is_begun:
+            broken = error  # the server may have responded before a large body was complete
+        while not exchange.is_begun:
             data = await stream.read(by)
             if not data:
                 raise broken
             if not has_begun and data.startswith(TLS_ALERT):
-                raise Failure(Outcome.HOPELESS, "the server speaks TLS and was sent plain HTTP")
+                raise Failure(Outcome.HOPELESS, "the server speaks TLS but was sent plain HTTP")
             has_begun = True
-            reply.feed(data)
-    except (OSError, MalformedReply, h11.ProtocolError) as error:
-        failure = unanswered(error)
+            exchange.feed(data)
+    except (OSError, MalformedResponse, h11.ProtocolError) as error:
+        failure = failure_after_sending(error)
         failure.is_stale = is_reused and not has_begun and not failure.timed_out
         raise failure from scrub(error)
 
 
-def unanswered(error: Exception) -> Failure:
-    """Return the failure for a request that was sent."""
+def failure_after_sending(error: Exception) -> Failure:
+    """Return the failure for a request that was sent without getting a response."""
     if isinstance(error, TimeoutError):
         return Failure(Outcome.UNKNOWN, TOO_LATE, timed_out=True)
-    return Failure(Outcome.UNKNOWN, described(error))
+    return Failure(Outcome.UNKNOWN, message_of(error))
 
 
-def described(error: BaseException) -> str:
-    """Return an error's own words, else its name."""
+def message_of(error: BaseException) -> str:
+    """Return an error's message, or its class name if it has none."""
     return str(error) or type(error).__name__
 
 
 def scrub(error: Exception) -> Exception:
-    """Take out of an error, and of what caused it, the request and the frames that hold its headers."""
-    for each in chain_of(error):
-        each.__traceback__ = None
-        if hasattr(type(each), "request"):  # where httpx and httpx2 keep it, behind a property
-            each.request = None  # type: ignore[attr-defined]
+    """Remove from an error and its causes the request, and the frames that hold its headers."""
+    for cause in chain_of(error):
+        cause.__traceback__ = None
+        if hasattr(type(cause), "request"):  # a property of httpx's and httpx2's errors
+            cause.request = None  # type: ignore[attr-defined]
     return error
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return an error and what led to it."""
-    found: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in found:
-        found.append(following)
-        following = following.__cause__ or following.__context__
-    return found
+    """Return an error and its causes."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
 
 
 blocking_pool = Pool()
@@ -504,22 +499,22 @@ _left_by_parent: list[object] = []
 
 
 async def running_pool() -> Pool:
-    """Return the pool of the running event loop; it is closed when the loop shuts down."""
+    """Return the running event loop's pool, which closes when the loop shuts down."""
     loop = asyncio.get_running_loop()
-    held = _pools.get(loop)
-    if held is None:
+    entry = _pools.get(loop)
+    if entry is None:
         pool = Pool()
-        held = pool, _keep(loop, pool)
+        entry = pool, _close_with_loop(loop, pool)
         with _lock:
-            for each in [each for each in _pools if each.is_closed()]:
-                del _pools[each]
-            _pools[loop] = held
-        await anext(held[1])
-    return held[0]
+            for closed in [known for known in _pools if known.is_closed()]:
+                del _pools[closed]
+            _pools[loop] = entry
+        await anext(entry[1])
+    return entry[0]
 
 
-async def _keep(loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None]:
-    # A loop that shuts down closes its asynchronous generators: so this one closes the pool in time.
+async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[None]:
+    # A loop that shuts down closes its asynchronous generators, and this one then closes the pool.
     try:
         yield
     finally:
@@ -529,7 +524,7 @@ async def _keep(loop: asyncio.AbstractEventLoop, pool: Pool) -> AsyncGenerator[N
 
 
 def _after_fork() -> None:
-    # The parent's connections are not ours to use, nor to close by collecting them.
+    # The parent's connections must be neither used nor closed by garbage collection.
     global _lock, blocking_pool
     _lock = threading.Lock()
     _left_by_parent.extend([blocking_pool, dict(_pools)])
@@ -544,15 +539,14 @@ if hasattr(os, "register_at_fork"):
 
 LONGEST = 366 * 86400.0
 
-
 _NUMBER = re.compile(r"[0-9]{1,300}(\.[0-9]*)?")
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read `retry-after-ms`, or `retry-after` as seconds or HTTP date; None where there is no sense in it.
+    """Return the seconds in `retry-after-ms` or `retry-after` (seconds or HTTP date), None if invalid.
 
-    Negative, infinite and not-a-number values are no sense; a date that has passed means 0. A date counts
-    from the reply's own `date`, so that a clock which is wrong here or there does no harm.
+    Negative, infinite and NaN values are invalid; a past date means 0. A date is relative to the response's
+    `date` header, so a wrong clock on either side does no harm.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -583,9 +577,9 @@ def _moment(value: str | None) -> float | None:
 
 
 def request_id(headers: Mapping[str, str], secrets: Sequence[str] = ()) -> str | None:
-    """Return the server's id of a request."""
-    found = headers.get("x-request-id") or headers.get("request-id")
-    return redact(found, secrets) if found else None
+    """Return the server's request id."""
+    identifier = headers.get("x-request-id") or headers.get("request-id")
+    return redact(identifier, secrets) if identifier else None
 
 
 MAX_HEAD_BYTES = 100 * 1024
@@ -593,24 +587,24 @@ MAX_LINE_BYTES = 16 * 1024
 MAX_TRAILER_BYTES = 64 * 1024
 STEP_BYTES = 64 * 1024
 JOINED_BYTES = 64 * 1024
-"""Up to here a body goes out with its head in one write."""
+"""The largest body that is sent in one write with its head."""
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_UNPACKED_RATIO = 100
 
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:|[ \t]")
-"""How a line of a trailer begins (RFC 9112, section 5): a field, or the rest of a folded one."""
+"""The start of a trailer line (RFC 9112, section 5): a field, or the continuation of a folded one."""
 
 
-class MalformedReply(Exception):
-    """A reply, or its body, that cannot be read; `str()` says why."""
+class MalformedResponse(Exception):
+    """A response that cannot be parsed; `str()` gives the reason."""
 
 
-class Reply:
-    """One request's reply, read from the bytes of a connection that nothing else is read from.
+class Exchange:
+    """Encoder of one request and parser of its response's head.
 
-    Feed bytes until `is_begun`, then read the body through `body`, whose first bytes `rest` may hold.
+    Feed bytes until `is_begun`, then parse the body with `body`; its first bytes may be in `rest`.
     """
 
     def __init__(self) -> None:
@@ -625,31 +619,31 @@ class Reply:
     def request(
         self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | LargeBody | None
     ) -> Iterable[bytes]:
-        """Return a request as bytes, a large body apart: joined, each attempt would have a copy of it.
+        """Return a request as bytes; a large body stays separate, since joining would copy it.
 
-        Raise h11.LocalProtocolError for what HTTP cannot carry.
+        Raise h11.LocalProtocolError for an invalid request.
         """
         fields = list(headers)
         if body is not None:
             fields.append(("content-length", str(len(body))))
         head = self._parser.send(h11.Request(method=method, target=target, headers=fields)) or b""
-        pieces = chain([head], self._sent(body))
+        pieces = chain([head], self._encoded(body))
         return pieces if body and len(body) > JOINED_BYTES else [b"".join(pieces)]
 
-    def _sent(self, body: bytes | LargeBody | None) -> Iterator[bytes]:
+    def _encoded(self, body: bytes | LargeBody | None) -> Iterator[bytes]:
         for piece in (body,) if isinstance(body, bytes) else body or ():
             yield self._parser.send(h11.Data(data=piece)) or b""
         self._parser.send(h11.EndOfMessage())
 
     def feed(self, data: bytes) -> None:
-        """Read on until the head is whole; raise MalformedReply for what is no HTTP/1.1."""
+        """Parse until the head is complete; raise MalformedResponse if it is not HTTP/1.1."""
         try:
             self._parser.receive_data(data)
             event = self._parser.next_event()
             while isinstance(event, h11.InformationalResponse):
                 event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
-            raise MalformedReply(f"the reply is not HTTP/1.1: {error}") from None
+            raise MalformedResponse(f"the response is not HTTP/1.1: {error}") from None
         if isinstance(event, h11.Response):
             self._begin(event)
 
@@ -660,8 +654,8 @@ class Reply:
             key, text = name.decode("latin-1"), value.decode("latin-1")
             self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
         self.rest = self._parser.trailing_data[0]
-        self.may_continue = self._parser.our_state is h11.DONE  # MUST_CLOSE where either side said "close"
-        # RFC 9112, section 6.3; h11 has refused what contradicts itself.
+        self.may_continue = self._parser.our_state is h11.DONE  # MUST_CLOSE if either side sent "close"
+        # RFC 9112, section 6.3; h11 rejects contradictory headers.
         if self.status in (204, 304):
             self.body = LengthBody(0)
         elif "transfer-encoding" in self.headers:
@@ -674,9 +668,9 @@ class Reply:
 
 
 class Body(Protocol):
-    """What says where a body ends. Once `is_over`, `rest` is what came behind it.
+    """A body's framing. Once `is_over`, `rest` has the bytes after the body.
 
-    `damage` says what made the body unreadable from there on; feed nothing after that.
+    `damage` describes what made the body unreadable; feed nothing after that.
     """
 
     is_over: bool
@@ -684,11 +678,11 @@ class Body(Protocol):
     damage: str
 
     def feed(self, data: bytes) -> bytes:
-        """Return the content of the next bytes."""
+        """Return the content in the next bytes."""
         ...
 
     def end(self) -> None:
-        """Note that the connection was closed: either the body `is_over` with it, or it was cut."""
+        """Record that the connection was closed: the body either `is_over` or was cut off."""
         ...
 
 
@@ -702,15 +696,15 @@ class LengthBody:
         self.damage = ""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the content of the next bytes."""
+        """Return the content in the next bytes."""
         content, self.rest = data[: self._left], data[self._left :]
         self._left -= len(content)
         self.is_over = not self._left
         return content
 
     def end(self) -> None:
-        """Note that the rest is missing."""
-        self.damage = f"was cut: {self._left} bytes are missing"
+        """Record that the rest is missing."""
+        self.damage = f"was cut off: {self._left} bytes are missing"
 
 
 class UnboundedBody:
@@ -725,7 +719,7 @@ class UnboundedBody:
         return data
 
     def end(self) -> None:
-        """Note the end."""
+        """Record the end."""
         self.is_over = True
 
 
@@ -744,7 +738,7 @@ class ChunkedBody:
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the content of the next bytes, as far as they are chunks."""
+        """Return the content of the chunks in the next bytes."""
         if self.rest:
             data = self.rest + data
         at, pieces = 0, []
@@ -761,47 +755,47 @@ class ChunkedBody:
                 self._left -= len(piece)
                 self._at_line_end = not self._left
                 pieces.append(piece)
-                if self._at_line_end and data[at : at + 2] == b"\r\n":  # as nearly always, all at once
+                if self._at_line_end and data[at : at + 2] == b"\r\n":  # nearly always in the same read
                     self._at_line_end = False
                     at += 2
         self.rest = data[at:]
         if len(self.rest) > MAX_LINE_BYTES and not self.is_over:
-            self.damage = "is damaged: a chunk's size takes too many bytes"
+            self.damage = "is damaged: a chunk's size line is too long"
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def end(self) -> None:
-        """Note that the last chunk did not come."""
-        self.damage = "was cut: the connection closed before its end"
+        """Record that the last chunk is missing."""
+        self.damage = "was cut off: the connection closed before its end"
 
     def _read_line(self, line: bytes) -> None:
         if self._at_line_end:
             self._at_line_end = False
             if line:
-                self.damage = "is damaged: a chunk is longer than it says"
+                self.damage = "is damaged: a chunk is longer than its size"
         elif self._in_trailer:
             self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 self.damage = "is damaged: the trailer is too long"
             elif line and not _TRAILER.match(line):
-                # Else a damaged size, read as the last chunk's, would make content a trailer.
-                self.damage = f"is damaged: not a line of a trailer: {line[:20]!r}"
+                # Otherwise a corrupt size, read as 0, would turn content into a trailer.
+                self.damage = f"is damaged: not a trailer line: {line[:20]!r}"
             self.is_over = not line
-        # Most sizes are bare digits: with cold caches, to match the expression takes 3 µs more.
+        # Most sizes are bare digits; with cold caches, the regular expression takes 3 µs more.
         elif size := line if 0 < len(line) <= 16 and not line.strip(_HEX_DIGITS) else _size(line):
             self._left = int(size, 16)
             self._in_trailer = not self._left
         else:
-            self.damage = f"is damaged: not the size of a chunk: {line[:20]!r}"
+            self.damage = f"is damaged: not a chunk size: {line[:20]!r}"
 
 
 def _size(line: bytes) -> bytes:
-    """Return the digits of a chunk's size that may have extensions, b"" where there is none."""
-    found = _SIZE.fullmatch(line)
-    return found[1] if found else b""
+    """Return the digits of a chunk size that may have extensions, b"" if there are none."""
+    match = _SIZE.fullmatch(line)
+    return match[1] if match else b""
 
 
-class Unpacker:
-    """Unpack a body's content coding, a step at a time, so that a small body cannot become endless work."""
+class Decompressor:
+    """Decompressor that works in steps, so that a small body cannot expand without limit."""
 
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
@@ -809,58 +803,58 @@ class Unpacker:
         self._packed = self._unpacked = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return at most one step of what a piece unpacks to; raise MalformedReply where it is damaged."""
+        """Return the first step of decompressed data; raise MalformedResponse if it is corrupt."""
         self._packed += len(data)
         return self._step(data)
 
     def more(self) -> bytes:
-        """Return the next step of the last piece, b"" when it is used up."""
+        """Return the next step of the same input, b"" when it is used up."""
         return self._step(self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail)
 
     def end(self) -> None:
-        """Note that the body has ended; raise MalformedReply where its content has not."""
+        """Raise MalformedResponse if the compressed data is incomplete at the end of the body."""
         if self._packed and not self._zlib.eof:
-            raise MalformedReply("the compressed body was cut")
+            raise MalformedResponse("the compressed body was cut off")
 
     def _step(self, data: bytes) -> bytes:
         while data:
             if self._zlib.eof:
-                # RFC 1952, section 2.2: gzip is a series of members. What is none is padding.
+                # RFC 1952, section 2.2: gzip data is a series of members; anything else is padding.
                 if self._wbits <= zlib.MAX_WBITS or not data.startswith(b"\x1f"):
                     return b""
                 self._zlib = zlib.decompressobj(self._wbits)
             try:
                 content = self._zlib.decompress(data, STEP_BYTES)
             except zlib.error as error:
-                raise MalformedReply("the compressed body is damaged") from error
+                raise MalformedResponse("the compressed body is damaged") from error
             if content:
                 self._unpacked += len(content)
                 if self._unpacked > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * self._packed):
-                    raise MalformedReply("the compressed body unpacks to far more than its size")
+                    raise MalformedResponse("the compressed body expands to far more than its size")
                 return content
             data = self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
         return b""
 
 
-class Unreadable(Unpacker):
-    """Refuse a content coding that is not unpacked here; the status and the headers are read all the same."""
+class UnsupportedCoding(Decompressor):
+    """Decompressor for an unsupported content coding: it fails only when the body is read."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__(zlib.MAX_WBITS)
         self._encoding = encoding[:80]
 
     def feed(self, data: bytes) -> bytes:
-        """Raise MalformedReply."""
-        raise MalformedReply(f"the body is encoded as {self._encoding!r}, which was not asked for")
+        """Raise MalformedResponse."""
+        raise MalformedResponse(f"the body is encoded as {self._encoding!r}, which was not requested")
 
 
-def unpacker_for(encoding: str) -> Unpacker | None:
-    """Return what unpacks a body of this content-encoding, None where nothing needs to."""
+def decompressor_for(encoding: str) -> Decompressor | None:
+    """Return the decompressor for a content-encoding, None if none is needed."""
     match encoding.strip().lower():
         case "identity" | "":
             return None
         case "gzip" | "x-gzip":
-            return Unpacker(16 + zlib.MAX_WBITS)
+            return Decompressor(16 + zlib.MAX_WBITS)
         case "deflate":
-            return Unpacker(zlib.MAX_WBITS)
-    return Unreadable(encoding)
+            return Decompressor(zlib.MAX_WBITS)
+    return UnsupportedCoding(encoding)

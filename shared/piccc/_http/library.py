@@ -1,4 +1,4 @@
-"""Requests through httpx or httpx2: a caller's client, proxies that speak TLS or SOCKS, and mocks."""
+"""Requests through httpx or httpx2: a caller's client, TLS and SOCKS proxies, and mocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from types import FunctionType
 from typing import Any, cast
 
 from piccc._http.backend import Failure, HTTPRequest, Outcome, T, run_in_thread
-from piccc._http.connections import TOO_LATE, MalformedReply, chain_of, scrub, unpacker_for
+from piccc._http.connections import TOO_LATE, MalformedResponse, chain_of, decompressor_for, scrub
 from piccc.errors import ConfigurationError, MissingExtraError
 
 BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
@@ -29,7 +29,7 @@ LIBRARIES = ("httpx", "httpx2")
 def library_named(name: str) -> Any:
     """Return the module `httpx` or `httpx2`."""
     if name not in LIBRARIES:
-        raise ConfigurationError(f"{BACKEND_VARIABLE} is {name!r}.", hint="It is 'httpx' or 'httpx2'.")
+        raise ConfigurationError(f"{BACKEND_VARIABLE} is {name!r}.", hint="Set it to 'httpx' or 'httpx2'.")
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -37,89 +37,88 @@ def library_named(name: str) -> Any:
 
 
 def preferred_library() -> Any:
-    """Return the library that all requests are to go through, or None.
+    """Return the library that all requests must use, or None.
 
-    `PICCC_HTTP_BACKEND` names it. Or another package has replaced its methods to see every request: a mock
+    Either `PICCC_HTTP_BACKEND` names it, or another package has patched it to see every request: a mock
     (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
     """
     if name := os.environ.get(BACKEND_VARIABLE):
         return library_named(name)
-    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_watched(name)), None)
+    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_patched(name)), None)
 
 
-def _is_watched(name: str) -> bool:
+def _is_patched(name: str) -> bool:
     library, core = sys.modules[name], sys.modules.get(name.replace("httpx", "httpcore"))
     classes = [library.HTTPTransport, library.AsyncHTTPTransport]
     if core is not None:
         classes += [core.ConnectionPool, core.AsyncConnectionPool]
     return any(
         # A function's globals are those of the module that defines it.
-        not isinstance(method, FunctionType) or method.__globals__ is not each.__init__.__globals__
-        for each in classes
-        for method in (getattr(each, "handle_request", None) or each.handle_async_request,)
+        not isinstance(method, FunctionType) or method.__globals__ is not class_.__init__.__globals__
+        for class_ in classes
+        for method in (getattr(class_, "handle_request", None) or class_.handle_async_request,)
     )
 
 
 def library_of(client: Any, kind: str) -> Any:
-    """Return the library of a caller's client; raise ConfigurationError unless it is a `kind` of one."""
-    for each in type(client).__mro__:
-        name = each.__module__.partition(".")[0]
-        if name in LIBRARIES and each.__name__ == kind:
+    """Return the library of a caller's client; raise ConfigurationError if it is not a `kind`."""
+    for class_ in type(client).__mro__:
+        name = class_.__module__.partition(".")[0]
+        if name in LIBRARIES and class_.__name__ == kind:
             return sys.modules[name]
     parameter = "http_client" if kind == "Client" else "http_async_client"
     raise ConfigurationError(
         f"{parameter} is a {type(client).__module__}.{type(client).__qualname__}.",
-        hint=f"Give an httpx.{kind} or an httpx2.{kind}.",
+        hint=f"Pass an httpx.{kind} or an httpx2.{kind}.",
     )
 
 
 class Departure:
-    """Whether a request has left, as the `trace` extension of httpx and httpx2 tells it.
+    """Tracks whether a request was sent, using the `trace` extension of httpx and httpx2.
 
-    Where it has not when its deadline passes, it is held back, for a thread that still waits for a proxy
-    must not send later what was reported as not sent. A transport that knows no `trace` (a mock's) reports
-    nothing, and what it does is unknown.
+    A request not sent by its deadline is held back: a thread still waiting for a proxy must not send
+    what was reported as not sent. A transport without `trace` (a mock) leaves the outcome unknown.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_traced = self._has_left = self._is_late = False
+        self._is_traced = self._is_sent = self._is_late = False
         self._stream: Any = None
-        self.greets = False
-        """Whether a TLS handshake has begun that did not succeed."""
+        self.is_in_handshake = False
+        """Whether a TLS handshake began and did not succeed."""
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Note an event; raise TimeoutError rather than let a late request leave."""
+        """Record an event; raise TimeoutError to keep a late request from being sent."""
         with self._lock:
             self._is_traced = True
             if event.endswith("connect_tcp.complete"):
                 self._stream = info.get("return_value")
             if ".start_tls." in event:
-                self.greets = not event.endswith(".complete")
+                self.is_in_handshake = not event.endswith(".complete")
             if event.endswith("send_request_headers.started"):
                 if self._is_late:
                     raise TimeoutError(TOO_LATE)
-                self._has_left = True
+                self._is_sent = True
 
     async def atrace(self, event: str, info: dict[str, Any]) -> None:
-        """Note an event, for an asynchronous transport."""
+        """Record an event of an asynchronous transport."""
         self.trace(event, info)
 
     def hold_back(self) -> bool:
-        """Return whether the request has not left, and from here on cannot."""
+        """Prevent the request from being sent; return whether that succeeded."""
         with self._lock:
             self._is_late = True
-            return self._is_traced and not self._has_left
+            return self._is_traced and not self._is_sent
 
     def close(self) -> None:
-        """Close a connection on which nothing was sent: httpcore forgets it where a SOCKS proxy refuses."""
-        if self._stream is not None and not self._has_left:
-            _shut_down(self._stream)  # for a thread may wait on it: httpcore gives a SOCKS proxy no bound
+        """Close an unused connection: httpcore leaks it if a SOCKS proxy refuses."""
+        if self._stream is not None and not self._is_sent:
+            _shut_down(self._stream)  # a thread may be reading: httpcore has no timeout for SOCKS proxies
             self._stream.close()
 
     async def aclose(self) -> None:
-        """Close it, of an asynchronous transport."""
-        if self._stream is not None and not self._has_left:
+        """Close an unused connection of an asynchronous transport."""
+        if self._stream is not None and not self._is_sent:
             await self._stream.aclose()
 
 
@@ -133,7 +132,7 @@ class _LibraryResponse:
         self._client = client
         self._response = response
         self._is_ours = is_ours
-        self._unpacker = unpacker_for(response.headers.get("content-encoding", ""))
+        self._decompressor = decompressor_for(response.headers.get("content-encoding", ""))
 
     def _failure(self, error: Exception) -> Failure:
         failure = classify(error, self._library, self._client)
@@ -142,7 +141,7 @@ class _LibraryResponse:
 
 
 class SyncLibraryResponse(_LibraryResponse):
-    """A blocking reply of httpx or httpx2."""
+    """A blocking response of httpx or httpx2."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -151,9 +150,9 @@ class SyncLibraryResponse(_LibraryResponse):
         self._pieces: Iterator[bytes] = iter(self._response.stream)
 
     async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        """Return the next bytes, b"" at the end; raise Failure on an error or when `by` passes."""
         try:
-            if self._unpacker is not None and (data := self._unpacker.more()):
+            if self._decompressor is not None and (data := self._decompressor.more()):
                 return data
             while True:
                 if by is not None and time.monotonic() >= by:
@@ -161,34 +160,34 @@ class SyncLibraryResponse(_LibraryResponse):
                 piece = call_within(by, lambda: next(self._pieces, b""), discard=lambda late: None)
                 if not piece:
                     break
-                if data := piece if self._unpacker is None else self._unpacker.feed(piece):
+                if data := piece if self._decompressor is None else self._decompressor.feed(piece):
                     return data
-            if self._unpacker is not None:
-                self._unpacker.end()
+            if self._decompressor is not None:
+                self._decompressor.end()
         except Exception as error:
             raise self._failure(error) from scrub(error)
         self._is_over = True
         return b""
 
     async def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Release the connection if the whole body was read, else close it."""
         if not self._is_over:
-            self.abandon()  # for another thread may wait in `receive`, and to close a socket does not wake it
+            self.abandon()  # closing a socket does not wake a thread waiting in `receive`
         self._response.close()
         if self._is_ours:
             self._client.close()
 
     def abandon(self) -> None:
-        """Shut the connection down, from wherever the garbage collector comes upon it."""
+        """Shut down the connection; safe in a finalizer."""
         self._is_over = True
         stream = self._response.extensions.get("network_stream")
-        if stream is not None and self._process == os.getpid():  # a fork leaves it to its parent
+        if stream is not None and self._process == os.getpid():  # after a fork it belongs to the parent
             _shut_down(stream)
         _abandoned.append(self._response)
 
 
 class AsyncLibraryResponse(_LibraryResponse):
-    """An asynchronous reply of httpx or httpx2."""
+    """An asynchronous response of httpx or httpx2."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -196,70 +195,70 @@ class AsyncLibraryResponse(_LibraryResponse):
         self._pieces = aiter(self._response.stream)
 
     async def receive(self, by: float | None = None) -> bytes:
-        """Return the next bytes, b"" at the end; raise Failure when it breaks or `by` passes."""
+        """Return the next bytes, b"" at the end; raise Failure on an error or when `by` passes."""
         try:
             async with asyncio.timeout_at(by):
-                if self._unpacker is not None and (data := self._unpacker.more()):
+                if self._decompressor is not None and (data := self._decompressor.more()):
                     await asyncio.sleep(0)
                     return data
                 async for piece in self._pieces:
-                    if data := piece if self._unpacker is None else self._unpacker.feed(piece):
+                    if data := piece if self._decompressor is None else self._decompressor.feed(piece):
                         return cast("bytes", data)
-            if self._unpacker is not None:
-                self._unpacker.end()
+            if self._decompressor is not None:
+                self._decompressor.end()
         except Exception as error:
             raise self._failure(error) from scrub(error)
         return b""
 
     async def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Release the connection if the whole body was read, else close it."""
         await self._response.aclose()
         if self._is_ours:
             await self._client.aclose()
 
     def abandon(self) -> None:
-        """Close the connection at once, from wherever the garbage collector comes upon it."""
+        """Close the connection soon; safe in a finalizer."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
 
 
 _abandoned: deque[Any] = deque()
-"""Blocking replies of a library that were left half-read; the next call closes them."""
+"""Blocking responses left half-read; the next call closes them."""
 
 
 def call_within(by: float | None, function: Callable[[], T], *, discard: Callable[[T], None]) -> T:
-    """Call a function that blocks, and raise TimeoutError when `by` passes first.
+    """Call a blocking function in a thread; raise TimeoutError if it has not returned by `by`.
 
-    A library's timeouts bound single waits, with figures fixed beforehand: a server that sends a byte now and
-    then is waited for without end. What a caller's client is made of cannot be bounded from inside, so it
-    runs in another thread, and we stop waiting. What comes too late is discarded.
+    A library's timeouts apply to single reads, so a server that sends a byte now and then could hold a call
+    forever. A caller's client cannot be interrupted from inside, so we stop waiting for its thread. Late
+    results are passed to `discard`.
     """
     while _abandoned:
         _abandoned.popleft().close()
     if by is None:
         return function()
-    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    results: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     is_late = threading.Event()
 
-    def task() -> None:
+    def call() -> None:
         try:
-            answers.put((function(), None))
+            results.put((function(), None))
         except BaseException as error:
-            answers.put((None, error))
+            results.put((None, error))
         if is_late.is_set():
             drop()
 
     def drop() -> None:
         try:
-            value, error = answers.get_nowait()
+            value, error = results.get_nowait()
         except Empty:
             return
         if error is None:
             discard(cast("T", value))
 
-    run_in_thread(task)
+    run_in_thread(call)
     try:
-        value, error = answers.get(timeout=max(0.0, by - time.monotonic()))
+        value, error = results.get(timeout=max(0.0, by - time.monotonic()))
     except BaseException as stopped:
         is_late.set()
         drop()
@@ -272,15 +271,15 @@ def call_within(by: float | None, function: Callable[[], T], *, discard: Callabl
 
 
 def _shut_down(stream: Any) -> None:
-    """End the connection of httpcore's network stream, which wakes the thread that reads from it."""
+    """Shut down the socket of an httpcore network stream, to wake the thread reading from it."""
     connection = stream.get_extra_info("socket")
     if connection is not None:
-        with suppress(OSError):  # the connection has ended by itself
+        with suppress(OSError):  # already disconnected
             connection.shutdown(socket.SHUT_RDWR)
 
 
 def classify(error: Exception, library: Any, client: Any, departure: Departure | None = None) -> Failure:
-    """Tell from what an HTTP library raised whether the request can have reached the server."""
+    """Classify an HTTP library's exception: can the request have reached the server?"""
     if isinstance(error, Failure):
         return error
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -290,11 +289,11 @@ def classify(error: Exception, library: Any, client: Any, departure: Departure |
     elif isinstance(error, library.ProxyError):
         outcome = Outcome.HOPELESS if "407" in str(error) else Outcome.NOT_SENT
     elif isinstance(error, library.ConnectError | library.ConnectTimeout | library.PoolTimeout):
-        untrusted = any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(error))
+        untrusted = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain_of(error))
         outcome = Outcome.HOPELESS if untrusted else Outcome.NOT_SENT
     elif isinstance(error, library.UnsupportedProtocol | library.LocalProtocolError | library.InvalidURL):
         outcome = Outcome.HOPELESS
-    elif not isinstance(error, library.TransportError | OSError | MalformedReply):
+    elif not isinstance(error, library.TransportError | OSError | MalformedResponse):
         outcome = Outcome.UNKNOWN if _was_sent(error, client) else Outcome.HOPELESS
     if outcome is Outcome.UNKNOWN and departure is not None and departure.hold_back():
         outcome = Outcome.NOT_SENT
@@ -302,12 +301,12 @@ def classify(error: Exception, library: Any, client: Any, departure: Departure |
 
 
 def _was_sent(error: Exception, client: Any) -> bool:
-    """Return whether an error that is none of the library's can have come after the request was sent.
+    """Return whether an error from outside the library may have occurred after the request was sent.
 
-    It cannot where it came through neither a transport nor a hook that looks at replies: then it is of a hook
-    that looks at requests, of an `auth=`, or of ours.
+    It did not if neither a transport nor a response hook is in its traceback: then it comes from a request
+    hook, from `auth=`, or from our own code.
     """
-    after = {getattr(each, "__code__", None) for each in client.event_hooks["response"]} - {None}
+    after = {getattr(hook, "__code__", None) for hook in client.event_hooks["response"]} - {None}
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(
         frame.f_code in after or frame.f_code.co_name in ("handle_request", "handle_async_request")

@@ -1,4 +1,4 @@
-"""What a status and an error body mean, and the reply before a dialect reads it."""
+"""Error responses mapped to exceptions, and the raw response that a dialect decodes."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     400: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
     401: (AuthenticationError, Outcome.REJECTED, "Check the key: pass api_key= or set PICCC_API_KEY."),
     402: (PaymentRequiredError, Outcome.REJECTED, "Top up the account."),
-    403: (PermissionDeniedError, Outcome.REJECTED, "Use a key that may do this."),
+    403: (PermissionDeniedError, Outcome.REJECTED, "Use a key with permission for this."),
     404: (NotFoundError, Outcome.REJECTED, "Check the model's name, the task's id, and base_url."),
     408: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
-    409: (ConflictError, Outcome.REJECTED, "Look at what the request conflicts with."),
-    413: (InvalidRequestError, Outcome.REJECTED, "Send less: the request is too large."),
+    409: (ConflictError, Outcome.REJECTED, "Resolve the conflict that the message describes."),
+    413: (InvalidRequestError, Outcome.REJECTED, "Make the request smaller."),
     422: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
     425: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
-    429: (RateLimitError, Outcome.REFUSED, "Wait as long as retry_after says, or send less at once."),
+    429: (RateLimitError, Outcome.REFUSED, "Wait `retry_after` seconds, or send fewer requests at once."),
     503: (OverloadedError, Outcome.REFUSED, "Try again later."),
-    504: (GatewayTimeoutError, Outcome.UNKNOWN, "Send less, or ask for a stream: the gateway did not wait."),
-    524: (GatewayTimeoutError, Outcome.UNKNOWN, "Send less, or ask for a stream: the gateway did not wait."),
+    504: (GatewayTimeoutError, Outcome.UNKNOWN, "Make the request smaller, or use streaming."),
+    524: (GatewayTimeoutError, Outcome.UNKNOWN, "Make the request smaller, or use streaming."),
     529: (OverloadedError, Outcome.REFUSED, "Try again later."),
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
-_5XX = (ServerError, Outcome.FAILED, "Try again later; the provider's status page may say more.")
-# As OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini and others word it: see its test.
-_OVERFLOW = (  # compiled with the first error: it would take 0.5 ms of every start
+_5XX = (ServerError, Outcome.FAILED, "Try again later, and check the provider's status page.")
+# The wording of OpenAI, Anthropic, llama.cpp, LiteLLM, vLLM, SGLang, Ollama, Gemini and others: see its test.
+_OVERFLOW = (  # compiled at the first error: it would add 0.5 ms to every start
     r"(?i:context[ _]?(length|size|window|limit)"
     r"|(input|prompt|messages?)( is| are)? too long"
     r"|maximum (model|prompt|input|sequence) length"
@@ -66,23 +66,23 @@ _NEEDS_TLS = r"(?i)HTTP request (was sent to|to an) HTTPS (port|server)"
 
 
 def outcome_of(status: int) -> Outcome:
-    """Class an error status by what it says of the server's having acted."""
+    """Return whether a server that sent this error status may have acted on the request."""
     return _row(status)[1]
 
 
 def status_error(
     status: int, headers: Mapping[str, str], body: bytes, secrets: Sequence[str] = ()
 ) -> APIStatusError:
-    """Return the error for an answer with an error status."""
+    """Return the error for a response with an error status."""
     kind, _, hint = _row(status)
     text = redact(body.decode(errors="replace"), secrets)
     message, code = read_error_text(text)
-    if kind is InvalidRequestError and re.search(_OVERFLOW, _own_words(text)):
+    if kind is InvalidRequestError and re.search(_OVERFLOW, _without_quotes(text)):
         kind, hint = ContextOverflowError, "Shorten the conversation, or trim its history."
-    elif status in (400, 403, 422) and is_moderation(code, _own_words(text)):
-        hint = "Moderation refused the request: change what it asks for."
+    elif status in (400, 403, 422) and is_moderation(code, _without_quotes(text)):
+        hint = "Moderation refused the request: change the prompt or its media."
     elif status == 400 and re.search(_NEEDS_TLS, text):
-        hint = "The server speaks TLS: begin base_url with https://."
+        hint = "The server speaks TLS: start base_url with https://."
     return kind(
         f"The server said: {message}" if message else "The server gave no reason.",
         hint=hint,
@@ -98,7 +98,7 @@ def status_error(
 
 
 def read_error_text(text: str) -> tuple[str, str | None]:
-    """Read message and code of an error body: either envelope, `{code, msg}`, `{detail}`, text or HTML."""
+    """Return an error body's message and code: either envelope, `{code, msg}`, `{detail}`, text or HTML."""
     try:
         body = parse(text)
     except ValueError:
@@ -108,11 +108,13 @@ def read_error_text(text: str) -> tuple[str, str | None]:
     if error := body.get("error"):
         return server_error(error)
     message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
-    return shorten(message) if isinstance(message, str) else _plain(_own_words(text)), id_of(body.get("code"))
+    return shorten(message) if isinstance(message, str) else _plain(_without_quotes(text)), id_of(
+        body.get("code")
+    )
 
 
-def _own_words(text: str) -> str:
-    """Return an error body without what it quotes of the request, as FastAPI's 422 does in `input`."""
+def _without_quotes(text: str) -> str:
+    """Return an error body without the parts that echo the request, such as `input` in FastAPI's 422."""
     try:
         body = parse(text)
     except ValueError:
@@ -122,14 +124,14 @@ def _own_words(text: str) -> str:
 
 def _without_echoes(value: Any) -> Any:
     if isinstance(value, list):
-        return [_without_echoes(each) for each in value]
+        return [_without_echoes(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {name: _without_echoes(each) for name, each in value.items() if name not in _ECHOES}
+    return {name: _without_echoes(item) for name, item in value.items() if name not in _ECHOES}
 
 
 def snippet(text: str) -> str:
-    """Return at most 1 KB of a text."""
+    """Return the first 1 KB of a text."""
     return text.encode(errors="replace")[:SNIPPET_BYTES].decode(errors="ignore")
 
 
@@ -141,7 +143,7 @@ def _row(status: int) -> tuple[type[APIStatusError], Outcome, str]:
 
 def _plain(text: str) -> str:
     if text.lstrip()[:1] == "<":
-        return "a web page instead of an API reply. Is base_url the API's address?"
+        return "a web page instead of an API response. Is base_url the API's address?"
     return shorten(text, 200)
 
 
@@ -150,9 +152,9 @@ E = TypeVar("E", bound=PicccError)
 
 @dataclass(slots=True, eq=False)
 class RawResponse:
-    """A call's answer: its whole body, or for a stream the open response.
+    """A successful call's response: its whole body, or for a stream the open response.
 
-    `started` (of the call), `sent` (of its last attempt) and `deadline` are on the port's clock.
+    `started` (the call), `sent` (its last attempt) and `deadline` are on the backend's clock.
     """
 
     response: HTTPResponse
@@ -164,9 +166,9 @@ class RawResponse:
     body: bytes = field(default=b"", repr=False)
 
     def explain(self, error: E, cause: BaseException | None = None) -> E:
-        """Write on an error all that is known of the call; return it, and leave its cause, without a secret.
+        """Add the call's details to an error and return it; redact secrets in it and its cause.
 
-        The frames it went through are let go of: they hold what the server said, which may echo the key.
+        Its traceback is dropped: those frames hold the server's text, which may echo the key.
         """
         error.__traceback__ = error.__context__ = None
         secrets = secrets_in(self.headers)

@@ -1,4 +1,4 @@
-"""A session sends the requests of one client: with retries, under one deadline and a retry budget."""
+"""Sending a client's requests, with retries under one deadline and a retry budget."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ REFUND = 1.0
 
 
 class RetryBudget:
-    """A bucket of tokens: retries take from it, successes put back."""
+    """A token bucket: retries take tokens, successes return them."""
 
     def __init__(self, capacity: float = CAPACITY) -> None:
         self._capacity = capacity
@@ -68,11 +68,11 @@ class RetryBudget:
 
     @property
     def is_full(self) -> bool:
-        """Whether no failure is remembered."""
+        """Whether no tokens are missing."""
         return self._tokens >= self._capacity
 
     def take(self, cost: float) -> bool:
-        """Pay for one retry; return False, taking nothing, where too little is left."""
+        """Take the tokens for one retry; return False, taking none, if too few are left."""
         with self._lock:
             if self._tokens < cost:
                 return False
@@ -80,23 +80,24 @@ class RetryBudget:
             return True
 
     def give(self, amount: float) -> None:
-        """Put back after a success, what its retries had cost or at least a little."""
+        """Return tokens after a success: the cost of its retries, or at least a few."""
         if self._tokens < self._capacity:
             with self._lock:
                 self._tokens = min(self._capacity, self._tokens + amount)
 
 
+MAX_BUDGETS = 256
 _budgets: dict[tuple[str, str, int], RetryBudget] = {}
 
 
 def budget_of(origin: tuple[str, str, int]) -> RetryBudget:
-    """Return the one budget that all clients of this process share for a server."""
+    """Return the budget that all clients in this process share for a server."""
     budget = _budgets.get(origin)
     if budget is None:
-        if len(_budgets) >= MAX_BUDGETS:  # a full one says no more than a new one
-            for each, unused in list(_budgets.items()):
+        if len(_budgets) >= MAX_BUDGETS:  # a full budget is no different from a new one
+            for other, unused in list(_budgets.items()):
                 if unused.is_full:
-                    _budgets.pop(each, None)
+                    _budgets.pop(other, None)
         budget = _budgets.setdefault(origin, RetryBudget())
     return budget
 
@@ -113,47 +114,46 @@ ERROR_BODY_SECONDS = 5.0
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 20.0
 LONGEST_WAIT = 600.0
-"""Seconds beyond which a call without a deadline does not wait, whatever the server asks."""
+"""The longest `retry-after`, in seconds, that a call without a deadline waits for."""
 MAX_REDIRECTS = 3
 ROTATION_SECONDS = 0.2
-"""How long to wait at least before a key that was refused is asked for again."""
+"""The shortest wait before fetching the key again after the server refused it."""
 STALE = "stale connection"
-MAX_BUDGETS = 256
 
 
-# `re` compiles these with the first error; at the start they would take 0.6 ms.
+# `re` compiles these at the first error; at import they would take 0.6 ms.
 _CAUSES = (
-    # What OpenSSL says where plain HTTP answers its greeting.
+    # OpenSSL's errors if a plain HTTP server answers its ClientHello.
     (
         "WRONG_VERSION_NUMBER|record layer failure|packet length too long",
-        "The server does not speak TLS: begin base_url with http://.",
+        "The server does not speak TLS: start base_url with http://.",
     ),
     (
         "CERTIFICATE_VERIFY_FAILED",
-        "The server's certificate is not trusted here: set SSL_CERT_FILE to its authority's.",
+        "The server's certificate is not trusted: set SSL_CERT_FILE to its authority's certificate.",
     ),
     (
         "NO_CERTIFICATE_OR_CRL_FOUND|No such file or directory",
-        "SSL_CERT_FILE or SSL_CERT_DIR leads to no certificates: correct it.",
+        "SSL_CERT_FILE or SSL_CERT_DIR contains no certificates: correct it.",
     ),
-    # A request in plain HTTP that a TLS server takes for a broken greeting.
-    ("speaks TLS", "Begin base_url with https://."),
+    # A TLS server's alert in response to plain HTTP.
+    ("speaks TLS", "Start base_url with https://."),
 )
 _MAYBE_TLS = (
-    "without a reply|without sending a response|reset by peer|aborted|forcibly closed|illegal request line"
+    "without a response|without sending a response|reset by peer|aborted|forcibly closed|illegal request line"
 )
-"""What is said of a server that hung up, and what h11 says of a TLS alert: so TLS ports refuse HTTP."""
+"""Errors with which a TLS port may refuse plain HTTP: a disconnect, or h11's error for a TLS alert."""
 
 
 class Retryability(Enum):
-    """What a call does, and so what may be sent again after which outcome."""
+    """The kind of a call, which determines the outcomes that allow a retry."""
 
     READ = "read"
     CHAT = "chat"
     SUBMISSION = "submission"
 
 
-_AGAIN = {
+_RETRYABLE = {
     Retryability.READ: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED, Outcome.UNKNOWN, Outcome.UNTIMELY},
     Retryability.CHAT: {Outcome.NOT_SENT, Outcome.REFUSED, Outcome.FAILED},
     Retryability.SUBMISSION: {Outcome.NOT_SENT, Outcome.REFUSED},
@@ -169,9 +169,9 @@ _NOT_FOUND = {
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class APICall:
-    """What is to be sent, and how patiently. `path` begins with `/v1`, or is a URL on the server's origin.
+    """A call to send. `path` starts with `/v1`, or is a URL on the server's origin.
 
-    `plainer` gets the text of a refusal and returns another body to send instead, or None.
+    `plainer` takes an error's text and returns a simpler body to send instead, or None.
     """
 
     kind: Retryability
@@ -187,7 +187,7 @@ class APICall:
 
 @dataclass(slots=True, eq=False)
 class _Failed:
-    """An attempt that brought no answer, and why."""
+    """A failed attempt and its error."""
 
     outcome: Outcome
     error: PicccError
@@ -195,10 +195,10 @@ class _Failed:
 
 
 async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawResponse:
-    """Send until there is an answer; raise the last attempt's error where no other attempt may follow.
+    """Send until an attempt succeeds; raise the last attempt's error if no retry is allowed.
 
-    Sends at most `max_retries + 1` times. What the server may have acted on is sent again only if it bills
-    nothing (a read) or if `retry_unknown` says so.
+    Sends at most `max_retries + 1` times. A request that the server may have acted on is sent again only if
+    it costs nothing (a read) or `retry_unknown` is set.
     """
     run = _RetryState(io, config, call)
     while isinstance(result := await run.attempt(), _Failed):
@@ -210,32 +210,32 @@ async def send_with_retries(io: Backend, config: Config, call: APICall) -> RawRe
 
 
 _proxy: Any = None
-"""What the OpenTelemetry API gave as provider while there was none."""
+"""The OpenTelemetry API's proxy provider, while no provider is set."""
 
 
 def telemetry() -> ModuleType | None:
-    """Return `piccc.telemetry` where the program has set up OpenTelemetry, else None.
+    """Return `piccc.telemetry` if the program has set up OpenTelemetry, else None.
 
-    Every call asks, so the answer must cost next to nothing, and import nothing, until there is a provider.
+    Every call checks, so without a provider this must be almost free and import nothing.
     """
     known = sys.modules.get("piccc.telemetry")
     if known is not None and known.instruments is not None:
         return known
-    # Libraries load the API, and LangSmith the SDK, for programs that use neither.
+    # Libraries import the API, and LangSmith the SDK, in programs that use neither.
     api = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None
-    # Until there is a provider, the API looks for its name in the environment at each question, for 0.8 µs.
-    # The proxy that it then gives takes 0.3 µs: it makes proxies of tracers until there is one.
+    # Without a provider, the API looks up its name in the environment at each call, which takes 0.8 µs. The
+    # proxy that it returns takes 0.3 µs: until there is a provider, its tracers are proxies too.
     global _proxy
     if isinstance(provider := _proxy or api.get_tracer_provider(), api.ProxyTracerProvider):
         _proxy = provider
         if isinstance(provider.get_tracer("piccc"), api.ProxyTracer):
             return None
         _proxy = None
-    from piccc import telemetry as found
+    from piccc import telemetry as module
 
-    return found if found.enable() else None
+    return module if module.enable() else None
 
 
 def _in_event_loop() -> bool:
@@ -253,7 +253,7 @@ class _RetryState:
         self.url = config.base_url + call.path if call.path.startswith("/") else call.path
         if origin_of(self.url) != config.origin:
             raise InvalidArgumentError(
-                f"An address leads away from {config.base_url}.", hint="Your key goes to that server alone."
+                f"A URL is not on {config.base_url}.", hint="Your key is sent to that server only."
             )
         self.body = call.body
         self.headers: list[tuple[str, str]] = []
@@ -266,10 +266,10 @@ class _RetryState:
         self.has_rotated = False
         self.queued = 0.0
         self.tries = 0
-        """How often the request was sent or tried, but for what was sent again from a stale connection."""
+        """The number of attempts, not counting repeats after a stale connection."""
 
     async def attempt(self) -> RawResponse | _Failed:
-        """Send once and read what comes."""
+        """Send once and read the response."""
         self.tries += 1
         try:
             if self.config.rate is not None:
@@ -282,13 +282,13 @@ class _RetryState:
         try:
             response = await self._send()
         except Failure as failure:
-            self._note(failure.reason, None)
-            return self._unanswered(failure)
+            self._record(failure.reason, None)
+            return self._no_response(failure)
         except PicccError as error:
             return _Failed(Outcome.HOPELESS, error, error.__cause__)
         result = None
         try:
-            self._note(str(response.status), response)
+            self._record(str(response.status), response)
             result = await self._read(response)
             return result
         finally:
@@ -296,19 +296,19 @@ class _RetryState:
                 await response.close()
 
     async def _permit(self, rate: Rate) -> None:
-        """Wait for a permit; raise APITimeoutError where it comes too late.
+        """Wait for the rate limit; raise APITimeoutError if that would pass the deadline.
 
-        Where permits are counted elsewhere and that is out of reach, reads go on: polling slows down then.
+        Reads continue if a shared rate limit cannot be reached; polling slows down then.
         """
-        while (wait := await self._asked(rate)) > 0:
+        while (wait := await self._take(rate)) > 0:
             if self.deadline is not None and self.io.now() + wait >= self.deadline:
                 raise APITimeoutError(
-                    "The deadline passes before the rate leaves room for this request.",
-                    hint="Nothing was sent. Raise the rate, or make the timeout longer.",
+                    "The deadline passes before the rate limit allows this request.",
+                    hint="Nothing was sent. Raise the rate limit or the timeout.",
                 )
             await self.io.sleep(wait)
 
-    async def _asked(self, rate: Rate) -> float:
+    async def _take(self, rate: Rate) -> float:
         try:
             return await self.io.run(rate.take)
         except LedgerError:
@@ -317,16 +317,16 @@ class _RetryState:
             raise
 
     def wait_after(self, failed: _Failed) -> float | None:
-        """Return the seconds to wait before the next attempt, None where there must be none."""
+        """Return the seconds to wait before a retry, None if none is allowed."""
         if failed.outcome is Outcome.UNKNOWN and self.call.kind is not Retryability.READ:
             self.may_bill = True
         if self.tries > self.config.max_retries:
             return None
         rotates = self._rotates(failed.error)
         is_free = rotates or self._gets_plainer(failed.error)
-        # A vault may show the new key a moment after the server has begun to refuse the old one.
+        # A vault may return the new key slightly after the server starts refusing the old one.
         pause = ROTATION_SECONDS * (1 + self.io.random()) if rotates else 0.0
-        wait = pause if is_free else self._patience(failed)
+        wait = pause if is_free else self._backoff(failed)
         if wait is None or (self.deadline is not None and self.io.now() + wait >= self.deadline):
             return None
         if not is_free and not self._pay(failed):
@@ -335,7 +335,7 @@ class _RetryState:
         return wait
 
     def completed(self, failed: _Failed) -> PicccError:
-        """Write on the last attempt's error what all attempts came to."""
+        """Return the last attempt's error with the details of all attempts."""
         error = failed.error
         error.is_retryable = self._may_repeat(failed)
         error.attempts = len(self.record.attempts)
@@ -378,19 +378,19 @@ class _RetryState:
         return list(headers.items())
 
     async def _authorization(self) -> list[tuple[str, str]]:
-        """Return the headers that carry the key; raise APITimeoutError where they come too late."""
+        """Return the headers with the key; raise APITimeoutError if the deadline passes first."""
         if self.config.key.is_fixed or self.deadline is None:
             return await self.config.authorize(self.io.run)
         left = self.deadline - self.io.now()
-        # Only an event loop can suspend a coroutine: elsewhere there is nothing to interrupt.
+        # Only a coroutine on an event loop can be interrupted.
         with suppress(TimeoutError):
             async with asyncio.timeout(left) if _in_event_loop() else nullcontext():
                 headers = await self.config.authorize(self.io.run)
             if self.io.now() < self.deadline:
                 return headers
         raise APITimeoutError(
-            "The deadline passed before the api_key function gave a key.",
-            hint="Nothing was sent. Make the function faster, or the timeout longer.",
+            "The deadline passed before the api_key function returned a key.",
+            hint="Nothing was sent. Make the function faster, or raise the timeout.",
         )
 
     def _request(self) -> HTTPRequest:
@@ -403,21 +403,21 @@ class _RetryState:
             self.body,
             timeout.connect,
             idle,
-            self._answer_by(),
-            # An idle connection may be closed just then, and what became of the request would be unknown.
-            # A call is sent once more for that reason once at most.
+            self._headers_by(),
+            # The server may close an idle connection just now, which would leave the outcome unknown.
+            # So a call that may bill is repeated at most once for a stale connection.
             fresh=self.call.kind is Retryability.SUBMISSION or self.may_bill,
             max_connections=self.config.max_connections,
             before_sending=self.call.before_sending,
         )
 
-    def _answer_by(self) -> float | None:
-        """Return the moment by which the headers must have come."""
+    def _headers_by(self) -> float | None:
+        """Return the deadline for the response headers."""
         timeout, bound = self.call.timeout, None
         if self.call.is_stream:
             bound = timeout.first_event
         elif self.call.kind is Retryability.READ and timeout.total is not None:
-            # A read may be repeated, so that one which hangs must leave time for the others.
+            # A read may be repeated, so one that hangs must leave time for retries.
             bound = timeout.total / (self.config.max_retries + 1)
         return earliest(None if bound is None else self.sent + bound, self.deadline)
 
@@ -432,45 +432,47 @@ class _RetryState:
         return target if origin_of(target) == self.config.origin else None
 
     async def _read(self, response: HTTPResponse) -> RawResponse | _Failed:
-        answer = RawResponse(response, self.record, self.headers, self.started, self.sent, self.deadline)
+        raw = RawResponse(response, self.record, self.headers, self.started, self.sent, self.deadline)
         if response.status >= 400:
             body = await self._snippet(response)
             error = status_error(response.status, response.headers, body, secrets_in(self.headers))
             if response.status == 404:
                 error.hint = _NOT_FOUND[self.call.kind]
             if response.status == 429 and self.config.rate is not None:
-                with suppress(PicccError):  # where others cannot be held back, this call's own retry waits
+                with suppress(
+                    PicccError
+                ):  # if others cannot be held back, this call still waits before its retry
                     await self.io.run(self.config.rate.block, error.retry_after or FIRST_BACKOFF)
             return self._refused(error, outcome_of(response.status))
         if not 200 <= response.status < 300:
-            return self._rejected(answer, "The server redirects elsewhere, where your request must not go.")
+            return self._rejected(raw, "The server redirects to an address that is not followed.")
         if self.call.is_stream:
-            return await self._stream(answer)
+            return await self._stream(raw)
         try:
-            answer.body = await read_all(response, MAX_JSON_BYTES, self.deadline)
+            raw.body = await read_all(response, MAX_JSON_BYTES, self.deadline)
         except Failure as failure:
-            return self._unanswered(failure)
+            return self._no_response(failure)
         except OverflowError:
-            return self._rejected(answer, f"The reply is larger than {MAX_JSON_BYTES} bytes.")
-        self.record.bytes_received += len(answer.body)
+            return self._rejected(raw, f"The response is larger than {MAX_JSON_BYTES} bytes.")
+        self.record.bytes_received += len(raw.body)
         self.record.elapsed = self.io.now() - self.started
         self.budget.give(max(self.spent, REFUND))
-        return answer
+        return raw
 
     def _refused(self, error: APIStatusError, outcome: Outcome) -> _Failed:
-        # A task may have been made and billed before the server broke: only 503 and 529 say that none was.
+        # A task may have been created and billed before the server failed; only 503 and 529 rule that out.
         if self.call.kind is not Retryability.SUBMISSION or outcome not in (Outcome.FAILED, Outcome.UNKNOWN):
             return _Failed(outcome, error)
         lost = SubmissionUnknown(**{**vars(error), "hint": self._advice(sent=True)})
         return _Failed(Outcome.UNKNOWN, lost)
 
-    async def _stream(self, answer: RawResponse) -> RawResponse | _Failed:
-        if "text/event-stream" in answer.response.headers.get("content-type", "").lower():
+    async def _stream(self, raw: RawResponse) -> RawResponse | _Failed:
+        if "text/event-stream" in raw.response.headers.get("content-type", "").lower():
             self.budget.give(max(self.spent, REFUND))
-            return answer
-        body = (await self._snippet(answer.response)).decode(errors="replace")
-        said = read_error_text(body)[0] if body.strip() else "nothing"
-        return self._rejected(answer, f"The server answered with something else than a stream: {said}", body)
+            return raw
+        body = (await self._snippet(raw.response)).decode(errors="replace")
+        text = read_error_text(body)[0] if body.strip() else "an empty body"
+        return self._rejected(raw, f"The server did not return a stream: {text}", body)
 
     async def _snippet(self, response: HTTPResponse) -> bytes:
         by = earliest(self.io.now() + ERROR_BODY_SECONDS, self.deadline)
@@ -479,21 +481,21 @@ class _RetryState:
             while len(body) < MAX_ERROR_BYTES and (piece := await response.receive(by)):
                 body += piece
         except Failure:
-            return body  # the status alone is an answer
+            return body  # the status is enough
         return body[:MAX_ERROR_BYTES]
 
-    def _rejected(self, answer: RawResponse, message: str, body: str = "") -> _Failed:
-        may_have_acted = self.call.kind is not Retryability.READ and answer.response.status < 300
+    def _rejected(self, raw: RawResponse, message: str, body: str = "") -> _Failed:
+        may_have_acted = self.call.kind is not Retryability.READ and raw.response.status < 300
         lost = may_have_acted and self.call.kind is Retryability.SUBMISSION
         error = (SubmissionUnknown if lost else ResponseError)(
             message,
-            hint="Check that base_url is the address of a Piccc API.",
+            hint="Check that base_url is the URL of a Piccc API.",
             may_have_been_billed=may_have_acted,
             body=body,
         )
-        return _Failed(Outcome.REJECTED, answer.explain(error))
+        return _Failed(Outcome.REJECTED, raw.explain(error))
 
-    def _unanswered(self, failure: Failure) -> _Failed:
+    def _no_response(self, failure: Failure) -> _Failed:
         call, sent, secrets = self.call, failure.outcome is Outcome.UNKNOWN, secrets_in(self.headers)
         kind: type[PicccError] = APIConnectionError
         if sent and call.kind is Retryability.SUBMISSION:
@@ -503,7 +505,7 @@ class _RetryState:
         elif sent and call.kind is Retryability.CHAT:
             kind = ResponseLostError
         error = kind(
-            f"No answer from {self.config.base_url} to {call.method} {self.record.path}: "
+            f"No response from {self.config.base_url} to {call.method} {self.record.path}: "
             f"{redact(failure.reason, secrets)}",
             hint=failure.hint or self._advice(sent=sent, reason=failure.reason),
         )
@@ -512,17 +514,17 @@ class _RetryState:
 
     def _advice(self, *, sent: bool, reason: str = "") -> str:
         if self.config.is_placeholder:
-            return f"No server was named: {self.config.base_url} is a placeholder. {WAYS_OUT}."
+            return f"No server is configured: {self.config.base_url} is a placeholder. {WAYS_OUT}."
         if not sent:
-            general = f"Check the address, the network and the proxy. {WAYS_OUT}."
-            hint = next((hint for words, hint in _CAUSES if re.search(words, reason)), general)
+            general = f"Check the URL, the network and the proxy. {WAYS_OUT}."
+            hint = next((hint for pattern, hint in _CAUSES if re.search(pattern, reason)), general)
             return f"Nothing was sent. {hint}"
         is_plain = self.url.startswith("http://") and re.search(_MAYBE_TLS, reason)
-        doubt = " If the server speaks TLS, begin base_url with https://." if is_plain else ""
+        tls = " If the server speaks TLS, start base_url with https://." if is_plain else ""
         if self.call.kind is Retryability.READ:
-            return f"Try again later.{doubt}"
+            return f"Try again later.{tls}"
         acted = "The request was sent, so the server may have acted on it"
-        return f"{acted}.{doubt}" if self.config.retry_unknown else f"{acted}: it was not sent again.{doubt}"
+        return f"{acted}.{tls}" if self.config.retry_unknown else f"{acted}: it was not sent again.{tls}"
 
     def _rotates(self, error: PicccError) -> bool:
         if error.status != 401 or self.has_rotated or self.config.key.is_fixed:
@@ -539,8 +541,8 @@ class _RetryState:
         self.body = body
         return True
 
-    def _patience(self, failed: _Failed) -> float | None:
-        """Return how long to wait for another attempt, None where none may be made."""
+    def _backoff(self, failed: _Failed) -> float | None:
+        """Return how long to wait before a retry, None if none is allowed."""
         asked = failed.error.retry_after or 0.0
         if not self._may_repeat(failed) or (self.deadline is None and asked > LONGEST_WAIT):
             return None
@@ -548,24 +550,24 @@ class _RetryState:
         return max(self.io.random() * longest, asked)
 
     def _may_repeat(self, failed: _Failed) -> bool:
-        """Return whether the same call may be sent again: now, or by the code that catches the error."""
+        """Return whether the call may be sent again, now or by the code that catches the error."""
         headers = getattr(failed.error, "headers", {})
         if headers.get("x-should-retry", "").lower() == "false":
             return False
         may_bill_twice = failed.outcome is Outcome.UNKNOWN and self.config.retry_unknown
-        return may_bill_twice or failed.outcome in _AGAIN[self.call.kind]
+        return may_bill_twice or failed.outcome in _RETRYABLE[self.call.kind]
 
     def _pay(self, failed: _Failed) -> bool:
         cost = COST_WHEN_REFUSED if failed.outcome is Outcome.REFUSED else COST
         if not self.budget.take(cost):
             failed.error.hint = (
-                "Too many calls to this server failed lately, so nothing more is sent. Try again later."
+                "Too many calls to this server failed recently, so nothing more is sent. Try again later."
             )
             return False
         self.spent += cost
         return True
 
-    def _note(self, outcome: str, response: HTTPResponse | None) -> None:
+    def _record(self, outcome: str, response: HTTPResponse | None) -> None:
         elapsed, secrets = self.io.now() - self.sent, secrets_in(self.headers)
         if response is None:
             outcome = redact(outcome, secrets)
@@ -586,21 +588,21 @@ T = TypeVar("T")
 
 READ_SECONDS = 30.0
 LARGE_BODY = 1024 * 1024
-"""Bytes from which a reply is parsed beside the event loop and not on it."""
+"""Bytes from which a response is parsed in a worker thread, not on the event loop."""
 
 
 class Session:
-    """Ask the server; every method is a coroutine over the port."""
+    """The calls of one client; every method is a coroutine over the backend."""
 
     def __init__(self, config: Config, io: Backend) -> None:
         self.config = config
         self.io = io
         self.is_closed = False
         self.token_limits: dict[tuple[str, str], int] = {}
-        telemetry()  # its first import reads files, which no event loop should wait for
+        telemetry()  # its first import reads files, which would block an event loop
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A port holds sockets: what is loaded gets a fresh one of its kind.
+        # A backend holds sockets, so the copy gets a new one of the same class.
         return (_rebuild, (self.config, type(self.io)))
 
     async def chat(
@@ -611,7 +613,7 @@ class Session:
         *,
         is_traced: bool = False,
     ) -> ChatReply:
-        """Ask for a whole reply; `is_traced` by instrumentation above, it gets no span of ours."""
+        """Return a complete reply; `is_traced` means that the framework's instrumentation has a span."""
         observer = telemetry()
         span = observer and not is_traced and observer.chat(self.config, request, is_stream=False)
         if not span:
@@ -624,14 +626,14 @@ class Session:
     async def _chat(
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None
     ) -> ChatReply:
-        exchange = _Exchange(self, dialect, request, is_stream=False)
-        answer = await exchange.send(timeout)
+        exchange = _ChatExchange(self, dialect, request, is_stream=False)
+        raw = await exchange.send(timeout)
         try:
-            reply = dialect.decode(await self._json(answer, Retryability.CHAT), exchange.sent.names)
+            reply = dialect.decode(await self._json(raw, Retryability.CHAT), exchange.sent.names)
         except PicccError as error:
-            wrong = answer.explain(error)
+            wrong = raw.explain(error)
         else:
-            reply.record = answer.record
+            reply.record = raw.record
             return reply
         raise wrong
 
@@ -643,23 +645,23 @@ class Session:
         *,
         is_traced: bool = False,
     ) -> tuple[RawResponse, StreamParser]:
-        """Ask for a stream; return it open, with the machine that reads it. `is_traced` as of `chat`."""
+        """Open a stream and return it with its parser; `is_traced` as in `chat`."""
         observer = telemetry()
         span = observer and not is_traced and observer.chat(self.config, request, is_stream=True)
         if not span:
             return await self._stream(dialect, request, timeout)
         with span:
-            answer, parser = await self._stream(dialect, request, timeout)
+            raw, parser = await self._stream(dialect, request, timeout)
         parser.span = span
-        return answer, parser
+        return raw, parser
 
     async def _stream(
         self, dialect: Dialect, request: ChatRequest, timeout: float | Timeout | None
     ) -> tuple[RawResponse, StreamParser]:
-        exchange = _Exchange(self, dialect, request, is_stream=True)
-        answer = await exchange.send(timeout)
-        bounds = as_timeout(timeout, self.config.timeout)
-        return answer, StreamParser(self.io, answer, dialect.reader(exchange.sent.names), bounds)
+        exchange = _ChatExchange(self, dialect, request, is_stream=True)
+        raw = await exchange.send(timeout)
+        limits = as_timeout(timeout, self.config.timeout)
+        return raw, StreamParser(self.io, raw, dialect.reader(exchange.sent.names), limits)
 
     async def submit(
         self,
@@ -671,11 +673,11 @@ class Session:
         retries: int | None = None,
         before_sending: Callable[[], Awaitable[None]] | None = None,
     ) -> Task:
-        """Submit a task and return it; raise SubmissionUnknown where no answer came that is a task.
+        """Submit a task and return it; raise SubmissionUnknown if the response contains no task.
 
-        The key goes along as `Idempotency-Key`; that a server heeds it is not relied on. An error in a reply
-        of 200 is raised as if its status said so. `seconds` bounds it, by default the client's timeout.
-        `before_sending` is awaited before each attempt, when its connection is open.
+        The key is sent as `Idempotency-Key`, but nothing relies on the server honouring it. An error in a 200
+        response is raised as if it were its status. `seconds` limits the call, by default to the client's
+        timeout. `before_sending` is awaited before each attempt, once its connection is open.
         """
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         call = APICall(
@@ -696,15 +698,15 @@ class Session:
         return task
 
     async def _submit(self, call: APICall, config: Config) -> tuple[Task, Record]:
-        answer = await self._send(call, config)
-        payload = await self._json(answer, call.kind)
-        wrong = _refusal_in(payload, answer, call.kind)
+        raw = await self._send(call, config)
+        payload = await self._json(raw, call.kind)
+        wrong = _error_in(payload, raw, call.kind)
         if wrong is None:
             try:
-                return read_task(payload), answer.record
+                return read_task(payload), raw.record
             except ResponseError as error:
-                wrong = answer.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
-        del payload  # an error's frames must not hold what the server said: it may echo the key
+                wrong = raw.explain(SubmissionUnknown(**{**vars(error), "may_have_been_billed": True}))
+        del payload  # an error's frames must not hold the server's text, which may echo the key
         raise wrong
 
     async def read(
@@ -715,23 +717,23 @@ class Session:
         seconds: float = READ_SECONDS,
         retries: int | None = None,
     ) -> tuple[T, Mapping[str, str]]:
-        """Read a path or a URL on the server's origin in at most `seconds`; return content and headers."""
+        """Return the content and headers of a path or a URL on the server's origin, within `seconds`."""
         config = self.config if retries is None else replace(self.config, max_retries=retries)
         timeout = _bounded(config.timeout, seconds)
         call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
-        answer = await self._send(call, config)
-        payload = await self._json(answer, Retryability.READ)
-        wrong = _refusal_in(payload, answer, Retryability.READ)
+        raw = await self._send(call, config)
+        payload = await self._json(raw, Retryability.READ)
+        wrong = _error_in(payload, raw, Retryability.READ)
         if wrong is None:
             try:
-                return decode(payload), answer.response.headers
+                return decode(payload), raw.response.headers
             except ResponseError as error:
-                wrong = answer.explain(error)
+                wrong = raw.explain(error)
         del payload  # as in submit
         raise wrong
 
     async def probe(self, method: str, path: str, *, seconds: float) -> Mapping[str, str]:
-        """Send a request with an empty object where it has a body; return the reply's headers."""
+        """Send a request, with an empty object as a POST's body; return the response headers."""
         call = APICall(
             kind=Retryability.READ,
             method=method,
@@ -739,19 +741,19 @@ class Session:
             body=b"{}" if method == "POST" else None,
             timeout=replace(self.config.timeout, total=seconds),
         )
-        answer = await self._send(call)
-        await self._json(answer, call.kind)
-        return answer.response.headers
+        raw = await self._send(call)
+        await self._json(raw, call.kind)
+        return raw.response.headers
 
     async def close(self) -> None:
-        """Close the connections; no call can be made afterwards."""
+        """Close the connections; later calls fail."""
         self.is_closed = True
         await self.io.close()
 
     async def _send(self, call: APICall, config: Config | None = None) -> RawResponse:
         if self.is_closed:
             raise ConfigurationError(
-                "The client is closed.", hint="Make another one: connections are shared, so it costs little."
+                "The client is closed.", hint="Create a new one; clients share connections, so it is cheap."
             )
         try:
             self.io.now()
@@ -761,20 +763,20 @@ class Session:
                 hint="Under trio, call the blocking client in trio.to_thread.run_sync.",
             )
         else:
-            # Whatever sends one has asked `telemetry` for its span, and to ask again would cost 1 µs.
+            # The caller has already called `telemetry` for its span; calling it again would cost 1 µs.
             observer = None if call.kind is Retryability.READ else sys.modules.get("piccc.telemetry")
             if observer is not None:
                 call.headers = (*call.headers, *observer.trace_headers())
             return await send_with_retries(self.io, config or self.config, call)
         raise no_loop
 
-    async def _json(self, answer: RawResponse, kind: Retryability) -> object:
+    async def _json(self, raw: RawResponse, kind: Retryability) -> object:
         try:
-            if len(answer.body) > LARGE_BODY and b"\\ud" not in answer.body:
-                return await self.io.run(partial(parse, answer.body, slowly=True))
-            return parse(answer.body)
+            if len(raw.body) > LARGE_BODY and b"\\ud" not in raw.body:
+                return await self.io.run(partial(parse, raw.body, slowly=True))
+            return parse(raw.body)
         except ValueError:
-            wrong = _not_json(answer, kind)
+            wrong = _not_json(raw, kind)
         raise wrong
 
 
@@ -782,39 +784,39 @@ def _bounded(timeout: Timeout, seconds: float | None) -> Timeout:
     return replace(timeout, total=earliest(timeout.total, seconds))
 
 
-def _refusal_in(payload: object, answer: RawResponse, kind: Retryability) -> PicccError | None:
-    """Return the error that a reply of 200 to a media request carries, as if its status said so."""
-    found = read_error(payload)
-    if found is None:
+def _error_in(payload: object, raw: RawResponse, kind: Retryability) -> PicccError | None:
+    """Return the error in a 200 response to a media request, as if it were its status, or None."""
+    details = read_error(payload)
+    if details is None:
         return None
-    status, message, code = found
+    status, message, code = details
     body = serialize({"error": {"message": message, "code": code}})
-    error: PicccError = status_error(status, answer.response.headers, body)
+    error: PicccError = status_error(status, raw.response.headers, body)
     if kind is Retryability.SUBMISSION and outcome_of(status) in (Outcome.FAILED, Outcome.UNKNOWN):
         error = SubmissionUnknown(**{**vars(error), "may_have_been_billed": True})
-    error.body = answer.body.decode(errors="replace")
-    answer.explain(error).status = status
+    error.body = raw.body.decode(errors="replace")
+    raw.explain(error).status = status
     return error
 
 
-def _not_json(answer: RawResponse, kind: Retryability) -> PicccError:
-    text = answer.body.decode(errors="replace")
+def _not_json(raw: RawResponse, kind: Retryability) -> PicccError:
+    text = raw.body.decode(errors="replace")
     what = "empty" if not text.strip() else "a web page" if text.lstrip()[:1] == "<" else "not JSON"
     error = (SubmissionUnknown if kind is Retryability.SUBMISSION else ResponseError)(
-        f"The server's reply is {what}.",
-        hint="Check that base_url is the address of a Piccc API.",
+        f"The server's response is {what}.",
+        hint="Check that base_url is the URL of a Piccc API.",
         may_have_been_billed=kind is not Retryability.READ,
         body=text,
     )
-    return answer.explain(error)
+    return raw.explain(error)
 
 
-def _rebuild(config: Config, port: type[Backend]) -> Session:
-    return Session(config, port())
+def _rebuild(config: Config, backend: type[Backend]) -> Session:
+    return Session(config, backend())
 
 
-class _Exchange:
-    """One chat request, sent as it was asked for, or once more as the server can take it."""
+class _ChatExchange:
+    """A chat request, adapted and sent again if the server refuses an option."""
 
     def __init__(self, session: Session, dialect: Dialect, request: ChatRequest, *, is_stream: bool) -> None:
         check_headers(request.extra_headers)
@@ -828,7 +830,7 @@ class _Exchange:
             self._limit(limit)
 
     async def send(self, timeout: float | Timeout | None) -> RawResponse:
-        """Send it; return the answer, with what was adapted in its record."""
+        """Send the request; return the response, with any adaptations in its record."""
         session = self._session
         call = APICall(
             kind=Retryability.CHAT,
@@ -838,22 +840,22 @@ class _Exchange:
             headers=(*self._dialect.headers, *self._request.extra_headers.items()),
             timeout=as_timeout(timeout, session.config.timeout),
             is_stream=self._is_stream,
-            plainer=self._again,
+            plainer=self._adapt,
         )
         try:
-            answer = await session._send(call)
+            raw = await session._send(call)
         except PicccError as error:
             if error.record is not None:
                 error.record.adapted = [*self.sent.adapted]
             raise
-        answer.record.adapted = [*self.sent.adapted]
-        return answer
+        raw.record.adapted = [*self.sent.adapted]
+        return raw
 
-    def _again(self, refusal: str) -> bytes | LargeBody | None:
-        """Return another body where the refusal says what to change, None where it does not.
+    def _adapt(self, refusal: str) -> bytes | LargeBody | None:
+        """Return another body if the refusal says what to change, else None.
 
-        An older server refuses the option that asks for usage. A smaller one names the most tokens that an
-        answer may have: that is used once if nobody asked for a number, and remembered for the model.
+        Older servers refuse the option that requests usage. Others state their maximum of output tokens; it
+        is used once, unless the caller set `max_tokens`, and remembered for the model.
         """
         if "stream_options" in refusal and self.sent.body.pop("stream_options", None):
             return request_body(self.sent.body)
@@ -870,10 +872,10 @@ class _Exchange:
         return self._dialect.name, self._request.model
 
     def _limit(self, limit: int) -> bool:
-        """Keep to a limit that the server named; tell whether that changes anything."""
+        """Apply a limit that the server stated; return whether that changes anything."""
         request, sent = self._request, self.sent.body.get("max_tokens")
-        is_ours = request.max_tokens is None and "max_tokens" not in request.extra_body
-        if not is_ours or sent is None or not 0 < limit < sent:
+        is_default = request.max_tokens is None and "max_tokens" not in request.extra_body
+        if not is_default or sent is None or not 0 < limit < sent:
             return False
         encoded = self._dialect.encode(replace(request, max_tokens=limit), stream=self._is_stream)
         note = f"max_tokens is {limit}: the server takes no more"
@@ -881,24 +883,24 @@ class _Exchange:
         return True
 
 
-# What servers say of a limit that is the model's (assumed; typed from public reports).
+# Error messages that state the model's limit (assumed; typed from public reports).
 _MODEL_LIMIT = (
     r"(?i)max_tokens: \d+ > (\d+)"  # Anthropic: "max_tokens: 16384 > 8192, which is the maximum allowed …"
     r"|at most (\d+) (?:completion|output) tokens"  # OpenAI
     r"|max_tokens[^.]{0,60}?(?:less than or equal to|<=|at most|up to|\[1,) ?(\d+)"  # DeepSeek and others
     r"|exceeds the model limit of (\d+)"  # Bedrock
 )
-# What vLLM says where the prompt and the answer together are too long: the window, then the prompt's tokens.
+# vLLM's error if prompt and answer together are too long: the context window, then the prompt's tokens.
 _CONTEXT_LIMIT = (
     r"> (\d+) - (\d+)\)|maximum context length is (\d+) tokens.{0,80}?(\d+) in the (?:messages|prompt)"
 )
 
 
 def _token_limit(refusal: str) -> tuple[int, bool]:
-    """Return the most tokens of an answer that a refusal names, else 0, and whether it is the model's."""
-    if found := re.search(_MODEL_LIMIT, refusal):
-        return int(next(number for number in found.groups() if number)), True
-    if found := re.search(_CONTEXT_LIMIT, refusal):
-        window, prompt = (int(number) for number in found.groups() if number)
+    """Return the output limit that a refusal states, else 0, and whether it is the model's own."""
+    if match := re.search(_MODEL_LIMIT, refusal):
+        return int(next(number for number in match.groups() if number)), True
+    if match := re.search(_CONTEXT_LIMIT, refusal):
+        window, prompt = (int(number) for number in match.groups() if number)
         return window - prompt, False
     return 0, False
