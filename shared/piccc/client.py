@@ -339,7 +339,7 @@ class Chat(_Resource):
 def is_traced() -> bool:
     """Return whether a framework's instrumentation has a span for a chat call open in this context.
 
-    If a framework reads a stream later, call this at the call itself: its span is no longer current then.
+    If the framework reads a stream later, check when the call is made: its span is not current afterwards.
     """
     observer = telemetry()
     return observer is not None and observer.is_traced("chat", "LLM")

@@ -415,8 +415,8 @@ SAMPLES |= {
 
 def _same_task(exchange: Exchange) -> str:
     first = _id_of(exchange.before.json) if exchange.before else None
-    found = _id_of(exchange.json) or exchange.json["data"][0]["task_id"]
-    return "" if found == first else f"task_id is {found!r}, not {first!r}"
+    task_id = _id_of(exchange.json) or exchange.json["data"][0]["task_id"]
+    return "" if task_id == first else f"task_id is {task_id!r}, not {first!r}"
 
 
 _RFC_URL = re.compile("^https?://")

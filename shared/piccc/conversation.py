@@ -183,7 +183,7 @@ class Source:
 
 @dataclass(slots=True)
 class CachePoint:
-    """A cache breakpoint: the server may cache everything before it for the time of `ttl`, such as `5m`.
+    """A cache breakpoint: the server may cache everything before it, for `ttl` such as `5m`.
 
     Dialects without caching ignore it.
     """
@@ -311,7 +311,7 @@ Part = (
 
 
 _FIELDS: dict[str, Any] = {"str": str, "str | None": str | None, "JSON": dict, "list[JSON]": list}
-"""The annotations of fields of parts, as written above, whose types are checked."""
+"""The field types that are checked, by their annotations above."""
 
 
 def wrong_field(part: Part) -> str | None:

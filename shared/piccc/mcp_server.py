@@ -233,10 +233,10 @@ class MediaServer:
             )
         async with _Progress(ctx) as progress:
             run = MediaToolRun(self._client, tool=params.name, show=self._show, on_update=progress.report)
-            work = self._work(run, ctx, params.name, dict(params.arguments or {}), progress)
-            return _answer(await run.reported(work))
+            work = self._run_tool(run, ctx, params.name, dict(params.arguments or {}), progress)
+            return _call_result(await run.reported(work))
 
-    async def _work(
+    async def _run_tool(
         self, run: MediaToolRun, ctx: Context, name: str, given: dict[str, Any], progress: _Progress
     ) -> ToolResult:
         arguments = self._arguments[name].model_validate(given)
@@ -316,7 +316,7 @@ class MediaServer:
     async def _list_resources(
         self, ctx: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
-        with _reported():
+        with _as_mcp_errors():
             tasks = await latest_tasks(self._client)
         # The cursor is the last task of the previous page, so that new tasks do not shift the pages.
         ids, cursor = [task.id for task in tasks], params.cursor if params else None
@@ -360,7 +360,7 @@ class MediaServer:
         place = _URI.fullmatch(uri)
         if place is None:
             raise MCPError(types.INVALID_PARAMS, f"{uri!r} is not piccc://tasks/ID or …/outputs/NUMBER.")
-        with _reported():
+        with _as_mcp_errors():
             task = await self._client.tasks.get(unquote(place[1]))
             if place[2] is None:
                 text = json.dumps(task.to_dict(), ensure_ascii=False)
@@ -491,7 +491,7 @@ def _uri(task_id: str) -> str:
     return f"piccc://tasks/{quote(task_id, safe='')}"
 
 
-def _answer(result: ToolResult) -> types.CallToolResult:
+def _call_result(result: ToolResult) -> types.CallToolResult:
     content: list[types.ContentBlock] = [types.TextContent(text=result.text)]
     content += [
         types.ImageContent(data=each["base64"], mime_type=each["mime_type"]) for each in result.images
@@ -514,7 +514,7 @@ def _answer(result: ToolResult) -> types.CallToolResult:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def _as_mcp_errors() -> Iterator[None]:
     """Convert our errors to MCP errors, including their hints."""
     try:
         yield

@@ -143,7 +143,7 @@ class OutputSchema:
 
     def validate(self, value: Any) -> Any:
         """Return the answer as the requested type; raise ValueError if it does not match."""
-        value = self.unwrap(self._decoded_again(value))
+        value = self.unwrap(self._decode_again(value))
         if self.type is None:
             return _checked(self._inner, value)
         if self._parse_old is not None:
@@ -156,7 +156,7 @@ class OutputSchema:
         is_wrapper = self.is_wrapped and isinstance(value, dict) and value.keys() == {_WRAPPED}
         return value[_WRAPPED] if is_wrapper else value
 
-    def _decoded_again(self, value: Any) -> Any:
+    def _decode_again(self, value: Any) -> Any:
         """Decode an object that was encoded twice; keep a string that may itself be the answer."""
         inner = _decoded(value) if isinstance(value, str) else None
         is_asked_for = isinstance(inner, dict) and (not self.is_wrapped or inner.keys() == {_WRAPPED})
@@ -587,7 +587,7 @@ class StructuredCall:
                 raise ValueError(answer.invalid)
             value = None if answer.calls_others else self.schema.validate(read_json(answer.text))
         except ValueError as error:
-            self._take_misfit(answer, error)
+            self._handle_invalid(answer, error)
             return
         self._memory.read(self._place, strategy, was_prose=False)
         self._value, self._error, self.attempt = value, None, None
@@ -598,9 +598,9 @@ class StructuredCall:
             raise self._error
         return self._value
 
-    def _take_misfit(self, answer: Answer, wrong: ValueError) -> None:
-        self._error = self._explained(answer, wrong)
-        is_prose = isinstance(wrong, NoJSONError)
+    def _handle_invalid(self, answer: Answer, cause: ValueError) -> None:
+        self._error = self._output_error(answer, cause)
+        is_prose = isinstance(cause, NoJSONError)
         if self._error.reason == "unfit":
             self._memory.read(self._place, self._left[0], was_prose=is_prose)
         if self._error.reason != "unfit" or self.answers >= self._max_answers:
@@ -610,7 +610,7 @@ class StructuredCall:
             self.attempt = self._ask()
         else:
             self._is_repair = True
-            self.attempt = self._repair(answer, wrong)
+            self.attempt = self._repair(answer, cause)
 
     def _ask(self) -> Attempt:
         strategy = self._left[0]
@@ -618,20 +618,20 @@ class StructuredCall:
         turns: tuple[Turn, ...] = (("user", words),) if strategy == "text" else ()
         return Attempt(strategy, _options(strategy, self.schema), turns)
 
-    def _repair(self, answer: Answer, wrong: ValueError) -> Attempt:
+    def _repair(self, answer: Answer, cause: ValueError) -> Attempt:
         # Quote even a tool call as text: strict servers reject a call with broken arguments.
         attempt = self._ask()
         quoted: tuple[Turn, ...] = (("assistant", answer.text),) if answer.text.strip() else ()
-        complaint = f"That does not match the schema: {_complaint(wrong)}"
         correction: Turn = (
             "user",
-            f"{complaint}\nReply again with the complete, corrected JSON and nothing else.",
+            f"That does not match the schema: {_describe(cause)}\n"
+            "Reply again with the complete, corrected JSON and nothing else.",
         )
         return replace(attempt, turns=(*attempt.turns, *quoted, correction))
 
-    def _explained(self, answer: Answer, wrong: ValueError) -> StructuredOutputError:
+    def _output_error(self, answer: Answer, cause: ValueError) -> StructuredOutputError:
         name, reason = self.schema.name, "unfit"
-        message, hint = f"The reply is not a valid {name}: {_complaint(wrong)}", ""
+        message, hint = f"The reply is not a valid {name}: {_describe(cause)}", ""
         if answer.refusal:
             reason, message = "refused", f"The model declined to answer: {answer.refusal}"
         elif answer.finish_reason == "content_filter":
@@ -646,7 +646,7 @@ class StructuredCall:
             )
             hint = "Raise max_tokens."
         elif self._error is not None:
-            message = f"No reply was a valid {name}. The last one: {_complaint(wrong)}"
+            message = f"No reply was a valid {name}. The last one: {_describe(cause)}"
         if reason == "unfit":
             hint = "`text` has the model's reply; a larger model or a simpler schema may help."
         error = StructuredOutputError(
@@ -658,7 +658,7 @@ class StructuredCall:
             request_id=answer.request_id,
             may_have_been_billed=True,
         )
-        error.__cause__ = wrong
+        error.__cause__ = cause
         return error
 
 
@@ -678,10 +678,10 @@ def _options(strategy: Strategy, schema: OutputSchema) -> JSON:
     return {}
 
 
-def _complaint(wrong: ValueError) -> str:
-    errors = getattr(wrong, "errors", None)  # pydantic's, of either version
+def _describe(error: ValueError) -> str:
+    errors = getattr(error, "errors", None)  # of pydantic v1 and v2
     if errors is None:
-        return str(wrong)
+        return str(error)
     return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in errors())
 
 

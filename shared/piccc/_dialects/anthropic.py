@@ -63,11 +63,11 @@ from piccc.errors import InvalidArgumentError, UnsupportedContentError
 logger = logging.getLogger("piccc")
 
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
-_LEAST_BUDGET = 1024
-_LEAST_TOP_P = 0.95
-_FITTED = ("max_tokens", "temperature", "thinking", "tool_choice", "top_k", "top_p")
-_MOST_CACHE_MARKS = 4
-_OWN_TOOLS = ("server_tool_use", "container_upload")
+_MIN_BUDGET = 1024
+_MIN_TOP_P = 0.95
+_RECONCILED = ("max_tokens", "temperature", "thinking", "tool_choice", "top_k", "top_p")
+_MAX_CACHE_MARKS = 4
+_SERVER_TOOLS = ("server_tool_use", "container_upload")
 _CITATIONS = (
     "char_location",
     "page_location",
@@ -99,7 +99,7 @@ class AnthropicDialect:
         names = ToolNames(request)
         messages = _without_unfinished(sendable(request.messages))
         turns = _turns(messages, request.replay_reasoning is not False, names)
-        settings, adapted = _fit(request, turns, names)
+        settings, adapted = _reconcile(request, turns, names)
         if turns[0]["role"] == "assistant":  # "messages: first message must use the "user" role"
             turns.insert(0, {"role": "user", "content": _OPENING})
             adapted.append("a user turn is added before the first turn, which was the assistant's")
@@ -116,7 +116,7 @@ class AnthropicDialect:
             **settings,
         }
         body.update({name: value for name, value in options.items() if value is not None})
-        body.update({name: value for name, value in request.extra_body.items() if name not in _FITTED})
+        body.update({name: value for name, value in request.extra_body.items() if name not in _RECONCILED})
         _check_cache_marks(body)
         return EncodedRequest(body, names.originals, (*names.adapted, *adapted))
 
@@ -156,7 +156,7 @@ class _Held:
 
 
 class AnthropicReader(Reader):
-    """Reads the events of one stream."""
+    """A reader of one stream of events."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__(names)
@@ -264,7 +264,7 @@ class AnthropicReader(Reader):
         return []
 
 
-def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple[JSON, list[str]]:
+def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple[JSON, list[str]]:
     """Make the settings compatible with each other; return them with descriptions of the changes.
 
     With thinking, the API rejects several settings (assumed for Piccc).
@@ -276,7 +276,7 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
         "temperature": request.temperature,
         "top_p": request.top_p,
         "tool_choice": _tool_choice(request, names) if request.tools else None,
-        **{name: given[name] for name in _FITTED if name in given},
+        **{name: given[name] for name in _RECONCILED if name in given},
     }
     limit = count(settings["max_tokens"])
     settings["max_tokens"] = settings["max_tokens"] or DEFAULT_MAX_TOKENS
@@ -298,7 +298,7 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
         else "the last tool calls were made without it"
         if _continues_without_thinking(turns)
         else "max_tokens leaves no room for it"
-        if 0 < limit <= _LEAST_BUDGET
+        if 0 < limit <= _MIN_BUDGET
         else None
     )
     if conflict:
@@ -306,20 +306,20 @@ def _fit(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) -> tuple
         return settings, [f"{source} is left out: {conflict}"]
     adapted: list[str] = []
     if asked := count(thinking.get("budget_tokens")):
-        budget = max(asked, _LEAST_BUDGET)
+        budget = max(asked, _MIN_BUDGET)
         if not limit:
             settings["max_tokens"] += budget  # max_tokens includes the budget
         elif source == "reasoning_effort" or budget >= limit:
-            budget = min(budget, max(_LEAST_BUDGET, limit // 2))
+            budget = min(budget, max(_MIN_BUDGET, limit // 2))
         if budget != asked and source == "thinking":
             adapted.append(
-                f"thinking.budget_tokens is {budget}: at least {_LEAST_BUDGET}, less than max_tokens"
+                f"thinking.budget_tokens is {budget}: at least {_MIN_BUDGET}, less than max_tokens"
             )
         settings["thinking"] = {**thinking, "budget_tokens": budget}
     refused = {
         "temperature": "it must be 1 with reasoning" if settings["temperature"] not in (None, 1) else None,
-        "top_p": f"it must be at least {_LEAST_TOP_P} with reasoning"
-        if isinstance(top_p := settings["top_p"], int | float) and top_p < _LEAST_TOP_P
+        "top_p": f"it must be at least {_MIN_TOP_P} with reasoning"
+        if isinstance(top_p := settings["top_p"], int | float) and top_p < _MIN_TOP_P
         else None,
         "top_k": "it is not supported with reasoning" if settings.get("top_k") is not None else None,
     }
@@ -352,9 +352,9 @@ def _check_cache_marks(body: JSON) -> None:
         for tool in mappings(body.get("tools"))
     ]
     marks = count_marks([tools, body.get("system"), body.get("messages")])
-    if marks > _MOST_CACHE_MARKS:
+    if marks > _MAX_CACHE_MARKS:
         raise InvalidArgumentError(
-            f"There are {marks} cache marks; the server accepts at most {_MOST_CACHE_MARKS}.",
+            f"There are {marks} cache marks; the server accepts at most {_MAX_CACHE_MARKS}.",
             hint="Mark only the longest prefixes: the tools, the system message, the last turns.",
         )
 
@@ -437,7 +437,7 @@ def _is_sent_back(part: Part, replay: bool) -> bool:
         return replay and bool(part.signature or part.redacted)
     if isinstance(part, Raw):
         kind = str(part.data.get("type"))
-        if not (kind in _OWN_TOOLS or kind.endswith("_tool_result")):
+        if not (kind in _SERVER_TOOLS or kind.endswith("_tool_result")):
             log_omitted(part, "the Anthropic dialect does not allow it in an assistant message")
             return False
     return True

@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Read a text that may be null, a string, or a list of text parts."""
+    """Read text that may be null, a string, or a list of text parts."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -270,7 +270,7 @@ def finish_reason_of(value: Any) -> str | None:
 
 
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
-    """Put a text on one line and truncate it."""
+    """Put text on one line and truncate it."""
     text = " ".join(text[: length * 4].split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -308,7 +308,7 @@ _BEGUN = re.compile(
 
 
 class SurrogateJoiner:
-    """Holds back the first half of a surrogate pair until the second half arrives, for each block.
+    """A buffer that holds back the first half of a surrogate pair until the second arrives, for each block.
 
     In a call's arguments, which are JSON text themselves, a half may also be an escape sequence.
     """
@@ -399,7 +399,7 @@ _NOT_RUN = "There is no result because the call was not run."
 
 
 class ToolNames:
-    """Maps tool names to names that servers accept, `[A-Za-z0-9_-]{1,64}`, and back.
+    """A mapping of tool names to names that servers accept, `[A-Za-z0-9_-]{1,64}`, and back.
 
     Valid names are kept. Others, such as `files.read`, are rewritten in the same way in every request.
     """

@@ -48,17 +48,17 @@ def image_source(part: Image) -> Inline | str:
     if isinstance(source, str):
         return source
     media_type = source.media_type
-    found = mime_type_of(_decode(source.data[: 4 * _HEAD], "An image")[:_HEAD])
-    if found is None:
+    detected = mime_type_of(_decode(source.data[: 4 * _HEAD], "An image")[:_HEAD])
+    if detected is None:
         content = _decode(source.data, "An image")
-        found = content_type_of(content)
-        if found == "text/plain" and (media_type.startswith("image/svg") or content.lstrip()[:1] != b"<"):
-            found = None  # otherwise it is a web page, such as a 404 page
-    if found and not found.startswith("image/"):
+        detected = content_type_of(content)
+        if detected == "text/plain" and (media_type.startswith("image/svg") or content.lstrip()[:1] != b"<"):
+            detected = None  # otherwise it is a web page, such as a 404 page
+    if detected and not detected.startswith("image/"):
         raise InvalidArgumentError(
-            f"An image has {found} content.", hint="Pass it as a File, or check its bytes."
+            f"An image has {detected} content.", hint="Pass it as a File, or check its bytes."
         )
-    media_type = found or media_type
+    media_type = detected or media_type
     if not media_type:
         raise InvalidArgumentError(
             "The media type of an image is unknown.",
@@ -77,12 +77,12 @@ def document_source(part: File) -> Inline | str:
     if isinstance(source, str):
         return source
     content, declared = _decode(source.data, "A file"), source.media_type
-    found = content_type_of(content)
-    if found == "text/plain" or (found is None and declared.startswith("text/")):
+    detected = content_type_of(content)
+    if detected == "text/plain" or (detected is None and declared.startswith("text/")):
         return Inline(declared if _may_be_text(declared) else "text/plain", source.data, is_text=True)
-    if found is None and declared == "application/pdf" and b"%PDF-" not in content[:1024]:
+    if detected is None and declared == "application/pdf" and b"%PDF-" not in content[:1024]:
         declared = ""  # PDF readers accept a header that is not at the very start, but not a missing one
-    return Inline(found or declared or "application/octet-stream", source.data)
+    return Inline(detected or declared or "application/octet-stream", source.data)
 
 
 def _decode_text(content: bytes) -> str:

@@ -140,7 +140,7 @@ class _Call:
 
 
 class OpenAIReader(Reader):
-    """Reads the chunks of one stream, and repairs malformed tool call deltas of compatible servers."""
+    """A reader of one stream of chunks, which repairs malformed tool call deltas of compatible servers."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__(names)

@@ -43,7 +43,7 @@ class Event(NamedTuple):
 
 
 class EventDecoder:
-    """Decodes server-sent events, returning each as soon as its last byte arrives.
+    """An incremental decoder of server-sent events, which returns each as soon as its last byte arrives.
 
     An event may have at most `max_bytes`. `comments` counts keep-alive lines.
     """
@@ -196,7 +196,7 @@ def _is_unescaped(text: str) -> bool:
 
 
 class Reader:
-    """Turns the events of one stream into deltas and collects them; subclasses interpret the events.
+    """A reader of one stream, which turns events into deltas and collects them; subclasses interpret events.
 
     `is_complete` says whether the end of the answer was received, `is_done` whether nothing more will follow.
     """
@@ -282,7 +282,7 @@ def _with_halves(text: str) -> Any:
 
 
 class ReplyBuilder:
-    """Builds from deltas the reply that a call without streaming would return, in linear time."""
+    """A linear-time builder that turns deltas into the reply a call without streaming would return."""
 
     __slots__ = ("_citations", "_pieces", "_signatures", "_starts", "reply")
 

@@ -71,12 +71,12 @@ def read_task(payload: object) -> Task:
         expires_at=_time(_result(body).get("expires_at") or body.get("expires_at")),
         raw=body,
     )
-    found = _found_outputs(body) or (list(_search(body)) if task.status == "completed" else [])
-    task.outputs = [_output(each, task, place) for place, each in enumerate(found)]
+    entries = _known_outputs(body) or (list(_search(body)) if task.status == "completed" else [])
+    task.outputs = [_output(entry, task, place) for place, entry in enumerate(entries)]
     if not task.is_terminal and task.outputs:
         # A URL at the top level may be the task's own, or that of an input image.
         inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
-        if (task.progress or 0) >= 100 or (not task.is_known_status and _found_outputs(inside)):
+        if (task.progress or 0) >= 100 or (not task.is_known_status and _known_outputs(inside)):
             task.status = "completed"
     return task
 
@@ -293,7 +293,8 @@ def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
 _OUTPUT_LISTS = ("outputs", "results", "images", "videos", "audios", "unsigned_urls", "resultUrls")
 
 
-def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _known_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the outputs in the first known field that has any."""
     for place in (_result(body), body):
         content = place.get("content")
         for names, each in (
@@ -302,8 +303,8 @@ def _found_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             (("url", "video_url", "image_url"), place),
         ):
             for name in names:
-                if (value := each.get(name)) and (found := list(_entries(value))):
-                    return found
+                if (value := each.get(name)) and (entries := list(_entries(value))):
+                    return entries
     return []
 
 
