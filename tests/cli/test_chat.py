@@ -116,7 +116,7 @@ def test_a_cut_stream_leaves_what_had_come_and_says_so(shell: Shell, emulator: E
     assert done.returncode == 1
     assert done.stdout.startswith("One")
     assert done.stdout.endswith("\n")
-    assert "above stands what had arrived" in done.stderr
+    assert "the output above is what had arrived" in done.stderr
 
 
 def test_a_refusal_is_told_on_stderr_and_is_an_error(shell: Shell, emulator: Emulator) -> None:
@@ -157,10 +157,10 @@ def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator:
     ]
     assert [body["model"] for body in sent] == ["piccc-pro", "piccc-flash", "piccc-flash"]
     for said in (
-        "There is no command /modle. Did you mean /model?",
-        "There is no command /nonsense. There are:",
-        "The model is piccc-flash.",
-        "Give a file: /save talk.md",
+        "Unknown command /modle. Did you mean /model?",
+        "Unknown command /nonsense. Commands:",
+        "Model: piccc-flash.",
+        "Name a file: /save talk.md",
     ):
         assert said in screen
     assert "taken.md: File exists" in screen

@@ -77,7 +77,7 @@ def test_every_command_has_help_with_an_example_and_speaks_json(
 
 def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
     said = nowhere("doctor", "--help", COLUMNS="200").stdout
-    assert "an empty request, which a server refuses: nothing is billed." in said
+    assert "an empty request, which servers refuse, so nothing is billed." in said
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
         ("chat --modle x", "--model"),
         ("emulator --port 70000", "65535"),
         ("mcp --http --port -1", "'--port'"),
-        ("mcp --host 127.0.0.1", "only with --http"),
-        ("mcp --token x", "only with --http"),
-        ("webhooks listen --port 8766", "only with --receive"),
+        ("mcp --host 127.0.0.1", "requires --http"),
+        ("mcp --token x", "requires --http"),
+        ("webhooks listen --port 8766", "requires --receive"),
         ("webhooks listen --receive --port 70000", "65535"),
-        ("webhooks listen --forward-to localhost:8000", "Give an address such as http://"),
-        ("webhooks trigger http://[::1/x", "Give an address such as http://"),
-        ("webhooks trigger http://127.0.0.1:99999/x", "Give an address such as http://"),
+        ("webhooks listen --forward-to localhost:8000", "Pass a URL such as http://"),
+        ("webhooks trigger http://[::1/x", "Pass a URL such as http://"),
+        ("webhooks trigger http://127.0.0.1:99999/x", "Pass a URL such as http://"),
         ("emulator --url-lifetime -3", "'--url-lifetime'"),
     ],
 )
@@ -245,7 +245,7 @@ def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
         (("--host", "0.0.0.0"), "--allow-remote"),  # noqa: S104  it is refused
         (("--faults", "missing.json"), "missing.json"),
         (("--upstream", "localhost:11434"), "http"),
-        (("--recording", "missing.jsonl"), "not recorded yet"),
+        (("--recording", "missing.jsonl"), "does not exist yet"),
     ],
 )
 def test_an_emulator_that_cannot_be_run_says_why(nowhere: Shell, wrong: tuple[str, str], said: str) -> None:

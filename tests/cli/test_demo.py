@@ -71,7 +71,7 @@ def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Pat
     assert "piccc-demo/video.mp4" in out
     assert "2 tasks run" in out
     assert "not sent again unless you set" in " ".join(
-        out.split("A question to this project's README")[1].split()
+        out.split("A question about this project's README")[1].split()
     )
 
 

@@ -268,7 +268,7 @@ def test_a_file_that_holds_no_prompts_is_wrong_usage_and_nothing_is_sent(
 def test_a_file_name_that_belies_its_content_is_pointed_out(shell: Shell) -> None:
     done = shell("image", "A mug", "--to", "mug.jpg", *NOW)
     assert done.stdout == "mug.jpg\n"
-    assert "holds image/png" in done.stderr
+    assert "contains image/png" in done.stderr
 
 
 @pytest.mark.parametrize("place", ["ftp://host/a.png", "s3:/bucket/a.png"])

@@ -114,4 +114,4 @@ def test_resume_without_an_id_finds_every_lost_submission(shell: Shell, emulator
     done = shell("tasks", "resume", "--to", "found", *NOW)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == len(emulator.charges) == 2
-    assert "No submission was lost" in shell("tasks", "resume").stderr
+    assert "No lost submissions" in shell("tasks", "resume").stderr

@@ -126,7 +126,7 @@ def test_a_task_of_the_account_is_sent_to_a_handler(shell: Shell, client: Client
 def test_a_handler_that_does_not_listen_is_an_error(tmp_path: Path) -> None:
     done = Shell(tmp_path)("webhooks", "trigger", "http://127.0.0.1:9/hook")
     assert done.returncode == 1
-    assert "No answer from http://127.0.0.1:9/hook" in done.stderr
+    assert "No response from http://127.0.0.1:9/hook" in done.stderr
 
 
 def test_receiving_without_a_secret_says_what_to_set(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""`piccc chat`: ask a question and stream the answer, or hold a conversation."""
+"""`piccc chat`: ask a question and stream the answer, or have a conversation."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 _COMMANDS = """\
 /system TEXT  set the system message; without TEXT, remove it
-/model NAME   go on with another model; without NAME, print the model
+/model NAME   switch to another model; without NAME, print the current one
 /save FILE    write the conversation to a new file: Markdown, or JSON for *.json
-/clear        forget the conversation so far
-/quit         end; so does Ctrl-D. Ctrl-C stops an answer."""
+/clear        forget the conversation
+/quit         quit, like Ctrl-D; Ctrl-C stops an answer"""
 
 
 def chat(
@@ -47,11 +47,11 @@ def chat(
     system: Annotated[str | None, option("--system", "TEXT", "The system message.")] = None,
     json_schema: Annotated[
         str | None,
-        option("--json-schema", "SCHEMA", "JSON Schema of the answer: a file, or the schema itself."),
+        option("--json-schema", "SCHEMA", "JSON Schema for the answer: a file, or the schema itself."),
     ] = None,
-    dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat route to use.")] = "openai",
+    dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat API to use.")] = "openai",
     max_tokens: Annotated[
-        int | None, option("--max-tokens", "COUNT", "Largest number of tokens in the answer.", min=1)
+        int | None, option("--max-tokens", "COUNT", "Maximum number of tokens in the answer.", min=1)
     ] = None,
     temperature: Annotated[
         float | None, option("--temperature", "NUMBER", "Sampling temperature.", min=0)
@@ -59,15 +59,15 @@ def chat(
     effort: Annotated[
         str | None, option("--reasoning-effort", "WORD", "Reasoning effort, such as low or high.")
     ] = None,
-    timeout: Annotated[float | None, option("--timeout", "SECONDS", "Deadline of the call.", min=0)] = None,
+    timeout: Annotated[float | None, option("--timeout", "SECONDS", "Deadline for the call.", min=0)] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print token counts and times on stderr.")
+        bool, typer.Option("--verbose", "-v", help="Print token counts and timing on stderr.")
     ] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Ask a model and stream its answer; without PROMPT on a terminal, hold a conversation.
+    """Ask a model and stream its answer; on a terminal without PROMPT, start a conversation.
 
-    On a terminal its reasoning is shown too, dimmed, on stderr. In a conversation, /help lists the commands.
+    On a terminal, reasoning is shown dimmed on stderr. In a conversation, /help lists the commands.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def chat(
 
 
 class _Conversation:
-    """Ask for messages at a prompt and answer each, with all that was said before."""
+    """An interactive conversation that sends its history with each message."""
 
     def __init__(self, client: Client, options: ChatOptions, timeout: float | None, *, verbose: bool) -> None:
         self._client = client
@@ -115,17 +115,17 @@ class _Conversation:
         self._messages: list[Message] = []
 
     def hold(self) -> None:
-        """Go on until the user ends it."""
+        """Run until the user quits."""
         with suppress(ImportError):
-            import readline  # noqa: F401  `input` then edits lines and remembers them
-        say(f"{self._options['model']}; /help lists the commands, Ctrl-D ends.", "dim")
+            import readline  # noqa: F401  gives `input` line editing and history
+        say(f"{self._options['model']}; /help lists the commands, Ctrl-D quits.", "dim")
         while True:
             try:
                 line = input("> ").strip()
             except EOFError:
                 write("\n")
                 return
-            except KeyboardInterrupt:  # the line is dropped, as in a shell
+            except KeyboardInterrupt:  # discard the line, as a shell does
                 write("\n")
                 continue
             if line in ("/quit", "/exit"):
@@ -142,29 +142,29 @@ class _Conversation:
                 say(_COMMANDS)
             case "/system":
                 self._options["system"] = text or None
-                say("The system message is set." if text else "There is no system message.", "dim")
+                say("System message set." if text else "System message removed.", "dim")
             case "/model":
                 self._options["model"] = text or self._options["model"]
-                say(f"The model is {self._options['model']}.", "dim")
+                say(f"Model: {self._options['model']}.", "dim")
             case "/clear":
                 self._messages.clear()
-                say("The conversation is forgotten.", "dim")
+                say("Conversation cleared.", "dim")
             case "/save" if text:
                 self._save(Path(text).expanduser())
             case "/save":
-                say("Give a file: /save talk.md", "yellow")
+                say("Name a file: /save talk.md", "yellow")
             case _:
                 names = [line.split()[0] for line in _COMMANDS.splitlines()]
-                alike = get_close_matches(name, names, n=1)
-                hint = f"Did you mean {alike[0]}?" if alike else f"There are:\n{_COMMANDS}"
-                say(f"There is no command {name}. {hint}", "yellow")
+                close = get_close_matches(name, names, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"Commands:\n{_COMMANDS}"
+                say(f"Unknown command {name}. {hint}", "yellow")
 
     def _ask(self, text: str) -> None:
-        asked = Message("user", [Text(text)])
+        message = Message("user", [Text(text)])
         reply: ChatReply | None = None
         try:
             with self._client.chat.stream(
-                [*self._messages, asked], timeout=self._timeout, **self._options
+                [*self._messages, message], timeout=self._timeout, **self._options
             ) as stream:
                 try:
                     _show(stream)
@@ -176,18 +176,18 @@ class _Conversation:
             report_error(error)
             if not isinstance(error, StreamError):
                 return
-        if reply is None or not reply.text:  # what got no answer is not part of the conversation
+        if reply is None or not reply.text:  # an unanswered message is not part of the conversation
             return
-        self._messages += [asked, Message("assistant", [Text(reply.text)])]
+        self._messages += [message, Message("assistant", [Text(reply.text)])]
         if self._verbose:
             say(_figures(reply), "dim")
 
     def _save(self, path: Path) -> None:
         if path.suffix == ".json":
-            said = [{"role": each.role, "content": each.text} for each in self._messages]
-            text = json.dumps(said, ensure_ascii=False, indent=2)
+            history = [{"role": message.role, "content": message.text} for message in self._messages]
+            text = json.dumps(history, ensure_ascii=False, indent=2)
         else:
-            text = "\n\n".join(f"**{each.role}**\n\n{each.text}" for each in self._messages)
+            text = "\n\n".join(f"**{message.role}**\n\n{message.text}" for message in self._messages)
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(f"{text}\n")
@@ -205,12 +205,12 @@ def _schema(text: str) -> JSONSchema:
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--json-schema") from error
     if not isinstance(schema, dict):
-        raise typer.BadParameter("A schema is a JSON object.", param_hint="--json-schema")
+        raise typer.BadParameter("The schema must be a JSON object.", param_hint="--json-schema")
     return JSONSchema(schema)
 
 
 class _Page:
-    """Print the answer on stdout and, on a terminal, the reasoning dimmed on stderr."""
+    """Prints the answer on stdout and, on a terminal, the reasoning dimmed on stderr."""
 
     def __init__(self) -> None:
         self._notes = notes()
@@ -279,7 +279,7 @@ def _figures(reply: ChatReply) -> str:
 
 
 def _check(reply: ChatReply, *, wants_json: bool) -> None:
-    """Raise ResponseError for a refusal, or where JSON was asked for and the answer is not JSON."""
+    """Raise ResponseError for a refusal, or if JSON was requested and the answer is not JSON."""
     if reply.refusal:
         raise ResponseError(f"The model refused: {reply.refusal}", hint="Rephrase the prompt.")
     if reply.finish_reason == "length":

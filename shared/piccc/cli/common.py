@@ -1,4 +1,4 @@
-"""What the commands share: options, connection, output and errors."""
+"""Options, connection, output and error handling shared by the commands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """Remove control characters: text from elsewhere must not control the terminal that shows it."""
+    """Return text without control characters, so foreign text cannot control the terminal."""
     return _CONTROLS.sub("", text)
 
 
@@ -50,20 +50,20 @@ def results() -> Console:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a message for people on stderr."""
+    """Print a message for the user on stderr."""
     console = notes()
-    # In a log a command must stay on one line; on a terminal, Rich wraps between words.
+    # In a log, commands must stay on one line; on a terminal, Rich wraps between words.
     console.print(Text(printable(text), style=style), soft_wrap=not console.is_terminal)
 
 
 def write(text: str) -> None:
-    """Write a piece of a result to stdout at once."""
+    """Write part of a result to stdout and flush it."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def document(value: Any) -> None:
-    """Write a JSON document to stdout, on a line of its own."""
+    """Write a JSON document to stdout on one line."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
 
@@ -72,15 +72,15 @@ SECRET_VARIABLE = "PICCC_WEBHOOK_SECRET"  # noqa: S105  a name
 
 
 def option(name: str, metavar: str, help: str, *, envvar: str | None = None, min: float | None = None) -> Any:
-    """Declare an option that takes a value and has no default of its own."""
+    """Declare an option that takes a value and has no default."""
     return typer.Option(name, metavar=metavar, help=help, envvar=envvar, min=min, show_default=False)
 
 
 def needs(ctx: typer.Context, flag: str, *names: str) -> None:
-    """Refuse options on the command line that count only with a flag; variables may be set for both ways."""
+    """Refuse command line options that require a flag. Environment variables are allowed without it."""
     for name in names:
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
-            raise typer.BadParameter(f"It counts only with {flag}: add that.", param_hint=f"--{name}")
+            raise typer.BadParameter(f"This option requires {flag}.", param_hint=f"--{name}")
 
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one document per line.")]
@@ -88,27 +88,27 @@ Prompt = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PROMPT",
-        help="The prompt; `-` stands for standard input, which is also read when there is no PROMPT.",
+        help="The prompt. `-` is replaced by standard input, which is also read if PROMPT is missing.",
         show_default=False,
     ),
 ]
 
 
 def _place(text: str | Path) -> Path | str:
-    """Return a path, or a URL as it is: a path would drop one of its slashes."""
+    """Return a path, or a URL as text, because a path would drop one of its slashes."""
     return text if "://" in str(text) else Path(text)
 
 
 To = Annotated[
-    Any,  # a Path, or a text for a URL: Typer takes no unions
+    Any,  # a Path, or a str for a URL: Typer does not support unions
     typer.Option(
         "--to",
         parser=_place,
-        help="Where to save: a folder, a file name such as cat.png, or a URL: s3://, gs://, az://.",
+        help="Where to save: a folder, a file name such as cat.png, or an s3://, gs:// or az:// URL.",
         metavar="PATH",
     ),
 ]
-Open = Annotated[bool, typer.Option("--open", help="Open the saved file in the system's viewer.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the saved file in the default viewer.")]
 Seconds = Annotated[
     float | None,
     option("--timeout", "SECONDS", "Stop waiting after this time; the task keeps running.", min=0),
@@ -127,7 +127,7 @@ LedgerPlace = Annotated[
     option(
         "--ledger",
         "PLACE",
-        "Where submissions are recorded before they are sent: a file, redis://… or postgresql://…; "
+        "Where to record submissions before sending them: a file, redis://… or postgresql://…; "
         "default: one file per server in your settings folder.",
         envvar="PICCC_LEDGER",
     ),
@@ -138,9 +138,9 @@ _OPTIONS = frozenset({"aspect_ratio", "duration_seconds", "key", "model", "promp
 
 
 def prompt_of(words: list[str] | None) -> str:
-    """Join the prompt's words; read standard input for `-`, or where there are no words.
+    """Join the prompt's words. Read standard input for `-` or if there are no words.
 
-    With words, standard input is left alone: in a `while read` loop it holds the next lines of the loop.
+    Otherwise leave standard input alone: in a `while read` loop it contains the loop's next lines.
     """
     is_piped = sys.stdin is not None and not sys.stdin.isatty()
     if not words:
@@ -149,7 +149,7 @@ def prompt_of(words: list[str] | None) -> str:
     piped = sys.stdin.read().strip() if dash and sys.stdin is not None else ""
     prompt = "\n\n".join(part for part in (before, piped, after) if part)
     if not prompt:
-        raise typer.BadParameter("Give a prompt, or pipe one in.", param_hint="PROMPT")
+        raise typer.BadParameter("Pass a prompt, or pipe one in.", param_hint="PROMPT")
     return prompt
 
 
@@ -172,7 +172,7 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def value_of(text: str) -> Any:
-    """Parse a parameter's value: JSON where it is JSON, else text."""
+    """Parse a parameter's value as JSON, or return it as text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -180,7 +180,7 @@ def value_of(text: str) -> Any:
 
 
 def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
-    """Make a client for the server in the environment; `poll` is in seconds."""
+    """Return a client for the server set in the environment; `poll` is in seconds."""
     from piccc.client import Client
     from piccc.media.schedule import Polling
 
@@ -188,7 +188,7 @@ def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
 
 
 def open_ledger(place: str | None) -> Ledger:
-    """Open the ledger at a place, or the server's default one; raise ConfigurationError if that fails."""
+    """Open the given ledger, or the server's default one. Raises ConfigurationError if that fails."""
     from piccc.media.ledgers import ledger_at
 
     place = place or str(ledger_of(resolve()))
@@ -199,7 +199,7 @@ def open_ledger(place: str | None) -> Ledger:
         ledger.unsettled()
     except (OSError, LedgerError) as error:
         raise ConfigurationError(
-            f"The ledger of submissions {ledger!r} cannot be used: {error}",
+            f"Cannot open the submission ledger {ledger!r}: {error}",
             hint="Set PICCC_LEDGER to another file or URL.",
         ) from error
     return ledger
@@ -224,22 +224,22 @@ CODES = """\
 \b
 Exit codes:
     0  success
-    1  an error; stderr says which one and what to do
-    2  wrong usage; nothing was sent
+    1  error; see stderr for the cause and what to do
+    2  invalid usage; nothing was sent
     3  a task ended without output: failed, refused, cancelled or expired
     4  a task is still running: wait for it, do not submit it again
     5  unknown whether a task was submitted: search for it, do not submit it again
-  130  interrupted; stderr says how to continue
+  130  interrupted; see stderr for how to continue
 """
 _CALL = re.compile(r"client\.tasks\.(wait|resume)(?:_all)?\(\[?(.*?)\]?(, resubmit=True)?\)")
 _ARGUMENT = re.compile(r"\(or pass \w+=\) |\bpass \w+=,? or ", re.IGNORECASE)
 
 
 class Commands(TyperGroup):
-    """A group of commands that prints errors without a traceback."""
+    """A command group that prints errors without a traceback."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, its help without the line breaks of the source: Typer prints them as they are."""
+        """Return a command, with its help text unwrapped because Typer keeps the source's line breaks."""
         command = super().get_command(ctx, cmd_name)
         if command is not None and command.help:
             parts = command.help.split("\n\n")
@@ -263,7 +263,7 @@ class Commands(TyperGroup):
 
 
 def report_error(error: PicccError) -> int:
-    """Print an error, its hint and the page that documents it on stderr; return its exit code."""
+    """Print an error, its hint and its documentation link on stderr; return its exit code."""
     hint, error.hint = error.hint, ""
     say(str(error), "red")
     error.hint = hint
@@ -275,8 +275,8 @@ def report_error(error: PicccError) -> int:
 
 
 def in_shell_words(hint: str) -> str:
-    """Rewrite a hint for Python into commands and variables of the shell."""
-    said = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "above stands")
+    """Rewrite a Python hint as shell commands and environment variables."""
+    said = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "the output above is")
     return said if said.startswith("pip ") else said[:1].upper() + said[1:]
 
 

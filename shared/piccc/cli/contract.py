@@ -1,4 +1,4 @@
-"""`piccc contract`: try what is assumed of the API against a server."""
+"""`piccc contract`: check assumptions about the API against a server."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from piccc.errors import ConfigurationError
 def contract(
     spend: Annotated[
         float,
-        typer.Option(
-            min=0, metavar="MONEY", help="Most that all requests may cost; 0 sends only what is free."
-        ),
+        typer.Option(min=0, metavar="MONEY", help="Maximum total cost; 0 sends only free requests."),
     ] = 0.0,
     only: Annotated[
-        list[str] | None, option("--only", "ROWS", "Only these rows, such as 'chat.*'; may be repeated.")
+        list[str] | None, option("--only", "ROWS", "Check only these rows, such as 'chat.*'; repeatable.")
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The chat model.")] = "piccc-flash",
     chat_price: Annotated[
-        float, typer.Option(min=0, metavar="MONEY", help="Assumed price of a short chat reply.")
+        float, typer.Option(min=0, metavar="MONEY", help="Assumed price of a short chat response.")
     ] = 0.01,
     image_price: Annotated[
         float, typer.Option(min=0, metavar="MONEY", help="Assumed price of an image.")
@@ -33,14 +31,14 @@ def contract(
     video_price: Annotated[
         float, typer.Option(min=0, metavar="MONEY", help="Assumed price of a video.")
     ] = 2.0,
-    video_seconds: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of that video.")] = 6,
+    video_seconds: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of the video.")] = 6,
     poll: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Polling interval.")] = 2.0,
     as_json: AsJSON = False,
 ) -> None:
-    """Check what is documented of the API, and what piccc assumes, against the server, cheapest first.
+    """Check the documented API and piccc's assumptions about it against the server, cheapest first.
 
-    Prints a report in Markdown: for each statement whether it holds, and the bytes of those that differ. With
-    your key it costs money, at most --spend, by the prices given: the provider documents none.
+    Prints a Markdown report that says whether each statement holds, with the raw bytes where it does not.
+    With your key this costs money, at most --spend at the assumed prices: the provider documents none.
 
     \b
     Examples:
@@ -57,7 +55,7 @@ def contract(
         raise ConfigurationError("No server is set.", hint=WAYS_OUT)
     rows = rows_named(only or ())
     if not rows:
-        raise typer.BadParameter(f"There is no row {', '.join(only or ())}.", param_hint="--only")
+        raise typer.BadParameter(f"No row matches {', '.join(only or ())}.", param_hint="--only")
     server = Server(
         base_url=config.base_url,
         key=run_sync(config.key.ask()),

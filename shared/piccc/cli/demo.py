@@ -1,4 +1,4 @@
-"""`piccc demo`: streaming, an agent that makes an image and a video, and a question to documents."""
+"""`piccc demo`: streaming, an agent that makes an image and a video, and a question about documents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EMULATOR_SPEED = 4.0
 
 @dataclass
 class Show:
-    """The demo's settings, and what it has made so far."""
+    """The demo's settings and results so far."""
 
     console: Console
     client: Client
@@ -48,7 +48,7 @@ class Show:
 
 def demo(
     live: Annotated[
-        bool, typer.Option("--live", help="Use the real API: PICCC_API_KEY and PICCC_BASE_URL.")
+        bool, typer.Option("--live", help="Use the real API, set by PICCC_API_KEY and PICCC_BASE_URL.")
     ] = False,
     folder: Annotated[
         Path, typer.Option("--to", metavar="FOLDER", help="Folder for the image and the video.")
@@ -63,7 +63,7 @@ def demo(
     Examples:
       piccc demo --to shown/
     """
-    # With --json, stdout holds nothing but the JSON document.
+    # With --json, stdout contains only the JSON document.
     console = Console(highlight=False, stderr=as_json)
     began = time.monotonic()
     with _show(console, live=live, folder=folder) as show:
@@ -85,7 +85,7 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
         if missing := [name for name in (KEY_VARIABLE, URL_VARIABLE) if not os.environ.get(name)]:
             raise ConfigurationError(
                 f"--live needs {' and '.join(missing)}.",
-                hint="Set them, or leave --live out to use the emulator.",
+                hint="Set them, or omit --live to use the emulator.",
             )
         models = {kind: os.environ.get(f"PICCC_{kind.upper()}_MODEL", "") for kind in ("image", "video")}
         with Client() as client:
@@ -97,10 +97,10 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
         raise _incomplete() from error
     with Emulator(speed=EMULATOR_SPEED) as emulator:
         settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key}
-        polling = Polling(min=0.2, max=0.5)  # the provider's advice, 2 to 5 s, is for its own server
+        polling = Polling(min=0.2, max=0.5)  # the advised 2 to 5 s is for the provider's server
         models = {"image": "piccc-image", "video": "piccc-video"}
         with Client(**settings, polling=polling) as client:
-            console.print("[dim]No key and no network are needed: the emulator answers.[/]")
+            console.print("[dim]Using the emulator: no key or network needed.[/]")
             yield Show(console, client, folder, models, settings)
 
 
@@ -163,7 +163,7 @@ def _ask_the_readme(show: Show) -> None:
     from llama_index_piccc import Piccc, ensure_nltk_data
 
     ensure_nltk_data()
-    _heading(show, "A question to this project's README (LlamaIndex)", QUESTION)
+    _heading(show, "A question about this project's README (LlamaIndex)", QUESTION)
     readme = Document(text=str(metadata.metadata("piccc").json["description"]))
     counter = TokenCountingHandler()
     llm = Piccc(model="piccc-pro", callback_manager=CallbackManager([counter]), **show.settings)

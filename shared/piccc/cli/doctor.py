@@ -1,4 +1,4 @@
-"""`piccc doctor`: what is set up, what is not, and what to do about it."""
+"""`piccc doctor`: check the setup and say what to fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from piccc.errors import (
 PATIENCE = 10.0
 CLOCK_TOLERANCE = 60.0
 DATE_RESOLUTION = 2.0
-"""A Date header has whole seconds, and takes its time to come."""
+"""In seconds; a Date header has whole seconds, and the response takes time to arrive."""
 _NO_KEY = f"Set {KEY_VARIABLE}, or start the emulator: piccc emulator"
 _REQUIREMENT = re.compile(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""")
 Ts = TypeVarTuple("Ts")
@@ -42,7 +42,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("-", "dim"), "fix": ("✗", "red")}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: `fix` must be mended before calls can succeed, a `note` need not be."""
+    """One check's result: a `fix` must be fixed before calls can succeed, a `note` need not be."""
 
     name: str
     state: Literal["ok", "note", "fix"]
@@ -53,8 +53,8 @@ class Finding:
 def doctor(ledger: LedgerPlace = None, as_json: AsJSON = False) -> None:
     """Check the key, server, ledger, clock, proxies and installed packages; say what to fix.
 
-    It asks the server for its models and tasks, and sends each chat route an empty request, which a server
-    refuses: nothing is billed. It works without a network, and ends with 1 where something must be fixed.
+    It lists the server's models and tasks, and sends each chat route an empty request, which servers refuse,
+    so nothing is billed. It also works offline. It exits with 1 if something must be fixed.
 
     \b
     Examples:
@@ -105,12 +105,12 @@ def _looked_at(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts)
         yield from look(*about)
     except PicccError as error:
         yield Finding(name, "fix", error.message, in_shell_words(error.hint))
-    except Exception as error:  # a doctor that falls ill is of no use: whatever it is, it is a finding
+    except Exception as error:  # a failing check is a finding too
         yield Finding(
             name,
             "fix",
             redact(f"{type(error).__name__}: {error}"),
-            "If nothing else here explains it, report it.",
+            "If nothing else here explains it, report it as a bug.",
         )
 
 
@@ -137,7 +137,7 @@ def _installed() -> Iterator[Finding]:
 def _requirements() -> list[str]:
     try:
         return metadata.requires("piccc") or []
-    except metadata.PackageNotFoundError:  # it runs from a checkout that was never installed
+    except metadata.PackageNotFoundError:  # running from a checkout that was never installed
         return []
 
 
@@ -152,7 +152,7 @@ def _models() -> Iterator[Finding]:
     variables = "PICCC_IMAGE_MODEL", "PICCC_VIDEO_MODEL"
     if missing := [name for name in variables if not os.environ.get(name)]:
         said = f"{' and '.join(missing)} not set"
-        yield Finding("models", "note", said, "Set them, or give --model to image and video.")
+        yield Finding("models", "note", said, "Set them, or pass --model to image and video.")
     else:
         yield Finding("models", "ok", ", ".join(f"{name}={os.environ[name]}" for name in variables))
 
@@ -166,7 +166,7 @@ def _key() -> Iterator[Finding]:
         hint = error.hint if os.environ.get(KEY_VARIABLE, "").strip() else _NO_KEY
         yield Finding("key", "fix", error.message, hint)
         return
-    kind = "" if key.startswith("pcc_") else "; it does not begin with pcc_, as the provider's keys do"
+    kind = "" if key.startswith("pcc_") else "; it does not start with pcc_, as the provider's keys do"
     yield Finding("key", "note" if kind else "ok", f"{KEY_VARIABLE} is set{kind}")
 
 
@@ -179,7 +179,7 @@ def _proxy(config: Config) -> Iterator[Finding]:
     elif proxy_bypass(host) or is_loopback(host):
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
     elif used.startswith("socks") and find_spec("socksio") is None:
-        said = f"{redact(used)} is used for {host}, which takes a package that is not installed"
+        said = f"{redact(used)} is used for {host}, but needs a package that is not installed"
         yield Finding("proxy", "fix", said, 'pip install "piccc[socks]"')
     else:
         yield Finding("proxy", "note", f"{redact(used)} is used for {host}")
@@ -196,14 +196,14 @@ def _certificates() -> Iterator[Finding]:
             else:
                 next(Path(place).iterdir(), None)
         except OSError as error:
-            yield Finding("certificates", "fix", f"{name} is {place}: {error}", "Correct it, or unset it.")
+            yield Finding("certificates", "fix", f"{name} is {place}: {error}", "Correct or unset it.")
         else:
             yield Finding("certificates", "note", f"{name} is {place}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """A request that costs nothing, and what it tells about."""
+    """A free request, and the feature that it checks."""
 
     name: str
     method: Literal["GET", "POST"]
@@ -223,10 +223,10 @@ _ABSENT = (404, 405, 501)
 def _server(config: Config) -> Iterator[Finding]:
     if config.is_placeholder:
         yield Finding(
-            "server", "fix", f"{URL_VARIABLE} is not set, or to a placeholder", in_shell_words(WAYS_OUT)
+            "server", "fix", f"{URL_VARIABLE} is not set, or is a placeholder", in_shell_words(WAYS_OUT)
         )
         return
-    # Without a key the server's refusal still tells that it is there.
+    # Without a key, the server's refusal still shows that it is there.
     has_key = bool(os.environ.get(KEY_VARIABLE))
     asked = config if has_key else replace(config, key=Key("none"))
     findings: list[Finding] = []
@@ -243,9 +243,9 @@ def _server(config: Config) -> Iterator[Finding]:
         headers = found or headers
     if all(finding.says.startswith(_NONE) for finding in findings):
         hint = "Check that base_url is the address of a Piccc API."
-        yield Finding("server", "fix", f"{config.base_url} answers, but has none of the API's routes", hint)
+        yield Finding("server", "fix", f"{config.base_url} responds, but has none of the API's routes", hint)
         return
-    yield Finding("server", "ok", f"{config.base_url} answers")
+    yield Finding("server", "ok", f"{config.base_url} responds")
     yield from findings
     yield from _clock(headers.get("date"))
 
@@ -254,18 +254,18 @@ _NONE = "the server has no such route"
 
 
 def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Mapping[str, str]]:
-    """Ask once; raise PicccError where the answer is not one of an API."""
+    """Send one request. Raises PicccError if the response is not from an API."""
     try:
         headers = _ask(config, probe)
     except APIStatusError as error:
         headers, status = error.headers, error.status or 0
         if isinstance(error, AuthenticationError) and not has_key:
-            return Finding(probe.name, "ok", "there; it was asked without a key"), headers
+            return Finding(probe.name, "ok", "available; checked without a key"), headers
         if status in _ABSENT:
             return Finding(probe.name, "note", f"{_NONE} (HTTP {status})", probe.without), headers
         refusals = isinstance(error, InvalidRequestError) or status >= 500
         if probe.method == "POST" and refusals and "a web page" not in error.message:
-            return Finding(probe.name, "ok", f"there: refuses an empty request (HTTP {status})"), headers
+            return Finding(probe.name, "ok", f"available: refuses an empty request (HTTP {status})"), headers
         said = f"HTTP {status}. {error.message}"
         return Finding(probe.name, "fix", said, in_shell_words(error.hint)), headers
     return Finding(probe.name, "ok", "there"), headers
@@ -286,11 +286,14 @@ def _clock(date: str | None) -> Iterator[Finding]:
     try:
         ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
     except ValueError:
-        return  # no time, or nonsense
+        return  # missing or invalid
     said = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the server's"
     if abs(ahead) > CLOCK_TOLERANCE:
         yield Finding(
-            "clock", "fix", said, "Set it right, by NTP say: signatures and lost submissions need it."
+            "clock",
+            "fix",
+            said,
+            "Correct it, for example with NTP: signatures and finding lost submissions depend on it.",
         )
     else:
         yield Finding("clock", "ok", said if abs(ahead) > DATE_RESOLUTION else "agrees with the server's")
@@ -319,7 +322,7 @@ def _ledger(place: str) -> Iterator[Finding]:
         return
     shown = repr(ledger) if path is None else str(path)
     if lost:
-        said = f"submissions without an answer: {len(lost)}, in {shown}"
-        yield Finding("ledger", "note", said, "They may be paid for. Look for them: piccc tasks resume")
+        said = f"submissions without a response: {len(lost)}, in {shown}"
+        yield Finding("ledger", "note", said, "They may have been billed. Find them with: piccc tasks resume")
     else:
-        yield Finding("ledger", "ok", f"no lost submission in {shown}")
+        yield Finding("ledger", "ok", f"no lost submissions in {shown}")

@@ -1,4 +1,4 @@
-"""`piccc emulator`: serve until Ctrl-C, and show the requests as they come."""
+"""`piccc emulator`: serve until Ctrl-C, and show requests as they arrive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.1
 
 
 class Shell(StrEnum):
-    """Where environment variables are set."""
+    """The shell or file format for environment variables."""
 
     SH = "sh"
     FISH = "fish"
@@ -35,14 +35,14 @@ class Shell(StrEnum):
 
 
 class UpstreamAPI(StrEnum):
-    """Which API an upstream has."""
+    """The upstream's API."""
 
     OPENAI = "openai"
     PICCC = "piccc"
 
 
 class Mode(StrEnum):
-    """What is done with a recording."""
+    """How to use a recording."""
 
     REPLAY = "replay"
     RECORD = "record"
@@ -75,16 +75,17 @@ _SHOWN = (
 
 def emulator(
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="The port; 0 picks a free one.")
     ] = 8765,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow a --host that other machines can reach.")
     ] = False,
     speed: Annotated[
-        float, typer.Option(metavar="FACTOR", help="How many times faster than real; inf removes all waits.")
+        float,
+        typer.Option(metavar="FACTOR", help="How many times faster than real time; inf removes all waits."),
     ] = 1.0,
-    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of outputs and faults.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Random seed for outputs and faults.")] = 0,
     faults: Annotated[Path | None, option("--faults", "FILE", "A JSON file of faults to inject.")] = None,
     state: Annotated[
         Path | None, option("--state", "FOLDER", "Keep tasks and charges in this folder between runs.")
@@ -93,26 +94,27 @@ def emulator(
         str | None, option("--api-key", "KEY", "The key to accept; default: pcc_test_emulator.")
     ] = None,
     strict: Annotated[
-        bool, typer.Option(help="Refuse what the strictest servers refuse, naming the field.")
+        bool, typer.Option(help="Refuse what the strictest servers refuse, and name the field.")
     ] = True,
     models: Annotated[
         str | None, option("--models", "NAMES", "Comma-separated models to accept instead of Piccc's.")
     ] = None,
     quirk: Annotated[
-        list[str] | None, option("--quirk", "NAME", "A variant of the wire format; may be repeated.")
+        list[str] | None, option("--quirk", "NAME", "A variant of the wire format; repeatable.")
     ] = None,
     rate_limit: Annotated[
         int,
         typer.Option(
-            "--rate-limit", metavar="COUNT", min=1, help="Requests per minute; more are refused with 429."
+            "--rate-limit", metavar="COUNT", min=1, help="Requests per minute; further ones get a 429."
         ),
     ] = 1_000_000,
     url_lifetime: Annotated[
         float,
-        typer.Option("--url-lifetime", metavar="SECONDS", min=0, help="How long an output's URL is valid."),
+        typer.Option("--url-lifetime", metavar="SECONDS", min=0, help="How long output URLs are valid."),
     ] = 86_400.0,
     webhook_secret: Annotated[
-        str | None, option("--webhook-secret", "SECRET", "Secret to sign webhooks with: whsec_ and base64.")
+        str | None,
+        option("--webhook-secret", "SECRET", "Secret that signs webhooks: whsec_ followed by base64."),
     ] = None,
     upstream: Annotated[
         str | None, option("--upstream", "URL", "An OpenAI-compatible server that answers chat.")
@@ -121,16 +123,16 @@ def emulator(
         str | None, option("--upstream-key", "KEY", "The upstream's key.", envvar="PICCC_UPSTREAM_KEY")
     ] = None,
     upstream_model: Annotated[
-        str | None, option("--upstream-model", "NAME", "The upstream's model, whichever a client names.")
+        str | None, option("--upstream-model", "NAME", "The upstream's model, used instead of the client's.")
     ] = None,
     upstream_api: Annotated[
-        UpstreamAPI, typer.Option(help="The upstream's API; with piccc it gets tasks too, not only chat.")
+        UpstreamAPI, typer.Option(help="The upstream's API; piccc also forwards tasks, not only chat.")
     ] = UpstreamAPI.OPENAI,
     recording: Annotated[
-        Path | None, option("--recording", "FILE", "The recording to answer from, or to write.")
+        Path | None, option("--recording", "FILE", "The recording to replay or write.")
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="Replay, record, or once: record only where there is no file yet.")
+        Mode, typer.Option(help="replay, record, or once: record only if there is no file yet.")
     ] = Mode.REPLAY,
     shell: Annotated[
         Shell | None, typer.Option(help="Syntax of the printed variables; default: the current shell's.")
@@ -193,14 +195,14 @@ def _made(**settings: Any) -> Emulator:
         return Emulator(**settings)
     except (OSError, TypeError, ValueError) as error:
         said = str(error).replace("loopback_only=False", "--allow-remote")
-        raise InvalidArgumentError(f"The emulator cannot be run like this: {said}") from error
+        raise InvalidArgumentError(f"Cannot start the emulator: {said}") from error
 
 
 def _welcome(emulator: Emulator, shell: Shell) -> None:
     console = results()
-    console.print(f"The Piccc API is served at {emulator.base_url}; Ctrl-C stops it.", soft_wrap=True)
+    console.print(f"Serving the Piccc API at {emulator.base_url}; press Ctrl-C to stop.", soft_wrap=True)
     console.print(
-        "Open that address in a browser to watch it. For programs and for piccc in another shell:\n",
+        "Open it in a browser to watch requests. For programs and piccc in another shell, set:\n",
         soft_wrap=True,
     )
     for name, value in emulator.environment.items():
@@ -210,8 +212,8 @@ def _welcome(emulator: Emulator, shell: Shell) -> None:
 
 
 def _quoted(value: str, shell: Shell) -> str:
-    """Write a value so that a shell reads it as it is, whatever signs it has."""
-    if shell is Shell.POWERSHELL:  # which takes typographic quotes for plain ones
+    """Quote a value for a shell."""
+    if shell is Shell.POWERSHELL:  # which treats typographic quotes as quotes
         return "'" + re.sub("(['‘’‚‛])", r"\1\1", value) + "'"
     plain = shlex.quote(value)
     if shell is Shell.SH or plain == value:
@@ -237,7 +239,7 @@ def _serve(emulator: Emulator, stopped: threading.Event, *, as_json: bool) -> No
 
 
 def _news(records: list[RequestRecord], shown: set[int]) -> Iterator[RequestRecord]:
-    """Yield finished requests that were not shown yet; forget those that the emulator dropped."""
+    """Yield finished requests not shown yet; forget those that the emulator dropped."""
     shown.intersection_update([record.number for record in records])
     for record in records:
         if record.done and record.number not in shown:

@@ -1,4 +1,4 @@
-"""`piccc mcp`: serve the media tools to agent hosts, over stdio or streamable HTTP."""
+"""`piccc mcp`: serve the media tools to agent hosts over stdio or streamable HTTP."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 GRACE_SECONDS = 3
-"""How long calls over HTTP may go on after Ctrl-C; their tasks go on anyway."""
+"""How long HTTP calls may continue after Ctrl-C; their tasks keep running regardless."""
 
 
 class Show(StrEnum):
-    """Whether a finished image is in the answer."""
+    """How a result shows a finished image."""
 
     NONE = "none"
     THUMBNAIL = "thumbnail"
@@ -45,7 +45,7 @@ def mcp(
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(metavar="PORT", min=0, max=65535, help="With --http: the port; 0 takes a free one."),
+        typer.Option(metavar="PORT", min=0, max=65535, help="With --http: the port; 0 picks a free one."),
     ] = 8766,
     token: Annotated[
         str | None,
@@ -61,7 +61,7 @@ def mcp(
         option(
             "--image-models",
             "NAMES",
-            "Comma-separated models that may make images; default: PICCC_IMAGE_MODEL.",
+            "Comma-separated models allowed for images; default: PICCC_IMAGE_MODEL.",
             envvar="PICCC_MCP_IMAGE_MODELS",
         ),
     ] = None,
@@ -70,7 +70,7 @@ def mcp(
         option(
             "--video-models",
             "NAMES",
-            "Comma-separated models that may make videos; default: PICCC_VIDEO_MODEL.",
+            "Comma-separated models allowed for videos; default: PICCC_VIDEO_MODEL.",
             envvar="PICCC_MCP_VIDEO_MODELS",
         ),
     ] = None,
@@ -79,7 +79,7 @@ def mcp(
         option(
             "--max-tasks",
             "COUNT",
-            "Largest number of tasks that this process may submit.",
+            "Maximum number of tasks that this process may submit.",
             envvar="PICCC_MCP_MAX_TASKS",
             min=0,
         ),
@@ -89,7 +89,7 @@ def mcp(
         option(
             "--max-video-seconds",
             "SECONDS",
-            "Largest total length of the videos that this process may submit.",
+            "Maximum total length of the videos that this process may submit.",
             envvar="PICCC_MCP_MAX_VIDEO_SECONDS",
             min=0,
         ),
@@ -101,7 +101,7 @@ def mcp(
             metavar="SECONDS",
             min=0,
             envvar="PICCC_MCP_WAIT",
-            help="How long a call waits; then it returns a task id to ask for later.",
+            help="How long a call waits before it returns a task id to check later.",
         ),
     ] = 50.0,
     show: Annotated[
@@ -113,7 +113,7 @@ def mcp(
         option(
             "--session",
             "NAME",
-            "Session name: its equal calls within a day get one task; default: the client's name.",
+            "Session name: identical calls in it within a day share one task; default: the client's name.",
             envvar="PICCC_MCP_SESSION",
         ),
     ] = None,
@@ -122,9 +122,9 @@ def mcp(
         bool, typer.Option("--emulator", help="Use an emulator of the API: nothing is billed.")
     ] = False,
 ) -> None:
-    """Serve the image and video tools to agent hosts by the Model Context Protocol.
+    """Serve the image and video tools to agent hosts over the Model Context Protocol.
 
-    A call that is repeated after a restart finds its task in the ledger and is not billed twice.
+    A call repeated after a restart finds its task in the ledger and is not billed twice.
 
     \b
     Examples:
@@ -226,7 +226,7 @@ async def _serve_stdio(server: MediaServer) -> None:
     def stop(number: int) -> None:
         ending.append(loop.create_task(end(number)))
 
-    # The SDK reads stdin in a thread, which nothing interrupts: a cancellation would wait for its next line.
+    # The SDK reads stdin in a thread that cannot be interrupted: a cancellation would wait for the next line.
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # Windows
             loop.add_signal_handler(number, stop, number)
@@ -242,7 +242,7 @@ async def _serve_http(server: MediaServer, host: str, port: int, token: str | No
         host=host,
         port=port,
         log_level="warning",
-        # A client's open stream of notifications never ends by itself.
+        # A client's open notification stream never ends.
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -250,12 +250,12 @@ async def _serve_http(server: MediaServer, host: str, port: int, token: str | No
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigurationError(
-            f"The MCP server cannot listen at {host}, port {port}: {error}.",
-            hint="Choose a loopback address of this machine and a free port; port 0 takes one.",
+            f"The MCP server cannot listen on {host}, port {port}: {error}.",
+            hint="Choose a loopback address and a free port; port 0 picks one.",
         ) from error
-    with listening as bound:  # it listens: whoever reads the address below can connect at once
+    with listening as bound:  # listening, so clients can connect as soon as the address is printed
         at = f"[{host}]" if ":" in host else host
-        say(f"MCP is served at http://{at}:{bound.getsockname()[1]}/mcp; Ctrl-C stops it.")
+        say(f"Serving MCP at http://{at}:{bound.getsockname()[1]}/mcp; press Ctrl-C to stop.")
         if not token:
             say(f"Clients must send the header Authorization: Bearer {made}")
         await uvicorn.Server(config).serve([bound])

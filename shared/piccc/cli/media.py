@@ -1,4 +1,4 @@
-"""`piccc image` and `piccc video`: submit, wait, save; one prompt or a file of them."""
+"""`piccc image` and `piccc video`: submit, wait and save, for one prompt or a file of prompts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """Progress bars of running tasks; use it as a context manager."""
+    """Progress bars for running tasks, as a context manager."""
 
     def __init__(self, console: Console) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}")
@@ -60,7 +60,7 @@ class Bars:
         self._rows: dict[str, Any] = {}
 
     def update(self, task: Task) -> None:
-        """Show a task's present state; the bar is indeterminate while the server reports no progress."""
+        """Show a task's state; the bar is indeterminate while the server reports no progress."""
         if task.id not in self._rows:
             self._rows[task.id] = self._progress.add_task(f"{task.type} {task.id[-6:]}", status="")
         known = task.progress if task.status != "completed" else 100.0
@@ -82,7 +82,7 @@ class Bars:
 
 @contextmanager
 def interruptible(next_step: str) -> Iterator[None]:
-    """On Ctrl-C print how to continue, and exit as interrupted."""
+    """On Ctrl-C, print how to continue and exit with the interrupt code."""
     try:
         yield
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def interruptible(next_step: str) -> Iterator[None]:
 
 
 class Job:
-    """Wait for tasks, print their results, and save their outputs to `to` if it is given."""
+    """Waits for tasks, prints their results, and saves their outputs to `to` if given."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Job:
         self._as_json = as_json
 
     def run(self) -> None:
-        """Wait, then save and print; exit with the code for how the tasks ended."""
+        """Wait, save and print; exit with the code for the tasks' outcome."""
         self._wait()
         self.close()
 
@@ -123,7 +123,7 @@ class Job:
             document(_documented(task)) if self._as_json else write(f"{task.id}\n")
 
     def close(self) -> None:
-        """Save and print the tasks in their present state; exit with the code for it."""
+        """Save and print the tasks as they are; exit with the code for their state."""
         code = max([self._closed(task) for task in self._tasks.values()], default=0)
         if code:
             raise typer.Exit(code)
@@ -143,7 +143,7 @@ class Job:
             for seen in self._client.tasks.events(*self._tasks.values(), timeout=self._timeout):
                 bars.update(self._tasks[seen.id].take(seen))
         except TaskWaitTimeout:
-            return  # `close` reports each task in its present state
+            return  # `close` reports each task's state
 
     def _closed(self, task: TaskHandle) -> int:
         error = self._ending(task)
@@ -159,7 +159,7 @@ class Job:
         self._report(task, files)
         for file in files if self._opens else ():
             if typer.launch(str(file), wait=True):
-                say(f"No program opens {file}.")
+                say(f"No program can open {file}.")
         return 0
 
     def _ending(self, task: TaskHandle) -> PicccError | None:
@@ -200,21 +200,21 @@ class Job:
                 say(_described(output, file), "dim")
                 suffix = PurePath(str(file)).suffix
                 if output.mime_type and suffix not in mimetypes.guess_all_extensions(output.mime_type):
-                    say(f"Note: {file} holds {output.mime_type}, whatever its name says.", "yellow")
+                    say(f"Note: {file} contains {output.mime_type}, despite its name.", "yellow")
 
     def _unsaved(self, task: TaskHandle, failure: Exception) -> PicccError:
         hint = self._saving(task)
         if isinstance(failure, OutputError):
             failure.hint = f"{failure.hint} {hint}".strip()
             return failure
-        return OutputError(f"The output of task {task.id} cannot be saved: {failure}", hint=hint)
+        return OutputError(f"Cannot save the output of task {task.id}: {failure}", hint=hint)
 
     def _saving(self, task: TaskHandle) -> str:
         return f"Save it later with:\n  {self._command('save', task.id)}"
 
     def _next_step(self, *ids: str) -> str:
         command = self._command("wait" if self._to is None else "resume", *ids)
-        return f"The task keeps running and is billed: do not submit it again. Continue with:\n  {command}"
+        return f"The task keeps running and is billed, so do not submit it again. Continue with:\n  {command}"
 
     def _command(self, verb: str, *ids: str) -> str:
         words: list[Any] = ["piccc", "tasks", verb, *(ids or self._tasks)]
@@ -224,7 +224,7 @@ class Job:
 
 
 def names_a_file(to: Path | str | None) -> bool:
-    """Return whether a place is that of one file, and not of a folder."""
+    """Return whether a destination is a file, not a folder."""
     is_folder = to is None or str(to).endswith("/") or (isinstance(to, Path) and to.is_dir())
     return not is_folder and bool(PurePath(str(to)).suffix)
 
@@ -253,21 +253,23 @@ Webhook = Annotated[
     option(
         "--webhook",
         "URL",
-        "An https address that is called when the task ends. With PICCC_WEBHOOK_SECRET set, the address of "
-        "a receiver: piccc webhooks listen --receive.",
+        "An https URL to call when the task ends. If PICCC_WEBHOOK_SECRET is set, the URL of a receiver: "
+        "piccc webhooks listen --receive.",
     ),
 ]
 Key = Annotated[
     str | None,
-    option("--key", "NAME", "Idempotency key: the same key never submits twice, it returns the same task."),
+    option(
+        "--key", "NAME", "Idempotency key: repeating it returns the same task instead of submitting again."
+    ),
 ]
 From = Annotated[
     Path | None,
     option(
         "--from",
         "FILE",
-        "Many prompts: a .txt file with one per line, or a .csv or .jsonl file with a prompt and other "
-        "parameters per row. --key then names the batch: run again, it continues where it stopped.",
+        "A file of prompts: .txt with one per line, or .csv or .jsonl with a prompt and other parameters per "
+        "row. --key then names the batch: run it again to continue where it stopped.",
     ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Submit, print the task id, and exit.")]
@@ -292,13 +294,13 @@ def _make(
 ) -> None:
     from piccc.media.downloads import target_of
 
-    target_of(to)  # where nothing can be saved, nothing is paid for
+    target_of(to)  # check before paying that outputs can be saved
     parameters = {**settings_of(others), **parameters}
     key = key or str(uuid.uuid4())
     if prompts is not None:
         if prompt or no_wait or names_a_file(to):
             given = "PROMPT" if prompt else "--no-wait" if no_wait else "a file name in --to"
-            raise typer.BadParameter(f"It cannot go with {given}.", param_hint="--from")
+            raise typer.BadParameter(f"It cannot be combined with {given}.", param_hint="--from")
         rows = list(_rows(prompts))
         with connect(poll, open_ledger(ledger)) as client:
             parameters["webhook"] = _receiver(client, webhook)
@@ -319,12 +321,12 @@ C = TypeVar("C", bound=Callable[..., None])
 
 
 def _with_shared_options(command: C) -> C:
-    """Give a command, for its **options, the options of `_make`, which Typer then sees as its own."""
+    """Replace a command's **options with the options of `_make` in the signature that Typer sees."""
     shared = inspect.signature(_make, eval_str=True).parameters.values()
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [each for each in own if each.kind is not each.VAR_KEYWORD]
     parameters += [each for each in shared if each.kind is each.KEYWORD_ONLY]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # as PEP 362 has it
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
     command.__annotations__ = {each.name: each.annotation for each in parameters}
     return command
 
@@ -376,11 +378,11 @@ def video(
 
 
 def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
-    """Read prompts from a file: lines, CSV rows with a column `prompt`, or JSON lines."""
+    """Yield prompts from a file: lines, CSV rows with a column `prompt`, or JSON lines."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read: {error}", param_hint="--from") from error
+        raise typer.BadParameter(f"Cannot read {path}: {error}", param_hint="--from") from error
     lines = text.splitlines()
     match path.suffix.lower():
         case ".csv":
@@ -396,14 +398,14 @@ def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
                     try:
                         yield json.loads(line)
                     except ValueError as error:
-                        where = f"{path}, line {number}, is not JSON: {error}"
+                        where = f"{path}, line {number}: not JSON: {error}"
                         raise typer.BadParameter(where, param_hint="--from") from error
         case _:
             yield from (line.strip() for line in lines if line.strip())
 
 
 class _Batch:
-    """Many prompts: each output is saved, and its path printed, as soon as its task ends."""
+    """A batch of prompts; saves each output and prints its path as soon as its task ends."""
 
     def __init__(self, client: Client, type: TaskType, to: Path | str, *, opens: bool, as_json: bool) -> None:
         self._client = client
@@ -414,9 +416,9 @@ class _Batch:
     def run(
         self, rows: list[str | dict[str, Any]], key: str, timeout: float | None, **parameters: Any
     ) -> None:
-        """Submit, wait and save; exit with the largest code of any task."""
+        """Submit, wait and save; exit with the highest code of any task."""
         media = self._client.images if self._type == "image" else self._client.videos
-        next_step = f"Run the same command again with --key {shlex.quote(key)}: it continues the batch."
+        next_step = f"To continue the batch, run the same command again with --key {shlex.quote(key)}."
         with interruptible(next_step):
             try:
                 batch = media.map(rows, run=key, on_result=self._save, timeout=timeout, **parameters)

@@ -1,4 +1,4 @@
-"""`piccc tasks`: list, show, wait, resume, save."""
+"""`piccc tasks`: list, show, wait for, resume and save tasks."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def list_(
     ] = None,
     status: Annotated[str | None, option("--status", "WORD", "Only this status, such as completed.")] = None,
     limit: Annotated[
-        int, typer.Option("--limit", metavar="COUNT", min=1, help="Largest number of tasks.")
+        int, typer.Option("--limit", metavar="COUNT", min=1, help="Maximum number of tasks.")
     ] = 20,
     as_json: AsJSON = False,
 ) -> None:
     """List the account's tasks, newest first.
 
-    Prints a table on a terminal, and tab-separated columns in a pipe.
+    Prints a table on a terminal and tab-separated columns to a pipe.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def show(id: TaskID, as_json: AsJSON = False) -> None:
 
 @tasks.command()
 def wait(ids: TaskIDs, timeout: Seconds = None, poll: Poll = None, as_json: AsJSON = False) -> None:
-    """Wait until tasks end; print each one's id and status.
+    """Wait until tasks end; print the id and status of each.
 
     \b
     Examples:
@@ -117,7 +117,7 @@ def resume(
         typer.Argument(metavar="ID", help="Task ids, or keys of submissions.", show_default=False),
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Submit again what is not found. It may be billed twice.")
+        bool, typer.Option("--resubmit", help="Submit again if not found. This may be billed twice.")
     ] = False,
     to: To = Path(),
     opens: Open = False,
@@ -128,7 +128,7 @@ def resume(
 ) -> None:
     """Continue after an interruption: find the task, wait for it, save its output.
 
-    Without an ID: every submission to this server whose response was lost.
+    Without an ID, resume every submission to this server whose response was lost.
 
     \b
     Examples:
@@ -138,7 +138,7 @@ def resume(
     with connect(poll, open_ledger(ledger)) as client:
         names = ids or [submission.key for submission in client.ledger.unsettled()]
         if not names:
-            say("No submission was lost.")
+            say("No lost submissions.")
         if resubmit and not ids:
             raise typer.BadParameter("Name the submissions to send again.", param_hint="--resubmit")
         found = [_found(client, name, resubmit=resubmit) for name in names]
@@ -147,7 +147,7 @@ def resume(
 
 @tasks.command()
 def save(ids: TaskIDs, to: To = Path(), opens: Open = False, as_json: AsJSON = False) -> None:
-    """Save the outputs of tasks; print the files' paths.
+    """Save tasks' outputs; print the files' paths.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`piccc webhooks`: report tasks as they end, and try a webhook handler."""
+"""`piccc webhooks`: report tasks as they end, and test webhook handlers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def _check_address(url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return
-    raise typer.BadParameter("Give an address such as http://127.0.0.1:8000/webhooks.", param_hint=name)
+    raise typer.BadParameter("Pass a URL such as http://127.0.0.1:8000/webhooks.", param_hint=name)
 
 
 @webhooks.command()
 def listen(
     ctx: typer.Context,
     forward_to: Annotated[
-        str | None, option("--forward-to", "URL", "Send a webhook for each task to this address.")
+        str | None, option("--forward-to", "URL", "Send a webhook for each task to this URL.")
     ] = None,
     receive: Annotated[bool, typer.Option("--receive", help="Receive webhooks instead of polling.")] = False,
     host: Annotated[
@@ -70,11 +70,11 @@ def listen(
 ) -> None:
     """Print each of the account's tasks when it ends, until Ctrl-C or SIGTERM.
 
-    Without --receive it polls the server, so no tunnel is needed: this is how
-    to try a webhook handler on your own machine.
+    Without --receive it polls the server, so you can test a webhook handler on
+    your own machine without a tunnel.
 
     With --receive it accepts webhooks for tasks submitted with the same ledger
-    and the same PICCC_WEBHOOK_SECRET, and verifies each with the server.
+    and PICCC_WEBHOOK_SECRET, and verifies each with the server.
 
     PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs forwarded webhooks and
     verifies received ones.
@@ -93,7 +93,7 @@ def listen(
     if receive and not secret:
         raise ConfigurationError(
             f"--receive needs {SECRET_VARIABLE}.",
-            hint="Set it to a random text of at least 16 characters, here and where you submit tasks.",
+            hint="Set it to a random string of at least 16 characters, here and where you submit tasks.",
         )
     with connect(poll, open_ledger(ledger) if receive else None) as client:
         receiver = client.webhooks(
@@ -102,7 +102,7 @@ def listen(
             on_task=lambda task: _print(task, as_json=as_json),
             forward_to=forward_to,
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop is a Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # treat a supervisor's SIGTERM like Ctrl-C
         try:
             _receive(receiver, host, port) if receive else _poll(receiver)
         except KeyboardInterrupt:
@@ -111,21 +111,21 @@ def listen(
 
 @webhooks.command()
 def trigger(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The handler's address.", show_default=False)],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The handler's URL.", show_default=False)],
     task: Annotated[
-        str | None, option("--task", "ID", "Send this task of the account instead of a made-up one.")
+        str | None, option("--task", "ID", "Send this task of the account instead of a sample.")
     ] = None,
     status: Annotated[
         Literal["completed", "failed", "cancelled", "expired"], typer.Option(help="How the task ended.")
     ] = "completed",
-    type: Annotated[Literal["image", "video"], typer.Option(help="What the task made.")] = "image",
+    type: Annotated[Literal["image", "video"], typer.Option(help="What the task generated.")] = "image",
     as_json: AsJSON = False,
 ) -> None:
-    """Send one webhook to a handler and print the status it answers; exit with 1 unless it is 2xx.
+    """Send one webhook to a handler and print the response status; exit with 1 unless it is 2xx.
 
-    The task is made up unless --task names one: no server is asked, nothing is billed.
-    A receiver made with client.webhooks(...) asks the server for the task, so give it
-    --task and the address of that task's submission.
+    Without --task it sends a sample task, calls no server, and nothing is billed.
+    A receiver created with client.webhooks(...) asks the server for the task, so
+    pass --task and the webhook URL that the task was submitted with.
 
     PICCC_WEBHOOK_SIGNING_SECRET (whsec_...) signs the webhook.
 
@@ -150,7 +150,7 @@ def trigger(
         answered = run_sync(_post(io, url, headers, body))
     except Failure as failure:
         raise APIConnectionError(
-            f"No answer from {url}: {failure.reason}.", hint="Check that the handler listens there."
+            f"No response from {url}: {failure.reason}.", hint="Check that the handler is listening there."
         ) from failure
     if as_json:
         document({"status": answered, "event": json.loads(body)})
@@ -181,14 +181,14 @@ async def _post(io: Backend, url: str, headers: list[tuple[str, str]], body: byt
 
 
 def _poll(receiver: Webhooks) -> None:
-    say("Waiting for tasks to end; Ctrl-C stops.", "dim")
+    say("Waiting for tasks to end; press Ctrl-C to stop.", "dim")
     for _ in receiver.poll():
         pass
 
 
 def _receive(receiver: Webhooks, host: str, port: int) -> None:
     with receiver.serve(host, port) as server:
-        say(f"Receiving webhooks at {server.url}; Ctrl-C stops. Submit with: --webhook {server.url}")
+        say(f"Receiving webhooks at {server.url}; press Ctrl-C to stop. Submit with: --webhook {server.url}")
         threading.Event().wait()
 
 
