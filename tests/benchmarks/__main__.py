@@ -1,12 +1,12 @@
-"""Measure piccc beside other clients: `python -m tests.benchmarks`. Prints tables; writes them, JSON and a
-chart.
+"""Compare piccc's performance with other clients: `python -m tests.benchmarks`.
 
-Each figure is the median over rounds of one client process each. A round goes through all subjects in turn,
-so that a slow minute falls on all of them; works in real time, and long ones, are measured in the first round
-alone. The tables show multiples of our figure and, in brackets, their spread over the rounds: compare only
-figures of one row. `--publish` writes them into the documentation. `--against` measures the first goals with
-an older revision's library too, in the same run and by these same benchmarks. What cannot be installed is
-left out, with a line that begins with SKIPPED; a client that fails loses its row, and the exit code is 1."""
+Prints tables, and writes them with JSON and a chart. Each figure is the median over several rounds, with one
+client process per round. A round measures all subjects in turn, so that a slow period affects all of them.
+Long or real-time benchmarks run only in the first round. The tables show multiples of piccc's figure, with
+their range over the rounds in brackets; compare figures only within a row. `--publish` also writes them to
+the documentation. `--against` also measures the first goals with an older revision of the library, in the
+same run and with the current benchmarks. Whatever cannot be installed is skipped with a SKIPPED line. A
+client that fails loses its row, and the exit code is 1."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ from tests.benchmarks.table import Figures, Samples, table, written
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 180.0
-"""Seconds after which a client has failed."""
+"""Seconds after which a client counts as failed."""
 ABOUT = """# Benchmarks
 
-CPU of the client process: our figures, and other clients as multiples of ours, with the smallest and
-largest multiple of any round in brackets. A floor is httpx, the cheapest honest parse, and what the
-framework itself does with a chunk for each event. The server writes from memory and pauses between writes,
-as a model does: caches are cold, and each figure is two to three times that of a tight loop. Modules are
-compiled, as pip leaves them. Compare only figures of one row.
+CPU time of the client process: piccc's figures, and other clients as multiples of them, with the smallest and
+largest multiple of any round in brackets. A floor is httpx with the cheapest correct parser and the
+framework's own work for one chunk per event. The server sends from memory and pauses between writes like a
+model, so CPU caches are cold and figures are two to three times those of a tight loop. Modules are precompiled,
+as with pip. Compare figures only within a row.
 
 {made}
 
-![Client CPU as multiples of ours, on a logarithmic scale](benchmarks.svg)
+![Client CPU time as multiples of piccc's, on a logarithmic scale](benchmarks.svg)
 """
 
 
 def environment(group: str | None, *extras: str, tree: Path = ROOT) -> Path:
-    """Return the interpreter of an environment with the group's peers and our extras; make it if need be."""
+    """Return the interpreter of an environment with the group's peers and our extras, creating it if needed."""
     folder = tree / (f".venv-peers-{group}" if group else ".venv-peers-ours")
     command = ["uv", "sync", "-q", "--no-default-groups", "--extra", "langchain", "--extra", "llama-index"]
     command += [each for extra in extras for each in ("--extra", extra)]
     if group or tree == ROOT:  # older trees have no group `observed`
         command += ["--group", f"peers-{group}" if group else "observed"]
-    # Users run compiled modules; compiling takes more than half of a start.
+    # Users run precompiled modules; compiling takes more than half of the startup time.
     settings = {"UV_PROJECT_ENVIRONMENT": str(folder), "UV_COMPILE_BYTECODE": "1"}
     subprocess.run(command, cwd=tree, check=True, env={**os.environ, **settings})  # noqa: S603
     python = folder / "bin" / "python"
@@ -68,7 +68,7 @@ def environment(group: str | None, *extras: str, tree: Path = ROOT) -> Path:
 
 @contextmanager
 def worktree(revision: str) -> Iterator[Path]:
-    """Check an older revision out, with these benchmarks in place of its own; yield its folder."""
+    """Check out an older revision with the current benchmarks; yield its folder."""
     folder = ROOT / "build" / f"against-{revision.replace('/', '-')}"
     git = ["git", "worktree"]
     subprocess.run([*git, "add", "--force", "--detach", str(folder), revision], cwd=ROOT, check=True)  # noqa: S603
@@ -81,7 +81,7 @@ def worktree(revision: str) -> Iterator[Path]:
 
 @contextmanager
 def server(python: Path) -> Iterator[str]:
-    """Serve from memory in a process of its own; yield its address."""
+    """Run the in-memory server in a separate process; yield its URL."""
     command = [str(python), "-m", "tests.benchmarks.server"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
@@ -92,7 +92,7 @@ def server(python: Path) -> Iterator[str]:
 
 
 class Servers:
-    """What the works need beside their clients, by name; each is started when it is first asked for."""
+    """The servers that benchmarks need, by name, each started on first use."""
 
     def __init__(self, stack: ExitStack, python: Path) -> None:
         self._stack, self._python = stack, python
@@ -104,7 +104,7 @@ class Servers:
         return self._addresses[name]
 
     def _started(self, name: str) -> str | None:
-        """Return an address; None where what it takes is not installed."""
+        """Return a server's address, or None if it is not installed."""
         if name == "memory":
             return self._stack.enter_context(server(self._python))
         if name == "redis":
@@ -123,7 +123,7 @@ class Servers:
 
 
 class Run:
-    """Works of subjects, measured in rounds; a subject `ours@REVISION` is ours of an older revision."""
+    """A benchmark run in rounds. The subject `ours@REVISION` is an older revision of piccc."""
 
     def __init__(self, works: list[str], subjects: list[str], against: str | None) -> None:
         self._works, self._subjects, self._against = works, subjects, against
@@ -131,7 +131,7 @@ class Run:
         self.failed: dict[tuple[str, str], None] = {}
 
     def samples(self, rounds: int) -> Samples:
-        """Measure; return the figures of each row of each subject, one for each round."""
+        """Measure, and return one figure per round for each row and subject."""
         peers = {group: environment(group) for group in {*map(PEERS.get, self._subjects)} - {None}}
         with ExitStack() as stack:
             ours = environment(None, "emulator", "redis")
@@ -150,8 +150,8 @@ class Run:
                     seconds = time.monotonic() - began
                     for row, figure in found.items():
                         self._samples[row][subject].append(figure)
-                        said = f"{round_ + 1}/{rounds} {row}: {subject} {written(figure)}"
-                        print(f"{said} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+                        line = f"{round_ + 1}/{rounds} {row}: {subject} {written(figure)}"
+                        print(f"{line} ({seconds:.0f} s)", file=sys.stderr, flush=True)
         return {row: dict(found) for row, found in self._samples.items()}
 
     def _schedule(self, rounds: int) -> Iterator[tuple[int, str, str]]:
@@ -168,7 +168,7 @@ class Run:
     def _measured(
         self, python: Path, tree: Path, subject: str, work: str, addresses: list[str]
     ) -> dict[str, float]:
-        """Return the figures of one client process; none, also of earlier rounds, where it fails."""
+        """Return one client process's figures. If it fails, drop its figures from earlier rounds too."""
         command = [str(python), "-m", "tests.benchmarks.client", subject.partition("@")[0], work, *addresses]
         try:
             done = subprocess.run(  # noqa: S603  our own program
@@ -188,24 +188,22 @@ class Run:
 def medians(samples: Samples) -> Figures:
     """Return the median of each subject's figures."""
     return {
-        row: {subject: statistics.median(each) for subject, each in found.items()}
-        for row, found in samples.items()
+        row: {subject: statistics.median(rounds) for subject, rounds in subjects.items()}
+        for row, subjects in samples.items()
     }
 
 
 def main() -> None:
-    """Read the options, measure, and write what was found."""
+    """Parse the options, measure, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="measure works whose name has this in it")
-    parser.add_argument("--subjects", nargs="*", choices=EVERYONE, help="measure these alone")
+    parser.add_argument("--only", default="", help="run only benchmarks with this in their name")
+    parser.add_argument("--subjects", nargs="*", choices=EVERYONE, help="measure only these")
     parser.add_argument(
-        "--against", metavar="REVISION", help="judge the first goals of this revision as well"
+        "--against", metavar="REVISION", help="also check this revision against the first goals"
     )
     parser.add_argument("--to", type=Path, default=ROOT / "build" / "benchmarks")
-    parser.add_argument(
-        "--publish", action="store_true", help="write docs/benchmarks.md and its chart as well"
-    )
+    parser.add_argument("--publish", action="store_true", help="also write docs/benchmarks.md and its chart")
     options = parser.parse_args()
     works = [each for each in WORKS if options.only in each]
     subjects = options.subjects or list(EVERYONE)
@@ -231,7 +229,7 @@ def main() -> None:
     svg = chart(figures, FAMILIES)
     command = f"python -m tests.benchmarks --rounds {options.rounds} --publish"
     machine = f"Python {about['python']}, {os.cpu_count()} cores, {date.today().isoformat()}"
-    made = f"Made by `{command}` with piccc {about['piccc']} on {machine}."
+    made = f"Generated by `{command}` with piccc {about['piccc']} on {machine}."
     folders = [options.to, ROOT / "docs"] if options.publish else [options.to]
     for folder in folders:
         (folder / "benchmarks.svg").write_text(svg)

@@ -1,4 +1,4 @@
-"""One SVG chart of ratios to ours, on logarithmic scales, readable on light and on dark pages."""
+"""An SVG chart of ratios to piccc's figures, on logarithmic scales, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ EDGE, LABEL, VALUE, PLOT, ROW = 24, 240, 80, 550, 24
 ZERO = LABEL + VALUE + 2 * EDGE
 WIDTH = ZERO + PLOT + EDGE
 LETTER = 7.2
-"""Pixels that a letter takes in a wide font."""
+"""Width of a letter in a wide font, in pixels."""
 TICK = 52
-"""Pixels that the label of a tick takes, and a little more."""
+"""Width of a tick label with some margin, in pixels."""
 END, PLACE = 16.0, 76
-"""The largest ratio on the scale, and the pixels that a larger one takes after its end."""
+"""The largest ratio on the scale, and the width in pixels of each larger one after its end."""
 PEERS = ("openai", "anthropic", "mistral", "deepseek")
 STYLE = """<style>
 svg{--page:#fff;--ink:#1e293b;--faint:#64748b;--line:#e2e8f0;--ours:#2563eb;
@@ -32,7 +32,7 @@ Row = dict[str, float]
 
 
 class Scale:
-    """Ratios → pixels from the left, such that all and 1 fit; those beyond the end have places after it."""
+    """Maps ratios to pixels from the left, so that all of them and 1 fit; larger ones come after its end."""
 
     def __init__(self, rows: Collection[Row]) -> None:
         beyond = [sum(ratio > END for ratio in row.values()) for row in rows]
@@ -41,18 +41,18 @@ class Scale:
         self.width = PLOT - PLACE * max(beyond)
 
     def __call__(self, ratio: float) -> float:
-        """Return where a ratio stands."""
+        """Return a ratio's position."""
         return ZERO + self.width * math.log(ratio / self._least) / math.log(self._most / self._least)
 
     def ticks(self) -> list[float]:
-        """Return powers of two, as many as there is room for with their labels."""
+        """Return as many powers of two as fit with their labels."""
         step = max(1, math.ceil(TICK / (self(2.0) - self(1.0))))
         first, last = math.ceil(math.log2(self._least) / step), math.floor(math.log2(self._most) / step)
         return [2.0 ** (step * power) for power in range(first, last + 1)]
 
 
 def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
-    """Return the chart: a row for each work of each family, a mark for each subject, ours at 1."""
+    """Return the chart: a row per family and benchmark, with a mark per subject and ours at 1."""
     y, parts = 60.0, list[str]()
     for family, members in families.items():
         ours = members[0]
@@ -67,7 +67,7 @@ def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
             y += 36
     size = f'width="{WIDTH}" height="{y - 20:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {y - 20:.0f}" '
-    title = "As multiples of ours; less is better, a bar is a floor. The figures are ours."
+    title = "Multiples of piccc's figures (shown); lower is better; bars are floors."
     return "\n".join(
         [
             f'{head}font-family="system-ui, sans-serif" font-size="12">',
@@ -80,7 +80,7 @@ def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
 
 
 def _legend(subjects: list[str], y: float) -> tuple[list[str], float]:
-    """Return the marks with their names, in as many lines as it takes, and where the last line is."""
+    """Return the marks with their names on as many lines as needed, and the last line's position."""
     x, y, parts = float(EDGE), y + 24, list[str]()
     for subject in subjects:
         width = 16 + LETTER * len(subject) + 12
@@ -92,7 +92,7 @@ def _legend(subjects: list[str], y: float) -> tuple[list[str], float]:
 
 
 def _rows(rows: Figures, members: tuple[str, ...], top: float) -> tuple[list[str], float]:
-    """Return an axis and the rows below it, and where they end."""
+    """Return an axis with the rows below it, and their end position."""
     ratios = {
         work: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each, 0) > 0}
         for work, row in rows.items()
@@ -107,7 +107,7 @@ def _rows(rows: Figures, members: tuple[str, ...], top: float) -> tuple[list[str
 
 
 def _marks(row: Row, scale: Scale, y: float) -> list[str]:
-    """Return a mark for each ratio; those beyond the end have their figures beside them."""
+    """Return a mark for each ratio; those beyond the scale show their value."""
     parts = [_mark(each, scale(ratio), y, f"{ratio:.2f} ×") for each, ratio in row.items() if ratio <= END]
     beyond = sorted((ratio, each) for each, ratio in row.items() if ratio > END)
     for place, (ratio, each) in enumerate(beyond):
@@ -117,7 +117,7 @@ def _marks(row: Row, scale: Scale, y: float) -> list[str]:
 
 
 def _names(work: str, ours: float, y: float) -> list[str]:
-    """Return a work's name, and beside it our figure with its unit."""
+    """Return a benchmark's name, followed by our figure with its unit."""
     name, _, unit = work.rpartition(", ")
     value = f"{written(ours)} {unit}" if name else written(ours)
     return [_text(EDGE, y, name or work), _text(EDGE + LABEL + VALUE, y, value, "end")]

@@ -1,6 +1,6 @@
 """One figure in one process: `python -m tests.benchmarks.client SUBJECT WORK SERVER...`; prints JSON.
 
-CPU figures are seconds of this process, threads included, from after a warm-up to the end.
+CPU figures are CPU time of this process, including threads, measured after a warm-up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Figures = float | dict[str, float]
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured, of whom, and beside which servers; `once`: in the first round only."""
+    """A benchmark with its subjects and servers; `once` runs it in the first round only."""
 
     measure: Callable[..., Figures]
     subjects: tuple[str, ...] = CLIENTS
@@ -47,15 +47,15 @@ class Work:
 
 
 def construct(subject: str, server: str) -> float:
-    """Return CPU milliseconds of making ten models, after the first."""
+    """Return the CPU milliseconds of creating ten more models after a first one."""
     make(subject, f"{server}/call")
     return cpu(lambda: [make(subject, f"{server}/call") for _ in range(10)], 1) / 1e3
 
 
 def memory(subject: str, server: str) -> float:
-    """Return the largest resident size in MB, after one call; on Linux alone.
+    """Return the peak resident memory in MB after one call; Linux only.
 
-    The system's `ru_maxrss` would count what the process that started this one had.
+    The system's `ru_maxrss` would include the parent process's peak.
     """
     make(subject, f"{server}/call").call()
     status = Path("/proc/self/status").read_text()
@@ -63,7 +63,7 @@ def memory(subject: str, server: str) -> float:
 
 
 def call(subject: str, server: str) -> float:
-    """Return CPU microseconds of one blocking call."""
+    """Return the CPU microseconds of one blocking call."""
     model = make(subject, f"{server}/call")
     for _ in range(20):
         model.call()
@@ -71,7 +71,7 @@ def call(subject: str, server: str) -> float:
 
 
 def calls_400(subject: str, server: str) -> float:
-    """Return CPU microseconds per call of 400 calls at once."""
+    """Return the CPU microseconds per call for 400 concurrent calls."""
     model = make(subject, f"{server}/call")
 
     async def many(count: int) -> None:
@@ -88,7 +88,7 @@ def calls_400(subject: str, server: str) -> float:
 
 
 def stream_sync(scenario: str) -> Callable[[str, str], float]:
-    """Return the work of streaming in blocking code."""
+    """Return the benchmark for streaming in blocking code."""
 
     def work(subject: str, server: str) -> float:
         warm, model, count = _streaming(subject, server, scenario)
@@ -101,7 +101,7 @@ def stream_sync(scenario: str) -> Callable[[str, str], float]:
 
 
 def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]:
-    """Return the work of streaming in asynchronous code, so many streams at once."""
+    """Return the benchmark for a number of concurrent streams in asynchronous code."""
 
     def work(subject: str, server: str) -> float:
         async def measured() -> float:
@@ -121,7 +121,7 @@ def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]
 
 
 def stream_object(kilobytes: int) -> Callable[[str, str], float]:
-    """Return the work of reading a structured answer as it grows."""
+    """Return the benchmark for reading a structured answer as it grows."""
 
     def work(subject: str, server: str) -> float:
         make(subject, f"{server}/object-1").read_object()
@@ -132,19 +132,18 @@ def stream_object(kilobytes: int) -> Callable[[str, str], float]:
 
 
 def stream_model(subject: str, server: str) -> float:
-    """Return CPU microseconds per token of a real model's answers."""
+    """Return the CPU microseconds per token of a real model's answers."""
     model = make(subject, server)
     model.read()
     return cpu(lambda: [model.read() for _ in range(5)], 5 * MODEL_TOKENS)
 
 
 def observed(subject: str, server: str) -> Figures:
-    """Return what OpenTelemetry's SDK, with exporters in memory, adds to a call and to a token.
+    """Return the cost that OpenTelemetry's SDK with in-memory exporters adds to a call and a token.
 
-    The floor is what the SDK itself takes after a call that we do not observe: for the same span, all its
-    attributes given at once, and then for the same values of histograms as well. The ways take turns of a few
-    calls in this one process, and the median of the turns' differences counts: whatever else the machine does
-    falls on all of them alike.
+    The floor is the SDK's own cost after an unobserved call: for the same span with all attributes set at
+    once, and then also for the same histogram values. The variants alternate every few calls in one process,
+    and the result is the median of their differences, so other load on the machine affects all equally.
     """
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -202,7 +201,7 @@ def observed(subject: str, server: str) -> Figures:
     asks = range(20_000)
     call, bare, whole = statistics.median(calls["off"]), _more(calls, "off", "SDK"), _more(calls, "off", "on")
     return {
-        # A tight loop: what else the machine does can only add to it.
+        # A tight loop, in which other load can only add time.
         "call, OpenTelemetry loaded without a provider, µs more": min(
             cpu(lambda: [session.telemetry() for _ in asks], len(asks)) for _ in range(TURNS)
         ),
@@ -217,10 +216,10 @@ def observed(subject: str, server: str) -> Figures:
 
 
 def _observed_token(observe: Callable[[], None]) -> dict[str, float]:
-    """Return what a token costs more in a stream with a span, which counts too.
+    """Return the extra cost of a token in a stream with a span, including the span itself.
 
-    The stream comes from memory, one event a read: over sockets the noise is several times the figure. The
-    frameworks add nothing of their own to a token.
+    The stream comes from memory, one event per read: over sockets, noise is several times the figure. The
+    frameworks add no cost of their own to a token.
     """
     import httpx
 
@@ -251,18 +250,18 @@ def _observed_token(observe: Callable[[], None]) -> dict[str, float]:
 
 
 def _more(taken: dict[str, list[float]], without: str, with_: str) -> float:
-    """Return the median of the differences of each turn."""
+    """Return the median difference between two variants."""
     return statistics.median(b - a for a, b in zip(taken[without], taken[with_], strict=True))
 
 
 def _streaming(subject: str, server: str, scenario: str) -> tuple[Subject, Subject, int]:
-    """Return a subject to warm the code up, one to measure once it is connected, and how many tokens come."""
+    """Return a subject to warm up the code, one to measure, and the number of tokens."""
     count = int(scenario.partition("-")[2] or 2000)
     return make(subject, f"{server}/eight-{TOKENS}"), make(subject, f"{server}/{scenario}"), count
 
 
 def _times(tokens: int) -> int:
-    """Return how often to read so many tokens, for a figure that noise does not make."""
+    """Return how many times to read a stream of this length to rise above the noise."""
     return max(1, 2000 // tokens)
 
 
@@ -270,13 +269,13 @@ def _but(*left_out: str) -> tuple[str, ...]:
     return tuple(subject for subject in CLIENTS if subject not in left_out)
 
 
-# The server writes tool arguments, objects and refusals in OpenAI's dialect alone.
+# The server sends tool arguments, objects and refusals only in OpenAI's dialect.
 OPENAI_DIALECT = _but("langchain-anthropic", "llama-index-anthropic", "anthropic")
 PACED = ("langchain-piccc", "langchain-openai", "langchain-mistralai", "langchain-floor", BARE)
 OBJECTS = ("langchain-piccc", "llama-index-piccc")
 FRAMEWORKS = tuple(each for name in ("LangChain", "LlamaIndex") for each in FAMILIES[name] if each != BARE)
 COMPARED = ("langchain-piccc", "langchain-openai", "langchain-mistralai", "llama-index-piccc")
-COMPARED += ("llama-index-openai-like", "piccc", "openai")  # the floors fail where it drops a connection
+COMPARED += ("llama-index-openai-like", "piccc", "openai")  # the floors fail if the server drops a connection
 PACED_FIGURES = (
     "CPU of a token, µs",
     "99th percentile of a token's delay, ms",
@@ -305,8 +304,8 @@ WORKS = {
     "1,000 streams of 3 s": Work(paced(1_000, 30, *PACED_FIGURES), PACED, once=True),
     "300 streams of 5 s": Work(paced(300, 50, "wall, s"), PACED, once=True),
     "fragment of 8 KB tool arguments, µs": Work(stream_sync("args"), OPENAI_DIALECT),
-    # Linear work costs the same for each token of the smaller and the larger object. Of peers only the
-    # smaller one is read: they parse all that has come again with each token.
+    # With linear cost, a token costs the same in both objects. Peers read only the smaller one, because
+    # they parse everything again with each token.
     "token of a 16 KB object, µs": Work(
         stream_object(16), (*OBJECTS, "langchain-openai", "llama-index-openai-like")
     ),
@@ -331,7 +330,7 @@ WORKS = {
 
 
 def main(subject: str, work: str, *servers: str) -> None:
-    """Measure and print: a figure, or figures by name where a work has several."""
+    """Measure and print one figure, or several by name."""
     print(json.dumps(WORKS[work].measure(subject, *servers)))
 
 

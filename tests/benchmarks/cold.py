@@ -1,4 +1,4 @@
-"""A cold start: imports, what they add to their framework's, and the first answered call to a later one."""
+"""Cold start: import time, our import's share over the framework's, and the first call's cost over a later one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.benchmarks import langchain, llama_index, raw  # noqa: F401  they are not what starts cold
+from tests.benchmarks import langchain, llama_index, raw  # noqa: F401  imported before measuring
 from tests.benchmarks.cpu import cpu
 from tests.benchmarks.subjects import FAMILIES, FLOORS, IMPORTS, Subject, make
 
@@ -25,10 +25,10 @@ def imports(subject: str, server: str) -> float:
 
 
 def imports_over(subject: str, server: str) -> float:
-    """Return the sum of self times of the modules that come after the framework's, in milliseconds.
+    """Return the total self time of modules imported after the framework's, in milliseconds.
 
-    The framework is imported first, for it loads much of itself where something asks for it, through
-    `importlib`: `-X importtime` has that within the time of whoever asks.
+    The framework is imported first, because it loads parts of itself lazily through `importlib`, and
+    `-X importtime` attributes that to the importing module.
     """
     floor = next(
         each for family in FAMILIES.values() if subject in family for each in family if each in FLOORS
@@ -37,7 +37,7 @@ def imports_over(subject: str, server: str) -> float:
 
 
 def _self_times(first: str, then: str) -> float:
-    """Return the microseconds that the modules of the second import take themselves."""
+    """Return the total self time of the second import's modules in microseconds."""
     program = f"import gc, sys; gc.disable(); {first}; print('then', file=sys.stderr); {then}"
     rows = _fresh(program, "-X", "importtime").stderr.partition("\nthen\n")[2].splitlines()
     owns = (row.removeprefix("import time:").partition("|")[0].strip() for row in rows)
@@ -45,14 +45,14 @@ def _self_times(first: str, then: str) -> float:
 
 
 def _fresh(program: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, which keeps what it compiles, as a user's does."""
+    """Run a program in a separate process with compiled modules cached, as for users."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, *options, "-c", program]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment)  # noqa: S603  ours
 
 
 def first_call(subject: str, server: str) -> float:
-    """Return what making a model and its first answer cost above a later answer, in milliseconds."""
+    """Return the cost of creating a model and its first call over a later call, in milliseconds."""
     exec(IMPORTS[subject])  # noqa: S102  a constant of ours
     made = list[Subject]()
 

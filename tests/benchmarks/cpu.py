@@ -1,4 +1,4 @@
-"""CPU time of this process, threads included."""
+"""CPU time of this process, including threads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 
 def settle() -> None:
-    """Leave to no figure the cost of collecting what importing has left, which falls now here, now there."""
+    """Collect garbage left by imports now, so that it does not affect a random measurement."""
     gc.collect()
     gc.freeze()
 
 
 def cpu(work: Callable[[], object], units: int) -> float:
-    """Return CPU microseconds per unit of a work."""
+    """Return the CPU microseconds per unit of work."""
     settle()
     began = time.process_time()
     work()

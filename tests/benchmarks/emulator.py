@@ -1,7 +1,7 @@
-"""The emulator beside aimock: its start, and the CPU of its process for a whole and for a streamed answer.
+"""The emulator and aimock: startup, and the server's CPU time for a complete and a streamed response.
 
-CPU is read from Linux's `/proc`. `python -m tests.benchmarks.emulator REQUESTS` prints the emulator's memory
-while so many requests go by.
+CPU time comes from Linux's `/proc`. `python -m tests.benchmarks.emulator REQUESTS` prints the emulator's
+memory during that many requests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ with Emulator(speed=math.inf) as emulator:
 
 
 def request(*, stream: bool) -> bytes:
-    """Return the bytes of a chat request, with the headers of a usual client."""
+    """Return the bytes of a chat request with a typical client's headers."""
     body = {"model": "piccc-pro", "messages": [{"role": "user", "content": PROMPT}], "stream": stream}
     content = json.dumps(body).encode()
     head = (
@@ -45,7 +45,7 @@ def request(*, stream: bool) -> bytes:
 
 
 def ask(port: int, sent: bytes, count: int) -> None:
-    """Send a request over and over on one connection, and read each answer to its end."""
+    """Send a request repeatedly on one connection, and read each response to its end."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(count):
@@ -66,20 +66,20 @@ def _whole(answer: bytes) -> bool:
 
 
 def cpu(pid: int) -> float:
-    """Return the CPU seconds of all threads of a process."""
+    """Return the CPU seconds of a process, including its threads."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def memory(pid: int) -> float:
-    """Return the resident memory of a process in MB."""
+    """Return a process's resident memory in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @contextmanager
 def emulator() -> Iterator[tuple[int, int]]:
-    """Run an emulator in a process of its own; yield its process and port."""
+    """Run an emulator in a separate process; yield its process id and port."""
     command = [sys.executable, "-c", SERVE]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own
         assert process.stdout is not None
@@ -91,7 +91,7 @@ def emulator() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def aimock() -> Iterator[tuple[int, int]]:
-    """Run aimock, which `install_aimock` has installed, with one fixture; yield its process and port."""
+    """Run aimock, installed by `install_aimock`, with one fixture; yield its process id and port."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,7 +121,7 @@ SERVERS: dict[str, Callable[[], AbstractContextManager[tuple[int, int]]]] = {
 
 
 def served(subject: str) -> dict[str, float]:
-    """Return the seconds to the first answer, and the CPU microseconds of a request of either kind."""
+    """Return the seconds to the first response, and the CPU microseconds of each kind of request."""
     began = time.perf_counter()
     with SERVERS[subject]() as (pid, port):
         ask(port, request(stream=False), 1)

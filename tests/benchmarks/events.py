@@ -1,7 +1,7 @@
-"""LangChain's v3 events over ready-made streams: what our hook costs, and what core's bridge costs.
+"""LangChain's v3 events over prepared streams: the cost of our hook and of langchain-core's bridge.
 
-No peer makes such events itself: core makes them of a model's chunks. Ours makes them of deltas, the peers'
-are made of the chunks that they gave earlier, so the peers' own work on a chunk is left out in their favour.
+No peer creates such events itself: core converts a model's chunks. We create them from deltas; the peers'
+come from chunks recorded earlier, which omits their own work on a chunk, in their favour.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ COUNT = 2_000
 
 
 def alone(subject: str, server: str) -> float:
-    """Return CPU microseconds per token of making events, without what core does with them."""
+    """Return the CPU microseconds per token of creating events, without core's processing."""
     return _per_token(_sources(subject, server)[0])
 
 
 def within(subject: str, server: str) -> float:
-    """Return CPU microseconds per token of `stream_events`; of the floor, with ready-made events."""
+    """Return the CPU microseconds per token of `stream_events`; for the floor, with prepared events."""
     ready = _sources(subject, server)[1]
     return _per_token(lambda: ready.stream_events("hi", version="v3"))
 
@@ -38,7 +38,7 @@ def _per_token(events: Callable[[], Iterable[object]]) -> float:
 
 
 def _sources(subject: str, server: str) -> tuple[Callable[[], Iterable[object]], Any]:
-    """Return what gives a subject's events, and a model that gives them, from a stream read beforehand."""
+    """Return a function and a model that yield a subject's events from a stream read earlier."""
     from langchain_core.language_models._compat_bridge import chunks_to_events
     from langchain_core.messages import HumanMessage
 
@@ -55,7 +55,7 @@ def _sources(subject: str, server: str) -> tuple[Callable[[], Iterable[object]],
 
 
 def _recorded(base: str) -> Any:
-    """Return our model over a stream that has come already, each delta in a read of its own."""
+    """Return our model over a recorded stream, with one delta per read."""
     from langchain_piccc import ChatPiccc
     from piccc import Client
 
@@ -71,7 +71,7 @@ def _recorded(base: str) -> Any:
 
 
 class Recording:
-    """A stream that has come already, in the place of the client's chat."""
+    """A recorded stream that replaces the client's chat."""
 
     def __init__(self, batches: list[Any], reply: object) -> None:
         self._batches = batches
@@ -82,12 +82,12 @@ class Recording:
         return nullcontext(self)
 
     def batches(self) -> Iterator[Any]:
-        """Iterate over lists of deltas."""
+        """Return an iterator over lists of deltas."""
         return iter(self._batches)
 
 
 def _ready_made(**hooks: list[Any]) -> Any:
-    """Return a model whose hook of this name gives this list."""
+    """Return a model whose named hook returns the given list."""
     from langchain_core.language_models import BaseChatModel
 
     class ReadyMade(BaseChatModel):

@@ -1,4 +1,4 @@
-"""What ours is to reach, and whether it did."""
+"""Performance goals and whether they are met."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Row = dict[str, float]
 
 
 class Goal(NamedTuple):
-    """Ours is at most `times` the peer's figure and `more`, which is all where there is no peer.
+    """An upper limit for our figure: `times` the peer's figure plus `more`, or just `more` without a peer.
 
-    `of` names the work of the peer's figure where that is another; `least` turns `more` into the least.
+    `of` names another benchmark to take the peer's figure from; `least` makes `more` a lower limit.
     """
 
     work: str
@@ -50,14 +50,14 @@ FIRST = (
     Goal("10 models, ms", LANGCHAIN, more=5.0),
     Goal("10 models, ms", LLAMA_INDEX, more=5.0),
 )
-"""The goals that were published first, which `--against` judges."""
+"""The first published goals, which `--against` checks."""
 
 
 def _paced(streams: int) -> Iterator[Goal]:
     row = f"{streams:,} streams of 3 s"
     yield Goal(f"{row}: CPU of a token, µs", LANGCHAIN, BEST, 0.35)
     yield Goal(f"{row}: 99th percentile of a token's delay, ms", LANGCHAIN, BEST, 0.5)
-    # Below the floor: LangChain keeps a stream's 30 chunks of 1.8 KB, 54 KB, until it ends.
+    # Below the floor: LangChain keeps a stream's 30 chunks of 1.8 KB (54 KB) until it ends.
     yield Goal(f"{row}: memory of a stream, KB", LANGCHAIN, more=40.0)
     yield Goal(f"{row}: open at once", LANGCHAIN, more=streams, least=True)
 
@@ -101,7 +101,7 @@ GOALS = (
             Goal("import over the framework's, ms", ours, more=20.0),
         )
     ),
-    # LangChain itself imports its tracers at the first call.
+    # LangChain itself imports its tracers on the first call.
     Goal("first call over a later one, ms", LANGCHAIN, "langchain-bare", more=15.0),
     Goal("first call over a later one, ms", LLAMA_INDEX, more=15.0),
     Goal("first call over a later one, ms", "piccc", more=15.0),
@@ -130,9 +130,9 @@ GOALS = (
 
 
 def verdicts(figures: dict[str, Row], members: Sequence[str], goals: Sequence[Goal] = GOALS) -> list[str]:
-    """Return a line for each goal of a family, ours first, whose figures were measured."""
-    mine = [goal for goal in goals if goal.ours == members[0].partition("@")[0]]
-    return [line for goal in mine if (line := _verdict(goal, figures, members))]
+    """Return a line for each measured goal of a family, which lists our package first."""
+    ours = members[0].partition("@")[0]
+    return [line for goal in goals if goal.ours == ours and (line := _verdict(goal, figures, members))]
 
 
 def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str | None:

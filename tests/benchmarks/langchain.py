@@ -11,7 +11,7 @@ ROLES = {"human": "user", "ai": "assistant"}
 
 
 class LangChain:
-    """One chat model, asked as users ask it."""
+    """One chat model, used as users do."""
 
     def __init__(self, subject: str, base: str) -> None:
         self.model = model(subject, base)
@@ -41,7 +41,7 @@ class LangChain:
             pass
 
     def conversation(self, texts: list[str], images: list[str]) -> list[Any]:
-        """Return the texts as a conversation, the images, each in base64, with the first of them."""
+        """Return the texts as a conversation, with the base64 images attached to the first messages."""
         from langchain_core.messages import AIMessage, HumanMessage
 
         shown = [
@@ -59,7 +59,7 @@ class LangChain:
 
 
 def model(subject: str, base: str) -> Any:
-    """Return the chat model of this name, which talks to `base`."""
+    """Return the named chat model, connected to `base`."""
     match subject:
         case "langchain-floor":
             return _floor(base)

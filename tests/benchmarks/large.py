@@ -1,7 +1,7 @@
-"""A large conversation: 2,000 messages, 50 of them with an image, encoded and sent.
+"""A large conversation: encode and send 2,000 messages, 50 of them with an image.
 
-Memory is the largest resident size of a call above that before it, which has the inputs, as a multiple of
-the inputs; on Linux alone.
+Memory is a call's peak resident size over that before the call, which includes the inputs, as a multiple of
+the inputs; Linux only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def large(subject: str, server: str) -> dict[str, float]:
-    """Return the CPU milliseconds and the memory of a call."""
+    """Return a call's CPU milliseconds and memory."""
     model: Any = make(subject, f"{server}/call")
     messages, size = _conversation(model)
     return {
@@ -30,14 +30,14 @@ def large(subject: str, server: str) -> dict[str, float]:
 
 
 def again(subject: str, server: str) -> float:
-    """Return the memory of a call that the server refuses twice, as a multiple of the inputs."""
+    """Return the memory of a call refused twice by the server, as a multiple of the inputs."""
     model: Any = make(subject, f"{server}/refused-{os.getpid()}")
     messages, size = _conversation(model)
     return _memory(model, messages) / size
 
 
 def _conversation(model: Any) -> tuple[list[Any], int]:
-    """Return a conversation and its size, after a call that warms up."""
+    """Warm up, and return a conversation and its size."""
     chance = random.Random(5)
     texts = ["".join(chance.choices("etaoin shrdlu", k=200)) for _ in range(MESSAGES)]
     images = [b64encode(PNG + chance.randbytes(IMAGE_BYTES)).decode() for _ in range(IMAGES)]
@@ -48,7 +48,7 @@ def _conversation(model: Any) -> tuple[list[Any], int]:
 
 def _memory(model: Any, messages: list[Any]) -> float:
     settle()
-    Path("/proc/self/clear_refs").write_text("5")  # the largest size counts from here: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak size: proc(5)
     before = _status("VmRSS:")
     model.send(messages)
     return _status("VmHWM:") - before

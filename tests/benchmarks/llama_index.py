@@ -9,7 +9,7 @@ from tests.benchmarks.raw import HTTPX, KEY, Delta, fragment
 
 
 class LlamaIndex:
-    """One LLM, asked as users ask it."""
+    """One LLM, used as users do."""
 
     def __init__(self, subject: str, base: str) -> None:
         from llama_index.core.llms import ChatMessage
@@ -45,7 +45,7 @@ class LlamaIndex:
             pass
 
     def conversation(self, texts: list[str], images: list[str]) -> list[Any]:
-        """Return the texts as a conversation, the images, each in base64, with the first of them."""
+        """Return the texts as a conversation, with the base64 images attached to the first messages."""
         from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 
         shown = [ImageBlock(image=image.encode(), image_mimetype="image/png") for image in images]
@@ -61,7 +61,7 @@ class LlamaIndex:
 
 
 def model(subject: str, base: str) -> Any:
-    """Return the LLM of this name, which talks to `base`."""
+    """Return the named LLM, connected to `base`."""
     match subject:
         case "llama-index-floor":
             return _floor(base)
@@ -82,7 +82,7 @@ def model(subject: str, base: str) -> Any:
         case "llama-index-anthropic":
             from llama_index.llms.anthropic import Anthropic
 
-            # It looks the window of a model up by its name, and knows only Anthropic's.
+            # It looks up the context window by model name, and knows only Anthropic's models.
             return Anthropic(model="claude-sonnet-4-5", api_key=KEY, base_url=base)
     raise ValueError(subject)
 

@@ -1,4 +1,4 @@
-"""Media: 10,000 tasks by `map` over each ledger, and 200 downloads of 5 MB at once from a paced server."""
+"""Media: 10,000 tasks with `map` on each ledger, and 200 concurrent downloads of 5 MB from a paced server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOWNLOAD_SECONDS = FILE_BYTES / FILE_PIECE * FILE_PAUSE
 
 
 def mapped(ledger: str) -> Callable[..., dict[str, float]]:
-    """Return the work of running tasks by `map` with a ledger of this kind."""
+    """Return the benchmark for running tasks with `map` on a kind of ledger."""
 
     def work(subject: str, server: str, redis: str = "") -> dict[str, float]:
         from piccc import Client
@@ -46,7 +46,7 @@ def mapped(ledger: str) -> Callable[..., dict[str, float]]:
 
 
 def downloads(subject: str, server: str) -> dict[str, float]:
-    """Return the figures of saving 200 files at once."""
+    """Return the figures for saving 200 files concurrently."""
     from piccc import AsyncClient
 
     async def ours(folder: str, names: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Many streams in one event loop, each at ten tokens a second: CPU, lateness, memory, and how many at once.
+"""Many streams in one event loop, each at ten tokens a second: CPU, delay, memory, and concurrency.
 
-The text of a token is the moment at which the server wrote it; both processes read one clock.
+A token's text is the time at which the server sent it; both processes share one clock.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.benchmarks.cpu import settle
 from tests.benchmarks.langchain import model
 
 SAMPLED = 200
-"""After how many tokens to look at the memory again."""
+"""How many tokens to read between memory samples."""
 
 
 class Run:
-    """Streams of one model, and what is seen of them."""
+    """Concurrent streams of one model and their measurements."""
 
     def __init__(self, base: str, subject: str, streams: int, tokens: int) -> None:
         self._model = model(subject, f"{base}/paced-{tokens}")
@@ -61,7 +61,7 @@ class Run:
 
 
 def paced(streams: int, tokens: int, *kept: str) -> Callable[[str, str], dict[str, float]]:
-    """Return the work of reading so many streams of so many tokens; `kept`: the names of its figures."""
+    """Return the benchmark for a number of streams with `tokens` each; `kept` names its figures."""
 
     def work(subject: str, server: str) -> dict[str, float]:
         found = asyncio.run(Run(server, subject, streams, tokens).figures())

@@ -1,4 +1,4 @@
-"""Clients without a framework: ours, the official SDKs, httpx with the cheapest parse, a bare socket."""
+"""Clients without a framework: piccc, the official SDKs, httpx with the cheapest parser, a bare socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASK: dict[str, Any] = {"model": "piccc-pro", "messages": [{"role": "user", "cont
 
 
 class Piccc:
-    """Our client."""
+    """Piccc's client."""
 
     def __init__(self, base: str) -> None:
         from piccc import Client
@@ -84,7 +84,7 @@ class OpenAI:
 
 
 class Anthropic:
-    """Anthropic's official SDK; its plain stream, which adds nothing up, is its cheapest."""
+    """Anthropic's official SDK, with its plain stream, the cheapest because it does not accumulate."""
 
     def __init__(self, base: str) -> None:
         import anthropic
@@ -119,7 +119,7 @@ class Anthropic:
 
 
 class HTTPX:
-    """The floor: one request, and of each event no more than its delta."""
+    """The floor: one request, and only the delta of each event."""
 
     def __init__(self, base: str) -> None:
         import httpx
@@ -181,7 +181,7 @@ class _Events:
 
 
 class Bare:
-    """The least that a stream can cost: what a bare socket receives, and one slice of it."""
+    """The minimum cost of a stream: a bare socket's reads, and one slice of each."""
 
     def __init__(self, base: str) -> None:
         url = urlsplit(base)
@@ -216,7 +216,7 @@ def _slice(block: bytes) -> str:
 
 
 def fragment(delta: Delta) -> str:
-    """Return what a delta adds to the arguments of the one tool that is called."""
+    """Return a delta's fragment of the tool call arguments."""
     return str(delta["tool_calls"][0]["function"]["arguments"])
 
 

@@ -1,4 +1,4 @@
-"""Tasks as the server reports them: a thousand that begin together and end at seeded moments, and a queue."""
+"""Tasks as the server reports them: a thousand that start together and end at seeded times, and a queue."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ COUNT = 1_000
 SECONDS = 60.0
 PAGE = 20
 QUEUE_PACE = 400.0
-"""Tasks that a queue ends in a second."""
+"""Tasks that a queue completes per second."""
 OPENAI = {"queued": "queued", "processing": "in_progress", "completed": "completed"}
 
 
 class Tasks:
-    """The tasks of one client, from the moment they are made."""
+    """One client's tasks, from their creation on."""
 
     def __init__(self) -> None:
         chance = random.Random(8)
@@ -26,7 +26,7 @@ class Tasks:
         self._requests = 0
 
     def answer(self, path: str) -> dict[str, Any]:
-        """Return the answer to one request, and count it unless it is about the measurement itself."""
+        """Return the response to a request, and count it unless it belongs to the measurement."""
         url = urlsplit(path)
         *_, kind, name = url.path.split("/")
         if name == "begin":
@@ -75,13 +75,13 @@ class Tasks:
 
 
 class Queue:
-    """The tasks that one client submits: they end in their order, at the queue's pace."""
+    """The tasks that one client submits. They end in order, at the queue's pace."""
 
     def __init__(self) -> None:
         self._ends: list[float] = []
 
     def answer(self, path: str) -> dict[str, Any]:
-        """Return the answer to a submission, to a page of the list, or to a question for one task."""
+        """Return the response to a submission, a list request or a task read."""
         url = urlsplit(path)
         name = url.path.rpartition("/")[2]
         if url.path.endswith("/images/tasks"):
@@ -96,7 +96,7 @@ class Queue:
         return task(f"task_{number}", "completed" if time.time() >= end else "processing", end - 1, end)
 
     def _page(self, status: str = "", limit: str = str(PAGE), cursor: str = "", **_: str) -> dict[str, Any]:
-        # They end in their order, so those that run are the last ones.
+        # Tasks end in order, so the running ones are last.
         done = bisect.bisect_right(self._ends, time.time())
         first, last = {"completed": (0, done), "processing": (done, len(self._ends))}.get(
             status, (0, 0 if status else len(self._ends))

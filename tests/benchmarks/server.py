@@ -1,9 +1,9 @@
-"""A server that answers both dialects from memory, as cheaply as asyncio can: the clients are measured.
+"""A server that answers both dialects from memory, as cheaply as asyncio allows, to measure clients.
 
-The first part of the path is the scenario, such as `one-500`: a stream of 500 tokens, one event per write;
-`object-16`: a JSON object of 16 KB, four characters an event; `paced-20`: 20 tokens, ten a second, each with
-the moment of its writing; `wait-7`, `map-7`: the tasks of the client that calls itself 7; `refused-7`: its
-calls, of which the first two are refused; or `files`: 5 MB, at 1 MB a second.
+The first part of the path is the scenario: `one-500` is a stream of 500 tokens, one event per write;
+`object-16` a JSON object of 16 KB, four characters per event; `paced-20` 20 tokens, ten a second, each with
+the time it was sent; `wait-7` and `map-7` the tasks of the client named 7; `refused-7` its calls, of which
+the first two are refused; `files` 5 MB at 1 MB a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAUSE = {"one": 0.0004, "eight": 0.0032, "slow": 0.02, "paced": 0.1, "args": 0.0
 PER_WRITE = {"one": 1, "eight": 8, "slow": 1, "paced": 1, "args": 1, "object": 1}
 MOMENT = "%18.6f"
 UNWRITTEN = "?" * 18
-"""Where the moment of its writing goes into a token, in as many bytes."""
+"""Placeholder for the time at which a token is sent, of the same length."""
 REFUSALS = 2
 FILE_BYTES, FILE_PIECE, FILE_PAUSE = 5_000_000, 50_000, 0.05
 ARGUMENTS = json.dumps({"text": "x" * 8_000})

@@ -1,8 +1,8 @@
-"""Who is measured: ours, the peers, and the floors.
+"""The subjects: piccc, its peers, and the floors.
 
-A floor is httpx, the cheapest honest parse, and what the framework itself does with a chunk for each event.
-Below it goes only who gives fewer chunks or sends otherwise. The bare floor is less than a client: `recv` on
-a socket, one slice, and the framework's own `stream()`.
+A floor is httpx with the cheapest correct parser and the framework's own work for one chunk per event. Only a
+client that yields fewer chunks or sends requests differently can beat it. The bare floor is less than a
+client: `recv` on a socket, one slice, and the framework's own `stream()`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PEERS = {
     "openai": "langchain",
     "anthropic": "langchain",
 }
-"""Each peer, and the dependency group that installs it."""
+"""Each peer's dependency group."""
 IMPORTS = {
     "langchain-floor": "from langchain_core.language_models import BaseChatModel",
     "langchain-bare": "from langchain_core.language_models import BaseChatModel",
@@ -60,11 +60,11 @@ IMPORTS = {
     "openai": "from openai import OpenAI",
     "anthropic": "from anthropic import Anthropic",
 }
-"""The import that a user writes; for a framework's floor, that of the class which all models derive from."""
+"""The import that a user writes; for a framework's floor, the base class of all models."""
 
 
 class Subject(Protocol):
-    """One model or client, asked for the same few words in its own way."""
+    """One model or client; all get the same short request."""
 
     def call(self) -> object:
         """Return a whole answer."""
@@ -84,7 +84,7 @@ class Subject(Protocol):
 
 
 def make(subject: str, base: str) -> Subject:
-    """Return a subject that talks to `base`; its family is imported here, so that others cost nothing."""
+    """Return a subject connected to `base`; import only its own family."""
     if subject.startswith("langchain-"):
         from tests.benchmarks.langchain import LangChain
 

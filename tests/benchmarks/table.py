@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 Figures = dict[str, dict[str, float]]
-"""Each row's figure of each subject."""
+"""Each row's figure per subject."""
 Samples = dict[str, dict[str, list[float]]]
-"""Each row's figures of each subject, one for each round."""
+"""Each row's figures per subject, one per round."""
 
 
 def table(samples: Samples, figures: Figures, subjects: tuple[str, ...]) -> str:
-    """Return a table: ours in figures, the others as multiples of ours with their spread over the rounds."""
+    """Return a table of our figures, and the others as multiples of them with their range over the rounds."""
     ours, *others = [each for each in subjects if any(each in row for row in figures.values())]
     lines = [_line("work", ours, *others), _line(*["---"] * (len(others) + 2))]
     for work, row in figures.items():
@@ -32,5 +32,5 @@ def _line(*cells: str) -> str:
 
 
 def written(figure: float) -> str:
-    """Return a figure with three digits, or with all that stand before the point."""
+    """Format a figure with three significant digits, or all integer digits if there are more."""
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"

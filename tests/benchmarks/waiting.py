@@ -1,8 +1,8 @@
 """Wait for a thousand tasks that end within a minute: requests, CPU, and how late each end is noticed.
 
-Ours waits through `client.tasks`; the others ask for each task again and again: OpenAI's SDK in its own loop,
-and `httpx` in the loop that users write, with the pause in the middle of what the provider advises. That
-loop is a careful user's: it never has more requests than httpx has connections, which would cost much more.
+Piccc waits through `client.tasks`. The others poll each task: OpenAI's SDK in its own loop, and `httpx` in a
+typical user's loop, with a pause in the middle of the advised range. That loop is careful to send no more
+concurrent requests than httpx has connections, because more would cost much more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONNECTIONS = 100
 
 
 class Run:
-    """One client's thousand tasks on the server; CPU and delays count from `begin` on."""
+    """One client's thousand tasks on the server; CPU and delays are measured from `begin`."""
 
     def __init__(self, server: str) -> None:
         self.base = f"{server}/wait-{os.getpid()}"
@@ -32,7 +32,7 @@ class Run:
         self._cpu = 0.0
 
     def begin(self) -> list[dict[str, Any]]:
-        """Have the tasks submitted; return them as the server answered."""
+        """Submit the tasks; return them as the server reported them."""
         begun = self._ask("begin")
         self._ends = begun["ends"]
         settle()
@@ -40,11 +40,11 @@ class Run:
         return list(begun["tasks"])
 
     def notice(self, id: str) -> None:
-        """Take note that a task has ended."""
+        """Record that a task has ended."""
         self._noticed[id] = time.time()
 
     def figures(self) -> dict[str, float]:
-        """Return requests, CPU milliseconds, and the median of the seconds from an end to its notice."""
+        """Return requests, CPU milliseconds, and the median seconds from a task's end to its notice."""
         spent = (time.process_time() - self._cpu) * 1e3
         delays = [self._noticed[id] - end for id, end in self._ends.items()]
         requests = self._ask("requests")["requests"]
@@ -83,7 +83,7 @@ async def _httpx(run: Run) -> None:
                 return (await client.get(f"/v1/tasks/{id}")).json()["status"]
 
         async def wait(id: str) -> None:
-            while await status(id) != "completed":  # noqa: ASYNC110  nobody tells it
+            while await status(id) != "completed":  # noqa: ASYNC110  polling is what we measure
                 await asyncio.sleep(PAUSE)
             run.notice(id)
 
