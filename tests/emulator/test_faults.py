@@ -35,7 +35,7 @@ def test_any_status_can_be_had_and_then_nothing_is_charged(
 ) -> None:
     reply = client.post(path, json=body, headers=fault(str(status)))
     assert reply.status_code == status
-    assert reply.json()["error"]["message"] == f"Provoked: {status}."
+    assert reply.json()["error"]["message"] == f"Injected fault: {status}."
     assert ("type" in reply.json()) == (path == "/v1/messages")
     assert emulator.charges == []
     assert emulator.requests[-1].fault == str(status)
@@ -308,7 +308,9 @@ def test_rules_can_be_given_as_texts_faults_or_rules() -> None:
     ],
 )
 def test_an_unknown_fault_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(ValueError, match=r"there are|needs one of|is a number|takes no"):
+    with pytest.raises(
+        ValueError, match=r"unknown fault|needs one of|expected a number|takes no|has no option"
+    ):
         Fault.parse(text)
 
 
@@ -325,7 +327,7 @@ def test_an_unknown_fault_is_refused_with_the_known_ones(text: str) -> None:
     ],
 )
 def test_a_rule_that_can_match_nothing_is_refused(emulator: Emulator, fault: str, route: str) -> None:
-    with pytest.raises(ValueError, match="never acts on the route"):
+    with pytest.raises(ValueError, match="has no effect on the route"):
         emulator.fault(fault, route=route)
 
 
@@ -356,7 +358,7 @@ def test_a_fault_on_submissions_waits_for_one(emulator: Emulator, client: httpx.
 
 @pytest.mark.parametrize("rule", [{"fault": "503", "rout": "*"}, {"route": "*"}])
 def test_a_rule_of_a_schedule_with_a_misspelt_word_is_refused(rule: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="a fault rule has fault, route"):
+    with pytest.raises(ValueError, match=r"fault rule with (no fault|unknown keys)"):
         Faults.load([rule], seed=0)
 
 

@@ -70,7 +70,7 @@ def test_the_fixture_is_found_by_its_entry_point(tmp_path: Path) -> None:
 
 def test_a_marked_test_is_recorded_once_from_the_server_in_the_environment(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(RECORDED_TEST)
-    assert "not recorded yet" in run_pytest(tmp_path)
+    assert "does not exist yet" in run_pytest(tmp_path)
     with Emulator() as live:
         live.script(["From the live server."] * 3)
         assert "3 passed" in run_pytest(tmp_path, **live.environment)

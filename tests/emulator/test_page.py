@@ -159,8 +159,8 @@ def test_the_page_s_token_is_in_the_page_and_bad_actions_say_why(client: httpx.C
         return client.post("/emulator/actions", json=action, headers=headers)
 
     assert act(action="reply", text="Hello").status_code == 200
-    assert "no fault is called" in act(action="fault", fault="explode", route="", times=None).text
-    assert "never acts on the route" in act(action="fault", fault="503", route="GET /x", times=1).text
+    assert "unknown fault" in act(action="fault", fault="explode", route="", times=None).text
+    assert "has no effect on the route" in act(action="fault", fault="503", route="GET /x", times=1).text
     for wrong in (
         {"action": "dance"},
         {"action": "remove-fault", "index": 7},
@@ -258,7 +258,7 @@ async def test_a_person_switches_faults_and_writes_the_next_reply(browser: Any) 
         await page.goto(emulator.base_url)
         await page.get_by_label("Fault", exact=True).fill("explode")
         await page.get_by_role("button", name="Add fault").click()
-        await page.get_by_text("no fault is called 'explode'").wait_for()
+        await page.get_by_text("unknown fault 'explode'").wait_for()
         await page.get_by_label("Fault", exact=True).fill("503")
         await page.get_by_role("button", name="Add fault").click()
         await page.get_by_role("button", name="Remove 503").wait_for()

@@ -174,5 +174,5 @@ def test_null_and_empty_deltas_come_where_a_text_is_due() -> None:
 
 
 def test_an_unknown_quirk_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no quirk is called backwards; there are .*words-pending"):
+    with pytest.raises(ValueError, match=r"unknown quirk backwards; use one of .*words-pending"):
         Emulator(quirks="backwards")

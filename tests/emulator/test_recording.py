@@ -185,7 +185,7 @@ def test_a_miss_says_what_differs_from_the_nearest_request(
 def test_a_route_that_was_not_recorded_is_named(conversation: Path) -> None:
     with player(conversation) as client:
         said = client.post("/v1/messages", json=message()).json()["error"]["message"]
-    assert "no POST /v1/messages; it has POST /v1/chat/completions" in said
+    assert "no POST /v1/messages, only POST /v1/chat/completions" in said
 
 
 @pytest.mark.parametrize("options", [{}, {"stream": True}], ids=["whole", "streamed"])
@@ -362,7 +362,7 @@ def test_once_records_where_there_is_no_file_and_replays_where_there_is_one(
 
 
 WRONG = {
-    "nothing to replay": (None, {"mode": "replay"}, "not recorded yet"),
+    "nothing to replay": (None, {"mode": "replay"}, "does not exist yet"),
     "nothing to record": (None, {"mode": "record"}, "upstream"),
     "no mode": (None, {"mode": "live"}, "replay, record or once"),
     "an empty file": ("", {}, "no line with recording"),

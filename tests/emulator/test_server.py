@@ -35,7 +35,7 @@ def test_it_listens_on_a_free_loopback_port_and_stops_when_left() -> None:
     assert set(threading.enumerate()) <= before
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/v1/models", trust_env=False)
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = emulator.base_url
 
 
@@ -59,7 +59,7 @@ def test_a_taken_port_is_an_error_at_once() -> None:
     with Emulator() as emulator:
         port = int(emulator.base_url.rpartition(":")[2])
         other = Emulator(port=port)
-        with pytest.raises(OSError, match=f"cannot serve on 127.0.0.1:{port}"):
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             other.start()
         other.stop()
 
@@ -226,7 +226,7 @@ def test_a_header_with_a_line_break_is_never_sent(
     emulator.fault("429;x-note=a\r\nset-cookie: b")
     with connect(emulator) as client, pytest.raises(httpx.RemoteProtocolError):
         client.post("/v1/chat/completions", json=chat())
-    assert "has a line break" in caplog.text
+    assert "contains a line break" in caplog.text
     caplog.clear()
 
 

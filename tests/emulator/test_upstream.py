@@ -174,11 +174,11 @@ def test_usage_is_in_a_stream_only_where_it_was_asked_for(both: Two, wanted: boo
 
 
 ERRORS = {
-    "429;retry-after=7": (429, "provoked"),
+    "429;retry-after=7": (429, "injected fault"),
     "400;message=It is too long;code=context_length_exceeded": (400, "It is too long"),
-    "401": (502, "refused the emulator's key"),
-    "503": (503, "provoked"),
-    "disconnect": (502, "cannot be reached"),
+    "401": (502, "rejected the emulator's key"),
+    "503": (503, "injected fault"),
+    "disconnect": (502, "cannot reach the upstream"),
     "html": (502, "not a JSON object"),
 }
 
@@ -206,7 +206,7 @@ def test_what_is_no_stream_is_an_error_and_no_charge(both: Two, path: str, fault
     with connect(both.front) as client:
         response = client.post(path, json={**BODIES[path](), "stream": True})
     assert response.status_code == 502
-    assert "no stream of events" in response.json()["error"]["message"]
+    assert "instead of an event stream" in response.json()["error"]["message"]
     assert both.front.charges == []
 
 

@@ -145,7 +145,7 @@ def test_nothing_is_sent_off_this_machine(still: Emulator, still_client: httpx.C
     order(still_client, "https://hooks.example.invalid/x")
     still.advance(1_000_000)
     [attempt] = still.deliveries[0].attempts
-    assert "loopback only" in (attempt.error or "")
+    assert "loopback addresses only" in (attempt.error or "")
 
 
 @pytest.mark.parametrize(

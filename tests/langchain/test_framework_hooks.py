@@ -145,7 +145,7 @@ def test_an_error_is_reported_as_a_peers_is(own_emulator: Emulator, dialect: str
     seen = []
     for model in (ours, peer):
         tracer, hooks = Runs(), Hooks()
-        with pytest.raises(Exception, match="Provoked"):
+        with pytest.raises(Exception, match="Injected fault"):
             WAYS[way](model, {"callbacks": [tracer, hooks]})
         seen.append((hooks.called, hooks.partial, bool(tracer.runs[0].error)))
     assert seen[0][0] == seen[1][0] == ["start", "error"]

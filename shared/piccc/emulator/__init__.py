@@ -1,7 +1,7 @@
-"""An emulator of the whole Piccc API for tests, notebooks and a first look; needs `piccc[emulator]`.
+"""An emulator of the whole Piccc API for tests, notebooks and trying things out; needs `piccc[emulator]`.
 
-`Emulator` serves it. Its model follows rules; `Scripted` replies replace them. A `Fault` breaks requests and
-responses on purpose. `RequestRecord`, `Charge` and `Delivery` record requests, charges and webhooks.
+Start an `Emulator`. Its model follows fixed rules unless you queue `Scripted` replies. A `Fault` breaks
+requests or responses on purpose. `RequestRecord`, `Charge` and `Delivery` show what happened.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if missing := [name for name in ("av", "PIL", "httptools") if find_spec(name) is
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, so that `import piccc.emulator` stays light."""
+    """Import a public name on first use to keep `import piccc.emulator` light."""
     if name == "Ask":
         warnings.warn("piccc.emulator.Ask was renamed to ModelRequest.", DeprecationWarning, stacklevel=2)
         name = "ModelRequest"

@@ -1,4 +1,4 @@
-"""The emulated API behind the routes: chat, tasks, charges."""
+"""The emulated API behind the routes: chat, tasks and charges."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ StoredKind = Literal["tasks", "charges", "reported"]
 
 
 class State:
-    """Tasks and charges on disk: JSON lines, append-only.
+    """Tasks and charges on disk, as append-only JSON lines.
 
-    Each line starts with its newline, so that a line torn by a crash does not tear the next; it is skipped.
+    Each line starts with its newline, so a line truncated by a crash does not corrupt the next. Truncated
+    lines are skipped.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -50,12 +51,12 @@ class State:
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def append(self, kind: StoredKind, values: dict[str, Any]) -> None:
-        """Write one line."""
+        """Append one line."""
         with self._path(kind).open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(values))
 
     def read(self, kind: StoredKind) -> Iterator[dict[str, Any]]:
-        """Read all lines."""
+        """Yield all valid lines."""
         path = self._path(kind)
         if not path.exists():
             return
@@ -81,7 +82,7 @@ MODELS: dict[str, Literal["chat", "image", "video"]] = {
 
 
 class EmulatedAPI:
-    """The state and behaviour of the API, free of HTTP."""
+    """The state and behaviour of the API, independent of HTTP."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class EmulatedAPI:
             self._restore(state)
 
     def reset(self) -> None:
-        """Forget requests, charges, tasks, webhooks, faults and scripted replies; what is on disk stays."""
+        """Clear requests, charges, tasks, webhooks, faults and scripted replies; files on disk are kept."""
         self.clear_scripts()
         self.request_log.reset()
         self.charges.clear()
@@ -137,42 +138,42 @@ class EmulatedAPI:
             self.source.reset()
 
     def clear_scripts(self) -> None:
-        """Remove the script, its rules and all faults."""
+        """Remove scripted replies, reply rules and all faults."""
         self.script.lines.clear()
         self.script.rules.clear()
         self.faults.rules.clear()
 
     def resume(self) -> None:
-        """Deliver the webhooks of restored tasks that were not delivered in the last run."""
+        """Deliver webhooks that the previous run left undelivered."""
         reported = {line["task_id"] for line in self._state.read("reported")} if self._state else set()
         for task in self.tasks:
             if task.id not in reported:
                 self._follow(task, None)
 
     def admit(self, context: RequestContext) -> None:
-        """Check the key in either header. Raises APIError 401."""
+        """Check the API key in either header. Raises APIError 401."""
         scheme, _, bearer = context.headers.get("authorization", "").partition(" ")
         offered = [
             context.headers.get("x-api-key", ""),
             bearer.strip() if scheme.lower() == "bearer" else "",
         ]
         if not any(offered):
-            message = "No API key was given. Send Authorization: Bearer KEY, or X-API-Key: KEY."
+            message = "No API key was sent. Send Authorization: Bearer KEY, or X-API-Key: KEY."
             raise APIError(401, message, code="missing_api_key")
         if not any(hmac.compare_digest(key.encode(), self.api_key.encode()) for key in offered):
             raise APIError(401, "The API key is not valid.", code="invalid_api_key")
 
     def check_model(self, name: str, kind: Literal["chat", "image", "video"]) -> None:
-        """Raise APIError 404 for a model that is not in the list, or of another kind."""
+        """Raise APIError 404 if a model is unknown or of another kind."""
         if self.strict and (name not in self.models or MODELS.get(name, kind) != kind):
-            fitting = [model for model in self.models if MODELS.get(model, kind) == kind]
-            message = f"model: there is no {kind} model {name!r}. There are {', '.join(fitting) or 'none'}."
+            known = [model for model in self.models if MODELS.get(model, kind) == kind]
+            message = f"model: no {kind} model is named {name!r}. Available: {', '.join(known) or 'none'}."
             raise APIError(404, message, code="model_not_found", param="model")
 
     def answer(self, request: ModelRequest, context: RequestContext) -> Completion | None:
-        """Answer a chat request and charge for it, or return None where `source` is to answer.
+        """Answer a chat request and charge for it, or return None if `source` must answer.
 
-        Raises APIError 400 when the request's schema has no valid value.
+        Raises APIError 400 if no valid value can be found for the request's schema.
         """
         try:
             scripted = self.script.answer(request)
@@ -185,7 +186,7 @@ class EmulatedAPI:
         return answer
 
     def charge_chat(self, context: RequestContext, prompt_tokens: int, completion_tokens: int) -> None:
-        """Charge for a chat reply."""
+        """Charge for a chat response."""
         record = context.record
         record.prompt_tokens, record.completion_tokens = prompt_tokens, completion_tokens
         self._charge(
@@ -202,7 +203,7 @@ class EmulatedAPI:
     async def submit(
         self, kind: Kind, form: ImageTaskRequest | VideoTaskRequest, context: RequestContext
     ) -> tuple[Task, bool]:
-        """Accept a task and charge for it; a known Idempotency-Key returns the earlier task, and True."""
+        """Accept a task and charge for it. Return the earlier task and True for a known Idempotency-Key."""
         idempotency = _idempotency(kind, context)
         earlier = self.tasks.replayed(idempotency) if idempotency else None
         if earlier:
@@ -222,7 +223,7 @@ class EmulatedAPI:
         return task, False
 
     async def refresh(self, *tasks: Task) -> None:
-        """Look at tasks that a live server makes; one that has ended there ends here."""
+        """Read the tasks that run on a live server, and end those that have ended there."""
         for task in tasks:
             if self.source is None or not task.is_live:
                 continue
@@ -242,7 +243,7 @@ class EmulatedAPI:
                 self._follow(done, None)
 
     def read(self, task_id: str) -> Task:
-        """Find a task. Raises APIError 404 when there is none, or while a fault hides it."""
+        """Return a task. Raises APIError 404 if it is unknown or hidden by a fault."""
         task = self.tasks.get(task_id)
         if self._reads[task_id] < task.hidden_reads:
             self._reads[task_id] += 1
@@ -250,7 +251,7 @@ class EmulatedAPI:
         return task
 
     def show(self, task: Task, base: str, at: float | None = None) -> dict[str, Any]:
-        """Return the task's JSON, as of now unless another moment is given."""
+        """Return the task's JSON at a given time, by default now."""
         moment = self.clock.now() if at is None else at
         if live := self._live.get(task.id):
             return {**live, "polling_url": f"{base}/v1/tasks/{task.id}"}
@@ -261,12 +262,12 @@ class EmulatedAPI:
         return self.quirks.task(shown)
 
     def fits(self, *, kind: str | None, status: str | None) -> Callable[[Task], bool]:
-        """Return a predicate for tasks of a type and a status."""
+        """Return a predicate that matches tasks by type and status."""
         now = self.clock.now()
         return lambda task: kind in (None, task.kind) and status in (None, task.status(now))
 
     def environment(self, base_url: str) -> dict[str, str]:
-        """Return the environment variables that point a client to a URL of the emulator."""
+        """Return the environment variables that point a client at the emulator."""
         models = self.models
         return {
             "PICCC_BASE_URL": base_url,

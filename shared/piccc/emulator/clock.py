@@ -1,4 +1,4 @@
-"""The emulator's clock, latencies and rate limit."""
+"""The emulator's clock, latency and rate limit."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ _SETTLING_TURNS = 50
 
 
 class Clock(Protocol):
-    """A source of time: moments in seconds since 1970, durations in seconds."""
+    """A source of time: Unix times and durations, both in seconds."""
 
     def now(self) -> float:
-        """Return the present moment."""
+        """Return the current time."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait on this clock."""
+        """Sleep on this clock."""
 
 
 class WallClock:
-    """Follow the machine's own clock."""
+    """The system clock."""
 
     def now(self) -> float:
-        """Return the present moment."""
+        """Return the current time."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for real."""
+        """Sleep in real time."""
         await asyncio.sleep(seconds)
 
 
 class ManualClock:
-    """A clock that stands still until it is advanced.
+    """A clock that stands still until you advance it.
 
-    Whatever the emulator waits for (a token, a webhook's next attempt, a stall) waits on this clock; tasks
-    progress and URLs expire by it. Advance it through `Emulator.advance`, which wakes each waiter at its own
-    moment and in order. `start` is in seconds since 1970.
+    All of the emulator's delays (tokens, webhook retries, stalls) use this clock, and so do task progress
+    and URL expiry. Advance it with `Emulator.advance`, which wakes waiters in order, each at its due time.
+    `start` is in seconds since 1970.
 
     Examples:
         >>> from piccc import Client
@@ -61,14 +61,14 @@ class ManualClock:
         self._changed = threading.Condition()
 
     def now(self) -> float:
-        """Return the present moment."""
+        """Return the current time."""
         return self._now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been advanced.
+        """Wait until the clock is advanced.
 
         Args:
-            seconds: by how much.
+            seconds: how far it must advance.
         """
         if seconds <= 0:
             await asyncio.sleep(0)
@@ -81,35 +81,35 @@ class ManualClock:
 
     @property
     def sleepers(self) -> int:
-        """The number of coroutines waiting on this clock now."""
+        """The number of coroutines waiting on this clock."""
         return sum(not future.done() for _, _, future in self._waiters)
 
     def until_sleeping(self, count: int = 1, *, timeout: float = 5.0) -> None:
-        """Block the calling thread until enough coroutines wait on this clock.
+        """Block the calling thread until enough coroutines are waiting on this clock.
 
         Args:
-            count: how many are enough.
-            timeout: seconds to wait for them, by the real clock.
+            count: the minimum number of waiting coroutines.
+            timeout: seconds of real time to wait for them.
 
         Raises:
-            TimeoutError: there were fewer in that time.
+            TimeoutError: too few coroutines were waiting when the timeout expired.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self.sleepers >= count, timeout):
                 raise TimeoutError(f"{self.sleepers} of {count} waiters after {timeout} s")
 
     async def move(self, seconds: float, settle: Settle) -> None:
-        """Advance the clock, waking every waiter at its own moment.
+        """Advance the clock and wake each waiter at its due time.
 
         Args:
-            seconds: by how much.
-            settle: runs what was woken, until it waits again.
+            seconds: how far to advance.
+            settle: runs the woken coroutines until they wait again.
 
         Raises:
             ValueError: `seconds` is negative.
         """
         if seconds < 0:
-            raise ValueError("a clock cannot go back: seconds must not be negative")
+            raise ValueError("the clock cannot go backwards: seconds must not be negative")
         target = self._now + seconds
         await settle()
         while self._waiters and self._waiters[0][0] <= target:
@@ -126,14 +126,14 @@ class ManualClock:
 
 
 class Settle(Protocol):
-    """Run until nothing moves any more without the clock."""
+    """Runs pending work until everything waits on the clock."""
 
     async def __call__(self) -> None:
-        """Settle."""
+        """Run pending work."""
 
 
 async def turns() -> None:
-    """Give the loop's ready coroutines enough turns to come to their next wait."""
+    """Let the loop's ready coroutines run until they wait again."""
     for _ in range(_SETTLING_TURNS):
         await asyncio.sleep(0)
 
@@ -143,13 +143,13 @@ _SHORTEST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Durations in seconds, divided by `speed`; `math.inf` waits for nothing."""
+    """Durations in seconds, divided by `speed`; `math.inf` removes all waits."""
 
     speed: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.speed > 0 or math.isnan(self.speed):
-            raise ValueError(f"speed must be positive, not {self.speed}; math.inf waits for nothing")
+            raise ValueError(f"speed must be positive, not {self.speed}; math.inf removes all waits")
 
     @property
     def first_token(self) -> float:
@@ -162,11 +162,11 @@ class Latency:
         return 0.006 / self.speed
 
     def task(self, kind: Literal["image", "video"]) -> float:
-        """Task duration in seconds; always positive so that clients must poll."""
+        """Return a task's duration in seconds; always positive, so clients must poll."""
         return max(_SHORTEST, {"image": 3.0, "video": 6.0}[kind] / self.speed)
 
     def scaled(self, seconds: float) -> float:
-        """Divide any other duration by the speed."""
+        """Return a duration divided by the speed."""
         return seconds / self.speed
 
 
@@ -175,21 +175,21 @@ _WINDOW = 60.0
 
 @dataclass(slots=True)
 class RateLimit:
-    """Count requests in windows of a minute; each begins with the first request after the last one."""
+    """Counts requests per minute. A window starts with the first request after the previous one ended."""
 
     per_minute: int
     used: int = 0
     ends_at: float = 0.0
 
     def take(self, now: float) -> bool:
-        """Count a request; False when it is one too many."""
+        """Count a request and return whether it is within the limit."""
         if now >= self.ends_at:
             self.used, self.ends_at = 0, now + _WINDOW
         self.used += 1
         return self.used <= self.per_minute
 
     def headers(self, now: float) -> list[tuple[bytes, bytes]]:
-        """Return the rate limit headers of every response."""
+        """Return the rate limit headers for a response."""
         return [
             (b"x-ratelimit-limit-requests", str(self.per_minute).encode()),
             (b"x-ratelimit-remaining-requests", str(max(0, self.per_minute - self.used)).encode()),
@@ -197,5 +197,5 @@ class RateLimit:
         ]
 
     def wait(self, now: float) -> int:
-        """Return how many whole seconds remain until the next window."""
+        """Return the whole seconds until the next window, rounded up."""
         return max(0, math.ceil(self.ends_at - now))

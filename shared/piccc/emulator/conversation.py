@@ -1,4 +1,4 @@
-"""Chat between the routes and the model: requests, completions and scripted replies."""
+"""Chat requests, completions and scripted replies, as the routes and the model exchange them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """An image, file or audio of a turn: its type and size, never its bytes."""
+    """An image, file or audio in a message: its type and size, never its bytes."""
 
     kind: Literal["image", "file", "audio"]
     mime_type: str
@@ -25,18 +25,18 @@ class Medium:
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One call of a tool; `arguments` is the parsed object."""
+    """One tool call; `arguments` is the parsed object."""
 
     id: str
     name: str
     arguments: dict[str, Any]
     partial: str | None = None
-    """The JSON text, where it was cut or is no object: the wire shows it in place of `arguments`."""
+    """The JSON text if it was cut or is not an object; sent instead of `arguments`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMessage:
-    """One message. A tool's result has the role `tool` and the `call_id` that it answers."""
+    """One message. A tool result has the role `tool` and the `call_id` of its call."""
 
     role: Literal["system", "user", "assistant", "tool"]
     text: str = ""
@@ -48,7 +48,7 @@ class ModelMessage:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """An offered tool; `parameters` is its JSON Schema."""
+    """A tool definition; `parameters` is a JSON Schema."""
 
     name: str
     description: str
@@ -57,17 +57,17 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One chat request, in terms that both routes share.
+    """One chat request, in a form shared by both routes.
 
     Attributes:
         model: the requested model.
-        turns: the conversation: each turn has `role`, `text`, `media`, `calls`, `call_id` and `is_error`.
-        tools: the offered tools: each has `name`, `description` and `parameters`, a JSON Schema.
-        named_tool: the tool that must be called, where one was named; else None.
+        turns: the messages, each with `role`, `text`, `media`, `calls`, `call_id` and `is_error`.
+        tools: the available tools, each with `name`, `description` and `parameters` (a JSON Schema).
+        named_tool: the tool that must be called, or None.
         parallel_tool_calls: whether one reply may call several tools.
         json_mode: whether JSON without a schema was requested.
-        stop: texts at which the reply ends.
-        max_tokens: how many tokens the reply may have, or None.
+        stop: the stop sequences.
+        max_tokens: the maximum number of tokens in the reply, or None.
         seed: the seed, or None.
         reasoning: whether reasoning was requested.
     """
@@ -76,7 +76,7 @@ class ModelRequest:
     turns: tuple[ModelMessage, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
-    """`auto`, `none`, `required`, or `named` (then `named_tool` says which)."""
+    """`auto`, `none`, `required`, or `named` (see `named_tool`)."""
     named_tool: str | None = None
     parallel_tool_calls: bool = True
     schema: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; the same on both routes, whole and streamed."""
+    """Token counts, the same on both routes, streamed or not."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -105,14 +105,14 @@ class Completion:
     reasoning: str = ""
     calls: tuple[ModelCall, ...] = ()
     refusal: str | None = None
-    """The text of a refusal, "" for one without text, or None."""
+    """The refusal text, "" for a refusal without text, or None."""
     finish_reason: FinishReason = "stop"
     stop_sequence: str | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     blocks: tuple[Mapping[str, Any], ...] = ()
-    """Content blocks to send as they are, after the text."""
+    """Content blocks to send unchanged after the text."""
     usage_fields: Mapping[str, Any] | None = None
-    """Fields that replace those of the usage."""
+    """Fields that override those of the usage."""
 
 
 ScriptedCall = tuple[str, Mapping[str, Any] | str] | tuple[str, Mapping[str, Any] | str, str]
@@ -120,19 +120,19 @@ ScriptedCall = tuple[str, Mapping[str, Any] | str] | tuple[str, Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class Scripted:
-    """One verbatim reply, including what only a faulty model sends; `max_tokens` and `stop` still cut it.
+    """One reply, sent verbatim even if malformed; `max_tokens` and `stop` still truncate it.
 
     Attributes:
         text: the reply's text.
-        calls: the tool calls: (name, arguments) or (name, arguments, id). Arguments are a mapping, or the
-            raw text of them, which may be cut or no JSON at all; a name or an id may be empty.
+        calls: the tool calls: (name, arguments) or (name, arguments, id). Arguments are a mapping or raw
+            text, which may be truncated or invalid JSON; a name or id may be empty.
         reasoning: the reasoning before the text.
-        refusal: the text of a refusal; "" refuses without text, None does not refuse.
+        refusal: the refusal text; "" refuses without text, None does not refuse.
         finish_reason: why the reply ends; by default `tool_calls` with calls, else `stop`.
-        usage: fields that replace those of the reply's usage, under the route's own names; in a stream they
-            come with the last count. Charges stay as counted.
-        blocks: content blocks sent as they are, after the text: of `content` on `/v1/messages`, parts of a
-            list of content on `/v1/chat/completions`.
+        usage: fields that override the reply's usage, under the route's own names; in a stream they are
+            sent with the final usage. Charges are not affected.
+        blocks: content blocks sent unchanged after the text: items of `content` on `/v1/messages`, content
+            parts on `/v1/chat/completions`.
 
     Examples:
         >>> from piccc import Client
@@ -160,14 +160,14 @@ ScriptLine = str | Scripted | Callable[[ModelRequest], "str | Scripted"]
 
 @dataclass(slots=True)
 class Script:
-    """Scripted replies: a queue, each used once, and rules, which stay until cleared."""
+    """Scripted replies: a queue of replies used once, and rules that apply until cleared."""
 
     lines: deque[ScriptLine] = field(default_factory=deque)
     rules: list[tuple[Callable[[ModelRequest], bool], ScriptLine]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
     def answer(self, request: ModelRequest) -> Completion | None:
-        """Return the reply of the first rule that applies, else the next of the queue, else None."""
+        """Return the reply of the first matching rule, else the next queued reply, else None."""
         line = next((then for when, then in self.rules if when(request)), None)
         if line is None:
             if not self.lines:

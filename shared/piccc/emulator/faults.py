@@ -1,4 +1,4 @@
-"""Fault injection: which requests are hit, and how their responses are broken."""
+"""Fault injection: which requests are affected, and how their responses are broken."""
 
 from __future__ import annotations
 
@@ -59,26 +59,26 @@ class Fault:
     """A fault to inject, written `kind[:value][;option=value...]`.
 
     - A status (`429`, `503;retry-after=2`, `429;retry-after-ms=1500`, `429;retry-after-date=5`): refuse
-      the request before any work is done.
+      the request before doing any work.
     - `disconnect`: close the connection without doing the work; `html`, `empty`: respond 200 with a page or
       an empty body instead (`html;status=502` changes the status).
     - `lost-answer`: do the work and charge for it, then close the connection instead of responding.
-    - `cut:3`, `stall:3` (`stall:3;seconds=30`), `garbled:3`, `error-event:3`: after three events of a stream
-      close the connection, stop sending, send an unreadable event, or send an error. For a response that
+    - `cut:3`, `stall:3` (`stall:3;seconds=30`), `garbled:3`, `error-event:3`: after three stream events,
+      close the connection, stop sending, send a malformed event, or send an error. For a response that
       is not streamed, `cut` and `garbled` send half of it (`cut:N`: N bytes); `stall` delays the body.
     - `slow:2.5`: start 2.5 seconds later; `drip:7`: send seven bytes at a time.
-    - On the connection: `close` announces `Connection: close`; `hang-up` closes it right after the response,
-      unannounced; `idle:4` closes it 4 seconds after the response unless it is used again; `stale` closes it
-      when the next request arrives, before any byte of a response.
-    - On a submission, the outcome: `failed`, `moderated`, `expired`, `cancelled`, `stuck`, `no-output`;
-      `status:WORD`: the status while it runs; `hidden:2`: its first two reads are 404.
+    - On the connection: `close` sends `Connection: close`; `hang-up` closes it right after the response
+      without notice; `idle:4` closes it 4 seconds after the response unless it is reused; `stale` closes it
+      when the next request arrives, before sending any response.
+    - On a submission, the task's outcome: `failed`, `moderated`, `expired`, `cancelled`, `stuck`,
+      `no-output`; `status:WORD`: its status while running; `hidden:2`: its first two reads return 404.
     - On a list: `drift` (pages shift as if a task had been added), `repeat-cursor`, `no-cursor`. On a file:
       `expired-url`.
-    - On a submission, its webhook: `webhook:late;seconds=60`, `webhook:twice`, `:never`, `:forged`,
-      `:unsigned`, `:early`, `:held` (until another was sent), `:failing;times=2`.
+    - On a submission, the task's webhook: `webhook:late;seconds=60`, `webhook:twice`, `:never`, `:forged`,
+      `:unsigned`, `:early`, `:held` (until another is sent), `:failing;times=2`.
 
     Attributes:
-        kind: the name of the fault, or a status.
+        kind: the fault's name or status.
         value: the part after the colon, or None.
         options: the `option=value` parts.
     """
@@ -94,26 +94,21 @@ class Fault:
         Args:
             text: its kind, value and options, such as `429;retry-after=1`.
 
-        Returns:
-            The fault.
-
         Raises:
-            ValueError: the kind or an option is unknown, or what must be a number is none.
+            ValueError: the kind or an option is unknown, or a numeric value is not a number.
         """
         head, *rest = (part.strip() for part in text.split(";"))
         kind, _, value = head.partition(":")
         options = dict(_option(part) for part in rest if part)
         fault = cls(kind, value or None, options)
         if fault.status is None and kind not in _KINDS:
-            raise ValueError(
-                f"no fault is called {kind!r}; there are a status and {', '.join(sorted(_KINDS))}"
-            )
+            raise ValueError(f"unknown fault {kind!r}; use a status or one of {', '.join(sorted(_KINDS))}")
         if value and kind not in _WITH_VALUE:
             raise ValueError(f"{text!r}: {kind} takes no value")
         if unknown := [name for name in options if not fault._takes(name)]:
-            raise ValueError(f"{text!r}: {kind} takes no option {', '.join(unknown)}")
-        if not fault._counts():
-            raise ValueError(f"{text!r}: what follows is a number")
+            raise ValueError(f"{text!r}: {kind} has no option {', '.join(unknown)}")
+        if not fault._has_valid_numbers():
+            raise ValueError(f"{text!r}: expected a number")
         if kind == "webhook" and value not in WEBHOOK_FAULTS:
             raise ValueError(f"webhook: needs one of {', '.join(sorted(WEBHOOK_FAULTS))}, not {value!r}")
         return fault
@@ -125,7 +120,7 @@ class Fault:
 
     @property
     def routes(self) -> tuple[str, ...]:
-        """Patterns of the routes on which the fault can act."""
+        """Patterns of the routes that the fault can affect."""
         if self.kind in _ON_TASKS:
             return _SUBMISSIONS
         if self.kind in _ON_LISTS:
@@ -140,32 +135,31 @@ class Fault:
 
     @property
     def status(self) -> int | None:
-        """The status to refuse the request with, or None."""
+        """The status of the error response, or None."""
         return int(self.kind) if self.kind.isdecimal() and 400 <= int(self.kind) <= 599 else None
 
     @property
     def breaks_response(self) -> bool:
-        """Whether the request is processed and only its response is broken."""
+        """Whether the request is processed normally and only its response is broken."""
         return self.kind in _ON_RESPONSES
 
     def refusal(self, now: float) -> APIError:
-        """Return the error to refuse a request with.
+        """Return the error to send.
 
         Args:
-            now: a Unix time in seconds, from which `retry-after-date` counts.
+            now: a Unix time in seconds, to which `retry-after-date` is relative.
         """
         headers = {
             name: value for name, value in self.options.items() if name.startswith(("retry-after", "x-"))
         }
         if ahead := headers.pop("retry-after-date", None):
             headers["retry-after"] = formatdate(now + float(ahead), usegmt=True)
-        message = self.options.get("message", f"Provoked: {self}.")
+        message = self.options.get("message", f"Injected fault: {self}.")
         return APIError(
             self.status or 500, message, code=self.options.get("code", "provoked"), headers=headers
         )
 
-    def _counts(self) -> bool:
-        """Return whether whatever must be a number is one."""
+    def _has_valid_numbers(self) -> bool:
         numbers = [value for name, value in self.options.items() if name in _COUNTED_OPTIONS]
         if self.kind in _COUNTED and self.value is not None:
             numbers.append(self.value)
@@ -175,14 +169,14 @@ class Fault:
         """Return the value as a number.
 
         Args:
-            default: the number where there is no value.
+            default: the number if the fault has no value.
         """
         return default if self.value is None else float(self.value)
 
 
 @dataclass(slots=True)
 class FaultRule:
-    """Which requests a fault matches.
+    """A fault and the requests to inject it into.
 
     Attributes:
         fault: the fault to inject.
@@ -191,7 +185,7 @@ class FaultRule:
         after: how many matching requests to skip first.
         rate: the probability of a hit for each remaining match, 0 to 1.
         when: a predicate on the request's record, or None.
-        is_paused: whether no request matches for now; the counts stay.
+        is_paused: whether the rule is paused; it keeps its counts.
         seen: how many requests matched.
         hit: how many were hit.
     """
@@ -207,23 +201,23 @@ class FaultRule:
     hit: int = 0
 
     def __post_init__(self) -> None:
-        able = [route for route in ROUTES if any(_overlap(route, each) for each in self.fault.routes)]
-        if not any(_overlap(self.route, route) for route in able):
+        routes = [route for route in ROUTES if any(_overlap(route, pattern) for pattern in self.fault.routes)]
+        if not any(_overlap(self.route, route) for route in routes):
             raise ValueError(
-                f"{self.fault} never acts on the route {self.route!r}; it acts on {', '.join(able)}"
+                f"{self.fault} has no effect on the route {self.route!r}; it affects {', '.join(routes)}"
             )
 
     def matches(self, record: RequestRecord, draw: Callable[[int], float]) -> bool:
-        """Return whether this request is hit, and count it.
+        """Count the request if it matches, and return whether it is hit.
 
         Args:
             record: the request.
-            draw: gives a random number of 0 to 1 for the number of a matching request.
+            draw: returns a random number from 0 to 1 for the nth matching request.
         """
-        called = f"{record.method} {record.path}"
+        request = f"{record.method} {record.path}"
         if self.is_paused or not (
-            fnmatchcase(called, self.route)
-            and any(fnmatchcase(called, route) for route in self.fault.routes)
+            fnmatchcase(request, self.route)
+            and any(fnmatchcase(request, route) for route in self.fault.routes)
             and (self.when is None or self.when(record))
         ):
             return False
@@ -236,7 +230,7 @@ class FaultRule:
 
 
 class Faults:
-    """The active fault rules; the same seed and requests give the same hits."""
+    """The active fault rules. The same seed and requests produce the same hits."""
 
     def __init__(self, rules: Iterable[FaultRule] = (), *, seed: int = 0) -> None:
         self.seed = seed
@@ -252,7 +246,7 @@ class Faults:
         return cls([_rule(item) for item in source or ()], seed=seed)
 
     def choose(self, record: RequestRecord, header: str | None) -> list[Fault]:
-        """Return the faults of the request's own header, else of the first rule that hits."""
+        """Return the faults in the request's header, else that of the first rule that hits."""
         if header:
             return [Fault.parse(part) for part in header.split(",")]
         for number, rule in enumerate(self.rules):
@@ -277,15 +271,15 @@ def _rule(item: Any) -> FaultRule:
         item = {"fault": item}
     unknown = item.keys() - {"fault", "route", "times", "after", "rate", "when"}
     if unknown or "fault" not in item:
-        wrong = f"not {', '.join(sorted(unknown))}" if unknown else "and needs a fault"
-        raise ValueError(f"a fault rule has fault, route, times, after, rate and when, {wrong}: {item}")
+        flaw = f"unknown keys {', '.join(sorted(unknown))}" if unknown else "no fault"
+        raise ValueError(f"fault rule with {flaw} (keys: fault, route, times, after, rate, when): {item}")
     fault = item["fault"]
     return FaultRule(**{**item, "fault": Fault.parse(fault) if isinstance(fault, str) else fault})
 
 
 @lru_cache(maxsize=1024)
 def _overlap(one: str, other: str) -> bool:
-    """Whether some text matches both patterns; sets such as [abc] count as any character."""
+    """Return whether some text matches both patterns; sets such as [abc] count as any character."""
     if not one and not other:
         return True
     for left, right in ((one, other), (other, one)):
@@ -298,7 +292,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _rest(pattern: str) -> str:
-    """Drop a pattern's first element."""
+    """Return a pattern without its first element."""
     end = pattern.find("]", 2) if pattern.startswith("[") else -1
     return pattern[end + 1 :] if end > 0 else pattern[1:]
 
@@ -307,7 +301,7 @@ def _rest(pattern: str) -> str:
 class RequestContext:
     """Per-request state: log record, headers (names in lower case), origin, path and query, body, faults.
 
-    `parts` are those that the route's pattern found in the path.
+    `parts` are the path parameters of the route.
     """
 
     record: RequestRecord
@@ -320,32 +314,32 @@ class RequestContext:
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, *kinds: str) -> Fault | None:
-        """Return the first fault of one of these kinds."""
+        """Return the first fault of one of the given kinds."""
         return next((fault for fault in self.faults if fault.kind in kinds), None)
 
     @property
     def query(self) -> dict[str, str]:
-        """The parameters of the query."""
+        """The query parameters."""
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
 
     def json(self) -> Any:
-        """Parse the body; a 400 APIError when it is not JSON, or holds half of a surrogate pair."""
-        # The fast parser also refuses what is only unusual, such as UTF-16; then the slow one decides.
+        """Parse the body. Raises APIError 400 if it is not JSON or contains a lone surrogate."""
+        # The fast parser also rejects valid but unusual JSON, such as UTF-16; the slow one decides then.
         with suppress(ValueError):
             return from_json(self.body, allow_inf_nan=False)
         try:
             value = json.loads(self.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             raise APIError(400, "The body is not valid JSON.", code="invalid_json") from None
-        # Lone surrogates can only be escaped: UTF-8 has no bytes for them (RFC 3629, section 3).
+        # A lone surrogate can only be escaped: UTF-8 cannot encode it (RFC 3629, section 3).
         if b"\\u" in self.body and (path := _lone_surrogate(value)) is not None:
-            message = f"{path}: holds half of a surrogate pair, which is not valid text."
+            message = f"{path}: contains a lone surrogate, which is not valid Unicode text."
             raise APIError(400, message, code="invalid_json", param=path)
         return value
 
 
 def _lone_surrogate(value: Any) -> str | None:
-    """Return the path of the first string, or of the object with the first name, that UTF-8 cannot hold."""
+    """Return the path of the first string, or of the object with the first key, that UTF-8 cannot encode."""
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         path, value = waiting.pop()
@@ -379,7 +373,7 @@ _HALF_A_FRAME = b'data: {"choices":[{"delta":{"con\n\n'
 
 @dataclass(slots=True)
 class ConnectionState:
-    """A TCP connection: how many requests it has had, and whether the next one finds it closed."""
+    """A TCP connection: how many requests it has carried, and whether the next one closes it."""
 
     close: Callable[[], None]
     requests: int = 0
@@ -388,7 +382,7 @@ class ConnectionState:
 
 
 class Connection:
-    """The connection of a request, for faults that close it."""
+    """A request's connection, for faults that close it."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self._state: ConnectionState | None = scope.get("state", {}).get("connection")
@@ -398,15 +392,15 @@ class Connection:
 
     @property
     def state(self) -> ConnectionState:
-        """The connection's state. Raises ConnectionAbortedError when another server runs the app."""
+        """The connection's state. Raises ConnectionAbortedError if another server runs the app."""
         if self._state is None:
             raise ConnectionAbortedError(
-                "a provoked disconnect; this server gives the app no way to close quietly"
+                "injected disconnect; this server gives the app no other way to close the connection"
             )
         return self._state
 
     async def close(self) -> None:
-        """Close the connection after flushing what was written."""
+        """Flush pending data, then close the connection."""
         self.state.close()
         await self.until_closed()
 
@@ -416,7 +410,7 @@ class Connection:
             pass
 
     def after_response(self, fault: Fault, clock: Clock) -> None:
-        """Do to the idle connection what a fault says."""
+        """Apply a connection fault once the response is sent."""
         state, requests = self.state, self.state.requests
 
         async def close_when_idle() -> None:
@@ -433,7 +427,7 @@ class Connection:
 
 
 class ResponseFaults:
-    """Wraps `send` and breaks the response as one fault says."""
+    """Wraps `send` and breaks the response according to one fault."""
 
     def __init__(
         self, fault: Fault, context: RequestContext, clock: Clock, connection: Connection, send: Send
@@ -455,7 +449,7 @@ class ResponseFaults:
         }
 
     async def send(self, message: Message) -> None:
-        """Send an ASGI message, or its broken form."""
+        """Send an ASGI message, broken if the fault applies to it."""
         if self._finished:
             return
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the emulator's socket: httptools parses, the app answers."""
+"""The emulator's HTTP/1.1 server, built on httptools."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _logger = logging.getLogger("piccc.emulator")
 
 
 class _Exchange:
-    """One request and its response, which the app reads and writes as ASGI's messages."""
+    """One request and its response, exposed to the app as ASGI messages."""
 
     __slots__ = (
         *("_arrived", "_body", "_connection", "_has_body", "_is_chunked", "_is_closed_after", "_is_expected"),
@@ -56,18 +56,18 @@ class _Exchange:
         self._has_body = self._is_chunked = True
 
     def take(self, piece: bytes) -> bool:
-        """Take a piece of the body, of which nothing is kept after the response; False is enough for now."""
+        """Store a piece of the body, unless the response has ended. Return whether to keep reading."""
         if not self.has_ended:
             self._body.append(piece)
             self._arrived.set()
         return self.has_ended or sum(map(len, self._body)) <= _UNREAD
 
     def drop(self) -> None:
-        """Close the connection: the response ends before its end."""
+        """Close the connection before the response is complete."""
         self._connection.close()
 
     def finish(self) -> None:
-        """Take the end of the body."""
+        """Mark the body as complete."""
         self.is_whole = True
         self._arrived.set()
 
@@ -76,12 +76,12 @@ class _Exchange:
         self._is_closed_after = True
 
     def leave(self) -> None:
-        """Take the end of the connection."""
+        """Mark the client as disconnected."""
         self.is_gone = True
         self._arrived.set()
 
     async def receive(self) -> Message:
-        """Return what has arrived of the body, or that the client has left or has its response."""
+        """Return the next part of the body, or a disconnect if the client left or the response ended."""
         if self._is_expected and not self.has_started:
             self._is_expected = False
             self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -95,7 +95,7 @@ class _Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     async def send(self, message: Message) -> None:
-        """Write the head or a piece of the body; nothing once the client has left."""
+        """Write the head or a piece of the body; do nothing once the client has disconnected."""
         await self._connection.writable()
         if self.is_gone or self.has_ended:
             return
@@ -130,23 +130,23 @@ class _Exchange:
         if self._is_closed_after:
             lines.append(b"connection: close")
         head = b"\r\n".join([*lines, b"", b""])
-        # A header with a line break would end in another header, or in another response.
+        # A line break in a header could inject another header, or another response.
         if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-            raise ValueError("a header of the response has a line break")
+            raise ValueError("a response header contains a line break")
         self._connection.write(head)
 
 
 class _Connection(asyncio.Protocol):
-    """HTTP/1.1 on one connection (RFC 9112): its requests are answered one after the other.
+    """One HTTP/1.1 connection (RFC 9112), whose requests are answered in order.
 
-    What is written in one turn of the loop goes out together, for a system call takes longer than an event of
-    a stream takes to make.
+    Writes within one turn of the event loop are sent together, because a system call takes longer than
+    producing a stream event.
     """
 
     def __init__(self, server: HTTPServer) -> None:
         self._server = server
         self._parser = HttpRequestParser(self)
-        self._exchanges: deque[_Exchange] = deque()  # the first is being answered, the last is being read
+        self._exchanges: deque[_Exchange] = deque()  # first: being answered; last: being read
         self._pieces: list[bytes] = []
         self._drained: asyncio.Event | None = None
         self._state = ConnectionState(self.close)
@@ -156,12 +156,12 @@ class _Connection(asyncio.Protocol):
         self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Register the connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let what waits for the client know."""
+        """Wake whatever is waiting for the client."""
         if self._idle is not None:
             self._idle.cancel()
         self._server.connections.discard(self)
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
             exchange.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come; the parser calls the `on_` methods."""
+        """Parse received data; the parser calls the `on_` methods."""
         if self._state.stale:
             self.close()
             return
@@ -189,39 +189,39 @@ class _Connection(asyncio.Protocol):
                 self._refuse(_TOO_LARGE)
 
     def _fed(self, data: bytes) -> bytes:
-        """Let the parser read, and return what it must read again."""
+        """Feed the parser, and return the data that it must parse again."""
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            # Nothing else is spoken here (RFC 9110, section 7.8), and the parser would not read the body.
+            # We ignore upgrades (RFC 9110, section 7.8), but the parser would not read the body.
             self._parser = HttpRequestParser(self)
             return self._plain_head + data[upgrade.args[0] :]
         return b""
 
     def _refuse(self, response: bytes) -> None:
-        """Read no more, and end the connection once the requests that came whole are answered."""
+        """Stop reading, and close the connection once all complete requests are answered."""
         self._is_refused = True
         if len(self._exchanges) > 1 and not self._exchanges[-1].is_whole:
             self._exchanges.pop()
         if self._exchanges and self._exchanges[-1].is_whole:
             self._exchanges[-1].end_connection()
             return
-        _logger.warning("A client sent what is no HTTP/1.1 request, or a head without end; it was refused.")
+        _logger.warning("Refused a client that sent an invalid or oversized HTTP/1.1 request head.")
         if not any(exchange.has_started for exchange in self._exchanges):
             self.write(response)
         self.close()
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         self._url, self._headers, self._is_expected = b"", list[tuple[bytes, bytes]](), False
         self._is_in_head, self._head_size, self._hosts = True, 0, 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the URL."""
+        """Append a piece of the URL."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Store a header."""
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -230,19 +230,19 @@ class _Connection(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Answer the request, or let it wait for the one before."""
+        """Answer the request, or queue it behind the previous one."""
         parser, url = self._parser, parse_url(self._url)
         self._is_in_head = False
         version = parser.get_http_version()
         is_old = version == "1.0"
-        # RFC 9112, section 3.2: a second host could name another server to whatever checked the first.
+        # RFC 9112, section 3.2: with two hosts, a proxy could check one and we use the other.
         if version not in ("1.0", "1.1") or self._hosts > 1 or not (self._hosts or is_old):
-            raise HttpParserError("no request of HTTP/1.1")
+            raise HttpParserError("not an HTTP/1.1 request")
         if parser.should_upgrade():
             kept = [b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"upgrade"]
             self._plain_head = b"%b %b HTTP/1.1\r\n%b\r\n" % (parser.get_method(), self._url, b"".join(kept))
             return
-        if url.host is not None:  # section 3.2.2: the target's own host counts
+        if url.host is not None:  # section 3.2.2: the target's host wins
             port = b":%d" % url.port if url.port else b""
             self._headers = [pair for pair in self._headers if pair[0] != b"host"]
             self._headers.append((b"host", url.host + port))
@@ -268,18 +268,18 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body; read no more while the app has enough."""
+        """Store a piece of the body; pause reading while the app has enough."""
         if self._exchanges and not self._exchanges[-1].take(body):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        """End the request."""
+        """Finish the request."""
         if self._exchanges:
             self._exchanges[-1].finish()
 
     def end(self, *, close: bool) -> None:
-        """Go on to the next request."""
-        self.flush()  # a client need not wait for the loop's next turn
+        """Finish a response and start the next request."""
+        self.flush()  # do not make the client wait for the loop's next turn
         self._exchanges.popleft()
         self._used_at = self._server.loop.time()
         if self._idle is None:
@@ -291,13 +291,13 @@ class _Connection(asyncio.Protocol):
         self.resume_reading()
 
     def write(self, data: bytes) -> None:
-        """Send in this turn of the loop, or at the next `flush`."""
+        """Queue data for the end of this loop turn or the next `flush`."""
         if not self._pieces:
             self._due = self._server.loop.call_soon(self.flush)
         self._pieces.append(data)
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send queued data."""
         if self._pieces:
             self._due.cancel()
             pieces, self._pieces = self._pieces, []
@@ -305,39 +305,39 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(b"".join(pieces))
 
     def close(self) -> None:
-        """Close the connection after what was written."""
+        """Send queued data, then close the connection."""
         self.flush()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection immediately."""
         self._transport.abort()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Resume reading."""
         self._transport.resume_reading()
 
     def pause_writing(self) -> None:
-        """Let the app wait: the client does not read as fast."""
+        """Make the app wait for a slow client."""
         self._drained = asyncio.Event()
 
     def resume_writing(self) -> None:
-        """Let the app go on."""
+        """Let the app continue."""
         if self._drained is not None:
             self._drained.set()
             self._drained = None
 
     async def writable(self) -> None:
-        """Wait until the client has read enough."""
+        """Wait until more data can be written."""
         if self._drained is not None:
             await self._drained.wait()
 
     def date(self) -> bytes:
-        """Return the line of the date header."""
+        """Return the date header line."""
         return self._server.date()
 
     def _close_if_idle(self) -> None:
-        # One timer for the connection: one for each request takes longer than to look at the time.
+        # One timer per connection: setting one per request costs more than checking the time.
         loop = self._server.loop
         left = self._used_at + _IDLE - loop.time()
         if self._exchanges or left > 0:
@@ -347,7 +347,7 @@ class _Connection(asyncio.Protocol):
 
 
 class HTTPServer:
-    """Serves the app on a bound socket; `stop` ends it at once."""
+    """Serves the app on a bound socket; `stop` closes everything immediately."""
 
     def __init__(self, app: ASGIApp, api: APIMiddleware, bound: socket.socket) -> None:
         self.ready = threading.Event()
@@ -360,34 +360,34 @@ class HTTPServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._second, self._date = 0, b""
         address = bound.getsockname()
-        # One can listen on all addresses (0.0.0.0, ::), but not connect to them on every system.
+        # Wildcard addresses (0.0.0.0, ::) can be bound, but not connected to on every system.
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])  # noqa: S104
         self.origin = f"http://{bracketed(reachable)}:{address[1]}"
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop` is called."""
         try:
             with self._socket, asyncio.Runner() as runner:
                 self.loop = runner.get_loop()
                 runner.run(self._serve())
         except Exception:
-            _logger.exception("The emulator could not serve.")
+            _logger.exception("The emulator's server failed.")
         finally:
             self.ready.set()
 
     def stop(self) -> None:
         """Stop serving. Safe to call from any thread."""
-        with suppress(RuntimeError):  # the loop is closed when serving has failed
+        with suppress(RuntimeError):  # the loop is closed if the server failed
             self.loop.call_soon_threadsafe(self._stopping.set)
 
     def answer(self, exchange: _Exchange) -> None:
-        """Let the app answer a request."""
+        """Run the app for a request."""
         task = self.loop.create_task(self._answered(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def date(self) -> bytes:
-        """Return the line of the date header, which changes once a second."""
+        """Return the date header line, rebuilt once a second."""
         if (second := int(time.time())) != self._second:
             self._second, self._date = second, b"date: " + formatdate(second, usegmt=True).encode()
         return self._date
@@ -406,8 +406,8 @@ class HTTPServer:
         self.started = True
         self.ready.set()
         await self._stopping.wait()
-        # A server that is closed fails with a connection that it has just accepted, and leaves it open. So no
-        # more are accepted first; then one is made in the second turn of the loop, and closed in the fourth.
+        # Closing a server right after it accepts a connection raises and leaks that connection. So stop
+        # accepting first: a pending connection is made in the loop's second turn and closed in the fourth.
         with suppress(NotImplementedError):  # Windows
             self.loop.remove_reader(self._socket)
         for _ in range(4):
@@ -424,14 +424,14 @@ class HTTPServer:
 
 
 def bracketed(host: str) -> str:
-    """Return a host as a URL has it."""
+    """Return a host as written in a URL, with brackets around IPv6."""
     return f"[{host}]" if ":" in host else host
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Bind before the thread starts, so that a taken port is the caller's error at once.
+    """Bind a socket before the thread starts, so the caller sees at once that a port is in use.
 
-    The protocol is named, because asyncio turns Nagle's delay off only on sockets that say they are TCP.
+    Name the protocol explicitly: asyncio disables Nagle's algorithm only on sockets declared as TCP.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -440,6 +440,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        said = f"cannot serve on {host}:{port}: {error.strerror}; port 0 takes a free one"
-        raise OSError(error.errno, said) from None
+        message = f"cannot listen on {host}:{port}: {error.strerror}; port 0 picks a free one"
+        raise OSError(error.errno, message) from None
     return bound

@@ -1,4 +1,4 @@
-"""The ASGI middleware around the routes: authentication, faults, the request log."""
+"""The ASGI middleware around the routes: authentication, faults and the request log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from piccc.emulator.wire import APIError
 
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _LARGEST_BODY = 64 * 1024 * 1024
-# The page polls its own routes several times a second; those requests are not logged.
+# The dashboard polls its own routes several times a second, so those requests are not logged.
 _LOGGED = ("/v1/", "/files/")
 _HTML = b"<!doctype html><title>Gateway</title><h1>The service is being moved.</h1>"
 
@@ -35,7 +35,7 @@ class APIMiddleware:
             await self._live(receive, send)
             return
         if scope["type"] != "http":
-            raise NotImplementedError(f"the emulator serves http, not {scope['type']}")
+            raise NotImplementedError(f"the emulator serves http only, not {scope['type']}")
         context = self._open(scope)
         try:
             await self._serve(context, scope, receive, send)
@@ -43,7 +43,7 @@ class APIMiddleware:
             self._close(context)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Start and stop as the server says (ASGI's lifespan protocol)."""
+        """Start and stop with the server (ASGI lifespan protocol)."""
         await receive()
         self.start()  # the server logs what is raised, and does not start
         await send({"type": "lifespan.startup.complete"})
@@ -52,11 +52,11 @@ class APIMiddleware:
         await send({"type": "lifespan.shutdown.complete"})
 
     def start(self) -> None:
-        """Deliver the webhooks that the last run did not."""
+        """Deliver webhooks that the previous run left undelivered."""
         self._api.resume()
 
     async def stop(self) -> None:
-        """End the deliveries, and close the connections to the upstream."""
+        """Cancel deliveries, and close connections to the upstream."""
         await self._api.webhooks.close()
         if self._api.source is not None:
             await self._api.source.close()
@@ -80,10 +80,10 @@ class APIMiddleware:
             connection.after_response(fault, self._api.clock)
 
     def _authorize(self, context: RequestContext) -> None:
-        """Check the host and the key, before a byte of the body is read."""
-        # A page from elsewhere could reach this machine through a name of its own (DNS rebinding).
+        """Check the host and the key before reading the body."""
+        # A foreign web page could reach this machine through its own domain name (DNS rebinding).
         if self._api.webhooks.loopback_only and not on_loopback(context.base):
-            raise APIError(403, "The emulator is for this machine only.", code="not_on_loopback")
+            raise APIError(403, "The emulator accepts loopback hosts only.", code="not_on_loopback")
         if context.record.path.startswith("/v1/"):
             self._api.admit(context)
 
@@ -95,7 +95,7 @@ class APIMiddleware:
             log.keep_body(context.record, await off_loop(context, lambda: log.readable(context.body)))
 
     def _choose_faults(self, context: RequestContext) -> None:
-        """Select the faults for the request, and check the rate limit."""
+        """Select the request's faults and check the rate limit."""
         record, api = context.record, self._api
         if not record.path.startswith(_LOGGED):
             return
@@ -107,12 +107,12 @@ class APIMiddleware:
         now = api.clock.now()
         if record.path.startswith("/v1/") and not api.limit.take(now):
             wait = {"retry-after": str(api.limit.wait(now))}
-            raise APIError(429, "Too many requests in this minute.", code="rate_limit_exceeded", headers=wait)
+            raise APIError(429, "Too many requests this minute.", code="rate_limit_exceeded", headers=wait)
 
     async def _refused(
         self, context: RequestContext, connection: Connection, receive: Receive, send: Send
     ) -> bool:
-        """Apply the faults that replace the work; return True if the request is finished with that."""
+        """Apply faults that replace the work; return whether the request is finished."""
         for fault in context.faults:
             if fault.kind == "slow":
                 await self._api.clock.sleep(fault.number(1))
@@ -142,13 +142,13 @@ class APIMiddleware:
         )
         if record.path.startswith(_LOGGED):
             self._api.request_log.keep(record)
-        # As a proxy on this machine writes it, behind which clients see another scheme.
+        # A TLS proxy in front of the emulator sets this header.
         scheme = "https" if headers.get("x-forwarded-proto") == "https" else scope["scheme"]
         base = f"{scheme}://{headers.get('host', 'localhost')}"
         return RequestContext(record, headers, base, scope["path"], query)
 
     def _recorded(self, context: RequestContext, send: Send) -> Send:
-        """Record the response before it is sent, so that a client's next look at the log finds it."""
+        """Record the response before sending it, so clients that have it also find it in the log."""
         record, kept = context.record, context.path.startswith("/v1/")
 
         async def noting(message: Message) -> None:
@@ -190,7 +190,9 @@ async def _body(receive: Receive, announced: int) -> bytes:
     while max(size, announced) <= _LARGEST_BODY:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise APIError(400, "The client left before the end of the body.", code="incomplete_body")
+            raise APIError(
+                400, "The client disconnected before sending the whole body.", code="incomplete_body"
+            )
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if not message.get("more_body"):

@@ -1,7 +1,7 @@
 """The OpenAPI document, with each operation and field marked as documented or assumed.
 
-Every operation and property has `x-piccc`: `documented` or `assumed`. An assumption is how the emulator
-behaves where the provider's page is silent, never a promise of the provider.
+Every operation and property has `x-piccc`: `documented` or `assumed`. Assumed means that the emulator fills
+a gap in the provider's documentation; the provider does not promise it.
 """
 
 from __future__ import annotations
@@ -184,13 +184,13 @@ def _paths() -> Schema:
     return {
         "/v1/chat/completions": {
             "post": _operation(
-                "chat", "Chat in OpenAI's form.", body="ChatRequest", replies=_streamed("ChatCompletion")
+                "chat", "Chat in OpenAI's format.", body="ChatRequest", replies=_streamed("ChatCompletion")
             )
         },
         "/v1/messages": {
             "post": _operation(
                 "message",
-                "Chat in Anthropic's form.",
+                "Chat in Anthropic's format.",
                 body="MessageRequest",
                 replies=_streamed("MessageReply"),
                 parameters=[_version()],
@@ -200,7 +200,7 @@ def _paths() -> Schema:
         "/v1/messages/count_tokens": {
             "post": _operation(
                 "countTokens",
-                "Count the input tokens of a message.",
+                "Count a message's input tokens.",
                 body="CountRequest",
                 replies={"200": _json("TokenCount", "The count.")},
                 error="MessageError",
@@ -276,7 +276,7 @@ def _operation(
         operation["parameters"] = parameters
     if body:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
-    refusals = {str(status): {**_json(error, "A refusal."), "x-piccc": "assumed"} for status in _REFUSALS}
+    refusals = {str(status): {**_json(error, "An error."), "x-piccc": "assumed"} for status in _REFUSALS}
     operation["responses"] = {**replies, **refusals}
     return operation
 
@@ -291,7 +291,7 @@ def _json(name: str, description: str) -> Schema:
 
 
 def _streamed(name: str) -> Schema:
-    reply = _json(name, "The reply; with `stream`, as server-sent events.")
+    reply = _json(name, "The reply; with `stream`, server-sent events.")
     event = _object({"event": _TEXT, "data": _TEXT}, optional=("event",))
     reply["content"]["text/event-stream"] = {"schema": event}
     return {"200": reply}
@@ -303,7 +303,7 @@ def _filters() -> list[Schema]:
         _query("type", kinds, "documented"),
         _query("status", {"enum": list(STATUSES)}, "documented"),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "assumed"),
-        _query("cursor", {"type": "string", "description": "`next_cursor` of the page before."}, "assumed"),
+        _query("cursor", {"type": "string", "description": "`next_cursor` of the previous page."}, "assumed"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Quirks: named variants of the wire format that a client must read, and profiles of them."""
+"""Quirks: named variants of the wire format that clients must accept, and profiles that combine them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _words(words: dict[str, str]) -> Callable[[Shown], None]:
 
 
 def _place(put: Callable[[Shown, list[str]], None]) -> Callable[[Shown], None]:
-    """Put the outputs' URLs elsewhere than into `result`."""
+    """Return a quirk that moves the outputs' URLs out of `result`."""
 
     def quirk(task: Shown) -> None:
         result = task.pop("result")
@@ -168,7 +168,7 @@ def _calls_at_once(chunks: Chunks) -> Iterator[tuple[Shown, int]]:
 
 
 def _split_emoji(chunks: Chunks) -> Iterator[tuple[Shown, int]]:
-    """Cut each character beyond 16 bits between its two halves."""
+    """Split each character outside the BMP between its two surrogates."""
     for chunk, tokens in chunks:
         content = chunk["choices"] and chunk["choices"][0]["delta"].get("content")
         for number, part in enumerate(_cut_at_halves(content) if content else [content]):
@@ -208,7 +208,7 @@ NAMES = frozenset({*_TASKS, *_CHUNKS, *_LISTS, *_OTHERS, *_ON_REQUESTS})
 
 
 class Quirks:
-    """The active quirks, applied in the order given; a profile's name stands for all its quirks.
+    """The active quirks, applied in the order given. A profile's name includes all its quirks.
 
     - Tasks: `id`, `poll-url`, `status-url`, `relative-urls`, `no-polling-url`; `words-pending`,
       `words-success`, `words-succeed`, `words-succeeded`, `words-capital`; outputs under `results`,
@@ -228,7 +228,7 @@ class Quirks:
         self.names = [quirk for name in listed for quirk in PROFILES.get(name, (name,))]
         if unknown := set(self.names) - NAMES:
             known = ", ".join(sorted(NAMES | set(PROFILES)))
-            raise ValueError(f"no quirk is called {', '.join(sorted(unknown))}; there are {known}")
+            raise ValueError(f"unknown quirk {', '.join(sorted(unknown))}; use one of {known}")
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
@@ -237,7 +237,7 @@ class Quirks:
         """Apply the quirks to a task and return it.
 
         Args:
-            shown: the task as JSON data; it is changed.
+            shown: the task as JSON data, modified in place.
         """
         for name in self.names:
             if name in _TASKS:
@@ -245,7 +245,7 @@ class Quirks:
         return shown
 
     def reply(self, shown: Shown) -> Shown:
-        """Return a response of the task routes, wrapped where a quirk says so.
+        """Return a task route's response, wrapped if that quirk is active.
 
         Args:
             shown: the response as JSON data.
@@ -256,7 +256,7 @@ class Quirks:
         """Apply the quirks to a page of tasks and return it.
 
         Args:
-            shown: the page as JSON data; it is changed.
+            shown: the page as JSON data, modified in place.
         """
         for name in self.names:
             if name in _LISTS:
@@ -265,7 +265,7 @@ class Quirks:
 
     @property
     def change_chunks(self) -> bool:
-        """Whether a quirk changes the chunks of streams."""
+        """Whether a quirk changes stream chunks."""
         return not _CHUNKS.keys().isdisjoint(self.names)
 
     def chunks(self, chunks: Chunks) -> Chunks:

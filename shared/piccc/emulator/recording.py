@@ -1,8 +1,8 @@
-"""Recordings: chat and tasks of another server, kept in a file and replayed to requests that mean the same.
+"""Recordings: another server's chat responses and tasks, saved and replayed for equivalent requests.
 
-A file has JSON lines: a head; then for each exchange the request as it is matched, which leaves out what it
-shares with the one that it continues (`after`), and its answer (`answers`). An event that is like the one
-before it, but for its text, is that text.
+A file consists of JSON lines. The first is a header. Each exchange then has a normalized request, without
+the parts it shares with an earlier one (`after`), and its response (`answers`). A stream event that differs
+from the previous one only in its text is stored as that text.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _TEXTS: tuple[tuple[str | int, ...], ...] = (
     ("delta", "thinking"),
     ("delta", "partial_json"),
 )
-"""Where an event has its text."""
+"""Where the text is in an event."""
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """A request as it is matched, and its answer, which is a `reply`, `events` or a `task`."""
+    """A normalized request and its answer: a `reply`, `events` or a `task`."""
 
     number: int
     route: str
@@ -65,13 +65,13 @@ class _Exchange:
 
 
 class Recording:
-    """Answers from a file, or from an upstream while the file is written.
+    """Answers from a file, or from an upstream while recording to the file.
 
-    - `mode` is `replay`, `record` (again) or `once`, which records where there is no file yet.
-    - `hidden` are secrets; nothing that looks like a key is written either.
+    - `mode` is `replay`, `record` (overwrite) or `once`, which records only if there is no file yet.
+    - `hidden` are secrets to redact. Anything that looks like a key is redacted too.
 
     Raises:
-        ValueError: there is nothing to replay or to record, or the file is no recording.
+        ValueError: there is nothing to replay or record, or the file is not a recording.
         OSError: the file cannot be read.
     """
 
@@ -102,11 +102,11 @@ class Recording:
         self._upstream = None if replays else upstream
         if self._upstream is None:
             if not self._path.exists():
-                raise ValueError(f"{path} is not recorded yet; upstream must name the server to record")
+                raise ValueError(f"{path} does not exist yet; set upstream to the server to record")
             self._load()
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
-        """Replay the answer to a request that means the same, or get it from the upstream and record it."""
+        """Replay the answer to an equivalent request, or get it from the upstream and record it."""
         route, meant = f"POST {path}", self._meaning(body)
         if self._upstream is None:
             return await self._replayed(self._match(route, meant).answer, form)
@@ -119,7 +119,7 @@ class Recording:
     async def submit(
         self, route: str, body: JSONObject, headers: Mapping[str, str], task_id: str = ""
     ) -> Given | None:
-        """Replay how a task ends, or have the upstream make it; its id is the same in a replay."""
+        """Replay a task's outcome, or submit it to the upstream; a replay uses the same id."""
         meant = self._meaning(body)
         mark = f"{route} {_canonical(meant)}"
         self._submissions[mark] += 1
@@ -134,10 +134,10 @@ class Recording:
         return given
 
     async def read(self, task_id: str) -> Seen | None:
-        """Read a task of the upstream, and record how it ended.
+        """Read a task from the upstream, and record how it ended.
 
-        It is shown in the emulator's form, with an output of the emulator's, as in a replay: what a program
-        makes of a URL or an image must be the same then.
+        It is shown in the emulator's form and with the emulator's output, so that programs see the same URLs
+        and images as in a replay.
         """
         seen = await self._upstream.read(task_id) if self._upstream else None
         if seen is None:
@@ -152,20 +152,20 @@ class Recording:
             await self._upstream.close()
 
     def reset(self) -> None:
-        """Begin again with the first of equal exchanges."""
+        """Restart sequences of identical exchanges from the first."""
         self._submissions.clear()
         for exchange in self._exchanges:
             exchange.uses = 0
 
     def _meaning(self, body: JSONObject) -> JSONObject:
-        """Return what of a request counts: no ids, secrets or data, and a form that is always the same."""
+        """Normalize a request for matching, without ids, secrets or binary data."""
         meant: JSONObject = _meant(body, self._redacted, {})
-        meant.pop("webhook", None)  # at another address each time
+        meant.pop("webhook", None)  # its address differs every time
         return meant
 
     def _match(self, route: str, meant: JSONObject) -> _Exchange:
-        """Find the exchange of a request: of equal ones each in turn, then the last one again."""
-        # Times count only where they tell two requests apart.
+        """Return the next matching exchange, or repeat the last one."""
+        # Compare timestamps first; ignore them only if no exchange matches exactly.
         for key in (_canonical(meant), _TIME.sub("<time>", _canonical(meant))):
             if found := self._found.get((route, key)):
                 exchange = next((one for one in found if not one.uses), found[-1])
@@ -177,14 +177,14 @@ class Recording:
         same = [exchange for exchange in self._exchanges if exchange.route == route]
         if not same:
             routes = ", ".join(sorted({exchange.route for exchange in self._exchanges})) or "nothing"
-            return f"{self._path.name} has no {route}; it has {routes}. Record it again."
+            return f"{self._path.name} has no {route}, only {routes}. Record it again."
         compared = [(*_differences(exchange.body, meant), exchange.number) for exchange in same]
-        _, differences, number = min(compared, key=lambda one: (-one[0], len(one[1])))
+        _, differences, number = min(compared, key=lambda row: (-row[0], len(row[1])))
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
         more = len(differences) - _SHOWN_DIFFERENCES
         return (
-            f"{self._path.name} has no such request. The nearest one is number {number}, which differs in "
-            f"{shown}{f'; and {more} more places' if more > 0 else ''}. Record it again if that is meant."
+            f"{self._path.name} does not contain this request. The closest is number {number}, which differs "
+            f"in {shown}{f'; and {more} more places' if more > 0 else ''}. If intended, record it again."
         )
 
     async def _replayed(self, answer: JSONObject, form: ChatForm) -> Answer:
@@ -207,11 +207,11 @@ class Recording:
     async def _recorded(
         self, route: str, meant: JSONObject, events: AsyncIterator[JSONObject]
     ) -> AsyncIterator[JSONObject]:
-        """Pass events on, and record them when all have come."""
+        """Forward events, and record them once the stream is complete."""
         passed: list[JSONObject] = []
         async for event in events:
             passed.append(deepcopy(event))
-            if event.get("type") == "message_stop":  # a client may leave as soon as it has it
+            if event.get("type") == "message_stop":  # a client may disconnect after this event
                 self._keep(route, meant, {"events": _packed(passed, self._redacted)})
             yield event
         if passed and passed[-1].get("type") != "message_stop":
@@ -229,7 +229,7 @@ class Recording:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             head = {"recording": "piccc", "version": _VERSION, "tasks": self.is_piccc}
             self._path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-        # UTF-8 has no bytes for half of a surrogate pair; JSON has an escape for it.
+        # UTF-8 cannot encode a lone surrogate; JSON can escape it.
         texts = [
             json.dumps(line, ensure_ascii=False).encode(errors="backslashreplace").decode() for line in lines
         ]
@@ -243,12 +243,12 @@ class Recording:
                     self._read(json.loads(line))
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 needed = "it needs recording, version and tasks, or request and body, or answers"
-                why = error if isinstance(error, ValueError) else needed
-                said = f"{self._path}, line {number}: is not a line of a recording: {why}"
-                raise ValueError(said) from None
+                reason = error if isinstance(error, ValueError) else needed
+                message = f"{self._path}, line {number}: not a valid recording line: {reason}"
+                raise ValueError(message) from None
         if not self._has_head:
-            said = "has no line with recording, version and tasks; delete it to record again"
-            raise ValueError(f"{self._path} is no recording: it {said}")
+            flaw = "it has no line with recording, version and tasks; delete it to record again"
+            raise ValueError(f"{self._path} is not a recording: {flaw}")
         for exchange in self._exchanges:
             exact = _canonical(exchange.body)
             for key in {exact, _TIME.sub("<time>", exact)}:
@@ -257,7 +257,7 @@ class Recording:
     def _read(self, line: JSONObject) -> None:
         if "recording" in line:
             if line["version"] != _VERSION:
-                raise ValueError(f"version {line['version']} is not {_VERSION}")
+                raise ValueError(f"unsupported version {line['version']}, expected {_VERSION}")
             self.is_piccc, self._has_head = bool(line["tasks"]), True
         elif "answers" in line:
             self._exchanges[line["answers"] - 1].answer = line
@@ -275,12 +275,12 @@ def _canonical(meant: JSONObject) -> str:
 
 
 def _unsigned(text: str) -> str:
-    """Redact what a signed URL is signed with."""
+    """Redact credentials in signed URLs."""
     return _SIGNED.sub(r"\1[redacted]", text)
 
 
 def _meant(value: Any, redacted: Callable[[str], str], ids: dict[str, str], name: str = "") -> Any:
-    """Return a value of a request in the form in which it is matched; `ids` are those met so far."""
+    """Normalize a value for matching; `ids` maps ids seen so far to placeholders."""
     if isinstance(value, str):
         if name in _CALL_IDS:
             return ids.setdefault(value, f"<id {len(ids) + 1}>")
@@ -307,7 +307,7 @@ def _meant(value: Any, redacted: Callable[[str], str], ids: dict[str, str], name
 
 
 def _shared(exchange: _Exchange, earlier: list[_Exchange]) -> JSONObject:
-    """Return a request as the file has it: without what it has in common with the one that it continues."""
+    """Return a request as stored: without the parts it shares with the request that it continues."""
     body = exchange.body
     messages = body.get("messages", [])
     for other in reversed(earlier):
@@ -320,7 +320,7 @@ def _shared(exchange: _Exchange, earlier: list[_Exchange]) -> JSONObject:
 
 
 def _differences(recorded: JSONObject, sent: JSONObject) -> tuple[int, list[str]]:
-    """Return in how many places two requests are equal, and name those in which they differ."""
+    """Return the number of equal values in two requests, and a description of each difference."""
     before, now = dict(_leaves(recorded)), dict(_leaves(sent))
     paths = {**before, **now}
     differences = [
@@ -340,7 +340,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(values: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> str:
-    """Show a value, of a long text the part around the first character that differs."""
+    """Format a value; of a long text, the part around the first difference."""
     if path not in values:
         return "nothing"
     value, other = values[path], others.get(path)
@@ -355,11 +355,11 @@ def _shown(values: Mapping[str, Any], path: str, others: Mapping[str, Any]) -> s
     return f"{'…' if start else ''}{part}{'…' if at + _AROUND < len(value) else ''}"
 
 
-# Answers as the file has them.
+# Answers as stored in the file.
 
 
 def _without_head(event: JSONObject) -> JSONObject:
-    """Leave out what is new in every reply."""
+    """Remove the fields that change with every reply."""
     if isinstance(event.get("message"), dict):
         return {**event, "message": _without_head(event["message"])}
     return {name: value for name, value in event.items() if name not in _HEAD}
@@ -375,9 +375,9 @@ def _with_head(event: JSONObject, head: JSONObject) -> JSONObject:
 
 
 def _packed(events: list[JSONObject], redacted: Callable[[str], str]) -> list[Any]:
-    """Write an event that is like the one before it, but for its text, as that text.
+    """Store an event that differs from the previous one only in its text as that text.
 
-    A secret that is cut into pieces is seen only where they are joined; then they are written in one piece.
+    A secret split across events shows only when they are joined. In that case, store them as one event.
     """
     packed: list[Any] = []
     before: JSONObject | None = None
@@ -387,8 +387,8 @@ def _packed(events: list[JSONObject], redacted: Callable[[str], str]) -> list[An
         before = blank
     starts = [at for at, each in enumerate(packed) if not isinstance(each, str)]
     for start, end in reversed([*zip(starts, [*starts[1:], len(packed)], strict=True)]):
-        whole = (_blanked(packed[start])[0] or "") + "".join(packed[start + 1 : end])
-        if (shown := redacted(_unsigned(whole))) != whole:
+        text = (_blanked(packed[start])[0] or "") + "".join(packed[start + 1 : end])
+        if (shown := redacted(_unsigned(text))) != text:
             packed[start:end] = [_blanked(packed[start], shown)[1]]
     return packed
 
@@ -401,7 +401,7 @@ def _unpacked(packed: list[Any]) -> Iterator[JSONObject]:
 
 
 def _blanked(event: JSONObject, text: str = "") -> tuple[str | None, JSONObject]:
-    """Return the text of an event, or None, and the event with another text in its place."""
+    """Return an event's text, or None, and the event with that text replaced."""
     other = deepcopy(event)
     for *path, last in _TEXTS:
         place: Any = other

@@ -19,24 +19,24 @@ _REDACTED = "[redacted]"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request and its response; keys are redacted wherever they occur.
+    """One request and its response, with keys redacted everywhere.
 
     Attributes:
-        method, path, query, headers: of the request; header names in lower case.
+        method, path, query, headers: the request's; header names in lower case.
         started_at: when it arrived, in seconds since 1970 on the emulator's clock.
-        request_id: the response's id.
-        number: counts requests from 1.
-        raw: the JSON body, with very long strings shortened when it is larger than 256 KiB.
-        status: the response's status, or None if there was no response.
+        request_id: the response's request id.
+        number: the request's number, from 1.
+        raw: the JSON body; if it is larger than 256 KiB, long strings are shortened.
+        status: the response's status, or None without a response.
         model: the requested model, or None.
-        prompt_tokens, completion_tokens: of a chat response, or None.
+        prompt_tokens, completion_tokens: a chat response's token counts, or None.
         task_id: the task that was submitted or read, or None.
         fault: the injected faults, or None.
-        seconds: the duration until the response ended, or None.
+        seconds: the time until the response ended, or None.
         done: whether the response has ended.
-        error, param: the message of an error response and the field at fault, or None.
-        raw_response: the first 64 KiB of the response's body; empty for files.
-        ignored_fields: top-level fields of the body that the emulator accepted and ignored.
+        error, param: an error response's message and the field at fault, or None.
+        raw_response: the first 64 KiB of the response body; empty for files.
+        ignored_fields: top-level fields of the body that the emulator accepted but ignored.
     """
 
     method: str
@@ -61,7 +61,7 @@ class RequestRecord:
     raw_response: bytearray = field(default_factory=bytearray, repr=False)
 
     def keep_response(self, piece: bytes) -> None:
-        """Keep a piece of the response's body, up to 64 KiB together.
+        """Append a piece of the response body, up to 64 KiB in total.
 
         Args:
             piece: the next bytes of the body.
@@ -70,7 +70,7 @@ class RequestRecord:
 
     @property
     def body(self) -> Any:
-        """The body as parsed JSON, as text if it is not JSON, or None if it was dropped to save memory."""
+        """The body as parsed JSON, as text if it is not JSON, or None if dropped to save memory."""
         if not self.raw:
             return None
         try:
@@ -86,10 +86,10 @@ class Charge:
     Attributes:
         kind: `chat`, `image` or `video`.
         model: the requested model.
-        request_id: of the request that was billed.
-        at: when, in seconds since 1970 on the emulator's clock.
+        request_id: the billed request's id.
+        at: when it was billed, in seconds since 1970 on the emulator's clock.
         task_id: the task, or None for chat.
-        prompt_tokens, completion_tokens: of chat.
+        prompt_tokens, completion_tokens: token counts of a chat response.
     """
 
     kind: Literal["chat", "image", "video"]
@@ -101,14 +101,14 @@ class Charge:
     completion_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the charge as plain values."""
+        """Return the charge as JSON data."""
         return asdict(self)
 
 
 class RequestLog:
-    """The latest requests, without secrets; numbers keep counting when old records are dropped.
+    """The latest requests, without secrets. Numbering continues when old records are dropped.
 
-    Of the bodies, the latest are kept up to `size` bytes.
+    The latest bodies are kept, up to `size` bytes.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RequestLog:
         self._size = size
         self._used = 0
         self._own = [re.compile(_pattern(secret)) for secret in secrets if secret]
-        # A secret that looks like one is found by that, unless it is written with percent signs.
+        # The pattern for keys already finds secrets that look like keys, unless they are percent-encoded.
         self._odd = any(not _SECRET.fullmatch(secret.encode()) for secret in secrets if secret)
 
     def new(
@@ -134,11 +134,11 @@ class RequestLog:
         at: float,
         request_id: str,
     ) -> RequestRecord:
-        """Make the record of a request; it is in the log only after `keep`."""
+        """Create a request's record; `keep` adds it to the log."""
         shown = dict(headers)
         for name in _SECRET_HEADERS & shown.keys():
             shown[name] = _REDACTED
-        # One pass over all of it: most requests hold no secret but in these headers.
+        # One pass over everything: most requests have secrets only in these headers.
         path = path.replace("\n", " ")
         told = "\n".join((path, query, *shown.values()))
         if (redacted := self.redacted(told)) != told:
@@ -153,7 +153,7 @@ class RequestLog:
         self._records.append(record)
 
     def readable(self, body: bytes) -> bytes:
-        """Return a body as the log keeps it: without secrets, with long strings cut if it is large."""
+        """Return a body without secrets and, if it is large, with long strings shortened."""
         if len(body) > _LARGE_BODY:
             try:
                 body = json.dumps(_shortened(json.loads(body)), ensure_ascii=False).encode(errors="replace")
@@ -162,7 +162,7 @@ class RequestLog:
         return self._redact(body)
 
     def keep_body(self, record: RequestRecord, body: bytes) -> None:
-        """Keep a readable body, and drop the oldest ones if all are too large together."""
+        """Store a readable body, and drop the oldest ones if the total exceeds the limit."""
         record.raw = body
         self._used += len(body)
         self._with_body.append(record)
@@ -172,7 +172,7 @@ class RequestLog:
             oldest.raw = b""
 
     def reset(self) -> None:
-        """Forget all requests, and count from 1 again."""
+        """Remove all requests and restart numbering at 1."""
         self.count = self._used = 0
         self._records.clear()
         self._with_body.clear()
@@ -182,20 +182,20 @@ class RequestLog:
         return list(self._records.copy())
 
     def redacted(self, text: str) -> str:
-        """Redact the emulator's own secrets and everything that looks like a key or a webhook secret."""
+        """Redact the emulator's secrets and anything that looks like a key or webhook secret."""
         return self._redact(text.encode(errors="replace")).decode()
 
     def _redact(self, raw: bytes) -> bytes:
         for pattern in self._own if self._odd or b"%" in raw else ():
             raw = pattern.sub(_REDACTED.encode(), raw)
-        # The pattern takes ten times as long as looking for how its matches begin.
+        # Searching for these prefixes is ten times faster than the pattern.
         if b"sk-" in raw or b"pcc_" in raw or b"whsec_" in raw:
             raw = _SECRET.sub(_REDACTED.encode(), raw)
         return raw
 
 
 def _pattern(secret: str) -> bytes:
-    """Return a pattern for a secret as it is, percent-encoded, or inside a JSON string."""
+    """Return a pattern for a secret in plain form, percent-encoded or in a JSON string."""
     return b"".join(
         b"(?:%b%b|(?i:%%%02x))" % (rb"\\?" if byte in b'"\\' else b"", re.escape(bytes([byte])), byte)
         for byte in secret.encode()
@@ -203,7 +203,7 @@ def _pattern(secret: str) -> bytes:
 
 
 def _shortened(value: Any) -> Any:
-    """Copy JSON with strings of more than 1,000 characters cut, which are images and files as a rule."""
+    """Copy JSON with strings over 1,000 characters shortened, usually images and files."""
     if isinstance(value, str):
         return value if len(value) <= _LONG_STRING else f"{value[:_LONG_STRING]}… [{len(value)} characters]"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Responses of the emulator as ASGI messages: bytes, JSON, files, and streams of events."""
+"""The emulator's responses as ASGI messages: bytes, JSON, files and event streams."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str]
 
 
 class Events(Response):
-    """A stream of server-sent events; each frame has its cost in tokens, which sets its time.
+    """A stream of server-sent events. Each frame's cost in tokens sets its delay.
 
-    Frames that are due at the same moment are sent together, unless `apart` sends each by itself.
+    Frames due at the same time are sent together unless `apart` is set.
     """
 
     def __init__(self, frames: Iterable[Frame], *, clock: Clock, latency: Latency, apart: bool) -> None:
@@ -81,7 +81,7 @@ class Events(Response):
         gone: asyncio.Future[None] | None = None
         try:
             for number, (wait, frames) in enumerate(self._due()):
-                # A sleep of zero still yields, so that a disconnect is noticed and others are served.
+                # Even a zero sleep yields, so disconnects are noticed and other requests are served.
                 if wait or number:
                     gone = gone or asyncio.ensure_future(_disconnected(receive))
                     await self._clock.sleep(wait)
@@ -94,7 +94,7 @@ class Events(Response):
                 gone.cancel()
 
     def _due(self) -> Iterator[tuple[float, bytes]]:
-        """Yield what is to be sent, each with the seconds to wait before it."""
+        """Yield the data to send, with the seconds to wait before each."""
         now, together, wait = self._clock.now(), list[bytes](), 0.0
         due, token = now + self._latency.first_token, self._latency.token
         for frame, tokens in self._frames:
@@ -113,14 +113,14 @@ class Events(Response):
 
 
 class PassedOn(Response):
-    """A stream of server-sent events that another server makes, sent as they come."""
+    """A stream of server-sent events forwarded from another server as they arrive."""
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
         super().__init__(mime_type="text/event-stream", headers={"cache-control": "no-store"})
         self._events = events
 
     async def send(self, receive: Receive, send: Send) -> None:
-        """Send each piece when it comes, until the client disconnects."""
+        """Forward each piece until the client disconnects."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         sending = asyncio.ensure_future(self._send_all(send))
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -146,7 +146,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def openai_frames(chunks: Iterable[tuple[bytes, int]], *, done: bool = True) -> Iterator[Frame]:
-    """Write encoded chunks as unnamed events, ending in [DONE] if `done`."""
+    """Encode chunks as unnamed events, ending with [DONE] if `done`."""
     for chunk, tokens in chunks:
         yield b"data: %b\n\n" % chunk, tokens
     if done:
@@ -154,15 +154,15 @@ def openai_frames(chunks: Iterable[tuple[bytes, int]], *, done: bool = True) -> 
 
 
 def anthropic_frames(events: Iterable[tuple[dict[str, Any], int]]) -> Iterator[Frame]:
-    """Encode events named by their types."""
+    """Encode events, named by their types."""
     for event, tokens in events:
         yield b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encoded(event)), tokens
 
 
 def file_response(request: Mapping[str, str], content: bytes, mime_type: str) -> Response:
-    """Return a file, or the range of it that the headers of a request ask for.
+    """Return a file, or the range that the request headers ask for.
 
-    Raises APIError 416 for a range that it does not have.
+    Raises APIError 416 if the range is outside the file.
     """
     etag = f'"{sha256(content).hexdigest()[:32]}"'
     headers = {"accept-ranges": "bytes", "etag": etag, "cache-control": "private, immutable"}
@@ -186,5 +186,5 @@ def _span(wanted: str, length: int) -> range | None:
     else:
         span = range(int(first), min(length, int(last) + 1 if last else length))
     if not span:
-        raise APIError(416, "The file has no such range.", headers={"content-range": f"bytes */{length}"})
+        raise APIError(416, "The range is outside the file.", headers={"content-range": f"bytes */{length}"})
     return span

@@ -1,4 +1,4 @@
-"""The API's routes, the page and its data."""
+"""The API's routes, the dashboard page and its data."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BARS = 40
 
 
 def dashboard_state(api: EmulatedAPI, base: str, filtered: str = "") -> dict[str, Any]:
-    """Return the page's data, newest first; of the requests, those with all words of a filter."""
+    """Return the dashboard's data, newest first, with only requests that contain all words of the filter."""
     charges = list(api.charges.copy())
     tasks = list(api.tasks)
     words = filtered.lower().split()
@@ -75,25 +75,33 @@ def dashboard_state(api: EmulatedAPI, base: str, filtered: str = "") -> dict[str
 def _fits(record: RequestRecord, words: list[str]) -> bool:
     if not words:
         return True
-    of = (record.method, record.path, record.model, record.status, record.fault, record.task_id, record.error)
-    text = " ".join(str(one) for one in of if one is not None).lower()
+    facts = (
+        record.method,
+        record.path,
+        record.model,
+        record.status,
+        record.fault,
+        record.task_id,
+        record.error,
+    )
+    text = " ".join(str(fact) for fact in facts if fact is not None).lower()
     return all(word in text for word in words)
 
 
 def _chart(charges: list[Charge], now: float) -> list[dict[str, Any]]:
-    """Return for each model its charges and tokens, in equal spans from the first charge until now."""
+    """Return each model's charges and tokens, in equal time spans from the first charge until now."""
     models: dict[str, dict[str, Any]] = {}
     start = min((charge.at for charge in charges), default=now)
     span = max(now - start, 1.0) / _BARS
     for charge in charges:
-        of = models.setdefault(
+        row = models.setdefault(
             charge.model,
             {"model": charge.model, "charges": 0, "tokens": 0, "bars": [0] * _BARS},
         )
         tokens = charge.prompt_tokens + charge.completion_tokens
-        of["charges"] += 1
-        of["tokens"] += tokens
-        of["bars"][max(0, min(_BARS - 1, int((charge.at - start) / span)))] += tokens or 1
+        row["charges"] += 1
+        row["tokens"] += tokens
+        row["bars"][max(0, min(_BARS - 1, int((charge.at - start) / span)))] += tokens or 1
     return [models[name] for name in sorted(models)]
 
 
@@ -147,7 +155,7 @@ _PAGE_POLICY = (
 
 
 class Routes:
-    """The API's routes over one api."""
+    """The routes of one emulated API."""
 
     def __init__(self, api: EmulatedAPI) -> None:
         self._api = api
@@ -180,19 +188,19 @@ class Routes:
         ]
 
     async def serve(self, context: RequestContext, receive: Receive, send: Send) -> None:
-        """Route a request and send its response; an exception is for the server's log after that."""
+        """Route a request and send its response. Re-raise unexpected exceptions for the server's log."""
         try:
             response = await self._handler(context)(context)
         except APIError as error:
             response = refusal(context, error)
         except Exception:
-            failure = APIError(500, "The emulator failed; its console says why.", code="emulator_error")
+            failure = APIError(500, "The emulator failed; see its console.", code="emulator_error")
             await refusal(context, failure).send(receive, send)
             raise
         await response.send(receive, send)
 
     def _handler(self, context: RequestContext) -> Handler:
-        """Find the handler of a request. Raises APIError 404 or 405."""
+        """Return a request's handler. Raises APIError 404 or 405."""
         method, path, found = context.record.method, context.path, self._plain.get(context.path)
         for pattern, route in self._patterns if found is None else ():
             if match := pattern.fullmatch(path):
@@ -208,7 +216,7 @@ class Routes:
         return found[1]
 
     async def chat(self, context: RequestContext) -> Response:
-        """Chat, OpenAI dialect."""
+        """Answer a chat request, OpenAI dialect."""
         form, answer = await off_loop(context, lambda: self._answer(openai.ChatRequest, context))
         if answer is None:
             return await self._sourced(form, context)
@@ -224,7 +232,7 @@ class Routes:
         return json_response(openai.reply(form, answer, reply_id=reply_id, created=created))
 
     async def messages(self, context: RequestContext) -> Response:
-        """Chat, Anthropic dialect."""
+        """Answer a chat request, Anthropic dialect."""
         form, answer = await off_loop(context, lambda: self._answer(anthropic.MessageRequest, context))
         if answer is None:
             return await self._sourced(form, context)
@@ -235,7 +243,7 @@ class Routes:
         return json_response(anthropic.reply(form, answer, reply_id=reply_id))
 
     async def count_tokens(self, context: RequestContext) -> Response:
-        """Count the input tokens of a message."""
+        """Count a message's input tokens."""
 
         def count() -> int:
             return prompt_tokens(self._understood(read(anthropic.CountRequest, context.json()), context))
@@ -249,7 +257,7 @@ class Routes:
         from piccc.emulator.upstream import Meter, frames
 
         api, path = self._api, context.record.path
-        assert api.source is not None  # noqa: S101  only then is there no answer
+        assert api.source is not None  # noqa: S101  otherwise the model has answered
         answer = await api.source.answer(path, context.json(), form)
         meter = Meter(form, lambda prompt, completion: api.charge_chat(context, prompt, completion))
         if isinstance(answer, dict):
@@ -263,9 +271,9 @@ class Routes:
         request = read(form, context.json())
         understood = self._understood(request, context)
         characters = sum(len(turn.text) for turn in understood.turns) if self._api.strict else 0
-        # No token is shorter than a character: most prompts need not be counted.
+        # A token has at least one character, so most prompts need no count.
         if characters > _CONTEXT_WINDOW and (tokens := _text_tokens(understood)) > _CONTEXT_WINDOW:
-            # The words of OpenAI and Anthropic, by which clients know it.
+            # OpenAI's and Anthropic's own wording, which clients recognize.
             message = f"This model's maximum context length is {_CONTEXT_WINDOW} tokens, not {tokens}."
             if isinstance(request, anthropic.MessageRequest):
                 message = f"prompt is too long: {tokens} tokens > {_CONTEXT_WINDOW} maximum"
@@ -275,7 +283,7 @@ class Routes:
     def _understood(
         self, form: openai.ChatRequest | anthropic.CountRequest, context: RequestContext
     ) -> ModelRequest:
-        """Translate a request after all checks."""
+        """Check and translate a request."""
         record, api = context.record, self._api
         record.model = form.model
         api.check_model(form.model, "chat")
@@ -295,7 +303,7 @@ class Routes:
         for model in self._api.model_list()["data"]:
             if model["id"] == wanted:
                 return json_response(model)
-        raise APIError(404, f"No model {wanted!r} is listed.", code="model_not_found", param="model")
+        raise APIError(404, f"Model {wanted!r} does not exist.", code="model_not_found", param="model")
 
     async def submit_image(self, context: RequestContext) -> Response:
         """Submit an image task."""
@@ -347,17 +355,17 @@ class Routes:
         known = self._api.output_urls.valid(name, query.get("expires", ""), query.get("signature", ""), now)
         if not known or context.fault("expired-url"):
             raise APIError(
-                403, "This URL has expired. Read the task again for a fresh one.", code="url_expired"
+                403, "This URL has expired. Read the task again to get a new one.", code="url_expired"
             )
         task = self._api.tasks.get(name.rpartition(".")[0])
         return file_response(context.headers, await self._api.media.get(task), task.mime_type)
 
     async def health(self, context: RequestContext) -> Response:
-        """Say that the emulator serves; needs no key."""
+        """Report that the emulator is running; needs no key."""
         return json_response({"status": "ok"})
 
     async def page(self, context: RequestContext) -> Response:
-        """Serve the page."""
+        """Serve the dashboard page."""
         html = files("piccc.emulator").joinpath("page.html").read_text(encoding="utf-8")
         nonce = secrets.token_urlsafe(16)
         html = html.replace("{{nonce}}", nonce).replace("{{token}}", self._api.page_token)
@@ -365,11 +373,11 @@ class Routes:
         return Response(html.encode(), mime_type="text/html; charset=utf-8", headers=headers)
 
     async def request(self, context: RequestContext) -> Response:
-        """Serve one logged request and its response to the page."""
+        """Serve one logged request and its response to the dashboard."""
         number, log = context.parts["number"], self._api.request_log
         record = next((one for one in log.records() if str(one.number) == number), None)
         if record is None:
-            raise APIError(404, "The request is not in the log any more.", code="not_logged")
+            raise APIError(404, "The request is no longer in the log.", code="not_logged")
         response = log.redacted(record.raw_response.decode(errors="replace"))
         charged = any(charge.request_id == record.request_id for charge in self._api.charges.copy())
         details = {
@@ -384,7 +392,7 @@ class Routes:
         return json_response({**_call(record), **details}, headers={"cache-control": "no-store"})
 
     async def task_details(self, context: RequestContext) -> Response:
-        """Serve one task and its webhook deliveries to the page."""
+        """Serve one task and its webhook deliveries to the dashboard."""
         task = self._api.tasks.get(context.parts["task_id"])
         deliveries = [
             {
@@ -402,7 +410,7 @@ class Routes:
         return json_response(shown, headers={"cache-control": "no-store"})
 
     async def act(self, context: RequestContext) -> Response:
-        """Do what a button of the page asks for; only the page knows the token."""
+        """Perform the action of a dashboard button; only the page knows the token."""
         token = context.headers.get("x-piccc-page-token", "")
         if not secrets.compare_digest(token.encode(), self._api.page_token.encode()):
             raise APIError(403, "Only the emulator's own page may do this.", code="page_token")
@@ -427,24 +435,24 @@ class Routes:
                 case {"action": "reset"}:
                     api.reset()
                 case _:
-                    raise ValueError("there is no such action")
+                    raise ValueError("unknown action")
         except (LookupError, ValueError) as error:
             raise APIError(400, str(error), code="invalid_action") from None
         return json_response({"done": True})
 
     async def openapi(self, context: RequestContext) -> Response:
         """Serve the OpenAPI document."""
-        from piccc.emulator.openapi import document  # it builds every form
+        from piccc.emulator.openapi import document  # imported here because it builds every form
 
         return json_response({**document(), "servers": [{"url": context.base}]})
 
     async def feed(self, context: RequestContext) -> Response:
-        """Serve the page's data."""
+        """Serve the dashboard's data."""
         state = dashboard_state(self._api, context.base, context.query.get("filter", ""))
         return json_response(state, headers={"cache-control": "no-store"})
 
     async def output(self, context: RequestContext) -> Response:
-        """Serve an output to the page, without a signed URL."""
+        """Serve an output to the dashboard without a signed URL."""
         task = self._api.tasks.get(context.parts["task_id"])
         if task.status(self._api.clock.now()) != "completed" or not task.has_output:
             raise APIError(404, "The task has no output.", code="no_output")
@@ -475,7 +483,7 @@ class Routes:
         return json_response(self._api.quirks.reply(shown), status=status, headers=headers)
 
     def _events(self, frames: Iterable[Frame], context: RequestContext) -> Events:
-        # Faults count events.
+        # Faults count events, so they must be sent separately.
         return Events(frames, clock=self._api.clock, latency=self._api.latency, apart=bool(context.faults))
 
     async def _think(self, answer: Completion) -> None:
@@ -500,7 +508,7 @@ def _whole(value: str | None, name: str, default: int, most: int) -> int:
 
 
 def _text_tokens(request: ModelRequest) -> int:
-    """Count the tokens of the turns, in parts, for a regular expression does not let other threads run."""
+    """Count the tokens in parts, because a regular expression match blocks other threads."""
     parts = (
         turn.text[at : at + _LARGE_BODY]
         for turn in request.turns
@@ -515,12 +523,12 @@ AnyChat = TypeVar("AnyChat", openai.ChatRequest, anthropic.MessageRequest)
 
 
 async def off_loop(context: RequestContext, work: Callable[[], T]) -> T:
-    """Do work on a request, in a thread when its body is large, so that others are served meanwhile."""
+    """Run work on a request, in a thread if its body is large, so that other requests are not blocked."""
     return await asyncio.to_thread(work) if len(context.body) > _LARGE_BODY else work()
 
 
 def refusal(context: RequestContext, error: APIError) -> Response:
-    """Record an error and return its response, in the form of the path's dialect."""
+    """Record an error and return its response in the path's dialect."""
     record = context.record
     record.error, record.param = error.message, error.param
     body = error.envelope(record.path, record.request_id)

@@ -30,29 +30,29 @@ _PATIENCE = 10.0
 
 
 class Emulator:
-    """Serve the whole Piccc API on a socket, in a thread of its own.
+    """Serves the whole Piccc API on a socket in a background thread.
 
-    Enter it with `with` or `async with`; then `base_url` (no trailing slash) and `api_key` are what a client
-    needs. `app` is the same as an ASGI app, for a server of your own.
+    Enter it with `with` or `async with`, then pass `base_url` (no trailing slash) and `api_key` to a client.
+    `app` is the ASGI app, to run on a server of your own.
 
     - `speed` divides every duration; `math.inf` removes all waits. `clock=ManualClock()` stands still until
       `advance`.
-    - `seed` decides how outputs look and which requests a fault schedule hits.
-    - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or a JSON file of that; see `Fault`.
+    - `seed` determines the outputs and which requests a fault schedule hits.
+    - `faults` is a schedule: rules, `{"seed": …, "rules": […]}`, or the path of a JSON file; see `Fault`.
     - `quirks` are names of wire format variants or profiles; see `Quirks`.
-    - `strict` refuses, with the field at fault, what the strictest known chat servers refuse: calls without
-      results, broken arguments, blank text, mistyped images, prompts above 128,000 tokens; also models
-      outside `models` and near misses of field names. False accepts all of it.
+    - `strict` refuses what the strictest known chat servers refuse, naming the field: calls without results,
+      malformed arguments, blank text, mistyped images, prompts above 128,000 tokens, models outside `models`,
+      and misspelled field names. False accepts them all.
     - `models` are the names to accept instead of `piccc-flash`, `piccc-pro` and `piccc-ultra` for chat,
       `piccc-image` and `piccc-video`.
     - `state` is a directory that keeps tasks and charges between runs.
     - `requests_per_minute` is enforced with 429; `url_lifetime` is an output URL's validity in seconds.
     - `upstream` is the URL of an OpenAI-compatible server that answers chat on both routes, with
-      `upstream_key` and the model `upstream_model`; keys, faults, charges, log, tasks and clock stay the
-      emulator's. With `upstream_api="piccc"` it is a live Piccc server, which gets the tasks too.
-    - `recording` is a file of chat and tasks. `mode="replay"` answers requests that mean the same from it,
-      "record" rewrites it with what the upstream answers, "once" does so only where there is no file.
-    - `loopback_only` refuses another `host` and keeps webhooks on this machine; False allows both.
+      `upstream_key` and the model `upstream_model`. The emulator still handles keys, faults, charges, log,
+      tasks and clock. With `upstream_api="piccc"` it is a live Piccc server, which gets the tasks too.
+    - `recording` is a file of chat and tasks. `mode="replay"` answers equivalent requests from it, "record"
+      overwrites it with the upstream's answers, and "once" records only if there is no file.
+    - `loopback_only` refuses any other `host` and keeps webhooks on this machine; False allows both.
 
     Attributes:
         api_key: the key that it accepts.
@@ -60,7 +60,7 @@ class Emulator:
         app: the ASGI app.
 
     Raises:
-        ValueError: `host` is not on this machine, or there is no such fault or quirk.
+        ValueError: `host` is not on this machine, or a fault or quirk is unknown.
 
     Examples:
         >>> from piccc import Client
@@ -99,10 +99,10 @@ class Emulator:
     ) -> None:
         if loopback_only and not on_loopback(f"//{bracketed(host)}"):
             raise ValueError(
-                f"{host} is not on loopback; loopback_only=False serves it to others all the same"
+                f"{host} is not a loopback address; pass loopback_only=False to listen on it anyway"
             )
         if models is not None and not (models := tuple(models)):
-            raise ValueError("models must name at least one model")
+            raise ValueError("models must contain at least one name")
         self.api_key = api_key
         self.webhook_secret = webhook_secret or new_secret()
         self._host = host
@@ -144,12 +144,12 @@ class Emulator:
 
     @property
     def base_url(self) -> str:
-        """The origin to send requests to. Raises RuntimeError when the emulator does not run."""
+        """The origin to send requests to. Raises RuntimeError if the emulator is not running."""
         return self._running().origin
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables that point a client to the emulator."""
+        """The environment variables that point a client at the emulator."""
         return self._api.environment(self.base_url)
 
     @property
@@ -171,16 +171,16 @@ class Emulator:
         """Queue the next chat replies, one per request.
 
         Args:
-            lines: texts, `Scripted`, or functions of the request that return one of these.
+            lines: texts, `Scripted` replies, or functions that take the request and return either.
         """
         self._api.script.lines.extend(lines)
 
     def rule(self, when: Callable[[ModelRequest], bool], then: ScriptLine) -> None:
-        """Answer every chat request that a condition holds for; the first such rule wins, before the script.
+        """Answer every matching chat request. The first matching rule wins, before queued replies.
 
         Args:
-            when: the condition.
-            then: the reply: a text, `Scripted`, or a function of the request.
+            when: a predicate on the request.
+            then: the reply: a text, a `Scripted` reply, or a function that takes the request.
         """
         self._api.script.rules.append((when, then))
 
@@ -194,18 +194,18 @@ class Emulator:
         rate: float = 1.0,
         when: Callable[[RequestRecord], bool] | None = None,
     ) -> FaultRule:
-        """Inject a fault into coming requests; the rule that it returns counts its hits.
+        """Inject a fault into future requests. Return the rule, which counts its hits.
 
         Args:
-            fault: what happens, such as `429;retry-after=1`; `Fault` lists the kinds.
-            route: method and path that a request must match, such as `POST /v1/chat/*`.
-            times: how many requests it happens to; None is all.
-            after: how many matching requests pass first.
-            rate: the share of matching requests that it happens to, 0 to 1.
-            when: a function that chooses among matching requests.
+            fault: the fault, such as `429;retry-after=1`; `Fault` lists the kinds.
+            route: a pattern of method and path, such as `POST /v1/chat/*`.
+            times: the maximum number of hits; None means no limit.
+            after: how many matching requests to skip first.
+            rate: the probability of a hit for each remaining match, 0 to 1.
+            when: a predicate on the request's record.
 
         Raises:
-            ValueError: there is no such fault.
+            ValueError: the fault is unknown or has no effect on the route.
         """
         parsed = Fault.parse(fault) if isinstance(fault, str) else fault
         rule = FaultRule(parsed, route, times, after, rate, when)
@@ -213,11 +213,11 @@ class Emulator:
         return rule
 
     def clear(self) -> None:
-        """Remove the script, its rules and all faults."""
+        """Remove scripted replies, reply rules and all faults."""
         self._api.clear_scripts()
 
     def reset(self) -> None:
-        """Forget requests, charges, tasks, webhooks, faults and scripts; what is on disk stays."""
+        """Clear requests, charges, tasks, webhooks, faults and scripted replies; files on disk are kept."""
         self._api.reset()
 
     def redeliver(self, event_id: str) -> None:
@@ -233,37 +233,37 @@ class Emulator:
         self._running().loop.call_soon_threadsafe(self._api.webhooks.redeliver, event_id)
 
     def advance(self, seconds: float) -> None:
-        """Advance the manual clock, and return when everything due has happened.
+        """Advance the manual clock, and return once everything due has happened.
 
         Args:
-            seconds: by how much.
+            seconds: how far to advance.
 
         Raises:
-            TypeError: the emulator was made without a `ManualClock`.
-            RuntimeError: it does not run.
+            TypeError: the emulator was created without a `ManualClock`.
+            RuntimeError: it is not running.
         """
         self._move(seconds).result(_PATIENCE)
 
     async def aadvance(self, seconds: float) -> None:
-        """Advance the manual clock without blocking the event loop; arguments and errors as of `advance`."""
+        """Advance the manual clock without blocking the event loop; arguments and errors as in `advance`."""
         await asyncio.wait_for(asyncio.wrap_future(self._move(seconds)), _PATIENCE)
 
     def start(self) -> Self:
         """Bind the socket, start serving and return this emulator.
 
         Raises:
-            OSError: the port is taken.
-            RuntimeError: it runs already, or cannot start.
+            OSError: the port is in use.
+            RuntimeError: it is already running, or cannot start.
         """
         if self._server is not None:
-            raise RuntimeError("the emulator runs already")
+            raise RuntimeError("the emulator is already running")
         self._server = HTTPServer(self.app, self._middleware, bound_socket(self._host, self._port))
         self._thread = threading.Thread(target=self._server.run, name="piccc-emulator", daemon=True)
         self._thread.start()
         self._server.ready.wait(_PATIENCE)
         if not self._server.started:
             self.stop()
-            raise RuntimeError("the emulator could not start")
+            raise RuntimeError("the emulator could not start; see the log")
         return self
 
     def stop(self) -> None:
@@ -275,7 +275,7 @@ class Emulator:
 
     def _running(self) -> HTTPServer:
         if self._server is None:
-            raise RuntimeError("the emulator does not run: enter it with `with`, or call start()")
+            raise RuntimeError("the emulator is not running: enter it with `with`, or call start()")
         return self._server
 
     def _move(self, seconds: float) -> Future[None]:

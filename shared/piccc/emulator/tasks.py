@@ -35,11 +35,11 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An accepted task; its state follows from the clock.
+    """An accepted task, whose state depends on the clock.
 
     `duration` is in seconds; `odd_status` is the status reported while it runs; `hidden_reads` is how many
-    reads get a 404; `base` is the origin of the submission; `given_error` is the error of a recorded or a
-    live task; one that `is_live` is made by another server.
+    reads get a 404; `base` is the origin that it was submitted to; `given_error` is the error of a recorded
+    or live task; `is_live` means that another server runs it.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Task:
 
     @property
     def ends_at(self) -> float:
-        """When the task becomes terminal; infinity if it is stuck."""
+        """When the task becomes terminal; infinity if stuck."""
         return float("inf") if self.outcome == "stuck" else self.created_at + self.duration
 
     @property
@@ -106,7 +106,7 @@ class Task:
         return dict(zip(("message", "type", "code"), _ERRORS[self.outcome], strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the task as plain values."""
+        """Return the task as JSON data."""
         return asdict(self)
 
     @classmethod
@@ -117,7 +117,7 @@ class Task:
 
 
 def pixels(kind: Kind, resolution: str, aspect_ratio: str) -> tuple[int, int]:
-    """Return width and height: images by the longer side, videos by the shorter, both even (assumed)."""
+    """Return width and height, both even; `resolution` is the longer side (videos: the shorter) (assumed)."""
     wide, high = (int(part) for part in aspect_ratio.split(":"))
     if kind == "image":
         scale = IMAGE_SIDES[resolution] / max(wide, high)
@@ -129,7 +129,7 @@ def pixels(kind: Kind, resolution: str, aspect_ratio: str) -> tuple[int, int]:
 def view(
     task: Task, now: float, base: str, outputs: Callable[[Task, float, str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the task's JSON at `now` under the origin `base`; `outputs` makes its result."""
+    """Return the task's JSON at `now` for the origin `base`; `outputs` builds its result."""
     status = task.status(now)
     shown = {
         "task_id": task.id,
@@ -155,19 +155,19 @@ def view(
 
 def missing(task_id: str) -> APIError:
     """Return the error for a task that does not exist."""
-    return APIError(404, f"No task {task_id!r} exists.", code="task_not_found", param="task_id")
+    return APIError(404, f"Task {task_id!r} does not exist.", code="task_not_found", param="task_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the list: the tasks, and where the next page begins."""
+    """One page of the list: the tasks, and where the next page starts."""
 
     tasks: list[Task]
     next_cursor: str | None
 
 
 class Tasks:
-    """All tasks in order of creation, found by id, idempotency key or page."""
+    """All tasks in order of creation, accessible by id, idempotency key or page."""
 
     def __init__(self) -> None:
         self._order: list[Task] = []
@@ -189,18 +189,18 @@ class Tasks:
             self._by_idempotency[task.idempotency[0]] = task
 
     def replace(self, task: Task) -> None:
-        """Put a task in the place of the one with its id."""
+        """Replace the task with the same id."""
         self._order[self._places[task.id]] = task
 
     def get(self, task_id: str) -> Task:
-        """Find a task. Raises APIError 404."""
+        """Return a task. Raises APIError 404."""
         try:
             return self._order[self._places[task_id]]
         except KeyError:
             raise missing(task_id) from None
 
     def replayed(self, idempotency: tuple[str, str]) -> Task | None:
-        """Find the task submitted with this key before. Raises APIError 409 if that request differed."""
+        """Return the task submitted earlier with this key. Raises APIError 409 if that request differed."""
         key, fingerprint = idempotency
         task = self._by_idempotency.get(key)
         if task and task.idempotency and task.idempotency[1] != fingerprint:
@@ -213,15 +213,15 @@ class Tasks:
         return task
 
     def first_running(self, now: float) -> int:
-        """Return a place before which every task has ended, so that lists of what runs need not go there."""
+        """Return an index before which every task has ended, so that lists of running tasks can skip them."""
         while self._ended < len(self._order) and self._order[self._ended].ended(now):
             self._ended += 1
         return self._ended
 
     def page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None, first: int = 0) -> Page:
-        """Return the newest matching tasks older than `cursor`; tasks added meanwhile do not shift pages.
+        """Return the newest matching tasks older than `cursor`; new tasks do not shift pages.
 
-        None before the place `first` is looked at.
+        Tasks before the index `first` are skipped.
         """
         end = len(self._order) if cursor is None else self._position(cursor)
         found: list[Task] = []
@@ -234,7 +234,7 @@ class Tasks:
         return Page(found, None)
 
     def drifting_page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None) -> Page:
-        """Return a page by offset, shifted as if a task had been added: the last task comes again."""
+        """Return a page by offset, shifted as if a task had been added, so the last task repeats."""
         start = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < _LONGEST_NUMBER else 0
         start -= 1 if start and limit > 1 else 0
         found = [task for task in reversed(self._order) if fits(task)]
@@ -244,7 +244,7 @@ class Tasks:
     def numbered_page(
         self, *, fits: Callable[[Task], bool], number: int, size: int
     ) -> tuple[list[Task], int]:
-        """Return the page of that number, from 1, and how many tasks there are on all pages."""
+        """Return a page by number, from 1, and the total number of tasks."""
         found = [task for task in reversed(self._order) if fits(task)]
         return found[(number - 1) * size : number * size], len(found)
 
@@ -252,7 +252,7 @@ class Tasks:
         try:
             return self._places[base64.urlsafe_b64decode(cursor.encode()).decode()]
         except (binascii.Error, KeyError, ValueError):
-            message = "The cursor is not one that this list gave out."
+            message = "The cursor is not valid. Use the next_cursor of a previous page."
             raise APIError(404, message, code="cursor_not_found", param="cursor") from None
 
 
@@ -293,7 +293,7 @@ class ImageTaskRequest(TaskRequest):
 
 
 class VideoTaskRequest(TaskRequest):
-    """A video task; its length in whole seconds."""
+    """A video task; its length is in whole seconds."""
 
     aspect_ratio: AspectRatio = "16:9"
     resolution: Literal["480p", "720p", "1080p"] = "720p"

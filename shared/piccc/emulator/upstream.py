@@ -1,4 +1,4 @@
-"""Chat replies from another server: an OpenAI-compatible one, or a live Piccc server."""
+"""Chat responses from another server: an OpenAI-compatible one, or a live Piccc server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from piccc.emulator.wire import APIError, anthropic, compact, encoded, openai
 JSONObject = dict[str, Any]
 ChatForm = openai.ChatRequest | anthropic.MessageRequest
 Answer = JSONObject | AsyncIterator[JSONObject]
-"""A whole reply, or the events of a streamed one, in the form of the request's route."""
+"""A complete reply or a stream of events, in the format of the request's route."""
 UpstreamAPI = Literal["openai", "piccc"]
 
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
@@ -31,7 +31,7 @@ _MESSAGES = "/v1/messages"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What is given of a task: its id, how it ends, and whether a live server makes it."""
+    """What the source knows about a submitted task: its id, outcome, and whether it runs on a live server."""
 
     id: str
     status: str | None = None
@@ -41,47 +41,47 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a live task ended, or None, and how to show it: as it came, or None for the emulator's own form."""
+    """A live task's outcome, or None, and its JSON from the server, or None to use the emulator's own."""
 
     outcome: JSONObject | None
     shown: JSONObject | None
 
 
 class Source(Protocol):
-    """Whatever answers in place of the emulator's own model.
+    """Answers in place of the emulator's own model.
 
-    `key` is a secret of its own; `is_piccc` is whether it is, or was when recorded, a live Piccc server.
+    `key` is its secret; `is_piccc` is whether it is, or was when recorded, a live Piccc server.
     """
 
     key: str | None
     is_piccc: bool
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
-        """Answer the request that a chat route got. Raises APIError."""
+        """Answer a chat route's request. Raises APIError."""
 
     async def submit(self, route: str, body: JSONObject, headers: Mapping[str, str]) -> Given | None:
-        """Submit a task, or return None where the emulator makes it. Raises APIError."""
+        """Submit a task, or return None if the emulator runs it. Raises APIError."""
 
     async def read(self, task_id: str) -> Seen | None:
-        """Read a task of a live server; None where it is not one. Raises APIError."""
+        """Read a task from a live server, or return None if it is not there. Raises APIError."""
 
     async def close(self) -> None:
         """Close the connections."""
 
     def reset(self) -> None:
-        """Forget what was asked."""
+        """Forget earlier requests."""
 
 
 class Upstream:
     """A server that answers chat.
 
-    - `url` with `/v1` or without; `key` goes to this server only, and a client's key never does.
-    - `model` is the model to ask for, in place of the one that a client names.
-    - `api` is `openai` for a server that has `/v1/chat/completions`: what comes to `/v1/messages` is
-      translated. With `piccc` both routes and the tasks go to it as they are.
+    - `url` may include `/v1`. `key` is sent to this server only; a client's key never is.
+    - `model` replaces the model that a client names.
+    - `api` is `openai` for a server with `/v1/chat/completions`; requests to `/v1/messages` are translated.
+      With `piccc`, both routes and tasks are forwarded unchanged.
 
     Raises:
-        ValueError: the URL is not one of http or https, or has more than a host and a path.
+        ValueError: the URL is not an http or https URL, or has more than a host and a path.
     """
 
     def __init__(self, url: str, *, key: str | None, model: str | None, api: UpstreamAPI) -> None:
@@ -89,7 +89,9 @@ class Upstream:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"upstream must be an http or https URL, not {url!r}")
         if parts.username is not None or parts.query or parts.fragment:  # errors show the URL to every client
-            raise ValueError("upstream must be a URL without a user, a query or a fragment; set upstream_key")
+            raise ValueError(
+                "upstream must be a URL without user, query or fragment; set upstream_key instead"
+            )
         if api not in ("openai", "piccc"):
             raise ValueError(f"upstream_api must be openai or piccc, not {api!r}")
         self._url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
@@ -100,10 +102,10 @@ class Upstream:
         self._live: dict[str, str] = {}
 
     async def answer(self, path: str, body: JSONObject, form: ChatForm) -> Answer:
-        """Answer a chat request. Raises APIError in the route's own terms."""
+        """Answer a chat request. Raises APIError in the route's format."""
         native = self.is_piccc or path != _MESSAGES
         asked = {**body, "model": self._model or form.model} if native else _translated(body, self._model)
-        if form.stream and not (native and path == _MESSAGES):  # the counts are what is charged
+        if form.stream and not (native and path == _MESSAGES):  # charges need the token counts
             asked["stream_options"] = {**(asked.get("stream_options") or {}), "include_usage": True}
         route = path if native else "/v1/chat/completions"
         response = await self._sent("POST", route, asked, {"anthropic-version": "2023-06-01"})
@@ -111,15 +113,16 @@ class Upstream:
             reply = await _parsed(response)
             return {**reply, "model": form.model} if native else _message(form, reply)
         mime_type = response.headers.get("content-type", "").partition(";")[0]
-        if mime_type in ("text/html", "application/json"):  # an error can still be a status
+        if mime_type in ("text/html", "application/json"):  # while we can still send an error status
             await response.aclose()
-            raise APIError(502, f"The upstream's reply is {mime_type}, no stream of events.", code="upstream")
+            message = f"The upstream sent {mime_type} instead of an event stream."
+            raise APIError(502, message, code="upstream")
         return _renamed(form, _events(response)) if native else _message_events(form, _events(response))
 
     async def submit(
         self, route: str, body: JSONObject, headers: Mapping[str, str], task_id: str = ""
     ) -> Given | None:
-        """Submit a task to a live Piccc server; the emulator has its own id for it."""
+        """Submit a task to a live Piccc server, under an id of the emulator."""
         if not self.is_piccc:
             return None
         method, _, path = route.partition(" ")
@@ -129,13 +132,13 @@ class Upstream:
         shown = _unwrapped(await _parsed(await self._sent(method, path, sent, sent_headers)))
         live_id = shown.get("task_id") or shown.get("id")
         if not live_id:
-            raise APIError(502, "The upstream's reply names no task.", code="upstream")
+            raise APIError(502, "The upstream's response has no task id.", code="upstream")
         task_id = task_id or f"task_{secrets.token_hex(12)}"
         self._live[task_id] = str(live_id)
         return Given(task_id, is_live=True)
 
     async def read(self, task_id: str) -> Seen | None:
-        """Read a task of the live server, under the emulator's id."""
+        """Read a task from the live server by the emulator's id."""
         live_id = self._live.get(task_id)
         if live_id is None:
             return None
@@ -158,9 +161,9 @@ class Upstream:
     async def _sent(
         self, method: str, path: str, body: JSONObject | None, headers: Mapping[str, str]
     ) -> httpx.Response:
-        """Send a request; return its response when the headers of a success have come."""
+        """Send a request, and return its response once the headers of a success arrive."""
         if self._client is None:
-            # A proxy of the environment must not be asked for this machine's own servers.
+            # Do not use the environment's proxy for local servers.
             self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not on_loopback(self._url))
         url = f"{self._url}{path.removeprefix('/v1')}"
         authorization = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -171,21 +174,21 @@ class Upstream:
                 return response
             text = (await _read(response)).decode(errors="replace")
         except httpx.TimeoutException as error:
-            raise APIError(504, f"The upstream {url} did not answer in time.", code="upstream") from error
+            raise APIError(504, f"The upstream {url} did not respond in time.", code="upstream") from error
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            said = f"The upstream {url} cannot be reached: {error or type(error).__name__}"
-            raise APIError(502, said, code="upstream") from error
+            message = f"Cannot reach the upstream {url}: {error or type(error).__name__}"
+            raise APIError(502, message, code="upstream") from error
         raise _refusal(response, text)
 
 
 def _refusal(response: httpx.Response, text: str) -> APIError:
     status, error = response.status_code, _error_in(text)
     message = f"{error.get('message') or text or response.reason_phrase}"[:_LONGEST_MESSAGE]
-    if status in (401, 403):  # the client's own key was right
-        said = f"The upstream refused the emulator's key ({status}): {message} Set upstream_key."
-        return APIError(502, said, code="upstream")
+    if status in (401, 403):  # not the client's fault: its own key was valid
+        message = f"The upstream rejected the emulator's key ({status}): {message} Set upstream_key."
+        return APIError(502, message, code="upstream")
     if status < 400:
-        return APIError(502, f"The upstream redirects ({status}). Set its final address.", code="upstream")
+        return APIError(502, f"The upstream redirected ({status}). Set its final URL.", code="upstream")
     wait = {
         name: response.headers[name] for name in ("retry-after", "retry-after-ms") if name in response.headers
     }
@@ -194,7 +197,7 @@ def _refusal(response: httpx.Response, text: str) -> APIError:
 
 
 def _error_in(text: str) -> JSONObject:
-    """Find the error in a body, whichever common form it has."""
+    """Return the error in a body, in any of the common formats."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -213,7 +216,7 @@ async def _read(response: httpx.Response) -> bytes:
         async for piece in response.aiter_bytes():
             read += piece
             if len(read) > _LARGEST_REPLY:
-                raise APIError(502, "The upstream's reply is too large.", code="upstream")
+                raise APIError(502, "The upstream's response is too large.", code="upstream")
         return bytes(read)
     finally:
         await response.aclose()
@@ -223,17 +226,17 @@ async def _parsed(response: httpx.Response) -> JSONObject:
     try:
         body = json.loads(await _read(response))
     except httpx.HTTPError as error:
-        said = f"The upstream's reply was cut: {error or type(error).__name__}"
+        said = f"The upstream's response was cut off: {error or type(error).__name__}"
         raise APIError(502, said, code="upstream") from error
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise APIError(502, "The upstream's reply is not a JSON object.", code="upstream")
+        raise APIError(502, "The upstream's response is not a JSON object.", code="upstream")
     return body
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[JSONObject]:
-    """Yield the JSON of each server-sent event as it comes. Raises APIError when the stream fails."""
+    """Yield each server-sent event's JSON as it arrives. Raises APIError if the stream fails."""
     ended = False
     try:
         async for line in _lines(response):
@@ -256,24 +259,24 @@ async def _events(response: httpx.Response) -> AsyncIterator[JSONObject]:
     finally:
         await response.aclose()
     if not ended:
-        raise APIError(502, "The upstream's stream was cut.", code="upstream")
+        raise APIError(502, "The upstream's stream was cut off.", code="upstream")
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield lines; httpx's `aiter_lines` also splits at U+2028, which JSON may hold as it is."""
+    """Yield lines; httpx's `aiter_lines` also splits at U+2028, which JSON may contain unescaped."""
     rest = b""
     async for piece in response.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line
         if len(rest) > _LARGEST_REPLY:
-            raise ValueError("an event is too large")
+            raise ValueError("event too large")
     if rest:
         yield rest
 
 
 async def _renamed(form: ChatForm, events: AsyncIterator[JSONObject]) -> AsyncIterator[JSONObject]:
-    """Pass events on under the model that was asked for, with the usage only where it was asked for."""
+    """Forward events under the requested model name, without usage unless it was requested."""
     options = getattr(form, "stream_options", None)
     wanted = isinstance(form, anthropic.MessageRequest) or bool(options and options.include_usage)
     async for event in events:
@@ -291,11 +294,11 @@ async def _renamed(form: ChatForm, events: AsyncIterator[JSONObject]) -> AsyncIt
 
 
 _UNSENT_USAGE = "unsent_usage"
-"""The name of usage in an event that is for the charges alone: the client did not ask for it."""
+"""The key of usage needed only for charges, because the client did not request it."""
 
 
 class Meter:
-    """Counts the tokens of one reply: what the upstream says, else as the emulator counts."""
+    """Counts one reply's tokens: as the upstream reports them, else by the emulator's own count."""
 
     def __init__(self, form: ChatForm, charge: Callable[[int, int], None]) -> None:
         self._form = form
@@ -305,15 +308,15 @@ class Meter:
         self._charged = False
 
     def count(self, event: JSONObject) -> None:
-        """Count a whole reply, or an event of a streamed one."""
-        for name, tokens in usage_in(event).items():  # some servers end with a 0 for what they had counted
+        """Count a complete reply or a stream event."""
+        for name, tokens in usage_in(event).items():  # some servers end with 0 after reporting a count
             self._used[name] = max(tokens, self._used.get(name, 0))
         said = [choice.get("delta") or choice.get("message") for choice in event.get("choices") or ()]
         spoken = "".join(_said(event.get("delta") or event.get("content") or said))
         self._pieces += len(pieces(spoken))
 
     def charge(self) -> None:
-        """Charge once for what was counted."""
+        """Charge once for the counted tokens."""
         if not self._charged:
             self._charged = True
             prompt = self._used.get("prompt_tokens") or prompt_tokens(self._form.model_request())
@@ -321,7 +324,7 @@ class Meter:
 
 
 def usage_in(event: JSONObject) -> JSONObject:
-    """Return the counts that a reply or an event has, under OpenAI's names."""
+    """Return the token counts in a reply or event, under OpenAI's names."""
     used = event.get("usage") or event.get(_UNSENT_USAGE) or (event.get("message") or {}).get("usage") or {}
     names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
     return {names.get(name, name): count for name, count in used.items() if isinstance(count, int)}
@@ -330,7 +333,7 @@ def usage_in(event: JSONObject) -> JSONObject:
 async def frames(
     events: AsyncIterator[JSONObject], meter: Meter, envelope: Callable[[APIError], JSONObject]
 ) -> AsyncGenerator[bytes]:
-    """Encode events as server-sent events; charge before the last; end in an error event where they fail."""
+    """Encode server-sent events; charge before the last one; end with an error event if they fail."""
     is_named = False
     try:
         async for event in events:
@@ -383,7 +386,7 @@ def _said(value: Any) -> Iterator[str]:
             yield from _said(value.get(name))
 
 
-# Tasks of a live server.
+# Tasks on a live server.
 
 _OUTCOMES = {
     "completed": ("completed", "done", "succeed", "succeeded", "success"),
@@ -394,9 +397,9 @@ _OUTCOMES = {
 
 
 def ended(shown: JSONObject) -> JSONObject | None:
-    """Return the status and the error of a task that has ended, else None."""
-    said = str(shown.get("status", "")).lower()
-    status = next((status for status, words in _OUTCOMES.items() if said in words), None)
+    """Return the status and error of a task that has ended, else None."""
+    word = str(shown.get("status", "")).lower()
+    status = next((status for status, words in _OUTCOMES.items() if word in words), None)
     if status is None:
         return None
     if status == "completed" and not any(_urls(shown)):
@@ -407,7 +410,7 @@ def ended(shown: JSONObject) -> JSONObject | None:
 
 
 def _urls(value: Any, name: str = "") -> Iterator[str]:
-    """Yield the URLs in a task that are not those of its status."""
+    """Yield the URLs in a task, except those for polling it."""
     if isinstance(value, str) and "://" in value and name not in ("polling_url", "poll_url", "status_url"):
         yield value
     elif isinstance(value, dict):
@@ -433,11 +436,11 @@ def _renamed_task(value: Any, live_id: str, task_id: str) -> Any:
     return value
 
 
-# From /v1/messages to /v1/chat/completions and back.
+# Translation from /v1/messages to /v1/chat/completions and back.
 
 
 def _translated(body: JSONObject, model: str | None) -> JSONObject:
-    """Write a request for a message as a request for a chat completion."""
+    """Translate a message request to a chat completion request."""
     asked: JSONObject = {"model": model or body["model"], "messages": list(_messages(body))}
     same = ("max_tokens", "stream", "temperature", "top_p", "top_k")
     asked |= {name: body[name] for name in same if body.get(name) is not None}
@@ -492,7 +495,7 @@ def _assistant(blocks: list[JSONObject]) -> JSONObject:
 
 
 def _user(blocks: list[JSONObject]) -> Iterator[JSONObject]:
-    """Yield a message for each result, which can only have text, and one for the rest."""
+    """Yield a message for each tool result, which can only have text, and one for the rest."""
     rest: list[JSONObject] = []
     for block in blocks:
         if block["type"] != "tool_result":
@@ -534,7 +537,7 @@ def _part(block: JSONObject) -> JSONObject:
             return {"type": "file", "file": file}
     kind = f"{block['type']} of source {source['type']}" if isinstance(source, dict) else block["type"]
     raise APIError(
-        400, f"The upstream's route has no form for a {kind}.", code="unsupported_content", param="messages"
+        400, f"The upstream's route does not support {kind}.", code="unsupported_content", param="messages"
     )
 
 
@@ -547,7 +550,7 @@ _FINISH: dict[str | None, FinishReason] = {
 
 
 def _message(form: ChatForm, reply: JSONObject) -> JSONObject:
-    """Write a chat completion as a message."""
+    """Translate a chat completion to a message."""
     choice = (reply.get("choices") or [{}])[0]
     said, used = choice.get("message") or {}, usage_in(reply)
     completion = Completion(
@@ -579,10 +582,10 @@ def _call(call: JSONObject, at: int) -> ModelCall:
 
 
 async def _message_events(form: ChatForm, chunks: AsyncIterator[JSONObject]) -> AsyncIterator[JSONObject]:
-    """Write chunks as a message's events, each when it comes.
+    """Translate chunks to a message's events as they arrive.
 
-    Blocks of a message follow one another, while deltas of several calls may alternate: the first call is
-    passed on as it comes, further ones when the stream ends.
+    A message's blocks are sequential, but deltas of several calls may alternate. So the first call is
+    streamed, and further ones follow when the stream ends.
     """
     blocks = _Blocks()
     finish: str | None = None
@@ -652,12 +655,13 @@ class _Blocks:
             if is_first and self._kind == "tool_use" and arguments:
                 yield self._delta({"type": "input_json_delta", "partial_json": arguments})
             elif arguments and is_first:
-                raise APIError(502, "The upstream goes on with a call after its text.", code="upstream")
+                message = "The upstream continued a tool call after sending text."
+                raise APIError(502, message, code="upstream")
             else:
                 call["held"] += arguments
 
     def end(self) -> Iterator[JSONObject]:
-        """Yield the calls that were held back, and the end of the last block."""
+        """Yield the buffered calls and the end of the last block."""
         for number, call in enumerate([*self._calls.values()][1:]):
             yield from self._open(f"tool_use {number}", _tool_use(call))
             yield self._delta({"type": "input_json_delta", "partial_json": call["held"]})

@@ -1,4 +1,4 @@
-"""Webhook deliveries: signed, retried, and broken on demand."""
+"""Webhook deliveries: signed, retried and, on request, broken."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Attempt:
 
 @dataclass(slots=True)
 class Delivery:
-    """One event for one receiver and its delivery attempts; a 2xx response ends them.
+    """One event for one receiver, and its delivery attempts until a 2xx response.
 
     Attributes:
         event_id: the event's id, the same in every attempt.
-        type: such as `task.completed`.
+        type: the event type, such as `task.completed`.
         task_id: the task that ended.
-        url: the receiver.
-        body: the JSON that is sent.
+        url: the receiver's URL.
+        body: the JSON body.
         attempts: each with `at` (seconds since 1970), `status` and `error`.
     """
 
@@ -58,18 +58,18 @@ class Delivery:
 
     @property
     def delivered(self) -> bool:
-        """Whether an attempt was answered with a 2xx."""
+        """Whether an attempt got a 2xx response."""
         return any(attempt.status is not None and 200 <= attempt.status < 300 for attempt in self.attempts)
 
 
 class Webhooks:
-    """Delivers an event when a task ends; without a 2xx in 10 seconds it is retried five times (assumed)."""
+    """Delivers an event when a task ends. Without a 2xx in 10 seconds, it retries five times (assumed)."""
 
     def __init__(self, *, clock: Clock, latency: Latency, secret: str, loopback_only: bool) -> None:
         try:
             base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
-            raise ValueError("a webhook secret is whsec_ and base64") from None
+            raise ValueError("a webhook secret must be whsec_ followed by base64") from None
         self.secret = secret
         self.deliveries: deque[Delivery] = deque(maxlen=_LENGTH)
         self._clock = clock
@@ -87,12 +87,12 @@ class Webhooks:
         fault: Fault | None,
         reported: Callable[[], None],
     ) -> None:
-        """Deliver an event when the task ends; `show` gives its JSON, `reported` is called last."""
+        """Deliver an event when the task ends; `show` returns its JSON, `reported` is called last."""
         if task.webhook_url and task.outcome != "stuck":
             self._keep(self._report(task, task.webhook_url, show, fault or Fault("webhook"), reported))
 
     def delivery(self, event_id: str) -> Delivery:
-        """Find a delivery. Raises KeyError."""
+        """Return a delivery. Raises KeyError."""
         for delivery in self.deliveries.copy():
             if delivery.event_id == event_id:
                 return delivery
@@ -103,7 +103,7 @@ class Webhooks:
         self._keep(self._deliver(self.delivery(event_id), Fault("webhook")))
 
     async def settle(self) -> None:
-        """Wait for attempts in progress, which do not depend on the clock."""
+        """Wait for attempts in progress, which run in real time."""
         await turns()
         while self._posting:
             await asyncio.wait(self._posting)
@@ -153,7 +153,7 @@ class Webhooks:
 
     async def _deliver(self, delivery: Delivery, fault: Fault) -> None:
         if self.loopback_only and not on_loopback(delivery.url):
-            skipped = "not sent: the emulator delivers to loopback only"
+            skipped = "not sent: the emulator delivers to loopback addresses only"
             delivery.attempts.append(Attempt(self._clock.now(), error=skipped))
             return
         failures = int(fault.options.get("times", "1")) if fault.value == "failing" else 0
@@ -166,7 +166,7 @@ class Webhooks:
                 return
 
     def _failed(self) -> Attempt:
-        return Attempt(self._clock.now(), error="provoked: the connection failed")
+        return Attempt(self._clock.now(), error="injected fault: the connection failed")
 
     async def _try(self, delivery: Delivery, fault: Fault) -> Attempt:
         post = asyncio.get_running_loop().create_task(self._post(delivery, fault))
@@ -204,16 +204,15 @@ def new_secret() -> str:
 
 
 def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
-    """Sign as Standard Webhooks 1.0 does: HMAC-SHA256 with the decoded base64 part of the secret."""
+    """Return a Standard Webhooks 1.0 signature: HMAC-SHA256 with the secret's decoded base64 part."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{event_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-@lru_cache(maxsize=64)
-@lru_cache(maxsize=256)  # every request asks for its own origin
+@lru_cache(maxsize=256)  # checked for every request's origin
 def on_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether a URL's host is a loopback address."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

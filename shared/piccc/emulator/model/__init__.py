@@ -1,4 +1,4 @@
-"""The emulator's deterministic model, and how its tokens are counted."""
+"""The emulator's deterministic model and its token counts."""
 
 from piccc.emulator.model.respond import RuleModel
 from piccc.emulator.model.schema import Unfillable

@@ -1,4 +1,4 @@
-"""Relevance of texts: words as stems, and the sentences of a given context that answer a question."""
+"""Text relevance: word stems, and the sentences in a context that answer a question."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import lru_cache
 from itertools import pairwise
 from threading import Lock
 
-# Named by its module: the package's own factory hands over to another engine where it finds one.
-from snowballstemmer.english_stemmer import EnglishStemmer  # type: ignore[import-untyped]  # it ships no types
+# Imported from its module, because the package's factory uses PyStemmer if it is installed.
+from snowballstemmer.english_stemmer import EnglishStemmer  # type: ignore[import-untyped]  # no type annotations
 
 WIDE = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _COMMON = (
@@ -34,7 +34,7 @@ _STEMMER, _LOCK = EnglishStemmer(), Lock()
 
 @lru_cache(maxsize=8192)
 def _stem(word: str) -> str:
-    with _LOCK:  # the stemmer keeps the word that it works on as state
+    with _LOCK:  # the stemmer is stateful
         return str(_STEMMER.stemWord(re.sub("['’]s?$", "", word.lower())))
 
 
@@ -45,7 +45,7 @@ _WIDE_STEMS = {word: stem for word, stem in _STEMS.items() if re.match(WIDE, wor
 
 @lru_cache(maxsize=512)
 def stems(text: str) -> tuple[str, ...]:
-    """Return the stems of a text's words in order, one for all synonyms; Chinese as pairs of characters."""
+    """Return a text's word stems in order, with synonyms unified and Chinese split into character pairs."""
     found: list[str] = []
     for word in _WORD.findall(_CAMEL.sub(" ", text)):
         if re.match(WIDE, word):
@@ -62,7 +62,7 @@ def is_wide(text: str) -> bool:
 
 
 def rarity(texts: list[str]) -> dict[str, float]:
-    """Weigh each stem by how few of the texts have it (inverse document frequency)."""
+    """Return each stem's inverse document frequency in the texts."""
     counts = Counter(stem for text in texts for stem in set(stems(text)))
     return {stem: math.log(1 + len(texts) / count) for stem, count in counts.items()}
 
@@ -75,8 +75,8 @@ _NO_SENTENCE = re.compile(r"^(?:#|\w*(?:file|page|source|date)_\w+[ \t]*:).*$", 
 
 
 def best_sentences(question: str, context: str) -> str:
-    """Return up to three sentences that share most with a question, in their order; "" when none does."""
-    # A line that goes on in small letters was wrapped; headings and metadata are no sentences.
+    """Return up to three sentences that share most with a question, in text order; "" if none does."""
+    # A line that continues in lower case was wrapped; headings and metadata are not sentences.
     parts = _SENTENCE_END.split(re.sub(r"(?<=[\w,])\n(?=[a-z])", " ", _NO_SENTENCE.sub("", context)))
     plain = (re.sub(r"^(?:[-*•]|\d+[.)])\s+", "", part.strip()).strip("|> ") for part in parts)
     units = list(dict.fromkeys(one for one in plain if re.search(r"\w", one)))
@@ -104,7 +104,7 @@ _LABEL = re.compile(
 
 
 def from_context(text: str, system: str = "") -> str:
-    """Answer from the context that a prompt or the system message gives; "" when neither gives one."""
+    """Answer from the context in the prompt or system message; "" if neither has one."""
     question, said = answered(text)
     if not question:
         return best_sentences(text, _block(system)) if system else ""
@@ -112,7 +112,7 @@ def from_context(text: str, system: str = "") -> str:
 
 
 def answered(text: str) -> tuple[str, str]:
-    """Return the question of a prompt that gives a context, and the sentences that answer it; "" for none."""
+    """Return the question of a prompt with a context, and the sentences that answer it; "" if none do."""
     question, rest = _question(text)
     context = _block(rest) if question else ""
     if not context and SUMMARY.search(text[:200]):
@@ -121,7 +121,7 @@ def answered(text: str) -> tuple[str, str]:
 
 
 def _question(text: str) -> tuple[str, str]:
-    """Return the question, labelled or as the last or first line, and the text without it."""
+    """Return the question (labelled, or the last or first line) and the text without it."""
     if labelled := [*_QUESTION.finditer(text)]:
         start, end = labelled[-1].span()
         return labelled[-1][1].strip(), max(text[:start], text[end:], key=len)
@@ -133,7 +133,7 @@ def _question(text: str) -> tuple[str, str]:
 
 
 def _block(text: str) -> str:
-    """Return the context in a prompt: between tags or lines of signs, after a label, or the whole if long."""
+    """Return the context in a prompt: between tags or rules, after a label, or the whole text if long."""
     if tagged := [match[2] for match in _TAGGED.finditer(text)]:
         return "\n".join(tagged)
     fences = list(_FENCE.finditer(text))

@@ -1,4 +1,4 @@
-"""Values in the words of a request: closed patterns, bound to an argument by its name, unit and type."""
+"""Extraction of argument values from a request's text: fixed patterns, matched by name, unit and type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from piccc.emulator.model.context import stems
 
 _NAME = r"[A-Z][\w'’&-]*(?:\s+(?:(?:of|the|de|la)\s+)?[A-Z][\w'’&-]*)*(?:,\s[A-Z]{2}\b)?"
-_INNER_NAME = rf"(?<=.)\b({_NAME})"  # the first word of a text has a capital anyway
+_INNER_NAME = rf"(?<=.)\b({_NAME})"  # not at the start, where any word is capitalized
 _QUOTED = r"“([^”]+)”|「([^」]+)」|\"([^\"\n]+)\"|`([^`\n]+)`|(?<![\w’'])'([^'\n]+(?:'\w[^'\n]*)*)'(?!\w)"
 _URL = r"\b(?:https?|ftp|s3|data):[^\s<>\"'」》”)\]，。]+[^\s<>\"'」》”)\].,;:!?，。]"
 _EMAIL = r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
@@ -18,7 +18,7 @@ _DATE = r"\b\d{4}-\d\d-\d\d\b(?:[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:\d\d)?)?"
 _RATIO = r"(?<![\d:])\d{1,2}:\d{1,2}(?![\d:])"
 _RESOLUTION = r"(?<![\w.])(?:\d{1,2}[kK]\b|\d{3,4}p\b|\d{3,5}[x×]\d{3,5})"
 _ID = r"\b[A-Za-z]+[_-](?=[\w-]*\d)[\w-]+\b|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-_PATTERNS = (  # the words of a name (the first may be its format), and the pattern of its value
+_PATTERNS = (  # words in the argument's name (the first may be its format), and its value's pattern
     ("uri url link href image video picture media source reference", _URL),
     ("email mail to recipient cc", _EMAIL),
     ("date-time date day deadline when timestamp", _DATE),
@@ -31,7 +31,7 @@ _PATTERNS = (  # the words of a name (the first may be its format), and the patt
     ("city location place country town where", rf"\b(?:in|at|near|for|of|to|from) ({_NAME})"),
     ("name title customer", rf"\b(?:named|called|i'm|am|for) ({_NAME})"),
 )
-_TAKEN = "|".join((_URL, _DATE, _RATIO, _RESOLUTION, _ID))  # their digits are no numbers
+_TAKEN = "|".join((_URL, _DATE, _RATIO, _RESOLUTION, _ID))  # digits in these are not numbers
 _FREE_TEXT = {*stems("prompt query question q text input message content body description instruction topic")}
 _HANDLES = {*stems("url uri link id image video audio media file source reference")}
 _COUNTS = {*stems("n count number limit top k results")}
@@ -65,19 +65,19 @@ class _Found(NamedTuple):
 
 
 class Values:
-    """The values that a request gives; `around` are texts to look into next, `known` objects from results."""
+    """The values in a request. `around` are texts to search next; `known` are objects from tool results."""
 
     def __init__(self, text: str, around: Iterable[str] = (), known: Any = (), tool: Any = ()) -> None:
         self._text, self._around, self._known, self._tool = text, [*around], [*known], {*tool}
         self._offered, self._used = dict[str, _Found](), list[_Found]()
 
     def claim(self, value: Any) -> None:
-        """Note that a value was used: it is neither given again nor part of a free text."""
+        """Mark a value as used, so it is not offered again and not part of free text."""
         if found := self._offered.pop(repr(value), None):
             self._used.append(found)
 
     def stated(self, name: str, schema: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the values that the request ties to a name, the best first."""
+        """Yield the values that the request associates with a name, best first."""
         if schema["type"] != "array":
             yield from self._offer(_bound(self._text, name, schema, self._tool))
             yield from self._from_known(name) if _meaning(name) & _HANDLES else ()
@@ -88,7 +88,7 @@ class Values:
             yield from [found[: int(schema.get("maxItems", len(found)))]] if found else ()
 
     def likely(self, name: str, schema: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield values of the right type for a name that must have one."""
+        """Yield values of the right type for a required name."""
         yield from self._from_known(name)
         yield from (one.value for text in self._around for one in _bound(text, name, schema, self._tool))
         text, string = self._text, schema["type"] == "string"
@@ -104,7 +104,7 @@ class Values:
             yield self.subject() or text or name or "text"
 
     def subject(self, without: str = "(?!)") -> str:
-        """Return what the request is about: its words without politeness, the tool's name and used values."""
+        """Return the request's subject: its words without politeness, the tool's name and used values."""
         text = self._text
         for _, start, end in (*self._used, *_matches(without, text)):
             text = text[:start] + "\x00" * (end - start) + text[end:]
@@ -134,7 +134,7 @@ class Values:
 
 
 def _bound(text: str, name: str, schema: Mapping[str, Any], tool: Collection[str]) -> Iterator[_Found]:
-    """Yield the values that a text ties to a name."""
+    """Yield the values that a text associates with a name."""
     kind, wanted = schema["type"], _meaning(name)
     if "enum" in schema or "const" in schema:
         yield from _choices(text, schema.get("enum", [schema.get("const")]))
@@ -162,7 +162,7 @@ def _matches(pattern: str, text: str) -> Iterator[_Found]:
 
 
 def _choices(text: str, values: Iterable[Any]) -> Iterator[_Found]:
-    """Yield the values of an enumeration that a text names, the longest first."""
+    """Yield the enumeration values named in a text, longest first."""
     plain = [one for one in values if isinstance(one, str | int | float) and re.search(r"[^\W_]", str(one))]
     for value in sorted(plain, key=lambda one: -len(str(one))):
         for word in (str(value), *_SAID_AS.get(str(value), "").split()):
@@ -172,7 +172,7 @@ def _choices(text: str, values: Iterable[Any]) -> Iterator[_Found]:
 
 
 def _numbers(text: str, names: set[str] | None = None, tool: Collection[str] = ()) -> Iterator[_Found]:
-    """Yield the numbers of a text, or only those whose unit or word before ties them to one of the names."""
+    """Yield the numbers in a text, or only those whose unit or preceding word matches one of the names."""
     taken = [*_matches(_TAKEN, text)]
     for match in _NUMBER.finditer(text):
         sign, figure, word, unit = match.groups()
@@ -183,7 +183,7 @@ def _numbers(text: str, names: set[str] | None = None, tool: Collection[str] = (
         if names is not None and unit in _SECONDS and names & (_DURATIONS | {*_SECONDS}):
             value *= _SECONDS[unit] / next((_SECONDS[one] for one in ("minut", "hour") if one in names), 1)
         elif names is None or not {unit} & names:
-            end = match.end(2 if figure else 3)  # the word after it is no unit of this value
+            end = match.end(2 if figure else 3)  # the next word is not this value's unit
             before = {*stems(text[max(0, match.start() - 30) : match.start()])[-1:]}
             counted = names and names & _COUNTS and ({unit} & {*tool, *_COUNTS} or "top" in before)
             if names is not None and not names & before and not counted:

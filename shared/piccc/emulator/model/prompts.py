@@ -1,7 +1,7 @@
-"""Prompts of the frameworks that tell in words which form the reply must take.
+"""Framework prompts that describe the reply's format in words.
 
-`reply` sees every conversation before the general rules of `respond`. What stands here is the frameworks' own
-wording: it grows with them, and is no part of the rules.
+`reply` checks every conversation before the general rules in `respond`. The patterns here quote the
+frameworks' wording and change with it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _STANDALONE = re.compile(
 )
 
 
-# No prompt of a framework has fewer characters, and people's words often have; more fit no context window.
+# Framework prompts are never shorter, but users' messages often are. Longer ones exceed any context window.
 _SHORTEST, _LONGEST = 40, 1_000_000
 
 
 def reply(request: ModelRequest) -> str | None:
-    """Reply to a prompt whose form is known; None when it is not."""
+    """Reply to a known framework prompt, or return None."""
     users = [turn for turn in request.turns if turn.role == "user"]
     if not users or request.tools or request.schema is not None or request.json_mode:
         return None
@@ -48,7 +48,7 @@ def reply(request: ModelRequest) -> str | None:
 
 
 def schema_in(text: str) -> dict[str, Any] | None:
-    """Return the last JSON Schema of an object that a text writes out."""
+    """Return the last JSON Schema for an object in a text."""
     if "{" not in text:
         return None
     text = _plain(text)
@@ -57,7 +57,7 @@ def schema_in(text: str) -> dict[str, Any] | None:
 
 
 def without_schema(text: str) -> str:
-    """Return a prompt without the schema that it quotes and the lines that introduce it."""
+    """Return a prompt without its schema and the lines that introduce it."""
     text = _plain(text)
     for _, start, end in reversed([*json_objects(text)] if schema_in(text) else []):
         text = text[:start] + "schema" + text[end:]
@@ -73,7 +73,7 @@ def _plain(text: str) -> str:
 
 
 def ranked(text: str) -> list[tuple[int, str]]:
-    """Give the numbered choices of a prompt with their words, the one that fits its question best first."""
+    """Return a prompt's numbered choices with their words, the best match for its question first."""
     choices = [(int(match[1]), match[2].strip()) for match in _CHOICE.finditer(text)]
     question = _ABOUT.search(text)
     if not choices or question is None:
@@ -85,7 +85,7 @@ def ranked(text: str) -> list[tuple[int, str]]:
 
 
 def _scores(question: str, texts: dict[int, str]) -> dict[int, float]:
-    """Weigh how much each text shares with a question; rare words count most."""
+    """Return how much each text shares with a question; rare words count most."""
     weights, wanted = rarity(list(texts.values())), {*stems(question)}
     return {
         at: math.fsum(weights[one] for one in sorted(wanted & {*stems(text)})) for at, text in texts.items()
@@ -93,7 +93,7 @@ def _scores(question: str, texts: dict[int, str]) -> dict[int, float]:
 
 
 def _between(text: str, start: str, end: str) -> str:
-    """Return what stands between the first `start` and the last `end` after it; "" when one is missing.
+    """Return the text between the first `start` and the last `end` after it, or "" if either is missing.
 
     Patterns with `.*` on both sides would take quadratic time on long prompts.
     """
@@ -102,7 +102,7 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def structured(text: str, shape: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the object that a framework's prompt asks for, by the names in its schema; else None."""
+    """Return the object that a framework's prompt asks for, recognized by its schema, or None."""
     names = frozenset(mapping(shape, "properties"))
     form = _STRUCTURED.get(names)
     return form(text, shape) or None if form else None
@@ -119,13 +119,13 @@ def _multi_selection(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relevant_documents(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill `StructuredLLMRerank`'s list of documents with their relevance from 1 to 10."""
+    """Fill `StructuredLLMRerank`'s list of documents with a relevance from 1 to 10."""
     found = _relevances(text)
     return {"documents": [{"document_number": at, "relevance": score} for at, score in found]}
 
 
 def _refined_object(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill the answer of structured answer filtering: satisfied if the context answers the query."""
+    """Fill LlamaIndex's structured answer filter: satisfied if the context answers the query."""
     question, said = answered(text)
     existing = _EXISTING.search(text)
     if not question:
@@ -135,7 +135,7 @@ def _refined_object(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _offered_tools(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill the selection of LangChain's `LLMToolSelectorMiddleware`: the tools that a request speaks of."""
+    """Fill the selection of LangChain's `LLMToolSelectorMiddleware`: the tools that a request needs."""
     items = mapping(mapping(mapping(shape, "properties"), "tools"), "items")
     offered = [one for one in items.get("anyOf", [items]) if isinstance(one, Mapping) and "const" in one]
     texts = {at: f"{one['const']} {one.get('description', '')}" for at, one in enumerate(offered)}
@@ -170,7 +170,7 @@ _VAGUE = re.compile(
 
 
 def _keeps(response: str, guideline: str, query: str) -> bool:
-    """Return whether a response keeps a guideline of a few known kinds; others are kept."""
+    """Return whether a response follows a guideline; unknown kinds of guideline count as followed."""
     counts = {"word": len(response.split()), "sentence": len(re.findall(r"[.!?](?:\s|$)", response)) or 1}
     if most := _AT_MOST.search(guideline):
         return counts[most[2].lower()] <= int(most[1])
@@ -198,7 +198,7 @@ def _keeps(response: str, guideline: str, query: str) -> bool:
 
 
 def _graph(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill `SchemaLLMPathExtractor`'s triplets, with types of its schema."""
+    """Fill `SchemaLLMPathExtractor`'s triplets, using its schema's types."""
     body = _between(text, "\n-------\n", "\n-------")
     defined = mapping(shape, "$defs")
     kinds = {name: _enum(mapping(defined, name)) for name in ("Entity", "Relation")}
@@ -211,7 +211,7 @@ def _graph(text: str, shape: Mapping[str, Any]) -> dict[str, Any]:
         fits = {kind: len({*stems(_spaced(kind))} & {*stems(verb)}) for kind in named}
         relation = max(fits, key=lambda kind: fits[kind])
         if kinds["Relation"] and not fits[relation]:
-            continue  # the schema has no word for it
+            continue  # not in the schema
         if verb.endswith(" by") and not relation.endswith("_BY"):
             subject, target, verb = target, subject, verb.removesuffix(" by")
         types = kinds["Entity"] or ["ENTITY"]
@@ -234,7 +234,7 @@ def _spaced(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
 
 
-_ENTITIES = (  # names of a type, how its entities look, the verbs that follow them, and those that precede
+_ENTITIES = (  # type names, what its entities look like, and the verbs after and before them
     (
         "TIME DATE YEAR",
         r"\d{4}$|\d+ o'clock|\b(?:January|February|March|April|May|June|July|August|September|October"
@@ -251,7 +251,7 @@ _ENTITIES = (  # names of a type, how its entities look, the verbs that follow t
 
 
 def _entity_type(name: str, kinds: list[str], *, before: str = "", after: str = "") -> str:
-    """Guess a type by how a name looks and the verb it stands before or after; else the last, the vaguest."""
+    """Guess a type from a name's form and the verb next to it; fall back to the last, vaguest type."""
     for names, looks, verbs_after, verbs_before in _ENTITIES:
         kind = next((kind for kind in names.split() if kind in kinds), None)
         pattern, verb = (verbs_before, after) if after else (verbs_after, before)
@@ -286,7 +286,7 @@ def _selected(text: str) -> str:
 
 
 def _sub_questions(text: str) -> str:
-    """ModelRequest each tool that a prompt lists as JSON, in the form of the prompt's own example."""
+    """Ask each tool listed as JSON in a prompt, in the format of the prompt's own example."""
     objects = [one for one, _, _ in json_objects(text)]
     examples = [(key, rows[0]) for one in objects for key, rows in one.items() if _is_rows(rows)]
     offered = [one for one in objects if one and all(isinstance(value, str) for value in one.values())]
@@ -307,7 +307,7 @@ def _is_rows(value: Any) -> bool:
 
 
 def _shared_out(tools: dict[str, str], question: str) -> Iterator[tuple[str, str]]:
-    """Give each tool that a question speaks of, and the question put to it."""
+    """Yield each tool that a question concerns, and the question to ask it."""
     weights = rarity([f"{name} {told}" for name, told in tools.items()])
     wanted = set(stems(question))
     scores = {
@@ -328,7 +328,7 @@ def _last_question(text: str) -> str:
 
 
 def _verdict(text: str) -> str:
-    """Say YES or NO when one of both is asked for: whether the context holds the information's words."""
+    """Answer a YES or NO prompt: whether the context contains the words of the information."""
     if not re.search(r"\b(?:either )?YES or NO\b|\bYES/ ?NO\b", text):
         return ""
     told = re.findall(
@@ -349,7 +349,7 @@ def _verdict(text: str) -> str:
 
 
 def _holds(context: str, claim: str) -> bool:
-    """Return whether a context has all words of a claim; of a long one, a word may be another."""
+    """Return whether a context has all words of a claim; a long claim may differ in one word."""
     words = {*stems(claim)}
     missing = words - {*stems(context)}
     return (
@@ -364,7 +364,7 @@ def _labelled(text: str) -> str:
     blocks = [block for block in re.split(r"-{5,}", text) if block.strip()]
     body = blocks[1] if len(blocks) > 1 else text
     most = next((int(one) for found in _MOST.finditer(text) for one in found.groups() if one), 10)
-    # A graph of LlamaIndex's `KnowledgeGraphIndex` has its subjects whole, with one capital.
+    # LlamaIndex's `KnowledgeGraphIndex` stores whole subjects, with only the first letter capitalized.
     asked = [one.capitalize() for one in _phrases(body)] if "A question is provided" in text else []
     return f"{match[1]}: {', '.join((asked or _frequent(body))[:most])}"
 
@@ -397,7 +397,7 @@ _EXISTING = re.compile(r"(?i)(?:existing|original) answer\s*[:：]\s*(\S.*)")
 
 
 def _refined(text: str) -> str:
-    """Refine an answer: keep it, unless the new context shares more with the question."""
+    """Refine an answer: keep it unless the new context shares more with the question."""
     existing = _EXISTING.search(text)
     question, said = answered(text) if existing else ("", "")
     if not existing or not question:
@@ -407,7 +407,7 @@ def _refined(text: str) -> str:
 
 
 def _cited(text: str) -> str:
-    """Answer with the number of the source, where sources are numbered and citations asked for."""
+    """Answer with the source's number if sources are numbered and citations requested."""
     sources = re.findall(
         r"(?ms)^(?:Source|Document) (\d+):\s*(.*?)(?=^(?:Source|Document) \d+:|^---|\Z)", text
     )
@@ -419,13 +419,13 @@ def _cited(text: str) -> str:
 
 
 def _consulted(text: str) -> str:
-    """Give LlamaIndex's `Doc: 9, Relevance: 7` for the documents that share words with the question."""
+    """Return LlamaIndex's `Doc: 9, Relevance: 7` for documents that share words with the question."""
     found = _relevances(text) if "Doc: 9, Relevance: 7" in text else []
     return "\n".join(f"Doc: {at}, Relevance: {score}" for at, score in found)
 
 
 def _relevances(text: str) -> list[tuple[int, int]]:
-    """Score the documents of a prompt from 1 to 10, the best first; leave out those that share nothing."""
+    """Score a prompt's documents from 1 to 10, best first, without those that share nothing."""
     shown = text.split("Let's try this now:")[-1]
     listed = re.findall(r"(?ms)^Document (\d+):\s*(.*?)(?=^Document \d+:|^Question: )", shown)
     question = re.findall(r"(?m)^Question: (.*)", shown)
@@ -436,7 +436,7 @@ def _relevances(text: str) -> list[tuple[int, int]]:
 
 
 def _passages_ranked(request: ModelRequest) -> str:
-    """Give RankGPT's `[2] > [1]` for the passages, one a message."""
+    """Return RankGPT's `[2] > [1]` for passages sent one per message."""
     users = [turn.text for turn in request.turns if turn.role == "user"]
     asked = re.match(r"Search Query: (.*?)\. ?\nRank the \d+ passages above", users[-1], re.DOTALL)
     shown = (
@@ -450,7 +450,7 @@ _CORRECTNESS = re.compile(r"(?s)## User Query\n(.*)\n## Reference Answer\n(.*)\n
 
 
 def _graded(text: str) -> str:
-    """Give LlamaIndex's correctness: a line with a score from 1 to 5, then the reason."""
+    """Return LlamaIndex's correctness verdict: a line with a score from 1 to 5, then the reason."""
     if not (parts := _CORRECTNESS.search(text)):
         return ""
     query, reference, said = parts.groups()
@@ -461,7 +461,7 @@ def _graded(text: str) -> str:
 
 
 def _scored(text: str) -> str:
-    """Give LlamaIndex's `[RESULT]` for the relevance of a response (of 2) or of a context (of 4)."""
+    """Return LlamaIndex's `[RESULT]` for the relevance of a response (out of 2) or a context (out of 4)."""
     parts = re.search(r"(?s)Query: ?\n (.*?)\n(Response|Context): ?\n (.*)\nFeedback:$", text.strip())
     if not parts or "[RESULT]" not in text:
         return ""
@@ -477,7 +477,7 @@ _ANSWERS = r"\[The Start of Assistant {0}.s Answer\]\s*(.*?)\s*\[The End of Assi
 
 
 def _compared(text: str) -> str:
-    """Give LlamaIndex's `[[A]]`, `[[B]]` or `[[C]]`: the answer that keeps closer to the reference."""
+    """Return LlamaIndex's `[[A]]`, `[[B]]` or `[[C]]` for the answer closer to the reference."""
     answers = [re.search(_ANSWERS.format(name), text, re.DOTALL) for name in "AB"]
     told = text.partition("[The Start of Assistant A")[0]
     marks = [
@@ -497,12 +497,12 @@ _VERB = re.compile(
 
 
 def _triplets(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the subject, verb and object of each sentence, without what would break their lists."""
+    """Yield each sentence's subject, verb and object, without characters that would break the lists."""
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", text):
         words = re.sub(r"[()\[\],;\"]", " ", sentence).strip(" .!?")
         skipped = re.match(r"(?:(?:[Tt]he|[Aa]n?|[Ii]ts|[Oo]ur) )?\S+", words)
         verb = _VERB.search(words, skipped.end()) if skipped else None
-        if verb is None:  # no verb of a known form: the word after the subject is taken for it
+        if verb is None:  # no recognizable verb: use the word after the subject
             verb = re.compile(r"\b\w+\b").search(words, skipped.end()) if skipped else None
         if verb and words[: verb.start()].strip() and words[verb.end() :].strip():
             parts = (words[: verb.start()], verb[0], words[verb.end() :])
@@ -513,7 +513,7 @@ def _triplets(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _triplets_listed(text: str) -> str:
-    """Give LlamaIndex's knowledge triplets, one a line, or as the JSON of `DynamicLLMPathExtractor`."""
+    """Return LlamaIndex's knowledge triplets, one per line, or as `DynamicLLMPathExtractor`'s JSON."""
     body, _, label = text.rpartition("\nText:")[2].strip().rpartition("\n")
     if "triplets" not in text or label not in ("Triplets:", "Output:"):
         return ""
@@ -561,7 +561,7 @@ _NUMERIC = re.compile(r"(?i)INT|NUM|DEC|REAL|FLOAT|DOUBLE|SERIAL")
 
 
 def _sql(text: str) -> str:
-    """Give a query over the schema that LlamaIndex's text-to-SQL prompts show."""
+    """Return a query over the schema in LlamaIndex's text-to-SQL prompts."""
     if "SQLQuery" not in text or not (shown := [*_TABLE.finditer(text)]):
         return ""
     question = [*re.finditer(r"(?m)^Question: (.+)$", text)][-1][1].strip()
@@ -586,7 +586,7 @@ def _described(name: str, columns: list[tuple[str, bool]]) -> str:
 
 
 def _selected_columns(question: str, table: str, columns: list[tuple[str, bool]]) -> str:
-    """Write the rest of a query: what is selected from the table, under which conditions, in which order."""
+    """Return the rest of a query: columns, table, conditions and order."""
     words = {*stems(question)}
     numbers = [name for name, numeric in columns if numeric] or [columns[0][0]]
     texts = [name for name, numeric in columns if not numeric] or [columns[0][0]]
@@ -613,7 +613,7 @@ def _selected_columns(question: str, table: str, columns: list[tuple[str, bool]]
 def _conditions(
     question: str, texts: list[str], numbers: list[str], measured: str
 ) -> tuple[list[str], set[str]]:
-    """Return the conditions that a question states, and the columns that they use."""
+    """Return the conditions in a question, and the columns that they use."""
     found, used, rest = list[str](), set[str](), question
     for pattern, sign in _BOUNDS:
         for match in re.finditer(rf"(?i)\b(?:{pattern})\s+(\d[\d,]*(?:\.\d+)?)", rest):
@@ -641,7 +641,7 @@ _AUTHORS = {*stems("author artist director writer by maker brand owner customer"
 
 
 def _tied(before: str, after: str, texts: list[str]) -> str:
-    """Return the column of a value: one that is named beside it, else one that the word before suggests."""
+    """Return a value's column: one named next to it, else one that the preceding word suggests."""
     near = {*stems(" ".join(before.split()[-3:])), *stems(" ".join(after.split()[:1]))}
     if tied := [name for name in texts if {*stems(_spaced(name))} & near]:
         return tied[0]
@@ -651,7 +651,7 @@ def _tied(before: str, after: str, texts: list[str]) -> str:
 
 
 def _sql_told(text: str) -> str:
-    """Answer a question with the result of a query."""
+    """Answer a question from a query's result."""
     if "\nSQL Response: " not in text or not text.rstrip().endswith("\nResponse:"):
         return ""
     result = text.rpartition("\nSQL Response: ")[2].rpartition("\nResponse:")[0]
@@ -660,12 +660,12 @@ def _sql_told(text: str) -> str:
 
 
 def _content(text: str) -> str:
-    """Return the content of a node in LlamaIndex's `[Excerpt from document]`, without its metadata."""
+    """Return the content of LlamaIndex's `[Excerpt from document]`, without metadata."""
     return _between(text, "\nExcerpt:\n-----\n", "\n-----") or text
 
 
 def _titled(text: str) -> str:
-    """Give a title: of candidates the first, of a text the words of its first sentence that say most."""
+    """Return a title: the first candidate, or the most telling words of a text's first sentence."""
     if candidates := text.rpartition(". Based on the above candidate titles")[0]:
         return candidates.split(", ")[0].strip()
     if not (body := text.rpartition(". Give a title that summarizes")[0]):
@@ -684,14 +684,14 @@ def _keywords(text: str) -> str:
 
 
 def _synonyms(text: str) -> str:
-    """Give the words of a query and what they are part of, as `LLMSynonymRetriever` reads them."""
+    """Return a query's words and phrases in the format of `LLMSynonymRetriever`."""
     if "separated by '^' symbols" not in text or "QUERY: " not in text:
         return ""
     return "^".join(_phrases(text.rpartition("QUERY: ")[2].partition("\n")[0])[:50])
 
 
 def _phrases(text: str) -> list[str]:
-    """Return the parts of a question that start and end in words that say something."""
+    """Return a question's phrases that start and end with meaningful words."""
     words = re.findall(r"[\w'’-]+", text[:1000])[:40]
     ends = [at for at, word in enumerate(words) if word.lower() not in STOPWORDS]
     parts = (" ".join(words[one : two + 1]) for one in ends for two in reversed(ends) if one <= two)
@@ -699,7 +699,7 @@ def _phrases(text: str) -> list[str]:
 
 
 def _frequent(text: str) -> list[str]:
-    """Return the words of a text that are no stopwords, the most frequent first."""
+    """Return a text's words without stop words, most frequent first."""
     words = [word.lower() for word in re.findall(r"[^\W\d_]{3,}", text) if word.lower() not in STOPWORDS]
     return [word for word, _ in Counter(words).most_common()]
 
@@ -708,7 +708,7 @@ _QUESTIONS = re.compile(r"Given the contextual information, generate (\d{1,4}) q
 
 
 def _questions(text: str) -> str:
-    """Give one question a line, each of which a sentence of the context answers."""
+    """Return one question per line, each answered by a sentence in the context."""
     if not (found := _QUESTIONS.search(text)):
         return ""
     body = _content(text[: found.start()].partition("Here is the context:")[2].strip())
@@ -755,7 +755,7 @@ _PERSONAL = (
         r"\b(?:January|February|March|April|May|June|July|August|September|October|November|December)"
         r" \d{1,2}(?:st|nd|rd|th)?\b|\b\d{4}-\d\d-\d\d\b",
     ),
-    # The first word of a sentence has a capital anyway: it is part of a name of two words only.
+    # A sentence's first word is always capitalized, so it counts only as part of a two-word name.
     (
         "NAME",
         r"(?:(?<=[.!?] )|^)(?!(?:Dear|Hello|Hi) )[A-Z][a-z]+ [A-Z][a-z]+\b(?! [A-Z])"
@@ -766,7 +766,7 @@ _PERSONAL = (
 
 
 def _masked(text: str) -> str:
-    """Mask what is personal in the last context of `PIINodePostprocessor`, with the mapping in JSON."""
+    """Mask personal data in the last context of `PIINodePostprocessor`, and return the mapping as JSON."""
     if "\nTask: Mask out the PII" not in text:
         return ""
     shown = text.rpartition("\nTask: Mask out the PII")[0].rpartition("\nContext:\n")[2]

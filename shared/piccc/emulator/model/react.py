@@ -1,4 +1,4 @@
-"""ReAct prompts: the request with tools that the instructions stand for, and the answer in their form."""
+"""ReAct prompts: parsing them into requests with tools, and formatting the answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPES = {"int": "integer", "float": "number", "bool": "boolean"}
 
 
 def react_request(request: ModelRequest) -> tuple[ModelRequest, str] | None:
-    """Read a ReAct prompt as the request with tools that it stands for, and the text of its instructions."""
+    """Parse a ReAct prompt into the equivalent request with tools, and its instructions."""
     texts = (turn.text for turn in request.turns if turn.role in ("system", "user"))
     told = next((text for text in texts if _FORM.search(text)), None)
     if told is None or request.tools:
@@ -32,7 +32,7 @@ def react_request(request: ModelRequest) -> tuple[ModelRequest, str] | None:
 
 
 def react_reply(answer: Completion, told: str) -> str:
-    """Write an answer in the form that the instructions ask for."""
+    """Format an answer as the instructions require."""
     if not answer.calls:
         label = "Final Answer" if "Final Answer:" in told else "Answer"
         return f"Thought: I can answer without using any more tools.\n{label}: {answer.text}"
@@ -45,7 +45,7 @@ def react_reply(answer: Completion, told: str) -> str:
 
 
 def _tools(told: str) -> tuple[Tool, ...]:
-    """Return the tools that the instructions list by name and describe."""
+    """Return the tools described in the instructions."""
     form, found = _FORM.search(told), dict[str, Tool]()
     names = _NAMES.search(form[1]) if form else None
     for part in re.split(r",|\bor\b", names[1]) if names else ():
@@ -66,7 +66,7 @@ def _tools(told: str) -> tuple[Tool, ...]:
 
 
 def _turns(request: ModelRequest, told: str) -> tuple[ModelMessage, ...]:
-    """Return the question, and the steps taken so far as calls and results."""
+    """Return the question, and the previous steps as calls and results."""
     question, since = "", told.split("Begin!")[-1]
     for turn in (one for one in request.turns if one.role != "system" and one.text != told):
         if turn.role == "user" and not turn.text.lstrip().startswith("Observation:"):

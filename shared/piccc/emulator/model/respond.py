@@ -1,4 +1,4 @@
-"""The emulator's model: it answers by rules, so the same request always gets the same answer."""
+"""The emulator's rule-based model, which always gives the same answer to the same request."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from piccc.emulator.model.schema import filled, json_objects, json_value, mappin
 from piccc.emulator.model.tokens import measured
 from piccc.emulator.model.tools import Step, best, steps
 
-_READ = 4000  # what is longer than this is a text that a request speaks of
+_READ = 4000  # anything longer is a text that the request is about
 _FAILURE = re.compile(r"(?i)(?:error|exception)\b(?:[^.\n]{0,40}[:：]| (?:calling|running)\b)|traceback\b")
 _CAPTION = re.compile(r"(?i)\b(?:caption|slogan|tagline)\b.*?\b(?:for|about) (?:an? |the |our )?([^.!?\n]+)")
-_KEY = re.compile(r"[\"'`“]([A-Za-z_]\w{0,40})[\"'`”]")  # as an example or a description names it
+_KEY = re.compile(r"[\"'`“]([A-Za-z_]\w{0,40})[\"'`”]")  # a quoted key in an example or description
 _LENGTH = re.compile(rf"(?i)\b(\d{{1,4}}|{'|'.join(WORDS)}) words?\b")
 
 
 class RuleModel:
-    """Answer a chat request by rules alone: no network, no clock, no chance."""
+    """Answers chat requests by fixed rules: no network, no clock, no randomness."""
 
     def answer(self, request: ModelRequest) -> Completion:
-        """Return calls or a text, cut where `stop` and `max_tokens` say. Raises `schema.Unfillable`."""
+        """Return calls or text, truncated at `stop` and `max_tokens`. Raises `schema.Unfillable`."""
         if (text := prompts.reply(request)) is not None:
             return measured(request, Completion(text))
         if (react := react_request(request)) is not None:
@@ -38,7 +38,7 @@ class RuleModel:
 
 
 class _Reply:
-    """The reply to one conversation, read from its last user message on."""
+    """The reply to one conversation, starting from its last user message."""
 
     def __init__(self, request: ModelRequest) -> None:
         users = [at for at, turn in enumerate(request.turns) if turn.role == "user"]
@@ -63,7 +63,7 @@ class _Reply:
         return Completion(text, told, calls, finish_reason="tool_calls" if calls else "stop")
 
     def _next_calls(self) -> tuple[ModelCall, ...]:
-        """Return the calls to make now: what was asked for, is not done, and does not wait for a result."""
+        """Return the calls to make now: requested, not yet made, and not waiting for a result."""
         tools, choice, due = self.request.tools, self.request.tool_choice, list[Step]()
         if choice == "named":
             tools = tuple(tool for tool in tools if tool.name == self.request.named_tool)
@@ -77,10 +77,10 @@ class _Reply:
                 break
             else:
                 due.append(step)
-        # A lone tool named like a class is the form of an answer: LlamaIndex does not force it on streams.
+        # A single tool named like a class is an output schema: LlamaIndex does not force it on streams.
         form = choice == "auto" and not self.done and len(tools) == 1 and tools[0].name[:1].isupper()
         if (choice in ("required", "named") or form) and not due:
-            # Not called yet; after a result one that takes what is known, such as the final report.
+            # Prefer tools not called yet; after a result, one that uses known values, such as a final report.
             fresh = [tool for tool in tools if tool.name not in [call.name for call in self.done]] or tools
             keys = {key for one in self.known for key in one}
             last = max(reversed(fresh), key=lambda one: len(keys & {*mapping(one.parameters, "properties")}))
@@ -142,7 +142,7 @@ class _Reply:
 
 
 def _echo(words: str) -> str:
-    """Repeat what was said: the model knows nothing. It keeps to a length, and can introduce a product."""
+    """Echo the user's words, because the model knows nothing; honour a length, and write product captions."""
     if length := _LENGTH.search(words):
         count = WORDS.get(length[1].lower()) or int(length[1])
         said = f"This answer has {length[1].lower()} words" + ", and each is there to be counted" * count
@@ -155,7 +155,7 @@ def _echo(words: str) -> str:
 
 
 def _words(text: str, question: str) -> str:
-    """Write a result in words: an object as `key: value`, of a long text what answers the question."""
+    """Describe a result: an object as `key: value`; of a long text, the part that answers the question."""
     value, end = None, 0
     with suppress(ValueError):
         value, end = json_value(text)

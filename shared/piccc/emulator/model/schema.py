@@ -1,4 +1,4 @@
-"""Values for JSON Schemas, checked by jsonschema, and JSON found in texts."""
+"""Values for JSON Schemas, validated with jsonschema, and JSON extracted from text."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from piccc.emulator.model.extract import Values
 
 
 def json_value(text: str, at: int = 0) -> tuple[Any, int]:
-    """Return the JSON value at a place of a text and its end; raise ValueError where there is none."""
+    """Return the JSON value at a position in a text, and its end. Raises ValueError if there is none."""
     try:
         value, end = json.JSONDecoder().raw_decode(text, at)
         json.dumps(value, allow_nan=False)  # refuses what JSON cannot write, such as `NaN` or `1e999`
     except RecursionError as error:
-        raise ValueError("The JSON nests too deep.") from error
+        raise ValueError("The JSON is nested too deeply.") from error
     return value, end
 
 
 def json_objects(text: str) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Yield the JSON objects that stand in a text with their places, outermost only."""
+    """Yield the outermost JSON objects in a text, with their positions."""
     end = 0
     for brace in re.finditer("{", text):
         with suppress(ValueError):
@@ -49,12 +49,12 @@ _FORMATS = {
 
 
 class Unfillable(ValueError):
-    """No valid value was found for a schema, which may have none."""
+    """No valid value was found for a schema; there may be none."""
 
 
 def is_schema(value: Any) -> bool:
-    """Return whether a value found in a text is a JSON Schema of an object."""
-    # Imported where it is used, for it takes a third of a start.
+    """Return whether a value is a JSON Schema for an object."""
+    # Imported here because it takes a third of the startup time.
     from jsonschema.validators import Draft202012Validator
     from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it has no annotations
 
@@ -63,17 +63,17 @@ def is_schema(value: Any) -> bool:
 
 
 def filled(schema: Schema, values: Values) -> Any:
-    """Return a valid value with what is required and what `values` states; else raise `Unfillable`."""
+    """Return a valid value with the required parts and those stated in `values`, or raise `Unfillable`."""
     from referencing.exceptions import Unresolvable
 
     try:
         return _Filler(schema, values).value(schema, "")
     except (Unresolvable, RecursionError, OverflowError, re.error) as error:
-        raise Unfillable(f"The schema cannot be followed: {str(error)[:200]}") from error
+        raise Unfillable(f"The schema cannot be resolved: {str(error)[:200]}") from error
 
 
 class _Filler:
-    """Proposes candidates for each part of a schema, and takes the first that the validator accepts."""
+    """Proposes candidates for each part of a schema, and uses the first one that validates."""
 
     def __init__(self, schema: Schema, values: Values) -> None:
         from jsonschema.validators import Draft202012Validator, validator_for
@@ -82,12 +82,12 @@ class _Filler:
         from referencing.jsonschema import DRAFT202012
 
         kind = validator_for(schema, default=Draft202012Validator)
-        # The registry holds the drafts alone: the default one fetches every other address.
+        # This registry has only the drafts; the default one fetches any other URI.
         self._validator = kind(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
         root = Resource.from_contents(schema, default_specification=DRAFT202012)
         self._resolver = Registry().with_resource(root.id() or "", root).resolver(root.id() or "")
         self._values = values
-        self._open: list[int] = []  # the parts that are being filled, references followed
+        self._open: list[int] = []  # schemas being filled, with references resolved
         self._steps = _MOST_STEPS
 
     def value(self, schema: Any, name: str, *, required: bool = True) -> Any:
@@ -141,7 +141,7 @@ class _Filler:
             yield from (False, True) if kind == "boolean" else (None,)
 
     def _objects(self, shape: Schema, *, stated: bool) -> Iterator[dict[str, Any]]:
-        """Yield an object with what is required and stated, then one with every property."""
+        """Yield an object with required and stated properties, then one with every property."""
         parts, made = mapping(shape, "properties"), dict[str, Any]()
         for name, part in parts.items() if stated else ():
             with suppress(Unfillable):
@@ -149,7 +149,7 @@ class _Filler:
         if stated and not made:
             return
         needed = [name for name in _list(shape, "required") if name not in made]
-        # Texts come last: they take the words that the other values leave.
+        # Strings come last: they get the words that the other values leave.
         for name in sorted(needed, key=lambda name: mapping(parts, name).get("type") == "string"):
             made[name] = self.value(parts.get(name, shape.get("additionalProperties", {})), name)
         yield {name: made[name] for name in (*parts, *made) if name in made}
@@ -160,18 +160,18 @@ class _Filler:
         yield made
 
     def _target(self, schema: Any) -> Any:
-        """Return what a schema refers to, or the schema itself."""
+        """Return the schema that a reference points to, or the schema itself."""
         name = schema.get("$ref") if isinstance(schema, Mapping) else None
         return self._resolver.lookup(name).contents if isinstance(name, str) else schema
 
     def _shapes(self, schema: Any, above: tuple[int, ...] = ()) -> Sequence[Schema]:
-        """Return the schemas that a schema allows, with references, `allOf` and branches merged in."""
+        """Return a schema's variants, with references, `allOf` and branches merged."""
         self._steps -= 1
         if not isinstance(schema, Mapping) or id(schema) in above or len(above) > 20 or self._steps < 0:
             return [] if schema is False or isinstance(schema, Mapping) else [{}]
         target = self._target(schema)
         groups = [*([[target]] if target is not schema else ()), *([part] for part in _list(schema, "allOf"))]
-        # A branch that leads back to where we are comes last, or no value would ever end.
+        # Recursive branches come last; otherwise no value would ever be complete.
         for branches in filter(None, (_list(schema, "anyOf"), _list(schema, "oneOf"))):
             groups.append(sorted(branches, key=lambda part: id(self._target(part)) in self._open))
         shapes = [{key: schema[key] for key in schema if key not in ("$ref", "allOf", "anyOf", "oneOf")}]
@@ -182,7 +182,7 @@ class _Filler:
 
 
 def _kinds(shape: Schema) -> list[str]:
-    """Return the types that a shape allows, the likeliest first."""
+    """Return the types that a schema allows, likeliest first."""
     if isinstance(kind := shape.get("type", []), str):
         return [kind]
     hinted = ["object"] * ("properties" in shape or "required" in shape) + ["array"] * ("items" in shape)
@@ -190,7 +190,7 @@ def _kinds(shape: Schema) -> list[str]:
 
 
 def _merged(one: Schema, two: Schema) -> dict[str, Any]:
-    """Merge two schemas; where both set a keyword, the validator judges what the second allows."""
+    """Merge two schemas; if both set a keyword, the second wins and the validator decides."""
     ones, twos = mapping(one, "properties"), mapping(two, "properties")
     both = {name: {"allOf": [ones[name], twos[name]]} for name in ones if name in twos}
     required = [*_list(one, "required"), *_list(two, "required")]
@@ -199,7 +199,7 @@ def _merged(one: Schema, two: Schema) -> dict[str, Any]:
 
 
 def mapping(shape: Schema, key: str) -> Mapping[str, Any]:
-    """Return the mapping under a key of a schema; empty when there is none."""
+    """Return the mapping at a schema's key, or an empty one."""
     return found if isinstance(found := shape.get(key), Mapping) else {}
 
 
@@ -208,12 +208,12 @@ def _list(shape: Schema, key: str) -> list[Any]:
 
 
 def _whole(shape: Schema, key: str, default: int = 0) -> int:
-    """Read a count, which JSON may write as `3.0`."""
+    """Return a count, which JSON may write as `3.0`."""
     return int(found) if isinstance(found := shape.get(key), int | float) else default
 
 
 def _numbers(shape: Schema) -> Iterator[float | int]:
-    """Yield numbers within the bounds, the plainest first."""
+    """Yield numbers within the bounds, simplest first."""
     given = {key: Fraction(str(one)) for key, one in shape.items() if type(one) in (int, float)}
     step, bases = given.get("multipleOf", Fraction(1)), [Fraction(1), Fraction(0)]
     low = max((given[key] for key in ("minimum", "exclusiveMinimum") if key in given), default=None)
@@ -228,7 +228,7 @@ def _numbers(shape: Schema) -> Iterator[float | int]:
 
 
 def _texts(shape: Schema) -> Iterator[str]:
-    """Yield the example of a format, then a text of the right length; none is made up for a pattern."""
+    """Yield an example of the format, then a text of the right length; nothing for a pattern."""
     low, high = _whole(shape, "minLength"), _whole(shape, "maxLength", _LONGEST_TEXT)
     yield from [_FORMATS[shape["format"]]] if shape.get("format") in _FORMATS else []
     yield ("text" * (min(low, _LONGEST_TEXT) // 4 + 1))[: max(min(low, _LONGEST_TEXT), min(high, 4))]

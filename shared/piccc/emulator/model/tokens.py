@@ -9,28 +9,29 @@ from typing import Any
 
 from piccc.emulator.conversation import Completion, ModelCall, ModelRequest, Usage
 
-_PER_TURN, _PART = 4, 64 * 1024  # in parts, for a regular expression does not let other threads run
+_PER_TURN, _PART = 4, 64 * 1024  # in parts, because a regular expression match blocks other threads
 _MEDIA = {"image": 256, "file": 512, "audio": 128}
 _WIDE = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 _PIECE = re.compile(
     rf"{_WIDE}| ?(?:(?!{_WIDE})[^\W\d_]){{1,8}}| ?\d{{1,3}}| ?[^\w\s]{{1,2}}|\s+|.", re.DOTALL
 )
-# The same for text in ASCII, almost three times as quick: it looks at each letter once.
+# The same for ASCII text, almost three times as fast because it examines each letter once.
 _ASCII_PIECE = re.compile(r" ?[A-Za-z]{1,8}| ?\d{1,3}| ?[^\w\s]{1,2}|\s+|.", re.DOTALL)
 
 
 def pieces(text: str) -> list[str]:
-    """Split a text into token pieces, which join to exactly the text.
+    """Split a text into token pieces that join to exactly the text.
 
-    One is a short word with the space before it, eight letters, three digits, two signs, or a wide character.
+    A piece is a short word with the preceding space, eight letters, three digits, two symbols, or one wide
+    character.
     """
     return (_ASCII_PIECE if text.isascii() else _PIECE).findall(text)
 
 
 def measured(request: ModelRequest, said: Completion) -> Completion:
-    """Count an answer, and cut it where `stop` and `max_tokens` say.
+    """Count an answer's tokens, and truncate it at `stop` and `max_tokens`.
 
-    Reasoning is spent first, then text, then calls: one that is cut keeps its JSON text so far in `partial`.
+    Reasoning counts first, then text, then calls. A truncated call keeps its JSON text in `partial`.
     """
     found = [(at, -len(stop), stop) for stop in request.stop if stop and (at := said.text.find(stop)) >= 0]
     if found:
@@ -57,7 +58,7 @@ def measured(request: ModelRequest, said: Completion) -> Completion:
 
 
 def prompt_tokens(request: ModelRequest) -> int:
-    """Count what the model reads: every turn with its calls and media, the tools and the schema."""
+    """Count the prompt's tokens: every turn with its calls and media, the tools and the schema."""
     told = [f"{tool.name} {tool.description} {_json(tool.parameters)}" for tool in request.tools]
     told += [_json(request.schema)] if request.schema is not None else []
     media = sum(_MEDIA[medium.kind] for turn in request.turns for medium in turn.media)

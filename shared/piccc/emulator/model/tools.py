@@ -1,4 +1,4 @@
-"""Tool choice: which tools a request speaks of, one step for each thing that it asks for."""
+"""Tool choice: which tools a request needs, one step for each thing it asks for."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BACK = re.compile(
     r"(?i)\b(?:it|that|this|them|the (?:result|image|picture|video))\b(?!\s(?:is|was)\b)|它|结果"
 )
 _WHOLE = re.compile(r"“[^”]*”|「[^」]*」|\"[^\"]*\"|(?<!\w)'[^'\n]*'(?!\w)|https?://\S+")
-# What is over is reported, not asked for: news of a task must not order another one.
+# A report of a finished task must not trigger a new one.
 _REPORT = re.compile(
     r"(?i)\b(?:is|was|has been) (?:finished|completed|done|ready|failed|cancelled|expired)\b"
 )
 
 
 class Step(NamedTuple):
-    """One call to make: its tool, the words for it, and whether it needs what came before."""
+    """One call to make: its tool, its words in the request, and whether it needs the previous result."""
 
     tool: Tool
     text: str
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 def best(tools: Sequence[Tool], text: str, enough: float = 2.0) -> Tool | None:
-    """Return the tool that a text speaks of most, by name, then description; None when it speaks of none."""
+    """Return the tool that best matches a text by name, then description, or None."""
     words = {*stems(text)}
 
     def score(tool: Tool) -> float:
@@ -51,7 +51,7 @@ def best(tools: Sequence[Tool], text: str, enough: float = 2.0) -> Tool | None:
 
 
 def steps(tools: Sequence[Tool], text: str) -> list[Step]:
-    """Return the steps that a request asks for, in order."""
+    """Return the requested steps in order."""
     found: list[Step] = []
     for joint, part, after in _parts(tools, text):
         if (tool := best(tools, part)) and not _REPORT.search(part):
@@ -62,8 +62,8 @@ def steps(tools: Sequence[Tool], text: str) -> list[Step]:
 
 
 def _parts(tools: Sequence[Tool], text: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield the parts of a request, each with what joins it to the one before, and if it comes after it."""
-    # Sentences, lines and `then` always split; `and` and commas where the words after them name a tool.
+    """Yield a request's parts, each with the text joining it to the last one and whether it needs that."""
+    # Always split at sentences, lines and `then`; at `and` and commas only if a tool's name follows.
     joint, after = "", False
     for piece, mark in _split(_HARD, text):
         current = gap = ""
@@ -82,7 +82,7 @@ def _parts(tools: Sequence[Tool], text: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _split(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
-    """Yield the pieces between the matches, each with the match after it; quotations and links stay whole."""
+    """Yield the pieces between matches, each with the match after it; keep quotations and links whole."""
     whole, at = [match.span() for match in _WHOLE.finditer(text)], 0
     for match in pattern.finditer(text):
         if not any(start < match.end() and match.start() < end for start, end in whole):

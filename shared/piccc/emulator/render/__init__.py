@@ -19,7 +19,7 @@ _SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "vid
 
 @dataclass(frozen=True, slots=True)
 class OutputURLs:
-    """Signed URLs of outputs, which expire; reading the task again gives a fresh one (assumed)."""
+    """Signed output URLs that expire; reading the task again returns a new one (assumed)."""
 
     secret: bytes
     lifetime: float
@@ -42,7 +42,7 @@ class OutputURLs:
         return {"outputs": [output], "expires_at": expires}
 
     def valid(self, name: str, expires: str, signature: str, now: float) -> bool:
-        """Whether the URL is genuine and has not expired."""
+        """Return whether the URL is genuine and has not expired."""
         if not (expires.isdecimal() and len(expires) < _LONGEST_NUMBER):
             return False
         genuine = hmac.compare_digest(self._signature(name, int(expires)).encode(), signature.encode())
@@ -53,7 +53,7 @@ class OutputURLs:
 
 
 class MediaCache:
-    """Renders each output once and caches the latest, up to `limit` bytes."""
+    """Renders each output once and caches the latest ones, up to `limit` bytes."""
 
     def __init__(self, limit: int = 128 * 1024 * 1024) -> None:
         self._limit = limit
@@ -61,7 +61,7 @@ class MediaCache:
         self._making: dict[Hashable, asyncio.Future[bytes]] = {}
 
     async def get(self, task: Task) -> bytes:
-        """Return a task's file; concurrent requests share one rendering."""
+        """Return a task's output file; concurrent requests share one rendering."""
         key = (
             task.kind,
             task.model,

@@ -25,7 +25,7 @@ from piccc.emulator.tasks import Task
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
-# Fonts with Chinese, Japanese and Korean, by the start of their files' names, best first.
+# Fonts with Chinese, Japanese and Korean characters, by file name prefix, best first.
 _CJK_FONTS = (
     "NotoSansCJK",
     "NotoSansSC",
@@ -47,7 +47,7 @@ Font = ImageFont.FreeTypeFont
 
 
 def font_folders() -> list[Path]:
-    """Return where the system keeps its fonts, on Linux, macOS and Windows."""
+    """Return the system's font folders on Linux, macOS and Windows."""
     home = Path.home()
     return [
         Path("/usr/share/fonts"),
@@ -64,7 +64,7 @@ def font_folders() -> list[Path]:
 
 @lru_cache(maxsize=1)
 def cjk_font_file() -> Path | None:
-    """Find a system font with Chinese, Japanese and Korean; None when there is none."""
+    """Return a system font with Chinese, Japanese and Korean characters, or None."""
     found: dict[str, Path] = {}
     for folder in font_folders():
         for root, _, names in os.walk(folder):
@@ -77,16 +77,16 @@ def cjk_font_file() -> Path | None:
 
 @lru_cache(maxsize=64)
 def font(size: int, *, cjk: bool = False) -> Font:
-    """Open a font at a size in pixels: Pillow's own, or the system's for Chinese, Japanese and Korean."""
+    """Return a font at a size in pixels: Pillow's default, or a system font for CJK."""
     path = cjk_font_file() if cjk else None
     if path is not None:
-        with suppress(OSError):  # a file that is no font
+        with suppress(OSError):  # not a font file
             return ImageFont.truetype(path, size)
-    return cast(Font, ImageFont.load_default(size))  # with a size it is FreeType's, or an ImportError
+    return cast(Font, ImageFont.load_default(size))  # given a size, this is a FreeType font or an ImportError
 
 
 def drawable(text: str) -> tuple[str, bool]:
-    """Return the text without what cannot be drawn, and whether the CJK font draws more of it."""
+    """Return the drawable part of the text, and whether to use the CJK font."""
     letters = [letter for letter in " ".join(text.split()) if unicodedata.category(letter) not in _INVISIBLE]
     plain, wide = ("".join(letter for letter in letters if _covers(letter, cjk=cjk)) for cjk in (False, True))
     cjk = len(wide) > len(plain)
@@ -103,7 +103,7 @@ def _covers(letter: str, *, cjk: bool) -> bool:
 
 
 def caption(frame: Image.Image, text: str) -> None:
-    """Write the prompt across the bottom of the frame, as large as fits in a few lines."""
+    """Write the prompt across the bottom of the frame, as large as fits on a few lines."""
     width, height = frame.size
     unit = min(width, height)
     margin = round(unit * 0.055)
@@ -204,7 +204,7 @@ class Composition:
     sprites: list[Sprite] = field(default_factory=list)
 
     def at(self, moment: float) -> Image.Image:
-        """Draw the frame at a moment from 0 to 1."""
+        """Draw the frame at a time from 0 to 1."""
         frame = self.ground.copy()
         for sprite in self.sprites:
             frame.paste(sprite.colour, sprite.place(moment), sprite.mask)
@@ -212,8 +212,8 @@ class Composition:
 
 
 def composition(prompt: str, seed: int, size: Size) -> Composition:
-    """Compose a scene from the prompt and the seed, deterministically, at most 1280 pixels long."""
-    rng = Random(blake2b(f"{seed}\n{prompt}".encode(), digest_size=16).digest())  # noqa: S311 - no secret
+    """Compose a scene from the prompt and seed, deterministically, at most 1280 pixels on the longer side."""
+    rng = Random(blake2b(f"{seed}\n{prompt}".encode(), digest_size=16).digest())  # noqa: S311  not used for security
     scale = min(1.0, _LARGEST / max(size))
     canvas = (round(size[0] * scale), round(size[1] * scale))
     compose = rng.choice([_hills, _planets, _lanterns])
@@ -411,8 +411,8 @@ def render_video(task: Task) -> bytes:
 
 
 def _encoded(frames: Iterable[Image.Image], size: tuple[int, int]) -> bytes:
-    """Encode frames. Needs a real file: faststart rewrites it to move the index to the front."""
-    import av  # 0.2 s and 100 MB of libraries, which images do not need
+    """Encode frames. Needs a real file, because faststart rewrites it to move the index to the front."""
+    import av  # 0.2 s and 100 MB of libraries that images do not need
 
     with TemporaryDirectory() as folder:
         path = Path(folder, "video.mp4")
@@ -420,7 +420,7 @@ def _encoded(frames: Iterable[Image.Image], size: tuple[int, int]) -> bytes:
             stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
             _configure(stream, size)
             for number, frame in enumerate(frames):
-                shot = av.VideoFrame.from_image(frame)  # type: ignore[no-untyped-call]  # PyAV leaves it untyped
+                shot = av.VideoFrame.from_image(frame)  # type: ignore[no-untyped-call]  # untyped in PyAV
                 shot.pts, shot.time_base = number, Fraction(1, FRAMES_PER_SECOND)
                 container.mux(stream.encode(shot))
             container.mux(stream.encode())
@@ -430,13 +430,13 @@ def _encoded(frames: Iterable[Image.Image], size: tuple[int, int]) -> bytes:
 def _configure(stream: VideoStream, size: tuple[int, int]) -> None:
     stream.width, stream.height = size
     stream.pix_fmt = "yuv420p"
-    # One thread, because the encoder's output depends on how many there are.
+    # One thread, because the encoder's output depends on the number of threads.
     stream.options = {"preset": "ultrafast", "crf": "26", "threads": "1"}
     stream.codec_context.thread_count = 1
 
 
 def _overlay(task: Task) -> Image.Image:
-    """Draw what is the same in every frame."""
+    """Draw what every frame shares."""
     layer = Image.new("RGBA", task.size)
     caption(layer, task.prompt)
     badge(layer, label(task))

@@ -1,4 +1,4 @@
-"""Request forms, errors and JSON that all routes share; each dialect has a module."""
+"""Request forms, errors and JSON shared by all routes; each dialect has its own module."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TYPES = {
 
 
 class APIError(Exception):
-    """A refused request; `param` is the field at fault, as a dotted path."""
+    """An error response; `param` is the dotted path of the field at fault."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class APIError(Exception):
         return _TYPES.get(self.status, "api_error")
 
     def envelope(self, path: str, request_id: str) -> dict[str, Any]:
-        """Return the error's body in the form of the path's dialect (assumed)."""
+        """Return the error's body in the path's dialect (assumed)."""
         if path.startswith("/v1/messages"):
             error = {"type": self.type, "message": self.message}
             return {"type": "error", "error": error, "request_id": request_id}
@@ -71,8 +71,8 @@ def _integral(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# JSON knows one kind of number: 50.0 is an integer there, "50" and true are not. It comes last in an
-# annotation, or the bounds would not be seen in the JSON Schema.
+# JSON has one number type: 50.0 is an integer there, but "50" and true are not. Put this last in an
+# annotation; otherwise the bounds are missing from the JSON Schema.
 INTEGRAL = BeforeValidator(_integral)
 Positive = Annotated[int, Field(ge=1), INTEGRAL]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -81,9 +81,9 @@ URLText = Annotated[str, Field(pattern="^(https?://|data:)")]
 
 
 class Form(BaseModel):
-    """A JSON object of a request: types are strict, unknown fields are kept.
+    """A JSON object in a request, with strict types and unknown fields kept.
 
-    A form is built when it is first used, for most emulators see one dialect.
+    Forms are built on first use, because most emulators see only one dialect.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
@@ -102,7 +102,7 @@ def read(form: type[AnyForm], body: Any, *, status: int = 400) -> AnyForm:
         raise _refusal(error, body, status) from None
 
 
-# How other APIs call a field of a task (the near misses that resemble no name).
+# Other APIs' names for task fields that do not resemble ours.
 _ALIASES = {
     "duration": "duration_seconds",
     "seconds": "duration_seconds",
@@ -113,19 +113,19 @@ _ALIASES = {
     "callback_url": "webhook",
     "webhook_url": "webhook",
 }
-# Real fields of the two chat APIs that resemble others.
+# Real chat API fields that resemble other names.
 _REAL = frozenset({"cache_control", "functions", "function_call", "metadata", "modalities", "store", "user"})
 
 
 def ignored_fields(form: Form, *, status: int, strict: bool) -> list[str]:
-    """Return the fields that the form does not know; if strict, raise APIError for near misses."""
+    """Return the fields that the form does not know. If strict, raise APIError for misspelled ones."""
     if not (ignored := list(form.model_extra or ())):
         return []
     known = {field.alias or name for name, field in type(form).model_fields.items()}
     for name in ignored if strict else ():
         meant = _meant(name, known)
         if meant:
-            message = f"{name}: is not a field of this request. Did you mean {meant}?"
+            message = f"{name}: unknown field. Did you mean {meant}?"
             raise APIError(status, message, code="unknown_parameter", param=name)
     return ignored
 
@@ -137,32 +137,32 @@ def _meant(name: str, known: set[str]) -> str | None:
         return _ALIASES[name]
     plain = {re.sub(r"[^a-z0-9]", "", one.lower()): one for one in known}
     letters = re.sub(r"[^a-z0-9]", "", name.lower())
-    close = get_close_matches(letters, plain, 1, cutoff=0.85)  # above top_k and top_p
+    close = get_close_matches(letters, plain, 1, cutoff=0.85)  # so that top_k does not match top_p
     return plain[close[0]] if close else None
 
 
 def checked_schema(schema: dict[str, Any], *, param: str) -> dict[str, Any]:
-    """Return a valid JSON Schema unchanged. Raises APIError 400 with the field."""
+    """Return a JSON Schema unchanged. Raises APIError 400 if it is not valid."""
     if wrong := flaw(schema):
-        raise APIError(400, f"{param}: is not a JSON Schema: {wrong}", code="invalid_value", param=param)
+        raise APIError(400, f"{param}: not a valid JSON Schema: {wrong}", code="invalid_value", param=param)
     return schema
 
 
 def flaw(schema: Any) -> str:
-    """Return why a value is no JSON Schema by the rules of its draft; "" when it is one.
+    """Return why a value is not a valid JSON Schema of its draft, or "" if it is.
 
-    Its patterns are not judged, for other engines know classes of characters that `re` does not; nor are
-    empty lists, which pydantic writes for a union without members.
+    Patterns are not checked, because other engines support character classes that `re` does not. Empty lists
+    are accepted, because pydantic writes them for unions without members.
     """
     try:
         return _flaw(json.dumps(schema, allow_nan=False))
     except (RecursionError, ValueError):
-        return "It nests too deep, or has a number or an address that is not valid."
+        return "It is nested too deeply, or contains an invalid number or URI."
 
 
-@lru_cache(maxsize=256)  # the same tools come with every turn of a conversation
+@lru_cache(maxsize=256)  # every turn of a conversation sends the same tools
 def _flaw(written: str) -> str:
-    # Imported here, because it takes a third of a start and only tools and schemas need it.
+    # Imported here because it takes a third of the startup time, and only tools and schemas need it.
     from jsonschema.validators import Draft202012Validator, validator_for
     from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 
@@ -178,7 +178,7 @@ def _flaw(written: str) -> str:
 
 def _refusal(error: ValidationError, body: Any, status: int) -> APIError:
     found = [(_path(item["loc"], item["type"], body), item["msg"], item["type"]) for item in error.errors()]
-    # Of a union's alternatives, the one that fitted furthest is the one that was meant.
+    # Report the union member that matched furthest, most likely the intended one.
     path, message, kind = max(found, key=lambda item: len(item[0]))
     name = ".".join(str(part) for part in path)
     code = "missing_required_parameter" if kind == "missing" else "invalid_value"
@@ -186,11 +186,11 @@ def _refusal(error: ValidationError, body: Any, status: int) -> APIError:
 
 
 def _path(location: tuple[int | str, ...], kind: str, body: Any) -> tuple[int | str, ...]:
-    """Keep the parts of a location that are in the body, not the names of the alternatives tried."""
+    """Return a location without the names of the union members that pydantic tried."""
     path: list[int | str] = []
     for position, part in enumerate(location):
         last, rest = position == len(location) - 1, location[position + 1 :]
-        # An alternative may be called like a field: `thinking.signature` is no path into a text.
+        # A union member may have the same name as a field.
         is_end = last or not (kind == "missing" or any(_holds(body, later) for later in rest))
         if _holds(body, part) and (is_end or isinstance(body[part], dict | list)):
             body = body[part]
@@ -220,11 +220,11 @@ def from_url(kind: Kind, url: str, *, param: str, name: str | None = None) -> Me
 
 
 def from_base64(kind: Kind, mime_type: str, data: str, *, param: str, name: str | None = None) -> Medium:
-    """Read base64 data. Raises APIError 400 with the field."""
+    """Read base64 data. Raises APIError 400, naming the field."""
     try:
         raw = base64.b64decode("".join(data.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise APIError(400, f"{param}: is not valid base64.", code="invalid_value", param=param) from None
+        raise APIError(400, f"{param}: not valid base64.", code="invalid_value", param=param) from None
     width, height = _dimensions(raw, param) if kind == "image" else (None, None)
     return Medium(kind, mime_type, size=len(raw), name=name, width=width, height=height)
 
@@ -236,21 +236,21 @@ def _dimensions(raw: bytes, param: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(raw)) as image:
             return image.size
     except (UnidentifiedImageError, OSError):
-        raise APIError(400, f"{param}: is not an image.", code="invalid_image", param=param) from None
+        raise APIError(400, f"{param}: not an image.", code="invalid_image", param=param) from None
 
 
 def arguments_text(call: ModelCall) -> str:
-    """Return a call's arguments as JSON text, which may have been cut."""
+    """Return a call's arguments as JSON text, which may be truncated."""
     return compact(call.arguments) if call.partial is None else call.partial
 
 
 def compact(value: Any) -> str:
-    """Return JSON text without blanks."""
+    """Return JSON text without spaces."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def encoded(value: Any) -> bytes:
-    """Encode JSON as UTF-8, or as escaped ASCII when it holds a lone surrogate."""
+    """Encode JSON as UTF-8, or as escaped ASCII if it contains a lone surrogate."""
     try:
         return to_json(value)
     except PydanticSerializationError:

@@ -1,4 +1,4 @@
-"""`/v1/messages`: Anthropic's form of a conversation (model, max_tokens and messages are documented)."""
+"""`/v1/messages`, Anthropic's chat format (model, max_tokens and messages are documented)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STOP_REASONS = {
 
 
 class Base64Source(Form):
-    """Data that came with the request."""
+    """Data sent with the request."""
 
     type: Literal["base64"]
     media_type: Name
@@ -44,14 +44,14 @@ class Base64Source(Form):
 
 
 class URLSource(Form):
-    """Data that lies elsewhere."""
+    """Data at a URL."""
 
     type: Literal["url"]
     url: URLText
 
 
 class TextSource(Form):
-    """A document that is plain text."""
+    """A plain text document."""
 
     type: Literal["text"]
     media_type: Name
@@ -59,35 +59,35 @@ class TextSource(Form):
 
 
 class FileSource(Form):
-    """A file that was uploaded before."""
+    """A file uploaded earlier."""
 
     type: Literal["file"]
     file_id: Name
 
 
 class Text(Form):
-    """A block of text."""
+    """A text block."""
 
     type: Literal["text"]
     text: str
 
 
 class Image(Form):
-    """A block that is an image."""
+    """An image block."""
 
     type: Literal["image"]
     source: Annotated[Base64Source | URLSource | FileSource, Field(discriminator="type")]
 
 
 class ContentSource(Form):
-    """A document in pieces, each of which may be cited."""
+    """A document in separately citable pieces."""
 
     type: Literal["content"]
     content: str | list[Annotated[Text | Image, Field(discriminator="type")]]
 
 
 class Document(Form):
-    """A block that is a document."""
+    """A document block."""
 
     type: Literal["document"]
     source: Annotated[
@@ -107,14 +107,14 @@ class SearchResult(Form):
 
     @property
     def text(self) -> str:
-        """The passage under its title and where it is from."""
+        """The passage below its title and source."""
         return "\n".join(
             [each for each in (self.title, self.source) if each] + [each.text for each in self.content]
         )
 
 
 class ToolUse(Form):
-    """A call that an earlier reply made."""
+    """A tool call in an earlier reply."""
 
     type: Literal["tool_use"]
     id: Name
@@ -123,7 +123,7 @@ class ToolUse(Form):
 
 
 class ToolResult(Form):
-    """A tool's result."""
+    """A tool result."""
 
     type: Literal["tool_result"]
     tool_use_id: Name
@@ -134,7 +134,7 @@ class ToolResult(Form):
 
 
 class Thinking(Form):
-    """Thinking of an earlier reply."""
+    """Thinking in an earlier reply."""
 
     type: Literal["thinking"]
     thinking: str
@@ -142,14 +142,14 @@ class Thinking(Form):
 
 
 class RedactedThinking(Form):
-    """Encrypted thinking of an earlier reply."""
+    """Encrypted thinking in an earlier reply."""
 
     type: Literal["redacted_thinking"]
     data: str
 
 
 class ServerToolUse(Form):
-    """A call in an earlier reply that the server itself ran."""
+    """A call in an earlier reply that the server ran itself."""
 
     type: Literal["server_tool_use"]
     id: Name
@@ -195,7 +195,7 @@ class Message(Form):
 
 
 class ToolOffer(Form):
-    """A tool on offer; `input_schema` is a JSON Schema."""
+    """A tool definition; `input_schema` is a JSON Schema."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     input_schema: dict[str, Any]
@@ -225,26 +225,26 @@ class ThinkingOn(Form):
 
 
 class ThinkingOpen(Form):
-    """Thinking without a budget, or none."""
+    """Thinking without a budget, or no thinking."""
 
     type: Literal["adaptive", "disabled"]
 
 
 class Format(Form):
-    """JSON by a schema."""
+    """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
 class OutputConfig(Form):
-    """The required form of the reply."""
+    """The required format of the reply."""
 
     format: Format | None = None
 
 
 class CountRequest(Form):
-    """A request to count the tokens of a conversation."""
+    """A request to count a conversation's tokens."""
 
     model: Name
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -256,7 +256,7 @@ class CountRequest(Form):
     output_format: Format | None = None
 
     def model_request(self) -> ModelRequest:
-        """Translate the request. Raises APIError 400 when its parts contradict each other."""
+        """Translate the request. Raises APIError 400 if its parts contradict each other."""
         tools = tuple(_tool(offer, at) for at, offer in enumerate(self.tools or ()))
         choice, named = self._choice({tool.name for tool in tools})
         return ModelRequest(
@@ -283,7 +283,7 @@ class CountRequest(Form):
         choice = self.tool_choice
         if isinstance(choice, NamedChoice):
             if choice.name not in offered:
-                message = f"tool_choice.name: no tool named {choice.name!r} was offered."
+                message = f"tool_choice.name: no tool named {choice.name!r} was given."
                 raise APIError(400, message, param="tool_choice.name")
             return "named", choice.name
         if choice and choice.type == "any" and not offered:
@@ -320,7 +320,7 @@ class MessageRequest(CountRequest):
     top_k: Annotated[int, Field(ge=0), INTEGRAL] | None = None
 
     def model_request(self) -> ModelRequest:
-        """Translate the request, its limits included."""
+        """Translate the request, including its limits."""
         return replace(
             super().model_request(), stop=tuple(self.stop_sequences or ()), max_tokens=self.max_tokens
         )
@@ -338,7 +338,7 @@ def _results(blocks: list[Any], called: set[str], where: str) -> Iterator[ModelM
         if block.tool_use_id not in called:
             param = f"{where}.{number}.tool_use_id"
             raise APIError(
-                400, f"{param}: no earlier message made the call {block.tool_use_id!r}.", param=param
+                400, f"{param}: no earlier message has the call {block.tool_use_id!r}.", param=param
             )
         content = block.content or ""
         if isinstance(content, str):
@@ -399,7 +399,7 @@ def reply(request: MessageRequest, answer: Completion, *, reply_id: str) -> dict
 def events(
     request: MessageRequest, answer: Completion, *, reply_id: str
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the message's events, each with the number of tokens that it took to make."""
+    """Yield the message's events, each with its cost in tokens."""
     opening = {
         **_head(request, reply_id),
         "content": [],
@@ -419,7 +419,7 @@ def events(
 
 
 def stop(answer: Completion) -> dict[str, Any]:
-    """Return why the reply ended; only a refusal with text has details."""
+    """Return why the reply ended; only refusals with text have details."""
     reason = "stop_sequence" if answer.stop_sequence else _STOP_REASONS[answer.finish_reason]
     if answer.refusal is None:
         return {"stop_reason": reason, "stop_sequence": answer.stop_sequence}
@@ -446,7 +446,7 @@ def _head(request: MessageRequest, reply_id: str) -> dict[str, Any]:
 
 
 def _blocks(answer: Completion) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Yield each content block, a tool's with the text of its arguments."""
+    """Yield each content block; tool calls come with their arguments as text."""
     if answer.reasoning:
         yield (
             {
@@ -469,7 +469,7 @@ def _blocks(answer: Completion) -> Iterator[tuple[dict[str, Any], str | None]]:
 
 
 def signature(thinking: str) -> str:
-    """Sign thinking, so that foreign thinking can be refused."""
+    """Return a signature for thinking, so that foreign thinking can be refused."""
     return blake2b(thinking.encode(errors="surrogatepass"), digest_size=32).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: OpenAI's form of a conversation (model, messages and stream are documented)."""
+"""`/v1/chat/completions`, OpenAI's chat format (model, messages and stream are documented)."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Text(Form):
 
 
 class Refusal(Form):
-    """A part of an assistant's message that refuses."""
+    """A refusal part of an assistant message."""
 
     type: Literal["refusal"]
     refusal: str
 
 
 class ImageURL(Form):
-    """Where an image is: a data URL, or an address."""
+    """An image's URL, which may be a data URL."""
 
     url: URLText
     detail: str | None = None
@@ -69,7 +69,7 @@ class Audio(Form):
 
 
 class FileData(Form):
-    """A file: inline as a data URL or base64, or the id of an upload."""
+    """A file: inline as a data URL or base64, or the id of an uploaded file."""
 
     file_data: str | None = None
     file_id: str | None = None
@@ -88,14 +88,14 @@ Content = str | list[Part]
 
 
 class Function(Form):
-    """The name of a called function, and its arguments as JSON text."""
+    """A called function's name, and its arguments as JSON text."""
 
     name: Name
     arguments: str
 
 
 class ToolCall(Form):
-    """A call that an earlier reply made."""
+    """A tool call in an earlier reply."""
 
     id: Name
     type: Literal["function"] = "function"
@@ -103,14 +103,14 @@ class ToolCall(Form):
 
 
 class Instruction(Form):
-    """A system's or developer's message."""
+    """A system or developer message."""
 
     role: Literal["system", "developer"]
     content: Content
 
 
 class Question(Form):
-    """A user's message."""
+    """A user message."""
 
     role: Literal["user"]
     content: Content
@@ -118,7 +118,7 @@ class Question(Form):
 
 
 class Reply(Form):
-    """An assistant's message."""
+    """An assistant message."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -126,7 +126,7 @@ class Reply(Form):
 
 
 class Result(Form):
-    """A tool's result."""
+    """A tool result."""
 
     role: Literal["tool"]
     tool_call_id: Name
@@ -146,7 +146,7 @@ class FunctionOffer(Form):
 
 
 class ToolOffer(Form):
-    """A tool on offer."""
+    """A tool definition."""
 
     type: Literal["function"]
     function: FunctionOffer
@@ -181,14 +181,14 @@ class PlainFormat(Form):
 
 
 class SchemaFormat(Form):
-    """JSON by a schema."""
+    """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     json_schema: Schema
 
 
 class StreamOptions(Form):
-    """Options of a stream."""
+    """Stream options."""
 
     include_usage: bool | None = None
 
@@ -216,7 +216,7 @@ class ChatRequest(Form):
     reasoning_effort: str | None = None
 
     def model_request(self) -> ModelRequest:
-        """Translate the request. Raises APIError 400 when its parts contradict each other."""
+        """Translate the request. Raises APIError 400 if its parts contradict each other."""
         tools = tuple(_tool(offer.function, at) for at, offer in enumerate(self.tools or ()))
         choice, named = _choice(self.tool_choice, {tool.name for tool in tools})
         wanted = self.response_format
@@ -250,7 +250,7 @@ def _schema(wanted: SchemaFormat) -> dict[str, Any]:
 def _choice(choice: Any, offered: set[str]) -> tuple[str, str | None]:
     if isinstance(choice, NamedTool):
         if choice.function.name not in offered:
-            message = f"tool_choice.function.name: no tool named {choice.function.name!r} was offered."
+            message = f"tool_choice.function.name: no tool named {choice.function.name!r} was given."
             raise APIError(400, message, code="invalid_value", param="tool_choice.function.name")
         return "named", choice.function.name
     if choice == "required" and not offered:
@@ -269,7 +269,7 @@ def _turns(messages: list[Any]) -> Iterator[ModelMessage]:
             yield ModelMessage("assistant", text, media, calls)
         elif isinstance(message, Result):
             if message.tool_call_id not in called:
-                text = f"{where}.tool_call_id: no earlier message made the call {message.tool_call_id!r}."
+                text = f"{where}.tool_call_id: no earlier message has the call {message.tool_call_id!r}."
                 raise APIError(400, text, code="invalid_value", param=f"{where}.tool_call_id")
             yield ModelMessage("tool", text, media, call_id=message.tool_call_id)
         else:
@@ -307,7 +307,7 @@ def _medium(part: Image | Audio | File, where: str) -> Medium:
 
 
 def _call(call: ToolCall) -> ModelCall:
-    """Read a call; arguments that are no JSON object stay text."""
+    """Parse a call; arguments that are not a JSON object stay text."""
     text = call.function.arguments
     try:
         arguments = json.loads(text or "{}")
@@ -322,7 +322,7 @@ def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: i
     """Return the completion's JSON."""
     silent = answer.calls or answer.refusal is not None
     content: Any = answer.text or None if silent else answer.text
-    if answer.blocks:  # a list of parts, as Mistral's API answers
+    if answer.blocks:  # a list of parts, as in Mistral's API
         content = [*([{"type": "text", "text": answer.text}] if answer.text else []), *answer.blocks]
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
     if answer.reasoning:
@@ -342,7 +342,7 @@ def reply(request: ChatRequest, answer: Completion, *, reply_id: str, created: i
 def chunks(
     request: ChatRequest, answer: Completion, *, reply_id: str, created: int
 ) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the completion's chunks, each with the number of tokens that it took to make."""
+    """Yield the completion's chunks, each with its cost in tokens."""
     head = _chunk_head(request, reply_id, created)
     for delta, tokens in _deltas(answer):
         piece = delta.get("content") if tokens else None
@@ -355,12 +355,12 @@ def chunks(
 def encoded_chunks(
     request: ChatRequest, answer: Completion, *, reply_id: str, created: int
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield the completion's chunks as JSON, each with the number of tokens that it took to make."""
+    """Yield the completion's chunks as JSON, each with its cost in tokens."""
     if request.logprobs:
         for whole, tokens in chunks(request, answer, reply_id=reply_id, created=created):
             yield encoded(whole), tokens
         return
-    # Only the delta differs: to make and encode each chunk anew takes four times as long.
+    # Only the delta differs: building and encoding each chunk in full takes four times as long.
     head = _chunk_head(request, reply_id, created)
     before, after = encoded(_chunk(head, {})).rsplit(b"{}", 1)
     for delta, tokens in _deltas(answer):
@@ -448,6 +448,6 @@ def _logprobs(request: ChatRequest, text: str) -> dict[str, Any] | None:
 
 
 def _logprob(token: str, alternatives: int) -> dict[str, Any]:
-    """Show a token as the only likely one: the model is certain, for it follows rules."""
+    """Return a token as the only likely one, because a rule-based model is certain."""
     certain = {"token": token, "logprob": 0.0, "bytes": list(token.encode(errors="surrogatepass"))}
     return {**certain, "top_logprobs": [certain] if alternatives else []}

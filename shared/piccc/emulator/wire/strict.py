@@ -1,6 +1,6 @@
-"""Checks for what strict chat servers refuse although it is well-formed.
+"""Checks for well-formed requests that strict chat servers refuse.
 
-All of them are assumed, from public reports on OpenAI's and Anthropic's APIs, vLLM and llama.cpp;
+All are assumed, based on public reports about OpenAI's and Anthropic's APIs, vLLM and llama.cpp.
 `Emulator(strict=False)` skips them.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from piccc.emulator.wire import APIError, anthropic, openai
 
 Flaw = tuple[str, str]
-"""The field at fault as a dotted path, and what is wrong with it."""
+"""The dotted path of the field at fault, and what is wrong with it."""
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOOL_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -32,9 +32,9 @@ _SIGNATURES = (
 
 
 def check(request: openai.ChatRequest | anthropic.CountRequest, *, signatures: bool = True) -> None:
-    """Raise a 400 APIError that names the first field that strict servers refuse.
+    """Raise APIError 400 for the first field that strict servers refuse.
 
-    Without `signatures` any signature of thinking passes: another server may have given it.
+    Without `signatures`, accept any thinking signature, because it may come from another server.
     """
     flaws = _chat(request) if isinstance(request, openai.ChatRequest) else _messages(request)
     for param, message in flaws:
@@ -59,13 +59,13 @@ def _chat(request: openai.ChatRequest) -> Iterator[Flaw]:
         where = f"messages.{at}"
         name = getattr(message, "name", None)
         if name is not None and not _SPEAKER.fullmatch(str(name)):
-            yield f"{where}.name", "must not hold white space or any of < | \\ / >."
+            yield f"{where}.name", "must not contain whitespace or any of < | \\ / >."
         calls = (message.tool_calls or ()) if isinstance(message, openai.Reply) else ()
         for number, call in enumerate(calls):
             inside = f"{where}.tool_calls.{number}.function"
             yield from _names([(f"{inside}.name", call.function.name)])
             if not _is_object(call.function.arguments):
-                yield f"{inside}.arguments", "must be the JSON text of an object."
+                yield f"{inside}.arguments", "must be a JSON object as text."
         if isinstance(message.content, list):
             for number, part in enumerate(message.content):
                 yield from _part(part, f"{where}.content.{number}")
@@ -92,21 +92,21 @@ def _messages(request: anthropic.CountRequest) -> Iterator[Flaw]:
     yield from _tools([tool.name for tool in request.tools or ()], "name")
     for at, stop in enumerate(getattr(request, "stop_sequences", None) or ()):
         if not stop.strip():
-            yield f"stop_sequences.{at}", "must hold more than white space."
+            yield f"stop_sequences.{at}", "must contain non-whitespace text."
     yield from _thinking(request)
     if isinstance(request.system, str):
         if request.system and not request.system.strip():
-            yield "system", "must hold more than white space."
+            yield "system", "must contain non-whitespace text."
     else:
         yield from _blank(request.system or (), "system")
     if request.messages[0].role == "assistant":
-        yield "messages.0.role", "the first message must be the user's."
+        yield "messages.0.role", "the first message must be from the user."
     for at, message in enumerate(request.messages):
         where, last = f"messages.{at}.content", at == len(request.messages) - 1
         optional = last and message.role == "assistant"
         if isinstance(message.content, str):
             if not message.content.strip() and not (optional and not message.content):
-                yield where, "must hold more than white space."
+                yield where, "must contain non-whitespace text."
         elif not message.content and not optional:
             yield where, "must not be empty."
         else:
@@ -129,13 +129,13 @@ def _thinking(request: anthropic.CountRequest) -> Iterator[Flaw]:
     if not isinstance(request, anthropic.MessageRequest):
         return
     if request.temperature not in (None, 1):
-        yield "temperature", "must be 1 with thinking."
+        yield "temperature", "must be 1 when thinking is enabled."
     if isinstance(thinking, anthropic.ThinkingOn) and thinking.budget_tokens >= request.max_tokens:
         yield "thinking.budget_tokens", "must be less than max_tokens."
 
 
 def _unthought(messages: list[anthropic.Message]) -> Iterator[Flaw]:
-    """Hold that the model thought before the calls whose results the last turn has."""
+    """Check that a thinking block precedes the calls answered in the last turn."""
     at = next((at for at, each in reversed([*enumerate(messages)]) if each.role == "assistant"), -1)
     while at > 0 and messages[at - 1].role == "assistant":
         at -= 1
@@ -145,7 +145,7 @@ def _unthought(messages: list[anthropic.Message]) -> Iterator[Flaw]:
     if at >= 0 and not thought and any(isinstance(each, anthropic.ToolResult) for each in ends):
         yield (
             f"messages.{at}.content.0.type",
-            "a turn of calls must start with a thinking block, with thinking.",
+            "when thinking is enabled, a turn with tool calls must start with a thinking block.",
         )
 
 
@@ -163,7 +163,7 @@ def _blocks(blocks: Iterable[Any], where: str) -> Iterator[Flaw]:
                 yield from _blocks(block.content, f"{path}.content")
         elif isinstance(block, anthropic.Thinking):
             if block.signature != anthropic.signature(block.thinking):
-                yield f"{path}.signature", "is not one that this server gave to this thinking."
+                yield f"{path}.signature", "does not match this server's signature of the thinking."
         elif isinstance(block, anthropic.Image | anthropic.Document):
             source = block.source
             if isinstance(source, anthropic.Base64Source):
@@ -173,7 +173,7 @@ def _blocks(blocks: Iterable[Any], where: str) -> Iterator[Flaw]:
 def _blank(blocks: Iterable[Any], where: str) -> Iterator[Flaw]:
     for number, block in enumerate(blocks):
         if isinstance(block, anthropic.Text) and not block.text.strip():
-            yield f"{where}.{number}.text", "must hold more than white space."
+            yield f"{where}.{number}.text", "must contain non-whitespace text."
 
 
 def _trailing(content: str | list[Any], where: str) -> Iterator[Flaw]:
@@ -186,7 +186,7 @@ def _trailing(content: str | list[Any], where: str) -> Iterator[Flaw]:
             else ("", where)
         )
     if isinstance(text, str) and text != text.rstrip():
-        yield where, "must not end in white space, for it is the end of the conversation."
+        yield where, "must not end with whitespace when it is the final message."
 
 
 def _cache_marks(request: anthropic.CountRequest) -> Iterator[str]:
@@ -215,7 +215,7 @@ def _tools(names: list[str], field: str) -> Iterator[Flaw]:
     yield from _names((f"tools.{at}.{field}", name) for at, name in enumerate(names))
     for at, name in enumerate(names):
         if name in names[:at]:
-            yield f"tools.{at}.{field}", f"another tool is named {name!r} too."
+            yield f"tools.{at}.{field}", f"duplicate tool name {name!r}."
 
 
 def _ids(call_id: str, param: str) -> Iterator[Flaw]:
@@ -237,18 +237,18 @@ def _mistyped(declared: str, data: str, param: str) -> Iterator[Flaw]:
     try:
         start = base64.b64decode("".join(data[:64].split())[:32])
     except (binascii.Error, ValueError):
-        return  # the form itself refuses what is not base64
+        return  # the form itself refuses invalid base64
     found = next((kind for magic, kind in _SIGNATURES if start.startswith(magic)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         found = "image/webp"
     if declared.startswith("image/") and declared not in _IMAGE_TYPES:
         yield param, f"must be one of {', '.join(sorted(_IMAGE_TYPES))}, not {declared}."
     elif found != declared:
-        yield param, f"says {declared}, but the content is {found or 'something else'}."
+        yield param, f"declares {declared}, but the content is {found or 'something else'}."
 
 
 def _open_ends(schema: Any, param: str, place: str = "") -> Iterator[Flaw]:
-    """Find where a schema breaks the rules of OpenAI's `strict`.
+    """Yield where a schema violates the rules of OpenAI's `strict`.
 
     https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
     """
@@ -273,7 +273,7 @@ def _open_ends(schema: Any, param: str, place: str = "") -> Iterator[Flaw]:
 
 
 class _Step(NamedTuple):
-    """One thing in a conversation that matters for the pairing of calls and results; `param` is its path."""
+    """A call, a result or other content, for pairing calls with results; `param` is its path."""
 
     kind: Literal["call", "result", "other"]
     param: str
@@ -294,7 +294,7 @@ def _chat_steps(messages: Iterable[openai.Message]) -> Iterator[_Step]:
 
 
 def _message_steps(messages: Iterable[anthropic.Message]) -> Iterator[_Step]:
-    """Turns of the same role that follow one another are joined, as Anthropic's API joins them."""
+    """Yield the steps, merging consecutive turns of the same role as Anthropic's API does."""
     turn, role = -1, ""
     for at, message in enumerate(messages):
         where = f"messages.{at}.content"
@@ -313,20 +313,20 @@ def _message_steps(messages: Iterable[anthropic.Message]) -> Iterator[_Step]:
 
 
 def _unpaired(steps: Iterable[_Step]) -> Iterator[Flaw]:
-    """Hold that each call has an id of its own, and exactly one result, in the very next turn."""
+    """Check that each call has a unique id and exactly one result, in the next turn."""
     seen: set[str] = set()
     pending: dict[str, _Step] = {}
     for step in steps:
         if step.kind == "result":
             if step.call_id not in pending:
-                yield step.param, f"no call {step.call_id!r} of the turn before waits for a result."
+                yield step.param, f"the previous turn has no open call {step.call_id!r}."
             pending.pop(step.call_id, None)
             continue
         if first := next((call for call in pending.values() if call.turn != step.turn), None):
             yield first.param, f"the call {first.call_id!r} needs its result before {step.param}."
         if step.kind == "call":
             if step.call_id in seen:
-                yield step.param, f"the id {step.call_id!r} was used before."
+                yield step.param, f"the id {step.call_id!r} is used twice."
             seen.add(step.call_id)
             pending[step.call_id] = step
     for step in pending.values():
