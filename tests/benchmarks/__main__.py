@@ -38,11 +38,11 @@ LONGEST = 180.0
 """Seconds after which a client counts as failed."""
 ABOUT = """# Benchmarks
 
-CPU time of the client process: piccc's figures, and other clients as multiples of them, with the smallest and
-largest multiple of any round in brackets. A floor is httpx with the cheapest correct parser and the
-framework's own work for one chunk per event. The server sends from memory and pauses between writes like a
-model, so CPU caches are cold and figures are two to three times those of a tight loop. Modules are precompiled,
-as with pip. Compare figures only within a row.
+CPU time of the client process: piccc's figures, and other clients as multiples of them, with the
+smallest and largest multiple of any round in brackets. A floor is httpx with the cheapest correct parser
+and the framework's own work for one chunk per event. The server sends from memory and pauses between
+writes like a model, so CPU caches are cold and figures are two to three times those of a tight loop.
+Modules are precompiled, as with pip. Compare figures only within a row.
 
 {made}
 
@@ -51,7 +51,7 @@ as with pip. Compare figures only within a row.
 
 
 def environment(group: str | None, *extras: str, tree: Path = ROOT) -> Path:
-    """Return the interpreter of an environment with the group's peers and our extras, creating it if needed."""
+    """Return the interpreter of an environment with the group's peers and our extras; create it if needed."""
     folder = tree / (f".venv-peers-{group}" if group else ".venv-peers-ours")
     command = ["uv", "sync", "-q", "--no-default-groups", "--extra", "langchain", "--extra", "llama-index"]
     command += [each for extra in extras for each in ("--extra", extra)]
