@@ -1,8 +1,7 @@
 """Count the source files that four everyday operations pass through: `python -m tests.walks`.
 
-Each walk runs once to warm up (lazy imports, connections), then once more under `sys.setprofile`. Only
-files of the product count, without the emulator. A reader who wants to follow the operation has to open
-these files."""
+These are the files that a reader must open to follow an operation. Each walk runs once to warm up (lazy
+imports, connections), then again under `sys.setprofile`. Only product files count, without the emulator."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = tuple(str(ROOT / name) + "/" for name in ("shared/piccc", "langchain_piccc", "llama_index_piccc"))
 EMULATOR = str(ROOT / "shared/piccc/emulator") + "/"
 LIMITS = {"streamed token": 8, "chat call": 13, "media task": 17, "structured answer": 13}
-"""The largest number of files that each walk may have."""
+"""The maximum number of files per walk."""
 WORDS = " ".join(["word"] * 40)
 
 
@@ -39,7 +38,7 @@ class Mug(BaseModel):
 
 
 def files_of(walk: Callable[[], object]) -> list[str]:
-    """Run a walk in this thread and those it starts; return the product's files whose functions ran."""
+    """Run a walk; return the product files whose functions ran, including in threads that it started."""
     seen: set[str] = set()
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
@@ -58,7 +57,7 @@ def files_of(walk: Callable[[], object]) -> list[str]:
 
 
 def walks(emulator: Emulator, paced: Emulator, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each walk's name and files. `paced` writes its tokens one by one, as a model does."""
+    """Yield each walk's name and files. `paced` sends tokens one by one, like a model."""
     slow = ChatPiccc(base_url=paced.base_url, api_key=paced.api_key)
     server = {"base_url": emulator.base_url, "api_key": emulator.api_key}
     model = ChatPiccc(**server)
@@ -106,7 +105,7 @@ def walks(emulator: Emulator, paced: Emulator, folder: Path) -> Iterator[tuple[s
 
 
 def main() -> None:
-    """Print the four figures, each with its files; exit with 1 where a walk is too long."""
+    """Print each walk's file count and files; exit with 1 if a walk is too long."""
     too_long = False
     with Emulator(speed=math.inf) as emulator, Emulator() as paced, tempfile.TemporaryDirectory() as folder:
         for name, files in walks(emulator, paced, Path(folder)):

@@ -39,7 +39,7 @@ class Mode:
         return f"{kind}-{self.library.__name__}" if self.library else kind
 
     def port(self) -> SyncBackend | AsyncBackend:
-        """Return a port of this mode."""
+        """Return a backend for this mode."""
         return (AsyncBackend if self.is_async else SyncBackend)(library=self.library)
 
 
@@ -52,7 +52,7 @@ OWN_MODES = [mode for mode in MODES if mode.library is None]
 
 
 def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
-    """Make one call of a kind and return what it gave: a reply, or the JSON of the task routes."""
+    """Make one call of a kind; return its reply, or the JSON from a task route."""
     session = Session(config, io)
     if mode.is_async:
         with asyncio.Runner(loop_factory=mode.new_loop) as runner:
@@ -61,7 +61,7 @@ def call(mode: Mode, kind: str, config: Config, io: VirtualIO) -> Any:
 
 
 def calls(mode: Mode, kinds: list[str], config: Config, io: VirtualIO, *, padding: int = 0) -> list[Any]:
-    """Make calls one after the other on one event loop; return what each gave, or its error."""
+    """Make calls in sequence on one event loop; return each one's result or error."""
     session = Session(config, io)
     ask = replace(ASK, extra_body={"padding": "x" * padding}) if padding else ASK
 
@@ -95,7 +95,7 @@ async def _call(kind: str, session: Session, ask: ChatRequest = ASK) -> Any:
 
 
 def json_of(payload: object) -> object:
-    """Return what was read as it came."""
+    """Return the parsed JSON unchanged."""
     return payload
 
 

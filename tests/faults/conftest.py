@@ -21,17 +21,17 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture(autouse=True)
 def fresh_budget() -> None:
-    """Forget what earlier tests' failures cost."""
+    """Reset the retry budget spent by earlier tests."""
     budget._budgets.clear()
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Make a certificate authority that nobody trusts yet."""
+    """Create a certificate authority that nobody trusts yet."""
     return trustme.CA()
 
 
 @pytest.fixture(autouse=True)
 def fresh_connections() -> None:
-    """Close what earlier tests left idle: a reused connection that breaks is another fault than a new one."""
+    """Close idle connections of earlier tests, because failures differ on reused connections."""
     connections.blocking_pool.close()

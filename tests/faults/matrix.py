@@ -1,9 +1,9 @@
-"""The fault matrix: what goes wrong, and what each kind of call makes of it.
+"""The fault matrix: what goes wrong, and how each kind of call handles it.
 
-Read a row as: the fault, what the server says to each attempt, and what comes of a chat, a chat stream, a
-task's submission and a read. An expectation is written `Error xN`, N requests having reached the server, and
-then `waits S` (seconds slept in all, with the jitter at its highest), `billed` (the server may have acted),
-and `has TEXT` (what a broken stream had brought). `ok` is the healthy answer.
+A row has the fault, the server's answer to each attempt, and the expected outcome for chat, streamed chat,
+task submission and reads. An expectation is `Error xN`, where N requests reached the server, then `waits S`
+(total seconds slept, with maximum jitter), `billed` (the server may have acted), and `has TEXT` (what a
+broken stream delivered). `ok` is the healthy answer.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tests.faults.replies import DONE, EVENTS, USAGE, anthropic_event, event, op
 from tests.faults.server import CLOSE, HANG, RESET, Answer, chunk, head, reply, stream, stream_head
 
 SOON = 0.3
-"""Bounds are multiples of it, far above what anything but a faulty server takes, on a busy machine too."""
+"""Bounds are multiples of it, which only a faulty server exceeds, even on a busy machine."""
 PATIENT = Timeout()
 Answers = Sequence[Answer] | Callable[[str], Sequence[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What comes of one call."""
+    """The expected outcome of one call."""
 
     error: str | None
     requests: int
@@ -39,7 +39,7 @@ class Expected:
 
     @classmethod
     def read(cls, text: str) -> Expected:
-        """Read an expectation; ValueError when it is none."""
+        """Parse an expectation. Raises ValueError if it is malformed."""
         found = re.fullmatch(r"(\w+) x(\d+)(?: waits ([\d.]+))?( billed)?(?: has (.*))?", text)
         if found is None:
             raise ValueError(text)
@@ -49,7 +49,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One row. `retry_unknown` is what the caller said; `jitter` is what the port's random gives."""
+    """One row. `retry_unknown` is the caller's setting; `jitter` is the backend's random value."""
 
     name: str
     answers: Answers
@@ -62,60 +62,60 @@ class Fault:
     jitter: float = 1.0
 
     def expected(self, kind: str) -> Expected:
-        """Return what comes of a kind of call."""
+        """Return the expected outcome for a kind of call."""
         if "stream" in kind:
             return Expected.read(self.stream)
         columns = {"submit": self.submit, "poll": self.read, "list": self.read}
         return Expected.read(columns.get(kind, self.chat))
 
     def script(self, kind: str) -> Sequence[Answer]:
-        """Return what the server says to a kind of call."""
+        """Return the server's answers to a kind of call."""
         return self.answers(kind) if callable(self.answers) else self.answers
 
 
 def healthy(kind: str, *headers: str) -> Answer:
-    """Return the answer that nothing is wrong with."""
+    """Return a correct answer."""
     if "stream" not in kind:
         return [reply(200, whole(kind), *headers)]
     return stream(*EVENTS[kind.removesuffix("-stream")].values())
 
 
 def body(data: bytes, *headers: str) -> list[Answer]:
-    """Answer 200 with these bytes as JSON."""
+    """Answer 200 with the given bytes as JSON."""
     return [[reply(200, data, *headers)]]
 
 
 def after(*first: Answer) -> Callable[[str], list[Answer]]:
-    """Answer like this first, and then as is due."""
+    """Give these answers first, then a correct one."""
     return lambda kind: [*first, healthy(kind)]
 
 
 def same(name: str, answers: Answers, expected: str, **options: object) -> Fault:
-    """Make a row that every kind of call takes alike."""
+    """Return a row with the same outcome for every kind of call."""
     return Fault(name, answers, expected, expected, expected, expected, **options)  # type: ignore[arg-type]  # as the class has them
 
 
 def status(name: str, answer: bytes, error: str) -> Fault:
-    """Make a row for a status that nobody repeats."""
+    """Return a row for a status that is never retried."""
     return same(name, [[answer]], f"{error} x1")
 
 
 def lost(name: str, answers: Answers, **options: object) -> Fault:
-    """Make a row for a request that was sent and not answered."""
+    """Return a row for a request that was sent but got no response."""
     chat = "ResponseLostError x1 billed"
     read = "APIConnectionError x3 waits 1.5"
     return Fault(name, answers, chat, chat, "SubmissionUnknown x1 billed", read, **options)  # type: ignore[arg-type]  # as the class has them
 
 
 def unreadable(name: str, answers: Answers, *, stream: str = "ResponseError x1 billed") -> Fault:
-    """Make a row for a 200 that says nothing sensible."""
+    """Return a row for a 200 with unusable content."""
     return Fault(
         name, answers, "ResponseError x1 billed", stream, "SubmissionUnknown x1 billed", "ResponseError x1"
     )
 
 
 def _redirect(status: int, target: str) -> Fault:
-    # {target} is filled in by the test: the case's own address, or another server's.
+    # The test fills in {target}: this server's URL, or another server's.
     answer = [reply(status, b"", f"location: {target}/v1/elsewhere")]
     read = "ok x2" if target == "{here}" else "ResponseError x1"
     moved = "ResponseError x1"
@@ -367,7 +367,7 @@ def _events(kind: str, *names: str) -> list[bytes]:
 
 
 def _cut(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[str], list[Answer]]:
-    """Stream these events and these bytes, then end in this way."""
+    """Stream the given events and bytes, then end as given."""
 
     def answers(kind: str) -> list[Answer]:
         pieces = [*_events(kind, *names), *([more] if more else [])]
@@ -377,7 +377,7 @@ def _cut(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[s
 
 
 def _say(make: Callable[[str], Sequence[bytes]]) -> Callable[[str], list[Answer]]:
-    """Stream what is made for a dialect, and end properly."""
+    """Stream the dialect's bytes, and end properly."""
     return lambda kind: [stream(*make(kind.removesuffix("-stream")))]
 
 
@@ -481,7 +481,7 @@ def _unknown(kind: str) -> bytes:
 
 MODES_OF_WAITING = [*OWN_MODES, *MODES[2:4]]
 TIMED = {"chat", "chat-stream", "submit", "poll"}
-"""The kinds of call that wait for a bound to pass: one of each kind of waiting, for it takes real time."""
+"""The kinds of call for faults that run into a timeout: one per kind of wait, because it takes real time."""
 
 ROWS = [
     *((fault, kind) for fault in [*SILENCE, *STATUSES, *BODIES] for kind in KINDS),
@@ -494,11 +494,10 @@ WHOLE = os.environ.get("PICCC_WHOLE_MATRIX") == "1"
 
 
 def _cases() -> Iterator[tuple[Fault, str, Mode]]:
-    """Yield the rows, each in the modes in which it runs.
+    """Yield each row with the modes in which it runs.
 
-    Each row runs over our own connections, blocking and asynchronously: what they do with a fault is ours.
-    What the other modes have of their own (a library's errors, uvloop's) meets each fault and each kind of
-    call, but not each pair of these.
+    Every row runs over our own connections, blocking and asynchronous. The other modes (HTTP libraries,
+    uvloop) cover each fault and each kind of call, but not every pair.
     """
     for number, (_, group) in enumerate(groupby(ROWS, lambda row: row[0].name)):
         rows, modes = list(group), MODES

@@ -1,4 +1,4 @@
-"""What a healthy server says to each kind of call, whole and event by event."""
+"""A healthy server's responses to each kind of call, complete and as events."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ WHOLE: dict[str, Any] = {
 
 
 def whole(kind: str) -> bytes:
-    """Return the healthy body for a kind of call."""
+    """Return a healthy body for a kind of call."""
     return json.dumps(WHOLE[kind]).encode()
 
 
 def event(data: Any, type: str = "") -> bytes:
-    """Write one event."""
+    """Encode one event."""
     name = f"event: {type}\n" if type else ""
     return f"{name}data: {json.dumps(data)}\n\n".encode()
 
 
 def openai_chunk(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-    """Write a chunk of the OpenAI dialect."""
+    """Encode a chunk in the OpenAI dialect."""
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     return event({"id": "chatcmpl-1", "model": "piccc-flash", "choices": [choice], **more})
 
 
 def anthropic_event(type: str, **fields: Any) -> bytes:
-    """Write an event of the Anthropic dialect."""
+    """Encode an event in the Anthropic dialect."""
     return event({"type": type, **fields}, type)
 
 
 def anthropic_text(text: str) -> bytes:
-    """Write a piece of text in the Anthropic dialect."""
+    """Encode a text delta in the Anthropic dialect."""
     return anthropic_event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
 

@@ -1,4 +1,4 @@
-"""A raw server on loopback that answers byte for byte as it is told, and breaks off where it is told."""
+"""A raw loopback server that sends the given bytes, and can break off anywhere."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ TURNS = 5
 
 
 class End(Enum):
-    """How an answer ends, other than by keeping the connection for the next request."""
+    """How an answer ends, unless the connection is kept alive."""
 
     CLOSE = "close the connection"
     RESET = "reset the connection"
-    HANG = "say nothing more until the client leaves"
+    HANG = "send nothing more until the client leaves"
 
 
 CLOSE, RESET, HANG = End
 Step = bytes | float | Callable[[], object] | End
-"""Bytes are written as they are, a number is a pause in seconds, a function is called."""
+"""Bytes to send, a pause in seconds, or a function to call."""
 Answer = Sequence[Step]
 
 
 @dataclass(slots=True)
 class Request:
-    """One request as it came."""
+    """One received request."""
 
     method: str
     path: str
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(slots=True)
 class Case:
-    """What the server does on one base URL: the answers in their order, the last one again and again."""
+    """The server's answers for one base URL, in order; the last one repeats."""
 
     name: str
     base_url: str
@@ -53,12 +53,12 @@ class Case:
 
     @property
     def methods(self) -> Counter[str]:
-        """How often each method was asked."""
+        """The number of requests per method."""
         return Counter(request.method for request in self.requests)
 
 
 class FaultServer:
-    """Serve cases on a thread of its own; enter it with `with`."""
+    """Serves cases in a background thread; enter it with `with`."""
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -84,7 +84,7 @@ class FaultServer:
         self._loop.close()
 
     def case(self, *answers: Answer, host: str = "127.0.0.1") -> Case:
-        """Set up a base URL that answers like this."""
+        """Create a base URL with the given answers."""
         name = f"case{len(self._cases)}"
         scheme = "https" if self._tls else "http"
         case = Case(name, f"{scheme}://{host}:{self.port}/{name}", list(answers))
@@ -92,17 +92,17 @@ class FaultServer:
         return case
 
     def tunnel(self, authority: str, *answers: Answer) -> Case:
-        """Set up a proxy's answers to who asks for a tunnel to `host:port`."""
+        """Set a proxy's answers to requests for a tunnel to `host:port`."""
         self._cases[authority] = Case(authority, f"http://127.0.0.1:{self.port}", list(answers))
         return self._cases[authority]
 
     @property
     def open_connections(self) -> int:
-        """How many connections clients hold open."""
+        """The number of open client connections."""
         return len(self._writers)
 
     def wait_until_all_closed(self) -> None:
-        """Return when no client holds a connection; fail after a while."""
+        """Wait until all clients have closed their connections; fail after a while."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._writers, PATIENCE):
                 raise AssertionError(f"{len(self._writers)} connections stay open")
@@ -149,17 +149,19 @@ class FaultServer:
         return True
 
     async def _stop(self) -> None:
-        for listening in self._server.sockets:  # or what is accepted now leaks: python/cpython#109564
+        for (
+            listening
+        ) in self._server.sockets:  # otherwise connections accepted now leak: python/cpython#109564
             self._loop.remove_reader(listening.fileno())
-        for _ in range(TURNS):  # so that what was accepted last has begun, and can be ended
+        for _ in range(TURNS):  # let the last accepted connections start, so they can be aborted
             await asyncio.sleep(0)
         self._server.close()
         for writer in self._writers:
-            writer.transport.abort()  # for under TLS, closing waits for the client
+            writer.transport.abort()  # under TLS, closing would wait for the client
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        for _ in range(TURNS):  # so that what was closed is gone
+        for _ in range(TURNS):  # let closed connections go
             await asyncio.sleep(0)
 
 
@@ -186,26 +188,26 @@ async def _end(end: End, reader: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 def reply(status: int | str, body: bytes = b"", *headers: str, type: str = "application/json") -> bytes:
-    """Write a whole reply with its length."""
+    """Encode a complete response with its length."""
     return head(status, f"content-type: {type}", f"content-length: {len(body)}", *headers) + body
 
 
 def head(status: int | str, *headers: str) -> bytes:
-    """Write a status line and headers."""
+    """Encode a status line and headers."""
     reason = status if isinstance(status, str) else f"{status} Said"
     return "\r\n".join([f"HTTP/1.1 {reason}", *headers, "", ""]).encode("latin-1")
 
 
 def stream_head(*headers: str) -> bytes:
-    """Write the head of a stream whose end is the end of the connection's use."""
+    """Encode the head of a chunked event stream."""
     return head(200, "content-type: text/event-stream", "transfer-encoding: chunked", *headers)
 
 
 def chunk(data: bytes) -> bytes:
-    """Write one piece of a chunked body; an empty one ends it."""
+    """Encode one chunk of a body; an empty one ends it."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 def stream(*pieces: bytes) -> list[Step]:
-    """Write a whole stream, each piece by itself."""
+    """Return the steps of a complete stream, one per piece."""
     return [stream_head(), *(chunk(piece) for piece in pieces if piece), chunk(b"")]

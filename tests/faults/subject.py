@@ -1,8 +1,8 @@
-"""One client before the faults, in a process and an environment of its own; the scoreboard starts it.
+"""One client for the scoreboard, which starts it in a separate process and environment.
 
-Reads lines of JSON `{"base_url", "way", "calls", "environment"}` and answers each with a list of
-`{"text"}` or `{"error", "is_typed"}`, one for each call of one client. The way is "whole", "stream" or
-"tools"; the text of the last is JSON: the arguments of the tool calls that an agent would run.
+Reads JSON lines `{"base_url", "way", "calls", "environment"}`, and answers each with a list of `{"text"}` or
+`{"error", "is_typed"}`, one per call of one client. The way is "whole", "stream" or "tools"; for "tools", the
+text is the JSON of the tool call arguments that an agent would run.
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ SUBJECTS: dict[str, Callable[[str], Subject]] = {
 
 
 def is_typed(error: Exception) -> bool:
-    """Return whether an error is of the client's own tree, so that a program can expect it."""
+    """Return whether an error is one of the client's own classes, which programs can expect."""
     roots = {each.__module__.partition(".")[0] for each in type(error).__mro__}
     return bool(roots & ERROR_TREES)
 
 
 def outcome(call: Callable[[], str]) -> dict[str, Any]:
-    """Make one call and say what came of it."""
+    """Make one call and return its outcome."""
     try:
         return {"text": call()}
     except Exception as error:
@@ -144,7 +144,7 @@ def outcome(call: Callable[[], str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer line by line."""
+    """Read tasks from stdin and print their outcomes."""
     make = SUBJECTS[sys.argv[1]]
     environment = dict(os.environ)
     for line in sys.stdin:

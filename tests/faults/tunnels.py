@@ -1,4 +1,4 @@
-"""A proxy on loopback that opens tunnels, itself under TLS or not."""
+"""A loopback proxy that opens tunnels, with or without TLS to the proxy itself."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TURNS = 5
 
 
 class Tunnel:
-    """Serve CONNECT on a thread of its own; enter it with `with`.
+    """Serves CONNECT in a background thread; enter it with `with`.
 
-    `asked` is where clients wanted to go: any host is this machine here.
+    `asked` lists the requested destinations; every host leads to this machine.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -64,7 +64,7 @@ class Tunnel:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        for _ in range(TURNS):  # so that what was closed is gone
+        for _ in range(TURNS):  # let closed connections go
             await asyncio.sleep(0)
 
 

@@ -1,4 +1,4 @@
-"""A port whose sends are real and whose sleeps take no time."""
+"""A backend that really sends, but sleeps in no time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from piccc._http.backend import HTTPRequest, HTTPResponse
 
 
 class VirtualIO:
-    """Send over a real port; note each sleep and set the clock on by it. `jitter` is what `random` gives."""
+    """Sends over a real backend; a sleep only advances the clock. `jitter` is the value of `random`."""
 
     def __init__(self, io: Any, *, jitter: float = 1.0) -> None:
         self.io = io
@@ -19,16 +19,16 @@ class VirtualIO:
 
     @property
     def backend(self) -> str:
-        """Name and version of the HTTP library."""
+        """The HTTP library's name and version."""
         return str(self.io.backend)
 
     @property
     def skipped(self) -> float:
-        """Seconds that were slept without waiting."""
+        """The total seconds of skipped sleeps."""
         return sum(self.sleeps)
 
     def now(self) -> float:
-        """Return the time, with the sleeps in it."""
+        """Return the time, including skipped sleeps."""
         return float(self.io.now()) + self.skipped
 
     def random(self) -> float:
@@ -36,7 +36,7 @@ class VirtualIO:
         return self.jitter
 
     async def sleep(self, seconds: float) -> None:
-        """Set the clock on."""
+        """Advance the clock."""
         self.sleeps.append(seconds)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -49,7 +49,7 @@ class VirtualIO:
         return _Response(await self.io.send(replace(request, by=by)), self)
 
     async def close(self) -> None:
-        """Close the real port."""
+        """Close the real backend."""
         await self.io.close()
 
 
