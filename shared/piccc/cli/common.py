@@ -276,8 +276,8 @@ def report_error(error: PicccError) -> int:
 
 def in_shell_words(hint: str) -> str:
     """Rewrite a Python hint as shell commands and environment variables."""
-    said = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "the output above is")
-    return said if said.startswith("pip ") else said[:1].upper() + said[1:]
+    text = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "the output above is")
+    return text if text.startswith("pip ") else text[:1].upper() + text[1:]
 
 
 def _command(call: re.Match[str]) -> str:

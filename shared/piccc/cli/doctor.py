@@ -151,8 +151,8 @@ def _version(name: str) -> str | None:
 def _models() -> Iterator[Finding]:
     variables = "PICCC_IMAGE_MODEL", "PICCC_VIDEO_MODEL"
     if missing := [name for name in variables if not os.environ.get(name)]:
-        said = f"{' and '.join(missing)} not set"
-        yield Finding("models", "note", said, "Set them, or pass --model to image and video.")
+        says = f"{' and '.join(missing)} not set"
+        yield Finding("models", "note", says, "Set them, or pass --model to image and video.")
     else:
         yield Finding("models", "ok", ", ".join(f"{name}={os.environ[name]}" for name in variables))
 
@@ -179,8 +179,8 @@ def _proxy(config: Config) -> Iterator[Finding]:
     elif proxy_bypass(host) or is_loopback(host):
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
     elif used.startswith("socks") and find_spec("socksio") is None:
-        said = f"{redact(used)} is used for {host}, but needs a package that is not installed"
-        yield Finding("proxy", "fix", said, 'pip install "piccc[socks]"')
+        says = f"{redact(used)} is used for {host}, but needs a package that is not installed"
+        yield Finding("proxy", "fix", says, 'pip install "piccc[socks]"')
     else:
         yield Finding("proxy", "note", f"{redact(used)} is used for {host}")
 
@@ -266,8 +266,8 @@ def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Ma
         refusals = isinstance(error, InvalidRequestError) or status >= 500
         if probe.method == "POST" and refusals and "a web page" not in error.message:
             return Finding(probe.name, "ok", f"available: refuses an empty request (HTTP {status})"), headers
-        said = f"HTTP {status}. {error.message}"
-        return Finding(probe.name, "fix", said, in_shell_words(error.hint)), headers
+        says = f"HTTP {status}. {error.message}"
+        return Finding(probe.name, "fix", says, in_shell_words(error.hint)), headers
     return Finding(probe.name, "ok", "there"), headers
 
 
@@ -287,16 +287,16 @@ def _clock(date: str | None) -> Iterator[Finding]:
         ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
     except ValueError:
         return  # missing or invalid
-    said = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the server's"
+    says = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the server's"
     if abs(ahead) > CLOCK_TOLERANCE:
         yield Finding(
             "clock",
             "fix",
-            said,
+            says,
             "Correct it, for example with NTP: signatures and finding lost submissions depend on it.",
         )
     else:
-        yield Finding("clock", "ok", said if abs(ahead) > DATE_RESOLUTION else "agrees with the server's")
+        yield Finding("clock", "ok", says if abs(ahead) > DATE_RESOLUTION else "agrees with the server's")
 
 
 def _ledger(place: str) -> Iterator[Finding]:
@@ -322,7 +322,7 @@ def _ledger(place: str) -> Iterator[Finding]:
         return
     shown = repr(ledger) if path is None else str(path)
     if lost:
-        said = f"submissions without a response: {len(lost)}, in {shown}"
-        yield Finding("ledger", "note", said, "They may have been billed. Find them with: piccc tasks resume")
+        says = f"submissions without a response: {len(lost)}, in {shown}"
+        yield Finding("ledger", "note", says, "They may have been billed. Find them with: piccc tasks resume")
     else:
         yield Finding("ledger", "ok", f"no lost submissions in {shown}")

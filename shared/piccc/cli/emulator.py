@@ -194,8 +194,8 @@ def _made(**settings: Any) -> Emulator:
     try:
         return Emulator(**settings)
     except (OSError, TypeError, ValueError) as error:
-        said = str(error).replace("loopback_only=False", "--allow-remote")
-        raise InvalidArgumentError(f"Cannot start the emulator: {said}") from error
+        message = str(error).replace("loopback_only=False", "--allow-remote")
+        raise InvalidArgumentError(f"Cannot start the emulator: {message}") from error
 
 
 def _welcome(emulator: Emulator, shell: Shell) -> None:

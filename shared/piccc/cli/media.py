@@ -324,10 +324,10 @@ def _with_shared_options(command: C) -> C:
     """Replace a command's **options with the options of `_make` in the signature that Typer sees."""
     shared = inspect.signature(_make, eval_str=True).parameters.values()
     own = inspect.signature(command, eval_str=True).parameters.values()
-    parameters = [each for each in own if each.kind is not each.VAR_KEYWORD]
-    parameters += [each for each in shared if each.kind is each.KEYWORD_ONLY]
+    parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
+    parameters += [parameter for parameter in shared if parameter.kind is parameter.KEYWORD_ONLY]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # PEP 362
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 

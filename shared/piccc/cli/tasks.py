@@ -68,14 +68,14 @@ def list_(
       piccc tasks list --json | jq -r .task_id
     """
     with connect() as client:
-        found = list(islice(client.tasks.list(type=type, status=status), limit))
+        handles = list(islice(client.tasks.list(type=type, status=status), limit))
     if as_json:
-        for task in found:
+        for task in handles:
             document(task.to_dict())
     elif sys.stdout.isatty():
-        results().print(_table(found)) if found else say("No tasks.")
+        results().print(_table(handles)) if handles else say("No tasks.")
     else:
-        for task in found:
+        for task in handles:
             write("\t".join(_row(task)) + "\n")
 
 
@@ -141,8 +141,8 @@ def resume(
             say("No lost submissions.")
         if resubmit and not ids:
             raise typer.BadParameter("Name the submissions to send again.", param_hint="--resubmit")
-        found = [_found(client, name, resubmit=resubmit) for name in names]
-        Job(client, found, to=to, timeout=timeout, opens=opens, as_json=as_json).run()
+        handles = [_resumed(client, name, resubmit=resubmit) for name in names]
+        Job(client, handles, to=to, timeout=timeout, opens=opens, as_json=as_json).run()
 
 
 @tasks.command()
@@ -157,17 +157,17 @@ def save(ids: TaskIDs, to: To = Path(), opens: Open = False, as_json: AsJSON = F
         Job(client, map(client.tasks.get, ids), to=to, opens=opens, as_json=as_json).close()
 
 
-def _found(client: Client, name: str, *, resubmit: bool) -> TaskHandle:
+def _resumed(client: Client, name: str, *, resubmit: bool) -> TaskHandle:
     is_submission = client.ledger.get(name) is not None
     return client.tasks.resume(name, resubmit=resubmit) if is_submission else client.tasks.get(name)
 
 
-def _table(found: list[TaskHandle]) -> Table:
+def _table(handles: list[TaskHandle]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("TASK", "TYPE", "STATUS", "CREATED"):
         table.add_column(title, no_wrap=True, header_style="dim")
     table.add_column("PROMPT", no_wrap=True, overflow="ellipsis", header_style="dim")
-    for task in found:
+    for task in handles:
         progress = f" {task.progress:.0f} %" if task.progress is not None and not task.is_terminal else ""
         prompt = printable(" ".join(task.prompt.split()))
         table.add_row(task.id, task.type, f"{task.status}{progress}", _ago(task.created_at), prompt)

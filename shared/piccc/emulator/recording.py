@@ -95,7 +95,7 @@ class Recording:
         self.is_piccc = upstream is not None and upstream.is_piccc
         self._has_head = False
         self._exchanges: list[_Exchange] = []
-        self._found: dict[tuple[str, str], list[_Exchange]] = defaultdict(list)
+        self._by_request: dict[tuple[str, str], list[_Exchange]] = defaultdict(list)
         self._submissions: dict[str, int] = defaultdict(int)
         self._running: dict[str, _Exchange] = {}
         replays = mode == "replay" or (mode == "once" and self._path.exists())
@@ -167,8 +167,8 @@ class Recording:
         """Return the next matching exchange, or repeat the last one."""
         # Compare timestamps first; ignore them only if no exchange matches exactly.
         for key in (_canonical(meant), _TIME.sub("<time>", _canonical(meant))):
-            if found := self._found.get((route, key)):
-                exchange = next((one for one in found if not one.uses), found[-1])
+            if matches := self._by_request.get((route, key)):
+                exchange = next((match for match in matches if not match.uses), matches[-1])
                 exchange.uses += 1
                 return exchange
         raise APIError(400, self._miss(route, meant), code="not_recorded")
@@ -252,7 +252,7 @@ class Recording:
         for exchange in self._exchanges:
             exact = _canonical(exchange.body)
             for key in {exact, _TIME.sub("<time>", exact)}:
-                self._found[exchange.route, key].append(exchange)
+                self._by_request[exchange.route, key].append(exchange)
 
     def _read(self, line: JSONObject) -> None:
         if "recording" in line:

@@ -140,8 +140,8 @@ class RequestLog:
             shown[name] = _REDACTED
         # One pass over everything: most requests have secrets only in these headers.
         path = path.replace("\n", " ")
-        told = "\n".join((path, query, *shown.values()))
-        if (redacted := self.redacted(told)) != told:
+        text = "\n".join((path, query, *shown.values()))
+        if (redacted := self.redacted(text)) != text:
             path, query, *values = redacted.split("\n")
             shown = dict(zip(shown, values, strict=True))
         return RequestRecord(method, path, query, shown, at, request_id)

@@ -225,8 +225,8 @@ class Routes:
             quirks = self._api.quirks
             chunks = openai.encoded_chunks(form, answer, reply_id=reply_id, created=created)
             if quirks.change_chunks:
-                whole = openai.chunks(form, answer, reply_id=reply_id, created=created)
-                chunks = ((encoded(chunk), tokens) for chunk, tokens in quirks.chunks(whole))
+                plain = openai.chunks(form, answer, reply_id=reply_id, created=created)
+                chunks = ((encoded(chunk), tokens) for chunk, tokens in quirks.chunks(plain))
             return self._events(openai_frames(chunks, done="no-done" not in quirks), context)
         await self._think(answer)
         return json_response(openai.reply(form, answer, reply_id=reply_id, created=created))
@@ -330,7 +330,8 @@ class Routes:
         fits = self._api.fits(kind=_one_of(query.get("type"), get_args(Kind), "type"), status=status)
         if "page-numbers" in quirks:
             return self._numbered(context, fits)
-        limit, cursor = _whole(query.get("limit"), "limit", _PAGE_LIMIT, _LARGEST_PAGE), query.get("cursor")
+        limit = _whole_number(query.get("limit"), "limit", _PAGE_LIMIT, _LARGEST_PAGE)
+        cursor = query.get("cursor")
         tasks = self._api.tasks
         if context.fault("drift"):
             page = tasks.drifting_page(fits=fits, limit=limit, cursor=cursor)
@@ -375,7 +376,7 @@ class Routes:
     async def request(self, context: RequestContext) -> Response:
         """Serve one logged request and its response to the dashboard."""
         number, log = context.parts["number"], self._api.request_log
-        record = next((one for one in log.records() if str(one.number) == number), None)
+        record = next((record for record in log.records() if str(record.number) == number), None)
         if record is None:
             raise APIError(404, "The request is no longer in the log.", code="not_logged")
         response = log.redacted(record.raw_response.decode(errors="replace"))
@@ -470,8 +471,8 @@ class Routes:
 
     def _numbered(self, context: RequestContext, fits: Callable[[Task], bool]) -> Response:
         query = context.query
-        number = _whole(query.get("page"), "page", 1, 1_000_000)
-        size = _whole(query.get("page_size"), "page_size", _PAGE_LIMIT, 500)
+        number = _whole_number(query.get("page"), "page", 1, 1_000_000)
+        size = _whole_number(query.get("page_size"), "page_size", _PAGE_LIMIT, 500)
         tasks, total = self._api.tasks.numbered_page(fits=fits, number=number, size=size)
         shown = [self._api.show(task, context.base) for task in tasks]
         body = {"data": shown, "total": total, "page": number, "page_size": size}
@@ -498,7 +499,7 @@ def _one_of(value: str | None, allowed: tuple[str, ...], name: str) -> str | Non
     return value
 
 
-def _whole(value: str | None, name: str, default: int, most: int) -> int:
+def _whole_number(value: str | None, name: str, default: int, most: int) -> int:
     if value is None:
         return default
     if not (_NUMBER.fullmatch(value) and 1 <= int(value) <= most):

@@ -224,29 +224,29 @@ class Tasks:
         Tasks before the index `first` are skipped.
         """
         end = len(self._order) if cursor is None else self._position(cursor)
-        found: list[Task] = []
+        matching: list[Task] = []
         for index in range(end - 1, first - 1, -1):
             if not fits(self._order[index]):
                 continue
-            if len(found) == limit:
-                return Page(found, _cursor(found[-1]))
-            found.append(self._order[index])
-        return Page(found, None)
+            if len(matching) == limit:
+                return Page(matching, _cursor(matching[-1]))
+            matching.append(self._order[index])
+        return Page(matching, None)
 
     def drifting_page(self, *, fits: Callable[[Task], bool], limit: int, cursor: str | None) -> Page:
         """Return a page by offset, shifted as if a task had been added, so the last task repeats."""
         start = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < _LONGEST_NUMBER else 0
         start -= 1 if start and limit > 1 else 0
-        found = [task for task in reversed(self._order) if fits(task)]
+        matching = [task for task in reversed(self._order) if fits(task)]
         end = start + limit
-        return Page(found[start:end], str(end) if end < len(found) else None)
+        return Page(matching[start:end], str(end) if end < len(matching) else None)
 
     def numbered_page(
         self, *, fits: Callable[[Task], bool], number: int, size: int
     ) -> tuple[list[Task], int]:
         """Return a page by number, from 1, and the total number of tasks."""
-        found = [task for task in reversed(self._order) if fits(task)]
-        return found[(number - 1) * size : number * size], len(found)
+        matching = [task for task in reversed(self._order) if fits(task)]
+        return matching[(number - 1) * size : number * size], len(matching)
 
     def _position(self, cursor: str) -> int:
         try:

@@ -226,8 +226,8 @@ async def _parsed(response: httpx.Response) -> JSONObject:
     try:
         body = json.loads(await _read(response))
     except httpx.HTTPError as error:
-        said = f"The upstream's response was cut off: {error or type(error).__name__}"
-        raise APIError(502, said, code="upstream") from error
+        message = f"The upstream's response was cut off: {error or type(error).__name__}"
+        raise APIError(502, message, code="upstream") from error
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
@@ -247,15 +247,15 @@ async def _events(response: httpx.Response) -> AsyncIterator[JSONObject]:
                 return
             event = json.loads(data)
             if event.get("error"):
-                said = f"The upstream failed: {_error_in(data.decode()).get('message')}"
-                raise APIError(502, said[:_LONGEST_MESSAGE], code="upstream")
+                message = f"The upstream failed: {_error_in(data.decode()).get('message')}"
+                raise APIError(502, message[:_LONGEST_MESSAGE], code="upstream")
             choices = event.get("choices") or ()
             ended = ended or event.get("type") == "message_stop"
             ended = ended or any(choice.get("finish_reason") for choice in choices)
             yield event
     except (httpx.HTTPError, ValueError, AttributeError) as error:
-        said = f"The upstream's stream broke: {error or type(error).__name__}"
-        raise APIError(502, said, code="upstream") from error
+        message = f"The upstream's stream broke: {error or type(error).__name__}"
+        raise APIError(502, message, code="upstream") from error
     finally:
         await response.aclose()
     if not ended:
@@ -311,9 +311,9 @@ class Meter:
         """Count a complete reply or a stream event."""
         for name, tokens in usage_in(event).items():  # some servers end with 0 after reporting a count
             self._used[name] = max(tokens, self._used.get(name, 0))
-        said = [choice.get("delta") or choice.get("message") for choice in event.get("choices") or ()]
-        spoken = "".join(_said(event.get("delta") or event.get("content") or said))
-        self._pieces += len(pieces(spoken))
+        deltas = [choice.get("delta") or choice.get("message") for choice in event.get("choices") or ()]
+        text = "".join(_texts(event.get("delta") or event.get("content") or deltas))
+        self._pieces += len(pieces(text))
 
     def charge(self) -> None:
         """Charge once for the counted tokens."""
@@ -361,7 +361,7 @@ def _frame(event: JSONObject, is_named: bool) -> bytes:
     )
 
 
-_SPOKEN = (
+_TEXT_FIELDS = (
     "reasoning_content",
     "thinking",
     "content",
@@ -375,15 +375,15 @@ _SPOKEN = (
 )
 
 
-def _said(value: Any) -> Iterator[str]:
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for inner in value:
-            yield from _said(inner)
+            yield from _texts(inner)
     elif isinstance(value, dict):
-        for name in _SPOKEN:
-            yield from _said(value.get(name))
+        for name in _TEXT_FIELDS:
+            yield from _texts(value.get(name))
 
 
 # Tasks on a live server.
@@ -552,12 +552,12 @@ _FINISH: dict[str | None, FinishReason] = {
 def _message(form: ChatForm, reply: JSONObject) -> JSONObject:
     """Translate a chat completion to a message."""
     choice = (reply.get("choices") or [{}])[0]
-    said, used = choice.get("message") or {}, usage_in(reply)
+    message, used = choice.get("message") or {}, usage_in(reply)
     completion = Completion(
-        text=said.get("content") or "",
-        reasoning=said.get("reasoning_content") or "",
-        calls=tuple(_call(call, at) for at, call in enumerate(said.get("tool_calls") or ())),
-        refusal=said.get("refusal") or None,
+        text=message.get("content") or "",
+        reasoning=message.get("reasoning_content") or "",
+        calls=tuple(_call(call, at) for at, call in enumerate(message.get("tool_calls") or ())),
+        refusal=message.get("refusal") or None,
         finish_reason=_FINISH.get(choice.get("finish_reason"), "stop"),
         usage=Usage(used.get("prompt_tokens", 0), used.get("completion_tokens", 0)),
     )
@@ -576,9 +576,9 @@ def _call(call: JSONObject, at: int) -> ModelCall:
         arguments = json.loads(text)
     except ValueError:
         arguments = None
-    whole = isinstance(arguments, dict)
+    is_object = isinstance(arguments, dict)
     name, call_id = function.get("name") or "", call.get("id") or f"call_{at}"
-    return ModelCall(call_id, name, arguments if whole else {}, partial=None if whole else text)
+    return ModelCall(call_id, name, arguments if is_object else {}, partial=None if is_object else text)
 
 
 async def _message_events(form: ChatForm, chunks: AsyncIterator[JSONObject]) -> AsyncIterator[JSONObject]:

@@ -177,9 +177,11 @@ def _flaw(written: str) -> str:
 
 
 def _refusal(error: ValidationError, body: Any, status: int) -> APIError:
-    found = [(_path(item["loc"], item["type"], body), item["msg"], item["type"]) for item in error.errors()]
+    candidates = [
+        (_path(item["loc"], item["type"], body), item["msg"], item["type"]) for item in error.errors()
+    ]
     # Report the union member that matched furthest, most likely the intended one.
-    path, message, kind = max(found, key=lambda item: len(item[0]))
+    path, message, kind = max(candidates, key=lambda item: len(item[0]))
     name = ".".join(str(part) for part in path)
     code = "missing_required_parameter" if kind == "missing" else "invalid_value"
     return APIError(status, f"{name}: {message}", code=code, param=name)

@@ -302,9 +302,9 @@ class CountRequest(Form):
                 yield ModelMessage(message.role, blocks)
                 continue
             yield from _results(blocks, called, where)
-            said = [block for block in blocks if not isinstance(block, ToolResult)]
-            if said:
-                turn = _turn(message.role, said, where)
+            others = [block for block in blocks if not isinstance(block, ToolResult)]
+            if others:
+                turn = _turn(message.role, others, where)
                 called.update(call.id for call in turn.calls)
                 yield turn
 

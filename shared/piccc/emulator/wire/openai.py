@@ -357,8 +357,8 @@ def encoded_chunks(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield the completion's chunks as JSON, each with its cost in tokens."""
     if request.logprobs:
-        for whole, tokens in chunks(request, answer, reply_id=reply_id, created=created):
-            yield encoded(whole), tokens
+        for chunk, tokens in chunks(request, answer, reply_id=reply_id, created=created):
+            yield encoded(chunk), tokens
         return
     # Only the delta differs: building and encoding each chunk in full takes four times as long.
     head = _chunk_head(request, reply_id, created)

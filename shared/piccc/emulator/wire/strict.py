@@ -238,13 +238,13 @@ def _mistyped(declared: str, data: str, param: str) -> Iterator[Flaw]:
         start = base64.b64decode("".join(data[:64].split())[:32])
     except (binascii.Error, ValueError):
         return  # the form itself refuses invalid base64
-    found = next((kind for magic, kind in _SIGNATURES if start.startswith(magic)), None)
+    actual = next((kind for magic, kind in _SIGNATURES if start.startswith(magic)), None)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        found = "image/webp"
+        actual = "image/webp"
     if declared.startswith("image/") and declared not in _IMAGE_TYPES:
         yield param, f"must be one of {', '.join(sorted(_IMAGE_TYPES))}, not {declared}."
-    elif found != declared:
-        yield param, f"declares {declared}, but the content is {found or 'something else'}."
+    elif actual != declared:
+        yield param, f"declares {declared}, but the content is {actual or 'something else'}."
 
 
 def _open_ends(schema: Any, param: str, place: str = "") -> Iterator[Flaw]:
