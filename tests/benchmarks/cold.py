@@ -1,4 +1,4 @@
-"""Cold start: import time, our import's share over the framework's, and the first call's cost over a later one."""
+"""Cold start: imports, our cost over the framework's, and the first call's cost over a later one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.benchmarks.cpu import cpu
 from tests.benchmarks.subjects import FAMILIES, FLOORS, IMPORTS, Subject, make
 
 TIMES = 5
-"""Processes of which the quickest counts: the first one reads its files from the disk, not from memory."""
+"""How many processes to run; the fastest counts, because the first reads its files from disk."""
 
 
 def imports(subject: str, server: str) -> float:
-    """Return CPU seconds of importing what a user imports.
+    """Return the CPU seconds of a user's import.
 
-    The collector rests: one pass over a framework's objects costs more than we do, and whose import it falls
-    into is chance.
+    Garbage collection is off: one pass over a framework's objects costs more than our import, and which
+    import it hits is random.
     """
     program = f"import gc, time; gc.disable(); b = time.process_time(); {IMPORTS[subject]}"
     return min(float(_fresh(f"{program}; print(time.process_time() - b)").stdout) for _ in range(TIMES))
