@@ -94,6 +94,9 @@ class Fault:
         Args:
             text: its kind, value and options, such as `429;retry-after=1`.
 
+        Returns:
+            The fault.
+
         Raises:
             ValueError: the kind or an option is unknown, or a numeric value is not a number.
         """

@@ -245,7 +245,7 @@ class Emulator:
         self._move(seconds).result(_PATIENCE)
 
     async def aadvance(self, seconds: float) -> None:
-        """Advance the manual clock without blocking the event loop; arguments and errors as in `advance`."""
+        """Advance the manual clock without blocking the event loop; arguments and errors as of `advance`."""
         await asyncio.wait_for(asyncio.wrap_future(self._move(seconds)), _PATIENCE)
 
     def start(self) -> Self:
