@@ -278,7 +278,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
     A call is identified by its thread, the model's message, its id and its arguments. Rerun, even in a replay
     or fork, it returns the same task; the same call in another message creates a new task. If no `ToolNode`
     runs it, or its message has no id, the graph task replaces the message, and a replay is a new call.
-    Outside a graph, the thread and id identify it; without a thread, nothing does.
+    Outside a graph, a call is identified by thread and id; without a thread, calls cannot be told apart.
     """
 
     model_config = STRICT
@@ -301,7 +301,7 @@ class PicccMediaTool(ClientSettings, BaseTool):
     handle_validation_error: Any = Field(default_factory=lambda: _invalid_arguments, exclude=True, repr=False)
 
     @model_validator(mode="after")
-    def _can_show(self) -> Self:
+    def _check_pillow(self) -> Self:
         if self.show == "thumbnail" and find_spec("PIL") is None:
             raise MissingExtraError('show="thumbnail" needs Pillow.', hint="pip install pillow")
         return self
