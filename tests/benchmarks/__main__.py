@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tests.benchmarks.chart import chart
 from tests.benchmarks.client import MODEL_TOKENS, WORKS
-from tests.benchmarks.goals import FIRST, GOALS, Goal, verdicts
+from tests.benchmarks.goals import ABOUT_WHY, FIRST, GOALS, Goal, reasons, verdicts
 from tests.benchmarks.raw import KEY
 from tests.benchmarks.subjects import EVERYONE, FAMILIES, OURS, PEERS
 from tests.benchmarks.table import Figures, Samples, table, written
@@ -248,6 +248,9 @@ def _report(samples: Samples, figures: Figures, goals: Sequence[Goal], against: 
             for each in (ours, *older):
                 if lines := verdicts(figures, (each, *others), goals):
                     yield "\n".join([*([f"{each}:\n"] if older else []), *(f"- {line}" for line in lines)])
+    if why := reasons(figures, FAMILIES):
+        yield f"## Goals that were missed, and why\n\n{ABOUT_WHY}"
+        yield "\n".join(f"- {each}" for each in why)
 
 
 if __name__ == "__main__":
