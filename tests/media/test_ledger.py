@@ -521,14 +521,14 @@ def test_the_ledger_in_memory_has_its_sqlite_name_too() -> None:
 def test_claims_of_the_same_moment_share_one_transaction(tmp_path: Path) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry("first"))
-    file = ledger._opened()
+    file = ledger._open()
     statements: list[str] = []
     file._database.set_trace_callback(statements.append)
     threads = [threading.Thread(target=ledger.claim, args=(entry(f"k{n}"),)) for n in range(20)]
     with file._lock:
         for thread in threads:
             thread.start()
-        while len(file._acts) < 20:
+        while len(file._queue) < 20:
             time.sleep(0.001)
     for thread in threads:
         thread.join()
@@ -551,9 +551,9 @@ async def test_the_ledger_never_runs_on_the_event_loop(emulator: Emulator, tmp_p
     loop, threads = threading.get_ident(), set[int]()
 
     class Watched(SQLiteLedger):
-        def _opened(self) -> Any:
+        def _open(self) -> Any:
             threads.add(threading.get_ident())
-            return super()._opened()
+            return super()._open()
 
     client = AsyncClient(
         base_url=emulator.base_url,

@@ -338,7 +338,7 @@ def test_malformed_settings_are_refused_when_the_receiver_is_made(
 
 def test_without_an_address_there_is_none_for_a_submission(emulator: Emulator) -> None:
     client = blocking(emulator)
-    with pytest.raises(ConfigurationError, match="no address yet"):
+    with pytest.raises(ConfigurationError, match="no URL yet"):
         client.images.submit("a fox", **IMAGE, webhook=client.webhooks(secret=SECRET))
     assert emulator.requests == []
 

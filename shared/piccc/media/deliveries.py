@@ -1,7 +1,7 @@
-"""What is done about deliveries of ended tasks: verify, keep, confirm and report them; or poll for the ends.
+"""Verify, queue, confirm and report webhook deliveries of finished tasks, or poll for finished tasks.
 
-Signatures are those of Standard Webhooks. That the provider signs like this is assumed: so one is checked
-only where a secret was set for it.
+Signatures follow Standard Webhooks. It is assumed that the provider signs this way, so they are checked only
+if a signing secret is set.
 """
 
 from __future__ import annotations
@@ -40,64 +40,64 @@ from piccc.tasks import Task
 
 TOLERANCE_SECONDS = 300.0
 MOST_DIGITS = 12
-"""How many digits a number in a header may have: Python refuses to read those of thousands."""
+"""Maximum digits of a number in a header: Python refuses to parse thousands."""
 MAX_BODY_BYTES = 64 * 1024
 MAX_ID_LENGTH = 200
 MAX_WORKERS = 4
 MAX_JOBS = 1000
-"""How many deliveries may wait to be confirmed; further ones are answered 503."""
+"""Maximum number of unconfirmed deliveries; further ones get a 503."""
 MAX_CANDIDATES = 4
-"""How many tasks deliveries at one address may name as long as it is not known which is the submission's."""
+"""Maximum number of tasks that deliveries to one URL may name while the submission's task is unknown."""
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
 CALL_SECONDS = 3600.0
-"""For how long a process may be calling `on_task` before another does it."""
+"""How long one process may run `on_task` before another takes over."""
 CALLED_SECONDS = 7 * 86_400.0
-"""For how long it is remembered that `on_task` was called."""
+"""How long to remember that `on_task` was called."""
 GIVE_UP_SECONDS = 24 * 3600.0
 ABSENT_ATTEMPTS = 5
-"""How many times in a row a task may be answered 404 before its delivery is dropped."""
+"""Number of consecutive 404s for a task after which its delivery is dropped."""
 CLOSING_SECONDS = 0.02
 MOST_REMEMBERED = 10_000
 FORWARD_ATTEMPTS = 3
 FORWARD_SECONDS = 10.0
 LOOKS_BACK_SECONDS = 60.0
 LONGEST_TASK = 24 * 3600.0
-"""How far back a list is read for tasks that still run and that no filter by their status found (assumed)."""
+"""How far back to scan the list for running tasks that filtering by status did not find (assumed)."""
 CLOCK_SECONDS = 60.0
-"""How often at most the server is asked for its time."""
+"""Minimum interval between requests for the server's time."""
 
 logger = logging.getLogger("piccc")
 OnTask = Callable[[TaskHandle | AsyncTaskHandle], object]
 
 
 def sign(secret: str, id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of a delivery."""
+    """Return a delivery's signature headers."""
     signature = base64.b64encode(_digest(secret, id, str(timestamp), body)).decode()
     return {"webhook-id": id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    """Return whether a delivery was signed with the secret in the last five minutes; names in lower case.
+    """Return whether a delivery was signed with the secret within five minutes of `now`.
 
-    Raise ConfigurationError where the secret is malformed.
+    Header names must be lower case. Raise ConfigurationError if the secret is malformed.
     """
     signed_at = signature_time(secret, headers, body)
     return signed_at is not None and abs(now - signed_at) <= TOLERANCE_SECONDS
 
 
 def signature_time(secret: str, headers: Mapping[str, str], body: bytes) -> int | None:
-    """Return when a delivery was signed with the secret, or None where it was not."""
+    """Return when a delivery was signed with the secret, or None if it was not."""
     id, timestamp = headers.get("webhook-id", ""), number_of(headers.get("webhook-timestamp", ""))
     if not id or timestamp is None:
         return None
     expected = _digest(secret, id, headers["webhook-timestamp"], body)
-    given = headers.get("webhook-signature", "").split()
-    return timestamp if any(hmac.compare_digest(_decoded(each), expected) for each in given) else None
+    signatures = headers.get("webhook-signature", "").split()
+    return timestamp if any(hmac.compare_digest(_decoded(each), expected) for each in signatures) else None
 
 
 def number_of(digits: str) -> int | None:
-    """Return a number in a header, or None where there is none."""
+    """Return the number in a header, or None if it is not one."""
     return int(digits) if digits.isdecimal() and len(digits) <= MOST_DIGITS else None
 
 
@@ -107,7 +107,7 @@ def _digest(secret: str, id: str, timestamp: str, body: bytes) -> bytes:
 
 
 def signing_key(secret: str) -> bytes:
-    """Return the key that a secret stands for; raise ConfigurationError where it is malformed."""
+    """Return a secret's decoded key; raise ConfigurationError if it is malformed."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (AttributeError, TypeError, ValueError):
@@ -115,7 +115,7 @@ def signing_key(secret: str) -> bytes:
     if not key:
         raise ConfigurationError(
             "The signing secret is malformed.",
-            hint="Give it as the provider shows it: whsec_ and Base64, with its = at the end.",
+            hint="Copy it as the provider shows it: whsec_ followed by Base64, including any trailing =.",
         )
     return key
 
@@ -130,7 +130,7 @@ def _decoded(signature: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a receiver was made with."""
+    """A receiver's settings."""
 
     secret: bytes
     signing_secret: str | None
@@ -138,12 +138,12 @@ class Settings:
     forward_to: str | None
 
     def token(self, key: str) -> str:
-        """Return what makes the address of a submission unguessable."""
+        """Return the token that makes a submission's URL unguessable."""
         digest = hmac.new(self.secret, key.encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     def key_in(self, path: str) -> str | None:
-        """Return the key of the submission whose address this is; a query that was added does not count."""
+        """Return the submission's key from its webhook path, ignoring a query; None if it is invalid."""
         name, _, token = "/".join(path.partition("?")[0].rstrip("/").split("/")[-2:]).partition("/")
         try:
             key = base64.urlsafe_b64decode(name + "=" * (-len(name) % 4)).decode()
@@ -155,7 +155,7 @@ class Settings:
 
 
 class Memory:
-    """What was done about tasks, for all servers and event loops of a receiver; of each the latest 10,000."""
+    """A receiver's record of handled tasks, shared by its servers and event loops; 10,000 of each kind."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -165,25 +165,25 @@ class Memory:
         self._candidates: OrderedDict[str, dict[str, bool]] = OrderedDict()
         self._listed: OrderedDict[str, None] = OrderedDict()
         self.unreported: dict[str, Task] = {}
-        """The tasks that polling has found and not reported yet."""
+        """Tasks found by polling and not reported yet."""
         self.polled_since: float | None = None
-        """From when on, by the server's clock, polling reports what has ended."""
+        """Polling reports tasks that ended after this time on the server's clock."""
         self.is_read_through = False
-        """Whether polling has once read the list as far back as a task may run."""
+        """Whether polling has read the list once as far back as a task can run."""
 
     def list(self, task: Task) -> bool:
-        """Return whether polling has not come upon a task before."""
+        """Return whether a task is new to polling."""
         is_new = task.id not in self._listed
         with self._lock:
             _put(self._listed, task.id, None)
         return is_new
 
     def was_delivered(self, id: str) -> bool:
-        """Return whether a delivery of this id has been kept."""
+        """Return whether a delivery with this id was already accepted."""
         return id in self._delivered
 
     def deliver(self, id: str) -> None:
-        """Note that a delivery has been kept."""
+        """Record that a delivery was accepted."""
         with self._lock:
             _put(self._delivered, id, None)
 
@@ -192,7 +192,7 @@ class Memory:
         return self._reported.get(task_id, False)
 
     def begin_report(self, task_id: str) -> bool:
-        """Return whether a task is to be reported now: nobody has, and nobody does at this moment."""
+        """Claim the report of a task; return False if it is reported or being reported."""
         with self._lock:
             if task_id in self._reported:
                 return False
@@ -200,7 +200,7 @@ class Memory:
             return True
 
     def end_report(self, task_id: str, *, is_done: bool) -> None:
-        """Note whether the report of a task has succeeded."""
+        """Record whether the report of a task succeeded."""
         with self._lock:
             if is_done:
                 self._reported[task_id] = True
@@ -208,7 +208,7 @@ class Memory:
                 self._reported.pop(task_id, None)
 
     def may_ask(self, task_id: str, now: float) -> bool:
-        """Return whether a second has passed since a task was last asked for."""
+        """Return whether at least a second has passed since the last read of a task."""
         with self._lock:
             if self._asked.get(task_id, -math.inf) + FIRST_PAUSE > now:
                 return False
@@ -216,7 +216,7 @@ class Memory:
             return True
 
     def is_candidate(self, key: str, task_id: str) -> bool:
-        """Return whether one more task may be asked for because a submission's address was given it."""
+        """Return whether to check a task that a delivery to a submission's URL named."""
         with self._lock:
             known = self._candidates.get(key, {})
             if task_id not in known and len(known) >= MAX_CANDIDATES:
@@ -225,12 +225,12 @@ class Memory:
             return True
 
     def reject(self, key: str, task_id: str) -> None:
-        """Note that a task is not the submission's."""
+        """Record that a task does not belong to the submission."""
         with self._lock:
             self._candidates.get(key, {})[task_id] = True
 
     def is_rejected(self, key: str, task_id: str) -> bool:
-        """Return whether a task is known not to be the submission's."""
+        """Return whether a task is known not to belong to the submission."""
         return self._candidates.get(key, {}).get(task_id, False)
 
 
@@ -241,7 +241,7 @@ def _put(memory: OrderedDict[str, T], name: str, value: T) -> None:
 
 
 def event_of(task: Task, signing_secret: str | None) -> tuple[list[tuple[str, str]], bytes]:
-    """Return the headers and the body of such a delivery as the provider makes (assumed)."""
+    """Return the headers and body of a delivery as the provider sends it (assumed)."""
     id = f"evt_{hashlib.sha256(f'{task.id} {task.status}'.encode()).hexdigest()[:24]}"
     moment = int(time.time())
     event = {"id": id, "type": f"task.{task.status}", "created_at": moment, "data": task.to_dict()}
@@ -253,14 +253,14 @@ def event_of(task: Task, signing_secret: str | None) -> tuple[list[tuple[str, st
 
 
 class Reporter:
-    """Pass tasks that have ended to `on_task` and `forward_to`."""
+    """Passes finished tasks to `on_task` and `forward_to`."""
 
     def __init__(self, settings: Settings, memory: Memory) -> None:
         self._settings = settings
         self._memory = memory
 
     async def report(self, task: Task, account: Account) -> bool:
-        """Report a task unless it was; return whether that is done. What `on_task` raises goes on."""
+        """Report a task at most once; return whether it is reported. Exceptions of `on_task` propagate."""
         if not self._memory.begin_report(task.id):
             return self._memory.is_reported(task.id)
         is_done = False
@@ -277,7 +277,7 @@ class Reporter:
     async def _call(self, task: Task, account: Account) -> None:
         if self._settings.on_task is None:
             return
-        # Of all processes with the same secret and ledger, one calls it; where it raises, any may try again.
+        # One of the processes with the same secret and ledger calls it; if it raises, any may try again.
         lease = account.ledger.lease if isinstance(account.ledger, Lease) else None
         name, holder = f"on_task:{self._settings.token('on_task')[:16]}:{task.id}", str(uuid.uuid4())
         if lease and not await account.use_ledger(lease, name, holder, CALL_SECONDS):
@@ -308,12 +308,12 @@ class Reporter:
                     return
             except Failure as failure:
                 reason = failure.reason
-        logger.warning("The end of task %s could not be forwarded: %s", task.id, reason)
+        logger.warning("Task %s ended but could not be forwarded: %s", task.id, reason)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A kept delivery: at which submission's address it came, and the task that it named, or ""."""
+    """An accepted delivery: the key of its submission, and the task that it named, or ""."""
 
     key: str
     task_id: str
@@ -324,13 +324,13 @@ class _Job:
     absences: int = 0
     is_running: bool = False
     trace: Any = None
-    """OpenTelemetry's context of the request that brought it: a worker has that of its first."""
+    """The OpenTelemetry context of its request; a worker runs in the context of its first delivery."""
 
 
 class Deliveries:
-    """Answer deliveries, and keep each until its task is reported.
+    """Accepts deliveries, and keeps each one until its task is reported.
 
-    Workers are coroutines over the account's backend, at most four: threads, or tasks of one event loop.
+    At most four workers run as coroutines on the account's backend: in threads, or on one event loop.
     """
 
     def __init__(self, settings: Settings, memory: Memory, account: Account) -> None:
@@ -347,7 +347,7 @@ class Deliveries:
         self._ahead, self._time_asked_at = 0.0, -math.inf
 
     def refusal(self, method: str, path: str, length: int) -> int:
-        """Return the status to answer with before the body is read, or 0."""
+        """Return the status to reject a request with before reading its body, or 0."""
         if self._settings.key_in(path) is None:
             return 404
         if method != "POST":
@@ -357,9 +357,9 @@ class Deliveries:
     async def receive(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, Signal | None]:
-        """Return the status to answer with, and for a new delivery the signal that it was tried once.
+        """Return the response status, and for a new delivery a signal set after its first attempt.
 
-        Header names are lower case. Only the end of the path counts, so it may be mounted anywhere.
+        Header names must be lower case. Only the end of the path matters, so it can be mounted anywhere.
         """
         key = self._settings.key_in(path)
         refusal = self.refusal(method, path, len(body))
@@ -376,7 +376,7 @@ class Deliveries:
         try:
             entry = await self._account.use_ledger(self._account.ledger.get, key)
         except PicccError as error:
-            logger.warning("A webhook could not be looked up: %s", error)
+            logger.warning("A webhook's submission could not be looked up: %s", error)
             return 503, None
         status, tried = (204, None) if entry is None else self._keep(entry, body)
         if id and status == 204:
@@ -384,18 +384,18 @@ class Deliveries:
         return status, tried
 
     async def _is_timely(self, signed_at: int) -> bool:
-        """Return whether a delivery was signed just now; where it was not by our clock, by the server's."""
+        """Return whether a delivery was signed recently, by our clock or else by the server's."""
         if abs(time.time() + self._ahead - signed_at) <= TOLERANCE_SECONDS:
             return True
         if self._io.now() < self._time_asked_at + CLOCK_SECONDS:
             return False
         self._time_asked_at = self._io.now()
         try:
-            found = await self._account.session.probe("GET", "/v1/tasks?limit=1", seconds=READ_SECONDS)
+            headers = await self._account.session.probe("GET", "/v1/tasks?limit=1", seconds=READ_SECONDS)
         except PicccError as error:
             logger.warning("The server's time could not be read: %s", error)
             return False
-        self._ahead = (server_time(found) or time.time()) - time.time()
+        self._ahead = (server_time(headers) or time.time()) - time.time()
         return abs(time.time() + self._ahead - signed_at) <= TOLERANCE_SECONDS
 
     def _keep(self, entry: Submission, body: bytes) -> tuple[int, Signal | None]:
@@ -426,7 +426,7 @@ class Deliveries:
         return 204, job.tried
 
     async def close(self) -> None:
-        """Take no more deliveries, and try once more to report what is kept."""
+        """Stop accepting deliveries, and try once more to report pending ones."""
         with self._lock:
             self._is_closed = True
             self._wake_workers()
@@ -443,7 +443,7 @@ class Deliveries:
         try:
             while (step := self._next(signal)) is not None:
                 if isinstance(step, _Job):
-                    await self._see_to(step)
+                    await self._process(step)
                 else:
                     await signal.wait(step)
         except BaseException:
@@ -453,12 +453,12 @@ class Deliveries:
             raise
 
     def _next(self, signal: Signal) -> _Job | float | None:
-        """Return the next job, or the seconds until it is due, or None where this worker is to end."""
+        """Return the next job, or the seconds until it is due, or None if this worker should end."""
         with self._lock:
             self._sleeping.discard(signal)
             waiting = [job for job in self._jobs.values() if not job.is_running]
             if not waiting:
-                self._workers -= 1  # under the same lock, so that no job comes in between
+                self._workers -= 1  # under the same lock, so that no job can be added in between
                 return None
             job = min(waiting, key=lambda each: each.due)
             seconds = job.due - self._io.now()
@@ -468,7 +468,7 @@ class Deliveries:
             job.is_running = True
             return job
 
-    async def _see_to(self, job: _Job) -> None:
+    async def _process(self, job: _Job) -> None:
         is_done, is_last = False, self._is_closed
         observer = telemetry()
         try:
@@ -477,15 +477,15 @@ class Deliveries:
             if span is not None:
                 span.end()
         except PicccError as error:
-            logger.warning("The end of task %s is not reported yet: %s", job.task_id or "unknown", error)
+            logger.warning("Task %s could not be reported yet: %s", job.task_id or "unknown", error)
         except Exception:
-            logger.exception("on_task failed for task %s; it is tried again.", job.task_id)
+            logger.exception("on_task failed for task %s; it will be retried.", job.task_id)
         finally:
             job.is_running = False
         now = self._io.now()
         is_lost = is_last or now - job.since >= GIVE_UP_SECONDS
         if is_lost and not is_done:
-            logger.warning("The end of task %s was not reported.", job.task_id or "unknown")
+            logger.warning("Task %s was not reported; giving up.", job.task_id or "unknown")
         with self._lock:
             job.due, job.pause = now + job.pause, min(2 * job.pause, LONGEST_PAUSE)
             if is_done or is_lost:
@@ -493,11 +493,11 @@ class Deliveries:
         job.tried.set()
 
     async def _attempt(self, job: _Job, *, is_last: bool) -> bool:
-        """Ask whether it is so, and report it; return whether nothing is left to be done."""
+        """Confirm the delivery with the server and report its task; return whether the job is done."""
         account, memory = self._account, self._memory
         entry = await account.use_ledger(account.ledger.get, job.key)
         if entry is None:
-            return True  # it was refused, and so forgotten
+            return True  # the submission was rejected, which removed its entry
         task_id = entry.task_id or job.task_id
         if memory.is_reported(task_id):
             return True
@@ -507,7 +507,7 @@ class Deliveries:
             await account.wake(task_id)
             return True
         try:
-            # The id alone came with the delivery, so this is a path of ours, not an address of the server's.
+            # Build the path from the id: a URL from the delivery is not trusted.
             path = f"/v1/tasks/{quote(task_id, safe='')}"
             task, headers = await account.session.read(path, read_task, seconds=READ_SECONDS, retries=0)
         except NotFoundError:
@@ -519,13 +519,13 @@ class Deliveries:
         task = replace(task, id=task_id)
         if entry.task_id is None:
             settle = account.ledger.settle
-            # Only the server knows the submission's address: what it leaves out does not count against it.
-            is_its = (
+            # Only the server knows the submission's URL, so missing fields do not count as a mismatch.
+            is_match = (
                 task.type in ("", entry.type)
                 and task.prompt in ("", entry.request.get("prompt"))
                 and is_recent(task, account.claimed_at(entry, headers) - CLOCK_SKEW)
             )
-            if not is_its or not await account.use_ledger(settle, job.key, task_id):
+            if not is_match or not await account.use_ledger(settle, job.key, task_id):
                 memory.reject(job.key, job.task_id)
                 return True
             if not task.is_terminal:
@@ -534,50 +534,50 @@ class Deliveries:
 
 
 class Endings:
-    """The account's tasks as they end: new ones are looked for in the list, running ones are waited for.
+    """The account's tasks as they end: find new ones in the list and wait for running ones.
 
-    `memory` keeps those that have not been reported yet, also for whoever polls again after an error.
+    `memory` holds the unreported ones, so that polling can resume after an error.
     """
 
     def __init__(self, account: Account, memory: Memory) -> None:
         self._account = account
         self._memory = memory
-        self._watching = account.watch(memory.unreported.values(), timeout=math.inf)
+        self._subscription = account.watch(memory.unreported.values(), timeout=math.inf)
         self._look_at = -math.inf
 
     async def next(self) -> Task:
-        """Return the next task that has ended; raise where the account may not be read."""
+        """Return the next finished task; raise if access to the account is denied."""
         while True:
             try:
-                now = self._watching.now()
+                now = self._subscription.now()
                 if now >= self._look_at:
                     self._look_at = now + self._account.polling.max
                     await self._look()
-                elif self._watching.is_done:
+                elif self._subscription.is_done:
                     await self._account.session.io.sleep(self._look_at - now)
-                elif (task := await self._watching.next(self._look_at)) is not None:
+                elif (task := await self._subscription.next(self._look_at)) is not None:
                     return task
             except PicccError as error:
                 if error.status in (401, 402, 403):
                     raise
-                logger.warning("Polling for tasks that end failed, and goes on: %s", error)
-                self._wait_again(error)
+                logger.warning("Polling for finished tasks failed; continuing: %s", error)
+                self._resume_wait(error)
 
-    def _wait_again(self, error: PicccError) -> None:
-        """Go on waiting for a task that could not be read for minutes, unless the server has it no more."""
+    def _resume_wait(self, error: PicccError) -> None:
+        """Keep waiting for a task that was unreadable for minutes, unless the server no longer has it."""
         unreported = self._memory.unreported
         if isinstance(error, NotFoundError):
             unreported.pop(error.task_id or "", None)
         elif error.task_id in unreported:
-            self._watching.add(unreported[error.task_id])
+            self._subscription.add(unreported[error.task_id])
 
     async def _look(self) -> None:
-        """Take in what the list has; the first time also all that runs, however much is newer."""
+        """Read new tasks from the list, and the first time all running tasks too."""
         memory = self._memory
         is_first = not memory.is_read_through
         for status in RUNNING if is_first else ():
             pages, is_running = Pages(status=status), True
-            with suppress(InvalidRequestError):  # another word for it: then the walk below comes upon them
+            with suppress(InvalidRequestError):  # the server has other statuses: the scan below finds them
                 while is_running and not pages.is_done:
                     tasks, _ = await self._read(pages)
                     is_running = not all(task.is_terminal for task in tasks)
@@ -592,11 +592,11 @@ class Endings:
         memory.is_read_through = True
 
     async def _read(self, pages: Pages) -> tuple[list[Task], list[Task]]:
-        """Read the next page and wait for what is new on it; return its tasks, and those that are new."""
+        """Read the next page and wait for its new tasks; return all its tasks, and the new ones."""
         memory = self._memory
         page, headers = await self._account.session.read(pages.path, read_task_list)
         if memory.polled_since is None:
-            # When a task was made is told by the server's clock, which need not agree with ours.
+            # Creation times use the server's clock, which may differ from ours.
             now = server_time(headers)
             memory.polled_since = (time.time() - CLOCK_SKEW if now is None else now) - LOOKS_BACK_SECONDS
         tasks = pages.take(page)
@@ -605,18 +605,18 @@ class Endings:
             is_dated = task.created_at is not None or memory.is_read_through
             if not task.is_terminal or (is_dated and is_recent(task, memory.polled_since)):
                 memory.unreported[task.id] = task
-                self._watching.add(task)
+                self._subscription.add(task)
         return tasks, new
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._watching.close()
+        self._subscription.close()
 
 
 def _task_id_in(body: bytes) -> str:
-    """Return the id of the task that a delivery names, "" where it names none that can be asked for."""
+    """Return the id of the task that a delivery names, or "" if there is no usable id."""
     try:
         event = parse(body)
     except ValueError:

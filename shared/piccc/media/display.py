@@ -1,4 +1,4 @@
-"""Show tasks in notebooks: cards, galleries and their previews."""
+"""Show tasks in notebooks: cards, galleries and previews."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 OnUpdate = Callable[[Task], object]
 SECONDS = 3.0
-"""For how long a display may wait for the copies of all its images."""
+"""Maximum time that a display waits for all its image copies."""
 AT_ONCE = 4
 MOST_PREVIEWS = 60
-"""How many images and posters of one display are copied into it."""
+"""Maximum number of images and posters copied into one display."""
 MAX_BYTES = 16 * 1024**2
 MAX_PIXELS = 20_000_000
 MAX_COPY_BYTES = 40 * 1024
 _SIZES = ((512, 80), (512, 50), (320, 50), (160, 50))
 _CONTAINERS = {"video/mp4": "mp4", "video/quicktime": "mp4", "video/webm": "webm"}
-"""What FFmpeg calls the containers that a poster is taken from.
+"""FFmpeg's names for the containers that posters are taken from.
 
-It is never left to guess: it takes a playlist for a video, and opens the files and addresses in it.
+FFmpeg must never guess the format: it accepts playlists as videos and opens the files and URLs in them.
 """
 
 
 class Preview:
-    """What a card can show of an output without its address: its copy, or the file that it was saved to.
+    """A view of an output that needs no URL of the server: an embedded copy, or the saved file.
 
     Attributes:
-        data_url: the copy of an image, or of a video's poster; None where there is none.
+        data_url: the copy of the image or of the video's poster, or None.
     """
 
     def __init__(self, account: Account, task: Task, output: Output) -> None:
@@ -58,31 +58,31 @@ class Preview:
         self.data_url: str | None = None
 
     def saved(self, path: Path) -> None:
-        """Take note of the file that the output was saved to."""
+        """Record the file that the output was saved to."""
         self._path, self._is_due = path, self.data_url is None
 
     @property
     def file_url(self) -> str | None:
-        """The saved file's path from the working directory, by which a notebook can load it; else None."""
+        """The saved file's path relative to the working directory, which a notebook can load, or None."""
         with suppress(OSError, ValueError):
             if self._path is not None and self._path.is_file():
                 return quote(self._path.resolve().relative_to(Path.cwd().resolve()).as_posix())
         return None
 
     def take(self) -> bool:
-        """Return whether a copy is to be made; true once, and again when there is a new file."""
+        """Return whether to make a copy: once, and again when a new file was saved."""
         is_due, self._is_due = self._is_due, False
         return is_due
 
     def make(self) -> None:
-        """Make the copy; leave it where it cannot be made."""
+        """Try to make the copy."""
         output, is_video = self._output, _is_video(self._output)
         if is_video and output.thumbnail_url:
             thumbnail = Output(output.thumbnail_url, "image", task_id=output.task_id, place=output.place)
             with suppress(Exception):
                 self.data_url = shrunk(lambda: io.BytesIO(self._fetch(thumbnail)))
                 return
-        with suppress(Exception):  # whatever it is, the card shows the address instead
+        with suppress(Exception):  # on any failure, the card uses the URL instead
             self.data_url = (poster if is_video else shrunk)(self._content)
 
     def _content(self) -> BinaryIO:
@@ -92,18 +92,18 @@ class Preview:
 
 
 def complete(previews: Iterable[Preview]) -> None:
-    """Make the copies that are due, each once, waiting no longer than `SECONDS` for all of them."""
-    due = [each for each in previews if each.data_url is None and each.take()][:MOST_PREVIEWS]
+    """Make all missing copies, each once, waiting at most `SECONDS` in total."""
+    due = [preview for preview in previews if preview.data_url is None and preview.take()][:MOST_PREVIEWS]
     if not due:
         return
     workers = ThreadPoolExecutor(min(AT_ONCE, len(due)), thread_name_prefix="piccc-preview")
-    with suppress(RuntimeError):  # when Python shuts down, no thread can be started
-        wait([workers.submit(each.make) for each in due], SECONDS)
+    with suppress(RuntimeError):  # no thread can be started while Python shuts down
+        wait([workers.submit(preview.make) for preview in due], SECONDS)
     workers.shutdown(wait=False, cancel_futures=True)
 
 
 def shrunk(read: Callable[[], BinaryIO]) -> str:
-    """Read an image and return a small copy as a data: URL; raise whatever hinders it."""
+    """Read an image and return a small copy as a data: URL; raise on any failure."""
     from PIL import Image, ImageOps
 
     with read() as file, Image.open(file) as image:
@@ -113,9 +113,9 @@ def shrunk(read: Callable[[], BinaryIO]) -> str:
 
 
 def poster(read: Callable[[], BinaryIO]) -> str:
-    """Read a video and return its first frame as a data: URL; raise whatever hinders it.
+    """Read a video and return its first frame as a data: URL; raise on any failure.
 
-    `piccc[emulator]` brings the decoder, PyAV; without it nothing is read.
+    The decoder, PyAV, comes with `piccc[emulator]`; without it nothing is read.
     """
     import av
 
@@ -145,11 +145,11 @@ def _encoded(image: Image.Image) -> str:
 
 
 def _fetch(account: Account, task: Task, output: Output) -> bytes:
-    """Fetch an output in a thread, whose waits no event loop serves."""
-    port = account.session.io
-    if isinstance(port, AsyncBackend):
-        if port.client is not None:
-            raise ValueError("the caller's own client may know ways that ours does not")
+    """Fetch an output in a thread, with a blocking backend."""
+    backend = account.session.io
+    if isinstance(backend, AsyncBackend):
+        if backend.client is not None:
+            raise ValueError("the caller's own HTTP client may have settings that ours lacks")
         account = account.over(SyncBackend())
     return run_sync(load(account, task, output, DownloadOptions(max_bytes=MAX_BYTES, timeout=SECONDS)))
 
@@ -167,7 +167,7 @@ def mimebundle(task: Task) -> dict[str, str]:
 
 
 def output_bundle(output: Output, prompt: str) -> dict[str, str]:
-    """Return an output as HTML, the image itself or a player, and as plain text."""
+    """Return an output as HTML, an image or a player, and as plain text."""
     if _shows_html() is not False and (preview := _preview(output)) is not None:
         complete([preview])
     size = f" {output.width} x {output.height}" if output.width and output.height else ""
@@ -179,7 +179,7 @@ def output_bundle(output: Output, prompt: str) -> dict[str, str]:
 
 
 def line(task: Task) -> str:
-    """Return a task in one line."""
+    """Return a one-line summary of a task."""
     progress = "" if task.progress is None or task.is_terminal else f" {task.progress:.0f}%"
     return f"{task.type or 'task'} {task.id}: {task.status}{progress}"
 
@@ -202,7 +202,7 @@ def card(task: Task, width: int = 420) -> str:
 
 
 def gallery(tasks: Iterable[Task]) -> str:
-    """Return tasks as HTML cards in rows, with copies of their images."""
+    """Return tasks as rows of HTML cards, with copies of their images."""
     tasks = list(tasks)
     _complete(tasks)
     cards = "".join(card(task, width=260) for task in tasks)
@@ -210,7 +210,7 @@ def gallery(tasks: Iterable[Task]) -> str:
 
 
 class Card:
-    """A task's card in a notebook, which can be changed where it stands."""
+    """A task's card in a notebook, which can be updated in place."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -219,25 +219,25 @@ class Card:
         return mimebundle(self._task)
 
     def show(self) -> str:
-        """Show it, and return the name under which it can be changed."""
+        """Show the card and return its display id."""
         display_id = secrets.token_hex(8)
         import_module("IPython.display").display(self, display_id=display_id)
         return display_id
 
     def update(self, display_id: str) -> None:
-        """Change the card that was shown under this name."""
+        """Update the card with this display id."""
         import_module("IPython.display").display(self, display_id=display_id, update=True)
 
 
 class _Bar:
-    """A task's progress in a notebook."""
+    """A task's progress bar in a notebook."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        said = line(self._task)
-        return {"text/html": f"<div>{escape(said)}{_bar(self._task)}</div>", "text/plain": said}
+        text = line(self._task)
+        return {"text/html": f"<div>{escape(text)}{_bar(self._task)}</div>", "text/plain": text}
 
 
 _showing = threading.Lock()
@@ -245,15 +245,15 @@ _showing = threading.Lock()
 
 @contextmanager
 def progress(wanted: bool | None, on_update: OnUpdate | None) -> Iterator[OnUpdate | None]:
-    """Give a function that also shows each state of a task: as a bar in a notebook, a line on a terminal.
+    """Provide a callback that also shows progress: a bar in a notebook, a line on a terminal.
 
-    With None it leaves that to `on_update` where there is one. It shows nothing in a log, or beside the
-    progress of another task, whose line it would overwrite.
+    With None, progress is shown only if there is no `on_update`. Nothing is shown in a log, or while another
+    task's progress is shown, because the lines would overwrite each other.
     """
     is_notebook = _shows_html() is True
     stderr = sys.stderr
-    has_place = is_notebook or (stderr is not None and stderr.isatty())
-    is_shown = (on_update is None if wanted is None else wanted) and has_place
+    can_show = is_notebook or (stderr is not None and stderr.isatty())
+    is_shown = (on_update is None if wanted is None else wanted) and can_show
     if not is_shown or not _showing.acquire(blocking=False):
         yield on_update
         return
@@ -296,13 +296,13 @@ def _complete(tasks: Iterable[Task]) -> None:
 
 
 def _shows_html() -> bool | None:
-    """Return whether IPython shows HTML: a terminal shows the plain text alone. None outside IPython."""
+    """Return whether IPython shows HTML, which its terminal does not; None outside IPython."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return None if shell is None else "text/html" in shell.display_formatter.active_types
 
 
 def _preview(output: Output) -> Preview | None:
-    # An output that belongs to no client has none.
+    # Outputs not bound to a client have no preview.
     return getattr(output, "preview", None)
 
 
@@ -312,12 +312,12 @@ def _is_video(output: Output) -> bool:
 
 def _media(output: Output, prompt: str) -> str:
     preview = _preview(output)
-    kept = preview and (preview.file_url if _is_video(output) else preview.data_url)
-    if not kept and urlsplit(output.url).scheme not in ("http", "https"):
+    local_url = preview and (preview.file_url if _is_video(output) else preview.data_url)
+    if not local_url and urlsplit(output.url).scheme not in ("http", "https"):
         return ""
-    url = escape(kept or output.url, quote=True)
+    url = escape(local_url or output.url, quote=True)
     if _is_video(output):
-        # The poster outlives the address. Without one, the fragment has the browser show the first frame.
+        # The poster outlives the URL. Without one, the fragment makes the browser show the first frame.
         poster = f' poster="{preview.data_url}"' if preview and preview.data_url else ""
         return f'<video src="{url}#t=0.01"{poster} controls loop preload="metadata" style="{_MEDIA}"></video>'
     return f'<img src="{url}" alt="{escape(prompt, quote=True)}" loading="lazy" style="{_MEDIA}">'

@@ -1,4 +1,4 @@
-"""Receive deliveries of ended tasks, as an ASGI app or on a threaded server, or poll for them."""
+"""Receive webhooks of finished tasks, as an ASGI app or on a threaded server, or poll for them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIRST_TRY_SECONDS = 30.0
 async def serve_asgi(deliveries: Deliveries, scope: Any, receive: Any, send: Any) -> None:
     """Serve one ASGI scope."""
     if scope["type"] == "lifespan":
-        await _live(deliveries, receive, send)
+        await _lifespan(deliveries, receive, send)
         return
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
@@ -56,11 +56,11 @@ async def serve_asgi(deliveries: Deliveries, scope: Any, receive: Any, send: Any
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
     if tried is not None:
-        # Where the process sleeps between requests, nothing runs once this has returned.
+        # Serverless platforms freeze the process after the response, so make the first attempt now.
         await tried.wait(FIRST_TRY_SECONDS)
 
 
-async def _live(deliveries: Deliveries, receive: Any, send: Any) -> None:
+async def _lifespan(deliveries: Deliveries, receive: Any, send: Any) -> None:
     while True:
         phase = (await receive())["type"]
         if phase == "lifespan.shutdown":
@@ -71,7 +71,7 @@ async def _live(deliveries: Deliveries, receive: Any, send: Any) -> None:
 
 
 async def _body(receive: Any) -> bytes | None:
-    """Return the body, or as much of it as shows that it is too large; None where the sender has gone."""
+    """Return the body, truncated once it exceeds the limit; None if the sender disconnected."""
     body = b""
     while len(body) <= MAX_BODY_BYTES:
         message = await receive()
@@ -84,7 +84,7 @@ async def _body(receive: Any) -> bytes | None:
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """A server of few threads: where one more would be too many, the oldest connection is closed for it."""
+    """A server with few threads: beyond the limit, a new connection closes the oldest one."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -110,11 +110,11 @@ class _BoundedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("A connection to the webhook server broke off.", exc_info=True)
+        logger.debug("A connection to the webhook server failed.", exc_info=True)
 
 
 class WebhookServer:
-    """A receiver of webhooks that runs in threads until it is closed; `Webhooks.serve` makes it."""
+    """A threaded webhook server, created by `Webhooks.serve`, that runs until it is closed."""
 
     def __init__(self, deliveries: Deliveries, host: str, port: int) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -131,7 +131,7 @@ class WebhookServer:
                 if not status:
                     body = self.rfile.read(length)
                     if len(body) < (length or 0):
-                        raise ConnectionError("the body broke off")
+                        raise ConnectionError("the body is incomplete")
                     headers = {name.lower(): value for name, value in self.headers.items()}
                     status, _ = run_sync(deliveries.receive(self.command, self.path, headers, body))
                 self.send_response(status)
@@ -139,18 +139,18 @@ class WebhookServer:
                 self.send_header("connection", "close")
                 self.end_headers()
 
-            do_POST = do_GET = do_PUT = do_HEAD = handle_one_delivery  # noqa: N815  as http.server names them
+            do_POST = do_GET = do_PUT = do_HEAD = handle_one_delivery  # noqa: N815  http.server's names
 
             def log_message(self, format: str, *args: object) -> None:
-                return  # the path holds the address's secret
+                return  # the path contains the URL's secret token
 
         self._deliveries = deliveries
         try:
             self._server = _BoundedServer(host, port, Handler)
         except (OSError, OverflowError) as error:
             raise ConfigurationError(
-                f"The webhook server cannot listen at {host}, port {port}: {error}.",
-                hint="Choose an address of this machine and a free port; port 0 picks one.",
+                f"The webhook server cannot listen on {host}, port {port}: {error}.",
+                hint="Choose a local address and a free port; port 0 picks one.",
             ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever,
@@ -162,12 +162,12 @@ class WebhookServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """The server's URL, without a path."""
         host, port = self._server.server_address[:2]
         return f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
 
     def close(self) -> None:
-        """Take no more deliveries, and try once more to report what is kept."""
+        """Stop accepting deliveries, and try once more to report pending ones."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -181,17 +181,17 @@ class WebhookServer:
 
 
 class Webhooks:
-    """Receive deliveries as an ASGI app or on a threaded server, or find out by polling.
+    """A receiver of webhooks, as an ASGI app or on a threaded server, or by polling.
 
-    Make it with `client.webhooks(…)` and pass it as `webhook=` to submissions. It wakes every wait for the
+    Create it with `client.webhooks(…)` and pass it as `webhook=` to submissions. It wakes every wait for the
     task, in this process and in those that share its ledger.
 
-    A delivery is answered 204 when it is kept, in memory: the server is then asked, and `on_task` called,
-    again and again for a day until both succeed. After that `on_task` is called no more for this task, in
-    this process and under a ledger that processes share in all of them; what it returns is awaited if it can
-    be. `forward_to` gets such deliveries as the provider makes (assumed).
+    A delivery gets a 204 once it is queued in memory. The task is then read and `on_task` called, with
+    retries for a day until both succeed. Afterwards `on_task` is not called again for this task, in this
+    process or in any that shares the ledger. An awaitable that it returns is awaited. `forward_to` receives
+    deliveries like the provider's (assumed).
 
-    A copy made by pickling gives the same addresses, but has no `on_task`.
+    A pickled copy produces the same URLs, but has no `on_task`.
     """
 
     def __init__(
@@ -206,15 +206,17 @@ class Webhooks:
     ) -> None:
         if not isinstance(secret, str) or len(secret) < 16:
             raise ConfigurationError(
-                "The secret of the webhooks' addresses is too short.",
-                hint="Give at least 16 random characters, such as secrets.token_urlsafe() makes.",
+                "The secret for webhook URLs is too short.",
+                hint="Pass at least 16 random characters, for example from secrets.token_urlsafe().",
             )
         if signing_secret is not None:
             signing_key(signing_secret)
         if on_task is not None and not callable(on_task):
-            raise ConfigurationError(f"on_task is {on_task!r:.80}.", hint="Give a function of one task.")
+            raise ConfigurationError(
+                f"on_task is {on_task!r:.80}.", hint="Pass a function that takes a task."
+            )
         for name, url in (("public_url", public_url), ("forward_to", forward_to)):
-            _check_address(name, url)
+            _check_url(name, url)
         self._account = account
         self._public_url = public_url.rstrip("/")
         secret_bytes = secret.encode("utf-8", "surrogatepass")
@@ -223,28 +225,28 @@ class Webhooks:
         self._by_loop: dict[asyncio.AbstractEventLoop, Deliveries] = {}
 
     def url_for(self, key: str) -> str:
-        """Return the address for a submission.
+        """Return the webhook URL for a submission.
 
         Args:
             key: the submission's key.
 
         Raises:
-            ConfigurationError: no `public_url` was given, and nothing is served.
+            ConfigurationError: there is no `public_url`, and no server was started.
         """
         if not self._public_url:
             raise ConfigurationError(
-                "The receiver of webhooks has no address yet.",
-                hint="Give public_url=, or submit while `receiver.serve()` runs.",
+                "The webhook receiver has no URL yet.",
+                hint="Pass public_url=, or submit while `receiver.serve()` is running.",
             )
         name = base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
         return f"{self._public_url}/{name}/{self._settings.token(key)}"
 
     def poll(self) -> Iterator[TaskHandle]:
-        """Yield each of the account's tasks when it has ended, reported as if delivered, without end.
+        """Yield the account's tasks forever as they end, reporting each as if it had been delivered.
 
-        So no tunnel is needed where the provider cannot reach this machine. What `on_task` raises is raised;
-        the next call goes on with that task. Tasks that ended more than a minute before the first call are
-        left out.
+        Use this without a tunnel if the provider cannot reach this machine. Exceptions of `on_task`
+        propagate; the next call continues with that task. Tasks that ended more than a minute before the
+        first call are skipped.
         """
         account = self._account.over(SyncBackend())
         reporter = Reporter(self._settings, self._memory)
@@ -256,11 +258,11 @@ class Webhooks:
                 yield TaskHandle(task, account)
 
     async def apoll(self) -> AsyncIterator[AsyncTaskHandle]:
-        """Yield each of the account's tasks when it has ended, reported as if delivered, without end.
+        """Yield the account's tasks forever as they end, reporting each as if it had been delivered.
 
-        So no tunnel is needed where the provider cannot reach this machine. What `on_task` raises is raised;
-        the next call goes on with that task. Tasks that ended more than a minute before the first call are
-        left out.
+        Use this without a tunnel if the provider cannot reach this machine. Exceptions of `on_task`
+        propagate; the next call continues with that task. Tasks that ended more than a minute before the
+        first call are skipped.
         """
         account = self._account.over(AsyncBackend())
         reporter = Reporter(self._settings, self._memory)
@@ -275,9 +277,9 @@ class Webhooks:
         """Serve as an ASGI app: mount it at `public_url`'s path.
 
         Args:
-            scope: the connection.
-            receive: gives the next event.
-            send: takes an event of ours.
+            scope: the connection's scope.
+            receive: returns the next event.
+            send: sends an event.
         """
         loop = asyncio.get_running_loop()
         if loop not in self._by_loop:
@@ -287,11 +289,11 @@ class Webhooks:
         await serve_asgi(self._by_loop[loop], scope, receive, send)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> WebhookServer:
-        """Serve in threads until the server is closed; where no `public_url` was given, its own is that.
+        """Serve in threads until the server is closed; without a `public_url`, use the server's own.
 
         Args:
             host: the address to listen on.
-            port: the port; 0 takes a free one.
+            port: the port; 0 picks a free one.
 
         Returns:
             The running server; close it to stop.
@@ -304,7 +306,7 @@ class Webhooks:
         return server
 
     def deliveries(self, io: Backend) -> Deliveries:
-        """Return what answers deliveries over a backend, for a server of another kind.
+        """Return a handler of deliveries on a backend, for use in another kind of server.
 
         Args:
             io: a blocking or asynchronous backend.
@@ -315,7 +317,7 @@ class Webhooks:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = replace(self._settings, on_task=None)  # a function of this process's, most often
+        settings = replace(self._settings, on_task=None)  # usually a local function that cannot be pickled
         return (_rebuild, (self._account, self._public_url, settings))
 
 
@@ -329,17 +331,17 @@ def _rebuild(account: Account, public_url: str, settings: Settings) -> Webhooks:
     )
 
 
-def _check_address(name: str, url: str | None) -> None:
-    """Raise where an address is malformed; that a submission's is https is checked when it is submitted."""
+def _check_url(name: str, url: str | None) -> None:
+    """Raise if a URL is malformed; https is checked when a task is submitted."""
     if not url:
         return
     try:
         parts = urlsplit(url)
-        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        is_right = is_right and not (name == "public_url" and (parts.query or parts.fragment))
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_valid = is_valid and not (name == "public_url" and (parts.query or parts.fragment))
     except (ValueError, AttributeError, TypeError):
-        is_right = False
-    if not is_right:
+        is_valid = False
+    if not is_valid:
         raise ConfigurationError(
-            f"{name} is {url!r:.100}.", hint="Give an address such as https://host/path, without a query."
+            f"{name} is {url!r:.100}.", hint="Pass a URL such as https://host/path, without a query."
         )

@@ -1,7 +1,7 @@
-"""Ledgers record each submission before it is sent, so that no crash pays twice.
+"""Ledgers record each submission before it is sent, so that a crash never causes a double charge.
 
-A `Ledger` is all that needs to be written for a store of one's own. What else processes may share through it
-(`Lease`, `TaskStream`, `SpendingLedger`) is optional: where it is missing, each process goes by itself.
+A custom store only needs to implement `Ledger`. The other protocols for sharing between processes (`Lease`,
+`TaskStream`, `SpendingLedger`) are optional: without them, each process works alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from piccc.errors import ConfigurationError, LedgerError, LedgerUnavailable, Spe
 
 LEDGER_VARIABLE = "PICCC_LEDGER"
 HIDDEN = "***"
-"""What stands for a password in an address; brackets, as elsewhere, are those of an IPv6 host."""
+"""Replaces a password in a URL. It must not contain brackets, which enclose IPv6 hosts."""
 
 MOST_REMEMBERED = 100_000
 OUTAGE_SECONDS = 1.0
@@ -27,16 +27,16 @@ OUTAGE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One submission, as a `Ledger` remembers it.
+    """One submission in a `Ledger`.
 
     Attributes:
-        key: names it; the caller's own or a random one.
+        key: its identifier, given by the caller or random.
         type: `image` or `video`.
-        digest: of what was ordered, so that a key cannot stand for two different orders.
-        request: the body that was sent, or was about to be; empty once it has become a task.
-        at: when it was written down, a Unix time in seconds.
-        task_id: the task it became, or None as long as no answer came.
-        is_handled: whether a batch has handed its result over.
+        digest: a hash of the request, so that a key cannot be reused for a different one.
+        request: the request body; empty once the submission has a task.
+        at: when it was recorded, as a Unix time in seconds.
+        task_id: its task, or None until there is a response.
+        is_handled: whether a batch has delivered its result.
     """
 
     key: str
@@ -49,32 +49,32 @@ class Submission:
 
 
 class Ledger(Protocol):
-    """Where submissions are remembered. Every method is atomic, also between processes that share it.
+    """A store of submissions. Every method must be atomic, including between processes that share it.
 
-    No method is called on an event loop. What one raises reaches the caller as a `LedgerError`.
+    Methods are never called on an event loop. Their exceptions reach the caller as a `LedgerError`.
     """
 
     def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None.
+        """Record an entry unless its key is in use; return the existing entry, or None.
 
         Args:
-            entry: the submission that is about to be sent.
+            entry: the submission about to be sent.
         """
         ...
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim a key again that never became a task; return False if its entry has changed.
+        """Replace the entry of a key without a task; return False if the entry has changed.
 
-        So of several processes that want to send a lost submission again, one does.
+        This lets only one of several processes resend a lost submission.
 
         Args:
-            entry: the submission that is about to be sent again.
-            since: when the entry that it replaces was written down, as a Unix time in seconds.
+            entry: the submission about to be resent.
+            since: when the entry to replace was recorded, as a Unix time in seconds.
         """
         ...
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken.
+        """Record a submission's task; return False if the key or the task is in use.
 
         Args:
             key: the submission's key.
@@ -83,7 +83,7 @@ class Ledger(Protocol):
         ...
 
     def release(self, key: str) -> None:
-        """Forget a submission that never became a task.
+        """Delete a submission that has no task.
 
         Args:
             key: the submission's key.
@@ -91,7 +91,7 @@ class Ledger(Protocol):
         ...
 
     def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission.
+        """Record that a batch delivered a submission's result.
 
         Args:
             key: the submission's key.
@@ -99,7 +99,7 @@ class Ledger(Protocol):
         ...
 
     def get(self, key: str) -> Submission | None:
-        """Return the entry of a key, or None.
+        """Return a key's entry, or None.
 
         Args:
             key: the submission's key.
@@ -107,7 +107,7 @@ class Ledger(Protocol):
         ...
 
     def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became a task, or None.
+        """Return the key of a task's submission, or None.
 
         Args:
             task_id: the task's id.
@@ -115,19 +115,18 @@ class Ledger(Protocol):
         ...
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions that are not yet known to have become a task, oldest first."""
+        """Return the submissions without a known task, oldest first."""
         ...
 
 
 class Note(NamedTuple):
-    """What one process lets the others know about a task.
+    """A message about a task from one process to the others.
 
     Attributes:
-        kind: `wanted`: a process waits for it; `ended`: it was read and has ended; `look`: it is said to have
-            ended, or cannot be read: the processes that wait read it.
-        task_id: the task.
-        text: of a task that is wanted, when it was made, a Unix time, or ""; of one that ended, the task as
-            JSON.
+        kind: `wanted`: a process is waiting for it; `ended`: it was read and has ended; `look`: it reportedly
+            ended, or could not be read, so each waiting process should read it.
+        task_id: the task's id.
+        text: for `wanted`, when the task was created, as a Unix time, or ""; for `ended`, the task as JSON.
     """
 
     kind: Literal["wanted", "ended", "look"]
@@ -136,7 +135,7 @@ class Note(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """Part of a stream: its notes, the cursor behind them, and whether some before them are gone."""
+    """Part of a stream: its notes, the cursor after them, and whether earlier ones were lost."""
 
     notes: Sequence[Note]
     cursor: str
@@ -145,30 +144,30 @@ class Notes(NamedTuple):
 
 @runtime_checkable
 class Lease(Protocol):
-    """A ledger by which one process at a time gets to do something."""
+    """A ledger that grants leases: exclusive roles for one process at a time."""
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
+        """Acquire or renew a lease, or release it with 0 seconds; return whether `holder` has it."""
         ...
 
 
 @runtime_checkable
 class TaskStream(Lease, Protocol):
-    """A ledger by which the processes of an account read each task's end once between them.
+    """A ledger through which an account's processes share polling.
 
-    The one that holds the account's lease reads what any of them waits for, and posts what has ended. A
-    stream is named by the server's address, without credentials.
+    The holder of the account's lease reads every task that any process waits for, and posts finished ones. A
+    stream is identified by the server's URL, without credentials.
     """
 
     def post(self, server: str, notes: Sequence[Note]) -> None:
-        """Append to the server's stream, which may forget all but the latest 10,000 notes.
+        """Append to the server's stream, which may keep only the latest 10,000 notes.
 
-        What is `wanted` is open until it has `ended`.
+        A `wanted` task is open until it has `ended`.
         """
         ...
 
     def notes(self, server: str, cursor: str | None) -> Notes:
-        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        """Return up to 1,000 notes after a cursor, each once and in order; for None, only the end cursor."""
         ...
 
     def open_tasks(self, server: str) -> list[tuple[str, str]]:
@@ -177,13 +176,13 @@ class TaskStream(Lease, Protocol):
 
 
 class Spend(NamedTuple):
-    """What a submission counts for against a spend limit, in whole units, and how many there may be.
+    """A submission's charge against a spend limit, in whole units.
 
     Attributes:
-        limit: the name of the limit.
-        unit: `tasks`, `video_ms` or `micros` of money.
-        amount: how many it counts for.
-        most: the bound, or None.
+        limit: the limit's name.
+        unit: `tasks`, `video_ms` or `micros` (millionths of the currency).
+        amount: the number of units.
+        most: the maximum, or None.
     """
 
     limit: str
@@ -194,53 +193,53 @@ class Spend(NamedTuple):
 
 @runtime_checkable
 class SpendingLedger(Protocol):
-    """A ledger that counts what was spent in the same act as it writes the submission down."""
+    """A ledger that counts spending atomically with recording the submission."""
 
     def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
-        """Claim, and count; for a key that is taken count nothing.
+        """Claim and count; if the key is in use, count nothing.
 
-        Raise `exceeded(spend)` for the first that is too much, and then neither claim nor count.
+        Raise `exceeded(spend)` for the first spend over its limit, without claiming or counting.
         """
         ...
 
     def release_within(self, key: str, spends: Sequence[Spend]) -> None:
-        """Release, and if there was something to release take back what it counted for."""
+        """Release, and if there was an entry, undo its counts."""
         ...
 
     def spent(self, limit: str) -> dict[str, int]:
-        """Return how much of each unit has been counted against a limit."""
+        """Return the amounts counted against a limit, by unit."""
         ...
 
 
 def exceeded(spend: Spend) -> SpendLimitExceeded:
-    """Return the error of a limit that is used up."""
+    """Return the error for an exhausted limit."""
     scale, name = {"video_ms": (1000, "max_video_seconds"), "micros": (1_000_000, "max_cost")}.get(
         spend.unit, (1, "max_tasks")
     )
     return SpendLimitExceeded(
         f"The spend limit is used up: {name}={(spend.most or 0) / scale:g}.",
-        hint="Nothing was sent. Raise the spend limit if more is meant to be spent.",
+        hint="Nothing was sent. Increase the spend limit if you want to spend more.",
     )
 
 
 class StoreURL:
-    """The address of a store, whose password shows nowhere.
+    """A store's URL that never exposes its password.
 
-    Written as text it has no password. An address without one takes that of `PICCC_LEDGER`, if it is the same
-    but for it. Raise ConfigurationError where there is no host.
+    Its string form hides the password. A URL with a hidden password takes it from `PICCC_LEDGER`, if the
+    URLs are otherwise equal. Raise ConfigurationError if the URL is invalid.
     """
 
     def __init__(self, url: str) -> None:
         given, known = _split(url), _split(os.environ.get(LEDGER_VARIABLE, ""))
         if given is None:
             raise ConfigurationError(
-                "The ledger's address cannot be read.",
-                hint="Give it as redis://host:6379/0 or postgresql://user:password@host/database.",
+                "The ledger's URL is invalid.",
+                hint="Use redis://host:6379/0 or postgresql://user:password@host/database.",
             )
         self._shown, self.secrets = given
         if HIDDEN in url and known is not None and known[0] == self._shown:
             url, self.secrets = os.environ[LEDGER_VARIABLE], known[1]
-        # In no attribute, where a debugger or a log of `vars` would show it.
+        # A closure, because debuggers and logs of `vars` would show an attribute.
         self.reveal: Callable[[], str] = lambda: url
 
     def __str__(self) -> str:
@@ -248,13 +247,13 @@ class StoreURL:
 
 
 def _split(url: str) -> tuple[str, list[str]] | None:
-    """Return an address without what is secret in it, and that; None where it is no address."""
+    """Return a URL without its secrets, and the secrets; None if it is invalid."""
     try:
         parts = urlsplit(url.strip())
         if not parts.scheme or not (parts.hostname or parts.path.strip("/") or parts.query):
             return None
         pairs = parse_qsl(parts.query, keep_blank_values=True)
-        parts.port  # noqa: B018  it raises where it is no number
+        parts.port  # noqa: B018  raises if it is not a number
     except ValueError:
         return None
     is_secret = [(name, value, "password" in name.lower()) for name, value in pairs]
@@ -268,13 +267,13 @@ def _split(url: str) -> tuple[str, list[str]] | None:
         host = f"{user}@{host}"
     query = urlencode([(name, HIDDEN if secret else value) for name, value, secret in is_secret], safe=HIDDEN)
     shown = urlunsplit((parts.scheme, host, parts.path, query, ""))
-    return shown, sorted({each for each in secrets if each}, key=len, reverse=True)
+    return shown, sorted({secret for secret in secrets if secret}, key=len, reverse=True)
 
 
 def ledger_at(place: str | os.PathLike[str] | None) -> Ledger:
-    """Return the ledger at a file's path or a URL; for None the one at `PICCC_LEDGER`, else one in memory.
+    """Return the ledger for a path or URL; for None, the one in `PICCC_LEDGER`, or else one in memory.
 
-    Raise ConfigurationError for a URL of an unknown kind.
+    Raise ConfigurationError for an unsupported URL.
     """
     place = place or os.environ.get(LEDGER_VARIABLE) or ":memory:"
     scheme = place.partition("://")[0].lower() if isinstance(place, str) and "://" in place else ""
@@ -294,9 +293,9 @@ def ledger_at(place: str | os.PathLike[str] | None) -> Ledger:
 
 
 class Outage:
-    """For a second after a store has not answered in time, refuse at once what else is asked of it.
+    """A circuit breaker: for a second after a store's timeout, other calls fail immediately.
 
-    Otherwise many calls would wait for it in turn, for want of connections or threads, each for as long.
+    Otherwise many calls would queue for connections or threads and each wait for the full timeout.
     """
 
     def __init__(self, place: object) -> None:
@@ -304,19 +303,19 @@ class Outage:
         self._until = -math.inf
 
     def check(self) -> None:
-        """Raise LedgerUnavailable while the store is taken to be away."""
+        """Raise LedgerUnavailable during an outage."""
         if time.monotonic() < self._until:
-            raise self.error("it did not answer a moment ago")
+            raise self.error("it did not respond a moment ago")
 
     def begin(self) -> None:
-        """Take the store to be away from now on."""
+        """Start an outage."""
         self._until = time.monotonic() + OUTAGE_SECONDS
 
     def error(self, reason: object, *, is_away: bool = True) -> LedgerError:
-        """Return the error for a store that is away, or refuses."""
+        """Return the error for a store that is unreachable (`is_away`) or rejects a command."""
         return (LedgerUnavailable if is_away else LedgerError)(
             f"The ledger at {self._place} cannot be used: {reason}",
-            hint="Nothing is submitted without it. Check the address and the server.",
+            hint="Nothing is submitted without it. Check the URL and the server.",
         )
 
 
@@ -333,20 +332,20 @@ if hasattr(os, "register_at_fork"):
 
 
 class MemoryLedger:
-    """Remember for as long as the process lives; of settled submissions the latest 100,000."""
+    """A ledger in memory, which ends with the process and keeps the latest 100,000 settled submissions."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Submission] = {}
         self._keys: dict[str, str] = {}
 
     def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        """Record an entry unless its key is in use; return the existing entry, or None."""
         with _lock:
             taken = self._entries.setdefault(entry.key, entry)
             return None if taken is entry else taken
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        """Replace an entry recorded at `since` that has no task; return False if it changed."""
         with _lock:
             known = self._entries.get(entry.key)
             if known is None or known.task_id or known.at != since:
@@ -355,7 +354,7 @@ class MemoryLedger:
             return True
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
+        """Record a submission's task; return False if the key or the task is in use."""
         with _lock:
             entry = self._entries.get(key)
             if entry is None or entry.task_id or task_id in self._keys:
@@ -368,27 +367,27 @@ class MemoryLedger:
             return True
 
     def release(self, key: str) -> None:
-        """Forget a submission that never became a task."""
+        """Delete a submission that has no task."""
         with _lock:
             if key in self._entries and self._entries[key].task_id is None:
                 del self._entries[key]
 
     def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission."""
+        """Record that a batch delivered a submission's result."""
         with _lock:
             if key in self._entries:
                 self._entries[key] = replace(self._entries[key], is_handled=True)
 
     def get(self, key: str) -> Submission | None:
-        """Return the entry of a key."""
+        """Return a key's entry, or None."""
         return self._entries.get(key)
 
     def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became this task."""
+        """Return the key of a task's submission, or None."""
         return self._keys.get(task_id)
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions that are not yet known to have become a task, oldest first."""
+        """Return the submissions without a known task, oldest first."""
         with _lock:
             return [entry for entry in self._entries.values() if entry.task_id is None]
 

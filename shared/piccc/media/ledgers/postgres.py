@@ -1,4 +1,4 @@
-"""The ledger in Postgres, for all processes that reach it."""
+"""A ledger in Postgres, shared by processes on any number of machines."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_CONNECTIONS = 4
-"""How many connections a process opens at most."""
+"""Maximum number of connections per process."""
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5.0
-LATE = "it did not answer in time"
+LATE = "it did not respond in time"
 IDLE_SECONDS = 5.0
-"""After how long a connection that was idle is tried before it is used."""
+"""Idle time after which a connection is checked before use."""
 WATCH_SECONDS = 0.25
-"""How often to look for a server that does not answer."""
+"""How often to check for an unresponsive server."""
 _LOCK = 0x9ACCC
-"""The advisory lock under which tables are made and notes are appended."""
+"""The advisory lock for creating tables and appending notes."""
 
-# Not a name that a user may have too: a schema called as the user comes first in its search_path, and hides
-# the tables that its other programs made in `public`.
+# Avoid a schema name that could be a user name: a schema named after the user comes first in its search_path
+# and would hide other programs' tables in `public`.
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS piccc_ledger;
 CREATE TABLE IF NOT EXISTS piccc_ledger.submissions (
@@ -63,22 +63,22 @@ CREATE TABLE IF NOT EXISTS piccc_ledger.spent (
 
 
 class PostgresLedger(SQLLedger):
-    """Remember in Postgres, for any number of processes and machines; needs `pip install "piccc[postgres]"`.
+    """A ledger in Postgres, for any number of processes and machines; needs `pip install "piccc[postgres]"`.
 
-    The tables are made in the schema `piccc_ledger` at the first use, for which the user must be allowed to
-    create it; or make it beforehand. Works through PgBouncer in transaction mode: no LISTEN, no prepared
-    statements, no settings of a session, no startup parameters. Forget what is old with `prune`.
+    On first use it creates the schema `piccc_ledger` with its tables; the user needs permission to create
+    it, unless it exists. Works through PgBouncer in transaction mode: no LISTEN, no prepared statements, no
+    session settings, no startup parameters. Delete old entries with `prune`.
 
-    A pickle holds no password: it is taken from `PICCC_LEDGER` where the ledger is loaded.
+    Pickles contain no password; it is read from `PICCC_LEDGER` when they are loaded.
 
     Args:
-        url: `postgresql://[user:password@]host[:port]/database`, with libpq's parameters behind a `?`.
+        url: `postgresql://[user:password@]host[:port]/database`, with libpq's parameters after a `?`.
 
     Raises:
-        ConfigurationError: a malformed address.
-        LedgerUnavailable: from every method, where Postgres cannot be reached or answers a statement not
-            within 5 seconds.
-        LedgerError: from every method, where it refuses.
+        ConfigurationError: the URL is invalid.
+        LedgerUnavailable: from every method, if Postgres is unreachable or takes more than 5 seconds for a
+            statement.
+        LedgerError: from every method, if Postgres rejects a statement.
     """
 
     _now = "EXTRACT(EPOCH FROM clock_timestamp())"
@@ -95,29 +95,29 @@ class PostgresLedger(SQLLedger):
         self._room = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._has_tables = False
-        # Without its ledger a connection cannot be used again.
+        # Close the idle connections together with the ledger.
         weakref.finalize(self, _close, self._idle, self._process)
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
+        """Record a submission's task; return False if the key or the task is in use."""
         try:
             return super().settle(key, task_id)
         except LedgerError as error:
-            # Another process has settled another key with the task at the same moment.
+            # Another process settled a different key with this task at the same time.
             if getattr(error.__cause__, "sqlstate", None) == "23505":
                 return False
             raise
 
     @contextmanager
     def connection(self, *, is_atomic: bool = False) -> Iterator[_Postgres]:
-        """Lend a connection, at most four at a time, which commits each statement or with `is_atomic` all."""
+        """Lend one of at most four connections; `is_atomic` uses one transaction instead of autocommit."""
         try:
             import psycopg
         except ImportError as error:
             raise MissingExtraError(
-                "A ledger in Postgres needs psycopg 3.", hint='pip install "piccc[postgres]"'
+                "A Postgres ledger needs psycopg 3.", hint='pip install "piccc[postgres]"'
             ) from error
-        if self._process != os.getpid():  # the parent's connections are its own
+        if self._process != os.getpid():  # after a fork: leave the parent's connections alone
             _of_the_parent.append(self._idle)
             self._start()
         self._outage.check()
@@ -126,7 +126,7 @@ class PostgresLedger(SQLLedger):
         lent = None
         try:
             self._outage.check()
-            lent = self._taken()
+            lent = self._acquire()
             with lent.connection.transaction() if is_atomic else nullcontext():
                 yield lent
         except psycopg.Error as error:
@@ -146,19 +146,19 @@ class PostgresLedger(SQLLedger):
             self._room.release()
 
     def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
-        """Return pyrate-limiter's bucket of this name, on the server's clock."""
+        """Return pyrate-limiter's bucket of this name, using the server's clock."""
         from pyrate_limiter import PostgresBucket
 
         table = f"piccc_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         return PostgresBucket(cast("Any", _Pool(self)), table, rates)
 
-    def _taken(self) -> _Postgres:
+    def _acquire(self) -> _Postgres:
         import psycopg
 
         while self._idle:
             try:
                 lent = self._idle.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread took it
                 break
             is_fresh = time.monotonic() - lent.used_at < IDLE_SECONDS
             self._watch.begin(lent)
@@ -169,7 +169,7 @@ class PostgresLedger(SQLLedger):
             except psycopg.Error as error:
                 self._watch.end(lent)
                 lent.close()
-                if lent.is_late:  # nor would the others be answered
+                if lent.is_late:  # the others would not get a response either
                     raise self._outage.error(LATE) from error
             else:
                 return lent
@@ -177,17 +177,17 @@ class PostgresLedger(SQLLedger):
             psycopg.connect(
                 self._url.reveal(),
                 autocommit=True,
-                prepare_threshold=None,  # PgBouncer may give the next statement to another process
+                prepare_threshold=None,  # PgBouncer may run the next statement on another backend
                 connect_timeout=CONNECT_SECONDS,
                 keepalives_idle=10,
-                tcp_user_timeout=int(STATEMENT_SECONDS * 1000),  # a server that is gone without a word
+                tcp_user_timeout=int(STATEMENT_SECONDS * 1000),  # for a host that silently disappears
             )
         )
         self._watch.begin(lent)
         try:
             with self._lock:
                 if not self._has_tables:
-                    self._make_tables(lent.connection)
+                    self._create_tables(lent.connection)
                     self._has_tables = True
         except BaseException:
             self._watch.end(lent)
@@ -195,11 +195,11 @@ class PostgresLedger(SQLLedger):
             raise
         return lent
 
-    def _make_tables(self, connection: Connection[Any]) -> None:
+    def _create_tables(self, connection: Connection[Any]) -> None:
         made = connection.execute("SELECT to_regclass('piccc_ledger.spent')").fetchone()
         if made and made[0] is None:
             with connection.transaction():
-                # `IF NOT EXISTS` alone fails where two processes do it at once.
+                # `IF NOT EXISTS` alone fails if two processes create it concurrently.
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 for statement in filter(str.strip, _TABLES.split(";")):
                     connection.execute(statement.encode())
@@ -233,9 +233,9 @@ _of_the_parent: list[list[_Postgres]] = []
 
 
 class _Pool:
-    """Lend connections to pyrate-limiter, each within a transaction, as psycopg_pool does."""
+    """A psycopg_pool-like pool for pyrate-limiter, which lends connections inside a transaction."""
 
-    closed = True  # there is nothing for it to close
+    closed = True  # pyrate-limiter has nothing to close
 
     def __init__(self, ledger: PostgresLedger) -> None:
         self._ledger = ledger
@@ -247,17 +247,17 @@ class _Pool:
 
 
 class _Postgres:
-    """A connection that understands the statements which SQLite and Postgres share.
+    """A connection that translates the statements shared with SQLite.
 
     Attributes:
-        until: when the server must have answered.
-        used_at: when it was last given back.
-        is_late: whether it had not.
+        until: the server's deadline to respond.
+        used_at: when the connection was last returned.
+        is_late: whether the server missed the deadline.
     """
 
     def __init__(self, connection: Connection[Any]) -> None:
         self.connection = connection
-        # A descriptor of its own: the connection's number may be another's as soon as that is closed.
+        # A duplicate descriptor, because the original number can be reused once the connection is closed.
         self._socket = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
         self.until = math.inf
         self.used_at = -math.inf
@@ -266,11 +266,11 @@ class _Postgres:
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
         self.until = time.monotonic() + STATEMENT_SECONDS
         rows = self.connection.execute(_translated(statement), values or None)
-        self.until = time.monotonic() + STATEMENT_SECONDS  # for what follows, a COMMIT perhaps
+        self.until = time.monotonic() + STATEMENT_SECONDS  # for the next statement, such as a COMMIT
         return rows
 
-    def hang_up(self) -> None:
-        """End the wait for the server, in whichever thread that is."""
+    def shut_down(self) -> None:
+        """Abort the wait for the server, in whichever thread it is."""
         self.is_late = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -281,11 +281,11 @@ class _Postgres:
 
 
 class _Watch:
-    """Hang up where a server that was asked something does not answer: one thread while there is anything.
+    """A watchdog that shuts down connections to an unresponsive server; one thread, only while needed.
 
-    psycopg waits for an answer without a limit, and `tcp_user_timeout` ends that only where the host is gone.
-    A server that hangs does not heed its own `statement_timeout` either, and PgBouncer refuses that setting
-    at the start of a connection.
+    psycopg waits for a response without a limit, and `tcp_user_timeout` helps only if the host is gone. A
+    hanging server does not enforce its own `statement_timeout` either, and PgBouncer rejects that setting at
+    startup.
     """
 
     def __init__(self, outage: Outage) -> None:
@@ -299,7 +299,7 @@ class _Watch:
         with self._lock:
             self._lent.add(lent)
             if not self._is_running:
-                with suppress(RuntimeError):  # the interpreter ends, and no thread starts any more
+                with suppress(RuntimeError):  # no thread can be started at interpreter exit
                     threading.Thread(target=self._run, name="piccc-postgres", daemon=True).start()
                     self._is_running = True
 
@@ -314,11 +314,11 @@ class _Watch:
             time.sleep(WATCH_SECONDS)
             now = time.monotonic()
             with self._lock:
-                for each in self._lent:
+                for connection in self._lent:
                     idle_since = now
-                    if each.until < now and not each.is_late:
+                    if connection.until < now and not connection.is_late:
                         self._outage.begin()
-                        each.hang_up()
+                        connection.shut_down()
                 if now - idle_since > IDLE_SECONDS:
                     self._is_running = False
                     return

@@ -1,4 +1,4 @@
-"""The ledger in Redis, for all processes that reach it."""
+"""A ledger in Redis, shared by processes on any number of machines."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from redis import Redis
 
 KEEP_SECONDS = 90 * 86_400
-"""For how long a submission that became a task is remembered."""
+"""How long to keep a settled submission."""
 MOST_NOTES = 10_000
 NOTES_AT_ONCE = 1000
 SOCKET_SECONDS = 5.0
 IDLE_SECONDS = 5
-"""After how long a connection that was idle is tried before it is used."""
+"""Idle time after which a connection is checked before use."""
 
-# The braces keep all keys in one slot of a cluster, as scripts of several keys need it.
+# The braces keep all keys in one cluster slot, as multi-key scripts require.
 # https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
 _KEY, _TASK, _LOST = "{piccc}:submission:", "{piccc}:task:", "{piccc}:unsettled"
 _STREAM, _OPEN, _LEASE, _SPENT = "{piccc}:notes:", "{piccc}:open:", "{piccc}:lease:", "{piccc}:spent:"
@@ -81,8 +81,8 @@ return 1
 _BLOCK = """
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '', 'PX', ARGV[1]) end
 """
-# As pyrate-limiter's own script, with its arguments, but on Redis's clock, and counting all there is: clocks
-# differ, and where one is ahead the others would not see what it took.
+# pyrate-limiter's script with the same arguments, but using Redis's clock and counting entries in the future:
+# clients' clocks differ, and the others would not see permits taken by one that is ahead.
 _PERMIT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -113,21 +113,21 @@ return {notes, #oldest}
 
 
 class RedisLedger:
-    """Remember in Redis, for any number of processes and machines; needs `pip install "piccc[redis]"`.
+    """A ledger in Redis, for any number of processes and machines; needs `pip install "piccc[redis]"`.
 
-    Every act is one atomic script. Redis is only as durable as it is set up to be: give it
-    `appendonly yes`, and `maxmemory-policy noeviction`, or a crash of it may forget what was paid for. What
-    became a task is remembered for 90 days.
+    Every operation is one atomic script. Redis is only as durable as its configuration: set `appendonly yes`
+    and `maxmemory-policy noeviction`, or a crash may lose paid submissions. Settled submissions are kept for
+    90 days.
 
-    A pickle holds no password: it is taken from `PICCC_LEDGER` where the ledger is loaded.
+    Pickles contain no password; it is read from `PICCC_LEDGER` when they are loaded.
 
     Args:
-        url: `redis://[user:password@]host[:port][/database]`, `rediss://` over TLS.
+        url: `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS.
 
     Raises:
-        ConfigurationError: a malformed address.
-        LedgerUnavailable: from every method, where Redis does not answer within 5 seconds.
-        LedgerError: from every method, where it refuses.
+        ConfigurationError: the URL is invalid.
+        LedgerUnavailable: from every method, if Redis does not respond within 5 seconds.
+        LedgerError: from every method, if Redis rejects a command.
     """
 
     def __init__(self, url: str) -> None:
@@ -138,7 +138,7 @@ class RedisLedger:
 
     @property
     def client(self) -> Redis:
-        """The connections to Redis, opened as they are needed."""
+        """The Redis client, which opens connections on demand."""
         if self._client is None:
             try:
                 from redis import Redis
@@ -146,7 +146,7 @@ class RedisLedger:
                 from redis.retry import Retry
             except ImportError as error:
                 raise MissingExtraError(
-                    "A ledger in Redis needs redis-py.", hint='pip install "piccc[redis]"'
+                    "A Redis ledger needs redis-py.", hint='pip install "piccc[redis]"'
                 ) from error
             self._client = Redis.from_url(
                 self._url.reveal(),
@@ -154,18 +154,18 @@ class RedisLedger:
                 socket_timeout=SOCKET_SECONDS,
                 socket_connect_timeout=SOCKET_SECONDS,
                 health_check_interval=IDLE_SECONDS,
-                retry=Retry(NoBackoff(), 0),  # a claim that is sent twice would find itself taken
+                retry=Retry(NoBackoff(), 0),  # a retried claim would find its own entry
             )
         return self._client
 
     def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        """Record an entry unless its key is in use; return the existing entry, or None."""
         return self.claim_within(entry, ())
 
     def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
-        """Claim and count; raise SpendLimitExceeded, doing neither, where it is too much."""
-        counts = [(each.unit, each.amount, -1 if each.most is None else each.most) for each in spends]
-        keys = [_KEY + entry.key, _LOST, *(_SPENT + each.limit for each in spends)]
+        """Claim and count; if it exceeds a limit, do neither and raise SpendLimitExceeded."""
+        counts = [(spend.unit, spend.amount, -1 if spend.most is None else spend.most) for spend in spends]
+        keys = [_KEY + entry.key, _LOST, *(_SPENT + spend.limit for spend in spends)]
         found = self._run(_CLAIM, keys, *_row(entry), *(value for count in counts for value in count))
         if isinstance(found, list):
             return _entry(entry.key, dict(zip(found[::2], found[1::2], strict=True)))
@@ -174,66 +174,66 @@ class RedisLedger:
         return None
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        """Replace an entry recorded at `since` that has no task; return False if it changed."""
         return bool(self._run(_RECLAIM, [_KEY + entry.key, _LOST], *_row(entry), repr(since)))
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
+        """Record a submission's task; return False if the key or the task is in use."""
         return bool(self._run(_SETTLE, [_KEY + key, _TASK + task_id, _LOST], task_id, key, KEEP_SECONDS))
 
     def release(self, key: str) -> None:
-        """Forget a submission that never became a task."""
+        """Delete a submission that has no task."""
         self.release_within(key, ())
 
     def release_within(self, key: str, spends: Sequence[Spend]) -> None:
-        """Forget a submission that never became a task, and take back what it counted for."""
-        counts = [value for each in spends for value in (each.unit, each.amount)]
-        self._run(_RELEASE, [_KEY + key, _LOST, *(_SPENT + each.limit for each in spends)], key, *counts)
+        """Delete a submission that has no task, and undo its counts."""
+        counts = [value for spend in spends for value in (spend.unit, spend.amount)]
+        self._run(_RELEASE, [_KEY + key, _LOST, *(_SPENT + spend.limit for spend in spends)], key, *counts)
 
     def spent(self, limit: str) -> dict[str, int]:
-        """Return how much of each unit has been counted against a limit."""
+        """Return the amounts counted against a limit, by unit."""
         with self._errors():
             return {unit: int(amount) for unit, amount in self._hash(_SPENT + limit).items()}
 
     def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission."""
+        """Record that a batch delivered a submission's result."""
         self._run(_HANDLED, [_KEY + key])
 
     def get(self, key: str) -> Submission | None:
-        """Return the entry of a key."""
+        """Return a key's entry, or None."""
         with self._errors():
             found = self._hash(_KEY + key)
         return _entry(key, found) if found else None
 
     def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became this task."""
+        """Return the key of a task's submission, or None."""
         with self._errors():
             found: Any = self.client.get(_TASK + task_id)
         return None if found is None else str(found)
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions that are not yet known to have become a task, oldest first."""
+        """Return the submissions without a known task, oldest first."""
         with self._errors():
             keys: Any = self.client.zrange(_LOST, 0, -1)
             found = [(key, self._hash(_KEY + key)) for key in keys]
         return [_entry(key, values) for key, values in found if values]
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
+        """Acquire or renew a lease, or release it with 0 seconds; return whether `holder` has it."""
         return bool(self._run(_TAKE_LEASE, [_LEASE + name], holder, int(seconds * 1000)))
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return this many seconds from now, unless it returns more already."""
+        """Block requests for this many seconds, unless they are already blocked for longer."""
         self._run(_BLOCK, [_LEASE + name], max(1, int(seconds * 1000)))
 
     def blocked(self, name: str) -> float:
-        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        """Return the remaining seconds of the block; 0 or less if there is none."""
         with self._errors():
             left: Any = self.client.pttl(_LEASE + name)
         return max(0, int(left)) / 1000
 
     def bucket(self, name: str, rates: list[Rate]) -> AbstractBucket:
-        """Return pyrate-limiter's bucket of this name, on the server's clock."""
+        """Return pyrate-limiter's bucket of this name, using the server's clock."""
         from pyrate_limiter import RedisBucket
 
         with self._errors():
@@ -248,12 +248,12 @@ class RedisLedger:
             return Bucket(rates, self.client, f"{{piccc}}:rate:{name}", script)
 
     def post(self, server: str, notes: Sequence[Note]) -> None:
-        """Append to the server's stream, of which about the latest 10,000 notes are kept."""
+        """Append to the server's stream, which keeps about the latest 10,000 notes."""
         values = [value for note in notes for value in note]
         self._run(_POST, [_STREAM + server, _OPEN + server], MOST_NOTES, *values)
 
     def notes(self, server: str, cursor: str | None) -> Notes:
-        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        """Return up to 1,000 notes after a cursor, each once and in order; for None, only the end cursor."""
         if cursor is None:
             with self._errors():
                 last: Any = self.client.xrevrange(_STREAM + server, count=1)
@@ -284,7 +284,7 @@ class RedisLedger:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        client = self.client  # first: without redis-py there are no errors of its either
+        client = self.client  # first, because it reports a missing redis-py
         from redis import exceptions
 
         self._outage.check()
@@ -293,7 +293,7 @@ class RedisLedger:
         except exceptions.RedisError as error:
             secrets = self._url.secrets
             redact_causes(error, secrets)
-            # The idle connections are as dead; those in use are other threads'.
+            # Idle connections are probably dead too; those in use belong to other threads.
             client.connection_pool.disconnect(inuse_connections=False)
             is_away = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError)
             if isinstance(error, exceptions.TimeoutError):
@@ -308,7 +308,7 @@ class RedisLedger:
 
 
 def _row(entry: Submission) -> tuple[str, str, str, str]:
-    # `repr` of a float gives it back exactly, and Redis compares texts.
+    # Redis compares strings, and `repr` of a float round-trips exactly.
     known = json.dumps([entry.type, entry.digest])
     return known, repr(entry.at), json.dumps(entry.request), entry.key
 

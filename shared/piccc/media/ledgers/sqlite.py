@@ -1,4 +1,4 @@
-"""The ledger in an SQLite file, for all threads and processes of one machine."""
+"""A ledger in an SQLite file, shared by the threads and processes of one machine."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _COLUMNS = "key, type, digest, request, at, task_id, is_handled"
 
 
 class Rows(Protocol):
-    """What a statement gives back."""
+    """A statement's result."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it wrote."""
+        """The number of rows written."""
         ...
 
     def fetchall(self) -> list[Any]:
@@ -66,42 +66,42 @@ class Rows(Protocol):
 
 
 class Database(Protocol):
-    """A connection, as the statements of an `SQLLedger` need it."""
+    """The connection interface that `SQLLedger` uses."""
 
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows:
-        """Run a statement with `?` for each value."""
+        """Run a statement with `?` placeholders."""
         ...
 
 
 class SQLLedger(ABC):
-    """The statements that SQLite and Postgres share, over tables of the schema `main`."""
+    """The statements shared by SQLite and Postgres, on tables in the schema `main`."""
 
     @abstractmethod
     def _write(self, act: Callable[[Database], T], *, is_durable: bool = False, is_atomic: bool = False) -> T:
-        """Run an act that writes; `is_atomic` where it is several statements that must stand together."""
+        """Run a write; `is_atomic` runs its statements in one transaction."""
 
     @abstractmethod
     def _read(self, act: Callable[[Database], T]) -> T:
-        """Run an act that reads."""
+        """Run a read."""
 
     def claim(self, entry: Submission) -> Submission | None:
-        """Write an entry down unless its key is taken; return the entry that took it, or None."""
+        """Record an entry unless its key is in use; return the existing entry, or None."""
         return self._write(lambda database: _claim(database, entry), is_durable=True)
 
     def claim_within(self, entry: Submission, spends: Sequence[Spend]) -> Submission | None:
-        """Claim and count; raise SpendLimitExceeded, doing neither, where it is too much."""
-        # In the same order everywhere, so that no two claims wait for each other's rows.
-        ordered = sorted(spends, key=lambda each: each[:2])
+        """Claim and count; if it exceeds a limit, do neither and raise SpendLimitExceeded."""
+        # Always lock rows in the same order, to avoid deadlocks between claims.
+        ordered = sorted(spends, key=lambda spend: spend[:2])
 
         def act(database: Database) -> Submission | Spend | None:
             if taken := _first(database, "key", entry.key):
                 return taken
-            if broken := next((each for each in ordered if not _has_room(database, each)), None):
-                return broken
+            if too_much := next((spend for spend in ordered if not _has_room(database, spend)), None):
+                return too_much
             if taken := _claim(database, entry):
                 return taken
-            for each in ordered:
-                _count(database, each, each.amount)
+            for spend in ordered:
+                _count(database, spend, spend.amount)
             return None
 
         result = self._write(act, is_durable=True, is_atomic=True)
@@ -110,7 +110,7 @@ class SQLLedger(ABC):
         return result
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        """Claim again a key written down at `since` that never became a task; return False if it changed."""
+        """Replace an entry recorded at `since` that has no task; return False if it changed."""
         statement = (
             "UPDATE main.submissions SET at = ?, digest = ?, request = ? "
             "WHERE key = ? AND at = ? AND task_id IS NULL"
@@ -119,7 +119,7 @@ class SQLLedger(ABC):
         return self._write(lambda database: database.execute(statement, row).rowcount == 1, is_durable=True)
 
     def settle(self, key: str, task_id: str) -> bool:
-        """Note which task a submission became; return False where the key or the task is taken."""
+        """Record a submission's task; return False if the key or the task is in use."""
         statement = (
             "UPDATE main.submissions SET task_id = ?, request = '{}' WHERE key = ? AND task_id IS NULL "
             "AND NOT EXISTS (SELECT 1 FROM main.submissions WHERE task_id = ?)"
@@ -134,55 +134,55 @@ class SQLLedger(ABC):
         return self._write(act)
 
     def release(self, key: str) -> None:
-        """Forget a submission that never became a task."""
+        """Delete a submission that has no task."""
         self.release_within(key, ())
 
     def release_within(self, key: str, spends: Sequence[Spend]) -> None:
-        """Forget a submission that never became a task, and take back what it counted for."""
+        """Delete a submission that has no task, and undo its counts."""
         statement = "DELETE FROM main.submissions WHERE key = ? AND task_id IS NULL"
 
         def act(database: Database) -> None:
             if database.execute(statement, (key,)).rowcount:
-                for each in sorted(spends, key=lambda each: each[:2]):
-                    _count(database, each, -each.amount)
+                for spend in sorted(spends, key=lambda spend: spend[:2]):
+                    _count(database, spend, -spend.amount)
 
         self._write(act, is_atomic=bool(spends))
 
     def spent(self, limit: str) -> dict[str, int]:
-        """Return how much of each unit has been counted against a limit."""
+        """Return the amounts counted against a limit, by unit."""
         select = "SELECT unit, amount FROM main.spent WHERE name = ?"
         return dict(self._read(lambda database: database.execute(select, (limit,)).fetchall()))
 
     def handled(self, key: str) -> None:
-        """Note that a batch has handed over the result of a submission."""
+        """Record that a batch delivered a submission's result."""
         statement = "UPDATE main.submissions SET is_handled = 1 WHERE key = ?"
         self._write(lambda database: database.execute(statement, (key,)))
 
     def get(self, key: str) -> Submission | None:
-        """Return the entry of a key."""
+        """Return a key's entry, or None."""
         return self._read(lambda database: _first(database, "key", key))
 
     def key_of(self, task_id: str) -> str | None:
-        """Return the key of the submission that became this task."""
+        """Return the key of a task's submission, or None."""
         entry = self._read(lambda database: _first(database, "task_id", task_id))
         return entry.key if entry else None
 
     def unsettled(self) -> list[Submission]:
-        """Return the submissions that are not yet known to have become a task, oldest first."""
+        """Return the submissions without a known task, oldest first."""
         return self._read(lambda database: _entries(database, "task_id IS NULL ORDER BY at"))
 
     def prune(self, older_than: float) -> int:
-        """Forget submissions that became a task more than this many seconds ago; return how many.
+        """Delete settled submissions older than this many seconds; return how many.
 
-        Their keys may then be used for new submissions, and a run that has some goes on by submitting them
-        again. Submissions with an unknown outcome are kept.
+        Their keys can then be used for new submissions, and resuming their run submits them again.
+        Submissions with an unknown outcome are kept.
         """
         statement = "DELETE FROM main.submissions WHERE task_id IS NOT NULL AND at < ?"
         moment = time.time() - older_than
         return self._write(lambda database: database.execute(statement, (moment,)).rowcount)
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or renew a lease for some seconds, or give it up with 0; return whether it is `holder`'s."""
+        """Acquire or renew a lease, or release it with 0 seconds; return whether `holder` has it."""
         statement = (
             f"INSERT INTO main.leases (name, holder, until) VALUES (?, ?, {self._now} + ?) "  # noqa: S608  ours
             "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until "
@@ -206,7 +206,7 @@ class SQLLedger(ABC):
         return self._write(act)
 
     def block(self, name: str, seconds: float) -> None:
-        """Let `blocked` return this many seconds from now, unless it returns more already."""
+        """Block requests for this many seconds, unless they are already blocked for longer."""
         statement = (
             f"INSERT INTO main.leases (name, holder, until) VALUES (?, '', {self._now} + ?) "  # noqa: S608  ours
             "ON CONFLICT (name) DO UPDATE SET until = excluded.until WHERE leases.until < excluded.until"
@@ -214,16 +214,16 @@ class SQLLedger(ABC):
         self._write(lambda database: database.execute(statement, (name, seconds)))
 
     def blocked(self, name: str) -> float:
-        """Return for how many seconds still nothing is to be sent; 0 or less where something may be."""
+        """Return the remaining seconds of the block; 0 or less if there is none."""
         select = f"SELECT until - {self._now} FROM main.leases WHERE name = ?"  # noqa: S608  ours
         rows = self._read(lambda database: database.execute(select, (name,)).fetchall())
         return float(rows[0][0]) if rows else 0.0
 
     _now = "(julianday('now') - 2440587.5) * 86400.0"
-    """The store's own time as a Unix time: the clocks of its clients may differ."""
+    """The store's time as a Unix time, because its clients' clocks may differ."""
 
     def post(self, server: str, notes: Sequence[Note]) -> None:
-        """Append to the server's stream, of which the latest 10,000 notes are kept."""
+        """Append to the server's stream, which keeps the latest 10,000 notes."""
         wanted = (
             "INSERT INTO main.open_tasks (server, task_id, text) VALUES (?, ?, ?) "
             "ON CONFLICT (server, task_id) DO UPDATE SET text = excluded.text"
@@ -244,11 +244,11 @@ class SQLLedger(ABC):
 
         self._write(act, is_atomic=True)
 
-    def _lock_stream(self, database: Database) -> None:  # noqa: B027  in SQLite writers take turns anyhow
-        """Have notes become visible in the order of their numbers, which a cursor relies on."""
+    def _lock_stream(self, database: Database) -> None:  # noqa: B027  SQLite serializes writers anyway
+        """Make notes visible in the order of their numbers, which cursors rely on."""
 
     def notes(self, server: str, cursor: str | None) -> Notes:
-        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        """Return up to 1,000 notes after a cursor, each once and in order; for None, only the end cursor."""
         select = (
             "SELECT number, kind, task_id, text FROM main.notes WHERE server = ? AND number > ? "
             "ORDER BY number LIMIT ?"
@@ -273,30 +273,30 @@ class SQLLedger(ABC):
 
 
 class SQLiteLedger(SQLLedger):
-    """Remember in an SQLite file, which any number of threads and processes of one machine may share.
+    """A ledger in an SQLite file, shared by any number of threads and processes on one machine.
 
-    The file is made readable by its owner alone, for it holds prompts: that of each submission until it has
-    become a task, and then only a hash. Back it up with `sqlite3 tasks.db ".backup copy.db"`, and let go of
-    what is old with `prune`. Not for network file systems, whose locks do not hold.
+    Only the owner can read the file, because it holds prompts: each submission's prompt until it has a task,
+    then only a hash. Back it up with `sqlite3 tasks.db ".backup copy.db"`, and delete old entries with
+    `prune`. Do not use it on network file systems, whose locks are unreliable.
 
-    A claim is on the disk before its submission is sent, whatever happens to the machine; claims of the same
-    moment share one `fsync`. What else is written survives the process at once and the machine within
-    seconds: a submission whose task was not written down yet is found again among the account's tasks.
+    A claim is on disk before its submission is sent, even if the machine crashes; concurrent claims share one
+    `fsync`. Other writes survive a crash of the process immediately, and of the machine after seconds: a
+    submission whose task was not recorded is recovered from the account's list of tasks.
 
     Args:
         path: the file; its folder must exist.
 
     Raises:
         ConfigurationError: the path is a URL or `:memory:`.
-        LedgerError: from every method, where the file cannot be used.
+        LedgerError: from every method, if the file cannot be used.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # A URL also where pathlib has dropped one of its slashes; a drive of Windows has one letter.
+        # Detect URLs even if pathlib dropped a slash. One letter would be a Windows drive.
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|:memory:|file:", os.fspath(path)):
             raise ConfigurationError(
-                f"A ledger cannot be at {os.fspath(path).partition(':/')[0]!r}.",
-                hint="Give a file's path, redis://… or postgresql://…, or leave ledger out.",
+                f"{os.fspath(path).partition(':/')[0]!r} is not supported as a ledger.",
+                hint="Pass a file path, redis://… or postgresql://…, or omit ledger.",
             )
         self.path = Path(path)
         self._unchanged: dict[str, tuple[str | None, object]] = {}
@@ -304,31 +304,31 @@ class SQLiteLedger(SQLLedger):
         self._lock = threading.Lock()
 
     def notes(self, server: str, cursor: str | None) -> Notes:
-        """Return up to 1,000 notes behind a cursor, each once and in order; none, and the end, for None."""
+        """Return up to 1,000 notes after a cursor, each once and in order; for None, only the end cursor."""
         state = self._state_of_file()
         if cursor is not None and self._unchanged.get(server) == (cursor, state):
             return Notes((), cursor)
         found = super().notes(server, cursor)
-        # Two writes may lie within one tick of the file system's clock: so look again after a find.
+        # Two writes can fall within one tick of the file system's clock, so check again after finding notes.
         self._unchanged[server] = (None if found.notes else found.cursor, state)
         return found
 
     def _state_of_file(self) -> object:
-        """Return what changes with each write, which costs less than to look into the file."""
+        """Return a value that changes with each write and is cheaper than a query."""
         states = []
         for path in (self.path, Path(f"{self.path}-wal")):
             with suppress(FileNotFoundError):
-                found = path.stat()
-                states.append((path, found.st_mtime_ns, found.st_size))
+                stat = path.stat()
+                states.append((path, stat.st_mtime_ns, stat.st_size))
         return states or None
 
     def _write(self, act: Callable[[Database], T], *, is_durable: bool = False, is_atomic: bool = False) -> T:
         with self._errors():
-            return self._opened().write(act, is_durable=is_durable)
+            return self._open().write(act, is_durable=is_durable)
 
     def _read(self, act: Callable[[Database], T]) -> T:
         with self._errors():
-            return self._opened().read(act)
+            return self._open().read(act)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -337,15 +337,15 @@ class SQLiteLedger(SQLLedger):
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(
                 f"The ledger at {self.path} cannot be used: {error}.",
-                hint="Nothing is submitted without it. Check the path, its permissions and the free space.",
+                hint="Nothing is submitted without it. Check the path, its permissions and the disk space.",
             ) from error
 
-    def _opened(self) -> _File:
-        """Return the open file, a new one in a child process or where the path now leads to another."""
+    def _open(self) -> _File:
+        """Return the open file; reopen it in a child process or if the path was replaced."""
         file = self._file
         if file is None or not file.is_current(self.path):
             if file is not None and file.process != os.getpid():
-                self._lock = threading.Lock()  # a thread that did not come along may hold it
+                self._lock = threading.Lock()  # a thread of the parent may hold the old one
             with self._lock:
                 if self._file is file:
                     self._file = _File(self.path)
@@ -360,8 +360,8 @@ class SQLiteLedger(SQLLedger):
         return (SQLiteLedger, (str(self.path),))
 
 
-class _Act(Generic[T]):
-    """What one thread wants written, and what came of it."""
+class _Write(Generic[T]):
+    """One thread's queued write and its result."""
 
     def __init__(self, act: Callable[[Database], T], *, is_durable: bool) -> None:
         self.is_durable = is_durable
@@ -383,14 +383,14 @@ class _Act(Generic[T]):
 
 
 class _File:
-    """One connection for all threads of a process, which writes what they want in common transactions.
+    """One connection for all threads of a process, with group commit.
 
-    Whichever thread gets the lock writes for all that wait for it, so many claims cost one `fsync`.
+    The thread that gets the lock also writes for all those waiting, so many claims cost one `fsync`.
     """
 
     def __init__(self, path: Path) -> None:
         self.process = os.getpid()
-        # SQLite gives its -wal and -shm files the permissions of this one.
+        # SQLite gives its -wal and -shm files the same permissions.
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         self._database = sqlite3.connect(
@@ -398,38 +398,38 @@ class _File:
         )
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _close, self._database, self.process, self._lock)
-        self._acts: deque[_Act[Any]] = deque()
+        self._queue: deque[_Write[Any]] = deque()
         self._synchronous = ""
-        _share(self._database)
+        _enable_wal(self._database)
         _migrate(self._database)
-        found = path.stat()
-        self._identity = (found.st_dev, found.st_ino)
+        stat = path.stat()
+        self._identity = (stat.st_dev, stat.st_ino)
 
     def is_current(self, path: Path) -> bool:
-        """Return whether this is still the file at the path, and this process's to use."""
+        """Return whether this process opened it and the path still refers to it."""
         if self.process != os.getpid():
             return False
         try:
-            found = path.stat()
+            stat = path.stat()
         except FileNotFoundError:
             return False
-        return self._identity == (found.st_dev, found.st_ino)
+        return self._identity == (stat.st_dev, stat.st_ino)
 
     def read(self, act: Callable[[Database], T]) -> T:
-        """Look something up."""
+        """Run a read."""
         with self._lock:
             return act(self._database)
 
     def write(self, act: Callable[[Database], T], *, is_durable: bool) -> T:
-        """Write something, perhaps with what other threads want written."""
-        mine = _Act(act, is_durable=is_durable)
-        self._acts.append(mine)
+        """Run a write, possibly in one transaction with other threads' writes."""
+        queued = _Write(act, is_durable=is_durable)
+        self._queue.append(queued)
         with self._lock:
-            if not mine.is_done:
-                self._write_all([self._acts.popleft() for _ in range(len(self._acts))])
-        return mine.result()
+            if not queued.is_done:
+                self._write_all([self._queue.popleft() for _ in range(len(self._queue))])
+        return queued.result()
 
-    def _write_all(self, acts: list[_Act[Any]]) -> None:
+    def _write_all(self, acts: list[_Write[Any]]) -> None:
         database, error = self._database, None
         try:
             # In WAL mode, FULL syncs at each commit and NORMAL does not; neither can damage the file.
@@ -446,18 +446,18 @@ class _File:
             error = caught
             with suppress(sqlite3.Error):
                 database.execute("ROLLBACK")
-        # Only this thread's own interruption is its own: the others learn that nothing was written.
-        is_ours = error is None or isinstance(error, Exception)
+        # An interruption of this thread must not reach the others: they get an ordinary error.
+        is_interruption = error is not None and not isinstance(error, Exception)
         for act in acts:
-            act.end(error if is_ours else sqlite3.OperationalError("the write was interrupted"))
-        if error is not None and not is_ours:
+            act.end(sqlite3.OperationalError("the write was interrupted") if is_interruption else error)
+        if error is not None and is_interruption:
             raise error
 
 
 def _close(database: sqlite3.Connection, process: int, lock: threading.Lock) -> None:
-    # A child may not even close the connection of its parent: https://www.sqlite.org/howtocorrupt.html
+    # A child must not even close its parent's connection: https://www.sqlite.org/howtocorrupt.html
     if process == os.getpid():
-        # At the end of the process a daemon thread may be writing, and SQLite would crash.
+        # At exit, a daemon thread may still be writing, and SQLite would crash.
         with lock:
             database.close()
     else:
@@ -467,15 +467,15 @@ def _close(database: sqlite3.Connection, process: int, lock: threading.Lock) -> 
 _of_the_parent: list[sqlite3.Connection] = []
 
 
-def _share(database: sqlite3.Connection) -> None:
-    """Let readers and a writer use the file at once."""
-    patience = time.monotonic() + LOCK_SECONDS
+def _enable_wal(database: sqlite3.Connection) -> None:
+    """Enable WAL mode, so that reads and a write can run concurrently."""
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError:  # for this alone, SQLite does not wait until others are done
-            if time.monotonic() > patience:
+        except sqlite3.OperationalError:  # this is the one statement that ignores SQLite's busy timeout
+            if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_SECONDS)
 
@@ -486,12 +486,12 @@ def _migrate(database: sqlite3.Connection) -> None:
         return
     if version > SCHEMA_VERSION:
         raise sqlite3.DatabaseError("it was written by a newer version of piccc")
-    # Version 0 had the same columns and no index; 0 and 1 had notices, which only shortened waits.
+    # Version 0 had the same columns but no index; 0 and 1 had notices, which only shortened waits.
     database.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
 
 def _has_died(holder: str) -> bool:
-    """Return whether a lease's holder was a process of this machine that has ended."""
+    """Return whether a lease's holder was a process on this machine that has ended."""
     host, _, rest = holder.partition(":")
     pid = rest.partition(":")[0]
     if os.name != "posix" or host != socket.gethostname() or not pid.isdecimal():
@@ -518,7 +518,7 @@ def _claim(database: Database, entry: Submission) -> Submission | None:
 
 
 def _has_room(database: Database, spend: Spend) -> bool:
-    # By way of a row that is locked from here to the end: so two claims cannot both see the last of the room.
+    # Writing the row locks it until the end of the transaction, so two claims cannot both take the last unit.
     _count(database, spend, 0)
     select = "SELECT amount FROM main.spent WHERE name = ? AND unit = ?"
     spent: int = database.execute(select, (spend.limit, spend.unit)).fetchall()[0][0]
