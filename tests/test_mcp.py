@@ -234,7 +234,7 @@ async def test_unfit_arguments_are_a_tool_error_that_says_which_and_nothing_is_s
     async with Client(made.server) as host:
         result = await host.call_tool(name, arguments)
     assert result.is_error
-    assert text_of(result).endswith(". Nothing was made. Correct the arguments and call again.")
+    assert text_of(result).endswith(". Nothing was created. Correct the arguments and call again.")
     assert result.structured_content["tool_error"]["may_retry"]
 
 
@@ -332,7 +332,7 @@ async def test_a_long_task_is_asked_for_later() -> None:
             first = await make(host)
             again = await make(host)
             assert again.structured_content["task_id"] == first.structured_content["task_id"]
-            assert "Ask for it later with get_media_task" in text_of(first)
+            assert "Check it later with get_media_task" in text_of(first)
             emulator.advance(120)
             task_id = first.structured_content["task_id"]
             later = await host.call_tool("get_media_task", {"task_id": task_id, "wait_seconds": 5})

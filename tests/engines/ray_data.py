@@ -14,10 +14,10 @@ Columns = dict[str, Any]
 
 
 class Images:
-    """Make an image of each row's prompt, for `Dataset.map_batches`; a row that has none has its error.
+    """Generate an image for each row's prompt, for `Dataset.map_batches`; failed rows have their error.
 
-    A batch that Ray runs again finds its tasks by `run` and prompt, so nothing is paid for twice. Equal
-    prompts in two batches are one image for the same reason.
+    A rerun batch finds its tasks by `run` and prompt, so nothing is billed twice. For the same reason, equal
+    prompts in two batches share one image.
     """
 
     def __init__(self, run: str, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Images:
 
 
 class Replies:
-    """Answer each row's prompt, for `Dataset.map_batches`; all workers together ask no faster than `rate`."""
+    """Answer each row's prompt, for `Dataset.map_batches`; all workers share the limit `rate`."""
 
     def __init__(self, rate: str, **options: Any) -> None:
         self.model = ChatPiccc(rate_limiter=RateLimit(rate), **options)  # counted in PICCC_LEDGER

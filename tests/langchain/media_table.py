@@ -312,7 +312,7 @@ def _judge(trial: Trial, value: Any) -> None:
         expected = {"refused": {"failed"}, "vanished": {"queued"}}.get(row.ending, {"completed"})
         assert statuses == expected
     if row.mode == "interrupt" and row.ending == "vanished":
-        assert all("has it no more" in each.text for each in results)
+        assert all("no longer has it" in each.text for each in results)
 
 
 def run_row(row: Row, postgres: str) -> None:

@@ -483,7 +483,7 @@ def test_a_task_that_vanished_is_told_of_once(way: Way) -> None:
         emulator.fault("404", route="GET /v1/tasks*")
         for _ in range(2):
             state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
-    assert sum("the server has it no more" in each.text for each in state["messages"]) == 1
+    assert sum("the server no longer has it" in each.text for each in state["messages"]) == 1
     assert [each.status for each in media_from(state)] == ["expired"]
 
 
@@ -495,7 +495,7 @@ def test_a_task_that_its_server_did_not_date_vanishes_too(
     assert not run_sync_tool(ended(client, running)), "a new one may show late"
     monkeypatch.setattr("piccc.media.agent_tools.GONE_SECONDS", 0)
     [report] = run_sync_tool(ended(client, running))
-    assert "has it no more" in report.text
+    assert "no longer has it" in report.text
 
 
 def test_a_wait_ends_with_the_first_task_that_does(still: Emulator) -> None:

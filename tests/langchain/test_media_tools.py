@@ -178,8 +178,8 @@ def test_a_wrong_argument_is_a_text_that_says_which(
         ("400", "InvalidRequestError", True, "Correct the arguments"),
         ("401", "AuthenticationError", False, "tell the user"),
         ("402", "PaymentRequiredError", False, "tell the user"),
-        ("429", "RateLimitError", True, "Nothing was made"),
-        ("503", "OverloadedError", True, "Nothing was made"),
+        ("429", "RateLimitError", True, "Nothing was created"),
+        ("503", "OverloadedError", True, "Nothing was created"),
         ("500", "SubmissionUnknown", False, "do not submit it again"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_task_lost_on_the_way_while_it_is_waited_for_is_not_to_be_submitted_ag
     message = way.run(tool, "invoke", calling(prompt="A kite"))
     [task] = media_from(message)
     assert message.status == "error"
-    assert f"Task {task.id} goes on: do not submit it again" in message.content
+    assert f"Task {task.id} is running: do not submit it again" in message.content
     assert message.artifact["tool_error"]["may_retry"] is False
 
 
@@ -245,7 +245,7 @@ def test_a_wait_that_runs_out_is_a_result_that_names_the_task(still: Emulator, w
     assert message.status == "success"
     assert not task.is_terminal
     assert task.id in message.content
-    assert "Do not submit it again. Ask for it later with get_media_task." in message.content
+    assert "Do not submit it again. Check it later with get_media_task." in message.content
     assert count_text(message.content) <= MODEL_READS_TOKENS
 
 

@@ -105,7 +105,7 @@ def test_a_wait_that_runs_out_is_a_result_and_the_task_is_asked_for_later(still:
     output = way.call(own["generate_image"], "call", prompt="A kite")
     [running] = media_from(output)
     assert not output.is_error
-    assert "Do not submit it again. Ask for it later with get_media_task." in output.content
+    assert "Do not submit it again. Check it later with get_media_task." in output.content
     assert count_text(output.content) <= MODEL_READS_TOKENS
     still.advance(60)
     later = way.call(own["get_media_task"], "call", task_id=running.id)

@@ -53,7 +53,7 @@ from tests.services import PASSWORD, hanging, redis_server
 
 
 class OwnLedger:
-    """As small as a ledger of one's own can be: all that is required, and nothing that is optional."""
+    """The smallest possible ledger: everything required, nothing optional."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

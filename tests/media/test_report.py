@@ -46,7 +46,7 @@ def test_a_short_address_is_told_and_a_long_one_left_to_the_program() -> None:
 def test_a_running_task_is_told_with_its_progress_and_the_way_on() -> None:
     text = describe_for_model(RUNNING)
     assert "processing, 40 %" in text
-    assert "Do not submit it again. Ask for it later with get_media_task." in text
+    assert "Do not submit it again. Check it later with get_media_task." in text
 
 
 @pytest.mark.parametrize("kind", ERRORS)

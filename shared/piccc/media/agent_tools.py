@@ -1,4 +1,4 @@
-"""The media tools of both frameworks: arguments, one run of a tool, and the text for the model."""
+"""Media tools for both frameworks: arguments, one tool call, and the text for the model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LATEST = 100
-"""How many of the account's latest tasks one look at several tasks goes through: a page."""
+"""How many of the account's latest tasks to read when checking several tasks: one page."""
 
 GENERATE_IMAGE = "generate_image"
 GENERATE_VIDEO = "generate_video"
@@ -55,12 +55,11 @@ GET_TASK = "get_media_task"
 LIST_TASKS = "list_media_tasks"
 
 DESCRIPTIONS = {
-    GENERATE_IMAGE: "Make an image from a description. Each call is paid for. "
-    "Returns the finished image's address, or a task id to ask for later.",
-    GENERATE_VIDEO: "Make a video from a description. Each call is paid for and may take minutes. "
-    "Returns the finished video's address, or a task id to ask for later.",
-    GET_TASK: "Look at an image or video task, and wait for it for a while if it is still running. "
-    "Costs nothing.",
+    GENERATE_IMAGE: "Generate an image from a description. Each call costs money. "
+    "Returns the finished image's URL, or a task id to check later.",
+    GENERATE_VIDEO: "Generate a video from a description. Each call costs money and may take minutes. "
+    "Returns the finished video's URL, or a task id to check later.",
+    GET_TASK: "Check an image or video task, and wait briefly if it is still running. Costs nothing.",
     LIST_TASKS: "List the latest image and video tasks, newest first, to find a task again. Costs nothing.",
 }
 
@@ -69,21 +68,21 @@ Status = Literal["queued", "processing", "completed", "failed", "cancelled", "ex
 
 
 class Arguments(BaseModel):
-    """Arguments of a tool; an unknown one is refused, so that a model learns that it means nothing."""
+    """A tool's arguments; unknown ones are rejected, so that the model can correct itself."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean(cls, value: object) -> object:
-        # For pydantic `true` is 1: a video of one second would be made and paid for.
+        # pydantic converts `true` to 1, which would generate and bill a one-second video.
         if isinstance(value, bool):
             raise PydanticCustomError("boolean", "Input should not be a boolean")
         return value
 
 
 class ImageArguments(Arguments):
-    """What a model may ask of the image tool."""
+    """Arguments of the image tool."""
 
     prompt: str = Field(min_length=1, description="What the image shows, in full sentences.")
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
@@ -93,7 +92,7 @@ class ImageArguments(Arguments):
 
 
 class VideoArguments(Arguments):
-    """What a model may ask of the video tool."""
+    """Arguments of the video tool."""
 
     prompt: str = Field(min_length=1, description="What the video shows and how it moves, in full sentences.")
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height.")
@@ -108,21 +107,21 @@ class VideoArguments(Arguments):
 class TaskArguments(Arguments):
     """Arguments of the tool that reads a task."""
 
-    task_id: str = Field(min_length=1, description="The task's id, as another tool gave it.")
+    task_id: str = Field(min_length=1, description="The task's id, as returned by another tool.")
     wait_seconds: float | None = Field(
         default=None,
         ge=0,
         le=600,
-        description="How long to wait at most if it is still running; 0 only looks.",
+        description="Maximum wait if it is still running; 0 only checks.",
     )
 
 
 class TaskListArguments(Arguments):
-    """What a model may ask of the tool that lists tasks."""
+    """Arguments of the tool that lists tasks."""
 
     type: Literal["image", "video"] | None = Field(default=None, description="Only tasks of this type.")
-    status: Status | None = Field(default=None, description="Only tasks of this status.")
-    limit: int = Field(default=10, ge=1, le=50, description="How many tasks at most.")
+    status: Status | None = Field(default=None, description="Only tasks with this status.")
+    limit: int = Field(default=10, ge=1, le=50, description="Maximum number of tasks.")
 
 
 ARGUMENTS: dict[str, type[Arguments]] = {
@@ -134,41 +133,41 @@ ARGUMENTS: dict[str, type[Arguments]] = {
 
 
 def faults(error: ValidationError) -> str:
-    """Return which arguments are wrong, and how."""
+    """Return a description of the invalid arguments."""
     return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
 
 
 def sentence(text: str) -> str:
-    """Return a text with a full stop, which a server's and pydantic's may lack, so that more may follow."""
+    """Return a text that ends with punctuation, which messages of servers and pydantic may lack."""
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 LONGEST_URL = 200
-"""Characters of an address that a model reads; it would garble a longer one, which the program has anyway."""
+"""Maximum length of a URL for the model, which garbles longer ones; the program has them anyway."""
 LONGEST_REASON = 200
 LONGEST_PROMPT = 60
 MAKER = "piccc"
 
 _TELL_THE_USER = "Do not retry: tell the user."
-_CORRECT = "Nothing was made. Correct the arguments and call again."
+_CORRECT = "Nothing was created. Correct the arguments and call again."
 _ADVICE: dict[type[Exception], tuple[bool, str]] = {
     ValidationError: (True, _CORRECT),
     errors.TaskRejected: (
         True,
-        "Change the prompt before you call again: the same one will be refused again.",
+        "Change the prompt before you call again: the same one will be rejected again.",
     ),
     errors.TaskFailed: (True, "You may call again once."),
     errors.TaskCancelled: (False, _TELL_THE_USER),
     errors.TaskExpired: (True, "You may call again once."),
     errors.SpendLimitExceeded: (False, f"Nothing was sent. {_TELL_THE_USER}"),
-    errors.LedgerError: (False, f"Nothing was made. {_TELL_THE_USER}"),
+    errors.LedgerError: (False, f"Nothing was created. {_TELL_THE_USER}"),
     errors.NotFoundError: (False, f"Look for the right id with {LIST_TASKS}, or tell the user."),
-    errors.RateLimitError: (True, "Nothing was made. Call again later."),
-    errors.OverloadedError: (True, "Nothing was made. Call again later."),
+    errors.RateLimitError: (True, "Nothing was created. Call again later."),
+    errors.OverloadedError: (True, "Nothing was created. Call again later."),
     errors.InvalidRequestError: (True, _CORRECT),
-    # A model's arguments have been checked before: what the client refuses is the program's mistake.
-    errors.InvalidArgumentError: (False, f"Nothing was made. {_TELL_THE_USER}"),
-    errors.APIConnectionError: (True, "Nothing was made. You may call again once."),
+    # The model's arguments were validated before, so an error of the client is the program's mistake.
+    errors.InvalidArgumentError: (False, f"Nothing was created. {_TELL_THE_USER}"),
+    errors.APIConnectionError: (True, "Nothing was created. You may call again once."),
     errors.PicccError: (False, _TELL_THE_USER),
 }
 
@@ -179,13 +178,13 @@ _SETUP = (errors.ConfigurationError, errors.InvalidArgumentError, errors.Authent
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What an agent gets back.
+    """A tool's result.
 
     Attributes:
-        text: what the model reads.
-        artifact: what the program gets: a task or `{"tasks": […]}`, and `tool_error` where something failed.
-        images: content blocks `{type, base64, mime_type}` for models that see.
-        error: why it failed, or None.
+        text: the text for the model.
+        artifact: the data for the program: a task or `{"tasks": […]}`, and `tool_error` after a failure.
+        images: content blocks `{type, base64, mime_type}` for models with vision.
+        error: the failure, or None.
     """
 
     text: str
@@ -195,41 +194,41 @@ class ToolResult:
 
 
 def describe_for_model(task: Task, then: str = "") -> str:
-    """Return what the model reads of a task that is finished or still running."""
+    """Return the text for the model about a finished or running task."""
     kind = task.type or "task"
     if not task.is_terminal:
         progress = "" if task.progress is None else f", {task.progress:.0f} %"
-        go_on = then or f"Ask for it later with {GET_TASK}."
-        now = f"The {kind} is still being made ({task.status}{progress}): task {task.id}."
-        return f"{now} Do not submit it again. {go_on}"
+        then = then or f"Check it later with {GET_TASK}."
+        state = f"The {kind} is still being generated ({task.status}{progress}): task {task.id}."
+        return f"{state} Do not submit it again. {then}"
     short = [output.url for output in task.outputs if len(output.url) <= LONGEST_URL]
     where = f": {' '.join(short)}" if short else ""
     return f"The {kind} is finished (task {task.id}){where}"
 
 
 def progress(task: Task) -> dict[str, Any]:
-    """Return what an event says of a task on its way."""
+    """Return a progress event's data for a task."""
     return {"task_id": task.id, "type": task.type, "status": task.status, "progress": task.progress}
 
 
 def artifact_of(task: Task) -> dict[str, Any]:
-    """Return a task as JSON data, which a checkpoint keeps as it is."""
+    """Return a task as JSON data that checkpoints preserve."""
     artifact = {**task.to_dict(), "made_by": MAKER}
     if not task.is_terminal and artifact.get("created_at") is None:
-        # Without an age there is no telling when a server that does not know the task has lost it.
+        # A missing task counts as lost only after a while, which requires its age.
         artifact["created_at"] = int(task.created_at or time.time())
     return artifact
 
 
 def tasks_in(artifact: object) -> list[Task]:
-    """Return the tasks of an artifact, none where it is not one of ours."""
+    """Return the tasks of an artifact; none if it is not one of ours."""
     if not isinstance(artifact, Mapping) or artifact.get("made_by") != MAKER:
         return []
     return [read_task(dict(body)) for body in artifact.get("tasks", [artifact]) if body.get("task_id")]
 
 
 def listed(tasks: Sequence[Task]) -> ToolResult:
-    """Report on several tasks."""
+    """Return a report on several tasks."""
     lines = [
         f"{task.type or 'task'} {task.id} {task.status}: {_short(task.prompt, LONGEST_PROMPT)}"
         for task in tasks
@@ -241,18 +240,18 @@ def listed(tasks: Sequence[Task]) -> ToolResult:
 def failed(
     error: Exception, task: Task | None = None, *, may_exist: bool = False, is_gone: bool = False
 ) -> ToolResult:
-    """Report on a failure, and say whether the model may call again.
+    """Return a report on a failure that tells the model whether it may call again.
 
     Args:
-        error: what went wrong.
-        task: the task that it happened to, if one is known.
-        may_exist: a task may have been created whose id is not known.
-        is_gone: the task was created, and the server no longer has it.
+        error: the failure.
+        task: the affected task, if known.
+        may_exist: a task with an unknown id may have been created.
+        is_gone: the task was created, but the server no longer has it.
     """
     if task is not None and is_gone:
         may_retry, advice = (
             False,
-            f"Task {task.id} was created, and the server has it no more. {_TELL_THE_USER}",
+            f"Task {task.id} was created, but the server no longer has it. {_TELL_THE_USER}",
         )
     else:
         may_retry, advice = _advice(error, task, may_exist=may_exist)
@@ -267,11 +266,11 @@ def failed(
     }
     known = {name: value for name, value in named.items() if value not in (None, "")}
     artifact = {**(artifact_of(task) if task else {"made_by": MAKER}), "tool_error": known}
-    said = sentence(_short(message, LONGEST_REASON))
+    text = sentence(_short(message, LONGEST_REASON))
     if isinstance(error, _SETUP) and error.hint:
-        # All that the user may ever read of it is what the model passes on.
-        said += f" {sentence(error.hint.partition('. ')[0])}"
-    return ToolResult(f"{said} {advice}", artifact, error=error)
+        # The user may only see what the model passes on.
+        text += f" {sentence(error.hint.partition('. ')[0])}"
+    return ToolResult(f"{text} {advice}", artifact, error=error)
 
 
 def _message(error: Exception) -> str:
@@ -286,10 +285,10 @@ def _advice(error: Exception, task: Task | None, *, may_exist: bool) -> tuple[bo
     if may_exist or (task is None and getattr(error, "may_have_been_billed", False)):
         return (
             False,
-            f"It may be in the making and paid for: do not submit it again. Look for it with {LIST_TASKS}.",
+            f"It may be running and billed: do not submit it again. Look for it with {LIST_TASKS}.",
         )
     if task is not None and not task.is_terminal:
-        return False, f"Task {task.id} goes on: do not submit it again. Ask for it later with {GET_TASK}."
+        return False, f"Task {task.id} is running: do not submit it again. Check it later with {GET_TASK}."
     return next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), (False, _TELL_THE_USER))
 
 
@@ -305,9 +304,9 @@ THUMBNAIL_PX = 512
 
 
 def submission_key(*parts: object) -> str:
-    """Return a key that names a call of a tool, the same each time that call is run.
+    """Return a key for a tool call that stays the same if the call is rerun.
 
-    It is a digest, because it goes to the provider and what a thread is called is nobody else's business.
+    It is a digest, because it is sent to the provider and thread names are private.
     """
     text = json.dumps(parts, sort_keys=True, default=str)
     return f"agent-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
@@ -318,17 +317,17 @@ A = TypeVar("A")
 
 
 class ClientPair(Generic[C, A]):
-    """A sync and an async client of the same account, each created when it is first needed.
+    """A sync and an async client for the same account, each created on first use.
 
-    Both share one ledger, for the one that is missing is made from the other.
+    They share one ledger, because a missing client is created from the other.
 
     Args:
         client: the `Client`, or None.
         async_client: the `AsyncClient`, or None.
-        create: makes the `Client` where neither is given.
+        create: creates the `Client` if neither is given.
 
     Raises:
-        ConfigurationError: one is not a client of its kind.
+        ConfigurationError: a client has the wrong type.
     """
 
     def __init__(self, client: C | None, async_client: A | None, create: Callable[[], C]) -> None:
@@ -338,22 +337,22 @@ class ClientPair(Generic[C, A]):
         ):
             if given is not None and not hasattr(given, method):
                 raise errors.ConfigurationError(
-                    f"{name} is of type {type(given).__name__}.", hint=f"Give a piccc.{kind}."
+                    f"{name} is of type {type(given).__name__}.", hint=f"Pass a piccc.{kind}."
                 )
         self._client: Any = client
         self._async_client: Any = async_client
         self._create = create
 
     def sync(self, http_client: Any = None) -> C:
-        """Return the sync client; `http_client` is what it sends with where it is made here."""
+        """Return the sync client; if it is created from the async one, it uses `http_client`."""
         if self._client is None:
-            made = self._async_client
-            self._client = self._create() if made is None else made.as_sync(http_client=http_client)
+            other = self._async_client
+            self._client = self._create() if other is None else other.as_sync(http_client=http_client)
         client: C = self._client
         return client
 
     def asynchronous(self, http_client: Any = None) -> A:
-        """Return the async client; `http_client` is what it sends with where it is made here."""
+        """Return the async client; if it is created here, it uses `http_client`."""
         if self._async_client is None:
             self._async_client = self.sync().as_async(http_client=http_client)  # type: ignore[attr-defined]
         client: A = self._async_client
@@ -361,7 +360,7 @@ class ClientPair(Generic[C, A]):
 
 
 class MediaClient(Protocol):
-    """What the tools need of a `Client` or an `AsyncClient`."""
+    """The part of `Client` and `AsyncClient` that the tools need."""
 
     config: Config
     ledger: Ledger
@@ -383,7 +382,7 @@ class MediaClient(Protocol):
 
 
 class MediaToolRun:
-    """One call of a tool: it knows its task as soon as there is one, so that no failure can lose it."""
+    """One tool call, which records its task as soon as it exists, so that no failure can lose it."""
 
     def __init__(
         self,
@@ -408,14 +407,14 @@ class MediaToolRun:
     async def place(
         self, type: TaskType, arguments: Mapping[str, Any], *, key: str | None, lost: Lost = "ask"
     ) -> Task:
-        """Submit a task, or find the one that this key became; look for one whose answer was lost.
+        """Submit a task, or find this key's existing task, including one whose response was lost.
 
-        `lost` says what to do where an earlier run of this call got no answer, as for `Media.submit`.
+        `lost` applies if an earlier run of this call got no response, as for `Media.submit`.
         """
         self._key = key or f"agent-{uuid.uuid4().hex}"
-        made = self.client.images if type == "image" else self.client.videos
+        media = self.client.images if type == "image" else self.client.videos
         try:
-            self._task = await _settled(made.submit(key=self._key, lost=lost, **arguments))
+            self._task = await _settled(media.submit(key=self._key, lost=lost, **arguments))
         except SubmissionUnknown as unknown:
             try:
                 self._task = await _settled(self.client.tasks.resume(str(unknown.submission_key)))
@@ -424,26 +423,26 @@ class MediaToolRun:
         return self._known()
 
     async def read(self, task_id: str, *, created: TaskType | None = None) -> Task:
-        """Read a task; `created` is its type where an earlier run of this call created it."""
+        """Read a task; `created` is its type if an earlier run of this call created it."""
         self._created = Task(task_id, type=created) if created else None
         self._task = await _settled(self.client.tasks.get(task_id))
         return self._known()
 
     async def catch_up(self, task: Task, seconds: float | None) -> Task:
-        """Wait this many seconds for a task that cannot be read at the moment."""
+        """Wait this many seconds for a task that is currently unreadable."""
         self._created = task
         self._task = await _settled(self.client.tasks.wait(task, timeout=seconds, on_update=self._on_update))
         return self._known()
 
     def take(self, task: TaskHandle | AsyncTaskHandle) -> Task:
-        """Go on with a task that was read already."""
+        """Continue with a task that was already read."""
         self._task = task
         return task
 
     async def attend(self, seconds: float | None) -> None:
-        """Wait this many seconds for the task; raise why it has no output, but not that it is still running.
+        """Wait this many seconds for the task; raise if it ended without an output, not on a timeout.
 
-        Seconds: None waits as long as the client's polling says, 0 does not wait.
+        None waits as long as the client's `Polling` allows, 0 does not wait.
         """
         task = self._known()
         try:
@@ -455,12 +454,12 @@ class MediaToolRun:
             raise error
 
     def report_progress(self) -> None:
-        """Report the task as it is now to the program's hook."""
+        """Pass the task's current state to the `on_update` callback."""
         if self._on_update is not None:
             self._on_update(self._known())
 
     async def report(self, then: str = "") -> ToolResult:
-        """Report on the task; `then` is what the model is to do while it is still running."""
+        """Return a report on the task; `then` tells the model what to do while it is running."""
         task = self._known()
         text = describe_for_model(task, then)
         try:
@@ -470,13 +469,13 @@ class MediaToolRun:
         return ToolResult(text, artifact_of(task), images)
 
     async def list(self, type: TaskType | None, status: str | None, limit: int) -> ToolResult:
-        """Report on the latest tasks."""
+        """Return a report on the latest tasks."""
         return listed(await _first(self.client.tasks.list(type=type, status=status), limit))
 
     async def reported(
         self, work: Awaitable[ToolResult], passing: tuple[type[Exception], ...] = ()
     ) -> ToolResult:
-        """Return the result of `work`, or its failure as one; let signals of a framework pass."""
+        """Return the result of `work`, or a report on its failure; re-raise exceptions in `passing`."""
         observer = telemetry()
         span = observer and observer.tool(self._tool, self._call_id)
         if not span:
@@ -494,7 +493,7 @@ class MediaToolRun:
         except passing:
             raise
         except Exception as error:
-            # A submission that was refused leaves the ledger: one that is still in it may have been accepted.
+            # Rejected submissions are removed from the ledger, so one still there may have been accepted.
             entry = await self._entry() if self._task is None else None
             created = self._created or _task_of(entry)
             return failed(
@@ -505,20 +504,20 @@ class MediaToolRun:
             )
 
     async def submitted(self) -> Task | None:
-        """Return the task that the ledger knows this call became, also where it cannot be read now."""
+        """Return this call's task from the ledger, even if it cannot be read now."""
         return self._task or _task_of(await self._entry())
 
     async def _entry(self) -> Submission | None:
         if self._key is None:
             return None
-        with suppress(errors.LedgerError):  # the failure that is reported says more
+        with suppress(errors.LedgerError):  # the original failure is more informative
             entry: Submission | None = await _settled(self.client.tasks.submission(self._key))
             return entry
         return None
 
     def _known(self) -> TaskHandle | AsyncTaskHandle:
         if self._task is None:
-            raise RuntimeError("This run has no task yet: place one or read one first.")
+            raise RuntimeError("This run has no task yet: call place or read first.")
         return self._task
 
     async def _images(self) -> Sequence[Mapping[str, str]]:
@@ -529,25 +528,25 @@ class MediaToolRun:
 
 
 GONE_SECONDS = 600.0
-"""How old a task that the server does not know must be to have vanished: it may show new ones late."""
+"""Age at which a task missing on the server counts as lost; new ones may appear late."""
 _MOST_BYTES = 64 * 2**20
 _blocks: OrderedDict[Hashable, Mapping[str, str]] = OrderedDict()
-"""The latest image blocks, because a conversation is sent whole with each request."""
+"""A cache of image blocks, because each request sends the whole conversation."""
 _blocks_lock = threading.Lock()
 
 
 async def image_block(client: MediaClient, task_id: str, place: int, show: Show) -> Mapping[str, str]:
     """Return one image of a task as a content block `{type, base64, mime_type}`.
 
-    Where it cannot be had, the block is a text that says so.
+    If it is unavailable, return a text block that says so.
     """
     from piccc.media.polling import account_name
 
     name = (account_name(client.config), task_id, place, show)
     with _blocks_lock:
-        if (known := _blocks.get(name)) is not None:
+        if (cached := _blocks.get(name)) is not None:
             _blocks.move_to_end(name)
-            return known
+            return cached
     is_final, block = True, _cannot_be_shown(task_id, errors.NotFoundError)
     try:
         outputs = (await _settled(client.tasks.get(task_id))).outputs
@@ -584,10 +583,9 @@ async def ended(
     on_update: OnUpdate | None = None,
     on_poll: OnPoll | None = None,
 ) -> Sequence[ToolResult]:
-    """Report on those of the tasks that have ended, after waiting up to `seconds` for the first of them.
+    """Return reports on the tasks that have ended, after waiting up to `seconds` for the first one.
 
-    Several tasks are read with one request for the list. One that cannot be read counts as running: the next
-    call asks again.
+    Several tasks are read with one list request. Unreadable tasks count as running: the next call retries.
     """
     if seconds and tasks:
         with suppress(PicccError):
@@ -597,8 +595,8 @@ async def ended(
     if len(tasks) > 1:
         with suppress(PicccError):
             latest = {handle.id: handle for handle in await latest_tasks(client)}
-    seen = [await _end(MediaToolRun(client), task, latest.get(task.id)) for task in tasks]
-    return [report for report in seen if report is not None]
+    reports = [await _end(MediaToolRun(client), task, latest.get(task.id)) for task in tasks]
+    return [report for report in reports if report is not None]
 
 
 async def _first_end(changes: AsyncIterable[Task] | Iterable[Task], on_update: OnUpdate | None) -> None:
@@ -615,7 +613,7 @@ async def _first_end(changes: AsyncIterable[Task] | Iterable[Task], on_update: O
 
 
 async def latest_tasks(client: MediaClient) -> Sequence[Any]:
-    """Return the handles of the account's latest tasks, as many as a page of the list has: one request."""
+    """Return the account's latest tasks, one page of the list, with one request."""
     return await _first(client.tasks.list(), LATEST)
 
 
@@ -623,14 +621,14 @@ _warned: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """Log a warning the first time that there is reason for it in this process."""
+    """Log a warning once per process."""
     if message not in _warned:
         _warned.add(message)
         _log.warning(message)
 
 
 def _notify(on_update: OnUpdate | None, task: Task) -> None:
-    """Call a program's hook; its failure is the program's, and not the agent's to read."""
+    """Call the program's callback; log its failure instead of showing it to the agent."""
     try:
         if on_update is not None:
             on_update(task)
@@ -639,7 +637,7 @@ def _notify(on_update: OnUpdate | None, task: Task) -> None:
 
 
 def run_sync_tool(run: Coroutine[Any, Any, T]) -> T:
-    """Run a tool over a sync client; raise ConfigurationError where it is asynchronous."""
+    """Run a tool on a sync client; raise ConfigurationError if the client is asynchronous."""
     return run_sync(run)
 
 
@@ -664,16 +662,16 @@ def _task_of(entry: Submission | None) -> Task | None:
 
 
 async def _settled(value: Any) -> Any:
-    # The blocking client gives the value itself, the asynchronous one something to await.
+    # The sync client returns the value itself, the async one an awaitable.
     return await value if isawaitable(value) else value
 
 
 async def _first(tasks: AsyncIterable[Task] | Iterable[Task], count: int) -> Sequence[Task]:
     if not isinstance(tasks, AsyncIterable):
         return list(islice(tasks, count))
-    found: list[Task] = []
+    first: list[Task] = []
     async for task in tasks:
-        found.append(task)
-        if len(found) == count:
+        first.append(task)
+        if len(first) == count:
             break
-    return found
+    return first

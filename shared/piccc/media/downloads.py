@@ -154,7 +154,7 @@ class Fetch:
                 await self._attempt()
                 break
             except _Gone as gone:
-                await self._take_fresh_address(gone.status)
+                await self._renew_url(gone.status)
             except _Broken as broken:
                 fruitless = 0 if self._size > most else fruitless + 1
                 most = max(most, self._size)
@@ -185,7 +185,7 @@ class Fetch:
         if self._total is not None and self._size < self._total:
             raise _Broken(f"was cut off after {self._size} of {self._total} bytes")
 
-    async def _take_fresh_address(self, status: int) -> None:
+    async def _renew_url(self, status: int) -> None:
         if status == 401 and not self._key_headers and origin_of(self._url) == self._config.origin:
             # Some servers require the API key for outputs on their own origin (OpenRouter's `unsigned_urls`).
             self._key_headers = await self._config.authorize(self._io.run)
