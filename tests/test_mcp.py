@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mcp_types import (
     ResourceLink,
     TextContent,
 )
+from pydantic_core import from_json
 
 from langchain_piccc import PicccMediaToolkit
 from llama_index_piccc import PicccMediaToolSpec
@@ -37,7 +39,7 @@ from piccc import Client as PicccClient
 from piccc.cli.mcp import _serve_http
 from piccc.emulator import Emulator, ManualClock
 from piccc.errors import ConfigurationError
-from piccc.mcp_server import CALL_ID, MediaServer
+from piccc.mcp_server import CALL_ID, MediaServer, StandardInput
 from piccc.media.agent_tools import ARGUMENTS, DESCRIPTIONS
 
 QUICK = Polling(min=0.01, max=0.02)
@@ -283,6 +285,24 @@ async def test_a_clients_own_call_id_says_which_calls_are_the_same(emulator: Emu
         other = await make(host, meta={CALL_ID: "2"})
     ids = [each.structured_content["task_id"] for each in [*same, other]]
     assert ids[0] == ids[1] != ids[2]
+
+
+LINES: dict[str, tuple[bytes, str]] = {
+    "half of a pair, as JavaScript writes it": (rb'{"prompt": "half \ud83d of it"}', "half \ufffd of it"),
+    "half of a pair in capitals": (rb'{"prompt": "\UD83D \uD83D"}'.replace(rb"\U", rb"\u"), "\ufffd \ufffd"),
+    "a whole pair": (rb'{"prompt": "\ud83d\ude00"}', "\U0001f600"),
+    "what is no UTF-8": (b'{"prompt": "\xff"}', "\ufffd"),
+    "plain": ('{"prompt": "é"}'.encode(), "é"),
+}
+
+
+@pytest.mark.parametrize("what", LINES)
+def test_a_line_with_text_that_no_server_reads_is_mended_and_not_dropped(what: str) -> None:
+    line, said = LINES[what]
+    lines = StandardInput(BytesIO(line + b"\nnot JSON \\ud83d\n"), encoding="utf-8", errors="replace")
+    assert from_json(lines.readline()) == {"prompt": said}
+    assert lines.readline() == "not JSON \\ud83d\n", "which the SDK refuses"
+    assert lines.readline() == ""
 
 
 async def test_two_equal_calls_at_once_are_two_orders(emulator: Emulator) -> None:

@@ -17,10 +17,12 @@ import base64
 import hmac
 import json
 import re
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
@@ -40,6 +42,7 @@ from piccc.errors import (
 
 try:
     import mcp_types as types
+    from anyio import wrap_file
     from mcp import MCPError
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
@@ -49,6 +52,7 @@ except ImportError as error:
         "The MCP SDK is not installed.", hint='Install it: pip install "piccc[mcp]".'
     ) from error
 
+from piccc._dialects.common import parse
 from piccc.config import is_loopback
 from piccc.media.agent_tools import (
     ARGUMENTS,
@@ -168,7 +172,8 @@ class MediaServer:
 
     async def serve_stdio(self) -> None:
         """Serve one client over stdin and stdout until stdin ends."""
-        async with stdio_server() as (reads, writes):
+        lines = StandardInput(sys.stdin.buffer, encoding="utf-8", errors="replace")
+        async with stdio_server(stdin=wrap_file(lines)) as (reads, writes):
             await self.server.run(reads, writes, self.server.create_initialization_options())
 
     async def settle(self) -> None:
@@ -404,6 +409,22 @@ class MediaServer:
         )
         message = types.PromptMessage(role="user", content=types.TextContent(text=text))
         return types.GetPromptResult(messages=[message])
+
+
+class StandardInput(TextIOWrapper):
+    """Standard input in whose lines a lone surrogate becomes U+FFFD.
+
+    Hosts in JavaScript escape the half of an emoji that was cut in two. The SDK's parser refuses such a line,
+    and the request gets no answer: https://github.com/modelcontextprotocol/python-sdk/pull/2766.
+    """
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # for typeshed IOBase reads bytes
+        """Return the next line."""
+        line = super().readline(size)
+        if "\\u" in line and "\\ud" in line.lower():
+            with suppress(ValueError):  # what is not JSON is for the SDK to refuse
+                line = json.dumps(parse(line)) + "\n"
+        return line
 
 
 class _Progress:
