@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 AIMOCK = ROOT / "build" / "aimock"
 PROMPT = "Hello"
-ANSWER = "You said: Hello (This is the emulator; it knows nothing by itself.)"
+ANSWER = "You said: Hello (This is the emulator; it only echoes your words.)"
 WARM, BATCH, BATCHES = 2_000, 500, 5
 SERVE = """
 import math, threading

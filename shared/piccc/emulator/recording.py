@@ -65,7 +65,7 @@ class _Exchange:
 
 
 class Recording:
-    """Answers from a file, or from an upstream while recording to the file.
+    """Answers from a file, or from an upstream while recording.
 
     - `mode` is `replay`, `record` (overwrite) or `once`, which records only if there is no file yet.
     - `hidden` are secrets to redact. Anything that looks like a key is redacted too.

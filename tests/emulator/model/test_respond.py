@@ -321,7 +321,7 @@ def test_no_result_is_too_odd_to_be_told(text: str) -> None:
             "Meet the ceramic mug: made with care, ready for every day.",
         ),
         ("Now in five words.", "This answer has five words."),
-        ("Hello", "You said: Hello (This is the emulator; it knows nothing by itself.)"),
+        ("Hello", "You said: Hello (This is the emulator; it only echoes your words.)"),
     ],
 )
 def test_the_model_repeats_what_it_has_no_rule_for(text: str, said: str) -> None:

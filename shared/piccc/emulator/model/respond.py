@@ -151,7 +151,7 @@ def _echo(words: str) -> str:
         return said_after[1]
     if caption := _CAPTION.search(words):
         return f"Meet the {caption[1]}: made with care, ready for every day."
-    return f"You said: {words or 'nothing'} (This is the emulator; it knows nothing by itself.)"
+    return f"You said: {words or 'nothing'} (This is the emulator; it only echoes your words.)"
 
 
 def _words(text: str, question: str) -> str:
