@@ -69,7 +69,7 @@ def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Pat
     out = demo[1]
     assert "piccc-demo/image.png" in out
     assert "piccc-demo/video.mp4" in out
-    assert "2 tasks run" in out
+    assert "Ran 2 tasks" in out
     assert "not sent again unless you set" in " ".join(
         out.split("A question about this project's README")[1].split()
     )
@@ -83,5 +83,5 @@ def test_live_uses_the_server_of_the_environment_and_json_leaves_stdout_to_one_d
     document = json.loads(done.stdout)
     assert [task["files"] for task in document["tasks"]] == [["shown/image.png"], ["shown/video.mp4"]]
     assert document["tokens"] > 0
-    assert "2 tasks run" in done.stderr
+    assert "Ran 2 tasks" in done.stderr
     assert [charge.kind for charge in emulator.charges if charge.kind != "chat"] == ["image", "video"]

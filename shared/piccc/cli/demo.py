@@ -186,7 +186,7 @@ def _summary(show: Show, seconds: float) -> None:
             size += f", {output.duration_seconds:g} s"
         table.add_row(task.id, task.type, size, str(path), f"{path.stat().st_size:,}")
     show.console.print(table)
-    show.console.print(f"{len(show.made)} tasks run, {show.tokens:,} tokens used, {seconds:.1f} s.")
+    show.console.print(f"Ran {len(show.made)} tasks and used {show.tokens:,} tokens in {seconds:.1f} s.")
 
 
 def _heading(show: Show, title: str, prompt: str) -> None:

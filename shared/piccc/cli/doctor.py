@@ -85,22 +85,22 @@ def _findings(ledger: str | None) -> Iterator[Finding]:
     yield Finding(
         "piccc", "ok", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
     )
-    yield from _looked_at("http", _http)
-    yield from _looked_at("extras", _installed)
-    yield from _looked_at("models", _models)
-    yield from _looked_at("key", _key)
+    yield from _checked("http", _http)
+    yield from _checked("extras", _installed)
+    yield from _checked("models", _models)
+    yield from _checked("key", _key)
     try:
         config = resolve()
     except ConfigurationError as error:
         yield Finding("server", "fix", error.message, error.hint)
         return
-    yield from _looked_at("proxy", _proxy, config)
-    yield from _looked_at("certificates", _certificates)
-    yield from _looked_at("server", _server, config)
-    yield from _looked_at("ledger", _ledger, ledger or str(ledger_of(config)))
+    yield from _checked("proxy", _proxy, config)
+    yield from _checked("certificates", _certificates)
+    yield from _checked("server", _server, config)
+    yield from _checked("ledger", _ledger, ledger or str(ledger_of(config)))
 
 
-def _looked_at(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts) -> Iterator[Finding]:
+def _checked(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts) -> Iterator[Finding]:
     try:
         yield from look(*about)
     except PicccError as error:
@@ -123,9 +123,9 @@ def _http() -> Iterator[Finding]:
 def _installed() -> Iterator[Finding]:
     parts: dict[str, list[str]] = {}
     for requirement in _requirements():
-        found = _REQUIREMENT.match(requirement)
-        if found and found[2] != "all":
-            parts.setdefault(found[2], []).append(found[1])
+        match = _REQUIREMENT.match(requirement)
+        if match and match[2] != "all":
+            parts.setdefault(match[2], []).append(match[1])
     for extra, names in parts.items():
         versions = {name: _version(name) for name in names}
         if missing := [name for name, version in versions.items() if version is None]:
@@ -214,8 +214,8 @@ class _Probe:
 _PROBES = (
     _Probe("chat", "POST", "/v1/chat/completions", "Use --dialect anthropic, or dialect='anthropic'."),
     _Probe("chat (anthropic)", "POST", "/v1/messages", "Use the default dialect."),
-    _Probe("model list", "GET", "/v1/models", "Nothing needs it."),
-    _Probe("tasks", "GET", "/v1/tasks?limit=1", "Images and videos cannot be made on this server."),
+    _Probe("model list", "GET", "/v1/models", "Nothing requires it."),
+    _Probe("tasks", "GET", "/v1/tasks?limit=1", "This server cannot generate images or videos."),
 )
 _ABSENT = (404, 405, 501)
 
@@ -233,16 +233,16 @@ def _server(config: Config) -> Iterator[Finding]:
     headers: Mapping[str, str] = {}
     for probe in _PROBES:
         try:
-            finding, found = _probe(asked, probe, has_key=has_key)
+            finding, received = _probe(asked, probe, has_key=has_key)
         except PicccError as error:
             if not findings:
                 yield Finding("server", "fix", error.message, in_shell_words(error.hint))
                 return
-            finding, found = Finding(probe.name, "fix", error.message, in_shell_words(error.hint)), {}
+            finding, received = Finding(probe.name, "fix", error.message, in_shell_words(error.hint)), {}
         findings.append(finding)
-        headers = found or headers
+        headers = received or headers
     if all(finding.says.startswith(_NONE) for finding in findings):
-        hint = "Check that base_url is the address of a Piccc API."
+        hint = "Check that base_url points to a Piccc API."
         yield Finding("server", "fix", f"{config.base_url} responds, but has none of the API's routes", hint)
         return
     yield Finding("server", "ok", f"{config.base_url} responds")
@@ -268,7 +268,7 @@ def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Ma
             return Finding(probe.name, "ok", f"available: refuses an empty request (HTTP {status})"), headers
         says = f"HTTP {status}. {error.message}"
         return Finding(probe.name, "fix", says, in_shell_words(error.hint)), headers
-    return Finding(probe.name, "ok", "there"), headers
+    return Finding(probe.name, "ok", "available"), headers
 
 
 def _ask(config: Config, probe: _Probe) -> Mapping[str, str]:
@@ -308,17 +308,17 @@ def _ledger(place: str) -> Iterator[Finding]:
         ledger = ledger_at(place)
         lost = ledger.unsettled() if path is None or path.exists() else []
     except (OSError, PicccError) as error:
-        shown = "The ledger" if path is None else str(path)
-        yield Finding("ledger", "fix", f"{shown} cannot be read: {error}", other)
+        shown = "the ledger" if path is None else str(path)
+        yield Finding("ledger", "fix", f"Cannot read {shown}: {error}", other)
         return
     try:
         if path is not None and path.exists():
             path.open("ab").close()
         elif path is not None:
-            folder = next(each for each in path.absolute().parents if each.exists())
+            folder = next(parent for parent in path.absolute().parents if parent.exists())
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        yield Finding("ledger", "fix", f"{path} cannot be written: {error.strerror}", other)
+        yield Finding("ledger", "fix", f"Cannot write {path}: {error.strerror}", other)
         return
     shown = repr(ledger) if path is None else str(path)
     if lost:

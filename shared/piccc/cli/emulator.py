@@ -153,7 +153,7 @@ def emulator(
     """
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    made = _made(
+    created = _created(
         port=port,
         host=host,
         loopback_only=not allow_remote,
@@ -175,7 +175,7 @@ def emulator(
         mode=mode.value,
         **({} if api_key is None else {"api_key": api_key}),
     )
-    with made as running:
+    with created as running:
         if as_json:
             document(running.environment)
         else:
@@ -186,7 +186,7 @@ def emulator(
             say("\nStopped.")
 
 
-def _made(**settings: Any) -> Emulator:
+def _created(**settings: Any) -> Emulator:
     try:
         from piccc.emulator import Emulator
     except ImportError as error:
@@ -231,14 +231,14 @@ def _serve(emulator: Emulator, stopped: threading.Event, *, as_json: bool) -> No
     console = results()
     shown: set[int] = set()
     while not stopped.wait(LOOK_SECONDS):
-        for record in _news(emulator.requests, shown):
+        for record in _finished(emulator.requests, shown):
             if as_json:
                 document({name: getattr(record, name) for name in _SHOWN})
             else:
                 console.print(_line(record), style=_style(record), soft_wrap=True)
 
 
-def _news(records: list[RequestRecord], shown: set[int]) -> Iterator[RequestRecord]:
+def _finished(records: list[RequestRecord], shown: set[int]) -> Iterator[RequestRecord]:
     """Yield finished requests not shown yet; forget those that the emulator dropped."""
     shown.intersection_update([record.number for record in records])
     for record in records:
