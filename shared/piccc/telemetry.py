@@ -156,7 +156,7 @@ def instrument(
     ):
         if given is not None and not hasattr(given, method):
             raise ConfigurationError(
-                f"{name} is of type {type(given).__name__}.", hint="Give a provider of OpenTelemetry's SDK."
+                f"{name} is of type {type(given).__name__}.", hint="Pass an OpenTelemetry SDK provider."
             )
     instruments = _Instruments(tracer_provider, meter_provider)
 

@@ -11,6 +11,7 @@ from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
 from piccc._dialects.common import (
     ToolNames,
     arguments_of,
+    call_id_of,
     check,
     count,
     finish_reason_of,
@@ -21,7 +22,6 @@ from piccc._dialects.common import (
     mappings,
     merge_usage,
     not_a_reply,
-    own_id,
     sendable,
     sent_arguments,
     text_of,
@@ -133,7 +133,7 @@ class AnthropicDialect:
         ids: set[str] = set()
         for part in map(_read_part, mappings(payload["content"])):
             if isinstance(part, ToolCall):
-                part.id, part.name = own_id(part.id, ids), names.get(part.name, part.name)
+                part.id, part.name = call_id_of(part.id, ids), names.get(part.name, part.name)
                 ids.add(part.id)
             if part not in _EMPTY_PARTS:
                 parts.append(part)
@@ -218,7 +218,7 @@ class AnthropicReader(Reader):
                 number = self._calls.setdefault(index, len(self._calls))
                 if block.get("input"):
                     self._held[index] = _Held(as_json(block))  # dropped if deltas repeat the input
-                id = own_id(block.get("id"), self._ids)
+                id = call_id_of(block.get("id"), self._ids)
                 self._ids.add(id)
                 name = text_of(block.get("name"))
                 return [ToolCallDelta(number, "", id, self._names.get(name, name), index)]

@@ -223,7 +223,7 @@ def arguments_of(value: Any) -> str:
     return "" if value is None else join_halves(json.dumps(value, ensure_ascii=False))
 
 
-def own_id(value: Any, taken: Collection[str] = ()) -> str:
+def call_id_of(value: Any, taken: Collection[str] = ()) -> str:
     """Read a tool call's id, generating one if it is missing; add a number if it is already taken."""
     id = id_of(value) or f"call_{uuid.uuid4().hex[:24]}"
     return next(each for each in (id, *(f"{id}_{n}" for n in range(2, len(taken) + 3))) if each not in taken)

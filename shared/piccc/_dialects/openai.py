@@ -11,6 +11,7 @@ from piccc._dialects import NO_NAMES, DialectName, EncodedRequest
 from piccc._dialects.common import (
     ToolNames,
     arguments_of,
+    call_id_of,
     check,
     count,
     finish_reason_of,
@@ -23,7 +24,6 @@ from piccc._dialects.common import (
     mappings,
     merge_usage,
     not_a_reply,
-    own_id,
     sendable,
     sent_arguments,
     sent_name,
@@ -235,7 +235,7 @@ class OpenAIReader(Reader):
         else:
             call = _Call(len(self._calls), index)
             self._calls.append(call)
-            id = id or (own_id(twin, self._by_id) if twin else None)
+            id = id or (call_id_of(twin, self._by_id) if twin else None)
         if id is not None:
             call.id = call.id or id
             self._by_id[id] = call
@@ -245,7 +245,7 @@ class OpenAIReader(Reader):
 
     def _open(self, call: _Call) -> Delta:
         call.is_open = True
-        call.id = own_id(call.id)
+        call.id = call_id_of(call.id)
         name = self._names.get(call.name, call.name)
         return ToolCallDelta(call.index, call.held, call.id, name, _CALLS + call.index)
 
@@ -408,7 +408,7 @@ def _whole_call(call: JSON, ids: set[str], names: Mapping[str, str]) -> ToolCall
     function = mapping(call.get("function"))
     arguments = arguments_of(function.get("arguments"))
     name = text_of(function.get("name"))
-    return ToolCall(own_id(call.get("id"), ids), names.get(name, name), arguments)
+    return ToolCall(call_id_of(call.get("id"), ids), names.get(name, name), arguments)
 
 
 def _read_envelope(reply: ChatReply, payload: JSON, choice: JSON) -> None:
