@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from piccc._http import backend
+from piccc._http import connections
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.library import call_within
 
@@ -81,10 +81,10 @@ def with_deadline(function: Callable[[], None]) -> None:
 @pytest.fixture
 def idle_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
     """Set how long threads stay idle; those that would stay long end soon after the test."""
-    yield partial(monkeypatch.setattr, backend, "THREAD_IDLE_SECONDS")
+    yield partial(monkeypatch.setattr, connections, "THREAD_IDLE_SECONDS")
     monkeypatch.undo()
-    while backend._idle_threads:
-        backend._idle_threads.pop().put(lambda: None)
+    while connections._idle_threads:
+        connections._idle_threads.pop().put(lambda: None)
 
 
 WAYS = pytest.mark.parametrize("run", [in_background, with_deadline])
@@ -143,7 +143,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_idle_threads(
     idle_seconds(60.0)
     run(lambda: None)
     deadline = time.monotonic() + 30
-    while not backend._idle_threads:
+    while not connections._idle_threads:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     with warnings.catch_warnings():

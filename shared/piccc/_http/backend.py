@@ -1,4 +1,4 @@
-"""The interface of the backends: send, sleep, now, random, run; and the threads for blocking calls.
+"""The interface of the backends: send, sleep, now, random, run.
 
 Retries, deadlines and polling are written once, as coroutines over a backend. The asynchronous backend
 awaits its event loop. The blocking one never suspends, so `run_sync` runs such a coroutine in one step.
@@ -6,16 +6,10 @@ awaits its event loop. The blocking one never suspends, so `run_sync` runs such 
 
 from __future__ import annotations
 
-import os
 import ssl
-import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
@@ -212,44 +206,3 @@ class Stream(Protocol):
     def close(self) -> None:
         """Close the connection immediately; safe in any thread and in a finalizer."""
         ...
-
-
-def earliest(*moments: float | None) -> float | None:
-    """Return the smallest number, ignoring None; None if there is none."""
-    return min((moment for moment in moments if moment is not None), default=None)
-
-
-THREAD_IDLE_SECONDS = 0.25
-_idle_threads: deque[SimpleQueue[Callable[[], object]]] = deque()
-"""Queues on which idle threads wait: starting a thread costs as much CPU as opening a connection."""
-
-
-def run_in_thread(function: Callable[[], object]) -> None:
-    """Run a function in a daemon thread, reusing an idle one, with the caller's context variables."""
-    work = partial(copy_context().run, function)
-    try:
-        queue = _idle_threads.pop()
-    except IndexError:
-        queue = SimpleQueue()
-        # Pass work through the queue: a thread holds references to its arguments until it exits.
-        threading.Thread(target=_work_until_idle, args=(queue,), name="piccc", daemon=True).start()
-    queue.put(work)
-
-
-def _work_until_idle(queue: SimpleQueue[Callable[[], object]]) -> None:
-    work: Callable[[], object] | None = queue.get()
-    while work is not None:
-        work()
-        work = None  # it may hold a client, which an idle thread must not keep alive
-        _idle_threads.append(queue)
-        try:
-            work = queue.get(timeout=THREAD_IDLE_SECONDS)
-        except Empty:
-            try:
-                _idle_threads.remove(queue)
-            except ValueError:  # `run_in_thread` has just taken this thread
-                work = queue.get()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle_threads.clear)  # threads do not survive a fork

@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain, zip_longest
 from queue import Empty, SimpleQueue
+from types import FunctionType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -30,9 +31,21 @@ from urllib.request import getproxies, proxy_bypass
 import h11
 
 from piccc._http import connections
-from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts, earliest, run_in_thread
-from piccc._http.connections import SILENT, TOO_LATE, Pool, Route, message_of, scrub, tls_context
+from piccc._http.backend import Failure, HTTPRequest, HTTPResponse, Outcome, T, Ts
+from piccc._http.connections import (
+    SILENT,
+    TOO_LATE,
+    Pool,
+    Route,
+    earliest,
+    message_of,
+    run_in_thread,
+    scrub,
+    tls_context,
+)
 from piccc._http.library import (
+    BACKEND_VARIABLE,
+    LIBRARIES,
     AsyncLibraryResponse,
     Departure,
     SyncLibraryResponse,
@@ -40,7 +53,6 @@ from piccc._http.library import (
     classify,
     library_named,
     library_of,
-    preferred_library,
 )
 from piccc._version import __version__
 from piccc.config import is_loopback, redact
@@ -420,7 +432,7 @@ class _Backend:
     @property
     def backend(self) -> str:
         """Name and version of `h11` or the HTTP library that sends the requests."""
-        library = self._library or preferred_library() or h11
+        library = self._library or _preferred_library() or h11
         return f"{library.__name__} {library.__version__}"
 
     @property
@@ -453,7 +465,7 @@ class _Backend:
         """Return the HTTP library for a route, or None to use our own connections."""
         if route.proxy and self.client is None:
             _check_proxy(route.proxy)
-        library = self._library or preferred_library()
+        library = self._library or _preferred_library()
         return library or (library_named("httpx") if _needs_httpx(route.proxy) else None)
 
     def _load(self, url: str) -> None:
@@ -783,3 +795,27 @@ class AsyncSignal:
             return
         finally:
             self._event.clear()
+
+
+def _preferred_library() -> Any:
+    """Return the library that all requests must use, or None.
+
+    Either `PICCC_HTTP_BACKEND` names it, or another package has patched it to see every request: a mock
+    (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
+    """
+    if name := os.environ.get(BACKEND_VARIABLE):
+        return library_named(name)
+    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_patched(name)), None)
+
+
+def _is_patched(name: str) -> bool:
+    library, core = sys.modules[name], sys.modules.get(name.replace("httpx", "httpcore"))
+    classes = [library.HTTPTransport, library.AsyncHTTPTransport]
+    if core is not None:
+        classes += [core.ConnectionPool, core.AsyncConnectionPool]
+    return any(
+        # A function's globals are those of the module that defines it.
+        not isinstance(method, FunctionType) or method.__globals__ is not class_.__init__.__globals__
+        for class_ in classes
+        for method in (getattr(class_, "handle_request", None) or class_.handle_async_request,)
+    )

@@ -8,8 +8,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from piccc._dialects.reader import EventDecoder
-from piccc._http.backend import Backend, Failure, earliest
+from piccc._http.backend import Backend, Failure
 from piccc._http.backends import run_sync
+from piccc._http.connections import earliest
 from piccc.conversation import TextDelta
 from piccc.errors import PicccError, StreamError, StreamTimeoutError
 

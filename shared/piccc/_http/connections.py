@@ -1,4 +1,4 @@
-"""HTTP/1.1 over our own connections: messages (RFC 9112), and a connection pool for each event loop.
+"""HTTP/1.1 over our own connections: messages (RFC 9112), connection pools, and a pool of idle threads.
 
 CONTRIBUTING.md, "Connections", says why we do not use an HTTP library's pool.
 
@@ -20,19 +20,21 @@ import weakref
 import zlib
 from base64 import b64encode
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import certifi
 import h11
 
-from piccc._http.backend import Backend, Failure, HTTPRequest, Outcome, Signal, Stream, earliest
+from piccc._http.backend import Backend, Failure, HTTPRequest, Outcome, Signal, Stream
 from piccc.config import redact
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ TLS_ALERT = b"\x15\x03"
 """The start of a TLS alert (RFC 8446, section 5.1), which rejects plain HTTP; no HTTP response starts so."""
 SWEEP_SECONDS = 1.0
 _KEEP_ALIVE = re.compile(r"timeout=(\d{1,6})")
+
+
+def earliest(*moments: float | None) -> float | None:
+    """Return the smallest number, ignoring None; None if there is none."""
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 class Opener(Backend, Protocol):
@@ -858,3 +865,39 @@ def decompressor_for(encoding: str) -> Decompressor | None:
         case "deflate":
             return Decompressor(zlib.MAX_WBITS)
     return UnsupportedCoding(encoding)
+
+
+THREAD_IDLE_SECONDS = 0.25
+_idle_threads: deque[SimpleQueue[Callable[[], object]]] = deque()
+"""Queues on which idle threads wait: starting a thread costs as much CPU as opening a connection."""
+
+
+def run_in_thread(function: Callable[[], object]) -> None:
+    """Run a function in a daemon thread, reusing an idle one, with the caller's context variables."""
+    work = partial(copy_context().run, function)
+    try:
+        queue = _idle_threads.pop()
+    except IndexError:
+        queue = SimpleQueue()
+        # Pass work through the queue: a thread holds references to its arguments until it exits.
+        threading.Thread(target=_work_until_idle, args=(queue,), name="piccc", daemon=True).start()
+    queue.put(work)
+
+
+def _work_until_idle(queue: SimpleQueue[Callable[[], object]]) -> None:
+    work: Callable[[], object] | None = queue.get()
+    while work is not None:
+        work()
+        work = None  # it may hold a client, which an idle thread must not keep alive
+        _idle_threads.append(queue)
+        try:
+            work = queue.get(timeout=THREAD_IDLE_SECONDS)
+        except Empty:
+            try:
+                _idle_threads.remove(queue)
+            except ValueError:  # `run_in_thread` has just taken this thread
+                work = queue.get()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle_threads.clear)  # threads do not survive a fork

@@ -15,11 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from types import FunctionType
 from typing import Any, cast
 
-from piccc._http.backend import Failure, HTTPRequest, Outcome, T, run_in_thread
-from piccc._http.connections import TOO_LATE, MalformedResponse, chain_of, decompressor_for, scrub
+from piccc._http.backend import Failure, HTTPRequest, Outcome, T
+from piccc._http.connections import (
+    TOO_LATE,
+    MalformedResponse,
+    chain_of,
+    decompressor_for,
+    run_in_thread,
+    scrub,
+)
 from piccc.errors import ConfigurationError, MissingExtraError
 
 BACKEND_VARIABLE = "PICCC_HTTP_BACKEND"
@@ -34,30 +40,6 @@ def library_named(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(f"{name} is not installed.", hint=f"pip install {name}") from error
-
-
-def preferred_library() -> Any:
-    """Return the library that all requests must use, or None.
-
-    Either `PICCC_HTTP_BACKEND` names it, or another package has patched it to see every request: a mock
-    (respx, pytest-httpx), a recorder (VCR.py), a tracer (OpenTelemetry).
-    """
-    if name := os.environ.get(BACKEND_VARIABLE):
-        return library_named(name)
-    return next((sys.modules[name] for name in LIBRARIES if name in sys.modules and _is_patched(name)), None)
-
-
-def _is_patched(name: str) -> bool:
-    library, core = sys.modules[name], sys.modules.get(name.replace("httpx", "httpcore"))
-    classes = [library.HTTPTransport, library.AsyncHTTPTransport]
-    if core is not None:
-        classes += [core.ConnectionPool, core.AsyncConnectionPool]
-    return any(
-        # A function's globals are those of the module that defines it.
-        not isinstance(method, FunctionType) or method.__globals__ is not class_.__init__.__globals__
-        for class_ in classes
-        for method in (getattr(class_, "handle_request", None) or class_.handle_async_request,)
-    )
 
 
 def library_of(client: Any, kind: str) -> Any:

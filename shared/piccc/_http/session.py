@@ -20,10 +20,10 @@ from urllib.parse import urljoin
 from piccc._dialects import Dialect
 from piccc._dialects.common import LargeBody, parse, request_body, serialize
 from piccc._dialects.tasks import read_error, read_task
-from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome, earliest
+from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.backends import read_all
 from piccc._http.chat_stream import StreamParser
-from piccc._http.connections import request_id
+from piccc._http.connections import earliest, request_id
 from piccc._http.responses import RawResponse, outcome_of, read_error_text, status_error
 from piccc.config import (
     WAYS_OUT,
