@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx
@@ -168,6 +169,34 @@ def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: Fault
         list(client.chat.stream("hi"))
     server.wait_until_all_closed()
     assert len(case.requests) == 2
+
+
+@LIBRARIES
+def test_after_an_interrupt_the_library_sends_nothing_more(library: Any) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    left, outcomes = threading.Event(), SimpleQueue[type[BaseException] | None]()
+
+    class Slow(library.BaseTransport):  # type: ignore[misc]  its base is a parameter
+        """Connects until the caller has left, and then would send."""
+
+        def handle_request(self, request: Any) -> Any:
+            signal.pthread_kill(main, signal.SIGINT)
+            left.wait(30)
+            try:
+                request.extensions["trace"]("http11.send_request_headers.started", {})
+            except TimeoutError as error:
+                outcomes.put(type(error))
+                raise
+            outcomes.put(None)
+            return library.Response(500)
+
+    with library.Client(transport=Slow()) as given:
+        client = Client(api_key=KEY, base_url="http://slow.test", http_client=given, max_retries=0)
+        with pytest.raises(KeyboardInterrupt):
+            client.chat.create("hi")
+        left.set()
+        assert outcomes.get(timeout=30) is TimeoutError
 
 
 @WAYS

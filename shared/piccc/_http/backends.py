@@ -571,12 +571,14 @@ class SyncBackend(_Backend):
             send = partial(client.send, built, stream=True, follow_redirects=False)
             response = call_within(by, send, discard=lambda late: late.close())
             return SyncLibraryResponse(library, client, response, request, is_ours=self.client is None)
-        except Exception as error:
-            failure = self._classified(error, library, client, route, departure)
+        except BaseException as error:
+            departure.hold_back()  # after an interrupt, the thread must not send the request
             departure.close()
             if self.client is None:
                 client.close()
-            raise failure from scrub(error)
+            if not isinstance(error, Exception):
+                raise
+            raise self._classified(error, library, client, route, departure) from scrub(error)
 
     async def close(self) -> None:
         """Close what this backend opened; the caller's client stays open."""

@@ -543,11 +543,11 @@ class _RetryState:
 
     def _backoff(self, failed: _Failed) -> float | None:
         """Return how long to wait before a retry, None if none is allowed."""
-        asked = failed.error.retry_after or 0.0
-        if not self._may_repeat(failed) or (self.deadline is None and asked > LONGEST_WAIT):
+        retry_after = failed.error.retry_after or 0.0
+        if not self._may_repeat(failed) or (self.deadline is None and retry_after > LONGEST_WAIT):
             return None
         longest = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (self.tries - 1))
-        return max(self.io.random() * longest, asked)
+        return max(self.io.random() * longest, retry_after)
 
     def _may_repeat(self, failed: _Failed) -> bool:
         """Return whether the call may be sent again, now or by the code that catches the error."""
