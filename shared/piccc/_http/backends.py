@@ -103,9 +103,7 @@ class SyncStream:
                             failure = _close_failed(attempts, attempt, error)
                             continue
                     left = _remaining(by)
-                    if waiting:
-                        left = ATTEMPT_DELAY if left is None else min(left, ATTEMPT_DELAY)
-                    for key, _ in attempts.select(left):
+                    for key, _ in attempts.select(earliest(left, ATTEMPT_DELAY if waiting else None)):
                         attempt = cast("socket.socket", key.fileobj)
                         error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                         if error:

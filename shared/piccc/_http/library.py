@@ -212,8 +212,8 @@ def call_within(by: float | None, function: Callable[[], T], *, discard: Callabl
     """Call a blocking function in a thread; raise TimeoutError if it has not returned by `by`.
 
     A library's timeouts apply to single reads, so a server that sends a byte now and then could hold a call
-    forever. A caller's client cannot be interrupted from inside, so we stop waiting for its thread. Late
-    results are passed to `discard`.
+    forever. A caller's client cannot be interrupted, so we stop waiting for its thread. Late results are
+    passed to `discard`. Without `by`, the function is called in this thread.
     """
     while _abandoned:
         _abandoned.popleft().close()
