@@ -281,7 +281,7 @@ class ServerError(APIStatusError):
 
 
 class OverloadedError(ServerError):
-    """The server is overloaded and did not process the request."""
+    """The server is overloaded and reports that it did not process the request."""
 
 
 class GatewayTimeoutError(ServerError, RuntimeError):
@@ -325,7 +325,7 @@ class SpendLimitExceeded(PicccError, RuntimeError):
 class LedgerError(PicccError, RuntimeError):
     """The ledger of submissions cannot be read or written.
 
-    If `task_id` is None, nothing was sent; otherwise that task had already been accepted.
+    If a submission raises it, nothing was sent, unless `task_id` names a task that was already accepted.
     """
 
 
