@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -101,17 +102,26 @@ def test_a_fast_server_is_slowed_down_to_its_reader(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused: list[int] = []
-    received = streams.AsyncStream.data_received
+    received = streams.AsyncStream.buffer_updated
 
-    def data_received(it: streams.AsyncStream, data: bytes) -> None:
-        received(it, data)
+    def buffer_updated(it: streams.AsyncStream, nbytes: int) -> None:
+        received(it, nbytes)
         paused.append(it._size)
 
     monkeypatch.setattr(streams, "MAX_HELD_BYTES", 1000)
-    monkeypatch.setattr(streams.AsyncStream, "data_received", data_received)
+    monkeypatch.setattr(streams.AsyncStream, "buffer_updated", buffer_updated)
     word = "word " * 1000
     case = server.case(
         stream(EVENT_LIST[0], *[openai_chunk({"content": word})] * 50, *EVENT_LIST[3:]),
     )
     assert ask(MODES[1], case.base_url).text == word * 50
     assert max(paused) > 1000
+
+
+def test_only_streams_of_one_event_loop_share_a_buffer() -> None:
+    async def buffers() -> list[memoryview]:
+        return [streams.AsyncStream().get_buffer(-1) for _ in range(2)]
+
+    (first, second), (other, _) = asyncio.run(buffers()), asyncio.run(buffers())
+    assert first is second
+    assert first is not other, "loops in two threads would read into it at once"

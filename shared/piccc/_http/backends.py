@@ -27,6 +27,7 @@ from types import FunctionType
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
 
 import h11
 
@@ -157,16 +158,28 @@ class SyncStream:
             self._timeout = timeout
 
 
-class AsyncStream(asyncio.Protocol):
-    """A stream on the event loop that created it."""
+# One buffer per event loop, filled and emptied in one step. Not per thread: a loop can move between threads.
+_read_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+class AsyncStream(asyncio.BufferedProtocol):
+    """A stream on the event loop that created it.
+
+    For a plain protocol asyncio calls `recv` with 256 KB, and the C library maps and unmaps memory for each
+    token, which costs several times as much as the read.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         self._socket: socket.socket
         self._transport: asyncio.Transport
+        if (buffer := _read_buffers.get(self._loop)) is None:
+            buffer = _read_buffers[self._loop] = memoryview(bytearray(READ_BYTES))
+        self._buffer = buffer
         self._pieces: list[bytes] = []
         self._size = 0
+        self._is_paused = False
         self._is_over = False
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -197,11 +210,16 @@ class AsyncStream(asyncio.Protocol):
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Buffer the bytes; pause reading when the buffer is full."""
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > MAX_HELD_BYTES:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the buffer for the next bytes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keep the bytes; pause reading when there are many."""
+        self._pieces.append(bytes(self._buffer[:nbytes]))
+        self._size += nbytes
+        if self._size >= MAX_HELD_BYTES and not self._is_paused:
+            self._is_paused = True
             self._transport.pause_reading()
         _wake(self._reader)
 
@@ -235,6 +253,9 @@ class AsyncStream(asyncio.Protocol):
         if by is not None and now >= by:  # even if bytes are available
             raise TimeoutError
         if not self._pieces and not self._is_over:
+            if self._is_paused:  # no sooner: the kernel keeps what a slow disk has no room for
+                self._is_paused = False
+                self._transport.resume_reading()
             # A timer for each token would cost more than reading it, so one timer is reused.
             due = by if idle is None else now + idle if by is None or now + idle < by else by
             self._due = due
@@ -302,8 +323,6 @@ class AsyncStream(asyncio.Protocol):
     def _take(self) -> bytes:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
-        if self._size > MAX_HELD_BYTES:
-            self._transport.resume_reading()
         self._size = 0
         return data
 
