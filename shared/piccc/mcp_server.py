@@ -412,23 +412,23 @@ class MediaServer:
 
 
 class StandardInput(TextIOWrapper):
-    """Standard input in whose lines a lone surrogate becomes U+FFFD.
+    """Standard input that replaces lone surrogates with U+FFFD.
 
-    Hosts in JavaScript escape the half of an emoji that was cut in two. The SDK's parser refuses such a line,
-    and the request gets no answer: https://github.com/modelcontextprotocol/python-sdk/pull/2766.
+    JavaScript hosts escape half of a truncated emoji. The SDK's parser rejects such a line, and the request
+    gets no response: https://github.com/modelcontextprotocol/python-sdk/pull/2766.
     """
 
-    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # for typeshed IOBase reads bytes
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # typeshed: IOBase reads bytes
         """Return the next line."""
         line = super().readline(size)
         if "\\u" in line and "\\ud" in line.lower():
-            with suppress(ValueError):  # what is not JSON is for the SDK to refuse
+            with suppress(ValueError):  # the SDK rejects lines that are not JSON
                 line = json.dumps(parse(line)) + "\n"
         return line
 
 
 class _Progress:
-    """Reports a task's progress to the client while a call waits; awaits all reports on exit."""
+    """A reporter of a task's progress while a call waits, which awaits all reports on exit."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx

@@ -464,7 +464,7 @@ def is_traced(operation: str, kind: str) -> bool:
     if context.get_value("suppress_instrumentation", current):
         return True
     span: Any = trace.get_current_span(current)
-    # Only the SDK's spans have readable attributes, not the API's; those of other SDKs may be anything.
+    # The API's spans have no readable attributes, and those of other SDKs may be of any type.
     try:
         attributes = getattr(span, "attributes", None) or {}
         if attributes.get("gen_ai.operation.name") == operation:
