@@ -1,4 +1,4 @@
-"""A planted key is looked for wherever a program shows, logs, stores or reports what it holds."""
+"""Searches for a planted key in everything that a program shows, logs, stores or reports."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ECHOES: dict[str, Answer] = {
 
 @pytest.fixture
 def logs(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Collect what every logger says at DEBUG, with its arguments."""
+    """Collect every logger's DEBUG messages with their arguments."""
     lines: list[str] = []
 
     class Collector(logging.Handler):
@@ -115,7 +115,7 @@ async def attempt_async(make: Callable[[str], Any]) -> Any:
 
 
 def shown(thing: Any) -> str:
-    """Return all that a program may show, store or report of a thing."""
+    """Return everything that a program may show, store or report about an object."""
     texts = [
         repr(thing),
         str(thing),
@@ -152,7 +152,7 @@ def reports(error: BaseException | None) -> Iterator[str]:
 SOURCES = {"string": KEY, "secret": SecretStr(KEY), "function": lambda: KEY}
 WAYS = {"blocking": blocking, "asynchronous": asynchronous}
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
-# Where a key comes from, and by which header it goes, has nothing to do with what befalls the call.
+# The key's source and header do not affect how a call fails.
 ROWS = list(pairwise(list(product(FAULTS, WAYS, LIBRARIES, ["bearer", "x-api-key"], SOURCES))))
 
 

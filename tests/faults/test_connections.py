@@ -1,4 +1,4 @@
-"""Our own connections: when one serves again, what is done when it cannot, and how many there are."""
+"""Our own connections: when they are reused, what happens if that fails, and how many there are."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def server() -> Iterator[FaultServer]:
 
 
 def in_turn(mode: Mode, server: FaultServer, kinds: list[str], *answers: Answer, **options: Any) -> list[Any]:
-    """Make calls one after the other, on one event loop; return what each gave, or its error."""
+    """Make calls in sequence on one event loop; return each one's result or error."""
     case = server.case(*answers)
     config = resolve(api_key=KEY, base_url=case.base_url, **{"max_retries": 0, "timeout": 20.0, **options})
     return calls(mode, kinds, config, VirtualIO(mode.port()))
@@ -100,7 +100,7 @@ def test_bytes_behind_a_reply_never_reach_the_next_call(
 def test_a_connection_that_ends_as_it_is_used_again_costs_nothing(
     server: FaultServer, mode: Mode, kind: str, end: Step
 ) -> None:
-    # The server reads the second request of a connection and ends that: as if it had been idle too long.
+    # The server reads a connection's second request and closes it, as if it had been idle too long.
     results = in_turn(mode, server, ["chat", kind], healthy("chat"), [end], healthy(kind))
     assert healthy_result("chat", results[0])
     if kind == "submit":  # which never goes on a used connection, and so met the end on a fresh one
@@ -156,7 +156,7 @@ def test_a_call_with_pauses_is_sent_again_for_an_ended_connection_once_at_most(
 def test_what_a_server_does_before_it_closes_an_idle_connection_is_charged_twice(
     server: FaultServer, mode: Mode
 ) -> None:
-    # No server that closes idle connections acts on what it does not read. One that does acts twice.
+    # Servers that close idle connections do not act on requests they have not read. One that does acts twice.
     charges: list[str] = []
     act: Step = lambda: charges.append("chat")  # noqa: E731  a step of an answer
     results = in_turn(mode, server, ["chat", "chat"], healthy("chat"), [act, CLOSE], [act, *healthy("chat")])
@@ -554,7 +554,7 @@ async def test_leaving_a_stream_reaches_the_server_while_a_forked_child_holds_a_
 
 @MODE
 def test_a_large_request_that_is_refused_early_gets_its_answer(server: FaultServer, mode: Mode) -> None:
-    # The server answers and closes without reading: the write fails, and the reply is there all the same.
+    # The server responds and closes without reading: the write fails, but the response is still there.
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:

@@ -1,4 +1,4 @@
-"""The key: asked for at each attempt, rotated once, and sent to the origin of base_url and nowhere else."""
+"""The key: requested for each attempt, refreshed once, and sent only to the origin of base_url."""
 
 from __future__ import annotations
 

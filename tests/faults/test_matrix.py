@@ -1,4 +1,4 @@
-"""Every fault of the matrix gives every kind of call what the matrix says, in every mode."""
+"""Every fault has the outcome in the matrix, for every kind of call and mode."""
 
 from __future__ import annotations
 

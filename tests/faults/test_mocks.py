@@ -1,4 +1,4 @@
-"""The field's HTTP mocks see the requests of our clients, and answer them."""
+"""HTTP mocking libraries see and answer our clients' requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever befalls a program's calls, in whatever order: nothing is charged twice, and nothing stays open.
+"""Whatever happens to a program's calls, in any order: nothing is charged twice, and nothing stays open.
 
 A machine plays a program against a server that charges. Before each call it draws what the server does with
 the attempts of that call: charge and answer, charge and be silent, refuse, break, close. After each step the
@@ -29,7 +29,7 @@ DEADLINE = 30.0
 PAID = ("chat", "chat-stream", "messages", "messages-stream", "submit")
 FREE = ("poll", "list")
 
-# What a server does with an attempt; each is given the charging and the healthy answer.
+# What a server does with an attempt; each gets a function that charges, and the healthy answer.
 ACTS: dict[str, Callable[[Step, Answer], Answer]] = {
     "answer": lambda charge, answer: [charge, *answer],
     "charge and reset": lambda charge, answer: [charge, RESET],

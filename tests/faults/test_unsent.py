@@ -1,4 +1,4 @@
-"""A request that cannot have left is sent again, a paid one too, and the error says that nothing was sent."""
+"""A request that was not sent is retried, even a paid one, and the error says that nothing was sent."""
 
 from __future__ import annotations
 
