@@ -184,7 +184,7 @@ def test_a_ledger_in_a_file_outlives_its_object_and_travels(tmp_path: Path) -> N
 
 
 def test_the_memory_forgets_the_oldest_settled_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc.media.ledgers.MOST_REMEMBERED", 2)
+    monkeypatch.setattr("piccc.media.ledgers.MAX_REMEMBERED", 2)
     ledger = MemoryLedger()
     for number in range(4):
         ledger.claim(entry(f"k{number}"))
@@ -238,7 +238,7 @@ def test_a_stream_is_bounded_and_says_where_it_was_cut(
     shared_place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("sqlite", "redis"):
-        monkeypatch.setattr(f"piccc.media.ledgers.{module}.MOST_NOTES", 100)
+        monkeypatch.setattr(f"piccc.media.ledgers.{module}.MAX_NOTES", 100)
         monkeypatch.setattr(f"piccc.media.ledgers.{module}.NOTES_AT_ONCE", 1000)
     one = ledger_at(shared_place)
     assert isinstance(one, TaskStream)

@@ -233,7 +233,7 @@ def test_a_video_has_a_poster_that_outlives_its_address(
 def test_a_gallery_fetches_a_bounded_number_of_images(
     host: FileHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "MOST_PREVIEWS", 5)
+    monkeypatch.setattr(preview, "MAX_PREVIEWS", 5)
     tasks = [finished(host, f"{host.url}/file/{number}") for number in range(7)]
     html = gallery(tasks)
     assert html.count('src="data:') == 5

@@ -236,7 +236,7 @@ def test_a_forked_child_is_told_rather_than_left_to_hang(
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         return
     try:
-        stores.place_of("s3://bucket/b.png")
+        stores.location_of("s3://bucket/b.png")
     except ConfigurationError:
         os._exit(7)
     os._exit(1)

@@ -114,7 +114,7 @@ class Account:
         if an earlier submission of this key was lost and `lost` is not "resend".
         """
         task, earlier = await self.place(request, *limits, seconds=seconds, lost=lost)
-        return _filled(await self.get(task), request) if earlier else task
+        return _fill_in(await self.get(task), request) if earlier else task
 
     async def place(
         self,
@@ -134,7 +134,7 @@ class Account:
         if earlier is None:
             try:
                 return await self._send(request, limits, seconds, retries), None
-            except _Taken as taken:
+            except _KeyTaken as taken:
                 earlier = taken.by
         if earlier is None:  # another process resent it: its entry is recent, so wait for that one
             return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
@@ -144,11 +144,11 @@ class Account:
                 hint="Use a different key for each request, or omit key.",
             )
         if earlier.task_id:
-            return _filled(Task(earlier.task_id), request), earlier
+            return _fill_in(Task(earlier.task_id), request), earlier
         if lost is None and request.key not in self._in_flight:
             raise _unknown(earlier.key, earlier.request, None)
         # If the entry is old enough to prove its absence now, one scan of the list is enough.
-        is_due = lost == "resend" and not _left(earlier, RESEND_SECONDS)
+        is_due = lost == "resend" and not _seconds_until_age(earlier, RESEND_SECONDS)
         entry = await self._outcome(earlier, skip_list=is_absent or is_due)
         if entry is None:  # it was rejected in the meantime, which removed its entry
             return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
@@ -157,8 +157,8 @@ class Account:
                 raise _unknown(entry.key, entry.request, None)
             entry = await self._confirmed_absent(entry, is_absent=is_absent)
         if entry.task_id:
-            return _filled(Task(entry.task_id), request), entry
-        with suppress(_Taken):
+            return _fill_in(Task(entry.task_id), request), entry
+        with suppress(_KeyTaken):
             return await self._send(request, limits, seconds, retries, since=entry.at), None
         return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
 
@@ -170,7 +170,7 @@ class Account:
         retries: int | None,
         since: float | None = None,
     ) -> Task:
-        """Send a request that is not in the ledger, or was lost at `since`; otherwise raise _Taken."""
+        """Send a request that is not in the ledger, or was lost at `since`; otherwise raise _KeyTaken."""
         claim = _Claim(self, request, since)
         try:
             async with self._slots.taken(self.session.io):
@@ -202,7 +202,7 @@ class Account:
             if claim.is_held:
                 self._in_flight.discard(request.key)
         self._sent_at.pop(request.key, None)
-        task = _filled(task, request)
+        task = _fill_in(task, request)
         try:
             await self.use_ledger(self.ledger.settle, request.key, task.id)
         except LedgerError as error:
@@ -218,7 +218,7 @@ class Account:
         caller scans the list itself.
         """
         io, latest, has_waited = self.session.io, entry, False
-        until = io.now() + _left(entry, FLIGHT_SECONDS)
+        until = io.now() + _seconds_until_age(entry, FLIGHT_SECONDS)
         if entry.key not in self._in_flight and not skip_list and (found := await self._adopt(entry)):
             return found
         while (found := await self.use_ledger(self.ledger.get, latest.key)) is not None:
@@ -236,20 +236,20 @@ class Account:
 
         Return it settled if the list has it. Raise SubmissionUnknown if the list proves neither.
         """
-        await self.session.io.sleep(_left(entry, RESEND_SECONDS))
+        await self.session.io.sleep(_seconds_until_age(entry, RESEND_SECONDS))
         if is_absent:
             return entry
-        found, is_complete = await self._settled(entry, is_proof=True)
+        found, is_complete = await self._search(entry, is_proof=True)
         if found is None and not is_complete:
             raise _unknown(entry.key, entry.request, None)
         return found or entry
 
     async def _adopt(self, entry: Submission) -> Submission | None:
         """Settle a lost submission with the account's best-matching task; return it, or None."""
-        found, _ = await self._settled(entry, is_proof=False)
+        found, _ = await self._search(entry, is_proof=False)
         return found
 
-    async def _settled(self, entry: Submission, *, is_proof: bool) -> tuple[Submission | None, bool]:
+    async def _search(self, entry: Submission, *, is_proof: bool) -> tuple[Submission | None, bool]:
         """Look for a lost submission, sharing one scan of the list with all concurrent searches.
 
         Return it settled, or None if not found, and whether that proves that it did not arrive.
@@ -297,7 +297,7 @@ class Account:
         request = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
         try:
             return await self._send(request, (), None, None, since=entry.at)
-        except _Taken:
+        except _KeyTaken:
             raise _unknown(key, entry.request, None) from None
 
     async def find(self, key: str) -> list[Task]:
@@ -505,7 +505,7 @@ class Account:
         return url if origin_of(url) == self.session.config.origin else None
 
 
-class _Taken(Exception):
+class _KeyTaken(Exception):
     """Another process claimed a key: `by` is its entry, or None if it reclaimed a lost one."""
 
     may_have_been_billed = False
@@ -539,7 +539,7 @@ class _Claim:
             if self.is_held:
                 account._in_flight.discard(entry.key)
             self.is_held = False
-            raise _Taken(taken_by)
+            raise _KeyTaken(taken_by)
         self._since, self.is_held = entry.at, True
         account._in_flight.add(entry.key)
         account._sent_at[entry.key] = account.session.io.now()
@@ -685,19 +685,19 @@ def _spent(request: TaskRequest, *limits: SpendLimit | None) -> Iterator[None]:
                 limit.spend(request)
                 counted.append(limit)
         yield
-    except (PicccError, _Taken) as error:
+    except (PicccError, _KeyTaken) as error:
         if not error.may_have_been_billed:
             for limit in counted:
                 limit.give_back(request)
         raise
 
 
-def _left(entry: Submission, seconds: float) -> float:
+def _seconds_until_age(entry: Submission, seconds: float) -> float:
     """Return the seconds until an entry is this old, clamped in case the clock was set."""
     return min(max(0.0, seconds - max(0.0, time.time() - entry.at)), seconds)
 
 
-def _filled(task: Task, request: TaskRequest) -> Task:
+def _fill_in(task: Task, request: TaskRequest) -> Task:
     """Fill in fields that the server left out from the request."""
     return replace(
         task,

@@ -529,7 +529,7 @@ class MediaToolRun:
 
 GONE_SECONDS = 600.0
 """Age at which a task missing on the server counts as lost; new ones may appear late."""
-_MOST_BYTES = 64 * 2**20
+_MAX_BYTES = 64 * 2**20
 _blocks: OrderedDict[Hashable, Mapping[str, str]] = OrderedDict()
 """A cache of image blocks, because each request sends the whole conversation."""
 _blocks_lock = threading.Lock()
@@ -558,7 +558,7 @@ async def image_block(client: MediaClient, task_id: str, place: int, show: Show)
     if is_final:
         with _blocks_lock:
             _blocks[name] = block
-            while len(_blocks) > 1 and sum(map(_size, _blocks.values())) > _MOST_BYTES:
+            while len(_blocks) > 1 and sum(map(_size, _blocks.values())) > _MAX_BYTES:
                 _blocks.popitem(last=False)
     return block
 

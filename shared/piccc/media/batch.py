@@ -51,7 +51,7 @@ LAST_RESPONSES_SECONDS = 5.0
 """How long an interrupted batch waits for responses to submissions in flight."""
 LINE_SECONDS = 10.0
 _NAMED = ("prompt", "model", "aspect_ratio", "resolution", "duration_seconds", "extra_body", "key", "webhook")
-_FOR_ALL = (
+_FATAL = (
     AuthenticationError,
     ConfigurationError,
     LedgerError,
@@ -59,7 +59,7 @@ _FOR_ALL = (
     PermissionDeniedError,
     SpendLimitExceeded,
 )
-_SPENT = ("insufficient", "billing", "balance", "arrear", "overdue", "credit")
+_OUT_OF_CREDIT = ("insufficient", "billing", "balance", "arrear", "overdue", "credit")
 """Substrings of a 429's error code that mean that waiting does not help."""
 
 H = TypeVar("H", TaskHandle, AsyncTaskHandle)
@@ -132,7 +132,7 @@ class BatchOptions:
 
 
 @dataclass(slots=True)
-class _Place:
+class _Item:
     """One row in progress: its request, and its ledger entry if an earlier run submitted it."""
 
     number: int
@@ -158,7 +158,7 @@ class _Found:
 
 
 class _Run(Generic[H]):
-    """One batch. Background submissions and scans of the list append to `_answers`.
+    """One batch. Background submissions and scans of the list append to `_completed`.
 
     Everything else runs in `next`, so only the deques are shared.
     """
@@ -186,25 +186,27 @@ class _Run(Generic[H]):
         self._rows = enumerate(prompts)
         self._run = options.run or engine_run(account.ledger) or str(uuid.uuid4())
         self._numbers: dict[str, Iterator[int]] = {}
-        self._watch = account.watch(timeout=LONGEST_BATCH if options.timeout is None else options.timeout)
-        self._answers: deque[tuple[_Place, Task | BaseException] | tuple[str, _Found]] = deque()
-        self._again: deque[_Place] = deque()
+        self._subscription = account.watch(
+            timeout=LONGEST_BATCH if options.timeout is None else options.timeout
+        )
+        self._completed: deque[tuple[_Item, Task | BaseException] | tuple[str, _Found]] = deque()
+        self._retries: deque[_Item] = deque()
         self._is_exhausted = False
-        self._under_way = 0
-        self._running: dict[str, list[_Place]] = {}
-        self._earlier: list[_Place] = []
-        self._lost: list[_Place] = []
+        self._in_flight = 0
+        self._running: dict[str, list[_Item]] = {}
+        self._earlier: list[_Item] = []
+        self._lost: list[_Item] = []
         self._lost_at = 0.0
         self._scans: set[str] = set()
-        self._scanned_for: list[_Place] = []
-        self._ended: deque[tuple[_Place, Task]] = deque()
+        self._scanned_for: list[_Item] = []
+        self._ended: deque[tuple[_Item, Task]] = deque()
         self._saving = 0
-        self._saved: deque[tuple[_Place, _Result[H], list[Path | str] | BaseException]] = deque()
-        self._refusals = 0
+        self._saved: deque[tuple[_Item, _Result[H], list[Path | str] | BaseException]] = deque()
+        self._rejections = 0
         self._paused_until = 0.0
         self._has_succeeded = False
         self._stopped: PicccError | None = None
-        self._report = _Progress(prompts) if options.progress else None
+        self._progress = _Progress(prompts) if options.progress else None
         self.batch: Batch[H] = Batch()
 
     async def validate(self) -> None:
@@ -226,12 +228,12 @@ class _Run(Generic[H]):
             if self._saved:
                 return self._take_saved(*self._saved.popleft())
             if self._ended and self._saving < SAVES:
-                place, task = self._ended.popleft()
-                result = await self._end(place, task)
+                item, task = self._ended.popleft()
+                result = await self._end(item, task)
                 if self._options.save_to is None or not (result[2] and result[0].outputs):
                     return result
                 self._saving += 1
-                self._io.start(partial(self._save, place, result))
+                self._io.start(partial(self._save, item, result))
                 continue
             await self._fill()
             self._scan()
@@ -240,68 +242,68 @@ class _Run(Generic[H]):
             await self._sleep()
 
     def _is_done(self) -> bool:
-        idle = not (self._under_way or self._scans or self._running or self._earlier or self._answers)
+        idle = not (self._in_flight or self._scans or self._running or self._earlier or self._completed)
         idle = idle and not (self._saving or self._saved or self._ended)
         if self._stopped is not None:
             return idle
-        return idle and self._is_exhausted and not self._again and not self._lost
+        return idle and self._is_exhausted and not self._retries and not self._lost
 
     async def _fill(self) -> None:
-        while self._has_room() and (place := self._draw()) is not None:
-            self._under_way += 1
-            if place.request is None:
+        while self._has_room() and (item := self._next_item()) is not None:
+            self._in_flight += 1
+            if item.request is None:
                 # Build rows in order, so that equal rows get the same keys when the run is repeated.
                 try:
-                    place.request = await self._io.run(self._build, place.number, place.row)
+                    item.request = await self._io.run(self._build, item.number, item.row)
                 except PicccError as error:
-                    self._answers.append((place, error))
-                    self._watch.signal.set()
+                    self._completed.append((item, error))
+                    self._subscription.signal.set()
                     continue
-            self._io.start(partial(self._submit, place, place.request))
+            self._io.start(partial(self._submit, item, item.request))
 
     def _has_room(self) -> bool:
         # After a rejection, a single submission probes whether the account accepts more; the others wait.
-        at_once = 1 if self._refusals else self._options.submissions
+        at_once = 1 if self._rejections else self._options.submissions
         # Unsaved tasks count as running: if the disk is full, little more is submitted and billed.
         running = len(self._running) + self._saving + len(self._ended)
         return (
             self._stopped is None
-            and self._watch.now() >= self._paused_until
-            and self._under_way < at_once
-            and self._under_way + running < self._options.concurrency
+            and self._subscription.now() >= self._paused_until
+            and self._in_flight < at_once
+            and self._in_flight + running < self._options.concurrency
         )
 
-    def _draw(self) -> _Place | None:
-        if self._again:
-            return self._again.popleft()
+    def _next_item(self) -> _Item | None:
+        if self._retries:
+            return self._retries.popleft()
         try:
             number, row = next(self._rows)
         except StopIteration:
             self._is_exhausted = True
             return None
         self.batch.tasks.append(None)
-        return _Place(number, row)
+        return _Item(number, row)
 
-    async def _submit(self, place: _Place, request: TaskRequest) -> None:
-        answer: Task | BaseException | None = None
+    async def _submit(self, item: _Item, request: TaskRequest) -> None:
+        outcome: Task | BaseException | None = None
         try:
-            answer, place.earlier = await self._account.place(
+            outcome, item.earlier = await self._account.place(
                 request,
                 self._options.spend_limit,
-                lost="resend" if place.is_absent else None,
-                is_absent=place.is_absent,
-                seconds=max(0.001, self._watch.deadline - self._watch.now()),
+                lost="resend" if item.is_absent else None,
+                is_absent=item.is_absent,
+                seconds=max(0.001, self._subscription.deadline - self._subscription.now()),
                 retries=0,
             )
         except PicccError as error:
-            answer = error
+            outcome = error
         except BaseException as error:
-            answer = error
+            outcome = error
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._answers.append((place, answer or RuntimeError("A submission ended without a result.")))
-            self._watch.signal.set()
+            self._completed.append((item, outcome or RuntimeError("A submission ended without a result.")))
+            self._subscription.signal.set()
 
     def _build(self, number: int, row: Row) -> TaskRequest:
         """Build a row's request, with a key derived from the run and the row's content."""
@@ -324,92 +326,92 @@ class _Run(Generic[H]):
         return key_of_row(self._run, digest, next(numbers))
 
     def _collect(self) -> None:
-        while self._answers:
-            answer = self._answers.popleft()
-            if isinstance(answer[0], str):
-                self._take_scan(answer[0], answer[1])
+        while self._completed:
+            completed = self._completed.popleft()
+            if isinstance(completed[0], str):
+                self._take_scan(completed[0], completed[1])
             else:
-                self._under_way -= 1
-                self._take(*answer)
+                self._in_flight -= 1
+                self._take(*completed)
         while True:
             try:
-                task = self._watch.take()
+                task = self._subscription.take()
             except PicccError as error:
-                for place in self._running.pop(error.task_id or "", ()):
-                    self._unread(place, error)
+                for item in self._running.pop(error.task_id or "", ()):
+                    self._read_failed(item, error)
                 continue
             if task is None:
                 return
-            self._ended.extend((place, task) for place in self._running.pop(task.id, ()))
+            self._ended.extend((item, task) for item in self._running.pop(task.id, ()))
 
-    def _take(self, place: _Place, answer: Task | BaseException) -> None:
-        if isinstance(answer, Task):
-            if place.earlier is None:
-                self._has_succeeded, self._refusals = True, 0
-                self._wait_for(place, answer)
+    def _take(self, item: _Item, outcome: Task | BaseException) -> None:
+        if isinstance(outcome, Task):
+            if item.earlier is None:
+                self._has_succeeded, self._rejections = True, 0
+                self._wait_for(item, outcome)
             else:
-                self._earlier.append(place)  # from the ledger, so it says nothing about the server
-        elif not isinstance(answer, PicccError):
-            raise answer
+                self._earlier.append(item)  # from the ledger, so it says nothing about the server
+        elif not isinstance(outcome, PicccError):
+            raise outcome
         else:
-            self._take_error(place, answer)
+            self._take_error(item, outcome)
 
-    def _take_error(self, place: _Place, error: PicccError) -> None:
+    def _take_error(self, item: _Item, error: PicccError) -> None:
         is_load = isinstance(error, RateLimitError | OverloadedError)
-        is_spent = is_load and any(word in (error.code or "").lower() for word in _SPENT)
+        is_out_of_credit = is_load and any(word in (error.code or "").lower() for word in _OUT_OF_CREDIT)
         if isinstance(error, SubmissionUnknown):
-            self.batch.errors[place.number] = error
-            self._lost.append(place)
-            self._lost_at = self._watch.now()
+            self.batch.errors[item.number] = error
+            self._lost.append(item)
+            self._lost_at = self._subscription.now()
             if (
                 error.__cause__ is not None
             ):  # it was sent just now: do not send all rows to a server in trouble
                 self._pause(error)
         elif isinstance(error, LedgerError) and error.tasks:
             # It was accepted but could not be recorded; the caller still gets the task.
-            self._wait_for(place, error.tasks[0])
+            self._wait_for(item, error.tasks[0])
             self._stopped = self._stopped or error
         elif is_moderation(error.code):
-            self.batch.errors[place.number] = error
-        elif is_spent or isinstance(error, _FOR_ALL):
-            self._stop(place, error)
+            self.batch.errors[item.number] = error
+        elif is_out_of_credit or isinstance(error, _FATAL):
+            self._stop(item, error)
         elif is_load or (isinstance(error, APIConnectionError) and self._has_succeeded):
             self._pause(error)
-            self._again.appendleft(place)
+            self._retries.appendleft(item)
         elif isinstance(error, APIConnectionError):
-            self._stop(place, error)  # the server has never responded: the URL may be wrong
-        elif isinstance(error, InvalidArgumentError) and place.request is None:
-            self._stop(place, error)
+            self._stop(item, error)  # the server has never responded: the URL may be wrong
+        elif isinstance(error, InvalidArgumentError) and item.request is None:
+            self._stop(item, error)
         else:
-            self.batch.errors[place.number] = error
+            self.batch.errors[item.number] = error
 
-    def _stop(self, place: _Place, error: PicccError) -> None:
+    def _stop(self, item: _Item, error: PicccError) -> None:
         self._stopped = self._stopped or error
-        self._again.appendleft(place)
+        self._retries.appendleft(item)
 
     def _pause(self, error: PicccError) -> None:
-        now = self._watch.now()
+        now = self._subscription.now()
         if now >= self._paused_until:  # concurrent submissions are rejected together and count once
-            self._refusals += 1
-        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._refusals - 1, 10))
+            self._rejections += 1
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._rejections - 1, 10))
         wait = max(longest * (1 + self._io.random()) / 2, error.retry_after or 0.0)
         self._paused_until = max(self._paused_until, now + wait)
 
-    def _wait_for(self, place: _Place, task: Task) -> None:
-        self.batch.errors.pop(place.number, None)
-        self.batch.tasks[place.number] = self._handle(task, self._account)
-        self._running.setdefault(task.id, []).append(place)
-        self._watch.add(task)
+    def _wait_for(self, item: _Item, task: Task) -> None:
+        self.batch.errors.pop(item.number, None)
+        self.batch.tasks[item.number] = self._handle(task, self._account)
+        self._running.setdefault(task.id, []).append(item)
+        self._subscription.add(task)
 
-    def _unread(self, place: _Place, error: PicccError) -> None:
-        if isinstance(error, NotFoundError) and place.earlier is not None and place.earlier.is_handled:
-            self._ended.append((place, self._purged(place, error.task_id or "")))
+    def _read_failed(self, item: _Item, error: PicccError) -> None:
+        if isinstance(error, NotFoundError) and item.earlier is not None and item.earlier.is_handled:
+            self._ended.append((item, self._purged(item, error.task_id or "")))
         else:
-            self.batch.errors[place.number] = error
+            self.batch.errors[item.number] = error
 
-    def _purged(self, place: _Place, task_id: str) -> Task:
+    def _purged(self, item: _Item, task_id: str) -> Task:
         """Return what is known about a task that was delivered earlier and deleted by the server."""
-        body = place.request.body if place.request else {}
+        body = item.request.body if item.request else {}
         return Task(
             task_id,
             "expired",
@@ -422,12 +424,12 @@ class _Run(Generic[H]):
     def _scan(self) -> None:
         """Scan the list once for all rows of an earlier run, and at the end once for all lost rows."""
         is_idle = self._is_exhausted or self._stopped or len(self._running) >= self._options.concurrency
-        if self._scans or self._under_way or not is_idle:
+        if self._scans or self._in_flight or not is_idle:
             return
         if self._earlier:
             self._scanned_for, self._earlier = self._earlier, []
             self._start("earlier", self._look_up(self._scanned_for))
-        elif self._lost and not self._running and not self._again and self._stopped is None:
+        elif self._lost and not self._running and not self._retries and self._stopped is None:
             self._scanned_for, self._lost = self._lost, []
             self._start("lost", self._find_lost(self._scanned_for))
 
@@ -441,19 +443,19 @@ class _Run(Generic[H]):
             except PicccError:
                 found = _Found()  # each task is then read individually, and lost rows stay lost
             finally:
-                self._answers.append((name, found))
-                self._watch.signal.set()
+                self._completed.append((name, found))
+                self._subscription.signal.set()
 
         self._io.start(work)
 
-    async def _look_up(self, places: Sequence[_Place]) -> _Found:
-        return _Found(*await self._account.look_up([place.earlier for place in places if place.earlier]))
+    async def _look_up(self, items: Sequence[_Item]) -> _Found:
+        return _Found(*await self._account.look_up([item.earlier for item in items if item.earlier]))
 
-    async def _find_lost(self, places: Sequence[_Place]) -> _Found:
+    async def _find_lost(self, items: Sequence[_Item]) -> _Found:
         account = self._account
         if self._options.lost == "resend":
-            await self._io.sleep(max(0.0, self._lost_at + RESEND_SECONDS - self._watch.now()))
-        entries = [await account.use_ledger(account.ledger.get, place.name) for place in places]
+            await self._io.sleep(max(0.0, self._lost_at + RESEND_SECONDS - self._subscription.now()))
+        entries = [await account.use_ledger(account.ledger.get, item.name) for item in items]
         found = {entry.key: Task(entry.task_id) for entry in entries if entry and entry.task_id}
         lost = [entry for entry in entries if entry and not entry.task_id]
         candidates, is_complete = (
@@ -468,59 +470,59 @@ class _Run(Generic[H]):
 
     def _take_scan(self, name: str, found: _Found) -> None:
         self._scans.discard(name)
-        places, self._scanned_for = self._scanned_for, []
-        for place in places:
-            task = found.tasks.get(place.name)
+        items, self._scanned_for = self._scanned_for, []
+        for item in items:
+            task = found.tasks.get(item.name)
             if name == "lost":
-                self._take_lost(place, task, is_complete=found.is_complete)
+                self._take_lost(item, task, is_complete=found.is_complete)
             elif task is not None:
-                self._wait_for(place, task)
-            elif found.is_complete and place.earlier is not None and place.earlier.is_handled:
-                self._ended.append((place, self._purged(place, place.name)))
+                self._wait_for(item, task)
+            elif found.is_complete and item.earlier is not None and item.earlier.is_handled:
+                self._ended.append((item, self._purged(item, item.name)))
             else:
-                self._wait_for(place, Task(place.name))
+                self._wait_for(item, Task(item.name))
 
-    def _take_lost(self, place: _Place, task: Task | None, *, is_complete: bool) -> None:
+    def _take_lost(self, item: _Item, task: Task | None, *, is_complete: bool) -> None:
         if task is not None:
-            self._wait_for(place, task)
-        elif is_complete and self._options.lost == "resend" and not place.is_absent:
-            place.is_absent = True
-            del self.batch.errors[place.number]
-            self._again.append(place)
+            self._wait_for(item, task)
+        elif is_complete and self._options.lost == "resend" and not item.is_absent:
+            item.is_absent = True
+            del self.batch.errors[item.number]
+            self._retries.append(item)
 
     async def _sleep(self) -> None:
-        now, deadline = self._watch.now(), self._watch.deadline
-        if now >= deadline and not self._under_way:
+        now, deadline = self._subscription.now(), self._subscription.deadline
+        if now >= deadline and not self._in_flight:
             raise self._timeout()
-        waiting = self._again or not self._is_exhausted
+        waiting = self._retries or not self._is_exhausted
         until = min(deadline, self._paused_until) if waiting and self._paused_until > now else deadline
         if self._running:
-            self._watch.keep_going()
-        await self._watch.signal.wait(min(max(until - now, 0.01), 3600.0))
+            self._subscription.keep_going()
+        await self._subscription.signal.wait(min(max(until - now, 0.01), 3600.0))
 
     def _timeout(self) -> TaskWaitTimeout:
         running = self.batch.running
         first = f"Task {running[0].id} is still {running[0].status}" if running else "Not every row was sent"
         return TaskWaitTimeout(
-            f"{first} after {self._watch.now() - self._watch.started:.0f} s.",
+            f"{first} after {self._subscription.now() - self._subscription.started:.0f} s.",
             task_id=running[0].id if running else None,
             task=running[0] if running else None,
         )
 
-    async def _end(self, place: _Place, task: Task) -> tuple[H, str, bool]:
-        known = self.batch.tasks[place.number]
+    async def _end(self, item: _Item, task: Task) -> tuple[H, str, bool]:
+        known = self.batch.tasks[item.number]
         handle = self._handle(task, self._account) if known is None else known.take(task)
-        self.batch.tasks[place.number] = handle
-        if self._report is not None:
-            self._report.show(self.batch)
-        key = place.request.key if place.request else ""
-        if place.earlier is None:
+        self.batch.tasks[item.number] = handle
+        if self._progress is not None:
+            self._progress.show(self.batch)
+        key = item.request.key if item.request else ""
+        if item.earlier is None:
             return handle, key, True
         # Another process running the same rows may have delivered it in the meantime.
         entry = await self._account.use_ledger(self._account.ledger.get, key)
         return handle, key, entry is None or not entry.is_handled
 
-    async def _save(self, place: _Place, result: _Result[H]) -> None:
+    async def _save(self, item: _Item, result: _Result[H]) -> None:
         """Save a task's outputs in the background."""
         files: list[Path | str] | BaseException = []
         try:
@@ -531,20 +533,20 @@ class _Run(Generic[H]):
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._saved.append((place, result, files))
-            self._watch.signal.set()
+            self._saved.append((item, result, files))
+            self._subscription.signal.set()
 
     def _take_saved(
-        self, place: _Place, result: _Result[H], files: list[Path | str] | BaseException
+        self, item: _Item, result: _Result[H], files: list[Path | str] | BaseException
     ) -> _Result[H]:
         self._saving -= 1
         if isinstance(files, PicccError) and not isinstance(files.__cause__, OSError):
-            self.batch.errors[place.number] = files  # this output's fault
+            self.batch.errors[item.number] = files  # this output's fault
             handle, key, _ = result
             return handle, key, False
         if isinstance(files, BaseException):
             raise files  # the disk or the object store failed, which affects every row
-        self.batch.files[place.number] = files
+        self.batch.files[item.number] = files
         return result
 
     async def mark_delivered(self, key: str) -> None:
@@ -554,9 +556,11 @@ class _Run(Generic[H]):
     async def interrupted(self, error: BaseException) -> BaseException:
         """Collect responses to submissions in flight; return the exception to raise, with the batch on it."""
         self._stopped = self._stopped or PicccError("The batch was interrupted.")
-        until = self._watch.now() + LAST_RESPONSES_SECONDS
-        while (self._under_way or self._saving > len(self._saved)) and (now := self._watch.now()) < until:
-            await self._watch.signal.wait(until - now)
+        until = self._subscription.now() + LAST_RESPONSES_SECONDS
+        while (self._in_flight or self._saving > len(self._saved)) and (
+            now := self._subscription.now()
+        ) < until:
+            await self._subscription.signal.wait(until - now)
             try:
                 self._collect()
             except BaseException as later:  # the first one is raised
@@ -574,15 +578,15 @@ class _Run(Generic[H]):
 
     def result(self) -> Batch[H]:
         """Return the batch, or raise the error that stopped it."""
-        if self._report is not None:
-            self._report.show(self.batch, is_last=True)
+        if self._progress is not None:
+            self._progress.show(self.batch, is_last=True)
         if self._stopped is not None:
             raise self._stopped
         return self.batch
 
     def close(self) -> None:
         """Stop waiting."""
-        self._watch.close()
+        self._subscription.close()
 
     def _stopped_error(self, error: Exception) -> BatchStopped:
         rows = len(self._prompts) if isinstance(self._prompts, Sized) else len(self.batch.tasks)

@@ -39,7 +39,7 @@ from piccc.media.schedule import RUNNING, Pages
 from piccc.tasks import Task
 
 TOLERANCE_SECONDS = 300.0
-MOST_DIGITS = 12
+MAX_DIGITS = 12
 """Maximum digits of a number in a header: Python refuses to parse thousands."""
 MAX_BODY_BYTES = 64 * 1024
 MAX_ID_LENGTH = 200
@@ -58,7 +58,7 @@ GIVE_UP_SECONDS = 24 * 3600.0
 ABSENT_ATTEMPTS = 5
 """Number of consecutive 404s for a task after which its delivery is dropped."""
 CLOSING_SECONDS = 0.02
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 FORWARD_ATTEMPTS = 3
 FORWARD_SECONDS = 10.0
 LOOKS_BACK_SECONDS = 60.0
@@ -98,7 +98,7 @@ def signature_time(secret: str, headers: Mapping[str, str], body: bytes) -> int 
 
 def number_of(digits: str) -> int | None:
     """Return the number in a header, or None if it is not one."""
-    return int(digits) if digits.isdecimal() and len(digits) <= MOST_DIGITS else None
+    return int(digits) if digits.isdecimal() and len(digits) <= MAX_DIGITS else None
 
 
 def _digest(secret: str, id: str, timestamp: str, body: bytes) -> bytes:
@@ -161,7 +161,7 @@ class Memory:
         self._lock = threading.Lock()
         self._delivered: OrderedDict[str, None] = OrderedDict()
         self._reported: OrderedDict[str, bool] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()
+        self._read_at: OrderedDict[str, float] = OrderedDict()
         self._candidates: OrderedDict[str, dict[str, bool]] = OrderedDict()
         self._listed: OrderedDict[str, None] = OrderedDict()
         self.unreported: dict[str, Task] = {}
@@ -207,12 +207,12 @@ class Memory:
             else:
                 self._reported.pop(task_id, None)
 
-    def may_ask(self, task_id: str, now: float) -> bool:
+    def may_read(self, task_id: str, now: float) -> bool:
         """Return whether at least a second has passed since the last read of a task."""
         with self._lock:
-            if self._asked.get(task_id, -math.inf) + FIRST_PAUSE > now:
+            if self._read_at.get(task_id, -math.inf) + FIRST_PAUSE > now:
                 return False
-            _put(self._asked, task_id, now)
+            _put(self._read_at, task_id, now)
             return True
 
     def is_candidate(self, key: str, task_id: str) -> bool:
@@ -236,7 +236,7 @@ class Memory:
 
 def _put(memory: OrderedDict[str, T], name: str, value: T) -> None:
     memory[name] = value
-    if len(memory) > MOST_REMEMBERED:
+    if len(memory) > MAX_REMEMBERED:
         memory.popitem(last=False)
 
 
@@ -344,7 +344,7 @@ class Deliveries:
         self._sleeping: set[Signal] = set()
         self._workers = 0
         self._is_closed = False
-        self._ahead, self._time_asked_at = 0.0, -math.inf
+        self._clock_offset, self._time_read_at = 0.0, -math.inf
 
     def refusal(self, method: str, path: str, length: int) -> int:
         """Return the status to reject a request with before reading its body, or 0."""
@@ -385,18 +385,18 @@ class Deliveries:
 
     async def _is_timely(self, signed_at: int) -> bool:
         """Return whether a delivery was signed recently, by our clock or else by the server's."""
-        if abs(time.time() + self._ahead - signed_at) <= TOLERANCE_SECONDS:
+        if abs(time.time() + self._clock_offset - signed_at) <= TOLERANCE_SECONDS:
             return True
-        if self._io.now() < self._time_asked_at + CLOCK_SECONDS:
+        if self._io.now() < self._time_read_at + CLOCK_SECONDS:
             return False
-        self._time_asked_at = self._io.now()
+        self._time_read_at = self._io.now()
         try:
             headers = await self._account.session.probe("GET", "/v1/tasks?limit=1", seconds=READ_SECONDS)
         except PicccError as error:
             logger.warning("The server's time could not be read: %s", error)
             return False
-        self._ahead = (server_time(headers) or time.time()) - time.time()
-        return abs(time.time() + self._ahead - signed_at) <= TOLERANCE_SECONDS
+        self._clock_offset = (server_time(headers) or time.time()) - time.time()
+        return abs(time.time() + self._clock_offset - signed_at) <= TOLERANCE_SECONDS
 
     def _keep(self, entry: Submission, body: bytes) -> tuple[int, Signal | None]:
         task_id = entry.task_id or _task_id_in(body)
@@ -501,7 +501,7 @@ class Deliveries:
         task_id = entry.task_id or job.task_id
         if memory.is_reported(task_id):
             return True
-        if not task_id or not (memory.may_ask(task_id, self._io.now()) or is_last):
+        if not task_id or not (memory.may_read(task_id, self._io.now()) or is_last):
             return False
         if entry.task_id and self._settings.on_task is None and self._settings.forward_to is None:
             await account.wake(task_id)

@@ -30,7 +30,7 @@ OnUpdate = Callable[[Task], object]
 SECONDS = 3.0
 """Maximum time that a display waits for all its image copies."""
 AT_ONCE = 4
-MOST_PREVIEWS = 60
+MAX_PREVIEWS = 60
 """Maximum number of images and posters copied into one display."""
 MAX_BYTES = 16 * 1024**2
 MAX_PIXELS = 20_000_000
@@ -93,7 +93,7 @@ class Preview:
 
 def complete(previews: Iterable[Preview]) -> None:
     """Make all missing copies, each once, waiting at most `SECONDS` in total."""
-    due = [preview for preview in previews if preview.data_url is None and preview.take()][:MOST_PREVIEWS]
+    due = [preview for preview in previews if preview.data_url is None and preview.take()][:MAX_PREVIEWS]
     if not due:
         return
     workers = ThreadPoolExecutor(min(AT_ONCE, len(due)), thread_name_prefix="piccc-preview")

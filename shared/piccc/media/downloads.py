@@ -29,13 +29,13 @@ from piccc.tasks import Output, Task, mime_type_of, suffix_of
 
 if TYPE_CHECKING:
     from piccc.media.account import Account
-    from piccc.media.stores import Place
+    from piccc.media.stores import Location
 
 HEAD_BYTES = 64
 MAX_OUTPUT_BYTES = 2 * 1024**3
 FETCH_SECONDS = 3600.0
 MAX_REDIRECTS = 5
-FRUITLESS_ATTEMPTS = 4
+MAX_STALLED_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
 BUFFER_BYTES = 128 * 1024
 NOT_YET_SECONDS = 10.0
@@ -100,7 +100,7 @@ class Content:
     mime_type: str | None
 
 
-class _Broken(Exception):
+class _AttemptFailed(Exception):
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
@@ -121,22 +121,22 @@ class Fetch:
         config: Config,
         output: Output,
         file: BinaryIO,
-        terms: DownloadOptions,
+        options: DownloadOptions,
         renew: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._io = io
         self._config = config
         self._output = output
         self._file = file
-        self._terms = terms
+        self._options = options
         self._renew = renew
         self._url = urljoin(f"{config.base_url}/", output.url)
         self._renewed_at = -1
-        self._not_yet_until = io.now() + (NOT_YET_SECONDS if terms.is_new else 0.0)
+        self._not_yet_until = io.now() + (NOT_YET_SECONDS if options.is_new else 0.0)
         self._key_headers: list[tuple[str, str]] = []
         self._pieces: list[bytes] = []
         self._unwritten = 0
-        self._deadline = io.now() + terms.timeout
+        self._deadline = io.now() + options.timeout
         self._may_resume = True
         self._validator: str | None = None
         self._total: int | None = None
@@ -148,19 +148,19 @@ class Fetch:
         if self._url.startswith("data:"):
             await self._decode()
             return Content(self._size, self._hash.hexdigest(), self._check_type())
-        fruitless = most = 0
+        stalled = largest = 0
         while True:
             try:
                 await self._attempt()
                 break
             except _Gone as gone:
                 await self._renew_url(gone.status)
-            except _Broken as broken:
-                fruitless = 0 if self._size > most else fruitless + 1
-                most = max(most, self._size)
-                if fruitless >= FRUITLESS_ATTEMPTS or self._io.now() + broken.wait >= self._deadline:
-                    raise self._error(str(broken)) from broken.__cause__
-                await self._io.sleep(max(broken.wait, self._backoff(fruitless)))
+            except _AttemptFailed as failed:
+                stalled = 0 if self._size > largest else stalled + 1
+                largest = max(largest, self._size)
+                if stalled >= MAX_STALLED_ATTEMPTS or self._io.now() + failed.wait >= self._deadline:
+                    raise self._error(str(failed)) from failed.__cause__
+                await self._io.sleep(max(failed.wait, self._backoff(stalled)))
         return Content(self._size, self._hash.hexdigest(), self._check_type())
 
     async def _decode(self) -> None:
@@ -183,7 +183,7 @@ class Fetch:
             await self._flush()
             await response.close()
         if self._total is not None and self._size < self._total:
-            raise _Broken(f"was cut off after {self._size} of {self._total} bytes")
+            raise _AttemptFailed(f"was cut off after {self._size} of {self._total} bytes")
 
     async def _renew_url(self, status: int) -> None:
         if status == 401 and not self._key_headers and origin_of(self._url) == self._config.origin:
@@ -200,7 +200,7 @@ class Fetch:
                 raise self._error("could not be fetched: HTTP 400")
             raise OutputExpired(
                 f"The output of task {self._output.task_id} is no longer available.",
-                hint="The task offers no new URL for it. Generate it again if you need it.",
+                hint="The task has no new URL for it. Save outputs soon after they are created.",
                 status=status,
                 task_id=self._output.task_id,
             )
@@ -215,7 +215,7 @@ class Fetch:
             except Failure as failure:
                 if failure.outcome is Outcome.HOPELESS:
                     raise self._error(f"could not be fetched: {failure.reason}") from failure
-                raise _Broken(f"could not be fetched: {failure.reason}") from failure
+                raise _AttemptFailed(f"could not be fetched: {failure.reason}") from failure
             location = response.headers.get("location")
             if not (300 <= response.status < 400 and location):
                 return response
@@ -252,11 +252,11 @@ class Fetch:
             self._continue(headers.get("content-range", ""))
         elif status == 416 and self._size:
             self._may_resume = False
-            raise _Broken("was interrupted and cannot be resumed")
+            raise _AttemptFailed("was interrupted and cannot be resumed")
         elif status in _GONE:
             raise _Gone(status)
         elif status in _LATER or status >= 500:
-            raise _Broken(f"could not be fetched: HTTP {status}", retry_after(headers) or 0.0)
+            raise _AttemptFailed(f"could not be fetched: HTTP {status}", retry_after(headers) or 0.0)
         else:
             raise self._error(f"could not be fetched: HTTP {status}")
         self._check_size(self._total or 0)
@@ -266,7 +266,7 @@ class Fetch:
         total = int(match[3]) if match and match[3].isdigit() else None
         if match is None or int(match[1]) != self._size or (self._total and total and total != self._total):
             self._may_resume = False
-            raise _Broken("changed during the download")
+            raise _AttemptFailed("changed during the download")
         # RFC 9110, section 14.4: the content ends where the range does.
         self._total = self._total or total or int(match[2]) + 1
 
@@ -276,10 +276,10 @@ class Fetch:
                 self._check_size(self._size + len(piece))
                 if self._total is not None and self._size + len(piece) > self._total:
                     self._may_resume = False
-                    raise _Broken(f"is larger than the announced {self._total} bytes")
+                    raise _AttemptFailed(f"is larger than the announced {self._total} bytes")
                 await self._take(piece)
         except Failure as failure:
-            raise _Broken(f"was cut off after {self._size} bytes: {failure.reason}") from failure
+            raise _AttemptFailed(f"was cut off after {self._size} bytes: {failure.reason}") from failure
 
     async def _take(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -313,9 +313,9 @@ class Fetch:
         self._hash = hashlib.sha256()
 
     def _check_size(self, size: int) -> None:
-        if size > self._terms.max_bytes:
+        if size > self._options.max_bytes:
             raise OutputTooLarge(
-                f"The output of task {self._output.task_id} is larger than {self._terms.max_bytes} bytes.",
+                f"The output of task {self._output.task_id} is larger than {self._options.max_bytes} bytes.",
                 hint="Increase max_bytes if you expect this size.",
                 task_id=self._output.task_id,
             )
@@ -323,7 +323,7 @@ class Fetch:
     def _check_type(self) -> str | None:
         found = mime_type_of(self._head)
         declared = {self._output.type, (self._output.mime_type or "").partition("/")[0]} & set(_KINDS)
-        if self._terms.any_type or (found and (not declared or found.partition("/")[0] in declared)):
+        if self._options.any_type or (found and (not declared or found.partition("/")[0] in declared)):
             return found
         expected = " or ".join(sorted(declared)) or "media"
         raise OutputWrongType(
@@ -343,7 +343,7 @@ class Fetch:
             host = (parts.hostname or "").encode("idna").decode() if parts.hostname else ""
         except ValueError as error:  # includes UnicodeError, for labels invalid in a host name
             raise self._error(f"has an invalid URL: {url[:100]!r}") from error
-        if origin_of(url) == self._config.origin or self._terms.private:
+        if origin_of(url) == self._config.origin or self._options.private:
             return None
         if parts.scheme != "https" or not host:
             raise self._error(
@@ -365,8 +365,8 @@ class Fetch:
         except ValueError:
             return [ipaddress.ip_address(address) for address in await self._io.resolve(host)]
 
-    def _backoff(self, fruitless: int) -> float:
-        return self._io.random() * FIRST_BACKOFF * 2.0**fruitless if fruitless else 0.0
+    def _backoff(self, stalled: int) -> float:
+        return self._io.random() * FIRST_BACKOFF * 2.0**stalled if stalled else 0.0
 
     def _error(self, what: str, hint: str = "") -> OutputError:
         return OutputError(
@@ -397,14 +397,14 @@ FilePath = str | os.PathLike[str]
 _PARAMETERS = ("aspect_ratio", "resolution", "duration_seconds", "seed", "usage", "cost")
 
 
-def target_of(path: FilePath) -> str | Place:
+def target_of(path: FilePath) -> str | Location:
     """Return the path, or the location in an object store, to save to; raise if it is invalid."""
     text = os.fspath(path)
     if not _URL.match(text):
         return text
-    from piccc.media.stores import place_of
+    from piccc.media.stores import location_of
 
-    return place_of(text)
+    return location_of(text)
 
 
 async def save(
@@ -415,14 +415,14 @@ async def save(
     *,
     overwrite: bool = False,
     provenance: bool = False,
-    **terms: Unpack[FetchOptions],
+    **fetch_options: Unpack[FetchOptions],
 ) -> Path | str:
     """Save an output to a file or object, or into a folder with a generated name; return the location.
 
     `provenance` also writes `NAME.json`, which records how it was made. A file with the same content is kept;
     different content raises OutputError unless `overwrite`. Partial files are removed.
     """
-    options = DownloadOptions(**terms)
+    options = DownloadOptions(**fetch_options)
     try:
         target = await account.session.io.run(target_of, path)
         if not isinstance(target, str):
@@ -441,7 +441,7 @@ async def _save(
     task: Task,
     output: Output,
     path: str,
-    terms: DownloadOptions,
+    options: DownloadOptions,
     overwrite: bool,
     provenance: bool,
 ) -> Path:
@@ -450,7 +450,7 @@ async def _save(
     part = folder / f".{stem}.{secrets.token_hex(4)}.part"
     file = await run(part.open, "xb")
     try:
-        content = await _fetch(account, task, output, file, terms)
+        content = await _fetch(account, task, output, file, options)
         await run(_sync, file)
         target = folder / (name or f"{stem}{suffix_of(content.mime_type)}")
         await run(_move, part, target, content, overwrite)
@@ -465,8 +465,8 @@ async def _save_object(
     account: Account,
     task: Task,
     output: Output,
-    place: Place,
-    terms: DownloadOptions,
+    location: Location,
+    options: DownloadOptions,
     overwrite: bool,
     provenance: bool,
 ) -> str:
@@ -474,15 +474,15 @@ async def _save_object(
     run = account.session.io.run
     file = await run(tempfile.TemporaryFile)
     try:
-        content = await _fetch(account, task, output, file, terms)
-        place = place.named(f"{_stem(task, output)}{suffix_of(content.mime_type)}")
-        await run(place.put, file, content.mime_type, content.sha256, overwrite)
+        content = await _fetch(account, task, output, file, options)
+        location = location.named(f"{_stem(task, output)}{suffix_of(content.mime_type)}")
+        await run(location.put, file, content.mime_type, content.sha256, overwrite)
         if provenance:
             note = io.BytesIO(_provenance(task, output, content))
-            await run(place.beside(".json").put, note, "application/json", "", True)
+            await run(location.beside(".json").put, note, "application/json", "", True)
     finally:
         await run(file.close)
-    return str(place)
+    return str(location)
 
 
 def _prepare(path: str, stem: str) -> tuple[Path, str | None]:
@@ -519,24 +519,24 @@ def _remove(file: BinaryIO, part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-async def load(account: Account, task: Task, output: Output, terms: DownloadOptions) -> bytes:
+async def load(account: Account, task: Task, output: Output, options: DownloadOptions) -> bytes:
     """Return an output's content."""
     buffer = io.BytesIO()
-    await _fetch(account, task, output, buffer, terms)
+    await _fetch(account, task, output, buffer, options)
     return buffer.getvalue()
 
 
 async def _fetch(
-    account: Account, task: Task, output: Output, file: BinaryIO, terms: DownloadOptions
+    account: Account, task: Task, output: Output, file: BinaryIO, options: DownloadOptions
 ) -> Content:
     async def renew() -> str | None:
-        fresh = await account.get(task, seconds=terms.timeout)
+        fresh = await account.get(task, seconds=options.timeout)
         return fresh.outputs[output.place].url if len(fresh.outputs) == len(task.outputs) else None
 
     is_new = task.completed_at is None or time.time() - task.completed_at < NEW_SECONDS
-    terms = replace(terms, private=account.private_outputs, is_new=is_new)
+    options = replace(options, private=account.private_outputs, is_new=is_new)
     session = account.session
-    content = await Fetch(session.io, session.config, output, file, terms, renew).run()
+    content = await Fetch(session.io, session.config, output, file, options, renew).run()
     if output.sha256 not in (None, content.sha256):
         raise OutputError(
             f"The output of task {task.id} differs from the one fetched before.",

@@ -52,8 +52,8 @@ LOOK_SECONDS = 1.0
 """How often to check for notes from other processes."""
 LEASE_SECONDS = 10.0
 RENEWAL_SECONDS = 3.0
-AWAY_LOOK_SECONDS = 10.0
-AWAY_PACE = 10.0
+OFFLINE_LOOK_SECONDS = 10.0
+OFFLINE_SLOWDOWN = 10.0
 """Slow-down factor while the ledger is unreachable, because every process then polls."""
 LONGEST_SLEEP = 3600.0
 
@@ -337,7 +337,7 @@ class Poller:
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._stream = account.ledger if isinstance(account.ledger, TaskStream) else None
         self._fleet: Fleet | None = None
-        self._is_away = False
+        self._is_offline = False
         self._name = hashlib.sha256(repr(account_name(account.session.config)).encode()).hexdigest()[:32]
         self._outbox: list[Note] = []
         self._shared: set[str] = set()
@@ -399,7 +399,7 @@ class Poller:
         # An interrupted run, for example after its loop shut down, may have left a step half done. Each run
         # has its own lease holder name, so that one that ends cannot give up the next one's lead.
         self._schedule = Schedule(self._schedule.polling, self._io.random, self._budget)
-        self._outbox, self._shared, self._is_away = [], set(), False
+        self._outbox, self._shared, self._is_offline = [], set(), False
         if self._stream is not None:
             self._fleet = Fleet(self._stream, self._account.session.config.base_url, self._name)
             self._schedule.follow(self._io.now())
@@ -462,25 +462,25 @@ class Poller:
         if self._fleet is None:
             self._look_at = math.inf
             return
-        notes, was_away = self._outbox, self._is_away
+        notes, was_offline = self._outbox, self._is_offline
         self._outbox, self._look_at = [], now + LOOK_SECONDS
         try:
             news = await self._io.run(self._fleet.exchange, now, notes)
         except Exception as error:  # the store is down, or the caller's own ledger fails
             self._outbox = notes + self._outbox
-            self._look_at = now + AWAY_LOOK_SECONDS
-            if not was_away:
+            self._look_at = now + OFFLINE_LOOK_SECONDS
+            if not was_offline:
                 logger.warning(
                     "The ledger is unavailable; this process polls alone, ten times slower: %s", error
                 )
-                self._is_away = True
+                self._is_offline = True
                 self._set_pace()
                 self._schedule.lead(now)
             return
-        now, self._is_away = self._io.now(), False
-        if was_away:
+        now, self._is_offline = self._io.now(), False
+        if was_offline:
             self._set_pace()
-        if news.is_new or was_away:
+        if news.is_new or was_offline:
             self._change_role(now)
         elif news.is_cut and not self._fleet.leads:
             self._post_waits()
@@ -515,14 +515,14 @@ class Poller:
     def _want(self, subscription: Subscription, task: Task, now: float, *, at_once: bool) -> None:
         self._schedule.add(task, now, at_once=at_once, is_alone=subscription.is_alone)
         follows = self._fleet is not None and not self._fleet.leads
-        if follows and not self._is_away and task.id not in self._shared:
+        if follows and not self._is_offline and task.id not in self._shared:
             self._shared.add(task.id)
             self._outbox.append(note_of_wait(task, self._name))
 
     def _set_pace(self) -> None:
         if self._pollings:
             polling = joint(self._pollings)
-            self._schedule.polling = polling.slowed(AWAY_PACE) if self._is_away else polling
+            self._schedule.polling = polling.slowed(OFFLINE_SLOWDOWN) if self._is_offline else polling
 
     def _fail(self, error: PicccError) -> None:
         while self._commands:

@@ -45,8 +45,8 @@ _ALIASES = {
     **dict.fromkeys(("idempotency_key",), "key"),
 }
 _COUNTS = ("n", "count", "num_images", "num_outputs", "batch_size", "n_images")
-_OF_CALLS = frozenset({"timeout", "lost", "run", "concurrency", "submissions", "on_result", "on_update"})
-_OF_CALLS |= {"progress", "max_tasks", "max_video_seconds", "save_to"}
+_CALL_OPTIONS = frozenset({"timeout", "lost", "run", "concurrency", "submissions", "on_result", "on_update"})
+_CALL_OPTIONS |= {"progress", "max_tasks", "max_video_seconds", "save_to"}
 """Arguments of the client's other methods."""
 _NO_TYPOS = frozenset({"mode", "modes", "keys"})
 """Names similar to ours that servers are known to use."""
@@ -128,7 +128,7 @@ def build_task_request(
     }
     body = {name: value for name, value in body.items() if value is not None}
     # Serialize and parse, so that the ledger and the digest see exactly what goes over the wire.
-    body = _joined(parse(serialize(body)))
+    body = _fix_surrogates(parse(serialize(body)))
     digest = digest_of(type, body)
     if key is None:
         key = str(uuid.uuid4()) if run is None else key_of_row(run, digest, 0)
@@ -180,7 +180,7 @@ def _check_name(name: str) -> None:
             f"{name} is not a parameter: each submission creates one task.",
             hint=f"For several, map([prompt] * 4). If your server supports it: extra_body={{{name!r}: …}}.",
         )
-    if name in _OF_CALLS:
+    if name in _CALL_OPTIONS:
         raise InvalidArgumentError(
             f"{name} is an option of another method; here it would be sent to the server.",
             hint=f"Pass it to generate or map. If your server supports it: extra_body={{{name!r}: …}}.",
@@ -306,13 +306,13 @@ def _too_large(name: str) -> InvalidArgumentError:
     )
 
 
-def _joined(value: Any) -> Any:
+def _fix_surrogates(value: Any) -> Any:
     """Join split surrogate pairs and replace lone surrogates, which no server accepts."""
     if isinstance(value, str):
         return value if value.isascii() else join_halves(value)
     if isinstance(value, dict):
-        return {_joined(name): _joined(item) for name, item in value.items()}
-    return [_joined(item) for item in value] if isinstance(value, list) else value
+        return {_fix_surrogates(name): _fix_surrogates(item) for name, item in value.items()}
+    return [_fix_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def checked_key(key: str) -> str:

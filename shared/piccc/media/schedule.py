@@ -28,7 +28,7 @@ UNREADABLE_SECONDS = 300.0
 """How long reading a task may fail before its wait ends."""
 STALE_SECONDS = 600.0
 """How often to read a task individually even if the list shows it, in case the list is stale."""
-LISTLESS_SECONDS = 60.0
+LIST_BACKOFF_SECONDS = 60.0
 """How long to avoid the list after it did not help."""
 LIST_FAILURES = 3
 REFUSED_SECONDS = 5.0
@@ -204,7 +204,7 @@ class Schedule:
         self._scan_cost = len(RUNNING)
         self._look_up_cost = 1
         self._was_partial = False
-        self._listless_until = -math.inf
+        self._list_backoff_until = -math.inf
         self._list_failures = 0
         self._uses_list = False
         self._follows = False
@@ -326,14 +326,14 @@ class Schedule:
             return
         self._list_failures += 1
         if 400 <= (error.status or 0) < 500 or self._list_failures >= LIST_FAILURES:
-            self._leave_list(now)
+            self._suspend_list(now)
         else:
             self._scan, self._scan_at = None, now + self._pause()
 
     def _begin_scan(self, now: float) -> None:
         self._scan_at = now + self._pause() if self._watches else math.inf
         covered = [id for id, watch in self._watches.items() if not watch.is_alone]
-        may_list = self.polling.use_list and now >= self._listless_until
+        may_list = self.polling.use_list and now >= self._list_backoff_until
         self._uses_list = may_list and len(covered) > self._scan_cost
         if self._uses_list:
             self._scan = self._first_pages(set(covered))
@@ -397,10 +397,10 @@ class Schedule:
         if scan.is_looking_up:
             self._end_scan(scan, now)
         else:
-            self._leave_list(now)
+            self._suspend_list(now)
 
-    def _leave_list(self, now: float) -> None:
-        self._scan, self._scan_at, self._listless_until = None, now, now + LISTLESS_SECONDS
+    def _suspend_list(self, now: float) -> None:
+        self._scan, self._scan_at, self._list_backoff_until = None, now, now + LIST_BACKOFF_SECONDS
 
     def _is_too_old(self, scan: ListScan, tasks: list[Task]) -> bool:
         missing = [self._watches[id].task for id in scan.missing if id in self._watches]

@@ -23,7 +23,7 @@ SINGLE_BYTES = 8 * 1024**2
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def place_of(url: str) -> str | Place:
+def location_of(url: str) -> str | Location:
     """Return the path of a `file:` URL, or the location in an object store.
 
     Raise ConfigurationError for an unsupported URL, MissingExtraError without obstore.
@@ -59,11 +59,11 @@ def place_of(url: str) -> str | Place:
             f"The store {scheme}://{bucket} cannot be used: {_reason(error)}",
             hint="Configure it with environment variables: AWS_…, GOOGLE_…, AZURE_….",
         ) from error
-    return Place(scheme, bucket, key)
+    return Location(scheme, bucket, key)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """The URL of an object, or of a folder if it ends with a slash. Keys are used verbatim."""
 
     scheme: str
@@ -75,13 +75,13 @@ class Place:
         """Whether objects saved here need a name."""
         return not self.key or self.key.endswith("/")
 
-    def named(self, name: str) -> Place:
+    def named(self, name: str) -> Location:
         """Return the location of an object in this folder."""
-        return Place(self.scheme, self.bucket, f"{self.key}{name}") if self.is_folder else self
+        return Location(self.scheme, self.bucket, f"{self.key}{name}") if self.is_folder else self
 
-    def beside(self, suffix: str) -> Place:
+    def beside(self, suffix: str) -> Location:
         """Return the location with a suffix appended to its name."""
-        return Place(self.scheme, self.bucket, f"{self.key}{suffix}")
+        return Location(self.scheme, self.bucket, f"{self.key}{suffix}")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}"

@@ -56,7 +56,7 @@ async def serve_asgi(deliveries: Deliveries, scope: Any, receive: Any, send: Any
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
     if tried is not None:
-        # Serverless platforms freeze the process after the response, so make the first attempt now.
+        # Serverless platforms may freeze the process once this returns, so wait for the first attempt.
         await tried.wait(FIRST_TRY_SECONDS)
 
 

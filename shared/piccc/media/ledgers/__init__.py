@@ -21,7 +21,7 @@ LEDGER_VARIABLE = "PICCC_LEDGER"
 HIDDEN = "***"
 """Replaces a password in a URL. It must not contain brackets, which enclose IPv6 hosts."""
 
-MOST_REMEMBERED = 100_000
+MAX_REMEMBERED = 100_000
 OUTAGE_SECONDS = 1.0
 
 
@@ -361,7 +361,7 @@ class MemoryLedger:
                 return entry is not None and entry.task_id == task_id
             self._entries[key] = replace(entry, task_id=task_id, request={})
             self._keys[task_id] = key
-            if len(self._keys) > MOST_REMEMBERED:
+            if len(self._keys) > MAX_REMEMBERED:
                 oldest = next(iter(self._keys))
                 del self._entries[self._keys.pop(oldest)]
             return True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 90 * 86_400
 """How long to keep a settled submission."""
-MOST_NOTES = 10_000
+MAX_NOTES = 10_000
 NOTES_AT_ONCE = 1000
 SOCKET_SECONDS = 5.0
 IDLE_SECONDS = 5
@@ -250,7 +250,7 @@ class RedisLedger:
     def post(self, server: str, notes: Sequence[Note]) -> None:
         """Append to the server's stream, which keeps about the latest 10,000 notes."""
         values = [value for note in notes for value in note]
-        self._run(_POST, [_STREAM + server, _OPEN + server], MOST_NOTES, *values)
+        self._run(_POST, [_STREAM + server, _OPEN + server], MAX_NOTES, *values)
 
     def notes(self, server: str, cursor: str | None) -> Notes:
         """Return up to 1,000 notes after a cursor, each once and in order; for None, only the end cursor."""

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 LOCK_SECONDS = 30.0
 LOOK_SECONDS = 0.01
-MOST_NOTES = 10_000
+MAX_NOTES = 10_000
 NOTES_AT_ONCE = 1000
 SCHEMA_VERSION = 2
 
@@ -240,7 +240,7 @@ class SQLLedger(ABC):
                 elif kind == "ended":
                     database.execute(ended, (server, task_id))
                 database.execute(append, (server, kind, task_id, text))
-            database.execute(trim, (MOST_NOTES,))
+            database.execute(trim, (MAX_NOTES,))
 
         self._write(act, is_atomic=True)
 
