@@ -253,7 +253,7 @@ class AsyncStream(asyncio.BufferedProtocol):
         if by is not None and now >= by:  # even if bytes are available
             raise TimeoutError
         if not self._pieces and not self._is_over:
-            if self._is_paused:  # no sooner: the kernel keeps what a slow disk has no room for
+            if self._is_paused:  # not earlier: while the reader is slow, the kernel holds the rest
                 self._is_paused = False
                 self._transport.resume_reading()
             # A timer for each token would cost more than reading it, so one timer is reused.
