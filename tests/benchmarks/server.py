@@ -185,7 +185,8 @@ class Answers(asyncio.Protocol):
         elif kind == "files":
             self._transport.write(_FILE_HEAD + _FILE_START)
             pieces = repeat(bytes(FILE_PIECE), FILE_BYTES // FILE_PIECE - 1)
-            self._write_next(iter((bytes(FILE_PIECE - len(_FILE_START)), *pieces)), FILE_PAUSE)
+            began = asyncio.get_running_loop().time()
+            self._write_next(iter((bytes(FILE_PIECE - len(_FILE_START)), *pieces)), FILE_PAUSE, began)
         elif kind == "refused" and _refusals[scenario] < REFUSALS:
             _refusals[scenario] += 1
             self._transport.write(_BUSY)
@@ -195,13 +196,22 @@ class Answers(asyncio.Protocol):
             self._transport.write(_STREAM_HEAD)
             self._write_next(iter(_writes(scenario, anthropic)), PAUSE[kind])
 
-    def _write_next(self, writes: Iterator[bytes], pause: float) -> None:
+    def _write_next(self, writes: Iterator[bytes], pause: float, due: float | None = None) -> None:
+        """Write one after another with pauses between, or on time where it is said when the first is `due`.
+
+        Each pause ends late, by the time of other writes: a file of 100 would take a twentieth longer.
+        """
+        loop = asyncio.get_running_loop()
+        if due is not None and self._transport is not None and self._transport.get_write_buffer_size():
+            loop.call_later(pause / 10, self._write_next, writes, pause, due)
+            return
         write = next(writes, None)
         if write is not None and self._transport is not None:
             if pause == PAUSE["paced"]:
                 write = write.replace(UNWRITTEN.encode(), (MOMENT % time.time()).encode())
             self._transport.write(write)
-            asyncio.get_running_loop().call_later(pause, self._write_next, writes, pause)
+            at = (loop.time() if due is None else due) + pause
+            loop.call_at(at, self._write_next, writes, pause, None if due is None else at)
 
 
 async def main() -> None:

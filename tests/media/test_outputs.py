@@ -327,6 +327,26 @@ def test_a_full_disk_is_our_error_and_leaves_no_file(
     assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_disk_begins_to_write_a_large_file_before_its_end(
+    made: Made, host: FileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool
+) -> None:
+    advised: list[tuple[int, int]] = []
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        advised.append((offset, offset + length))
+        if refuses:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.posix_fadvise", advise, raising=False)
+    monkeypatch.setattr("os.POSIX_FADV_DONTNEED", 4, raising=False)
+    host.content = IMAGE + bytes(5_000_000)
+    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == host.content
+    begins, ends = zip(*advised, strict=True)
+    assert (begins[0], begins[1:]) == (0, ends[:-1]), "each byte is asked for once"
+    assert 3_000_000 < ends[-1] <= len(host.content)
+
+
 def test_an_unknown_or_wrong_type_word_declares_nothing(connect: Connect, host: FileHost) -> None:
     client = connect(base_url=host.url, api_key=KEY)
     for word in ("image_url", "png", "file", "IMAGE"):

@@ -38,6 +38,8 @@ MAX_REDIRECTS = 5
 MAX_STALLED_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
 BUFFER_BYTES = 128 * 1024
+WRITEBACK_BYTES = 1024 * 1024
+"""How much of a file is written before the disk is asked to start on it."""
 NOT_YET_SECONDS = 10.0
 """How long to retry a 404: an output may be announced before its store has it."""
 NEW_SECONDS = 3600.0
@@ -135,7 +137,7 @@ class Fetch:
         self._not_yet_until = io.now() + (NOT_YET_SECONDS if options.is_new else 0.0)
         self._key_headers: list[tuple[str, str]] = []
         self._pieces: list[bytes] = []
-        self._unwritten = 0
+        self._unwritten = self._advised = 0
         self._deadline = io.now() + options.timeout
         self._may_resume = True
         self._validator: str | None = None
@@ -302,6 +304,12 @@ class Fetch:
         for piece in pieces:
             self._file.write(piece)
             self._hash.update(piece)
+        # Linux starts writing what it is told will not be needed. Otherwise `fsync` waits for the whole file.
+        is_synced = isinstance(self._file, io.BufferedWriter) and hasattr(os, "posix_fadvise")
+        if is_synced and (fresh := self._file.tell() - self._advised) >= WRITEBACK_BYTES:
+            with contextlib.suppress(OSError):  # only advice
+                os.posix_fadvise(self._file.fileno(), self._advised, fresh, os.POSIX_FADV_DONTNEED)
+            self._advised += fresh
 
     async def _restart(self, total: int | None) -> None:
         def empty() -> None:
@@ -309,7 +317,7 @@ class Fetch:
             self._file.truncate()
 
         await self._io.run(empty)
-        self._size, self._total, self._head = 0, total, b""
+        self._size, self._total, self._head, self._advised = 0, total, b"", 0
         self._hash = hashlib.sha256()
 
     def _check_size(self, size: int) -> None:
