@@ -466,8 +466,12 @@ class GrowingReply:
         self._reasoning: dict[int, Reasoning] = {}
         self._calls: dict[int, tuple[str, str, PartialObject]] = {}
 
-    def add(self, deltas: Iterable[Delta]) -> ChatResponse:
+    def add(self, deltas: Sequence[Delta]) -> ChatResponse:
         """Add deltas; return the response so far."""
+        texts = [delta.text for delta in deltas if isinstance(delta, TextDelta)]
+        if len(texts) == len(deltas) and not (self._reasoning or self._calls):  # as nearly always
+            self._text += (text := "".join(texts))
+            return _copied_response(self._text, text)
         text = thinking = ""
         for delta in deltas:
             match delta:
@@ -497,6 +501,24 @@ class GrowingReply:
             self._calls[delta.block] = (delta.id or "", delta.name or "", PartialObject())
             self._calls = dict(sorted(self._calls.items()))  # calls may begin out of order
         self._calls[delta.block][2].add(delta.arguments)
+
+
+_BLOCK = TextBlock(text="")
+_MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[])
+_RESPONSE = ChatResponse(message=_MESSAGE, delta="", raw={}, additional_kwargs={})
+
+
+def _copied_response(text: str, delta: str) -> ChatResponse:
+    """Return a response with nothing but text, as nearly all are: a copy of one.
+
+    Validating it would cost a streamed token a tenth more CPU time.
+    """
+    # `model_copy` documents that the fields are in `__dict__`; it copies no containers.
+    block, message, response = _BLOCK.model_copy(), _MESSAGE.model_copy(), _RESPONSE.model_copy()
+    block.__dict__["text"] = text
+    message.__dict__.update(blocks=[block], additional_kwargs={})
+    response.__dict__.update(message=message, delta=delta, raw={}, additional_kwargs={})
+    return response
 
 
 def to_response(reply: ChatReply) -> ChatResponse:

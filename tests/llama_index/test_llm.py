@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from llama_index.core import Settings
-from llama_index.core.base.llms.types import ThinkingBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    ChatResponse,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
@@ -19,7 +25,9 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.rate_limiter import BaseRateLimiter
 
 from llama_index_piccc import Piccc
+from llama_index_piccc.convert import GrowingReply
 from piccc import Timeout
+from piccc.conversation import TextDelta
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import (
     APIConnectionError,
@@ -455,3 +463,14 @@ def test_responses_and_completions_have_the_log_probabilities() -> None:
             [(".", -0.1)],
         ]
     assert answering(dict(body, choices=[{**choice, "logprobs": None}])).chat(question).logprobs is None
+
+
+def test_a_copied_response_equals_a_constructed_one_and_shares_nothing_with_the_next() -> None:
+    growing = GrowingReply()
+    first = growing.add([TextDelta("Hello")])
+    first.message.additional_kwargs["seen"] = first.additional_kwargs["seen"] = first.raw["seen"] = True
+    first.message.blocks.append(TextBlock(text="!"))
+    second = growing.add([TextDelta(", "), TextDelta("world")])
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text="Hello, world")])
+    assert second == ChatResponse(message=message, delta=", world", raw={}, additional_kwargs={})
+    assert second.model_dump() == ChatResponse(message=message, delta=", world", raw={}).model_dump()
