@@ -141,8 +141,13 @@ def _row(status: int) -> tuple[type[APIStatusError], Outcome, str]:
     return _5XX if status >= 500 else _OTHER_4XX
 
 
+def is_web_page(text: str) -> bool:
+    """Return whether a body is HTML, which no route of the API returns."""
+    return text.lstrip()[:1] == "<"
+
+
 def _plain(text: str) -> str:
-    if text.lstrip()[:1] == "<":
+    if is_web_page(text):
         return "a web page instead of an API response. Is base_url the API's address?"
     return shorten(text, 200)
 

@@ -24,7 +24,7 @@ from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Out
 from piccc._http.backends import read_all
 from piccc._http.chat_stream import StreamParser
 from piccc._http.connections import earliest, request_id
-from piccc._http.responses import RawResponse, outcome_of, read_error_text, status_error
+from piccc._http.responses import RawResponse, is_web_page, outcome_of, read_error_text, status_error
 from piccc.config import (
     WAYS_OUT,
     Config,
@@ -801,7 +801,7 @@ def _error_in(payload: object, raw: RawResponse, kind: Retryability) -> PicccErr
 
 def _not_json(raw: RawResponse, kind: Retryability) -> PicccError:
     text = raw.body.decode(errors="replace")
-    what = "empty" if not text.strip() else "a web page" if text.lstrip()[:1] == "<" else "not JSON"
+    what = "empty" if not text.strip() else "a web page" if is_web_page(text) else "not JSON"
     error = (SubmissionUnknown if kind is Retryability.SUBMISSION else ResponseError)(
         f"The server's response is {what}.",
         hint="Check that base_url is the URL of a Piccc API.",

@@ -255,6 +255,8 @@ _NONE = "the server has no such route"
 
 def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Mapping[str, str]]:
     """Send one request. Raises PicccError if the response is not from an API."""
+    from piccc._http.responses import is_web_page
+
     try:
         headers = _ask(config, probe)
     except APIStatusError as error:
@@ -264,7 +266,7 @@ def _probe(config: Config, probe: _Probe, *, has_key: bool) -> tuple[Finding, Ma
         if status in _ABSENT:
             return Finding(probe.name, "note", f"{_NONE} (HTTP {status})", probe.without), headers
         refusals = isinstance(error, InvalidRequestError) or status >= 500
-        if probe.method == "POST" and refusals and "a web page" not in error.message:
+        if probe.method == "POST" and refusals and not is_web_page(error.body or ""):
             return Finding(probe.name, "ok", f"available: refuses an empty request (HTTP {status})"), headers
         says = f"HTTP {status}. {error.message}"
         return Finding(probe.name, "fix", says, in_shell_words(error.hint)), headers
