@@ -469,7 +469,7 @@ class GrowingReply:
     def add(self, deltas: Sequence[Delta]) -> ChatResponse:
         """Add deltas; return the response so far."""
         texts = [delta.text for delta in deltas if isinstance(delta, TextDelta)]
-        if len(texts) == len(deltas) and not (self._reasoning or self._calls):  # as nearly always
+        if len(texts) == len(deltas) and not (self._reasoning or self._calls):  # the common case
             self._text += (text := "".join(texts))
             return _copied_response(self._text, text)
         text = thinking = ""
@@ -509,9 +509,9 @@ _RESPONSE = ChatResponse(message=_MESSAGE, delta="", raw={}, additional_kwargs={
 
 
 def _copied_response(text: str, delta: str) -> ChatResponse:
-    """Return a response with nothing but text, as nearly all are: a copy of one.
+    """Return a text-only response, as nearly all are, by copying a template.
 
-    Validating it would cost a streamed token a tenth more CPU time.
+    Validation would cost a streamed token a tenth more CPU time.
     """
     # `model_copy` documents that the fields are in `__dict__`; it copies no containers.
     block, message, response = _BLOCK.model_copy(), _MESSAGE.model_copy(), _RESPONSE.model_copy()
