@@ -165,8 +165,8 @@ _read_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKe
 class AsyncStream(asyncio.BufferedProtocol):
     """A stream on the event loop that created it.
 
-    For a plain protocol asyncio calls `recv` with 256 KB, and the C library maps and unmaps memory for each
-    token, which costs several times as much as the read.
+    For a plain protocol asyncio calls `recv` with 256 KB. Until the process has once freed a block as large,
+    the C library maps and unmaps memory each time, which costs several times as much as the read.
     """
 
     def __init__(self) -> None:
