@@ -274,7 +274,7 @@ START: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         {},
         ("Set PICCC_API_KEY.", "Set PICCC_BASE_URL", "Set PICCC_IMAGE_MODEL", "Set PICCC_VIDEO_MODEL"),
     ),
-    "all but a model": (READY, ("No video model was named: calls of generate_video fail.",)),
+    "all but a model": (READY, ("No video model is configured: calls of generate_video fail.",)),
     "a key in quotation marks": (
         {**READY, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
         ('only the key, without "Bearer"', "Every call fails"),

@@ -171,10 +171,10 @@ def mcp(
 
 
 def _missing(config: Config, *, image: str | None, video: str | None) -> Iterator[str]:
-    """Yield what no call, or no call of a tool, can do without.
+    """Yield warnings about missing settings without which all calls, or one tool's calls, fail.
 
-    The server starts all the same: hosts list its tools, and show what it writes here in its log. Of one that
-    exits most say only that it failed.
+    The server starts anyway: hosts list its tools and keep its stderr in a log, but most report only that a
+    server failed if it exits.
     """
     from piccc._http.backends import run_sync
 
@@ -185,7 +185,7 @@ def _missing(config: Config, *, image: str | None, video: str | None) -> Iterato
         is_given = os.environ.get(KEY_VARIABLE, "").strip()
         found.append(f"{error.message} {error.hint if is_given else f'Set {KEY_VARIABLE}.'}")
     if config.is_placeholder:
-        found.append(f"No server was named. Set {URL_VARIABLE} to its address.")
+        found.append(f"No server is configured. Set {URL_VARIABLE} to its URL.")
     if found:
         yield " ".join(
             (
@@ -197,7 +197,7 @@ def _missing(config: Config, *, image: str | None, video: str | None) -> Iterato
     for tool, kind, models in (("generate_image", "image", image), ("generate_video", "video", video)):
         if not _names(models):
             yield (
-                f"No {kind} model was named: calls of {tool} fail. "
+                f"No {kind} model is configured: calls of {tool} fail. "
                 f"Set PICCC_{kind.upper()}_MODEL, or give --{kind}-models."
             )
 
