@@ -65,7 +65,7 @@ def calls(mode: Mode, kinds: list[str], config: Config, io: VirtualIO, *, paddin
     session = Session(config, io)
     ask = replace(ASK, extra_body={"padding": "x" * padding}) if padding else ASK
 
-    async def all_of_them() -> list[Any]:
+    async def run_all() -> list[Any]:
         results: list[Any] = []
         for kind in kinds:
             try:
@@ -80,9 +80,9 @@ def calls(mode: Mode, kinds: list[str], config: Config, io: VirtualIO, *, paddin
         return results
 
     if not mode.is_async:
-        return run_sync(all_of_them())
+        return run_sync(run_all())
     with asyncio.Runner(loop_factory=mode.new_loop) as runner:
-        return runner.run(all_of_them())
+        return runner.run(run_all())
 
 
 async def _call(kind: str, session: Session, ask: ChatRequest = ASK) -> Any:

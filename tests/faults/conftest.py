@@ -27,7 +27,7 @@ def fresh_budget() -> None:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Create a certificate authority that nobody trusts yet."""
+    """Create a certificate authority that is not trusted yet."""
     return trustme.CA()
 
 

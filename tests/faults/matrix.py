@@ -22,7 +22,7 @@ from tests.faults.replies import DONE, EVENTS, USAGE, anthropic_event, event, op
 from tests.faults.server import CLOSE, HANG, RESET, Answer, chunk, head, reply, stream, stream_head
 
 SOON = 0.3
-"""Bounds are multiples of it, which only a faulty server exceeds, even on a busy machine."""
+"""Timeouts are multiples of this, so that a healthy server meets them even on a busy machine."""
 PATIENT = Timeout()
 Answers = Sequence[Answer] | Callable[[str], Sequence[Answer]]
 
@@ -40,10 +40,10 @@ class Expected:
     @classmethod
     def read(cls, text: str) -> Expected:
         """Parse an expectation. Raises ValueError if it is malformed."""
-        found = re.fullmatch(r"(\w+) x(\d+)(?: waits ([\d.]+))?( billed)?(?: has (.*))?", text)
-        if found is None:
+        match = re.fullmatch(r"(\w+) x(\d+)(?: waits ([\d.]+))?( billed)?(?: has (.*))?", text)
+        if match is None:
             raise ValueError(text)
-        error, requests, waits, billed, partial = found.groups()
+        error, requests, waits, billed, partial = match.groups()
         return cls(None if error == "ok" else error, int(requests), float(waits or 0), bool(billed), partial)
 
 
@@ -92,7 +92,7 @@ def after(*first: Answer) -> Callable[[str], list[Answer]]:
 
 def same(name: str, answers: Answers, expected: str, **options: object) -> Fault:
     """Return a row with the same outcome for every kind of call."""
-    return Fault(name, answers, expected, expected, expected, expected, **options)  # type: ignore[arg-type]  # as the class has them
+    return Fault(name, answers, expected, expected, expected, expected, **options)  # type: ignore[arg-type]  # Fault's fields
 
 
 def status(name: str, answer: bytes, error: str) -> Fault:
@@ -104,7 +104,7 @@ def lost(name: str, answers: Answers, **options: object) -> Fault:
     """Return a row for a request that was sent but got no response."""
     chat = "ResponseLostError x1 billed"
     read = "APIConnectionError x3 waits 1.5"
-    return Fault(name, answers, chat, chat, "SubmissionUnknown x1 billed", read, **options)  # type: ignore[arg-type]  # as the class has them
+    return Fault(name, answers, chat, chat, "SubmissionUnknown x1 billed", read, **options)  # type: ignore[arg-type]  # Fault's fields
 
 
 def unreadable(name: str, answers: Answers, *, stream: str = "ResponseError x1 billed") -> Fault:
@@ -132,8 +132,8 @@ SILENCE = [
     lost("half a status line", [[b"HTTP/1.1 20", CLOSE]]),
     lost("half the headers", [[b"HTTP/1.1 200 OK\r\ncontent-type: appl", CLOSE]]),
     lost("reset in the headers", [[b"HTTP/1.1 200 OK\r\ncontent-type: appl", RESET]]),
-    lost("100 and closed", [[b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE]]),
-    lost("no HTTP at all", [[b"220 smtp.example ESMTP\r\n\r\n", CLOSE]]),
+    lost("closed after 100 Continue", [[b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE]]),
+    lost("not HTTP", [[b"220 smtp.example ESMTP\r\n\r\n", CLOSE]]),
     Fault(
         "closed in the body",
         [[head(200, "content-type: application/json", "content-length: 999"), b'{"id":', CLOSE]],
@@ -179,7 +179,7 @@ SILENCE = [
         jitter=0.0,
     ),
     Fault(
-        "reset, and the caller says: send again",
+        "reset, with retry_unknown",
         [[RESET]],
         "ResponseLostError x3 waits 1.5 billed",
         "ResponseLostError x3 waits 1.5 billed",
@@ -188,7 +188,7 @@ SILENCE = [
         retry_unknown=True,
     ),
     Fault(
-        "reset once, and the caller says: send again",
+        "reset once, with retry_unknown",
         after([RESET]),
         "ok x2 waits 0.5",
         "ok x2 waits 0.5",
@@ -211,7 +211,9 @@ STATUSES = [
     status("304", reply(304), "ResponseError"),
     status("400", reply(400, b'{"error":{"message":"no"}}'), "InvalidRequestError"),
     status(
-        "400 too long", reply(400, b'{"error":{"code":"context_length_exceeded"}}'), "ContextOverflowError"
+        "400, context overflow",
+        reply(400, b'{"error":{"code":"context_length_exceeded"}}'),
+        "ContextOverflowError",
     ),
     status("401", reply(401, b'{"error":"who?"}'), "AuthenticationError"),
     status("402", reply(402, b'{"code":402,"msg":"top up"}'), "PaymentRequiredError"),
@@ -274,7 +276,7 @@ STATUSES = [
         "ok x2 waits 0.5",
     ),
     Fault(
-        "500, then a refusal",
+        "500, then a 400",
         [[reply(500)], [reply(400)]],
         "InvalidRequestError x2 waits 0.5",
         "InvalidRequestError x2 waits 0.5",
@@ -282,7 +284,7 @@ STATUSES = [
         "InvalidRequestError x2 waits 0.5",
     ),
     Fault(
-        "504 once, and the caller says: send again",
+        "504 once, with retry_unknown",
         after([reply(504)]),
         "ok x2 waits 0.5",
         "ok x2 waits 0.5",
@@ -319,7 +321,7 @@ BODIES = [
     unreadable("a web page", [[reply(200, b"<!doctype html><h1>Hi</h1>", type="text/html")]]),
     unreadable("an empty body", body(b"")),
     unreadable("half the JSON", body(b'{"id": "chatcmpl-1", "cho')),
-    unreadable("more values than any reply has", body(b"[" + b"[]," * 600_000 + b"[]]")),
+    unreadable("too many JSON values", body(b"[" + b"[]," * 600_000 + b"[]]")),
     unreadable("nested too deeply", body(b"[" * 100_000 + b"]" * 100_000)),
     Fault(
         "a damaged gzip",
@@ -330,7 +332,7 @@ BODIES = [
         "APIConnectionError x3 waits 1.5",
     ),
     Fault(
-        "an encoding nobody asked for",
+        "too many content encodings",
         body(b"{}", "content-encoding: gzip, gzip, gzip, gzip, gzip, gzip, gzip"),
         "ResponseLostError x1 billed",
         "ResponseError x1 billed",
@@ -338,22 +340,22 @@ BODIES = [
         "APIConnectionError x3 waits 1.5",
     ),
     unreadable("a gzip bomb", body(gzip.compress(b" " * 64 * 2**20, 9), "content-encoding: gzip")),
-    unreadable("more than the bound", body(b" " * 33 * 2**20)),
-    unreadable("a length that is too short", [[reply(200, b"{") + b'"id": 1}', CLOSE]]),
+    unreadable("larger than the limit", body(b" " * 33 * 2**20)),
+    unreadable("content-length too short", [[reply(200, b"{") + b'"id": 1}', CLOSE]]),
 ]
 
 SHAPES = [
-    same("another shape", body(b'{"message": "hello"}'), "ResponseError x1 billed"),
+    same("unexpected JSON", body(b'{"message": "hello"}'), "ResponseError x1 billed"),
     same("a list", body(b"[1, 2]"), "ResponseError x1 billed"),
     same("a string", body(b'"hello"'), "ResponseError x1 billed"),
     same("null", body(b"null"), "ResponseError x1 billed"),
-    same("no choice", body(b'{"choices": [], "content": 3}'), "ResponseError x1 billed"),
+    same("no choices", body(b'{"choices": [], "content": 3}'), "ResponseError x1 billed"),
 ]
 
 NOT_FOR_STREAMS = [
     same("a byte order mark", lambda kind: body(b"\xef\xbb\xbf" + whole(kind)), "ok x1"),
     same("text/plain", lambda kind: [[reply(200, whole(kind), type="text/plain")]], "ok x1"),
-    same("an honest gzip", lambda kind: body(gzip.compress(whole(kind)), "content-encoding: gzip"), "ok x1"),
+    same("valid gzip", lambda kind: body(gzip.compress(whole(kind)), "content-encoding: gzip"), "ok x1"),
     same("one byte at a time", lambda kind: [_piecewise(reply(200, whole(kind)))], "ok x1"),
 ]
 
@@ -366,7 +368,7 @@ def _events(kind: str, *names: str) -> list[bytes]:
     return [EVENTS[kind.removesuffix("-stream")][name] for name in names]
 
 
-def _cut(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[str], list[Answer]]:
+def _partial(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[str], list[Answer]]:
     """Stream the given events and bytes, then end as given."""
 
     def answers(kind: str) -> list[Answer]:
@@ -376,8 +378,8 @@ def _cut(*names: str, then: Answer = (CLOSE,), more: bytes = b"") -> Callable[[s
     return answers
 
 
-def _say(make: Callable[[str], Sequence[bytes]]) -> Callable[[str], list[Answer]]:
-    """Stream the dialect's bytes, and end properly."""
+def _complete(make: Callable[[str], Sequence[bytes]]) -> Callable[[str], list[Answer]]:
+    """Stream the dialect's bytes and end the stream properly."""
     return lambda kind: [stream(*make(kind.removesuffix("-stream")))]
 
 
@@ -391,7 +393,7 @@ LATE = "StreamTimeoutError x1 billed has Hello, "
 TOOL = {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": '{"a": '}}
 
 
-def _cut_arguments(kind: str) -> list[bytes]:
+def _truncated_arguments(kind: str) -> list[bytes]:
     events = EVENTS[kind]
     if kind == "chat":
         return [events["one"], openai_chunk({"tool_calls": [TOOL]}), openai_chunk({}, "length"), DONE]
@@ -409,14 +411,14 @@ def _cut_arguments(kind: str) -> list[bytes]:
 
 
 STREAMS = [
-    same("closed after an event", _cut("start", "one"), HELLO),
-    same("reset after an event", _cut("start", "one", then=(RESET,)), "StreamError x1 billed"),
-    same("ended without a proof", _cut("start", "one", then=ENDED), HELLO),
-    same("cut inside an event", _cut("start", "one", more=b'data: {"cho', then=ENDED), HELLO),
-    same("empty", _cut(then=ENDED), "StreamError x1 billed has "),
-    same("comments alone", _cut(more=b": ping\n\n" * 3, then=ENDED), "StreamError x1 billed has "),
+    same("closed after an event", _partial("start", "one"), HELLO),
+    same("reset after an event", _partial("start", "one", then=(RESET,)), "StreamError x1 billed"),
+    same("ended without an end marker", _partial("start", "one", then=ENDED), HELLO),
+    same("truncated inside an event", _partial("start", "one", more=b'data: {"cho', then=ENDED), HELLO),
+    same("empty", _partial(then=ENDED), "StreamError x1 billed has "),
+    same("only comments", _partial(more=b": ping\n\n" * 3, then=ENDED), "StreamError x1 billed has "),
     same(
-        "comments without end",
+        "endless comments",
         [[stream_head(), *[step for _ in range(60) for step in (chunk(b": ping\n\n"), SOON / 5)], HANG]],
         "StreamTimeoutError x1 billed has ",
         timeout=Timeout(first_event=5 * SOON),
@@ -429,12 +431,12 @@ STREAMS = [
     ),
     same(
         "silence after an event",
-        _cut("start", "one", then=(HANG,)),
+        _partial("start", "one", then=(HANG,)),
         LATE,
         timeout=Timeout(idle=4 * SOON),
     ),
     same(
-        "a drip past the deadline",
+        "slow comments past the deadline",
         lambda kind: [
             [
                 stream_head(),
@@ -446,30 +448,38 @@ STREAMS = [
         LATE,
         timeout=Timeout(total=5 * SOON),
     ),
-    same("an error object", _cut("one", more=event({"error": {"message": "no", "code": "x"}})), HELLO),
-    same("an error string", _cut("one", more=event({"error": "no"})), HELLO),
-    same("an error event", _cut("one", more=event({"message": "no"}, "error")), HELLO),
-    same("an event that is not JSON", _cut("one", more=b"data: {nonsense}\n\n"), HELLO),
-    same("an event that is no object", _cut("one", more=b"data: [1]\n\n"), HELLO),
-    same("an event without end", _cut("one", more=b"data: " + b"x" * 9 * 2**20), HELLO),
-    same("data after the end", _say(lambda kind: [*_all(kind), b"data: {nonsense}\n\n"]), "ok x1"),
-    same("the end twice", _say(lambda kind: [*_all(kind), EVENTS[kind]["done"]]), "ok x1"),
+    same("an error object", _partial("one", more=event({"error": {"message": "no", "code": "x"}})), HELLO),
+    same("an error string", _partial("one", more=event({"error": "no"})), HELLO),
+    same("an error event", _partial("one", more=event({"message": "no"}, "error")), HELLO),
+    same("an event that is not JSON", _partial("one", more=b"data: {nonsense}\n\n"), HELLO),
+    same("an event that is not an object", _partial("one", more=b"data: [1]\n\n"), HELLO),
+    same("an endless event", _partial("one", more=b"data: " + b"x" * 9 * 2**20), HELLO),
+    same(
+        "data after the end marker", _complete(lambda kind: [*_all(kind), b"data: {nonsense}\n\n"]), "ok x1"
+    ),
+    same("two end markers", _complete(lambda kind: [*_all(kind), EVENTS[kind]["done"]]), "ok x1"),
     same(
         "empty, id-only, event-only and retry-only blocks",
-        _say(lambda kind: [b"data:\n\nid: 1\n\nevent: x\n\nretry: 9\n\n: ping\n\n", *_all(kind)]),
+        _complete(lambda kind: [b"data:\n\nid: 1\n\nevent: x\n\nretry: 9\n\n: ping\n\n", *_all(kind)]),
         "ok x1",
     ),
     same(
         "CRLF throughout",
-        _say(lambda kind: [piece.replace(b"\n", b"\r\n") for piece in _all(kind)]),
+        _complete(lambda kind: [piece.replace(b"\n", b"\r\n") for piece in _all(kind)]),
         "ok x1",
     ),
-    same("a byte order mark", _say(lambda kind: [b"\xef\xbb\xbf", *_all(kind)]), "ok x1"),
-    same("one byte at a time", _say(lambda kind: [bytes([each]) for each in b"".join(_all(kind))]), "ok x1"),
-    same("closed after the end", _cut("start", "one", "two", "finish", "done"), "ok x1"),
-    same("never ended", _cut("start", "one", "two", "finish", "done", then=(HANG,)), "ok x1"),
-    same("cut tool arguments", _say(_cut_arguments), "ok x1 has Hello, "),
-    same("unknown events and fields", _say(lambda kind: [_unknown(kind), *_all(kind)]), "ok x1"),
+    same("a byte order mark", _complete(lambda kind: [b"\xef\xbb\xbf", *_all(kind)]), "ok x1"),
+    same(
+        "one byte at a time",
+        _complete(lambda kind: [bytes([byte]) for byte in b"".join(_all(kind))]),
+        "ok x1",
+    ),
+    same("closed after the end marker", _partial("start", "one", "two", "finish", "done"), "ok x1"),
+    same(
+        "open after the end marker", _partial("start", "one", "two", "finish", "done", then=(HANG,)), "ok x1"
+    ),
+    same("truncated tool arguments", _complete(_truncated_arguments), "ok x1 has Hello, "),
+    same("unknown events and fields", _complete(lambda kind: [_unknown(kind), *_all(kind)]), "ok x1"),
 ]
 
 
@@ -479,9 +489,9 @@ def _unknown(kind: str) -> bytes:
     return openai_chunk({"mood": "good"}, novelty=1) + USAGE
 
 
-MODES_OF_WAITING = [*OWN_MODES, *MODES[2:4]]
+TIMEOUT_MODES = [*OWN_MODES, *MODES[2:4]]
 TIMED = {"chat", "chat-stream", "submit", "poll"}
-"""The kinds of call for faults that run into a timeout: one per kind of wait, because it takes real time."""
+"""The kinds of call to try with faults that time out: one per kind of wait, because it takes real time."""
 
 ROWS = [
     *((fault, kind) for fault in [*SILENCE, *STATUSES, *BODIES] for kind in KINDS),
@@ -489,8 +499,8 @@ ROWS = [
     *((fault, kind) for fault in NOT_FOR_STREAMS for kind in KINDS if "stream" not in kind),
     *((fault, kind) for fault in STREAMS for kind in KINDS if "stream" in kind),
 ]
-WHOLE = os.environ.get("PICCC_WHOLE_MATRIX") == "1"
-"""Whether each row runs in each mode."""
+RUN_ALL = os.environ.get("PICCC_WHOLE_MATRIX") == "1"
+"""Whether to run each row in each mode."""
 
 
 def _cases() -> Iterator[tuple[Fault, str, Mode]]:
@@ -501,13 +511,13 @@ def _cases() -> Iterator[tuple[Fault, str, Mode]]:
     """
     for number, (_, group) in enumerate(groupby(ROWS, lambda row: row[0].name)):
         rows, modes = list(group), MODES
-        if rows[0][0].timeout is not PATIENT:  # which takes real time
-            rows, modes = [row for row in rows if row[1] in TIMED], MODES_OF_WAITING
+        if rows[0][0].timeout is not PATIENT:  # takes real time
+            rows, modes = [row for row in rows if row[1] in TIMED], TIMEOUT_MODES
         others = [mode for mode in modes if mode not in OWN_MODES[:2]]
         first = number % len(others)
         turn = [*others[first:], *others[:first]]
-        for place, (fault, kind) in enumerate(rows):
-            chosen = others if WHOLE else turn[place % len(turn) :: len(rows)]
+        for index, (fault, kind) in enumerate(rows):
+            chosen = others if RUN_ALL else turn[index % len(turn) :: len(rows)]
             yield from ((fault, kind, mode) for mode in (*OWN_MODES[:2], *chosen))
 
 

@@ -63,13 +63,13 @@ class Fault:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def begun(events: dict[str, bytes], *more: bytes, then: Sequence[Any] = (chunk(b""),)) -> Answer:
+def partial(events: dict[str, bytes], *more: bytes, then: Sequence[Any] = (chunk(b""),)) -> Answer:
     """Stream the first event and the given bytes, then end as given."""
     pieces = [events["start"], events["one"], *more]
     return [stream_head(), *(chunk(piece) for piece in pieces), *then]
 
 
-def framed(events: dict[str, bytes], *before: bytes) -> Answer:
+def complete(events: dict[str, bytes], *before: bytes) -> Answer:
     """Stream the given bytes, then the complete answer."""
     return stream(*before, *events.values())
 
@@ -80,13 +80,13 @@ def nonsense(events: dict[str, bytes]) -> bytes:
     return name + b"data: {nonsense}\n\n"
 
 
-def complaint(events: dict[str, bytes]) -> bytes:
+def error_event(events: dict[str, bytes]) -> bytes:
     """Return an error event in the dialect's format."""
     error = {"error": {"type": "overloaded_error", "message": "no"}}
     return event({"type": "error", **error}, "error") if events is EVENTS["messages"] else event(error)
 
 
-def garbled(events: dict[str, bytes]) -> Answer:
+def invalid_utf8(events: dict[str, bytes]) -> Answer:
     """Stream the complete answer with one invalid UTF-8 byte."""
     return stream(*(data.replace(b"world", b"w\xffrld") for data in events.values()))
 
@@ -101,17 +101,17 @@ def kind_of(events: dict[str, bytes]) -> str:
     return "messages" if events is EVENTS["messages"] else "chat"
 
 
-def behind(events: dict[str, bytes]) -> Answer:
+def extra_response(events: dict[str, bytes]) -> Answer:
     """Send two replies to one request."""
     return [reply(200, healthy(events)) + reply(200, healthy(events, "Another reply"))]
 
 
-def packed(events: dict[str, bytes]) -> Answer:
+def truncated_gzip(events: dict[str, bytes]) -> Answer:
     """Send a truncated gzip reply with its actual length."""
     return [reply(200, gzip.compress(healthy(events))[:-20], "content-encoding: gzip")]
 
 
-def cut_call(events: dict[str, bytes]) -> Answer:
+def truncated_call(events: dict[str, bytes]) -> Answer:
     """Stream a tool call truncated in its arguments by the token limit."""
     arguments = '{"city": "Os'
     if events is EVENTS["messages"]:
@@ -133,26 +133,27 @@ def cut_call(events: dict[str, bytes]) -> Answer:
     )
 
 
-NO_PROXY_THERE = "http://127.0.0.1:9"
+CLOSED_PROXY = "http://127.0.0.1:9"
 PAGE = [reply(200, b"<!doctype html><h1>Moved</h1>", type="text/html")]
 FAULTS = [
-    Fault("stream without an end marker", lambda events: begun(events)),
-    Fault("stream cut mid-event", lambda events: begun(events, b'data: {"cho')),
-    Fault("connection closed mid-stream", lambda events: begun(events, then=[CLOSE])),
-    Fault("connection reset mid-stream", lambda events: begun(events, then=[RESET])),
-    Fault("stalled stream", lambda events: begun(events, then=[HANG])),
+    Fault("stream without an end marker", lambda events: partial(events)),
+    Fault("stream cut mid-event", lambda events: partial(events, b'data: {"cho')),
+    Fault("connection closed mid-stream", lambda events: partial(events, then=[CLOSE])),
+    Fault("connection reset mid-stream", lambda events: partial(events, then=[RESET])),
+    Fault("stalled stream", lambda events: partial(events, then=[HANG])),
     Fault("web page instead of a stream", lambda events: PAGE),
     Fault("JSON error instead of a stream", lambda events: [reply(200, b'{"error":{"message":"no"}}')]),
     Fault("empty stream", lambda events: stream()),
-    Fault("event that is not JSON", lambda events: begun(events, nonsense(events), events["done"])),
-    Fault("error object in the stream", lambda events: begun(events, complaint(events))),
+    Fault("event that is not JSON", lambda events: partial(events, nonsense(events), events["done"])),
+    Fault("error object in the stream", lambda events: partial(events, error_event(events))),
     Fault(
-        "error event without an `error` key", lambda events: begun(events, event({"message": "no"}, "error"))
+        "error event without an `error` key",
+        lambda events: partial(events, event({"message": "no"}, "error")),
     ),
-    Fault("invalid UTF-8 in the stream", garbled, right=("Hello, w\ufffdrld",)),
-    Fault("byte order mark", lambda events: framed(events, b"\xef\xbb\xbf"), right=(TEXT,)),
-    Fault("keep-alive after an id", lambda events: framed(events, b"id: 1\n\n: ping\n\n"), right=(TEXT,)),
-    Fault("block with only `retry`", lambda events: framed(events, b"retry: 3000\n\n"), right=(TEXT,)),
+    Fault("invalid UTF-8 in the stream", invalid_utf8, right=("Hello, w\ufffdrld",)),
+    Fault("byte order mark", lambda events: complete(events, b"\xef\xbb\xbf"), right=(TEXT,)),
+    Fault("keep-alive after an id", lambda events: complete(events, b"id: 1\n\n: ping\n\n"), right=(TEXT,)),
+    Fault("block with only `retry`", lambda events: complete(events, b"retry: 3000\n\n"), right=(TEXT,)),
     Fault("web page with 200", lambda events: PAGE, way="whole"),
     Fault("other JSON with 200", lambda events: [reply(200, b'{"message":"hello"}')], way="whole"),
     Fault("empty body with 200", lambda events: [reply(200, b"")], way="whole"),
@@ -160,31 +161,31 @@ FAULTS = [
     Fault("reset after the request", lambda events: [RESET], way="whole"),
     Fault(
         "server closes after a stream",
-        lambda events: [*framed(events), CLOSE],
+        lambda events: [*complete(events), CLOSE],
         right=(TEXT,),
         calls=3,
         needs_answer=True,
     ),
     Fault(
         "extra bytes after a response",
-        behind,
+        extra_response,
         right=(TEXT,),
         way="whole",
         calls=2,
         needs_answer=True,
         later=lambda events: [reply(200, healthy(events))],
     ),
-    Fault("truncated gzip", packed, way="whole"),
+    Fault("truncated gzip", truncated_gzip, way="whole"),
     Fault(
         "proxy on loopback",
         lambda events: [reply(200, healthy(events))],
         right=(TEXT,),
         way="whole",
         needs_answer=True,
-        environment=dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), NO_PROXY_THERE)
+        environment=dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), CLOSED_PROXY)
         | {"no_proxy": "", "NO_PROXY": ""},
     ),
-    Fault("truncated tool call", cut_call, right=("[]",), way="tools"),
+    Fault("truncated tool call", truncated_call, right=("[]",), way="tools"),
 ]
 
 
@@ -193,7 +194,7 @@ def running(name: str) -> Iterator[Callable[[dict[str, Any]], list[dict[str, Any
     """Run a subject in its environment; yield a function that sends it a task."""
     python = environment(GROUPS[name])
     command = [str(python), "-m", "tests.faults.subject", name]
-    with subprocess.Popen(  # noqa: S603  an interpreter of ours
+    with subprocess.Popen(  # noqa: S603  our own interpreter
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         yield lambda task: _put(process.stdin, process.stdout, task)
@@ -210,11 +211,13 @@ def _put(into: IO[str] | None, out: IO[str] | None, task: dict[str, Any]) -> lis
     return line
 
 
-def is_handled(fault: Fault, came: list[dict[str, Any]], posts: int) -> bool:
+def is_handled(fault: Fault, outcomes: list[dict[str, Any]], posts: int) -> bool:
     """Return whether the client handled a fault."""
     right = all(
-        each["text"] in fault.right if "text" in each else each["is_typed"] and not fault.needs_answer
-        for each in came
+        outcome["text"] in fault.right
+        if "text" in outcome
+        else outcome["is_typed"] and not fault.needs_answer
+        for outcome in outcomes
     )
     return right and posts <= MOST_POSTS
 
@@ -227,9 +230,9 @@ def play(name: str) -> Iterator[tuple[Fault, bool, int, list[dict[str, Any]]]]:
             answers = [fault.answer, *([fault.later] if fault.later else [])]
             case = server.case(*(answer(events) for answer in answers))
             task = {"base_url": case.base_url, "way": fault.way, "calls": fault.calls}
-            came = put({**task, "environment": fault.environment})
+            outcomes = put({**task, "environment": fault.environment})
             posts = math.ceil(case.methods["POST"] / fault.calls)
-            yield fault, is_handled(fault, came, posts), posts, came
+            yield fault, is_handled(fault, outcomes, posts), posts, outcomes
 
 
 def table(names: Sequence[str], *, explain: bool = False) -> Iterator[str]:

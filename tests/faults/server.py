@@ -149,9 +149,8 @@ class FaultServer:
         return True
 
     async def _stop(self) -> None:
-        for (
-            listening
-        ) in self._server.sockets:  # otherwise connections accepted now leak: python/cpython#109564
+        # Otherwise connections accepted now would leak: python/cpython#109564.
+        for listening in self._server.sockets:
             self._loop.remove_reader(listening.fileno())
         for _ in range(TURNS):  # let the last accepted connections start, so they can be aborted
             await asyncio.sleep(0)
@@ -161,7 +160,7 @@ class FaultServer:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        for _ in range(TURNS):  # let closed connections go
+        for _ in range(TURNS):  # let closed connections finish
             await asyncio.sleep(0)
 
 

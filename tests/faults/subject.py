@@ -52,8 +52,8 @@ def piccc(base_url: str, dialect: Any) -> Subject:
 
 def langchain(model: Any) -> Subject:
     def tools() -> str:
-        able = model.bind_tools([{"title": "weather", "description": "Weather.", **WEATHER}])
-        message = reduce(operator.add, able.stream("hi"))
+        bound = model.bind_tools([{"title": "weather", "description": "Weather.", **WEATHER}])
+        message = reduce(operator.add, bound.stream("hi"))
         return json.dumps([call["args"] for call in message.tool_calls])
 
     return {
@@ -131,7 +131,7 @@ SUBJECTS: dict[str, Callable[[str], Subject]] = {
 
 def is_typed(error: Exception) -> bool:
     """Return whether an error is one of the client's own classes, which programs can expect."""
-    roots = {each.__module__.partition(".")[0] for each in type(error).__mro__}
+    roots = {base.__module__.partition(".")[0] for base in type(error).__mro__}
     return bool(roots & ERROR_TREES)
 
 

@@ -28,34 +28,34 @@ TOKEN = "canary-token-31415"
 BASIC = "bWU6Y2FuYXJ5LXBhc3N3b3JkLTc3"
 SECRETS = (KEY, PASSWORD, TOKEN, BASIC)
 ECHO = json.dumps({"error": {"message": f"Bad key {KEY}: {TOKEN}, Basic {BASIC}", "code": KEY}}).encode()
-BEGUN = (stream_head(), chunk(EVENTS["chat"]["one"]))
+STARTED = (stream_head(), chunk(EVENTS["chat"]["one"]))
 
 FAULTS: dict[str, Answer] = {
-    "an answer": [reply(200, whole("chat"))],
+    "a healthy response": [reply(200, whole("chat"))],
     "an echo with 401": [reply(401, ECHO)],
     "an echo with 400": [reply(400, f"your key {KEY} and {TOKEN}".encode(), type="text/plain")],
     "an echo with 500": [reply(500, f"<html>{KEY} {BASIC}</html>".encode(), type="text/html")],
     "an echo with 200": [reply(200, ECHO)],
-    "a page with 200": [reply(200, f"<html>{KEY}</html>".encode(), type="text/html")],
+    "a web page with 200": [reply(200, f"<html>{KEY}</html>".encode(), type="text/html")],
     "half an echo": [reply(200, ECHO[:60])],
-    "an echo that is cut": [head(200, "content-length: 999"), ECHO, CLOSE],
-    "an echo in a stream": [*BEGUN, chunk(event(json.loads(ECHO))), chunk(b"")],
-    "nonsense in a stream": [*BEGUN, chunk(f"data: {{{KEY}\n\n".encode()), chunk(b"")],
+    "a truncated echo": [head(200, "content-length: 999"), ECHO, CLOSE],
+    "an echo in a stream": [*STARTED, chunk(event(json.loads(ECHO))), chunk(b"")],
+    "invalid JSON in a stream": [*STARTED, chunk(f"data: {{{KEY}\n\n".encode()), chunk(b"")],
     "a redirect": [reply(307, b"", "location: http://elsewhere.test/")],
     "a reset": [RESET],
-    "a broken stream": [*BEGUN, RESET],
+    "a broken stream": [*STARTED, RESET],
 }
 
 
 ECHOES: dict[str, Answer] = {
     "in the request id": [reply(200, whole("chat"), f"x-request-id: req-{KEY}")],
-    "in the request id of a refusal": [reply(401, b"{}", f"request-id: {KEY}")],
+    "in the request id of an error": [reply(401, b"{}", f"request-id: {KEY}")],
     "in the rate limit": [reply(429, b"{}", f"x-ratelimit-remaining: {TOKEN}")],
     "in a header": [reply(400, b"{}", f"x-echo: {KEY} {BASIC}")],
-    "in a header that is illegal": [f"HTTP/1.1 200 OK\r\nx echo {KEY}\r\n\r\n".encode(), CLOSE],
+    "in an invalid header": [f"HTTP/1.1 200 OK\r\nx echo {KEY}\r\n\r\n".encode(), CLOSE],
     "in the status line": [f"{KEY} {TOKEN}\r\n\r\n".encode(), CLOSE],
-    "in a chunk's size": [*BEGUN, f"{KEY}\r\n".encode(), CLOSE],
-    "in a task of a wrong shape": [reply(200, json.dumps({"status": KEY}).encode())],
+    "in a chunk's size": [*STARTED, f"{KEY}\r\n".encode(), CLOSE],
+    "in a malformed task": [reply(200, json.dumps({"status": KEY}).encode())],
 }
 
 
@@ -88,7 +88,7 @@ def blocking(server: FaultServer, answer: Answer, library: Any, **options: Any) 
 def asynchronous(server: FaultServer, answer: Answer, library: Any, **options: Any) -> list[Any]:
     base_url = server.case(answer).base_url.replace("//", f"//me:{PASSWORD}@")
 
-    async def ask() -> list[Any]:
+    async def run() -> list[Any]:
         async with library.AsyncClient() as http_client:
             client = AsyncClient(base_url=base_url, http_client=http_client, **options)
 
@@ -97,7 +97,7 @@ def asynchronous(server: FaultServer, answer: Answer, library: Any, **options: A
 
             return [client, await attempt_async(client.chat.create), await attempt_async(read)]
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
 def attempt(make: Callable[[str], Any]) -> Any:
@@ -114,7 +114,7 @@ async def attempt_async(make: Callable[[str], Any]) -> Any:
         return error
 
 
-def shown(thing: Any) -> str:
+def rendered(thing: Any) -> str:
     """Return everything that a program may show, store or report about an object."""
     texts = [
         repr(thing),
@@ -134,39 +134,39 @@ def shown(thing: Any) -> str:
 
 
 def reports(error: BaseException | None) -> Iterator[str]:
-    """Report an error and all that led to it as an error tracker does: each frame with its locals."""
+    """Yield an error, its causes and its frames' locals, as an error tracker reports them."""
     seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is None or id(each) in seen:
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(each))
-        waiting += [each.__cause__, each.__context__]
-        yield repr(each) + repr(each.args) + repr(vars(each))
-        for frame, _ in traceback.walk_tb(each.__traceback__):
+        seen.add(id(current))
+        pending += [current.__cause__, current.__context__]
+        yield repr(current) + repr(current.args) + repr(vars(current))
+        for frame, _ in traceback.walk_tb(current.__traceback__):
             if "piccc" in frame.f_globals.get("__name__", ""):
                 yield repr(list(frame.f_locals.items()))
 
 
 SOURCES = {"string": KEY, "secret": SecretStr(KEY), "function": lambda: KEY}
-WAYS = {"blocking": blocking, "asynchronous": asynchronous}
+MODES = {"blocking": blocking, "asynchronous": asynchronous}
 LIBRARIES = {"httpx": httpx, "httpx2": httpx2}
 # The key's source and header do not affect how a call fails.
-ROWS = list(pairwise(list(product(FAULTS, WAYS, LIBRARIES, ["bearer", "x-api-key"], SOURCES))))
+ROWS = list(pairwise(list(product(FAULTS, MODES, LIBRARIES, ["bearer", "x-api-key"], SOURCES))))
 
 
-@pytest.mark.parametrize(("fault", "way", "library", "auth", "source"), ROWS)
+@pytest.mark.parametrize(("fault", "mode", "library", "auth", "source"), ROWS)
 def test_no_secret_is_shown_stored_logged_or_reported(
     server: FaultServer,
     logs: list[str],
     fault: str,
-    way: str,
+    mode: str,
     library: str,
     auth: str,
     source: str,
 ) -> None:
-    things = WAYS[way](
+    things = MODES[mode](
         server,
         FAULTS[fault],
         LIBRARIES[library],
@@ -176,25 +176,25 @@ def test_no_secret_is_shown_stored_logged_or_reported(
         timeout=Timeout(total=30.0, connect=1.0),
         default_headers={"X-Gateway-Token": TOKEN},
     )
-    found = [*(shown(thing) for thing in things), *logs]
+    texts = [*(rendered(thing) for thing in things), *logs]
     assert any("piccc" in line for line in logs)
     for secret in SECRETS:
-        assert not [around(text, secret) for text in found if secret in text]
+        assert not [excerpt(text, secret) for text in texts if secret in text]
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
 @pytest.mark.parametrize("answer", ECHOES.values(), ids=ECHOES)
-def test_a_secret_that_the_server_echoes_outside_the_body_is_redacted(
+def test_secrets_echoed_anywhere_in_a_response_are_redacted(
     server: FaultServer, caplog: pytest.LogCaptureFixture, answer: Answer, library: Any
 ) -> None:
     base_url = server.case(answer).base_url.replace("//", f"//me:{PASSWORD}@")
-    with library.Client() as mine:
+    with library.Client() as http_client:
         client = Client(
             base_url=base_url,
             api_key=KEY,
             default_headers={"X-Token": TOKEN},
             max_retries=0,
-            http_client=mine,
+            http_client=http_client,
         )
         things = [
             attempt(client.chat.create),
@@ -203,17 +203,17 @@ def test_a_secret_that_the_server_echoes_outside_the_body_is_redacted(
             attempt(client.tasks.get),
         ]
     assert any(isinstance(thing, PicccError) for thing in things)
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("piccc")]
-    found = [*(shown(thing) for thing in things), *ours]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("piccc")]
+    texts = [*(rendered(thing) for thing in things), *logged]
     for secret in SECRETS:
-        assert not [around(text, secret) for text in found if secret in text]
+        assert not [excerpt(text, secret) for text in texts if secret in text]
 
 
-def around(text: str, secret: str) -> str:
-    place = text.index(secret)
-    return text[max(0, place - 200) : place + 100]
+def excerpt(text: str, secret: str) -> str:
+    start = text.index(secret)
+    return text[max(0, start - 200) : start + 100]
 
 
-def test_the_search_would_find_a_secret() -> None:
+def test_the_search_finds_a_planted_secret() -> None:
     error = PicccError(f"The key {KEY} is wrong.")
     assert any(KEY in text for text in reports(error))

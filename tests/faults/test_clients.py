@@ -1,4 +1,4 @@
-"""Clients in real programs: left early, cancelled, shared, forked, pickled, and used on many event loops."""
+"""Clients in real programs: streams left early, cancellation, threads, forks, pickling, event loops."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from tests.faults.server import CLOSE, HANG, Case, FaultServer, Step, chunk, rep
 
 KEY = "pcc_live_for_clients"
 LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda library: library.__name__)
-WAYS = pytest.mark.parametrize("library", [None, httpx, httpx2], ids=["own", "httpx", "httpx2"])
+BACKENDS = pytest.mark.parametrize("library", [None, httpx, httpx2], ids=["own", "httpx", "httpx2"])
 ANSWER: list[Step] = [reply(200, whole("chat"))]
 STREAM: list[Step] = [b"".join(step for step in stream(*EVENTS["chat"].values()) if isinstance(step, bytes))]
-BEGUN: list[Step] = [stream_head(), chunk(EVENTS["chat"]["one"])]
+STARTED: list[Step] = [stream_head(), chunk(EVENTS["chat"]["one"])]
 
 
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for the library that a test is about."""
+    """Select the HTTP library of the test's `library` parameter."""
     if "library" in request.fixturenames and (library := request.getfixturevalue("library")):
         monkeypatch.setenv(BACKEND_VARIABLE, library.__name__)
 
@@ -64,9 +64,9 @@ def asynchronous(case: Case, **options: Any) -> AsyncClient:
     return AsyncClient(api_key=KEY, base_url=case.base_url, **options)
 
 
-@WAYS
+@BACKENDS
 def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
-    client = blocking(server.case([*BEGUN, HANG]))
+    client = blocking(server.case([*STARTED, HANG]))
     for delta in client.chat.stream("hi"):
         assert delta
         break
@@ -81,11 +81,11 @@ def test_breaking_out_of_a_stream_closes_its_connection(server: FaultServer, lib
     server.wait_until_all_closed()
 
 
-@WAYS
-async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
+@BACKENDS
+async def test_breaking_out_of_an_async_stream_closes_its_connection(
     server: FaultServer, library: Any
 ) -> None:
-    client = asynchronous(server.case([*BEGUN, HANG]))
+    client = asynchronous(server.case([*STARTED, HANG]))
     async for delta in await client.chat.stream("hi"):
         assert delta
         break
@@ -102,27 +102,25 @@ async def test_breaking_out_of_an_asynchronous_stream_closes_its_connection(
     await asyncio.to_thread(server.wait_until_all_closed)
 
 
-@WAYS
+@BACKENDS
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-async def test_each_attempt_sends_all_of_a_large_image(
-    server: FaultServer, library: Any, dialect: Any
-) -> None:
+async def test_each_attempt_sends_the_whole_image(server: FaultServer, library: Any, dialect: Any) -> None:
     data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + os.urandom(300_000)).decode()
-    asked = Message("user", [Text("What is it?"), Image(data=data, media_type="image/png"), Text("é")])
+    message = Message("user", [Text("What is it?"), Image(data=data, media_type="image/png"), Text("é")])
     case = server.case([reply(503, b"")], [reply(503, b"")], [reply(200, whole("chat"))])
-    ask = blocking(case, dialect=dialect).chat.create
-    with suppress(PicccError):  # the answer is OpenAI's
-        await asyncio.to_thread(ask, [asked])
+    create = blocking(case, dialect=dialect).chat.create
+    with suppress(PicccError):  # the response is in the OpenAI dialect
+        await asyncio.to_thread(create, [message])
     with suppress(PicccError):
-        await asynchronous(case, dialect=dialect).chat.create([asked])
+        await asynchronous(case, dialect=dialect).chat.create([message])
     assert len(case.requests) == 4
-    assert len({each.body for each in case.requests}) == 1
+    assert len({request.body for request in case.requests}) == 1
     assert data in json.dumps(json.loads(case.requests[0].body))
 
 
-@WAYS
+@BACKENDS
 def test_an_exception_inside_a_stream_closes_its_connection(server: FaultServer, library: Any) -> None:
-    client = blocking(server.case([*BEGUN, HANG]))
+    client = blocking(server.case([*STARTED, HANG]))
 
     def read() -> None:
         with client.chat.stream("hi") as stream:
@@ -134,14 +132,14 @@ def test_an_exception_inside_a_stream_closes_its_connection(server: FaultServer,
     server.wait_until_all_closed()
 
 
-@WAYS
+@BACKENDS
 async def test_cancelling_a_call_closes_its_connection_and_sends_nothing_more(
     server: FaultServer, library: Any
 ) -> None:
     loop = asyncio.get_running_loop()
     calls: list[asyncio.Task[Any]] = []
     cancel: Step = lambda: loop.call_soon_threadsafe(calls[-1].cancel)  # noqa: E731  a step of an answer
-    case = server.case([cancel, HANG], [*BEGUN, cancel, HANG])
+    case = server.case([cancel, HANG], [*STARTED, cancel, HANG])
     client = asynchronous(case)
 
     async def read() -> None:
@@ -160,7 +158,7 @@ def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: Fault
     main = threading.main_thread().ident
     assert main is not None
     interrupt: Step = lambda: signal.pthread_kill(main, signal.SIGINT)  # noqa: E731  a step of an answer
-    case = server.case([interrupt, HANG], [*BEGUN, interrupt, HANG])
+    case = server.case([interrupt, HANG], [*STARTED, interrupt, HANG])
     client = blocking(case)
     with pytest.raises(KeyboardInterrupt):
         client.chat.create("hi")
@@ -172,18 +170,16 @@ def test_an_interrupt_closes_the_connection_and_sends_nothing_more(server: Fault
 
 
 @LIBRARIES
-def test_after_an_interrupt_the_library_sends_nothing_more(
-    library: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connecting, left = threading.Event(), threading.Event()
+def test_the_library_sends_nothing_after_an_interrupt(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, caller_left = threading.Event(), threading.Event()
     outcomes: SimpleQueue[type[BaseException] | None] = SimpleQueue()
 
     class Slow(library.BaseTransport):  # type: ignore[misc]  its base is a parameter
-        """Connects until the caller has left, and then would send."""
+        """A transport that connects until the caller has left, then tries to send."""
 
         def handle_request(self, request: Any) -> Any:
             connecting.set()
-            left.wait(30)
+            caller_left.wait(30)
             request.extensions["trace"]("http11.send_request_headers.started", {})
             return library.Response(500)
 
@@ -198,20 +194,20 @@ def test_after_an_interrupt_the_library_sends_nothing_more(
 
         threading.Thread(target=call, daemon=True).start()
         assert connecting.wait(30)
-        raise KeyboardInterrupt  # not by a signal: one that comes just before a wait does not end the wait
+        raise KeyboardInterrupt  # not by a signal: one that arrives just before a wait does not interrupt it
 
     monkeypatch.setattr(backends, "call_within", interrupted)
-    with library.Client(transport=Slow()) as given:
-        client = Client(api_key=KEY, base_url="http://slow.test", http_client=given, max_retries=0)
+    with library.Client(transport=Slow()) as http_client:
+        client = Client(api_key=KEY, base_url="http://slow.test", http_client=http_client, max_retries=0)
         with pytest.raises(KeyboardInterrupt):
             client.chat.create("hi")
-        left.set()
+        caller_left.set()
         assert outcomes.get(timeout=30) is TimeoutError
 
 
-@WAYS
+@BACKENDS
 def test_another_thread_can_close_a_stream(server: FaultServer, library: Any) -> None:
-    client = blocking(server.case([*BEGUN, HANG]))
+    client = blocking(server.case([*STARTED, HANG]))
     stream = client.chat.stream("hi")
     batches = iter(stream.batches())
     next(batches)
@@ -225,69 +221,71 @@ def test_another_thread_can_close_a_stream(server: FaultServer, library: Any) ->
     server.wait_until_all_closed()
 
 
-@WAYS
-def test_a_stream_that_was_closed_early_says_so(server: FaultServer, library: Any) -> None:
-    client = blocking(server.case([*BEGUN, HANG]))
+@BACKENDS
+def test_reading_a_stream_that_was_closed_early_is_an_error(server: FaultServer, library: Any) -> None:
+    client = blocking(server.case([*STARTED, HANG]))
     with client.chat.stream("hi") as stream:
         pass
     with pytest.raises(StreamError, match="closed before its end"):
         list(stream)
 
 
-@WAYS
+@BACKENDS
 @pytest.mark.parametrize("ending", [HANG, CLOSE], ids=lambda ending: ending.name)
-def test_a_whole_answer_needs_no_done_and_does_not_wait_for_one(
+def test_a_stream_with_a_finish_reason_is_complete_without_done(
     server: FaultServer, library: Any, ending: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "LINGER_SECONDS", 0.05)
-    said = [chunk(EVENTS["chat"][name]) for name in ("one", "two", "finish")]
-    stream = blocking(server.case([stream_head(), *said, 0.01, ending])).chat.stream("hi")
+    chunks = [chunk(EVENTS["chat"][name]) for name in ("one", "two", "finish")]
+    stream = blocking(server.case([stream_head(), *chunks, 0.01, ending])).chat.stream("hi")
     assert "".join(delta.text for delta in stream) == TEXT
     assert stream.reply.finish_reason == "stop"
     server.wait_until_all_closed()
 
 
-@WAYS
-def test_a_stream_can_be_asked_again_after_its_end(server: FaultServer, library: Any) -> None:
+@BACKENDS
+def test_iterating_a_finished_stream_again_yields_nothing(server: FaultServer, library: Any) -> None:
     stream = blocking(server.case(STREAM)).chat.stream("hi")
     assert len(list(stream)) == 2
     assert list(stream) == []
     assert stream.reply.text == TEXT
 
 
-@WAYS
-def test_a_forgotten_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
-    forgotten = [blocking(server.case([*BEGUN, HANG])).chat.stream("hi")]
+@BACKENDS
+def test_an_abandoned_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
+    abandoned = [blocking(server.case([*STARTED, HANG])).chat.stream("hi")]
     with pytest.warns(ResourceWarning, match="neither read nor closed"):
-        forgotten.clear()
+        abandoned.clear()
     server.wait_until_all_closed()
 
 
-@WAYS
-async def test_a_forgotten_asynchronous_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
-    forgotten = [await asynchronous(server.case([*BEGUN, HANG])).chat.stream("hi")]
+@BACKENDS
+async def test_an_abandoned_async_stream_warns_and_closes(server: FaultServer, library: Any) -> None:
+    abandoned = [await asynchronous(server.case([*STARTED, HANG])).chat.stream("hi")]
     with pytest.warns(ResourceWarning, match="neither read nor closed"):
-        forgotten.clear()
+        abandoned.clear()
     await asyncio.to_thread(server.wait_until_all_closed)
 
 
-@pytest.mark.parametrize("way", ["texts", "batches", "__aiter__"])
-def test_an_iteration_that_outlives_its_event_loop_ends_in_silence(server: FaultServer, way: str) -> None:
-    case = server.case([*BEGUN, HANG])
-    kept, complaints = [], []
+@pytest.mark.parametrize("method", ["texts", "batches", "__aiter__"])
+def test_an_iterator_that_outlives_its_event_loop_is_closed_silently(
+    server: FaultServer, method: str
+) -> None:
+    case = server.case([*STARTED, HANG])
+    iterators, errors = [], []
 
     async def begin() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        loop.set_exception_handler(lambda _, context: errors.append(context))
         stream = await asynchronous(case).chat.stream("hi")
-        kept.append(getattr(stream, way)())
-        await anext(kept[0])
+        iterators.append(getattr(stream, method)())
+        await anext(iterators[0])
 
     asyncio.run(begin())
-    assert complaints == []
+    assert errors == []
 
 
-def test_calls_and_whole_streams_share_a_connection(server: FaultServer) -> None:
+def test_calls_and_complete_streams_reuse_one_connection(server: FaultServer) -> None:
     client = blocking(server.case(ANSWER, STREAM, STREAM, ANSWER))
     assert client.chat.create("hi").text == TEXT
     assert len(list(client.chat.stream("hi"))) == len(list(client.chat.stream("hi"))) == 2
@@ -298,8 +296,8 @@ def test_calls_and_whole_streams_share_a_connection(server: FaultServer) -> None
     server.wait_until_all_closed()
 
 
-@WAYS
-def test_three_event_loops_in_a_row_are_three_answers(server: FaultServer, library: Any) -> None:
+@BACKENDS
+def test_an_async_client_works_on_successive_event_loops(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
     client = asynchronous(case, max_retries=0)
 
@@ -311,8 +309,8 @@ def test_three_event_loops_in_a_row_are_three_answers(server: FaultServer, libra
     server.wait_until_all_closed()
 
 
-@WAYS
-def test_three_streams_on_three_event_loops_in_a_row(server: FaultServer, library: Any) -> None:
+@BACKENDS
+def test_streams_work_on_successive_event_loops(server: FaultServer, library: Any) -> None:
     case = server.case(STREAM)
     client = asynchronous(case, max_retries=0)
 
@@ -325,8 +323,8 @@ def test_three_streams_on_three_event_loops_in_a_row(server: FaultServer, librar
     server.wait_until_all_closed()
 
 
-@WAYS
-def test_eight_threads_with_a_loop_each_send_what_they_are_asked(server: FaultServer, library: Any) -> None:
+@BACKENDS
+def test_an_async_client_works_on_event_loops_in_eight_threads(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
     client = asynchronous(case, max_retries=0)
 
@@ -349,7 +347,7 @@ def test_eight_threads_share_a_blocking_client(server: FaultServer) -> None:
     assert server.connections <= 8
 
 
-def test_loops_that_were_closed_are_forgotten(server: FaultServer) -> None:
+def test_connection_pools_of_closed_event_loops_are_dropped(server: FaultServer) -> None:
     client = asynchronous(server.case(ANSWER))
 
     async def ask() -> None:
@@ -360,9 +358,9 @@ def test_loops_that_were_closed_are_forgotten(server: FaultServer) -> None:
     assert not connections._pools
 
 
-@WAYS
+@BACKENDS
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
-def test_a_copy_made_after_use_works(
+def test_a_copy_of_a_used_client_works(
     server: FaultServer, library: Any, copied: Callable[[Client], Client]
 ) -> None:
     case = server.case(ANSWER)
@@ -372,16 +370,16 @@ def test_a_copy_made_after_use_works(
     assert case.requests[0].headers["authorization"] == case.requests[1].headers["authorization"]
 
 
-def test_a_copy_keeps_the_http_client_that_was_given(server: FaultServer) -> None:
+def test_a_copy_keeps_the_http_client(server: FaultServer) -> None:
     case = server.case(ANSWER)
-    with httpx.Client(headers={"x-mine": "yes"}) as mine:
-        client = copy.deepcopy(blocking(case, http_client=mine))
+    with httpx.Client(headers={"x-custom": "yes"}) as http_client:
+        client = copy.deepcopy(blocking(case, http_client=http_client))
         assert client.chat.create("hi").text == TEXT
-    assert case.requests[0].headers["x-mine"] == "yes"
+    assert case.requests[0].headers["x-custom"] == "yes"
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_client_is_pickled_after_use_without_its_key(
+def test_a_used_client_is_pickled_without_its_key(
     server: FaultServer, kind: type[Client | AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = server.case(ANSWER)
@@ -401,19 +399,19 @@ def test_a_client_is_pickled_after_use_without_its_key(
     assert case.requests[-1].headers["authorization"] == "Bearer pcc_live_of_the_other_process"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_fork_after_use_has_connections_of_its_own(server: FaultServer) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_opens_its_own_connections(server: FaultServer) -> None:
     case = server.case(ANSWER)
     client = blocking(case)
     client.chat.create("hi")
     with warnings.catch_warnings():
-        # Newer Pythons warn of any fork beside threads: the test's server is one, and forking is the point.
+        # Newer Pythons warn about any fork with threads; the server is one, and this test needs the fork.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         try:
-            asked = [client.chat.create("hi").text, asyncio.run(_ask_once(case))]
-            os._exit(0 if asked == [TEXT, TEXT] else 1)
+            texts = [client.chat.create("hi").text, asyncio.run(_ask_once(case))]
+            os._exit(0 if texts == [TEXT, TEXT] else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -427,57 +425,60 @@ async def _ask_once(case: Case) -> str:
 
 
 @LIBRARIES
-def test_a_given_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
+def test_a_custom_http_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
-    with library.Client(headers={"x-mine": "yes"}, follow_redirects=True) as mine:
-        with blocking(case, http_client=mine) as client:
+    with library.Client(headers={"x-custom": "yes"}, follow_redirects=True) as http_client:
+        with blocking(case, http_client=http_client) as client:
             reply = client.chat.create("hi")
-        assert not mine.is_closed
+        assert not http_client.is_closed
     assert reply.record.backend.split()[0] == library.__name__
-    assert case.requests[0].headers["x-mine"] == "yes"
+    assert case.requests[0].headers["x-custom"] == "yes"
     assert case.requests[0].headers["user-agent"].startswith("piccc/")
 
 
 @LIBRARIES
-async def test_a_given_asynchronous_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
+async def test_a_custom_async_http_client_is_used_and_left_open(server: FaultServer, library: Any) -> None:
     case = server.case(ANSWER)
-    async with library.AsyncClient(headers={"x-mine": "yes"}) as mine:
-        async with asynchronous(case, http_client=mine) as client:
+    async with library.AsyncClient(headers={"x-custom": "yes"}) as http_client:
+        async with asynchronous(case, http_client=http_client) as client:
             reply = await client.chat.create("hi")
-        assert not mine.is_closed
+        assert not http_client.is_closed
     assert reply.record.backend.split()[0] == library.__name__
-    assert case.requests[0].headers["x-mine"] == "yes"
+    assert case.requests[0].headers["x-custom"] == "yes"
 
 
 @LIBRARIES
-def test_a_given_client_that_follows_redirects_does_not_take_the_key_along(
+def test_a_custom_http_client_follows_no_redirect_to_another_origin(
     server: FaultServer, library: Any
 ) -> None:
     with FaultServer() as elsewhere:
         trap = elsewhere.case(ANSWER)
         case = server.case([reply(307, b"", f"location: {trap.base_url}")])
-        with library.Client(follow_redirects=True) as mine, pytest.raises(PicccError, match="redirects"):
-            blocking(case, http_client=mine, auth="x-api-key").chat.create("hi")
+        with (
+            library.Client(follow_redirects=True) as http_client,
+            pytest.raises(PicccError, match="redirects"),
+        ):
+            blocking(case, http_client=http_client, auth="x-api-key").chat.create("hi")
     assert trap.requests == []
 
 
 @LIBRARIES
-def test_a_given_client_is_bound_by_the_deadline_too(server: FaultServer, library: Any) -> None:
+def test_the_deadline_also_bounds_a_custom_http_client(server: FaultServer, library: Any) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-    for begun in (b"HTTP/1.1 200 OK\r\nx: ", head + b"\r\n5;", head + b"\r\n5\r\n: hi\n\r\n1;"):
-        dripping = [begun, *[step for _ in range(3000) for step in (b"x", 0.01)]]
+    for start in (b"HTTP/1.1 200 OK\r\nx: ", head + b"\r\n5;", head + b"\r\n5\r\n: hi\n\r\n1;"):
+        dripping = [start, *[step for _ in range(3000) for step in (b"x", 0.01)]]
         case = server.case(dripping)
-        with library.Client(transport=Wrapping(library.HTTPTransport())) as mine:
-            client = blocking(case, http_client=mine, timeout=1.0, max_retries=0)
+        with library.Client(transport=Wrapping(library.HTTPTransport())) as http_client:
+            client = blocking(case, http_client=http_client, timeout=1.0, max_retries=0)
             with pytest.raises(PicccError) as caught:
                 client.chat.stream("hi").texts().__next__()
         assert isinstance(caught.value, TimeoutError)
         assert caught.value.may_have_been_billed
-        assert caught.value.elapsed < 10  # and not the 30 seconds that the server takes
+        assert caught.value.elapsed < 10  # the server takes 30 seconds
 
 
 class Wrapping(httpx.BaseTransport):
-    """A transport around another, as those for retries, caches and traces are."""
+    """A transport that wraps another, like those for retries, caching and tracing."""
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped
@@ -490,7 +491,7 @@ class Wrapping(httpx.BaseTransport):
     ("kind", "given"),
     [(Client, httpx.AsyncClient), (AsyncClient, httpx2.Client), (Client, dict), (AsyncClient, object)],
 )
-def test_a_client_of_the_wrong_kind_is_refused_with_both_names(kind: Any, given: Any) -> None:
+def test_the_error_for_an_invalid_http_client_names_the_valid_classes(kind: Any, given: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         kind(api_key=KEY, http_client=given())
     assert given.__name__ in str(caught.value)
@@ -499,15 +500,14 @@ def test_a_client_of_the_wrong_kind_is_refused_with_both_names(kind: Any, given:
 
 
 @LIBRARIES
-def test_a_pool_that_is_full_counts_as_not_sent(
+def test_a_request_that_waits_for_a_full_pool_counts_as_not_sent(
     server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        backends, "GRACE", 30.0
-    )  # the library's own timeout comes first, on a busy machine too
-    case = server.case([*BEGUN, HANG])
-    with library.Client(limits=library.Limits(max_connections=1)) as mine:
-        client = blocking(case, http_client=mine)
+    # The library's own timeout must come first, even on a busy machine.
+    monkeypatch.setattr(backends, "GRACE", 30.0)
+    case = server.case([*STARTED, HANG])
+    with library.Client(limits=library.Limits(max_connections=1)) as http_client:
+        client = blocking(case, http_client=http_client)
         with client.chat.stream("hi"), pytest.raises(APIConnectionError) as caught:
             client.chat.create("hi", timeout=0.05)
     assert not caught.value.may_have_been_billed
@@ -515,17 +515,17 @@ def test_a_pool_that_is_full_counts_as_not_sent(
 
 
 @LIBRARIES
-def test_a_stream_that_was_left_gives_its_place_in_the_pool_back(server: FaultServer, library: Any) -> None:
-    case = server.case([*BEGUN, HANG], ANSWER)
-    with library.Client(limits=library.Limits(max_connections=1)) as mine:
-        client = blocking(case, http_client=mine, timeout=5.0)
+def test_a_stream_left_early_frees_its_slot_in_the_pool(server: FaultServer, library: Any) -> None:
+    case = server.case([*STARTED, HANG], ANSWER)
+    with library.Client(limits=library.Limits(max_connections=1)) as http_client:
+        client = blocking(case, http_client=http_client, timeout=5.0)
         for _ in client.chat.stream("hi"):
             break
         assert client.chat.create("hi").text == TEXT
 
 
-@WAYS
-def test_the_environments_proxy_is_used(
+@BACKENDS
+def test_the_proxy_from_the_environment_is_used(
     server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = server.case(ANSWER)
@@ -536,10 +536,8 @@ def test_the_environments_proxy_is_used(
     assert case.requests[0].path.startswith("http://behind.test/")
 
 
-@WAYS
-def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
-    server: FaultServer, library: Any
-) -> None:
+@BACKENDS
+def test_a_connection_that_the_server_closed_is_not_reused(server: FaultServer, library: Any) -> None:
     case = server.case([*ANSWER, CLOSE])
     client = blocking(case, max_retries=0)
     for _ in range(3):
@@ -548,7 +546,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(
     assert len(case.requests) == 3
 
 
-@WAYS
+@BACKENDS
 def test_all_clients_share_one_certificate_store(
     server: FaultServer, library: Any, monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
 ) -> None:
@@ -566,7 +564,7 @@ def test_all_clients_share_one_certificate_store(
     assert connections.tls_context.cache_info().misses == 1
 
 
-def test_making_a_client_imports_no_http_library() -> None:
+def test_creating_a_client_imports_no_http_library() -> None:
     code = "import sys, piccc; piccc.Client(api_key='x'); piccc.AsyncClient(api_key='x'); print(*sys.modules)"
     done = subprocess.run(  # noqa: S603  our own interpreter
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -574,7 +572,7 @@ def test_making_a_client_imports_no_http_library() -> None:
     assert not {"httpx", "httpx2", "httpcore"} & set(done.stdout.split())
 
 
-def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
+def test_an_unknown_backend_is_rejected(monkeypatch: pytest.MonkeyPatch, server: FaultServer) -> None:
     monkeypatch.setenv(BACKEND_VARIABLE, "urllib9")
     with pytest.raises(ConfigurationError, match="PICCC_HTTP_BACKEND"):
         blocking(server.case(ANSWER)).chat.create("hi")

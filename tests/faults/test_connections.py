@@ -1,4 +1,4 @@
-"""Our own connections: when they are reused, what happens if that fails, and how many there are."""
+"""Our own connections: reuse, failed reuse, limits, decompression, and connecting."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def joined(answer: Answer) -> bytes:
     return b"".join(step for step in answer if isinstance(step, bytes))
 
 
-BEHIND = {
-    "a reply": reply(200, b'{"stolen": true}'),
+EXTRA = {
+    "a response": reply(200, b'{"stolen": true}'),
     "a stream": joined(stream(b"data: {}\n\n")),
-    "half a reply": b"HTTP/1.1 200 OK\r\ncontent-le",
+    "half a response": b"HTTP/1.1 200 OK\r\ncontent-le",
     "a line end": b"\r\n",
     "a byte": b"x",
 }
@@ -83,12 +83,12 @@ BEHIND = {
 
 @MODE
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
-def test_bytes_behind_a_reply_never_reach_the_next_call(
-    server: FaultServer, mode: Mode, kind: str, behind: bytes
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_extra_bytes_after_a_response_never_reach_the_next_call(
+    server: FaultServer, mode: Mode, kind: str, extra: bytes
 ) -> None:
     follow = "chat-stream" if kind == "chat" else "chat"
-    results = in_turn(mode, server, [kind, follow], [joined(healthy(kind)) + behind], healthy(follow))
+    results = in_turn(mode, server, [kind, follow], [joined(healthy(kind)) + extra], healthy(follow))
     assert healthy_result(kind, results[0])
     assert healthy_result(follow, results[1])
     assert server.connections == 2
@@ -97,13 +97,13 @@ def test_bytes_behind_a_reply_never_reach_the_next_call(
 @MODE
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", [CLOSE, RESET], ids=lambda end: end.name)
-def test_a_connection_that_ends_as_it_is_used_again_costs_nothing(
+def test_a_request_on_a_stale_connection_is_resent(
     server: FaultServer, mode: Mode, kind: str, end: Step
 ) -> None:
-    # The server reads a connection's second request and closes it, as if it had been idle too long.
+    # The server closes the connection when it reads the second request, as if it had been idle too long.
     results = in_turn(mode, server, ["chat", kind], healthy("chat"), [end], healthy(kind))
     assert healthy_result("chat", results[0])
-    if kind == "submit":  # which never goes on a used connection, and so met the end on a fresh one
+    if kind == "submit":  # never reuses a connection, so the server closed a fresh one
         assert isinstance(results[1], PicccError)
         assert results[1].may_have_been_billed
         return
@@ -114,7 +114,9 @@ def test_a_connection_that_ends_as_it_is_used_again_costs_nothing(
 
 @MODE
 @pytest.mark.parametrize("kind", PAID)
-def test_on_a_fresh_connection_nothing_is_sent_twice(server: FaultServer, mode: Mode, kind: str) -> None:
+def test_a_paid_request_on_a_fresh_connection_is_not_resent(
+    server: FaultServer, mode: Mode, kind: str
+) -> None:
     (error,) = in_turn(mode, server, [kind], [CLOSE])
     assert isinstance(error, PicccError)
     assert error.may_have_been_billed
@@ -122,18 +124,18 @@ def test_on_a_fresh_connection_nothing_is_sent_twice(server: FaultServer, mode: 
 
 
 @MODE
-@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 200 OK\r\n"])
-def test_a_reply_that_has_begun_is_not_asked_for_again(server: FaultServer, mode: Mode, begun: bytes) -> None:
-    results = in_turn(mode, server, ["chat", "chat"], healthy("chat"), [begun, CLOSE])
+@pytest.mark.parametrize("start", [b"H", b"HTTP/1.1 200 OK\r\n"])
+def test_a_request_is_not_resent_after_the_response_has_started(
+    server: FaultServer, mode: Mode, start: bytes
+) -> None:
+    results = in_turn(mode, server, ["chat", "chat"], healthy("chat"), [start, CLOSE])
     assert isinstance(results[1], APIConnectionError)
     assert results[1].may_have_been_billed
     assert results[1].attempts == 1
 
 
 @MODE
-def test_a_second_end_in_a_row_is_an_error_and_says_what_may_have_been_billed(
-    server: FaultServer, mode: Mode
-) -> None:
+def test_a_second_closed_connection_in_a_row_may_have_been_billed(server: FaultServer, mode: Mode) -> None:
     results = in_turn(mode, server, ["chat", "chat"], healthy("chat"), [CLOSE])
     assert isinstance(results[1], APIConnectionError)
     assert results[1].may_have_been_billed
@@ -142,21 +144,19 @@ def test_a_second_end_in_a_row_is_an_error_and_says_what_may_have_been_billed(
 
 
 @MODE
-def test_a_call_with_pauses_is_sent_again_for_an_ended_connection_once_at_most(
-    server: FaultServer, mode: Mode
-) -> None:
+def test_a_call_is_resent_for_a_stale_connection_at_most_once(server: FaultServer, mode: Mode) -> None:
     (error,) = in_turn(mode, server, ["chat"], [reply(429)], [CLOSE], [reply(429)], [CLOSE], max_retries=2)
     assert isinstance(error, APIConnectionError)
     assert error.may_have_been_billed
     assert [each.outcome for each in error.record.attempts].count(STALE) == 1
-    assert server.connections == 3  # no attempt after that one goes on a connection that was idle
+    assert server.connections == 3  # no later attempt reuses an idle connection
 
 
 @MODE
-def test_what_a_server_does_before_it_closes_an_idle_connection_is_charged_twice(
+def test_a_server_that_acts_before_closing_an_idle_connection_acts_twice(
     server: FaultServer, mode: Mode
 ) -> None:
-    # Servers that close idle connections do not act on requests they have not read. One that does acts twice.
+    # Servers normally close idle connections without acting on requests. One that acts first acts twice.
     charges: list[str] = []
     act: Step = lambda: charges.append("chat")  # noqa: E731  a step of an answer
     results = in_turn(mode, server, ["chat", "chat"], healthy("chat"), [act, CLOSE], [act, *healthy("chat")])
@@ -165,24 +165,26 @@ def test_what_a_server_does_before_it_closes_an_idle_connection_is_charged_twice
 
 
 @MODE
-@pytest.mark.parametrize("announced", [(), ("keep-alive: timeout=5, max=100",), ("connection: close",)])
+@pytest.mark.parametrize("headers", [(), ("keep-alive: timeout=5, max=100",), ("connection: close",)])
 @pytest.mark.parametrize("kinds", [["chat-stream"] * 4, ["chat-stream", "chat", "submit", "poll"] * 2])
-def test_a_server_that_closes_after_its_streams_loses_no_call(
-    server: FaultServer, mode: Mode, announced: tuple[str, ...], kinds: list[str]
+def test_no_call_is_lost_when_the_server_closes_after_each_stream(
+    server: FaultServer, mode: Mode, headers: tuple[str, ...], kinds: list[str]
 ) -> None:
-    # As llama.cpp's does: the end of the connection comes right behind the last chunk.
+    # Like llama.cpp's server, it closes the connection right after the last chunk.
     answers: list[Answer] = []
     for kind in kinds:
-        whole_ = joined(healthy(kind))
+        response = joined(healthy(kind))
         if kind == "chat-stream":
-            whole_ = stream_head(*announced) + whole_.partition(b"\r\n\r\n")[2]
-        answers.append([whole_, CLOSE] if kind == "chat-stream" else [whole_])
+            response = stream_head(*headers) + response.partition(b"\r\n\r\n")[2]
+        answers.append([response, CLOSE] if kind == "chat-stream" else [response])
     results = in_turn(mode, server, kinds, *answers)
     assert all(healthy_result(*each) for each in zip(kinds, results, strict=True))
 
 
 @MODE
-def test_a_server_that_closed_after_a_stream_is_remembered(server: FaultServer, mode: Mode) -> None:
+def test_stream_connections_are_not_reused_after_the_server_closed_one(
+    server: FaultServer, mode: Mode
+) -> None:
     end = [joined(healthy("chat-stream"))]
     results = in_turn(
         mode,
@@ -195,13 +197,11 @@ def test_a_server_that_closed_after_a_stream_is_remembered(server: FaultServer, 
         healthy("chat"),
     )
     assert [len(each.record.attempts) for each in results] == [1, 2, 1, 1]
-    assert server.connections == 3  # the last call did not go on the connection of the stream before it
+    assert server.connections == 3  # the last call did not reuse the connection of the stream before it
 
 
 @MODE
-def test_a_submission_goes_on_a_fresh_connection_and_leaves_it_to_others(
-    server: FaultServer, mode: Mode
-) -> None:
+def test_a_submission_opens_a_connection_that_other_calls_may_reuse(server: FaultServer, mode: Mode) -> None:
     kinds = ["chat", "submit", "submit", "poll"]
     results = in_turn(mode, server, kinds, *[healthy(kind) for kind in kinds])
     assert all(healthy_result(*each) for each in zip(kinds, results, strict=True))
@@ -220,16 +220,16 @@ def test_a_submission_goes_on_a_fresh_connection_and_leaves_it_to_others(
         ("timeout=x", 4.0),
     ],
 )
-def test_an_idle_connection_is_dropped_before_the_server_drops_it(header: str, seconds: float) -> None:
+def test_idle_seconds_stay_below_the_servers_keep_alive_timeout(header: str, seconds: float) -> None:
     assert idle_seconds(header) == seconds
 
 
-def test_an_idle_connection_is_closed_when_its_time_is_over(
+def test_an_idle_connection_is_closed_after_its_idle_time(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = [1000.0]
     monkeypatch.setattr(SyncBackend, "now", lambda backend: moment[0])
-    # The stream's own clock is the real one: no bound of it is near.
+    # Streams compare deadlines with the module's clock.
     monkeypatch.setattr(streams.time, "monotonic", lambda: moment[0])
     client = Client(api_key=KEY, base_url=server.case(healthy("chat")).base_url)
     for after, expected in ((0.0, 1), (3.9, 1), (3.9, 1), (4.1, 2)):
@@ -239,16 +239,16 @@ def test_an_idle_connection_is_closed_when_its_time_is_over(
     client.close()
 
 
-def test_a_call_closes_what_is_idle_on_other_servers_too(
+def test_a_call_also_closes_expired_connections_to_other_servers(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = [time.monotonic()]
     monkeypatch.setattr(SyncBackend, "now", lambda backend: moment[0])
     monkeypatch.setattr(streams.time, "monotonic", lambda: moment[0])
     with FaultServer() as other:
-        for each, after in ((other, 0.0), (server, 5.0)):
+        for target, after in ((other, 0.0), (server, 5.0)):
             moment[0] += after
-            client = Client(api_key=KEY, base_url=each.case(healthy("chat")).base_url)
+            client = Client(api_key=KEY, base_url=target.case(healthy("chat")).base_url)
             assert client.chat.create("hi").text == TEXT
         other.wait_until_all_closed()
 
@@ -256,55 +256,53 @@ def test_a_call_closes_what_is_idle_on_other_servers_too(
 class Idle:
     """A stream that is never read."""
 
-    closed = 0
-
     def is_readable(self) -> bool:
         return False
 
     def close(self) -> None:
-        Idle.closed += 1
+        pass
 
 
-def test_the_cost_of_a_connection_does_not_grow_with_their_number() -> None:
-    def lines(open_: int) -> int:
+def test_acquiring_a_connection_takes_constant_time() -> None:
+    def lines_executed(idle: int) -> int:
         origin, backend = Origin(), SyncBackend()
         request = HTTPRequest("GET", "http://a.test", [])
-        for _ in range(open_):
+        for _ in range(idle):
             run_sync(origin.acquire(backend, request, 100_000))
             origin.release(connections.Connection(Idle()), backend.now() + 60)  # type: ignore[arg-type]
-        counted = 0
+        events = 0
 
-        def count(frame: Any, event: str, argument: Any) -> Any:
-            nonlocal counted
-            counted += 1
-            return count
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal events
+            events += 1
+            return trace
 
         import sys
 
         before = sys.gettrace()
-        sys.settrace(count)
+        sys.settrace(trace)
         try:
-            held = [run_sync(origin.acquire(backend, request, 100_000))]
-            origin.release(held.pop(), backend.now() + 60)
+            acquired = [run_sync(origin.acquire(backend, request, 100_000))]
+            origin.release(acquired.pop(), backend.now() + 60)
         finally:
             sys.settrace(before)
-        return counted
+        return events
 
-    assert lines(10) == lines(2000)
+    assert lines_executed(10) == lines_executed(2000)
 
 
 @pytest.mark.parametrize("count", [300])
-async def test_as_many_streams_run_at_once_as_are_asked_for(server: FaultServer, count: int) -> None:
+async def test_hundreds_of_streams_run_concurrently(server: FaultServer, count: int) -> None:
     gate = asyncio.Event()
-    begun = 0
+    started = 0
     base_url = server.case([stream_head(), chunk(EVENTS["chat"]["one"]), HANG]).base_url
 
     async def read(client: AsyncClient) -> None:
-        nonlocal begun
+        nonlocal started
         async with await client.chat.stream("hi") as opened:
             async for _ in opened:
-                begun += 1
-                if begun == count:
+                started += 1
+                if started == count:
                     gate.set()
                 await gate.wait()
                 return
@@ -314,7 +312,7 @@ async def test_as_many_streams_run_at_once_as_are_asked_for(server: FaultServer,
     assert server.connections == count
 
 
-def test_a_wait_for_a_connection_is_bounded_recorded_and_named(server: FaultServer) -> None:
+def test_a_wait_for_a_connection_times_out_and_is_recorded(server: FaultServer) -> None:
     case = server.case([stream_head(), chunk(EVENTS["chat"]["one"]), HANG], healthy("chat"))
     client = Client(api_key=KEY, base_url=case.base_url, max_connections=1, max_retries=0)
     opened = client.chat.stream("hi")
@@ -324,7 +322,7 @@ def test_a_wait_for_a_connection_is_bounded_recorded_and_named(server: FaultServ
     assert not caught.value.may_have_been_billed
     assert caught.value.record is not None
     assert caught.value.record.attempts[0].queued > 0
-    with FaultServer() as other:  # whose calls wait for nobody
+    with FaultServer() as other:  # calls to another server do not wait
         assert (
             Client(api_key=KEY, base_url=other.case(healthy("chat")).base_url).chat.create("hi").text == TEXT
         )
@@ -337,12 +335,12 @@ def test_a_wait_for_a_connection_is_bounded_recorded_and_named(server: FaultServ
     assert len(case.requests) == 2
 
 
-async def test_who_waits_for_a_connection_is_served_in_turn_and_may_leave(server: FaultServer) -> None:
-    loop, asked = asyncio.get_running_loop(), asyncio.Event()
-    case = server.case([lambda: loop.call_soon_threadsafe(asked.set), HANG], healthy("chat"))
+async def test_a_cancelled_wait_for_a_connection_does_not_block_the_others(server: FaultServer) -> None:
+    loop, requested = asyncio.get_running_loop(), asyncio.Event()
+    case = server.case([lambda: loop.call_soon_threadsafe(requested.set), HANG], healthy("chat"))
     client = AsyncClient(api_key=KEY, base_url=case.base_url, max_connections=1)
     first = asyncio.create_task(client.chat.create("hi"))
-    await asked.wait()
+    await requested.wait()
     others = [asyncio.create_task(client.chat.create("hi")) for _ in range(5)]
     for _ in range(5):
         await asyncio.sleep(0)
@@ -354,33 +352,33 @@ async def test_who_waits_for_a_connection_is_served_in_turn_and_may_leave(server
     await client.aclose()
 
 
-def test_a_forgotten_stream_gives_its_place_back(server: FaultServer) -> None:
+def test_an_abandoned_stream_frees_its_connection(server: FaultServer) -> None:
     case = server.case([stream_head(), chunk(EVENTS["chat"]["one"]), HANG], healthy("chat"))
     client = Client(api_key=KEY, base_url=case.base_url, max_connections=1, timeout=20.0)
-    forgotten = [client.chat.stream("hi")]
+    abandoned = [client.chat.stream("hi")]
     with pytest.warns(ResourceWarning, match="neither read nor closed"):
-        forgotten.clear()
+        abandoned.clear()
     assert client.chat.create("hi").text == TEXT
 
 
 BAD_BODIES: dict[str, Callable[[bytes], bytes]] = {
-    "cut": lambda packed: packed[:-4],
-    "cut early": lambda packed: packed[:20],
-    "a second member that is cut": lambda packed: packed + gzip.compress(b" " * 99)[:-4],
+    "truncated": lambda packed: packed[:-4],
+    "truncated early": lambda packed: packed[:20],
+    "truncated second member": lambda packed: packed + gzip.compress(b" " * 99)[:-4],
 }
 
 
 @MODE
 @pytest.mark.parametrize("kind", ["chat", "chat-stream", "poll"])
 @pytest.mark.parametrize("damage", BAD_BODIES.values(), ids=BAD_BODIES)
-def test_a_compressed_body_that_is_cut_is_not_whole(
+def test_a_truncated_compressed_body_never_yields_a_partial_reply(
     server: FaultServer, mode: Mode, kind: str, damage: Callable[[bytes], bytes]
 ) -> None:
     events = b"".join(EVENTS["chat"].values())
     packed = damage(gzip.compress(events if kind == "chat-stream" else whole(kind)))
     type_ = "text/event-stream" if kind == "chat-stream" else "application/json"
     (error,) = in_turn(mode, server, [kind], [reply(200, packed, "content-encoding: gzip", type=type_)])
-    if isinstance(error, ChatReply):  # all events had come, and what was cut was behind them
+    if isinstance(error, ChatReply):  # all events had arrived before the truncated part
         assert kind == "chat-stream"
         assert error.text == TEXT
     else:
@@ -388,15 +386,15 @@ def test_a_compressed_body_that_is_cut_is_not_whole(
 
 
 @MODE
-def test_a_compressed_stream_of_comments_is_bounded(server: FaultServer, mode: Mode) -> None:
-    bomb = gzip.compress((b": " + b"comment " * 100 + b"\n\n") * 96_000, 1)  # 77 MB; the bound is 64 MiB
+def test_the_expanded_size_of_a_compressed_stream_is_limited(server: FaultServer, mode: Mode) -> None:
+    bomb = gzip.compress((b": " + b"comment " * 100 + b"\n\n") * 96_000, 1)  # 77 MB; the limit is 64 MiB
     answer = [reply(200, bomb, "content-encoding: gzip", type="text/event-stream")]
     (error,) = in_turn(mode, server, ["chat-stream"], answer)
     assert isinstance(error, StreamError)
     assert "expands" in str(error)
 
 
-async def test_unpacking_lets_the_event_loop_turn(server: FaultServer) -> None:
+async def test_decompression_does_not_block_the_event_loop(server: FaultServer) -> None:
     turns = 0
 
     async def turn() -> None:
@@ -416,7 +414,7 @@ async def test_unpacking_lets_the_event_loop_turn(server: FaultServer) -> None:
             async for _ in stream_:
                 pass
         turning.cancel()
-    assert turns >= 3_000_000 * 11 // 2**21  # once for each step, but for the first of each piece that came
+    assert turns >= 3_000_000 * 11 // 2**21  # one per step, except the first step of each received piece
 
 
 @MODE
@@ -428,29 +426,27 @@ def test_204_has_no_body_whatever_its_headers_say(server: FaultServer, mode: Mod
 
 
 @MODE
-def test_a_byte_that_is_no_utf8_does_not_lose_a_reply(server: FaultServer, mode: Mode) -> None:
+def test_an_invalid_utf8_byte_in_a_response_is_replaced(server: FaultServer, mode: Mode) -> None:
     damaged = whole("chat").replace(TEXT.encode(), b"Hell\xff")
     (result,) = in_turn(mode, server, ["chat"], [reply(200, damaged)])
     assert result.text == "Hell\N{REPLACEMENT CHARACTER}"
 
 
 @MODE
-@pytest.mark.parametrize("more", ["x" * 2**21, "\ud83d" + "x" * 2**21], ids=["plain", "half a pair"])
-def test_a_large_reply_is_read_beside_the_event_loop_alike(
-    server: FaultServer, mode: Mode, more: str
-) -> None:
-    padded = json.dumps({**json.loads(whole("chat")), "padding": more}).encode()
+@pytest.mark.parametrize("padding", ["x" * 2**21, "\ud83d" + "x" * 2**21], ids=["plain", "lone surrogate"])
+def test_a_large_response_is_parsed_like_a_small_one(server: FaultServer, mode: Mode, padding: str) -> None:
+    padded = json.dumps({**json.loads(whole("chat")), "padding": padding}).encode()
     (result,) = in_turn(mode, server, ["chat"], [reply(200, padded)])
     assert result.text == TEXT
 
 
-def named(monkeypatch: pytest.MonkeyPatch, port: int, addresses: list[tuple[int, Any]]) -> None:
-    """Let `many.test` have these addresses."""
-    known = socket.getaddrinfo
+def resolve_many_test(monkeypatch: pytest.MonkeyPatch, addresses: list[tuple[int, Any]]) -> None:
+    """Make `many.test` resolve to these addresses."""
+    real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         if host != "many.test":
-            return known(host, *arguments, **options)
+            return real(host, *arguments, **options)
         return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -463,48 +459,48 @@ def closed_port() -> int:
 
 
 @pytest.fixture
-def full() -> Iterator[tuple[str, int]]:
-    """Listen where nobody accepts, so that a connection there stays half open."""
+def unaccepting() -> Iterator[tuple[str, int]]:
+    """Listen with a full accept queue, so that further connection attempts hang."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         fillers = [socket.socket() for _ in range(2)]
-        for each in fillers:
-            each.setblocking(False)
-            each.connect_ex(listener.getsockname())
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
         yield listener.getsockname()
-        for each in fillers:
-            each.close()
+        for filler in fillers:
+            filler.close()
 
 
 @MODE
-def test_the_next_address_is_tried_beside_one_that_does_not_answer(
-    server: FaultServer, mode: Mode, monkeypatch: pytest.MonkeyPatch, full: tuple[str, int]
+def test_the_next_address_is_tried_while_one_does_not_respond(
+    server: FaultServer, mode: Mode, monkeypatch: pytest.MonkeyPatch, unaccepting: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(streams, "ATTEMPT_DELAY", 0.01)
     live = (socket.AF_INET, ("127.0.0.1", server.port))
-    dead = [(socket.AF_INET, full), (socket.AF_INET, ("127.0.0.1", closed_port()))]
-    named(monkeypatch, server.port, [*dead, live])
+    dead = [(socket.AF_INET, unaccepting), (socket.AF_INET, ("127.0.0.1", closed_port()))]
+    resolve_many_test(monkeypatch, [*dead, live])
     case = server.case(healthy("chat"))
     config = resolve(api_key=KEY, base_url=case.base_url.replace("127.0.0.1", "many.test"), timeout=30.0)
     (result,) = calls(mode, ["chat"], config, VirtualIO(mode.port()))
     assert healthy_result("chat", result)
 
 
-async def test_a_cancelled_connect_leaves_no_socket_behind(
-    server: FaultServer, monkeypatch: pytest.MonkeyPatch, full: tuple[str, int]
+async def test_a_cancelled_connect_leaks_no_socket(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, unaccepting: tuple[str, int]
 ) -> None:
     opened: list[socket.socket] = []
-    make = socket.socket
+    real = socket.socket
 
-    class Counted(make):  # type: ignore[misc, valid-type]
+    class Recorded(real):  # type: ignore[misc, valid-type]
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             opened.append(self)
 
-    monkeypatch.setattr(streams.socket, "socket", Counted)
+    monkeypatch.setattr(streams.socket, "socket", Recorded)
     monkeypatch.setattr(streams, "ATTEMPT_DELAY", 0.001)
-    named(monkeypatch, server.port, [(socket.AF_INET, full)] * 3)
+    resolve_many_test(monkeypatch, [(socket.AF_INET, unaccepting)] * 3)
     async with AsyncClient(api_key=KEY, base_url="http://many.test") as client:
         for turns in range(30):
             task = asyncio.create_task(client.chat.create("hi"))
@@ -519,17 +515,17 @@ async def test_a_cancelled_connect_leaves_no_socket_behind(
     assert all(each.fileno() < 0 for each in opened)
 
 
-@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 has it first")
-async def test_a_loop_with_eager_tasks_can_connect(server: FaultServer) -> None:
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks need Python 3.12")
+async def test_connecting_works_with_the_eager_task_factory(server: FaultServer) -> None:
     asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
     base_url = server.case(healthy("chat")).base_url.replace("127.0.0.1", "localhost")
     async with AsyncClient(api_key=KEY, base_url=base_url) as client:
         assert (await client.chat.create("hi")).text == TEXT
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forks beside threads, which is the point
-async def test_leaving_a_stream_reaches_the_server_while_a_forked_child_holds_a_copy(
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # about forking with threads, which this test needs
+async def test_closing_a_stream_disconnects_despite_a_forked_child(
     server: FaultServer,
 ) -> None:
     client = AsyncClient(
@@ -553,11 +549,11 @@ async def test_leaving_a_stream_reaches_the_server_while_a_forked_child_holds_a_
 
 
 @MODE
-def test_a_large_request_that_is_refused_early_gets_its_answer(server: FaultServer, mode: Mode) -> None:
+def test_a_large_request_that_is_rejected_early_gets_its_response(server: FaultServer, mode: Mode) -> None:
     # The server responds and closes without reading: the write fails, but the response is still there.
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def refuse() -> None:
+        def reject() -> None:
             connection, _ = listener.accept()
             connection.recv(1000)
             connection.sendall(
@@ -568,7 +564,7 @@ def test_a_large_request_that_is_refused_early_gets_its_answer(server: FaultServ
                 pass
             connection.close()
 
-        thread = threading.Thread(target=refuse)
+        thread = threading.Thread(target=reject)
         thread.start()
         config = resolve(api_key=KEY, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20.0)
         (error,) = calls(mode, ["chat"], config, VirtualIO(mode.port()), padding=5_000_000)

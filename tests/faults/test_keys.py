@@ -32,7 +32,7 @@ ALL_MODES = pytest.mark.parametrize("mode", MODES, ids=str)
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[FaultServer]:
-    """Run a server of another origin."""
+    """Run a server on another origin."""
     with FaultServer() as running:
         yield running
 
@@ -43,7 +43,7 @@ def sent_keys(case: Case) -> list[str]:
 
 @ALL_MODES
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_401_asks_for_the_key_once_more(server: FaultServer, kind: str, mode: Mode) -> None:
+def test_a_401_requests_a_new_key_and_retries(server: FaultServer, kind: str, mode: Mode) -> None:
     keys = iter(["pcc_live_old_key", "pcc_live_new_key"])
     case = server.case([reply(401)], healthy(kind))
     io = VirtualIO(mode.port())
@@ -54,8 +54,10 @@ def test_a_401_asks_for_the_key_once_more(server: FaultServer, kind: str, mode: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @ALL_MODES
-def test_a_key_that_comes_after_the_deadline_is_not_sent(server: FaultServer, mode: Mode, kind: str) -> None:
-    def plain() -> str:
+def test_a_key_that_arrives_after_the_deadline_is_not_sent(
+    server: FaultServer, mode: Mode, kind: str
+) -> None:
+    def slow() -> str:
         time.sleep(0.2)
         return "pcc_live_too_late"
 
@@ -64,7 +66,7 @@ def test_a_key_that_comes_after_the_deadline_is_not_sent(server: FaultServer, mo
         return "pcc_live_never"
 
     case = server.case(healthy(kind))
-    for source in (plain, hanging) if mode.is_async else (plain,):
+    for source in (slow, hanging) if mode.is_async else (slow,):
         config = resolve(api_key=source, base_url=case.base_url, timeout=0.1)
         with pytest.raises(APITimeoutError, match="api_key function") as caught:
             call(mode, kind, config, VirtualIO(mode.port()))
@@ -74,19 +76,19 @@ def test_a_key_that_comes_after_the_deadline_is_not_sent(server: FaultServer, mo
 
 
 @ALL_MODES
-def test_a_key_function_that_fails_has_sent_nothing(server: FaultServer, mode: Mode) -> None:
-    def sealed() -> str:
+def test_nothing_is_sent_if_the_key_function_fails(server: FaultServer, mode: Mode) -> None:
+    def failing() -> str:
         raise LookupError("sealed")
 
     case = server.case(healthy("submit"))
     with pytest.raises(ConfigurationError, match="LookupError") as caught:
-        call(mode, "submit", resolve(api_key=sealed, base_url=case.base_url), VirtualIO(mode.port()))
+        call(mode, "submit", resolve(api_key=failing, base_url=case.base_url), VirtualIO(mode.port()))
     assert isinstance(caught.value.__cause__, LookupError)
     assert not caught.value.may_have_been_billed
     assert case.requests == []
 
 
-async def test_a_plain_key_function_does_not_hold_the_event_loop(server: FaultServer) -> None:
+async def test_a_sync_key_function_does_not_block_the_event_loop(server: FaultServer) -> None:
     threads: list[int] = []
 
     def vault() -> str:
@@ -101,7 +103,7 @@ async def test_a_plain_key_function_does_not_hold_the_event_loop(server: FaultSe
 
 
 @ALL_MODES
-def test_a_401_is_answered_with_another_key_only_once(server: FaultServer, mode: Mode) -> None:
+def test_a_401_is_retried_with_a_new_key_only_once(server: FaultServer, mode: Mode) -> None:
     case = server.case([reply(401)])
     config = resolve(api_key=lambda: f"pcc_live_key{len(case.requests)}", base_url=case.base_url)
     with pytest.raises(AuthenticationError):
@@ -110,7 +112,7 @@ def test_a_401_is_answered_with_another_key_only_once(server: FaultServer, mode:
 
 
 @ALL_MODES
-def test_with_retries_off_a_401_is_raised_at_once(server: FaultServer, mode: Mode) -> None:
+def test_a_401_is_raised_immediately_when_retries_are_off(server: FaultServer, mode: Mode) -> None:
     case = server.case([reply(401)])
     config = resolve(api_key=lambda: "pcc_live_rotating", base_url=case.base_url, max_retries=0)
     with pytest.raises(AuthenticationError):
@@ -119,7 +121,7 @@ def test_with_retries_off_a_401_is_raised_at_once(server: FaultServer, mode: Mod
 
 
 @ALL_MODES
-def test_each_attempt_asks_for_the_key(server: FaultServer, mode: Mode) -> None:
+def test_each_attempt_requests_the_key(server: FaultServer, mode: Mode) -> None:
     case = server.case([reply(429)])
     config = resolve(api_key=lambda: f"pcc_live_key{len(case.requests)}", base_url=case.base_url)
     with pytest.raises(RateLimitError):
@@ -136,12 +138,12 @@ def test_no_key_follows_a_redirect_to_another_origin(
     server: FaultServer, elsewhere: FaultServer, mode: Mode, auth: Any, target: str
 ) -> None:
     other, case = elsewhere.case([reply(200, b"{}")]), server.case()
-    address = target.format(
+    location = target.format(
         elsewhere=other.base_url,
         elsewhere_host=other.base_url.removeprefix("http://"),
         with_password=case.base_url.replace("//", "//me:pw@"),
     )
-    case.answers = [[reply(302, b"", f"location: {address}")]]
+    case.answers = [[reply(302, b"", f"location: {location}")]]
     config = resolve(api_key="pcc_live_pinned", base_url=case.base_url, auth=auth)
     with pytest.raises(PicccError, match="redirects"):
         call(mode, "poll", config, VirtualIO(mode.port()))
@@ -150,23 +152,23 @@ def test_no_key_follows_a_redirect_to_another_origin(
 
 
 @pytest.mark.parametrize("path", ["{elsewhere}/v1/tasks/1", "@{host}/x", ".evil.test/x", "{with_password}/x"])
-def test_no_key_goes_to_an_address_of_another_origin(
+def test_no_key_is_sent_to_a_url_on_another_origin(
     server: FaultServer, elsewhere: FaultServer, path: str
 ) -> None:
     other, case = elsewhere.case([reply(200, b"{}")]), server.case([reply(200, b"{}")])
-    address = path.format(
+    url = path.format(
         elsewhere=other.base_url,
         host=other.base_url.removeprefix("http://"),
         with_password=case.base_url.replace("//", "//me:pw@"),
     )
     session = Session(resolve(api_key="pcc_live_pinned", base_url=case.base_url), SyncBackend())
     with pytest.raises(InvalidArgumentError, match="is not on"):
-        run_sync(session.read(address, json_of))
+        run_sync(session.read(url, json_of))
     assert other.requests == case.requests == []
 
 
 @ALL_MODES
-def test_redirects_on_the_same_origin_end_somewhere(server: FaultServer, mode: Mode) -> None:
+def test_redirects_on_the_same_origin_are_limited(server: FaultServer, mode: Mode) -> None:
     case = server.case()
     case.answers = [[reply(302, b"", f"location: {case.base_url}/v1/again")]]
     config = resolve(api_key="pcc_live_pinned", base_url=case.base_url)
@@ -176,7 +178,7 @@ def test_redirects_on_the_same_origin_end_somewhere(server: FaultServer, mode: M
 
 
 @ALL_MODES
-def test_a_callers_header_goes_before_ours_and_none_is_sent_twice(server: FaultServer, mode: Mode) -> None:
+def test_the_callers_headers_override_ours(server: FaultServer, mode: Mode) -> None:
     case = server.case(healthy("chat"))
     config = resolve(
         api_key="pcc_live_beside",
@@ -192,14 +194,14 @@ def test_a_callers_header_goes_before_ours_and_none_is_sent_twice(server: FaultS
 
 
 @ALL_MODES
-def test_a_submission_has_one_idempotency_key_for_all_its_attempts(server: FaultServer, mode: Mode) -> None:
+def test_all_attempts_of_a_submission_share_one_idempotency_key(server: FaultServer, mode: Mode) -> None:
     case = server.case([reply(503)], [reply(429)], healthy("submit"))
     call(mode, "submit", resolve(api_key="pcc_live_paid", base_url=case.base_url), VirtualIO(mode.port()))
     assert [request.headers["idempotency-key"] for request in case.requests] == ["the-submission-key"] * 3
 
 
 @ALL_MODES
-def test_an_asynchronous_key_serves_asynchronous_calls_alone(server: FaultServer, mode: Mode) -> None:
+def test_an_async_key_function_works_only_in_async_calls(server: FaultServer, mode: Mode) -> None:
     async def vault() -> str:
         await asyncio.sleep(0)
         return "pcc_live_from_the_vault"
@@ -216,9 +218,9 @@ def test_an_asynchronous_key_serves_asynchronous_calls_alone(server: FaultServer
 
 
 @ALL_MODES
-def test_an_older_server_is_asked_without_the_option_it_refuses(server: FaultServer, mode: Mode) -> None:
-    refusal = reply(400, b'{"error":{"message":"Unknown parameter: stream_options"}}')
-    case = server.case([refusal], [reply(503)], healthy("chat-stream"))
+def test_stream_options_is_dropped_if_an_older_server_rejects_it(server: FaultServer, mode: Mode) -> None:
+    rejection = reply(400, b'{"error":{"message":"Unknown parameter: stream_options"}}')
+    case = server.case([rejection], [reply(503)], healthy("chat-stream"))
     io = VirtualIO(mode.port())
     answer = call(mode, "chat-stream", resolve(api_key="pcc_live_old", base_url=case.base_url), io)
     assert answer.text == "Hello, world"
@@ -226,7 +228,7 @@ def test_an_older_server_is_asked_without_the_option_it_refuses(server: FaultSer
 
 
 @ALL_MODES
-def test_asking_without_the_option_counts_as_an_attempt(server: FaultServer, mode: Mode) -> None:
+def test_resending_without_stream_options_counts_as_an_attempt(server: FaultServer, mode: Mode) -> None:
     case = server.case([reply(400, b'{"error":"stream_options?"}')], [reply(503)])
     with pytest.raises(PicccError) as caught:
         call(

@@ -18,14 +18,13 @@ from tests.faults.server import Answer, Case, FaultServer
 from tests.faults.virtual import VirtualIO
 
 KEY = "pcc_live_the_key_of_the_matrix"
-LEFT_ALONE = (RuntimeError, ValueError, OSError, ImportError)
-"""What LangGraph's default retry policy does not repeat."""
-SECRETS = ("authorization", "x-api-key")
+NOT_RETRIED_BY_LANGGRAPH = (RuntimeError, ValueError, OSError, ImportError)
+"""Errors that LangGraph's default retry policy does not retry."""
 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[FaultServer]:
-    """Run a server of another origin."""
+    """Run a server on another origin."""
     with FaultServer() as running:
         yield running
 
@@ -33,11 +32,11 @@ def elsewhere() -> Iterator[FaultServer]:
 @pytest.mark.parametrize(
     ("fault", "kind", "mode"), CASES, ids=[f"{fault.name}-{kind}-{mode}" for fault, kind, mode in CASES]
 )
-def test_a_fault_ends_as_the_matrix_says(
+def test_each_fault_has_the_outcome_in_the_matrix(
     server: FaultServer, elsewhere: FaultServer, fault: Fault, kind: str, mode: Mode
 ) -> None:
     case, other = server.case(), elsewhere.case([b""])
-    case.answers = _aim(fault.script(kind), {"{here}": case.base_url, "{elsewhere}": other.base_url})
+    case.answers = _fill_in(fault.script(kind), {"{here}": case.base_url, "{elsewhere}": other.base_url})
     config = resolve(
         api_key=KEY, base_url=case.base_url, timeout=fault.timeout, retry_unknown=fault.retry_unknown
     )
@@ -58,13 +57,13 @@ def test_a_fault_ends_as_the_matrix_says(
         _check_error(error, expected, case)
 
 
-def _aim(answers: Sequence[Answer], targets: dict[str, str]) -> list[Answer]:
-    def aimed(step: Any) -> Any:
+def _fill_in(answers: Sequence[Answer], targets: dict[str, str]) -> list[Answer]:
+    def filled_in(step: Any) -> Any:
         for name, target in targets.items():
             step = step.replace(name.encode(), target.encode()) if isinstance(step, bytes) else step
         return step
 
-    return [[aimed(step) for step in answer] for answer in answers]
+    return [[filled_in(step) for step in answer] for answer in answers]
 
 
 def _check_answer(result: Any, kind: str, expected: Expected) -> None:
@@ -79,7 +78,7 @@ def _check_answer(result: Any, kind: str, expected: Expected) -> None:
 def _check_error(error: PicccError, expected: Expected, case: Case) -> None:
     assert error.may_have_been_billed is expected.billed
     assert not (error.is_retryable and error.may_have_been_billed) or case.requests[1:]
-    assert isinstance(error, LEFT_ALONE) or not error.may_have_been_billed
+    assert isinstance(error, NOT_RETRIED_BY_LANGGRAPH) or not error.may_have_been_billed
     assert error.hint
     assert len(error.body or "") <= 1024
     assert error.record is not None

@@ -33,22 +33,22 @@ def blocking(base_url: str) -> list[str]:
 
 
 def asynchronous(base_url: str) -> list[str]:
-    async def ask() -> list[str]:
+    async def run() -> list[str]:
         client = AsyncClient(api_key="pcc_live_mocked", base_url=base_url, max_retries=0)
-        answer = await client.chat.create("hi")
-        return [answer.text, "".join([text async for text in (await client.chat.stream("hi")).texts()])]
+        reply = await client.chat.create("hi")
+        return [reply.text, "".join([text async for text in (await client.chat.stream("hi")).texts()])]
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
-WAYS = pytest.mark.parametrize("ask", [blocking, asynchronous])
+MODES = pytest.mark.parametrize("ask", [blocking, asynchronous])
 Ask = Callable[[str], list[str]]
 
 
-@WAYS
+@MODES
 @pytest.mark.parametrize("using", ["httpcore", "httpx"])
 def test_respx(ask: Ask, using: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if using == "httpx":  # patches a private method of the client: only who asks for httpx goes through that
+    if using == "httpx":  # patches a private method that only the httpx backend calls
         monkeypatch.setenv(BACKEND_VARIABLE, "httpx")
     with respx.mock(using=using) as router:
         route = router.post(CHAT)
@@ -60,7 +60,7 @@ def test_respx(ask: Ask, using: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert route.calls[0].request.headers["authorization"] == "Bearer pcc_live_mocked"
 
 
-@WAYS
+@MODES
 def test_pytest_httpx(ask: Ask, httpx_mock: HTTPXMock) -> None:
     httpx_mock.add_response(url=CHAT, content=whole("chat"))
     httpx_mock.add_response(url=CHAT, content=STREAM, headers=EVENT_STREAM)
@@ -68,21 +68,21 @@ def test_pytest_httpx(ask: Ask, httpx_mock: HTTPXMock) -> None:
     assert len(httpx_mock.get_requests()) == 2
 
 
-def test_what_a_mock_raises_counts_as_what_the_library_raises(httpx_mock: HTTPXMock) -> None:
+def test_an_exception_from_a_mock_is_mapped_like_the_librarys_own(httpx_mock: HTTPXMock) -> None:
     httpx_mock.add_exception(httpx.ReadTimeout("late"))
     with pytest.raises(APITimeoutError) as caught:
         blocking(URL)
     assert caught.value.may_have_been_billed
 
 
-@WAYS
+@MODES
 def test_pytest_httpx2(ask: Ask, httpx2_mock: HTTPX2Mock) -> None:
     httpx2_mock.add_response(url=CHAT, content=whole("chat"))
     httpx2_mock.add_response(url=CHAT, content=STREAM, headers=EVENT_STREAM)
     assert ask(URL) == [TEXT, TEXT]
 
 
-@WAYS
+@MODES
 @pytest.mark.parametrize("library", [None, httpx, httpx2], ids=["own", "httpx", "httpx2"])
 def test_vcr_records_and_replays(
     ask: Ask, library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +101,7 @@ def test_vcr_records_and_replays(
         assert ask(case.base_url) == [TEXT, TEXT]
 
 
-def test_a_tracer_that_wraps_a_transport_sees_our_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracer_that_patches_the_transport_sees_our_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = httpx.HTTPTransport.handle_request
 
@@ -134,37 +134,39 @@ class Auth(httpx.Auth):
         yield request
 
 
-PLACES: dict[str, tuple[Callable[[Any], dict[str, Any]], bool]] = {
-    "a hook for requests": (lambda hook: {"event_hooks": {"request": [hook]}}, False),
-    "hooks for both, for requests": (
+HOOKS: dict[str, tuple[Callable[[Any], dict[str, Any]], bool]] = {
+    "request hook": (lambda hook: {"event_hooks": {"request": [hook]}}, False),
+    "request hook beside a response hook": (
         lambda hook: {"event_hooks": {"request": [hook], "response": [len]}},
         False,
     ),
-    "a hook for replies": (lambda hook: {"event_hooks": {"response": [hook]}}, True),
-    "an auth": (lambda hook: {"auth": Auth()}, False),
+    "response hook": (lambda hook: {"event_hooks": {"response": [hook]}}, True),
+    "auth": (lambda hook: {"auth": Auth()}, False),
 }
 
 
 @pytest.mark.parametrize("kind", ["chat", "image"])
-@pytest.mark.parametrize(("options", "was_sent"), PLACES.values(), ids=PLACES)
-def test_what_a_callers_client_raises_before_the_first_byte_was_not_sent(
+@pytest.mark.parametrize(("options", "was_sent"), HOOKS.values(), ids=HOOKS)
+def test_an_error_in_a_hook_tells_whether_the_request_was_sent(
     options: Callable[[Any], dict[str, Any]], was_sent: bool, kind: str
 ) -> None:
-    with FaultServer() as server, httpx.Client(**options(failing)) as mine:
+    with FaultServer() as server, httpx.Client(**options(failing)) as http_client:
         case = server.case([reply(200, whole("chat"))])
-        client = Client(api_key="pcc_live_hooked", base_url=case.base_url, http_client=mine)
+        client = Client(api_key="pcc_live_hooked", base_url=case.base_url, http_client=http_client)
         with pytest.raises(PicccError) as caught:
             client.chat.create("hi") if kind == "chat" else client.images.submit("a fox", model="m")
         assert caught.value.may_have_been_billed is was_sent
         assert len(case.requests) == was_sent
 
 
-@pytest.mark.parametrize(("place", "was_sent"), [("request", False), ("response", True)])
-async def test_an_asynchronous_callers_hook_too(place: str, was_sent: bool) -> None:
+@pytest.mark.parametrize(("event", "was_sent"), [("request", False), ("response", True)])
+async def test_an_error_in_an_async_hook_tells_whether_the_request_was_sent(
+    event: str, was_sent: bool
+) -> None:
     with FaultServer() as server:
         case = server.case([reply(200, whole("chat"))])
-        async with httpx.AsyncClient(event_hooks={place: [failing_async]}) as mine:
-            client = AsyncClient(api_key="pcc_live_hooked", base_url=case.base_url, http_client=mine)
+        async with httpx.AsyncClient(event_hooks={event: [failing_async]}) as http_client:
+            client = AsyncClient(api_key="pcc_live_hooked", base_url=case.base_url, http_client=http_client)
             with pytest.raises(PicccError) as caught:
                 await client.chat.create("hi")
         assert caught.value.may_have_been_billed is was_sent

@@ -1,4 +1,4 @@
-"""Blocking and background work of the backends: where it runs, and what becomes of its result."""
+"""Where the backends run blocking and background work, and what happens to its result."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from piccc._http import connections
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.library import call_within
 
-PLACE: ContextVar[str] = ContextVar("place", default="elsewhere")
+MARKER: ContextVar[str] = ContextVar("marker", default="elsewhere")
 
 
 def where(*args: int) -> tuple[int, int, str]:
-    return threading.get_ident(), sum(args), PLACE.get()
+    return threading.get_ident(), sum(args), MARKER.get()
 
 
 def fail() -> None:
     raise KeyError("from the function")
 
 
-def test_blocking_work_of_the_sync_backend_runs_where_it_is_called() -> None:
+def test_the_sync_backend_runs_blocking_work_in_the_calling_thread() -> None:
     thread, total, _ = run_sync(SyncBackend().run(where, 1, 2))
     assert (thread, total) == (threading.get_ident(), 3)
     with pytest.raises(KeyError, match="from the function"):
         run_sync(SyncBackend().run(fail))
 
 
-async def test_blocking_work_of_the_async_backend_leaves_the_event_loop_free() -> None:
-    PLACE.set("here")
+async def test_the_async_backend_runs_blocking_work_off_the_event_loop() -> None:
+    MARKER.set("here")
     done = threading.Event()
     waiting = asyncio.create_task(AsyncBackend().run(done.wait, 60))
-    thread, total, place = await AsyncBackend().run(where, 1, 2)  # the loop turns while the other one waits
-    assert (total, place) == (3, "here")
+    thread, total, marker = await AsyncBackend().run(where, 1, 2)  # the loop runs while the other call waits
+    assert (total, marker) == (3, "here")
     assert thread != threading.get_ident()
     done.set()
     assert await waiting
@@ -50,20 +50,20 @@ async def test_blocking_work_of_the_async_backend_leaves_the_event_loop_free() -
         await AsyncBackend().run(fail)
 
 
-async def test_cancelled_blocking_work_ends_by_itself_and_disturbs_nobody() -> None:
-    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+async def test_cancelled_blocking_work_runs_to_its_end() -> None:
+    started, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
-        begun.set()
-        go_on.wait(60)
+        started.set()
+        release.wait(60)
         ended.set()
 
     task = asyncio.create_task(AsyncBackend().run(work))
-    await asyncio.to_thread(begun.wait, 60)
+    await asyncio.to_thread(started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    go_on.set()
+    release.set()
     assert await AsyncBackend().run(ended.wait, 60)
 
 
@@ -80,34 +80,34 @@ def with_deadline(function: Callable[[], None]) -> None:
 
 @pytest.fixture
 def idle_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
-    """Set how long threads stay idle; those that would stay long end soon after the test."""
+    """Set how long threads stay idle; end idle threads after the test."""
     yield partial(monkeypatch.setattr, connections, "THREAD_IDLE_SECONDS")
     monkeypatch.undo()
     while connections._idle_threads:
         connections._idle_threads.pop().put(lambda: None)
 
 
-WAYS = pytest.mark.parametrize("run", [in_background, with_deadline])
+RUNNERS = pytest.mark.parametrize("run", [in_background, with_deadline])
 Run = Callable[[Callable[[], None]], None]
 
 
-@WAYS
-def test_work_in_a_thread_sees_the_callers_context_and_the_thread_ends_when_idle(
+@RUNNERS
+def test_a_thread_has_the_callers_context_and_ends_when_idle(
     run: Run, idle_seconds: Callable[[float], None]
 ) -> None:
     idle_seconds(0.001)
-    PLACE.set("here")
+    MARKER.set("here")
     seen: SimpleQueue[tuple[threading.Thread, str]] = SimpleQueue()
-    run(lambda: seen.put((threading.current_thread(), PLACE.get())))
-    thread, place = seen.get(timeout=30)
+    run(lambda: seen.put((threading.current_thread(), MARKER.get())))
+    thread, marker = seen.get(timeout=30)
     assert thread is not threading.current_thread()
     assert thread.daemon  # it never delays the program's exit
-    assert place == "here"
+    assert marker == "here"
     thread.join(30)
     assert not thread.is_alive()
 
 
-@WAYS
+@RUNNERS
 def test_an_idle_thread_keeps_no_reference_to_its_last_work(
     run: Run, idle_seconds: Callable[[float], None]
 ) -> None:
@@ -116,7 +116,7 @@ def test_an_idle_thread_keeps_no_reference_to_its_last_work(
             pass
 
     idle_seconds(60.0)
-    for _ in range(2):  # on a new thread, and on one that has worked before
+    for _ in range(2):  # on a new thread, and on a reused one
         held, gone = Held(), threading.Event()
         weakref.finalize(held, gone.set)
         run(held.work)
@@ -124,8 +124,8 @@ def test_an_idle_thread_keeps_no_reference_to_its_last_work(
         assert gone.wait(30)
 
 
-@WAYS
-def test_work_is_not_lost_when_the_idle_thread_is_about_to_end(
+@RUNNERS
+def test_work_is_not_lost_when_an_idle_thread_is_about_to_end(
     run: Run, idle_seconds: Callable[[float], None]
 ) -> None:
     idle_seconds(0.0)
@@ -135,8 +135,8 @@ def test_work_is_not_lost_when_the_idle_thread_is_about_to_end(
         assert done.acquire(timeout=30)
 
 
-@WAYS
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@RUNNERS
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 def test_a_forked_child_does_not_wait_for_its_parents_idle_threads(
     run: Run, idle_seconds: Callable[[float], None]
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_idle_threads(
         assert time.monotonic() < deadline
         time.sleep(0.001)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Newer Pythons warn of any fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn about any fork with threads
         child = os.fork()
     if child == 0:
         done = threading.Event()

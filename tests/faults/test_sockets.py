@@ -35,7 +35,7 @@ def ask(mode: Mode, base_url: str, kind: str = "chat-stream", io: VirtualIO | No
 def secure(
     monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
 ) -> Iterator[tuple[FaultServer, ssl.SSLContext]]:
-    """Run a server with a certificate that is trusted from here on."""
+    """Run a server with a certificate that the test trusts."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
@@ -46,25 +46,25 @@ def secure(
 
 
 @MODE
-@pytest.mark.parametrize("way", ["direct", "tunnel", "tls tunnel"])
-def test_a_stream_is_read_under_tls(
-    secure: tuple[FaultServer, ssl.SSLContext], mode: Mode, way: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("route", ["direct", "tunnel", "tls tunnel"])
+def test_a_stream_works_over_tls_and_through_proxies(
+    secure: tuple[FaultServer, ssl.SSLContext], mode: Mode, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, context = secure
     case = server.case(stream(*EVENT_LIST), stream(b"".join(EVENT_LIST)))
     with ExitStack() as stack:
-        if way != "direct":
-            tunnel = stack.enter_context(Tunnel(tls=context if way == "tls tunnel" else None))
+        if route != "direct":
+            tunnel = stack.enter_context(Tunnel(tls=context if route == "tls tunnel" else None))
             monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
             monkeypatch.setenv("NO_PROXY", "")
         for _ in range(2):
-            host = "127.0.0.1" if way == "direct" else "behind.test"
+            host = "127.0.0.1" if route == "direct" else "behind.test"
             assert ask(mode, case.base_url.replace("127.0.0.1", host)).text == TEXT
-        assert way == "direct" or tunnel.asked == {f"behind.test:{server.port}"}
+        assert route == "direct" or tunnel.destinations == {f"behind.test:{server.port}"}
 
 
 @pytest.mark.parametrize("ending", [chunk(b""), b"0\r\nx-checksum: 1\r\n\r\n"], ids=["plain", "trailer"])
-def test_a_connection_serves_the_next_call_after_a_stream(ending: bytes) -> None:
+def test_a_connection_is_reused_after_a_stream(ending: bytes) -> None:
     with FaultServer() as server:
         answer = [stream_head(), chunk(b"".join(EVENT_LIST)) + ending]
         case = server.case(answer, answer, [reply(200, whole("chat"))])
@@ -75,15 +75,17 @@ def test_a_connection_serves_the_next_call_after_a_stream(ending: bytes) -> None
 
 
 @MODE
-@pytest.mark.parametrize("head", ["\r\n", "\n"])
-def test_a_head_with_any_line_ends_is_read(server: FaultServer, mode: Mode, head: str) -> None:
+@pytest.mark.parametrize("newline", ["\r\n", "\n"])
+def test_header_lines_may_end_with_lf_or_crlf(server: FaultServer, mode: Mode, newline: str) -> None:
     lines = ["HTTP/1.1 200 OK", "content-type: text/event-stream", "transfer-encoding: chunked", "", ""]
-    case = server.case([head.join(lines).encode() + b"".join(chunk(each) for each in (*EVENT_LIST, b""))])
+    case = server.case(
+        [newline.join(lines).encode() + b"".join(chunk(event) for event in (*EVENT_LIST, b""))]
+    )
     assert ask(mode, case.base_url).text == TEXT
 
 
 @MODE
-def test_a_body_without_chunks_ends_with_its_connection(server: FaultServer, mode: Mode) -> None:
+def test_a_body_without_framing_ends_when_the_connection_closes(server: FaultServer, mode: Mode) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
     case = server.case([head + b"".join(EVENT_LIST), CLOSE])
     assert ask(mode, case.base_url).text == TEXT
@@ -91,22 +93,22 @@ def test_a_body_without_chunks_ends_with_its_connection(server: FaultServer, mod
 
 @OWN_MODE
 @pytest.mark.parametrize("damage", [b"xyz\r\n", b"1\r\nab\r\n"])
-def test_damaged_chunks_are_a_stream_error(server: FaultServer, mode: Mode, damage: bytes) -> None:
+def test_malformed_chunks_are_a_stream_error(server: FaultServer, mode: Mode, damage: bytes) -> None:
     case = server.case([stream_head(), chunk(EVENT_LIST[0]) + chunk(EVENT_LIST[1]) + damage, CLOSE])
     with pytest.raises(StreamError, match="damaged") as caught:
         ask(mode, case.base_url)
     assert caught.value.partial.text == "Hello, "
 
 
-def test_a_fast_server_is_slowed_down_to_its_reader(
+def test_a_stream_is_complete_after_reading_was_paused(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paused: list[int] = []
+    held: list[int] = []
     received = streams.AsyncStream.buffer_updated
 
-    def buffer_updated(it: streams.AsyncStream, nbytes: int) -> None:
-        received(it, nbytes)
-        paused.append(it._size)
+    def buffer_updated(reader: streams.AsyncStream, nbytes: int) -> None:
+        received(reader, nbytes)
+        held.append(reader._size)
 
     monkeypatch.setattr(streams, "MAX_HELD_BYTES", 1000)
     monkeypatch.setattr(streams.AsyncStream, "buffer_updated", buffer_updated)
@@ -115,10 +117,10 @@ def test_a_fast_server_is_slowed_down_to_its_reader(
         stream(EVENT_LIST[0], *[openai_chunk({"content": word})] * 50, *EVENT_LIST[3:]),
     )
     assert ask(MODES[1], case.base_url).text == word * 50
-    assert max(paused) > 1000
+    assert max(held) > 1000
 
 
-def test_only_streams_of_one_event_loop_share_a_buffer() -> None:
+def test_streams_share_a_buffer_only_within_one_event_loop() -> None:
     async def buffers() -> list[memoryview]:
         return [streams.AsyncStream().get_buffer(-1) for _ in range(2)]
 

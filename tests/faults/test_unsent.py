@@ -26,8 +26,8 @@ from tests.faults.server import CLOSE, FaultServer, head, reply
 from tests.faults.virtual import VirtualIO
 
 
-class Place:
-    """What a fault is made of: the environment, certificates, servers, and what is closed afterwards."""
+class Environment:
+    """What a fault needs: environment variables, certificates and servers, cleaned up after the test."""
 
     def __init__(
         self, patch: pytest.MonkeyPatch, authority: trustme.CA, folder: Path, stack: ExitStack
@@ -38,7 +38,7 @@ class Place:
         self.stack = stack
 
     def serve(self, name: str | None = None) -> FaultServer:
-        """Run a server, with a certificate for this name."""
+        """Run a server, over TLS with a certificate for the name if given."""
         context = None
         if name is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,14 +46,14 @@ class Place:
         return self.stack.enter_context(FaultServer(tls=context))
 
     def trust(self) -> None:
-        """Trust the authority from here on."""
+        """Trust the authority for the rest of the test."""
         bundle = self.folder / "authority.pem"
         self.authority.cert_pem.write_to_path(bundle)
         self.patch.setenv("SSL_CERT_FILE", str(bundle))
 
 
 class Silent(socketserver.BaseRequestHandler):
-    """Accept, and answer nothing until the client leaves."""
+    """Reads until the client leaves, and never responds."""
 
     def handle(self) -> None:
         while self.request.recv(4096):
@@ -61,29 +61,29 @@ class Silent(socketserver.BaseRequestHandler):
 
 
 class Closing(socketserver.BaseRequestHandler):
-    """Read the greeting and hang up."""
+    """Reads the first bytes and closes the connection."""
 
     def handle(self) -> None:
         self.request.recv(4096)
 
 
 class Plain(socketserver.BaseRequestHandler):
-    """Answer a TLS greeting as an HTTP server does."""
+    """Responds to a TLS handshake with plain HTTP."""
 
     def handle(self) -> None:
         self.request.recv(4096)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
 
 
-def unknown_host(place: Place) -> str:
-    known = socket.getaddrinfo
+def unknown_host(environment: Environment) -> str:
+    real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
         if host in ("nowhere.test", b"nowhere.test"):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return known(host, *arguments, **options)
+        return real(host, *arguments, **options)
 
-    place.patch.setattr(socket, "getaddrinfo", getaddrinfo)
+    environment.patch.setattr(socket, "getaddrinfo", getaddrinfo)
     return "http://nowhere.test"
 
 
@@ -93,130 +93,132 @@ def _closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def refused(place: Place) -> str:
+def refused(environment: Environment) -> str:
     return f"http://127.0.0.1:{_closed_port()}"
 
 
-def never_accepted(place: Place) -> str:
-    listener = place.stack.enter_context(socket.socket())
+def never_accepted(environment: Environment) -> str:
+    listener = environment.stack.enter_context(socket.socket())
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)
-    for _ in range(2):  # which fill the queue of connections that wait to be accepted
-        filler = place.stack.enter_context(socket.socket())
+    for _ in range(2):  # fill the accept queue
+        filler = environment.stack.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(listener.getsockname())
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def silent(place: Place) -> str:
-    listener = place.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+def silent(environment: Environment) -> str:
+    listener = environment.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     return f"https://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def untrusted(place: Place) -> str:
-    return place.serve("127.0.0.1").case([reply(200)]).base_url
+def untrusted(environment: Environment) -> str:
+    return environment.serve("127.0.0.1").case([reply(200)]).base_url
 
 
-def misnamed(place: Place) -> str:
-    place.trust()
-    return place.serve("another.test").case([reply(200)]).base_url
+def wrong_hostname(environment: Environment) -> str:
+    environment.trust()
+    return environment.serve("another.test").case([reply(200)]).base_url
 
 
-def handshake_cut(place: Place) -> str:
-    return listening(place, Closing)
+def aborted_handshake(environment: Environment) -> str:
+    return listening(environment, Closing)
 
 
-def listening(place: Place, handler: type[socketserver.BaseRequestHandler]) -> str:
-    listener = place.stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler))
+def listening(environment: Environment, handler: type[socketserver.BaseRequestHandler]) -> str:
+    listener = environment.stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler))
     listener.daemon_threads = True
     threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
-    place.stack.callback(listener.shutdown)
+    environment.stack.callback(listener.shutdown)
     return f"https://127.0.0.1:{listener.server_address[1]}"
 
 
-def proxy_wants_a_password(place: Place) -> str:
-    proxy = place.serve().tunnel("behind.test:443", [head(407, "content-length: 0"), CLOSE])
-    place.patch.setenv("HTTPS_PROXY", proxy.base_url)
-    place.patch.setenv("NO_PROXY", "")
+def proxy_requires_a_password(environment: Environment) -> str:
+    proxy = environment.serve().tunnel("behind.test:443", [head(407, "content-length: 0"), CLOSE])
+    environment.patch.setenv("HTTPS_PROXY", proxy.base_url)
+    environment.patch.setenv("NO_PROXY", "")
     return "https://behind.test"
 
 
-def proxy_is_down(place: Place) -> str:
-    place.patch.setenv("HTTP_PROXY", f"http://127.0.0.1:{_closed_port()}")
-    place.patch.setenv("NO_PROXY", "")
+def proxy_is_down(environment: Environment) -> str:
+    environment.patch.setenv("HTTP_PROXY", f"http://127.0.0.1:{_closed_port()}")
+    environment.patch.setenv("NO_PROXY", "")
     return "http://behind.test"
 
 
-def speaks_no_tls(place: Place) -> str:
-    return listening(place, Plain)
+def plain_http_behind_https(environment: Environment) -> str:
+    return listening(environment, Plain)
 
 
 class Alert(socketserver.BaseRequestHandler):
-    """Answer plain HTTP as a TLS server may: with the alert "unexpected message"."""
+    """Responds to plain HTTP with the TLS alert "unexpected message", as a TLS server may."""
 
     def handle(self) -> None:
         self.request.recv(4096)
         self.request.sendall(b"\x15\x03\x03\x00\x02\x02\x0a")
 
 
-def speaks_tls(place: Place) -> str:
-    return listening(place, Alert).replace("https", "http")
+def tls_behind_http(environment: Environment) -> str:
+    return listening(environment, Alert).replace("https", "http")
 
 
-def tls_that_hangs_up(place: Place) -> str:
-    return listening(place, Closing).replace("https", "http")
+def closed_behind_http(environment: Environment) -> str:
+    return listening(environment, Closing).replace("https", "http")
 
 
-def no_certificates(place: Place) -> str:
-    (place.folder / "empty.pem").write_text("nothing")
-    place.patch.setenv("SSL_CERT_FILE", str(place.folder / "empty.pem"))
-    return listening(place, Closing)
+def no_certificates(environment: Environment) -> str:
+    (environment.folder / "empty.pem").write_text("nothing")
+    environment.patch.setenv("SSL_CERT_FILE", str(environment.folder / "empty.pem"))
+    return listening(environment, Closing)
 
 
-AGAIN, NEVER = 3, 1
-FAULTS: dict[Callable[[Place], str], int] = {
-    unknown_host: AGAIN,
-    refused: AGAIN,
-    never_accepted: AGAIN,
-    untrusted: NEVER,
-    misnamed: NEVER,
-    handshake_cut: AGAIN,
-    proxy_wants_a_password: NEVER,
-    proxy_is_down: AGAIN,
-    speaks_no_tls: AGAIN,
-    no_certificates: AGAIN,
+RETRIED, NOT_RETRIED = 3, 1
+FAULTS: dict[Callable[[Environment], str], int] = {
+    unknown_host: RETRIED,
+    refused: RETRIED,
+    never_accepted: RETRIED,
+    untrusted: NOT_RETRIED,
+    wrong_hostname: NOT_RETRIED,
+    aborted_handshake: RETRIED,
+    proxy_requires_a_password: NOT_RETRIED,
+    proxy_is_down: RETRIED,
+    plain_http_behind_https: RETRIED,
+    no_certificates: RETRIED,
 }
-"""How often each is tried."""
-SAID: dict[Callable[[Place], str], str] = {
+"""The number of attempts for each fault."""
+MESSAGES: dict[Callable[[Environment], str], str] = {
     refused: "start the emulator",
     untrusted: "certificate is not trusted",
-    speaks_no_tls: "start base_url with http://",
-    speaks_tls: "tart base_url with https://",
-    tls_that_hangs_up: "If the server speaks TLS, start base_url with https://",
+    plain_http_behind_https: "start base_url with http://",
+    tls_behind_http: "tart base_url with https://",
+    closed_behind_http: "If the server speaks TLS, start base_url with https://",
     silent: "If it speaks plain HTTP, start base_url with http://",
     no_certificates: "SSL_CERT_FILE or SSL_CERT_DIR contains no certificates",
     proxy_is_down: "through the proxy",
-    proxy_wants_a_password: "the proxy",
+    proxy_requires_a_password: "the proxy",
 }
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path) -> Iterator[Place]:
-    """Make a place, and clear it away afterwards."""
+def environment(
+    monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, tmp_path: Path
+) -> Iterator[Environment]:
+    """Create the environment, and clean up afterwards."""
     with ExitStack() as stack:
-        yield Place(monkeypatch, authority, tmp_path, stack)
+        yield Environment(monkeypatch, authority, tmp_path, stack)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
-    place: Place, fault: Callable[[Place], str], kind: str, mode: Mode
+def test_an_unsent_request_is_retried_only_if_that_may_help(
+    environment: Environment, fault: Callable[[Environment], str], kind: str, mode: Mode
 ) -> None:
-    patience = Timeout(connect=0.05 if fault is never_accepted else 5.0)
-    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), timeout=patience)
+    timeout = Timeout(connect=0.05 if fault is never_accepted else 5.0)
+    config = resolve(api_key="pcc_live_never_sent", base_url=fault(environment), timeout=timeout)
     io = VirtualIO(mode.port())
-    gc.freeze()  # so that the collection at the end looks only at what is made here
+    gc.freeze()  # so that the final collection looks only at objects made here
     try:
         with pytest.raises(APIConnectionError) as caught:
             call(mode, kind, config, io)
@@ -224,8 +226,8 @@ def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
         assert error.attempts == FAULTS[fault]
         assert not error.may_have_been_billed
         assert "Nothing was sent" in error.hint
-        assert io.skipped == (1.5 if FAULTS[fault] == AGAIN else 0)
-        if fault in (handshake_cut, speaks_no_tls):
+        assert io.skipped == (1.5 if FAULTS[fault] == RETRIED else 0)
+        if fault in (aborted_handshake, plain_http_behind_https):
             del caught, error
             gc.collect()
     finally:
@@ -233,15 +235,17 @@ def test_what_was_never_sent_is_tried_as_often_as_it_may_help(
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-@pytest.mark.parametrize("fault", SAID, ids=lambda fault: fault.__name__)
-def test_an_error_says_why_nothing_could_be_sent(
-    place: Place, fault: Callable[[Place], str], mode: Mode
+@pytest.mark.parametrize("fault", MESSAGES, ids=lambda fault: fault.__name__)
+def test_an_error_says_why_nothing_was_sent(
+    environment: Environment, fault: Callable[[Environment], str], mode: Mode
 ) -> None:
-    patience = Timeout(connect=2.0 if fault is silent else 30.0)
-    config = resolve(api_key="pcc_live_never_sent", base_url=fault(place), max_retries=0, timeout=patience)
+    timeout = Timeout(connect=2.0 if fault is silent else 30.0)
+    config = resolve(
+        api_key="pcc_live_never_sent", base_url=fault(environment), max_retries=0, timeout=timeout
+    )
     with pytest.raises(APIConnectionError) as caught:
         call(mode, "chat", config, VirtualIO(mode.port()))
-    assert SAID[fault] in str(caught.value)
+    assert MESSAGES[fault] in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -255,9 +259,11 @@ def test_an_error_says_why_nothing_could_be_sent(
         "http://:80",
     ],
 )
-def test_an_invalid_proxy_url_is_a_configuration_error(place: Place, proxy: str, mode: Mode) -> None:
-    place.patch.setenv("HTTP_PROXY", proxy)
-    place.patch.setenv("NO_PROXY", "")
+def test_an_invalid_proxy_url_is_a_configuration_error(
+    environment: Environment, proxy: str, mode: Mode
+) -> None:
+    environment.patch.setenv("HTTP_PROXY", proxy)
+    environment.patch.setenv("NO_PROXY", "")
     config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test")
     with pytest.raises(ConfigurationError, match="is not a valid proxy URL") as caught:
         call(mode, "chat", config, VirtualIO(mode.port()))
@@ -266,17 +272,19 @@ def test_an_invalid_proxy_url_is_a_configuration_error(place: Place, proxy: str,
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense://x"])
-def test_a_server_on_this_machine_is_asked_without_a_proxy(place: Place, proxy: str, mode: Mode) -> None:
+def test_a_loopback_server_is_called_without_the_proxy(
+    environment: Environment, proxy: str, mode: Mode
+) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        place.patch.setenv(name, proxy)
-    place.patch.setenv("NO_PROXY", "")
-    base_url = place.serve().case(healthy("chat")).base_url
+        environment.patch.setenv(name, proxy)
+    environment.patch.setenv("NO_PROXY", "")
+    base_url = environment.serve().case(healthy("chat")).base_url
     config = resolve(api_key="pcc_live_at_home", base_url=base_url, max_retries=0)
     assert call(mode, "chat", config, VirtualIO(mode.port())).text
 
 
 @pytest.mark.parametrize(
-    ("host", "is_here"),
+    ("host", "is_loopback"),
     [
         ("localhost", True),
         ("LocalHost.", True),
@@ -290,19 +298,21 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(place: Place, proxy: 
         ("::ffff:192.0.2.1", False),
     ],
 )
-def test_only_this_machine_is_asked_without_a_proxy(
-    host: str, is_here: bool, monkeypatch: pytest.MonkeyPatch
+def test_only_loopback_hosts_bypass_the_proxy(
+    host: str, is_loopback: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:8080")
     monkeypatch.setenv("NO_PROXY", "")
-    assert (proxy_for("http", host, 80) is None) is is_here
+    assert (proxy_for("http", host, 80) is None) is is_loopback
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("kind", ["chat", "submit"])
-def test_a_proxy_that_never_opens_the_way_got_no_request(place: Place, kind: str, mode: Mode) -> None:
-    place.patch.setenv("ALL_PROXY", listening(place, Silent).replace("https", "socks5"))
-    place.patch.setenv("NO_PROXY", "")
+def test_a_proxy_that_never_opens_the_tunnel_gets_no_request(
+    environment: Environment, kind: str, mode: Mode
+) -> None:
+    environment.patch.setenv("ALL_PROXY", listening(environment, Silent).replace("https", "socks5"))
+    environment.patch.setenv("NO_PROXY", "")
     config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test", timeout=0.2, max_retries=0)
     with pytest.raises(APITimeoutError) as caught:
         call(mode, kind, config, VirtualIO(mode.port()))
@@ -311,16 +321,18 @@ def test_a_proxy_that_never_opens_the_way_got_no_request(place: Place, kind: str
 
 
 @pytest.mark.parametrize("mode", OWN_MODES, ids=str)
-def test_a_deadline_that_passes_while_a_library_is_loaded_sends_nothing(place: Place, mode: Mode) -> None:
+def test_nothing_is_sent_if_loading_a_library_outlasts_the_deadline(
+    environment: Environment, mode: Mode
+) -> None:
     load = backends.library_named
 
     def load_slowly(name: str) -> Any:
         time.sleep(0.1)
         return load(name)
 
-    place.patch.setattr(backends, "library_named", load_slowly)
-    place.patch.setenv("ALL_PROXY", listening(place, Silent).replace("https", "socks5"))
-    place.patch.setenv("NO_PROXY", "")
+    environment.patch.setattr(backends, "library_named", load_slowly)
+    environment.patch.setenv("ALL_PROXY", listening(environment, Silent).replace("https", "socks5"))
+    environment.patch.setenv("NO_PROXY", "")
     config = resolve(api_key="pcc_live_never_sent", base_url="http://behind.test", timeout=0.05)
     with pytest.raises(APITimeoutError) as caught:
         call(mode, "submit", config, VirtualIO(mode.port()))

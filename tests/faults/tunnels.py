@@ -14,7 +14,7 @@ TURNS = 5
 class Tunnel:
     """Serves CONNECT in a background thread; enter it with `with`.
 
-    `asked` lists the requested destinations; every host leads to this machine.
+    `destinations` are the requested ones; every host leads to this machine.
     """
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
@@ -23,7 +23,7 @@ class Tunnel:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tunnel", daemon=True)
         self._serving: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self.asked: set[str] = set()
+        self.destinations: set[str] = set()
 
     def __enter__(self) -> Tunnel:
         self._thread.start()
@@ -46,12 +46,12 @@ class Tunnel:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             authority = head.split(b" ", 2)[1].decode()
-            self.asked.add(authority)
+            self.destinations.add(authority)
             port = int(authority.rpartition(":")[2])
-            there, here = await asyncio.open_connection("127.0.0.1", port)
-            self._writers |= {writer, here}
+            upstream, to_upstream = await asyncio.open_connection("127.0.0.1", port)
+            self._writers |= {writer, to_upstream}
             writer.write(b"HTTP/1.1 200 Go on\r\n\r\n")
-            await asyncio.gather(_pour(reader, here), _pour(there, writer))
+            await asyncio.gather(_copy(reader, to_upstream), _copy(upstream, writer))
         except (asyncio.CancelledError, asyncio.IncompleteReadError):
             pass  # the client left, or the test is over
         finally:
@@ -68,7 +68,7 @@ class Tunnel:
             await asyncio.sleep(0)
 
 
-async def _pour(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
         while data := await source.read(65536):
             target.write(data)

@@ -1,4 +1,4 @@
-"""A backend that really sends, but sleeps in no time."""
+"""A backend that sends for real but skips sleeps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VirtualIO:
         return float(self.io.now()) + self.skipped
 
     def random(self) -> float:
-        """Return the jitter."""
+        """Return the fixed jitter."""
         return self.jitter
 
     async def sleep(self, seconds: float) -> None:
@@ -44,7 +44,7 @@ class VirtualIO:
         return await self.io.run(function, *args)
 
     async def send(self, request: HTTPRequest) -> HTTPResponse:
-        """Send."""
+        """Send a request."""
         by = None if request.by is None else request.by - self.skipped
         return _Response(await self.io.send(replace(request, by=by)), self)
 

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: built as for a release, and judged as files."""
+"""The wheel and the sdist: build them as for a release, and check their files."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 FOR_GITHUB = (".ci/", ".gitattributes", ".github/", ".pre-commit-config.yaml")
-"""Folders of the repository that no sdist needs."""
+"""Paths in the repository that the sdist may leave out."""
 PATIENCE = 600.0
 THIN = {"langchain-piccc": "langchain_piccc", "llama-index-llms-piccc": "llama_index.llms.piccc"}
-"""The distributions under packaging/, and the module that each of them is looked for by."""
+"""The distributions under packaging/, and the module that users of each one import."""
 
 
 class Failed(Exception):
-    """A promise of the packages that does not hold."""
+    """A failed check of the packages."""
 
 
 def run(*command: str | Path, folder: Path, variables: dict[str, str] | None = None) -> str:
-    """Run a command to its end and return its stdout; raise Failed with all it wrote if it fails."""
-    said = " ".join(map(str, command))
+    """Run a command and return its stdout; raise Failed with its output if it fails."""
+    line = " ".join(map(str, command))
     try:
         done = subprocess.run(  # noqa: S603  our own command
             command, cwd=folder, env=variables, capture_output=True, text=True, timeout=PATIENCE
         )
     except subprocess.TimeoutExpired as late:
-        raise Failed(f"{said}\nhad not ended after {PATIENCE:.0f} s") from late
+        raise Failed(f"{line}\ntimed out after {PATIENCE:.0f} s") from late
     if done.returncode:
-        raise Failed(f"{said}\n{done.stdout}{done.stderr}")
+        raise Failed(f"{line}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
 @dataclass(frozen=True)
 class Dist:
-    """What a release uploads."""
+    """The files that a release uploads."""
 
     wheel: Path
     sdist: Path
@@ -54,46 +54,46 @@ class Dist:
         return cls(next(folder.glob("*.whl")), next(folder.glob("*.tar.gz")))
 
     def build_thin(self, name: str, folder: Path) -> Path:
-        """Build one of the distributions under packaging/, into the folder."""
+        """Build a distribution from packaging/ into the folder."""
         run("uv", "build", "-q", "--wheel", "-o", folder, ROOT / "packaging" / name, folder=folder)
         return next(folder.glob(f"{name.replace('-', '_')}-*.whl"))
 
     @cached_property
     def requirements(self) -> list[Requirement]:
-        """Return what the wheel requires, of all extras."""
+        """The wheel's requirements, including all extras."""
         with zipfile.ZipFile(self.wheel) as archive:
             [name] = [each for each in archive.namelist() if each.endswith(".dist-info/METADATA")]
             lines = message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
         return [Requirement(line) for line in lines]
 
     def required(self, extra: str) -> dict[str, Requirement]:
-        """Return by name what an install with the extra requires."""
+        """Return the requirements of an install with the extra, by name."""
         wanted = [
             each for each in self.requirements if not each.marker or each.marker.evaluate({"extra": extra})
         ]
         return {each.name: each for each in wanted}
 
-    def judge(self, folder: Path) -> None:
-        """Raise Failed unless both are complete, and sound in the eyes of the index's own tool."""
+    def check(self, folder: Path) -> None:
+        """Raise Failed unless both files are complete and pass `twine check`."""
         run("uv", "tool", "run", "-q", "twine", "check", "--strict", self.wheel, self.sdist, folder=folder)
-        self._is_what_the_tree_gives(folder)
-        self._has_every_file()
-        self._can_be_tested(folder)
+        self._check_wheel_matches_tree(folder)
+        self._check_all_files()
+        self._check_tests_collect(folder)
 
-    def _is_what_the_tree_gives(self, folder: Path) -> None:
+    def _check_wheel_matches_tree(self, folder: Path) -> None:
         run("uv", "build", "-q", "--wheel", "-o", folder / "tree", ROOT, folder=folder)
         if (folder / "tree" / self.wheel.name).read_bytes() != self.wheel.read_bytes():
-            raise Failed("the wheel that the sdist builds is not the wheel that the tree builds")
+            raise Failed("the wheel built from the sdist differs from the wheel built from the tree")
 
-    def _has_every_file(self) -> None:
+    def _check_all_files(self) -> None:
         tracked = set(run("git", "ls-files", "--cached", folder=ROOT).splitlines())
         with tarfile.open(self.sdist) as archive:
-            held = {each.name.partition("/")[2] for each in archive.getmembers()}
-        missing = [each for each in sorted(tracked - held) if not each.startswith(FOR_GITHUB)]
+            present = {member.name.partition("/")[2] for member in archive.getmembers()}
+        missing = [each for each in sorted(tracked - present) if not each.startswith(FOR_GITHUB)]
         if missing:
             raise Failed(f"the sdist lacks {', '.join(missing)}")
 
-    def _can_be_tested(self, folder: Path) -> None:
+    def _check_tests_collect(self, folder: Path) -> None:
         with tarfile.open(self.sdist) as archive:
             archive.extractall(folder / "sdist", filter="data")
         [home] = (folder / "sdist").iterdir()

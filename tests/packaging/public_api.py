@@ -1,7 +1,7 @@
-"""List the public API, one line a name: `python -m tests.packaging.public_api` writes public_api.txt.
+"""List the public API, one name per line: `python -m tests.packaging.public_api` writes public_api.txt.
 
-The committed list makes each change of a public name or signature visible in review; a test fails where the
-list and the code differ.
+The committed list makes each change of a public name or signature visible in review. A test fails if the list
+and the code differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODULES = (
 
 
 def load() -> griffe.ModulesCollection:
-    """Read the three packages from their sources, without running them."""
+    """Load the three packages from their sources, without importing them."""
     loader = griffe.GriffeLoader(search_paths=[str(ROOT), str(ROOT / "shared")])
     for name in ("piccc", "langchain_piccc", "llama_index_piccc"):
         loader.load(name)
@@ -36,7 +36,7 @@ def load() -> griffe.ModulesCollection:
 
 
 def names_of(module: griffe.Object | griffe.Alias) -> list[str]:
-    """Return what a public module exports, or, without `__all__`, what it defines without an underscore."""
+    """Return a module's `__all__`, or without it the names it defines that have no leading underscore."""
     if module.exports is not None:
         return [str(name) for name in module.exports if not str(name).startswith("__")]
     return [
@@ -45,7 +45,7 @@ def names_of(module: griffe.Object | griffe.Alias) -> list[str]:
 
 
 def listing() -> Iterator[str]:
-    """Yield a line for each public name, and for each public member of a public class."""
+    """Yield a line for each public name and each public member of a public class."""
     packages = load()
     for module in MODULES:
         for name in sorted(names_of(packages[module])):
@@ -55,7 +55,7 @@ def listing() -> Iterator[str]:
 def _lines(path: str, member: griffe.Object | griffe.Alias) -> Iterator[str]:
     if member.is_function:
         parameters = ", ".join(
-            _parameter(each) for each in member.parameters if each.name not in ("self", "cls")
+            _parameter(parameter) for parameter in member.parameters if parameter.name not in ("self", "cls")
         )
         yield f"{path}({parameters})"
     elif member.is_class:

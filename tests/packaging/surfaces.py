@@ -1,4 +1,4 @@
-"""What each extra brings, and what must be missing without it."""
+"""What each extra installs, and what must be missing without it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """A part of the house that an extra opens; `extra` is empty for what every install has."""
+    """What an extra makes usable; `extra` is empty for what every install includes."""
 
     extra: str
     program: str
     """The program in `programs/` that uses it."""
     modules: tuple[str, ...]
-    """Packages of which every module can be imported, and with a `-` those within them that need more."""
-    brings: frozenset[str]
-    """Distributions that come with this extra and with no other but `all`."""
+    """Packages whose modules can all be imported, except those listed with a `-`, which need more."""
+    installs: frozenset[str]
+    """Distributions that only this extra and `all` install."""
     entry: tuple[str, ...] = ()
-    """What Python is told to run so that, without the extra, it names the extra."""
+    """Python arguments that fail without the extra, with an error that names it."""
 
 
 SURFACES = (
@@ -66,7 +66,7 @@ SURFACES = (
         "otel",
         "with_otel.py",
         ("piccc.telemetry",),
-        frozenset(),  # mcp brings opentelemetry-api too
+        frozenset(),  # mcp installs opentelemetry-api too
         ("-c", "import piccc.telemetry"),
     ),
     Surface("rate", "with_rate.py", (), frozenset({"pyrate-limiter"})),
@@ -85,19 +85,19 @@ NEEDS_MORE: dict[str, dict[tuple[str, ...], str]] = {
     "langchain": {("-c", "from langchain_piccc import PicccTasksMiddleware"): "all"},
     "cli": {("-m", "piccc", "demo"): "all", ("-m", "piccc", "emulator"): "emulator"},
 }
-"""What an extra opens a part of, and which extra it then names for the rest."""
-BESIDE = {"emulator": ("pytest>=8,<10",), "all": ("pytest>=8,<10",)}
-"""What a user has beside an extra when its program makes sense: the fixture is for tests."""
+"""Python arguments that need more than the extra, and the extra that the error must name."""
+ALSO_INSTALLED = {"emulator": ("pytest>=8,<10",), "all": ("pytest>=8,<10",)}
+"""Packages that an extra's program needs besides the extra: pytest, for the fixture."""
 
 
-def opened(extra: str) -> tuple[Surface, ...]:
-    """Return the surfaces that can be used where this extra is installed."""
+def usable_surfaces(extra: str) -> tuple[Surface, ...]:
+    """Return the surfaces that are usable with this extra."""
     usable = {"", extra}
-    if extra == "mcp":  # `piccc mcp` is a command, and the SDK of MCP has OpenTelemetry's API
+    if extra == "mcp":  # `piccc mcp` is a command, and the MCP SDK installs OpenTelemetry's API
         usable |= {"cli", "otel"}
-    return tuple(each for each in SURFACES if extra == "all" or each.extra in usable)
+    return tuple(surface for surface in SURFACES if extra == "all" or surface.extra in usable)
 
 
-def closed(extra: str) -> tuple[Surface, ...]:
-    """Return the others."""
-    return tuple(each for each in SURFACES if each not in opened(extra))
+def unusable_surfaces(extra: str) -> tuple[Surface, ...]:
+    """Return the surfaces that are not usable with this extra."""
+    return tuple(surface for surface in SURFACES if surface not in usable_surfaces(extra))

@@ -1,4 +1,4 @@
-"""Docstrings: every example runs against an emulator, in an empty folder; arguments and errors are listed."""
+"""Docstring examples run against an emulator, and public docstrings document arguments and errors."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ POLLING = {each.name: each.default for each in fields(Polling)}
 PROMPT = re.compile(r"^\s*>>> ", re.MULTILINE)
 WITH_EXAMPLES = [name for path, name in SOURCES.items() if PROMPT.search(path.read_text())]
 EXAMPLES = [
-    found
+    example
     for name in WITH_EXAMPLES
-    for found in doctest.DocTestFinder().find(import_module(name))
-    if found.examples
+    for example in doctest.DocTestFinder().find(import_module(name))
+    if example.examples
 ]
 COMMAND = re.compile(r"^ +(piccc [^|<>\n]+)", re.MULTILINE)
 COMMANDS = [
     line for path in SOURCES if path.parent.name == "cli" for line in COMMAND.findall(path.read_text())
 ]
-WHAT_GOES_WRONG = {
+FAULTS = {
     "piccc.errors.PicccError": "429;retry-after=2",
     "piccc.errors.StreamError": "cut:2",
     "piccc.errors.SubmissionUnknown": "lost-answer",
     "piccc.errors.TaskWaitTimeout": "stuck",
 }
-"""The fault that befalls the first request of an example that shows how to go on after an error."""
+"""The fault injected into the first request of each example that shows how to handle an error."""
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +56,41 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def surroundings(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """Give what a reader of an example has: a key, a server, and a folder to write into."""
+def example_environment(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Emulator]:
+    """Provide what an example needs: a key, a server, and an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
     monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
-    # The provider advises to wait seconds between two looks; this server is not the provider's.
+    # The default polling intervals follow the provider's advice; the emulator needs no such pauses.
     monkeypatch.setattr(Polling.__init__, "__kwdefaults__", {**POLLING, "min": 0.01, "max": 0.02})
     yield emulator
     emulator.clear()
 
 
-# Workflows of LlamaIndex read attributes that pydantic has deprecated.
+# LlamaIndex's workflows read attributes that pydantic deprecated.
 @pytest.mark.filterwarnings("ignore:The `.*` attribute:pydantic.PydanticDeprecatedSince20")
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.PydanticDeprecatedSince211")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_shows_what_happens(example: doctest.DocTest, surroundings: Emulator) -> None:
-    if fault := WHAT_GOES_WRONG.get(example.name):
-        surroundings.fault(fault, times=1)
+def test_docstring_examples_produce_the_output_they_show(
+    example: doctest.DocTest, example_environment: Emulator
+) -> None:
+    if fault := FAULTS.get(example.name):
+        example_environment.fault(fault, times=1)
     example.globs = {"__name__": "__main__"}
-    said: list[str] = []
-    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
-    assert results.failed == 0, "".join(said)
+    output: list[str] = []
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=output.append)
+    assert results.failed == 0, "".join(output)
 
 
 def test_every_example_is_found() -> None:
-    # A docstring under an assignment, or of an object that another module owns, would never run.
+    # doctest skips docstrings below assignments and docstrings of objects from other modules.
     written = sum(len(PROMPT.findall(path.read_text())) for path in SOURCES)
     assert written == sum(len(example.examples) for example in EXAMPLES)
 
 
-def test_code_stands_in_docstrings_as_examples_that_run_and_nowhere_else() -> None:
+def test_docstrings_contain_code_only_as_runnable_examples() -> None:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -97,15 +101,13 @@ def test_code_stands_in_docstrings_as_examples_that_run_and_nowhere_else() -> No
                 )
 
 
-def test_every_error_example_is_put_to_its_error() -> None:
+def test_every_error_example_has_a_fault() -> None:
     shown = {example.name for example in EXAMPLES if example.name.startswith("piccc.errors.")}
-    assert shown == WHAT_GOES_WRONG.keys()
+    assert shown == FAULTS.keys()
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_an_example_of_a_command_is_one_that_the_command_line_takes(
-    line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_example_commands_are_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("image", "video"):
         monkeypatch.setenv(f"PICCC_{kind.upper()}_MODEL", f"piccc-{kind}")
     _, *words = shlex.split(line)
@@ -122,7 +124,7 @@ LISTED = re.compile(r"^ {4}(\w+): \S", re.MULTILINE)
 
 
 def _public_functions() -> Iterator[tuple[str, FunctionType]]:
-    """Yield our public functions and methods with their paths, without those that a framework prescribes."""
+    """Yield our public functions and methods with their paths, except overrides of a framework's methods."""
     packages = load()
     for module in MODULES:
         for name in names_of(packages[module]):
@@ -140,8 +142,8 @@ def _public_functions() -> Iterator[tuple[str, FunctionType]]:
                     yield f"{module}.{name}.{attribute}", function
 
 
-def test_public_functions_list_their_arguments_and_errors_and_say_what_they_return() -> None:
-    # A method whose twin lists them refers to that; a summary may say what is returned.
+def test_public_functions_document_arguments_results_and_errors() -> None:
+    # A method may refer to its twin instead, and its summary may describe the result.
     wrong = {}
     for path, function in _public_functions():
         text, signature = inspect.getdoc(function) or "", inspect.signature(function)
@@ -150,8 +152,8 @@ def test_public_functions_list_their_arguments_and_errors_and_say_what_they_retu
             continue
         arguments = {*LISTED.findall(text.partition("Args:\n")[2])}
         missing = {*signature.parameters} - {"self", "cls", "args", "kwargs"} - arguments
-        says_result = re.search(r"\breturn|^yield|^iterate", summary, re.IGNORECASE) or RESULT.search(text)
-        if signature.return_annotation not in ("None", signature.empty) and not says_result:
+        has_result = re.search(r"\breturn|^yield|^iterate", summary, re.IGNORECASE) or RESULT.search(text)
+        if signature.return_annotation not in ("None", signature.empty) and not has_result:
             missing.add("Returns")
         if re.search(r"\braises? [A-Z]\w+", summary, re.IGNORECASE):
             missing.add("Raises")

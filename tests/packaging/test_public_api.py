@@ -1,4 +1,4 @@
-"""The public API changes only together with its committed list; renamed names still work, with a warning."""
+"""The public API matches its committed list, and renamed names still work with a warning."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RENAMED = {
 }
 
 
-def test_the_public_api_is_the_committed_list() -> None:
-    """`python -m tests.packaging.public_api` writes the list; the changelog names what changed in it."""
+def test_the_public_api_matches_the_committed_list() -> None:
+    """`python -m tests.packaging.public_api` updates the list; add its changes to the changelog."""
     assert list(listing()) == LIST.read_text().splitlines()
 
 

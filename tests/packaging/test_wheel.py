@@ -1,4 +1,4 @@
-"""What a user gets from the wheel, tried from an unpacked wheel in a fresh interpreter."""
+"""The wheel's files, metadata and imports, tested from an unpacked wheel in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _python(site: Path, code: str) -> subprocess.CompletedProcess[str]:
-    # Only the wheel's files count: the editable install's folders are dropped.
+    # Import only the wheel's files, not the editable install's.
     start = (
         f"import sys; root = {str(ROOT)!r}; "
         "sys.path[:] = [each for each in sys.path if each and each not in (root, root + '/shared')]; "
@@ -64,7 +64,7 @@ def _python(site: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=site, capture_output=True, text=True)  # noqa: S603  our own code
 
 
-def test_the_wheel_holds_the_three_packages_the_alias_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_three_packages_and_the_alias(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
@@ -78,7 +78,7 @@ def test_the_wheel_holds_the_three_packages_the_alias_and_nothing_else(wheel: Pa
     assert {f"{top}/py.typed" for top in tops - {"llama_index"}} <= set(names)
 
 
-def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
+def test_the_wheel_has_complete_metadata(unpacked: Path) -> None:
     [piccc] = metadata.distributions(path=[str(unpacked)])
     about = piccc.metadata.json
     assert (about["name"], about["license_expression"]) == ("piccc", "MIT")
@@ -101,33 +101,31 @@ def test_the_wheel_says_what_it_is(unpacked: Path) -> None:
     assert about["description_content_type"] == "text/markdown"
     assert str(about["description"]).strip() == (ROOT / "README.md").read_text().strip()
     assert piccc.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text()
-    starts = {(each.group, each.name, each.value) for each in piccc.entry_points}
-    assert starts == {
+    entry_points = {(entry.group, entry.name, entry.value) for entry in piccc.entry_points}
+    assert entry_points == {
         ("console_scripts", "piccc", "piccc.__main__:main"),
         ("pytest11", "piccc", "piccc.pytest_plugin"),
     }
 
 
 @pytest.mark.parametrize("variable", ["PICCC_REPOSITORY_URL", "GITHUB_REPOSITORY"])
-def test_the_description_has_no_relative_link_where_the_repository_is_known(
-    variable: str, tmp_path: Path
-) -> None:
-    address = "https://git.example/acme/piccc"
+def test_description_links_are_absolute_if_the_repository_is_known(variable: str, tmp_path: Path) -> None:
+    url = "https://git.example/acme/piccc"
     variables = (
-        {"PICCC_REPOSITORY_URL": f"{address}/"}
+        {"PICCC_REPOSITORY_URL": f"{url}/"}
         if variable == "PICCC_REPOSITORY_URL"
         else {"GITHUB_SERVER_URL": "https://git.example", "GITHUB_REPOSITORY": "acme/piccc"}
     )
     about = _metadata(_build(ROOT, tmp_path, **variables))
     page = str(about.get_payload(decode=False))
     assert re.findall(r"\]\((?!https://|#)[^)]*\)", page) == []
-    assert f"]({address}/blob/main/docs/benchmarks.md)" in page
-    assert f"]({address}/raw/main/.github/emulator.png)" in page
-    assert f"Repository, {address}" in about.get_all("Project-URL", [])
+    assert f"]({url}/blob/main/docs/benchmarks.md)" in page
+    assert f"]({url}/raw/main/.github/emulator.png)" in page
+    assert f"Repository, {url}" in about.get_all("Project-URL", [])
 
 
 @pytest.mark.parametrize("name", THIN)
-def test_a_thin_distribution_has_no_code_and_requires_the_extra_of_this_version(
+def test_a_thin_distribution_only_requires_our_extra_of_this_version(
     name: str, wheel: Path, tmp_path: Path
 ) -> None:
     thin = _build(ROOT / "packaging" / name, tmp_path)
@@ -140,7 +138,7 @@ def test_a_thin_distribution_has_no_code_and_requires_the_extra_of_this_version(
     assert required.specifier.contains(str(about["Version"]), prereleases=True)
 
 
-def test_nobody_can_import_shared_after_an_install(unpacked: Path) -> None:
+def test_shared_is_not_importable_after_an_install(unpacked: Path) -> None:
     done = _python(unpacked, "import piccc; print(piccc.__file__)\nimport shared")
     assert str(unpacked) in done.stdout
     assert "ModuleNotFoundError: No module named 'shared'" in done.stderr

@@ -1,6 +1,6 @@
-"""One span a chat call beside other instrumentations: `python tests/peers/instrumentations.py`.
+"""Each chat call makes one span under other instrumentations: `python tests/peers/instrumentations.py`.
 
-Each is tried on its own packages: OpenInference's and OpenLLMetry's, of LangChain and of LlamaIndex.
+Tries OpenInference's and OpenLLMetry's instrumentations of LangChain and LlamaIndex.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ INSTRUMENTATIONS: tuple[tuple[str, str, Any, dict[str, Any]], ...] = (
 
 
 def main() -> None:
-    """Call in every way beneath each, and look for one span."""
+    """Make each kind of call under each instrumentation, and check that it makes one span."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
@@ -67,9 +67,9 @@ def main() -> None:
             for way, call in ways.items():
                 exporter.clear()
                 call(model(base_url=emulator.base_url, api_key=emulator.api_key))
-                names = [(each.instrumentation_scope or each).name for each in exporter.get_finished_spans()]
+                names = [(span.instrumentation_scope or span).name for span in exporter.get_finished_spans()]
                 assert len(names) == 1, f"{module}, {way}: {names}"
-                assert names != ["piccc"], f"{module}, {way}: it made no span"
+                assert names != ["piccc"], f"{module}, {way}: only piccc made a span"
             instrumentor.uninstrument()
             print(f"{module}: ok")
 

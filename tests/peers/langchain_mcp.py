@@ -1,7 +1,7 @@
-"""`piccc mcp` judged by langchain-mcp-adapters: `python tests/peers/langchain_mcp.py PYTHON`.
+"""Test `piccc mcp` with langchain-mcp-adapters: `python tests/peers/langchain_mcp.py PYTHON`.
 
-The adapters need version 1 of the MCP SDK and the server version 2, so this runs in an environment of its own
-and starts the server with the interpreter that is named.
+The adapters need version 1 of the MCP SDK and the server needs version 2. So this program runs in a separate
+environment, and starts the server with the given interpreter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from langchain_mcp_adapters.client import MultiServerMCPClient
 
 
 async def main(python: str) -> None:
-    """Make an image, look at it, and call with arguments that are wrong."""
+    """Generate an image, get its task, and call with invalid arguments."""
     server = {"transport": "stdio", "command": python, "args": ["-m", "piccc", "mcp", "--emulator"]}
     client = MultiServerMCPClient({"piccc": server})
     async with client.session("piccc") as session:
@@ -30,8 +30,8 @@ async def main(python: str) -> None:
 
         status, text, made = await call("generate_image", prompt="A mug")
         assert (status, made["status"]) == ("success", "completed"), text
-        status, text, found = await call("get_media_task", task_id=made["task_id"])
-        assert found["task_id"] == made["task_id"], text
+        status, text, task = await call("get_media_task", task_id=made["task_id"])
+        assert task["task_id"] == made["task_id"], text
         status, text, _ = await call("generate_image", prompt="A mug", resolution="9K")
         assert status == "error", text
         assert "Correct the arguments" in text

@@ -1,6 +1,6 @@
-"""Agents under `langgraph dev`, whose server refuses calls that block its loop; `.ci/run` has the command.
+"""Agents under `langgraph dev`, whose server rejects calls that block its event loop.
 
-It takes langgraph-cli with its extra `inmem`, in an environment of its own.
+Needs langgraph-cli with its extra `inmem` in a separate environment; `.ci/run` has the command.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from piccc import Client
 
 PATIENCE = 60.0
 MODES: tuple[Any, ...] = ("wait", "submit", "background", "interrupt")
-ASKED = {"messages": [{"role": "user", "content": 'Make an image "a red mug".'}]}
+PROMPT = {"messages": [{"role": "user", "content": 'Make an image "a red mug".'}]}
 
 
 def agent(mode: Any) -> Any:
-    """Return an agent with all media tools, which shows the model what it makes."""
+    """Return an agent with all media tools that shows the results to the model."""
     client = Client(ledger=f"{mode}.db")
     models = {"image_model": "piccc-image", "video_model": "piccc-video"}
     tools = PicccMediaToolkit(client=client, mode=mode, show="thumbnail", **models).get_tools()
@@ -38,18 +38,18 @@ def agent(mode: Any) -> Any:
 
 
 async def block(state: MessagesState) -> MessagesState:
-    """Do what the server is to refuse."""
+    """Block the event loop, which the server must reject."""
     time.sleep(0.01)  # noqa: ASYNC251
     return {"messages": []}
 
 
 def main() -> None:
-    """Start an emulator and the server, and run each agent to its end."""
+    """Start an emulator and the server, and run each agent."""
     from piccc.emulator import Emulator
 
-    with Emulator(speed=20) as emulator, tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        graphs = {name: f"{Path(__file__).resolve()}:{name}" for name in (*MODES, "blocked")}
+    with Emulator(speed=20) as emulator, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        graphs = {graph: f"{Path(__file__).resolve()}:{graph}" for graph in (*MODES, "blocked")}
         (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -65,8 +65,8 @@ def main() -> None:
         log = folder / "log"
         with log.open("w") as output:
             command += ["--port", str(port)]
-            started = {"cwd": folder, "env": environment, "stdout": output, "stderr": output}
-            server = subprocess.Popen(command, start_new_session=True, **started)  # noqa: S603  our own command
+            options = {"cwd": folder, "env": environment, "stdout": output, "stderr": output}
+            server = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603  our own command
             try:
                 url = f"http://127.0.0.1:{port}"
                 wait_for(url, server)
@@ -74,7 +74,7 @@ def main() -> None:
                     for mode in MODES:
                         run(url, mode, client)
                 images = sum(charge.kind == "image" for charge in emulator.charges)
-                assert images == len(MODES), f"{images} images were paid for"
+                assert images == len(MODES), f"{images} images were charged"
                 api = get_sync_client(url=url)
                 refused: Any = api.runs.wait(None, "blocked", input={"messages": []}, raise_error=False)
                 assert refused["__error__"]["error"] == "BlockingError", refused
@@ -88,9 +88,9 @@ def main() -> None:
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers."""
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up and server.poll() is None:
+    """Wait until the server responds."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             if httpx.get(f"{url}/ok", timeout=5).is_success:
                 return
@@ -100,13 +100,13 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def run(url: str, mode: str, client: Client) -> None:
-    """Run an agent; where it is interrupted, resume it when its task has ended."""
+    """Run an agent; if it is interrupted, resume it when its task has ended."""
     api = get_sync_client(url=url)
     thread = api.threads.create()["thread_id"]
-    state: Any = api.runs.wait(thread, mode, input=ASKED, durability="sync")
+    state: Any = api.runs.wait(thread, mode, input=PROMPT, durability="sync")
     if mode == "interrupt":
-        found = api.threads.get_state(thread)["interrupts"]
-        waiting = {each["value"]["piccc_task"]["task_id"]: each["id"] for each in found}
+        interrupts = api.threads.get_state(thread)["interrupts"]
+        waiting = {found["value"]["piccc_task"]["task_id"]: found["id"] for found in interrupts}
         client.tasks.wait_all(waiting)
         state = api.runs.wait(
             thread, mode, command={"resume": dict.fromkeys(waiting.values(), True)}, durability="sync"
@@ -115,7 +115,7 @@ def run(url: str, mode: str, client: Client) -> None:
     [made] = media_from(state)
     assert client.tasks.wait(made).status == "completed"
     chat: Any = api.runs.wait(thread, mode, input={"messages": [{"role": "user", "content": "Thanks."}]})
-    assert [each["type"] for each in chat["messages"][-2:]] == ["human", "ai"], chat
+    assert [message["type"] for message in chat["messages"][-2:]] == ["human", "ai"], chat
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""`piccc mcp` judged by the protocol's conformance suite and by its inspector.
+"""Test `piccc mcp` with MCP's conformance suite and inspector: `python tests/peers/mcp_conformance.py`.
 
-Run by `python tests/peers/mcp_conformance.py`. Both are npm packages; where npm or they cannot be had,
-this says so and tries nothing.
+Both are npm packages. If npm or a package is not available, this prints so and tests nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from piccc import AsyncClient
 from piccc.emulator import Emulator
 from piccc.mcp_server import MediaServer
 
-# The suite needs a newer node than Debian's; npm has that too.
+# The suite needs a newer node than Debian's, so npm installs it too.
 PACKAGES = ("node@22", "@modelcontextprotocol/conformance@0.1", "@modelcontextprotocol/inspector")
 TOKEN = "a token of this test"
 SCENARIOS = {
@@ -38,19 +37,19 @@ SCENARIOS = {
     "server-sse-multiple-streams",
     "dns-rebinding-protection",
 }
-"""What holds for every server; the rest wants the tools, prompts and resources of the suite's own example."""
+"""The scenarios for every server; the others need the tools, prompts and resources of the suite's example."""
 
 
 def install(folder: str) -> dict[str, str] | None:
-    """Install the packages; return an environment that finds them, or None where they cannot be had."""
+    """Install the packages; return an environment with them on PATH, or None if they are not available."""
     if (npm := shutil.which("npm")) is None:
-        print("NOT TRIED: MCP's conformance suite and inspector need npm, which is not on this machine")
+        print("NOT TRIED: the conformance suite and inspector need npm, which is not installed")
         return None
     command = [npm, "install", "--no-audit", "--no-fund", "--silent", "--prefix", folder, *PACKAGES]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
     if done.returncode:
         print(
-            f"NOT TRIED: npm cannot get MCP's conformance suite and inspector: {done.stderr.strip()[-300:]}"
+            f"NOT TRIED: npm cannot install the conformance suite and inspector: {done.stderr.strip()[-300:]}"
         )
         return None
     return {**os.environ, "PATH": f"{folder}/node_modules/.bin{os.pathsep}{os.environ['PATH']}"}
@@ -58,7 +57,7 @@ def install(folder: str) -> dict[str, str] | None:
 
 @contextmanager
 def served() -> Iterator[str]:
-    """Serve streamable HTTP and yield the address; the token is added here, for the suite sends none."""
+    """Serve streamable HTTP and yield its URL. Adds the token, because the suite sends none."""
     with Emulator(speed=math.inf) as emulator:
         client = AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key)
         guarded = MediaServer(client, image_models=["piccc-image"]).http_app(token=TOKEN)
@@ -94,9 +93,9 @@ def conformance(environment: dict[str, str]) -> None:
 
 
 def inspector(environment: dict[str, str]) -> None:
-    """Ask over stdio by the inspector's command line, which checks each answer by the protocol's schema."""
+    """Call the server over stdio with the inspector, which validates responses by the protocol's schema."""
 
-    def ask(method: str, *more: str) -> dict[str, Any]:
+    def call(method: str, *more: str) -> dict[str, Any]:
         command = ["mcp-inspector", "--cli", sys.executable, "-m", "piccc", "mcp", "--emulator"]
         done = subprocess.run(  # noqa: S603
             [*command, "--method", method, *more],
@@ -108,15 +107,15 @@ def inspector(environment: dict[str, str]) -> None:
         )
         return dict(json.loads(done.stdout))
 
-    assert ask("tools/list")["tools"][0]["name"] == "generate_image"
-    made = ask("tools/call", "--tool-name", "generate_image", "--tool-arg", "prompt=A mug")
-    assert [each["type"] for each in made["content"]] == ["text", "image", "resource_link"], made
+    assert call("tools/list")["tools"][0]["name"] == "generate_image"
+    made = call("tools/call", "--tool-name", "generate_image", "--tool-arg", "prompt=A mug")
+    assert [block["type"] for block in made["content"]] == ["text", "image", "resource_link"], made
     assert made["structuredContent"]["status"] == "completed", made
     print("MCP's inspector: ok")
 
 
 def main() -> None:
-    """Install both in a temporary folder, and run them."""
+    """Install both in a temporary folder and run them."""
     with tempfile.TemporaryDirectory() as folder:
         if (environment := install(folder)) is not None:
             conformance(environment)

@@ -1,4 +1,4 @@
-"""Ours beside the two peers whose APIs the dialects resemble: the same questions, answers and bills."""
+"""Our LLM gets the same answers and charges as the LlamaIndex LLMs for OpenAI's and Anthropic's APIs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pydantic import BaseModel
 from llama_index_piccc import Piccc
 from piccc.emulator import Emulator, Scripted
 
-CLASH = "the peers need older SDKs than the other tests; they have environments of their own"
+CLASH = "the peers need older SDKs than the other tests, so they run in separate environments"
 openai_like = pytest.importorskip("llama_index.llms.openai_like", reason=CLASH)
 anthropic = pytest.importorskip("llama_index.llms.anthropic", reason=CLASH)
 
-# The Anthropic peer works with names that it knows only; the emulator answers to any.
+# The Anthropic peer accepts only model names that it knows; the emulator accepts any.
 NAME = "claude-opus-4-8"
 QUESTIONS = ["What is a kiln?", "Write a caption for a mug. 🏺", "什么是陶瓷？", "Count to three."]
 
@@ -57,7 +57,7 @@ Models = dict[str, Any]
 
 @pytest.fixture
 def models(emulator: Emulator) -> Models:
-    """Make ours for both dialects, and the peer of each."""
+    """Create our LLM and its peer for each dialect."""
     url, key = emulator.base_url, emulator.api_key
     like = {"is_chat_model": True, "is_function_calling_model": True}
     return {
@@ -69,7 +69,7 @@ def models(emulator: Emulator) -> Models:
 
 
 def per_model(models: Models, emulator: Emulator, ask: Callable[[Any], Any]) -> tuple[list[Any], list[Any]]:
-    """Return what each model answers, and what each was charged."""
+    """Return each model's answer, and each model's charges."""
     answers, charges = [], []
     for llm in models.values():
         before = len(emulator.charges)
@@ -80,7 +80,7 @@ def per_model(models: Models, emulator: Emulator, ask: Callable[[Any], Any]) -> 
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_whole_answers_and_their_bills_are_the_same(
+def test_complete_answers_and_charges_match_the_peers(
     models: Models, emulator: Emulator, question: str
 ) -> None:
     answers, charges = per_model(
@@ -91,7 +91,7 @@ def test_whole_answers_and_their_bills_are_the_same(
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_streams_add_up_to_the_same_and_cost_the_same(
+def test_streamed_answers_and_charges_match_the_peers(
     models: Models, emulator: Emulator, question: str
 ) -> None:
     def streamed(llm: Any) -> str:
@@ -104,7 +104,9 @@ def test_streams_add_up_to_the_same_and_cost_the_same(
     assert len({str(each) for each in charges}) == 1
 
 
-def test_histories_with_a_system_message_are_read_the_same(models: Models, emulator: Emulator) -> None:
+def test_answers_to_a_history_with_a_system_message_match_the_peers(
+    models: Models, emulator: Emulator
+) -> None:
     history = [
         ChatMessage(role="system", content="You are a potter."),
         ChatMessage(role="user", content="I am Ada."),
@@ -115,7 +117,7 @@ def test_histories_with_a_system_message_are_read_the_same(models: Models, emula
     assert len(set(answers)) == 1
 
 
-def test_tool_calls_are_the_same(models: Models, emulator: Emulator) -> None:
+def test_tool_calls_match_the_peers(models: Models, emulator: Emulator) -> None:
     def called(llm: Any) -> Any:
         response = llm.chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
         return [(each.tool_name, each.tool_kwargs) for each in llm.get_tool_calls_from_response(response)]
@@ -124,7 +126,7 @@ def test_tool_calls_are_the_same(models: Models, emulator: Emulator) -> None:
     assert answers == [[("multiply", {"a": 6, "b": 7})]] * 4
 
 
-def test_a_streams_last_message_has_the_same_calls(models: Models, emulator: Emulator) -> None:
+def test_tool_calls_in_a_streams_last_message_match_the_peers(models: Models, emulator: Emulator) -> None:
     def called(llm: Any) -> Any:
         *_, last = llm.stream_chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
         return [(each.tool_name, each.tool_kwargs) for each in llm.get_tool_calls_from_response(last)]
@@ -133,7 +135,7 @@ def test_a_streams_last_message_has_the_same_calls(models: Models, emulator: Emu
     assert answers == [[("multiply", {"a": 6, "b": 7})]] * 4
 
 
-def test_objects_are_the_same(models: Models, emulator: Emulator) -> None:
+def test_structured_outputs_match_the_peers(models: Models, emulator: Emulator) -> None:
     whole = Kiln(name="Blue Oven", degrees=1200)
     emulator.rule(lambda ask: bool(ask.tools), Scripted(calls=[("Kiln", whole.model_dump())]))
     emulator.rule(lambda ask: ask.schema is not None, whole.model_dump_json())
@@ -143,7 +145,7 @@ def test_objects_are_the_same(models: Models, emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("method", ["complete", "stream_complete"])
-def test_ours_count_exactly_what_was_charged(models: Models, emulator: Emulator, method: str) -> None:
+def test_our_token_counts_equal_the_charges(models: Models, emulator: Emulator, method: str) -> None:
     for name in ("ours-openai", "ours-anthropic"):
         counter = TokenCountingHandler()
         models[name].callback_manager = CallbackManager([counter])
@@ -158,7 +160,9 @@ def test_ours_count_exactly_what_was_charged(models: Models, emulator: Emulator,
         assert len(counter.llm_token_counts) == len(charged) == len(QUESTIONS)
 
 
-def test_an_image_and_a_tools_history_are_sent_the_same(models: Models, emulator: Emulator) -> None:
+def test_images_and_tool_results_are_sent_like_the_peer_sends_them(
+    models: Models, emulator: Emulator
+) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(buffer, "JPEG")
     call = ToolCallBlock(tool_call_id="call_1", tool_name="multiply", tool_kwargs={"a": 2, "b": 3})
@@ -171,17 +175,17 @@ def test_an_image_and_a_tools_history_are_sent_the_same(models: Models, emulator
     sent = {}
     for name in ("ours-openai", "peer-openai"):
         models[name].chat_with_tools([TOOL], chat_history=history)
-        asked, answered, result, _ = emulator.requests[-1].body["messages"]
-        (called,) = answered["tool_calls"]
+        question, answer, result, _ = emulator.requests[-1].body["messages"]
+        (call_sent,) = answer["tool_calls"]
         sent[name] = (
-            asked["content"][-1]["image_url"]["url"],
-            (called["id"], called["function"]["name"], json.loads(called["function"]["arguments"])),
+            question["content"][-1]["image_url"]["url"],
+            (call_sent["id"], call_sent["function"]["name"], json.loads(call_sent["function"]["arguments"])),
             (result["tool_call_id"], result["content"]),
         )
     assert sent["ours-openai"] == sent["peer-openai"]
 
 
-def test_log_probabilities_are_the_same() -> None:
+def test_log_probabilities_match_the_peer() -> None:
     token = {"token": "Hot", "logprob": -0.5, "bytes": [72]}
     tokens = [{**token, "top_logprobs": [token]}]
     message = {"role": "assistant", "content": "Hot"}
@@ -196,17 +200,19 @@ def test_log_probabilities_are_the_same() -> None:
     assert ours.chat(question).logprobs == peer.chat(question).logprobs
 
 
-CUT = Scripted(calls=[("multiply", '{"a": 6, "b')], finish_reason="length")
-# What the peers read rightly: there ours reads the same.
-READ: dict[str, tuple[Scripted, dict[str, Any]]] = {
+TRUNCATED = Scripted(calls=[("multiply", '{"a": 6, "b')], finish_reason="length")
+# Responses that the peers parse correctly, so ours must get the same arguments.
+PARSED: dict[str, tuple[Scripted, dict[str, Any]]] = {
     "whole": (Scripted(calls=[("multiply", {"a": 6, "b": 7})]), {"a": 6, "b": 7}),
     "no arguments": (Scripted(calls=[("multiply", "")]), {}),
 }
 
 
-@pytest.mark.parametrize("case", READ)
-def test_calls_are_read_as_peers_read_them(models: Models, emulator: Emulator, case: str) -> None:
-    reply, expected = READ[case]
+@pytest.mark.parametrize("case", PARSED)
+def test_tool_call_arguments_are_parsed_like_the_peers_parse_them(
+    models: Models, emulator: Emulator, case: str
+) -> None:
+    reply, expected = PARSED[case]
     emulator.rule(lambda _: True, reply)
 
     def called(llm: Any) -> Any:
@@ -218,8 +224,8 @@ def test_calls_are_read_as_peers_read_them(models: Models, emulator: Emulator, c
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-def test_a_cut_call_is_none_of_ours(models: Models, emulator: Emulator, dialect: str) -> None:
-    emulator.rule(lambda _: True, CUT)
+def test_a_truncated_tool_call_is_not_returned(models: Models, emulator: Emulator, dialect: str) -> None:
+    emulator.rule(lambda _: True, TRUNCATED)
     ours = models[f"ours-{dialect}"]
     response = ours.chat_with_tools([TOOL], user_msg="Multiply 6 and 7")
     assert ours.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []

@@ -1,4 +1,4 @@
-"""Import every module of the packages that are named; of those with a `-` before their name, none."""
+"""Import every module of the given packages, except packages given with a leading `-`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pkgutil
 import sys
 
 
-def modules(name: str, left_out: set[str]) -> list[str]:
-    """Return the names of a package and of all that is in it."""
-    if name in left_out:
+def modules(name: str, excluded: set[str]) -> list[str]:
+    """Import a package with all its modules, and return their names."""
+    if name in excluded:
         return []
     path = getattr(importlib.import_module(name), "__path__", ())
     below = [f"{name}.{module.name}" for module in pkgutil.iter_modules(path)]
-    return [name, *(each for child in below for each in modules(child, left_out))]
+    return [name, *(each for child in below for each in modules(child, excluded))]
 
 
-left_out = {word[1:] for word in sys.argv[1:] if word.startswith("-")}
+excluded = {word[1:] for word in sys.argv[1:] if word.startswith("-")}
 for word in sys.argv[1:]:
     if not word.startswith("-"):
-        print(word, len(modules(word, left_out)))
+        print(word, len(modules(word, excluded)))

@@ -1,4 +1,4 @@
-"""Use what [all] gives beside the other extras: LangChain's agents, and the demo."""
+"""Use what only [all] adds: LangChain's agents and the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use what [cli] gives: the command `piccc`."""
+"""Use what [cli] adds: the command `piccc`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PICCC = str(Path(sys.executable).with_name("piccc"))
 
 
 def piccc(*words: str, piped: str = "") -> str:
-    """Run the installed command, and return what it wrote."""
+    """Run the installed command and return its output."""
     done = subprocess.run([PICCC, *words], input=piped, capture_output=True, text=True)  # noqa: S603  our own
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

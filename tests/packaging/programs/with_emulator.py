@@ -1,4 +1,4 @@
-"""Use what [emulator] gives: an API of one's own, and the fixture for tests that need it."""
+"""Use what [emulator] adds: a local API, and its pytest fixture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from piccc.emulator import Emulator
 TEST = """
 from piccc import Client
 
-def test_a_refusal_is_retried_and_billed_once(piccc_emulator):
+def test_a_429_is_retried_and_billed_once(piccc_emulator):
     piccc_emulator.fault("429;retry-after=0", times=1)
     with Client() as client:
         assert client.chat.create("Hello", model="piccc-pro").text

@@ -1,4 +1,4 @@
-"""Use what [langchain] gives: words, tools, objects and an image, over both dialects."""
+"""Use what [langchain] adds: text, tool calls, structured output and an image, in both dialects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weather(city: str) -> str:
 
 
 def talk(model: ChatPiccc) -> None:
-    """Invoke, stream, call a tool and fill a form."""
+    """Invoke, stream, call a tool and get structured output."""
     assert model.invoke("Name a colour.").text
     whole = AIMessageChunk(content="")
     for chunk in model.stream("Name a colour."):
@@ -41,7 +41,7 @@ def talk(model: ChatPiccc) -> None:
 
 
 def make_an_image(client: Client) -> None:
-    """Call the image tool as a model does, and save what it made."""
+    """Call the image tool as a model does, and save the image."""
     call = {"type": "tool_call", "id": "c1", "name": "generate_image", "args": {"prompt": "a kite"}}
     [task] = media_from(PicccImageTool(client=client, model="piccc-image").invoke(call))
     assert client.tasks.get(task.id).outputs[0].save("kite.png", overwrite=True).stat().st_size

@@ -1,4 +1,4 @@
-"""Use what [llama-index] gives: words, objects, an agent, an index and an image, over both dialects."""
+"""Use what [llama-index] adds: text, structured output, an agent, an index and an image, in both dialects."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def weather(city: str) -> str:
 
 
 async def ask_an_agent(llm: Piccc) -> str:
-    """Let an agent call a tool and answer from its result."""
+    """Have an agent call a tool and answer from its result."""
     return str(await FunctionAgent(tools=[weather], llm=llm).run("What is the weather in Paris?"))
 
 
 def talk(llm: Piccc) -> None:
-    """Chat, stream, fill a form and run an agent."""
+    """Chat, stream, get structured output and run an agent."""
     question = [ChatMessage("Name a colour.")]
     assert llm.chat(question).message.content
     *_, last = llm.stream_chat(question)
@@ -44,7 +44,7 @@ def talk(llm: Piccc) -> None:
 
 
 def ask_an_index(llm: Piccc) -> None:
-    """Answer from a document; the word lists that this needs came as the installer put them."""
+    """Answer from a document, using the word lists that were installed with LlamaIndex."""
     document = Document(text="The blue mug holds 300 ml. The red mug holds 250 ml.")
     index = SimpleKeywordTableIndex.from_documents([document], llm=llm)
     engine = index.as_query_engine(llm=llm, retriever_mode="simple")
@@ -52,7 +52,7 @@ def ask_an_index(llm: Piccc) -> None:
 
 
 def make_an_image(client: Client) -> None:
-    """Call the image tool as an agent does, and save what it made."""
+    """Call the image tool as an agent does, and save the image."""
     tools = PicccMediaToolSpec(client, image_model="piccc-image").to_tool_list()
     [draw] = [tool for tool in tools if tool.metadata.name == "generate_image"]
     [task] = media_from(draw(prompt="a kite"))

@@ -1,4 +1,4 @@
-"""Use what [mcp] gives: the official client makes an image through `piccc mcp`."""
+"""Use what [mcp] adds: generate an image through `piccc mcp` with the official client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Use what every install gives: words, whole and streamed, and an image, over both dialects."""
+"""Use what every install includes: chat, streams and an image, in both dialects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUICK = Polling(min=0.01, max=0.05)
 
 
 def talk(client: Client) -> None:
-    """Ask once for a whole reply and once for a stream of the same words."""
+    """Ask for a complete reply and for a stream."""
     question = "Name a colour."
     reply = client.chat.create(question, model="piccc-pro")
     with client.chat.stream(question, model="piccc-pro") as stream:
@@ -21,8 +21,8 @@ def talk(client: Client) -> None:
     assert (reply.finish_reason, stream.reply.finish_reason) == ("stop", "stop")
 
 
-async def talk_meanwhile(client: AsyncClient) -> None:
-    """Do the same as a coroutine."""
+async def talk_async(client: AsyncClient) -> None:
+    """Stream asynchronously."""
     async with client, await client.chat.stream("Name a colour.", model="piccc-pro") as stream:
         words = [text async for text in stream.texts()]
     assert "".join(words)
@@ -34,11 +34,11 @@ def make_an_image(client: Client) -> None:
     [output] = handle.wait().outputs
     saved = output.save("mug.png", overwrite=True)
     assert saved.read_bytes().startswith(b"\x89PNG")
-    assert handle.id in [each.id for each in client.tasks.list(type="image")]
+    assert handle.id in [task.id for task in client.tasks.list(type="image")]
 
 
 for dialect in ("openai", "anthropic"):
     with Client(dialect=dialect, polling=QUICK, ledger="tasks.db") as client:
         talk(client)
-        asyncio.run(talk_meanwhile(client.as_async()))
+        asyncio.run(talk_async(client.as_async()))
         make_an_image(client)

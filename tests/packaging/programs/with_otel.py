@@ -1,4 +1,4 @@
-"""Use what [otel] gives: without the SDK there is no provider, so that calls go on as ever."""
+"""Use what [otel] adds: without the SDK there is no provider, and calls still work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from piccc import Client, telemetry
 
 with trace.get_tracer("a program").start_as_current_span("its span"), Client() as client:
     assert client.chat.create("Say hello.").text
-telemetry.instrument()  # the API's own providers, which do nothing
+telemetry.instrument()  # the API's own no-op providers
 with Client() as client, client.chat.stream("Say hello.") as stream:
     assert "".join(stream.texts())

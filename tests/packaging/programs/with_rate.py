@@ -1,4 +1,4 @@
-"""Use what [rate] gives: a bound on how often the server is asked."""
+"""Use what [rate] adds: a limit on the request rate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whatever happens to a program's calls, in any order: nothing is charged twice, and nothing stays open.
+"""Random sequences of calls and faults: nothing is charged twice, and no connection stays open.
 
-A machine plays a program against a server that charges. Before each call it draws what the server does with
-the attempts of that call: charge and answer, charge and be silent, refuse, break, close. After each step the
-charges are counted against the calls, and the sleeps against the deadline.
+A Hypothesis state machine calls a server that charges. For each call it draws how the server handles the
+attempts: charge and answer, charge and reset, charge and close, reject, and so on. It compares the charges
+with the calls, and the sleeps with the deadline.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ DEADLINE = 30.0
 PAID = ("chat", "chat-stream", "messages", "messages-stream", "submit")
 FREE = ("poll", "list")
 
-# What a server does with an attempt; each gets a function that charges, and the healthy answer.
+# How the server handles an attempt, made from a function that charges and the healthy answer.
 ACTS: dict[str, Callable[[Step, Answer], Answer]] = {
     "answer": lambda charge, answer: [charge, *answer],
     "charge and reset": lambda charge, answer: [charge, RESET],
     "charge and close": lambda charge, answer: [charge, CLOSE],
-    "charge and cut": lambda charge, answer: [charge, head(200, "content-length: 9"), b"{", CLOSE],
-    "charge and page": lambda charge, answer: [charge, reply(200, b"<html>", type="text/html")],
+    "charge and truncate": lambda charge, answer: [charge, head(200, "content-length: 9"), b"{", CLOSE],
+    "charge and send a web page": lambda charge, answer: [charge, reply(200, b"<html>", type="text/html")],
     "reset": lambda charge, answer: [RESET],
     "close": lambda charge, answer: [CLOSE],
     "429": lambda charge, answer: [reply(429)],
-    "429 for a while": lambda charge, answer: [reply(429, b"", "retry-after: 7")],
-    "429 for long": lambda charge, answer: [reply(429, b"", "retry-after: 3600")],
+    "429 for 7 s": lambda charge, answer: [reply(429, b"", "retry-after: 7")],
+    "429 for an hour": lambda charge, answer: [reply(429, b"", "retry-after: 3600")],
     "503": lambda charge, answer: [reply(503)],
     "503 and close": lambda charge, answer: [reply(503, b"", "connection: close"), CLOSE],
     "400": lambda charge, answer: [reply(400)],
 }
 
 
-class Till(RuleBasedStateMachine):
+class Charges(RuleBasedStateMachine):
     """Calls, faults and charges in one mode."""
 
     mode: Mode
@@ -67,26 +67,26 @@ class Till(RuleBasedStateMachine):
             api_key=lambda: self.keys[-1], base_url=self.case.base_url, timeout=Timeout(total=DEADLINE)
         )
 
-    def _ask(self, kind: str, acts: list[str]) -> None:
-        """Make a call whose attempts meet these acts, and check it by itself."""
-        charged, asked = len(self.charges), len(self.case.requests)
+    def _call_and_check(self, kind: str, acts: list[str]) -> None:
+        """Make a call whose attempts get these answers, and check its outcome."""
+        charged, received = len(self.charges), len(self.case.requests)
         answers = [ACTS[act](lambda: self.charges.append(kind), healthy(kind)) for act in acts]
         if self.keys[-1] != self.accepted:
             answers.insert(0, [lambda: self.keys.append(self.accepted), reply(401)])
-        self.case.answers = [[]] * asked + answers
+        self.case.answers = [[]] * received + answers
         io = VirtualIO(self.mode.port())
         try:
             result, failure = call(self.mode, kind, self.config, io), None
         except PicccError as error:
             result, failure = None, error
         cost = len(self.charges) - charged
-        # A server that acts on a request and then closes its idle connection without a byte is asked again.
+        # A request is resent if the server charges for it and then closes the idle connection without a byte.
         record = failure.record if failure else getattr(result, "record", None)
-        stale = [each.outcome for each in record.attempts].count(STALE) if record else 0
+        stale = [attempt.outcome for attempt in record.attempts].count(STALE) if record else 0
         assert stale <= (kind != "submit")
         assert cost <= 1 + stale
         assert io.skipped < DEADLINE
-        assert len(self.case.requests) - asked <= 3 + stale
+        assert len(self.case.requests) - received <= 3 + stale
         if failure is not None and cost:
             assert failure.may_have_been_billed
             assert kind != "submit" or isinstance(failure, SubmissionUnknown)
@@ -94,23 +94,23 @@ class Till(RuleBasedStateMachine):
             assert cost >= 1
 
     @rule(kind=st.sampled_from(PAID), acts=st.lists(st.sampled_from(sorted(ACTS)), min_size=1, max_size=4))
-    def pay(self, kind: str, acts: list[str]) -> None:
-        self._ask(kind, acts)
+    def call_paid(self, kind: str, acts: list[str]) -> None:
+        self._call_and_check(kind, acts)
 
     @rule(kind=st.sampled_from(FREE))
-    def read(self, kind: str) -> None:
+    def call_free(self, kind: str) -> None:
         self.case.answers = [[]] * len(self.case.requests) + [healthy(kind)]
         config = resolve(api_key=self.accepted, base_url=self.case.base_url)
         call(self.mode, kind, config, VirtualIO(self.mode.port()))
 
     @rule(kind=st.sampled_from(PAID))
-    def lose_patience(self, kind: str) -> None:
+    def time_out(self, kind: str) -> None:
         charged = len(self.charges)
         self.case.answers = [[]] * len(self.case.requests) + [[lambda: self.charges.append(kind), HANG]]
         config = resolve(api_key=self.accepted, base_url=self.case.base_url, timeout=Timeout(total=0.05))
         with pytest.raises(PicccError) as caught:
             call(self.mode, kind, config, VirtualIO(self.mode.port()))
-        self.restart()  # after which nothing can be charged for this call
+        self.restart()  # so that nothing more is charged for this call
         assert len(self.charges) - charged <= caught.value.may_have_been_billed
 
     @rule()
@@ -127,7 +127,7 @@ class Till(RuleBasedStateMachine):
         self.accepted = f"pcc_live_key_number_{len(self.keys)}"
 
     @invariant()
-    def no_more_is_charged_than_was_asked(self) -> None:
+    def no_more_charges_than_requests(self) -> None:
         if hasattr(self, "case"):
             assert len(self.charges) <= len(self.case.requests)
 
@@ -139,8 +139,8 @@ class Till(RuleBasedStateMachine):
 
 
 def machine(mode: Mode) -> Any:
-    """Return the test case of a machine that runs in a mode."""
-    case = type("Till", (Till,), {"mode": mode}).TestCase
+    """Return the state machine's test case for a mode."""
+    case = type("Charges", (Charges,), {"mode": mode}).TestCase
     case.settings = settings(
         max_examples=20,
         stateful_step_count=12,
