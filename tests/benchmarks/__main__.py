@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks.chart import chart
-from tests.benchmarks.client import MODEL_TOKENS, WORKS
+from tests.benchmarks.client import BENCHMARKS, MODEL_TOKENS
 from tests.benchmarks.goals import ABOUT_WHY, FIRST, GOALS, Goal, reasons, verdicts
 from tests.benchmarks.raw import KEY
 from tests.benchmarks.subjects import EVERYONE, FAMILIES, OURS, PEERS
@@ -125,8 +125,8 @@ class Servers:
 class Run:
     """A benchmark run in rounds. The subject `ours@REVISION` is an older revision of piccc."""
 
-    def __init__(self, works: list[str], subjects: list[str], against: str | None) -> None:
-        self._works, self._subjects, self._against = works, subjects, against
+    def __init__(self, benchmarks: list[str], subjects: list[str], against: str | None) -> None:
+        self._benchmarks, self._subjects, self._against = benchmarks, subjects, against
         self._samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.failed: dict[tuple[str, str], None] = {}
 
@@ -140,13 +140,16 @@ class Run:
                 tree = stack.enter_context(worktree(self._against))
                 places["old"] = (environment(None, tree=tree), tree)
             servers = Servers(stack, ours)
-            for round_, work, subject in self._schedule(rounds):
-                addresses = [address for name in WORKS[work].servers if (address := servers[name])]
-                if len(addresses) == len(WORKS[work].servers) and (work, subject) not in self.failed:
+            for round_, benchmark, subject in self._schedule(rounds):
+                addresses = [address for name in BENCHMARKS[benchmark].servers if (address := servers[name])]
+                if (
+                    len(addresses) == len(BENCHMARKS[benchmark].servers)
+                    and (benchmark, subject) not in self.failed
+                ):
                     name, _, is_old = subject.partition("@")
                     place = places["old" if is_old else PEERS.get(name)]
                     began = time.monotonic()
-                    found = self._measured(*place, subject, work, addresses)
+                    found = self._measured(*place, subject, benchmark, addresses)
                     seconds = time.monotonic() - began
                     for row, figure in found.items():
                         self._samples[row][subject].append(figure)
@@ -156,33 +159,40 @@ class Run:
 
     def _schedule(self, rounds: int) -> Iterator[tuple[int, str, str]]:
         for round_ in range(rounds):
-            for work in self._works:
-                if WORKS[work].once and round_:
+            for benchmark in self._benchmarks:
+                if BENCHMARKS[benchmark].once and round_:
                     continue
                 for subject in self._subjects:
-                    if subject in WORKS[work].subjects:
-                        yield round_, work, subject
+                    if subject in BENCHMARKS[benchmark].subjects:
+                        yield round_, benchmark, subject
                         if self._against and subject in OURS:
-                            yield round_, work, f"{subject}@{self._against}"
+                            yield round_, benchmark, f"{subject}@{self._against}"
 
     def _measured(
-        self, python: Path, tree: Path, subject: str, work: str, addresses: list[str]
+        self, python: Path, tree: Path, subject: str, benchmark: str, addresses: list[str]
     ) -> dict[str, float]:
         """Return one client process's figures. If it fails, drop its figures from earlier rounds too."""
-        command = [str(python), "-m", "tests.benchmarks.client", subject.partition("@")[0], work, *addresses]
+        command = [
+            str(python),
+            "-m",
+            "tests.benchmarks.client",
+            subject.partition("@")[0],
+            benchmark,
+            *addresses,
+        ]
         try:
             done = subprocess.run(  # noqa: S603  our own program
                 command, cwd=tree, check=True, stdout=subprocess.PIPE, text=True, timeout=LONGEST
             )
         except subprocess.SubprocessError as error:
-            print(f"FAILED: {work}: {subject}: {error}", file=sys.stderr)
-            self.failed[work, subject] = None
+            print(f"FAILED: {benchmark}: {subject}: {error}", file=sys.stderr)
+            self.failed[benchmark, subject] = None
             for row, found in self._samples.items():
-                if row.startswith(work):
+                if row.startswith(benchmark):
                     found.pop(subject, None)
             return {}
         found = json.loads(done.stdout.splitlines()[-1])
-        return found if isinstance(found, dict) else {work: found}
+        return found if isinstance(found, dict) else {benchmark: found}
 
 
 def medians(samples: Samples) -> Figures:
@@ -205,20 +215,20 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=ROOT / "build" / "benchmarks")
     parser.add_argument("--publish", action="store_true", help="also write docs/benchmarks.md and its chart")
     options = parser.parse_args()
-    works = [each for each in WORKS if options.only in each]
+    benchmarks = [each for each in BENCHMARKS if options.only in each]
     subjects = options.subjects or list(EVERYONE)
     goals = GOALS
     if options.against:
         goals = FIRST
-        works = [each for each in works if each in {goal.work for goal in goals}]
+        benchmarks = [each for each in benchmarks if each in {goal.benchmark for goal in goals}]
         subjects = [each for each in subjects if each in {one for goal in goals for one in goal[1:3]}]
-    if "aimock" in subjects and "emulator" in works:
+    if "aimock" in subjects and "emulator" in benchmarks:
         from tests.real_server.__main__ import install_aimock  # imports this module
 
         if not install_aimock():
             subjects.remove("aimock")
     began = time.monotonic()
-    run = Run(works, subjects, options.against)
+    run = Run(benchmarks, subjects, options.against)
     samples = run.samples(options.rounds)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
     figures = medians(samples)
@@ -236,7 +246,7 @@ def main() -> None:
         (folder / "benchmarks.md").write_text(f"{ABOUT.format(made=made)}\n{report}\n")
     print(f"\n{report}")
     if run.failed:
-        sys.exit("\n".join(f"FAILED: {work}: {subject}" for work, subject in run.failed))
+        sys.exit("\n".join(f"FAILED: {benchmark}: {subject}" for benchmark, subject in run.failed))
 
 
 def _report(samples: Samples, figures: Figures, goals: Sequence[Goal], against: str | None) -> Iterator[str]:

@@ -57,7 +57,9 @@ def chart(figures: Figures, families: dict[str, tuple[str, ...]]) -> str:
     for family, members in families.items():
         ours = members[0]
         rows = {
-            work: row for work, row in figures.items() if row.get(ours, 0) > 0 and row.keys() & members[1:]
+            benchmark: row
+            for benchmark, row in figures.items()
+            if row.get(ours, 0) > 0 and row.keys() & members[1:]
         }
         if rows:
             parts.append(_text(EDGE, y, family, "head"))
@@ -94,15 +96,15 @@ def _legend(subjects: list[str], y: float) -> tuple[list[str], float]:
 def _rows(rows: Figures, members: tuple[str, ...], top: float) -> tuple[list[str], float]:
     """Return an axis with the rows below it, and their end position."""
     ratios = {
-        work: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each, 0) > 0}
-        for work, row in rows.items()
+        benchmark: {each: row[each] / row[members[0]] for each in reversed(members) if row.get(each, 0) > 0}
+        for benchmark, row in rows.items()
     }
     scale = Scale(ratios.values())
     bottom = top + 8 + ROW * len(rows)
     parts = [_tick(tick, scale(tick), top, bottom) for tick in scale.ticks()]
-    for number, (work, row) in enumerate(ratios.items()):
+    for number, (benchmark, row) in enumerate(ratios.items()):
         y = top + 8 + ROW * (number + 0.5)
-        parts += [*_names(work, rows[work][members[0]], y + 4), *_marks(row, scale, y)]
+        parts += [*_names(benchmark, rows[benchmark][members[0]], y + 4), *_marks(row, scale, y)]
     return parts, bottom
 
 
@@ -116,11 +118,11 @@ def _marks(row: Row, scale: Scale, y: float) -> list[str]:
     return parts
 
 
-def _names(work: str, ours: float, y: float) -> list[str]:
+def _names(benchmark: str, ours: float, y: float) -> list[str]:
     """Return a benchmark's name, followed by our figure with its unit."""
-    name, _, unit = work.rpartition(", ")
+    name, _, unit = benchmark.rpartition(", ")
     value = f"{written(ours)} {unit}" if name else written(ours)
-    return [_text(EDGE, y, name or work), _text(EDGE + LABEL + VALUE, y, value, "end")]
+    return [_text(EDGE, y, name or benchmark), _text(EDGE + LABEL + VALUE, y, value, "end")]
 
 
 def _tick(ratio: float, x: float, top: float, bottom: float) -> str:

@@ -1,4 +1,4 @@
-"""One figure in one process: `python -m tests.benchmarks.client SUBJECT WORK SERVER...`; prints JSON.
+"""One figure in one process: `python -m tests.benchmarks.client SUBJECT BENCHMARK SERVER...`; prints JSON.
 
 CPU figures are CPU time of this process, including threads, measured after a warm-up.
 """
@@ -37,7 +37,7 @@ Figures = float | dict[str, float]
 
 
 @dataclass(frozen=True)
-class Work:
+class Benchmark:
     """A benchmark with its subjects and servers; `once` runs it in the first round only."""
 
     measure: Callable[..., Figures]
@@ -90,20 +90,20 @@ def calls_400(subject: str, server: str) -> float:
 def stream_sync(scenario: str) -> Callable[[str, str], float]:
     """Return the benchmark for streaming in blocking code."""
 
-    def work(subject: str, server: str) -> float:
+    def measure(subject: str, server: str) -> float:
         warm, model, count = _streaming(subject, server, scenario)
         warm.read()
         model.call()
         times = _times(count)
         return cpu(lambda: [model.read() for _ in range(times)], count * times)
 
-    return work
+    return measure
 
 
 def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]:
     """Return the benchmark for a number of concurrent streams in asynchronous code."""
 
-    def work(subject: str, server: str) -> float:
+    def measure(subject: str, server: str) -> float:
         async def measured() -> float:
             warm, model, count = _streaming(subject, server, scenario)
             await warm.aread()
@@ -117,18 +117,18 @@ def stream_async(scenario: str, streams: int = 1) -> Callable[[str, str], float]
 
         return asyncio.run(measured())
 
-    return work
+    return measure
 
 
 def stream_object(kilobytes: int) -> Callable[[str, str], float]:
     """Return the benchmark for reading a structured answer as it grows."""
 
-    def work(subject: str, server: str) -> float:
+    def measure(subject: str, server: str) -> float:
         make(subject, f"{server}/object-1").read_object()
         model = make(subject, f"{server}/object-{kilobytes}")
         return cpu(model.read_object, kilobytes * 256)
 
-    return work
+    return measure
 
 
 def stream_model(subject: str, server: str) -> float:
@@ -183,18 +183,18 @@ def observed(subject: str, server: str) -> Figures:
         for histogram, about in values:
             histogram.record(1, about)
 
-    ways = {"off": lambda: None, "span": span, "SDK": span_and_values, "on": lambda: None}
-    calls: dict[str, list[float]] = {way: [] for way in ways}
+    variants = {"off": lambda: None, "span": span, "SDK": span_and_values, "on": lambda: None}
+    calls: dict[str, list[float]] = {variant: [] for variant in variants}
     settle()
     for _ in range(TURNS * TURNS):
-        for way, after in ways.items():
-            observe() if way == "on" else telemetry.uninstrument()
+        for variant, after in variants.items():
+            observe() if variant == "on" else telemetry.uninstrument()
             asked.call()
             began = time.process_time()
             for _ in range(TURNS):
                 asked.call()
                 after()
-            calls[way].append((time.process_time() - began) / TURNS * 1e6)
+            calls[variant].append((time.process_time() - began) / TURNS * 1e6)
             exporter.clear()
     token = _observed_token(observe) if subject == "piccc" else {}
     telemetry.uninstrument()
@@ -237,15 +237,15 @@ def _observed_token(observe: Callable[[], None]) -> dict[str, float]:
     tokens: dict[str, list[float]] = {"off": [], "on": []}
     settle()
     for _ in range(TURNS * TURNS):
-        for way, taken in tokens.items():
-            observe() if way == "on" else telemetry.uninstrument()
+        for variant, taken in tokens.items():
+            observe() if variant == "on" else telemetry.uninstrument()
             began = time.process_time()
             with client.chat.stream("hi", model="piccc-pro") as stream:
                 for _ in stream:
                     pass
             taken.append((time.process_time() - began) / TOKENS * 1e6)
     telemetry.uninstrument()
-    # The fastest turn of each way: what else the machine does can only add to it.
+    # The fastest turn of each variant, because other load can only add time.
     return {"token, OpenTelemetry set up, µs more": min(tokens["on"]) - min(tokens["off"])}
 
 
@@ -265,12 +265,12 @@ def _times(tokens: int) -> int:
     return max(1, 2000 // tokens)
 
 
-def _but(*left_out: str) -> tuple[str, ...]:
-    return tuple(subject for subject in CLIENTS if subject not in left_out)
+def _clients_except(*excluded: str) -> tuple[str, ...]:
+    return tuple(subject for subject in CLIENTS if subject not in excluded)
 
 
 # The server sends tool arguments, objects and refusals only in OpenAI's dialect.
-OPENAI_DIALECT = _but("langchain-anthropic", "llama-index-anthropic", "anthropic")
+OPENAI_DIALECT = _clients_except("langchain-anthropic", "llama-index-anthropic", "anthropic")
 PACED = ("langchain-piccc", "langchain-openai", "langchain-mistralai", "langchain-floor", BARE)
 OBJECTS = ("langchain-piccc", "llama-index-piccc")
 FRAMEWORKS = tuple(each for name in ("LangChain", "LlamaIndex") for each in FAMILIES[name] if each != BARE)
@@ -283,55 +283,55 @@ PACED_FIGURES = (
     "open at once",
 )
 
-WORKS = {
-    "import, s": Work(imports),
-    "import over the framework's, ms": Work(
+BENCHMARKS = {
+    "import, s": Benchmark(imports),
+    "import over the framework's, ms": Benchmark(
         imports_over, tuple(each for each in FRAMEWORKS if each not in FLOORS), once=True
     ),
-    "10 models, ms": Work(construct, _but(*FLOORS)),
-    "first call over a later one, ms": Work(first_call, (*CLIENTS, BARE)),
-    "memory, MB": Work(memory),
-    "call, µs": Work(call),
-    "call of 400 at once, µs": Work(calls_400),
-    "token, one per read, sync, µs": Work(stream_sync(f"one-{TOKENS}"), (*CLIENTS, BARE)),
-    "token, one per read, async, µs": Work(stream_async(f"one-{TOKENS}"), (*CLIENTS, BARE)),
-    "token, eight per write, sync, µs": Work(stream_sync(f"eight-{TOKENS}")),
-    "token, eight per write, async, µs": Work(stream_async(f"eight-{TOKENS}")),
-    "token, 100 streams at once, µs": Work(stream_async("slow-100", streams=100), (*CLIENTS, BARE)),
-    "token of 20,000, µs": Work(stream_sync("eight-20000")),
-    "100 streams of 3 s": Work(paced(100, 30, *PACED_FIGURES), PACED, once=True),
-    "500 streams of 3 s": Work(paced(500, 30, *PACED_FIGURES), PACED, once=True),
-    "1,000 streams of 3 s": Work(paced(1_000, 30, *PACED_FIGURES), PACED, once=True),
-    "300 streams of 5 s": Work(paced(300, 50, "wall, s"), PACED, once=True),
-    "fragment of 8 KB tool arguments, µs": Work(stream_sync("args"), OPENAI_DIALECT),
+    "10 models, ms": Benchmark(construct, _clients_except(*FLOORS)),
+    "first call over a later one, ms": Benchmark(first_call, (*CLIENTS, BARE)),
+    "memory, MB": Benchmark(memory),
+    "call, µs": Benchmark(call),
+    "call of 400 at once, µs": Benchmark(calls_400),
+    "token, one per read, sync, µs": Benchmark(stream_sync(f"one-{TOKENS}"), (*CLIENTS, BARE)),
+    "token, one per read, async, µs": Benchmark(stream_async(f"one-{TOKENS}"), (*CLIENTS, BARE)),
+    "token, eight per write, sync, µs": Benchmark(stream_sync(f"eight-{TOKENS}")),
+    "token, eight per write, async, µs": Benchmark(stream_async(f"eight-{TOKENS}")),
+    "token, 100 streams at once, µs": Benchmark(stream_async("slow-100", streams=100), (*CLIENTS, BARE)),
+    "token of 20,000, µs": Benchmark(stream_sync("eight-20000")),
+    "100 streams of 3 s": Benchmark(paced(100, 30, *PACED_FIGURES), PACED, once=True),
+    "500 streams of 3 s": Benchmark(paced(500, 30, *PACED_FIGURES), PACED, once=True),
+    "1,000 streams of 3 s": Benchmark(paced(1_000, 30, *PACED_FIGURES), PACED, once=True),
+    "300 streams of 5 s": Benchmark(paced(300, 50, "wall, s"), PACED, once=True),
+    "fragment of 8 KB tool arguments, µs": Benchmark(stream_sync("args"), OPENAI_DIALECT),
     # With linear cost, a token costs the same in both objects. Peers read only the smaller one, because
     # they parse everything again with each token.
-    "token of a 16 KB object, µs": Work(
+    "token of a 16 KB object, µs": Benchmark(
         stream_object(16), (*OBJECTS, "langchain-openai", "llama-index-openai-like")
     ),
-    "token of a 64 KB object, µs": Work(stream_object(64), OBJECTS),
-    "2,000 messages with 50 images": Work(large, FRAMEWORKS),
-    "2,000 messages with 50 images, refused twice: memory, times the inputs": Work(
+    "token of a 64 KB object, µs": Benchmark(stream_object(64), OBJECTS),
+    "2,000 messages with 50 images": Benchmark(large, FRAMEWORKS),
+    "2,000 messages with 50 images, refused twice: memory, times the inputs": Benchmark(
         again, ("langchain-piccc", "langchain-openai", "llama-index-piccc", "llama-index-openai-like")
     ),
-    "v3 event, µs": Work(events.alone, FAMILIES["LangChain"][:5]),  # a floor would do nothing
-    "v3 event in stream_events, µs": Work(events.within, FAMILIES["LangChain"][:6]),
-    "OpenTelemetry": Work(observed, ("langchain-piccc", "llama-index-piccc", "piccc")),
-    "token of a real model's 60, µs": Work(stream_model, COMPARED, servers=("model",)),
-    "waiting for 1,000 tasks": Work(waiting, ("piccc", "openai", "httpx"), once=True),
-    "map of 10,000 tasks, memory ledger": Work(mapped("memory"), ("piccc",), once=True),
-    "map of 10,000 tasks, SQLite ledger": Work(mapped("SQLite"), ("piccc",), once=True),
-    "map of 10,000 tasks, Redis ledger": Work(
+    "v3 event, µs": Benchmark(events.alone, FAMILIES["LangChain"][:5]),  # a floor would do nothing
+    "v3 event in stream_events, µs": Benchmark(events.within, FAMILIES["LangChain"][:6]),
+    "OpenTelemetry": Benchmark(observed, ("langchain-piccc", "llama-index-piccc", "piccc")),
+    "token of a real model's 60, µs": Benchmark(stream_model, COMPARED, servers=("model",)),
+    "waiting for 1,000 tasks": Benchmark(waiting, ("piccc", "openai", "httpx"), once=True),
+    "map of 10,000 tasks, memory ledger": Benchmark(mapped("memory"), ("piccc",), once=True),
+    "map of 10,000 tasks, SQLite ledger": Benchmark(mapped("SQLite"), ("piccc",), once=True),
+    "map of 10,000 tasks, Redis ledger": Benchmark(
         mapped("Redis"), ("piccc",), once=True, servers=("memory", "redis")
     ),
-    "200 downloads of 5 MB": Work(downloads, ("piccc", "httpx"), once=True),
-    "emulator": Work(served, ("emulator", "aimock"), servers=()),
+    "200 downloads of 5 MB": Benchmark(downloads, ("piccc", "httpx"), once=True),
+    "emulator": Benchmark(served, ("emulator", "aimock"), servers=()),
 }
 
 
-def main(subject: str, work: str, *servers: str) -> None:
+def main(subject: str, benchmark: str, *servers: str) -> None:
     """Measure and print one figure, or several by name."""
-    print(json.dumps(WORKS[work].measure(subject, *servers)))
+    print(json.dumps(BENCHMARKS[benchmark].measure(subject, *servers)))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def _fresh(program: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 def first_call(subject: str, server: str) -> float:
     """Return the cost of creating a model and its first call over a later call, in milliseconds."""
-    exec(IMPORTS[subject])  # noqa: S102  a constant of ours
+    exec(IMPORTS[subject])  # noqa: S102  our own constant
     made = list[Subject]()
 
     def begin() -> None:

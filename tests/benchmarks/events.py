@@ -1,7 +1,7 @@
 """LangChain's v3 events over prepared streams: the cost of our hook and of langchain-core's bridge.
 
 No peer creates such events itself: core converts a model's chunks. We create them from deltas; the peers'
-come from chunks recorded earlier, which omits their own work on a chunk, in their favour.
+come from chunks recorded earlier, which in their favour omits their own work on a chunk.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Goal(NamedTuple):
     says what the figure consists of, for readers of a missed goal.
     """
 
-    work: str
+    benchmark: str
     ours: str
     peer: str = ""
     times: float = 1.0
@@ -32,8 +32,12 @@ class Goal(NamedTuple):
     why: str = ""
 
 
-def _goals(works: tuple[str, ...], ours: str, peers: dict[str, float], why: str = "") -> list[Goal]:
-    return [Goal(work, ours, peer, times, why=why) for work in works for peer, times in peers.items()]
+def _goals(benchmarks: tuple[str, ...], ours: str, peers: dict[str, float], why: str = "") -> list[Goal]:
+    return [
+        Goal(benchmark, ours, peer, times, why=why)
+        for benchmark in benchmarks
+        for peer, times in peers.items()
+    ]
 
 
 ABOUT_WHY = """Figures here that are not in the tables were measured separately on the same machine
@@ -208,9 +212,9 @@ GOALS = (
     Goal("token of a real model's 60, µs", LLAMA_INDEX, OPENAI_LIKE, 0.40, why=MODEL_WHY),
     Goal("token of a real model's 60, µs", "piccc", "openai", 0.40, why=MODEL_WHY),
     *(
-        Goal(work, ours, more=more, why=why)
+        Goal(benchmark, ours, more=more, why=why)
         for ours in (LANGCHAIN, LLAMA_INDEX, "piccc")
-        for work, more, why in (
+        for benchmark, more, why in (
             ("call, OpenTelemetry loaded without a provider, µs more", 1.0, LOADED_WHY),
             ("call, OpenTelemetry set up, times one without", 1.10, OBSERVED_WHY),
             ("call, OpenTelemetry set up: what it adds, times its SDK alone", 1.15, ADDED_WHY),
@@ -234,23 +238,23 @@ def reasons(figures: dict[str, Row], families: dict[str, tuple[str, ...]]) -> li
     for family, members in families.items():
         for goal, line in _judged(figures, members, GOALS).items():
             if goal.why and line.startswith("missed"):
-                works = missed.setdefault(goal.why, {}).setdefault(family, [])
-                works += [goal.work] if goal.work not in works else []
+                names = missed.setdefault(goal.why, {}).setdefault(family, [])
+                names += [goal.benchmark] if goal.benchmark not in names else []
     return [
-        f"{'; '.join(f'{family}: ' + '; '.join(works) for family, works in found.items())}. {why}"
+        f"{'; '.join(f'{family}: ' + '; '.join(names) for family, names in found.items())}. {why}"
         for why, found in missed.items()
     ]
 
 
 def _judged(figures: dict[str, Row], members: Sequence[str], goals: Sequence[Goal]) -> dict[Goal, str]:
-    mine = [goal for goal in goals if goal.ours == members[0].partition("@")[0]]
-    return {goal: line for goal in mine if (line := _verdict(goal, figures, members))}
+    own = [goal for goal in goals if goal.ours == members[0].partition("@")[0]]
+    return {goal: line for goal in own if (line := _verdict(goal, figures, members))}
 
 
 def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str | None:
     ours, *others = members
-    reached = figures.get(goal.work, {}).get(ours)
-    row = figures.get(goal.of or goal.work, {})
+    reached = figures.get(goal.benchmark, {}).get(ours)
+    row = figures.get(goal.of or goal.benchmark, {})
     if goal.peer == goal.ours:
         theirs = row.get(ours)
     elif goal.peer == BEST:
@@ -268,4 +272,4 @@ def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str
         most, limit = goal.times, f"{goal.times:.2f} × {goal.of or goal.peer}"
     is_met = reached >= most if goal.least else reached <= most
     sign = ("≥" if is_met else "<") if goal.least else ("≤" if is_met else ">")
-    return f"{'met' if is_met else 'missed'} {reached:,.3f} {sign} {limit}: {goal.work}"
+    return f"{'met' if is_met else 'missed'} {reached:,.3f} {sign} {limit}: {goal.benchmark}"

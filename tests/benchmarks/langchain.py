@@ -17,11 +17,11 @@ class LangChain:
         self.model = model(subject, base)
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return self.model.invoke("hi")
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return await self.model.ainvoke("hi")
 
     def read(self) -> None:

@@ -18,11 +18,11 @@ class LlamaIndex:
         self._prompt = [ChatMessage(role="user", content="hi")]
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return self.model.chat(self._prompt)
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return await self.model.achat(self._prompt)
 
     def read(self) -> None:

@@ -23,7 +23,7 @@ DOWNLOAD_SECONDS = FILE_BYTES / FILE_PIECE * FILE_PAUSE
 def mapped(ledger: str) -> Callable[..., dict[str, float]]:
     """Return the benchmark for running tasks with `map` on a kind of ledger."""
 
-    def work(subject: str, server: str, redis: str = "") -> dict[str, float]:
+    def measure(subject: str, server: str, redis: str = "") -> dict[str, float]:
         from piccc import Client
 
         with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def mapped(ledger: str) -> Callable[..., dict[str, float]]:
             f"map of 10,000 tasks, {ledger} ledger: wall, times the server's": wall * QUEUE_PACE / TASKS,
         }
 
-    return work
+    return measure
 
 
 def downloads(subject: str, server: str) -> dict[str, float]:

@@ -63,12 +63,12 @@ class Run:
 def paced(streams: int, tokens: int, *kept: str) -> Callable[[str, str], dict[str, float]]:
     """Return the benchmark for a number of streams with `tokens` each; `kept` names its figures."""
 
-    def work(subject: str, server: str) -> dict[str, float]:
+    def measure(subject: str, server: str) -> dict[str, float]:
         found = asyncio.run(Run(server, subject, streams, tokens).figures())
         seconds = tokens // 10
         return {f"{streams:,} streams of {seconds} s: {name}": found[name] for name in kept}
 
-    return work
+    return measure
 
 
 def _resident() -> int:

@@ -30,11 +30,11 @@ class Piccc:
         return self._client.as_async()
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return self._client.chat.create("hi")
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return await self._running.chat.create("hi")
 
     def read(self) -> None:
@@ -65,11 +65,11 @@ class OpenAI:
         return openai.AsyncOpenAI(**self._options)
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return self._client.chat.completions.create(**ASK)
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return await self._running.chat.completions.create(**ASK)
 
     def read(self) -> None:
@@ -100,11 +100,11 @@ class Anthropic:
         return anthropic.AsyncAnthropic(**self._options)
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return self._client.messages.create(**self._ask)
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         return await self._running.messages.create(**self._ask)
 
     def read(self) -> None:

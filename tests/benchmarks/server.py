@@ -157,7 +157,7 @@ class Answers(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Answer each whole request."""
+        """Answer each complete request."""
         self._received += data
         if len(self._received) < self._needed or (end := self._received.find(b"\r\n\r\n")) < 0:
             return
@@ -197,9 +197,9 @@ class Answers(asyncio.Protocol):
             self._write_next(iter(_writes(scenario, anthropic)), PAUSE[kind])
 
     def _write_next(self, writes: Iterator[bytes], pause: float, due: float | None = None) -> None:
-        """Write one after another with pauses between, or on time where it is said when the first is `due`.
+        """Write the pieces with pauses between them, or on a schedule if the first one has a `due` time.
 
-        Each pause ends late, by the time of other writes: a file of 100 would take a twentieth longer.
+        A pause ends late, because other writes take time: a file of 100 pieces would take 5% longer.
         """
         loop = asyncio.get_running_loop()
         if due is not None and self._transport is not None and self._transport.get_write_buffer_size():

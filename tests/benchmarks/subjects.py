@@ -67,11 +67,11 @@ class Subject(Protocol):
     """One model or client; all get the same short request."""
 
     def call(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         ...
 
     async def acall(self) -> object:
-        """Return a whole answer."""
+        """Return a complete answer."""
         ...
 
     def read(self) -> None:

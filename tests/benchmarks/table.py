@@ -12,10 +12,12 @@ def table(samples: Samples, figures: Figures, subjects: tuple[str, ...]) -> str:
     """Return a table of our figures, and the others as multiples of them with their range over the rounds."""
     ours, *others = [each for each in subjects if any(each in row for row in figures.values())]
     lines = [_line("benchmark", ours, *others), _line(*["---"] * (len(others) + 2))]
-    for work, row in figures.items():
+    for benchmark, row in figures.items():
         if ours in row:
-            cells = [_multiple(samples[work], row, each, ours) if each in row else "–" for each in others]
-            lines.append(_line(work, written(row[ours]), *cells))
+            cells = [
+                _multiple(samples[benchmark], row, each, ours) if each in row else "–" for each in others
+            ]
+            lines.append(_line(benchmark, written(row[ours]), *cells))
     return "\n".join(lines)
 
 

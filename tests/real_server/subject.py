@@ -1,10 +1,10 @@
 """One client against real servers: `python -m tests.real_server.subject NAME KEY SERVERS COUNTED_AT`.
 
-SERVERS is JSON, an address for each server's name; COUNTED_AT is that of llama.cpp, which counts tokens. Runs
-every row that the client and the server can do and prints JSON: for each server's rows the number of calls,
-of failures, and the first failure's text. A failure is one of protocol: an error where an answer is due, an
-answer where an error is due, a wrong stop reason, missing usage, a call that was sent and not read. What a
-base model chooses to say is none.
+SERVERS is a JSON object of server names and URLs. COUNTED_AT is the URL of llama.cpp, which counts tokens.
+Runs every row that the client and the server support. Prints JSON: for each server and row, the number of
+calls, the number of failures, and the text of the first failure. A failure is a protocol failure: an error
+instead of an answer, an answer instead of an error, a wrong stop reason, missing usage, or a tool call that
+is lost. The text that the base model chooses does not count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 PROMPT = "The capital of France is"
 SHORT = 2
-"""Tokens of most answers."""
+"""The token limit of most answers."""
 SCHEMA = {
     "title": "City",
     "type": "object",
@@ -30,9 +30,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 JSON_TOKENS = 100
-"""Of an answer under the schema: a base model puts in all the white space that the grammar allows."""
-
-
+"""The token limit under a schema: a base model adds all the white space that the grammar allows."""
 WEATHER = {
     "title": "weather",
     "description": "Tell the weather.",
@@ -42,10 +40,10 @@ WEATHER = {
 }
 CITIES = [{"city": "Paris"}, {"city": "Rome"}]
 ASK, STEPS = "What is the weather in both cities?", "Think step by step: is it mild?"
-"""What aimock's fixtures know: two calls and an answer; a thought, an observation and an answer."""
+"""Prompts of aimock's fixtures: two calls and an answer; a thought, an observation and an answer."""
 ANSWER = "Mild in Paris, warm in Rome."
 VECTORS = Path(__file__).parents[2] / "build" / "vectors.json"
-"""A real model's embeddings of the facts and the question, where they could be made."""
+"""A real model's embeddings of the facts and the question, if they could be made."""
 FACTS = [
     "The capital of France is Paris.",
     "A hedgehog sleeps through the winter.",
@@ -58,9 +56,9 @@ QUESTION = "Which animal hibernates?"
 class Subject:
     """A client under test.
 
-    `has_grammar` is whether the server heeds a JSON Schema: llama.cpp's does not where the dialect is
-    Anthropic's. `counted_by_server` returns how many tokens the server has made so far, by its own count, and
-    `tokens_of` how many it makes of a prompt. `share` is the part of a row's calls that are made.
+    `has_grammar` tells whether the server enforces a JSON Schema; llama.cpp does not in the Anthropic
+    dialect. `counted_by_server` returns the number of tokens that the server has generated so far, and
+    `tokens_of` the number of tokens in a prompt. `share` is the fraction of a row's calls to make.
     """
 
     has_grammar: bool
@@ -73,11 +71,11 @@ class Subject:
         return range(max(1, round(count * self.share)))
 
     def call(self, prompt: str = PROMPT, max_tokens: int = SHORT, **options: Any) -> dict[str, Any]:
-        """Return text, stop reason, input and output tokens of a whole reply."""
+        """Return the text, stop reason, and input and output tokens of a complete reply."""
         raise NotImplementedError
 
     def offer_tool(self, *, force: bool = False) -> object:
-        """Return the reply of a model that may, or must, call a tool, which takes a City."""
+        """Return the reply of a model that may, or must, call a tool that takes a City."""
         raise NotImplementedError
 
     def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
@@ -85,11 +83,11 @@ class Subject:
         raise NotImplementedError
 
     def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
-        """Yield what runs each kind of agent, with a tool, and returns its last words."""
+        """Yield functions that each run a kind of agent with a tool and return its answer."""
         return iter(())
 
     def retrieve(self, vectors: dict[str, list[float]]) -> tuple[str, str] | None:
-        """Ask `QUESTION` of `FACTS`; return what was found and the answer; None without a framework."""
+        """Ask `QUESTION` about `FACTS`; return the fact found and the answer, or None without a framework."""
         return None
 
     def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
@@ -97,7 +95,7 @@ class Subject:
         raise NotImplementedError
 
     def structured(self) -> object:
-        """Return a City, as the server's grammar made the model write it."""
+        """Return a City, which the server's grammar enforces."""
         raise NotImplementedError
 
     def stream(self, prompt: str = PROMPT, max_tokens: int = SHORT) -> Iterator[str]:
@@ -113,7 +111,7 @@ class Subject:
         raise NotImplementedError
 
     def is_own_error(self, error: Exception) -> bool:
-        """Return whether an error is of the client's own kind."""
+        """Return whether an error is one of the client's own."""
         raise NotImplementedError
 
 
@@ -205,9 +203,9 @@ class LangChain(Subject):
         reply = self._model.invoke(prompt, max_tokens=max_tokens, **options)
         about = reply.response_metadata
         stop = {"max_tokens": "length", "end_turn": "stop", "stop_sequence": "stop"}
-        said = about.get("finish_reason") or about.get("stop_reason")
+        reason = about.get("finish_reason") or about.get("stop_reason")
         usage = reply.usage_metadata["input_tokens"], reply.usage_metadata["output_tokens"]
-        return {"text": reply.text, "stop": stop.get(said, said), "usage": usage}
+        return {"text": reply.text, "stop": stop.get(reason, reason), "usage": usage}
 
     def offer_tool(self, *, force: bool = False) -> object:
         tool = {
@@ -215,12 +213,12 @@ class LangChain(Subject):
             "description": "Visit a city.",
             **{k: SCHEMA[k] for k in SCHEMA if k != "title"},
         }
-        able = self._model.bind_tools([tool], tool_choice="any" if force else None)
-        return able.bind(max_tokens=SHORT).invoke(PROMPT).text
+        bound = self._model.bind_tools([tool], tool_choice="any" if force else None)
+        return bound.bind(max_tokens=SHORT).invoke(PROMPT).text
 
     def tool_calls(self, *, stream: bool) -> list[dict[str, Any]]:
-        able = self._model.bind_tools([WEATHER])
-        message = functools.reduce(operator.add, able.stream(ASK)) if stream else able.invoke(ASK)
+        bound = self._model.bind_tools([WEATHER])
+        message = functools.reduce(operator.add, bound.stream(ASK)) if stream else bound.invoke(ASK)
         return [each["args"] for each in message.tool_calls]
 
     def agents(self, weather: Callable[[str], str]) -> Iterator[Callable[[], str]]:
@@ -242,8 +240,8 @@ class LangChain(Subject):
                 return vectors[text]
 
         (found,) = InMemoryVectorStore.from_texts(FACTS, Known()).similarity_search(QUESTION, k=1)
-        asked = f"{found.page_content}\n{QUESTION}"
-        return found.page_content, str(self._model.invoke(asked, max_tokens=8).text)
+        prompt = f"{found.page_content}\n{QUESTION}"
+        return found.page_content, str(self._model.invoke(prompt, max_tokens=8).text)
 
     def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
         usage = functools.reduce(
@@ -363,7 +361,7 @@ class LlamaIndex(Subject):
     def streamed_usage(self, max_tokens: int) -> tuple[int, int]:
         from llama_index.core.llms import ChatMessage
 
-        # OpenAILike asks for none by itself.
+        # OpenAILike does not request usage by default.
         asks = {} if self._asks_for_usage else {"stream_options": {"include_usage": True}}
         *_, last = self._llm.stream_chat([ChatMessage(PROMPT)], max_tokens=max_tokens, **asks)
         found = last.additional_kwargs
@@ -417,12 +415,12 @@ def _counted_by_server(url: str, key: str) -> int:
 def _tokens_of(url: str, key: str, prompt: str) -> int:
     messages = [{"role": "user", "content": prompt}]
     written = json.loads(_read(f"{url}/apply-template", key, {"messages": messages}))["prompt"]
-    asked = {"content": written, "add_special": True, "parse_special": True}
-    return len(json.loads(_read(f"{url}/tokenize", key, asked))["tokens"])
+    payload = {"content": written, "add_special": True, "parse_special": True}
+    return len(json.loads(_read(f"{url}/tokenize", key, payload))["tokens"])
 
 
 def make(name: str, url: str, key: str, counted_at: str, share: float = 1.0) -> Subject:
-    """Return the client of that name; the server that counts tokens may be behind the one that it asks."""
+    """Return the named client; the server that counts tokens may be behind the one at `url`."""
     subject: Subject
     if name.startswith("langchain-"):
         subject = LangChain(name, url, key)
@@ -430,7 +428,7 @@ def make(name: str, url: str, key: str, counted_at: str, share: float = 1.0) -> 
         subject = LlamaIndex(name, url, key)
     else:
         subject = Piccc("anthropic" if "anthropic" in name else "openai", url, key)
-    # The emulator in front asks the server's OpenAI route whatever its client's dialect.
+    # The emulator always calls the server's OpenAI route, whatever the client's dialect.
     subject.has_grammar, subject.share = "anthropic" not in name or "emulator" in name, share
     subject.counted_by_server = lambda: _counted_by_server(counted_at, key)
     subject.tokens_of = lambda prompt: _tokens_of(counted_at, key, prompt)
@@ -438,7 +436,7 @@ def make(name: str, url: str, key: str, counted_at: str, share: float = 1.0) -> 
 
 
 def whole(subject: Subject) -> Iterator[Callable[[], object]]:
-    """Whole replies, one after the other: text, and the stop reason of a cut one."""
+    """Complete replies in sequence: text, and the stop reason of a truncated reply."""
     for _ in subject.times(10):
         yield lambda: _cut(subject.call())
 
@@ -446,12 +444,12 @@ def whole(subject: Subject) -> Iterator[Callable[[], object]]:
 def _cut(reply: dict[str, Any]) -> None:
     assert isinstance(reply["text"], str), reply
     assert reply.get("stop", "length") in ("length", "stop"), reply
-    # Rows of their own compare the counts of tokens with the server's; aimock's Anthropic route counts none.
+    # Separate rows compare token counts with the server's; aimock's Anthropic route reports none.
     assert min(reply.get("usage", (0, 0))) >= 0, reply
 
 
 def streams(subject: Subject) -> Iterator[Callable[[], object]]:
-    """Streams, one after the other, at once."""
+    """Streams in sequence, without pauses."""
     for _ in subject.times(20):
         yield lambda: _some("".join(subject.stream()))
 
@@ -461,7 +459,7 @@ def _some(text: str) -> None:
 
 
 def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A whole reply right after a stream."""
+    """A complete reply right after a stream."""
     for _ in subject.times(10):
         for _ in subject.stream():
             pass
@@ -469,7 +467,7 @@ def call_after_stream(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def left_early(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A stream that is left after its first piece, then a whole reply."""
+    """A stream left after its first chunk, then a complete reply."""
     for _ in subject.times(5):
 
         def leave() -> None:
@@ -482,7 +480,7 @@ def left_early(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
-    """Calls, eight at a time; each one counts."""
+    """Calls, eight at a time, each counted separately."""
 
     async def run() -> list[BaseException | str]:
         slots = asyncio.Semaphore(8)
@@ -503,19 +501,19 @@ def concurrent(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def tools(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A reply comes where a tool is on offer, whether or not the model calls it."""
+    """A reply to a request with a tool, whether or not the model calls it."""
     for _ in subject.times(5):
         yield subject.offer_tool
 
 
 def forced_tool(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A reply comes where a tool must be called, for the server's template may not see to that."""
+    """A reply to a request that requires a tool call, even if the server's template does not enforce it."""
     for _ in subject.times(5):
         yield lambda: subject.offer_tool(force=True)
 
 
 def parallel_calls(subject: Subject) -> Iterator[Callable[[], object]]:
-    """Two calls of one reply are both read, whole and streamed."""
+    """Two tool calls in one reply, complete and streamed."""
 
     def check(*, stream: bool) -> None:
         assert (made := subject.tool_calls(stream=stream)) == CITIES, made
@@ -526,25 +524,25 @@ def parallel_calls(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def agents(subject: Subject) -> Iterator[Callable[[], object]]:
-    """Agents call the tool that the model calls, and end with its answer: by tool calls, and ReAct."""
-    asked: list[str] = []
+    """Agents, by tool calls and by ReAct: they run the tool and end with the model's answer."""
+    cities: list[str] = []
 
     def weather(city: str) -> str:
         """Tell the weather."""
-        asked.append(city)
+        cities.append(city)
         return "mild"
 
     def check(run: Callable[[], str]) -> None:
-        asked.clear()
+        cities.clear()
         assert run() == ANSWER
-        assert "Paris" in asked, asked
+        assert "Paris" in cities, cities
 
     for run in subject.agents(weather):
         yield functools.partial(check, run)
 
 
 def answers_from_facts(subject: Subject) -> Iterator[Callable[[], object]]:
-    """The fact that a real model's embeddings find for a question goes to the model, and an answer comes."""
+    """An answer from a fact that is retrieved with a real model's embeddings."""
     if not VECTORS.exists():
         return
     vectors = json.loads(VECTORS.read_text())
@@ -560,7 +558,7 @@ def answers_from_facts(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def structured(subject: Subject) -> Iterator[Callable[[], object]]:
-    """An answer under a JSON Schema satisfies it, for the server's grammar sees to that."""
+    """An answer that satisfies a JSON Schema, which the server's grammar enforces."""
     if subject.has_grammar:
         for _ in subject.times(3):
             yield lambda: _city(subject.structured())
@@ -571,7 +569,7 @@ def _city(made: object) -> None:
 
 
 def usage(subject: Subject) -> Iterator[Callable[[], object]]:
-    """The output tokens of a reply are those that the server counted."""
+    """The output tokens of a reply, equal to the server's count."""
     for tokens in (1, 2, 3, 5, 8):
 
         def check(tokens: int = tokens) -> None:
@@ -583,31 +581,31 @@ def usage(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def input_tokens(subject: Subject) -> Iterator[Callable[[], object]]:
-    """The input tokens of a reply are those that the server makes of the prompt, cached ones too."""
+    """The input tokens of a reply, equal to the server's count for the prompt, including cached tokens."""
     for prompt in (PROMPT, PROMPT, "Hedgehogs 🦔 sleep.", "word " * 300):
 
         def check(prompt: str = prompt) -> None:
             counted, _ = subject.call(prompt)["usage"]
-            assert counted == (due := subject.tokens_of(prompt)), (counted, due)
+            assert counted == (expected := subject.tokens_of(prompt)), (counted, expected)
 
         yield check
 
 
 def usage_of_streams(subject: Subject) -> Iterator[Callable[[], object]]:
-    """The tokens of a streamed reply are those that the server counted."""
+    """The tokens of a streamed reply, equal to the server's count."""
     for tokens in (1, 2, 5):
 
         def check(tokens: int = tokens) -> None:
             before = subject.counted_by_server()
             found = subject.streamed_usage(tokens)
-            due = subject.tokens_of(PROMPT), subject.counted_by_server() - before
-            assert found == due, (found, due)
+            expected = subject.tokens_of(PROMPT), subject.counted_by_server() - before
+            assert found == expected, (found, expected)
 
         yield check
 
 
 def stop_sequence(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A reply that ends at a stop sequence does not contain it."""
+    """A reply that ends at a stop sequence, and does not contain it."""
     for _ in subject.times(5):
 
         def check() -> None:
@@ -618,12 +616,12 @@ def stop_sequence(subject: Subject) -> Iterator[Callable[[], object]]:
 
 
 def overflow(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A prompt beyond the context is an error of the client's own kind."""
+    """A prompt larger than the context, which raises one of the client's own errors."""
     yield lambda: _refused(subject, lambda: subject.call("word " * 9000))
 
 
 def wrong_key(subject: Subject) -> Iterator[Callable[[], object]]:
-    """A wrong key is an error of the client's own kind, whole and streamed."""
+    """A wrong key, which raises one of the client's own errors, complete and streamed."""
     other = subject.with_key("sk-wrong")
     yield lambda: _refused(subject, other.call)
     yield lambda: _refused(subject, lambda: list(other.stream()))
@@ -636,7 +634,7 @@ def _refused(subject: Subject, call: Callable[[], object]) -> None:
         if not subject.is_own_error(error):
             raise
         return
-    raise AssertionError(f"an answer where an error is due: {answer!r}")
+    raise AssertionError(f"an answer instead of an error: {answer!r}")
 
 
 PLAIN = {
@@ -663,13 +661,13 @@ ROWS: dict[str, dict[str, Callable[[Subject], Iterator[Callable[[], object]]]]] 
     "LiteLLM": {**PLAIN, "a tool on offer": tools, **REFUSED},
     "aimock": {**PLAIN, "two calls of one reply": parallel_calls, "agents": agents},
 }
-"""Of each server. A wrong key means nothing to aimock, and LiteLLM counts otherwise than llama.cpp."""
+"""The rows of each server. aimock does not check keys; LiteLLM and llama.cpp count tokens differently."""
 SHARES = {"LiteLLM": 0.25}
-"""The part of the calls that is made where each one costs much."""
+"""The fraction of calls to make to a slow server."""
 
 
 def main(name: str, key: str, servers: str, counted_at: str) -> None:
-    """Run all rows and print what came."""
+    """Run all rows and print the results."""
     found: dict[str, dict[str, object]] = {}
     for server, url in json.loads(servers).items():
         subject = make(name, url, key, counted_at, SHARES.get(server, 1.0))
