@@ -1,4 +1,4 @@
-"""What tests of every folder share."""
+"""Fixtures and hooks that all tests share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from tests.services import postgres_url, redis_url  # noqa: F401  fixtures
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-ALONE = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update")
-"""Flags with which Chromium runs as root and asks nobody on the internet."""
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
+"""Flags that let Chromium run as root and keep it off the internet."""
 
 LONGEST = (
     "emulator/test_openapi.py",
@@ -45,18 +50,18 @@ LONGEST = (
     "langchain/test_package.py",
     "docs/test_site.py",
 )
-"""Files that take ten seconds and more."""
+"""Files that take ten seconds or more."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let commands be interrupted; cache bytecode, where the environment forbids it, outside of the tree.
+    """Let subprocesses be interrupted; cache bytecode outside the tree if the environment disables it.
 
     Containers often set PYTHONDONTWRITEBYTECODE. Then each process that a test starts compiles the frameworks
-    anew, and each xdist worker compiles and rewrites all test modules: a third of the suite's CPU time.
+    again, and each xdist worker compiles and rewrites all test modules: a third of the suite's CPU time.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job, as are its children
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background job; children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    cache = getattr(config, "cache", None)  # none under `-p no:cacheprovider`
+    cache = getattr(config, "cache", None)  # absent under `-p no:cacheprovider`
     if sys.dont_write_bytecode and cache is not None:
         sys.dont_write_bytecode = False
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
@@ -64,19 +69,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two more than there are processors, for a worker waits half of the time.
+    """Return two more workers than CPUs: a worker spends half of its time waiting.
 
-    On two cores, beside other work, the suite took 6:41 in place of 8:45.
+    On two cores, beside other work, the suite took 6:41 instead of 8:45.
     """
     return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep the garbage collector from what is imported and collected, which stays until the end.
+    """Exclude imported modules and collected tests from garbage collection: they live until the end.
 
-    It went through those two million objects again and again: a fifth of a worker's start, and a tenth of
-    what tests with many small objects cost.
+    Scanning those two million objects repeatedly took a fifth of a worker's startup, and a tenth of the time
+    of tests that create many small objects.
     """
     gc.disable()
     yield
@@ -86,14 +91,14 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first: a file that one worker begins last keeps the others waiting for it."""
+    """Run the longest files first: one that starts last keeps the other workers waiting."""
     order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    """Run Chromium; skip where it is not installed, unless PICCC_REQUIRE_BROWSER is set."""
+    """Run Chromium; if it is not installed, skip, or fail if PICCC_REQUIRE_BROWSER is set."""
     program = shutil.which("chromium")
     if program is None:
         reason = "Chromium is not installed: apt-get install --yes --no-install-recommends chromium"
@@ -101,14 +106,14 @@ async def chromium() -> AsyncIterator[Browser]:
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        opened = await playwright.chromium.launch(executable_path=program, args=list(ALONE))
-        yield opened
-        await opened.close()
+        launched = await playwright.chromium.launch(executable_path=program, args=list(CHROMIUM_FLAGS))
+        yield launched
+        await launched.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def browser(chromium: Browser) -> AsyncIterator[Browser]:
-    """Lend Chromium to one test, which runs in the session's loop, and close the pages it has opened."""
+    """Lend Chromium to one test, which runs in the session's event loop; close what it launched."""
     yield chromium
     for context in chromium.contexts:
         await context.close()

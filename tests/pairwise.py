@@ -1,4 +1,4 @@
-"""Rows of a table that have each pair of its values."""
+"""Select rows of a test table so that every pair of values occurs (pairwise testing)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def pairwise(table: Sequence[Any]) -> Iterator[Any]:
-    """Yield rows until each pair of values of a table was in one: greedily, the row with most new pairs."""
+    """Yield rows until every pair of values has occurred: greedily, the row with the most new pairs."""
 
     def pairs(row: Any) -> set[Any]:
         return set(combinations(enumerate(row), 2))

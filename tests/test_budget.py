@@ -1,4 +1,4 @@
-"""The retry budget: what retries take, successes give back, and an outage empties it."""
+"""The retry budget: retries spend it, successes refill it, and an outage empties it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from tests.faults.virtual import VirtualIO
 
 @pytest.fixture(autouse=True)
 def fresh_budget() -> None:
-    """Forget what earlier tests' failures cost."""
+    """Reset the budgets: failures in earlier tests spent them."""
     budget._budgets.clear()
 
 
-def test_it_pays_until_it_is_empty() -> None:
+def test_a_budget_pays_until_it_is_empty() -> None:
     tokens = RetryBudget(30.0)
     assert [tokens.take(COST) for _ in range(3)] == [True, True, False]
     assert tokens.take(2.0)
     assert not tokens.take(0.5)
 
 
-def test_it_never_holds_more_than_it_began_with() -> None:
+def test_a_budget_never_exceeds_its_initial_amount() -> None:
     tokens = RetryBudget(10.0)
     tokens.give(100.0)
     assert not tokens.take(10.5)
     assert tokens.take(10.0)
 
 
-def test_one_server_has_one_budget_and_another_has_its_own() -> None:
-    here, there = ("https", "a.test", 443), ("https", "b.test", 443)
-    assert budget_of(here) is budget_of(here)
-    assert budget_of(here) is not budget_of(there)
+def test_each_server_has_its_own_budget() -> None:
+    server, other = ("https", "a.test", 443), ("https", "b.test", 443)
+    assert budget_of(server) is budget_of(server)
+    assert budget_of(server) is not budget_of(other)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_an_outage_ends_in_single_attempts_and_recovery_brings_retries_back(mode: Mode) -> None:
+def test_an_outage_stops_retries_and_recovery_restores_them(mode: Mode) -> None:
     with FaultServer() as server:
         case = server.case([reply(503)])
         config = resolve(api_key="pcc_live_outage", base_url=case.base_url)

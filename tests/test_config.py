@@ -1,4 +1,4 @@
-"""The configuration: settled once, checked at once, and never showing a secret."""
+"""Configuration is resolved once, validated immediately, and never shows a secret."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ KEY = "pcc_live_configured"
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start without an environment of our own."""
+    """Unset piccc's environment variables."""
     for name in ("PICCC_API_KEY", "PICCC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
-def ask(config: Config) -> dict[str, str]:
+def auth_headers(config: Config) -> dict[str, str]:
     return dict(run_sync(config.authorize()))
 
 
 @pytest.mark.parametrize(
-    ("given", "settled"),
+    ("given", "expected"),
     [
         ("https://api.test", "https://api.test"),
         ("https://api.test/", "https://api.test"),
@@ -42,21 +42,21 @@ def ask(config: Config) -> dict[str, str]:
         ("https://me:secret@api.test/v1", "https://api.test"),
     ],
 )
-def test_a_base_url_is_taken_with_or_without_its_version(given: str, settled: str) -> None:
-    assert resolve(base_url=given).base_url == settled
+def test_a_base_url_may_end_with_the_version(given: str, expected: str) -> None:
+    assert resolve(base_url=given).base_url == expected
 
 
 @pytest.mark.parametrize(
     "given",
     ["api.test", "ftp://api.test", "https://", "http://[::1", "http://h:port", "https://h?a=1", "//h"],
 )
-def test_a_malformed_base_url_is_refused_without_being_shown(given: str) -> None:
+def test_a_malformed_base_url_is_rejected_and_not_shown(given: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(base_url=given)
     assert given not in caught.value.message
 
 
-def test_an_argument_goes_before_the_environment_and_that_before_the_default(
+def test_arguments_override_the_environment_which_overrides_defaults(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert resolve().is_placeholder
@@ -64,54 +64,55 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_default(
     monkeypatch.setenv("PICCC_BASE_URL", "https://env.test")
     monkeypatch.setenv("PICCC_API_KEY", "pcc_live_env")
     assert resolve().base_url == "https://env.test"
-    assert ask(resolve()) == {"authorization": "Bearer pcc_live_env"}
+    assert auth_headers(resolve()) == {"authorization": "Bearer pcc_live_env"}
     config = resolve(base_url="https://argument.test", api_key=KEY)
     assert config.base_url == "https://argument.test"
-    assert ask(config) == {"authorization": f"Bearer {KEY}"}
+    assert auth_headers(config) == {"authorization": f"Bearer {KEY}"}
 
 
-async def _later() -> str:
+async def _suspending_key() -> str:
     await asyncio.sleep(0)
     return KEY
 
 
-async def _at_once() -> SecretStr:
+async def _immediate_key() -> SecretStr:
     return SecretStr(KEY)
 
 
 @pytest.mark.parametrize(
-    "source", [KEY, f" {KEY}\n", SecretStr(KEY), lambda: KEY, lambda: SecretStr(KEY), _at_once, _later]
+    "source",
+    [KEY, f" {KEY}\n", SecretStr(KEY), lambda: KEY, lambda: SecretStr(KEY), _immediate_key, _suspending_key],
 )
-async def test_a_key_is_a_string_a_secret_or_a_function(source: Any) -> None:
+async def test_a_key_may_be_a_string_a_secret_or_a_function(source: Any) -> None:
     assert dict(await resolve(api_key=source).authorize()) == {"authorization": f"Bearer {KEY}"}
 
 
-def test_an_asynchronous_function_that_waits_is_refused_where_the_call_blocks() -> None:
+def test_an_async_key_function_that_suspends_fails_in_a_blocking_call() -> None:
     with pytest.raises(ConfigurationError, match="asynchronous"):
-        ask(resolve(api_key=_later))
-    assert ask(resolve(api_key=_at_once)) == {"authorization": f"Bearer {KEY}"}
+        auth_headers(resolve(api_key=_suspending_key))
+    assert auth_headers(resolve(api_key=_immediate_key)) == {"authorization": f"Bearer {KEY}"}
 
 
-def test_a_function_that_fails_is_named_as_the_cause() -> None:
+def test_the_exception_of_a_key_function_is_the_cause() -> None:
     def vault() -> str:
         raise LookupError("sealed")
 
     with pytest.raises(ConfigurationError, match="raised LookupError") as caught:
-        ask(resolve(api_key=vault))
+        auth_headers(resolve(api_key=vault))
     assert isinstance(caught.value.__cause__, LookupError)
 
 
 @pytest.mark.parametrize("source", [None, "", "  ", SecretStr(""), lambda: "", lambda: None, lambda: 7])
-def test_no_key_is_an_error_at_the_first_call(source: Any) -> None:
+def test_a_missing_key_is_an_error_at_the_first_call(source: Any) -> None:
     config = resolve(api_key=source)
     with pytest.raises(ConfigurationError, match="No API key"):
-        ask(config)
+        auth_headers(config)
 
 
 @pytest.mark.parametrize("source", ["pcc_live_ключ_of_ours", "pcc_live_a\r\nx-evil: 1", "pcc_live_\x00ab"])
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(source: str) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_rejected_and_not_shown(source: str) -> None:
     with pytest.raises(ConfigurationError, match="characters") as caught:
-        ask(resolve(api_key=source))
+        auth_headers(resolve(api_key=source))
     frame = caught.tb
     while frame is not None:
         if "piccc" in frame.tb_frame.f_code.co_filename and "tests" not in frame.tb_frame.f_code.co_filename:
@@ -119,12 +120,12 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(source: s
         frame = frame.tb_next
 
 
-def test_either_documented_header_carries_the_key() -> None:
-    assert ask(resolve(api_key=KEY, auth="x-api-key")) == {"x-api-key": KEY}
+def test_the_key_can_be_sent_in_the_x_api_key_header() -> None:
+    assert auth_headers(resolve(api_key=KEY, auth="x-api-key")) == {"x-api-key": KEY}
 
 
-def test_credentials_in_the_url_go_to_the_gateway_and_the_key_beside_them() -> None:
-    headers = ask(resolve(api_key=KEY, base_url="https://me:secret@api.test"))
+def test_url_credentials_become_basic_auth_beside_the_key() -> None:
+    headers = auth_headers(resolve(api_key=KEY, base_url="https://me:secret@api.test"))
     assert headers == {"authorization": "Basic bWU6c2VjcmV0", "x-api-key": KEY}
 
 
@@ -147,24 +148,24 @@ def test_credentials_in_the_url_go_to_the_gateway_and_the_key_beside_them() -> N
         {"default_headers": {"x-a": "é"}},
     ],
 )
-def test_a_wrong_setting_is_refused_at_once(options: dict[str, Any]) -> None:
+def test_an_invalid_setting_is_rejected_immediately(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         resolve(**options)
 
 
 @pytest.mark.parametrize("field", ["total", "connect", "first_event", "idle"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), "1", True])
-def test_each_part_of_a_timeout_is_checked(field: str, value: Any) -> None:
+def test_every_field_of_a_timeout_is_validated(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=field):
         Timeout(**{field: value})
 
 
 @pytest.mark.parametrize("value", [float("inf"), 1e12])
-def test_more_than_a_year_is_no_bound(value: float) -> None:
+def test_a_timeout_of_more_than_a_year_is_no_timeout(value: float) -> None:
     assert Timeout(total=value, idle=value) == Timeout(total=None, idle=None)
 
 
-def test_a_number_bounds_the_whole_call() -> None:
+def test_a_number_is_the_total_timeout() -> None:
     assert as_timeout(5) == Timeout(total=5)
     assert as_timeout(None, Timeout(total=7)) == Timeout(total=7)
     assert as_timeout(None) == Timeout()
@@ -177,47 +178,47 @@ SECRETS = {
 }
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
-def test_a_copy_keeps_the_secrets(copied: Callable[[Config], Config]) -> None:
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy], ids=["copy", "deepcopy"])
+def test_a_copy_keeps_the_secrets(duplicate: Callable[[Config], Config]) -> None:
     config = resolve(**SECRETS)
-    assert ask(copied(config)) == ask(config)
-    assert copied(config) == config
-    assert run_sync(copied(config.key).ask()) == KEY
+    assert auth_headers(duplicate(config)) == auth_headers(config)
+    assert duplicate(config) == config
+    assert run_sync(duplicate(config.key).ask()) == KEY
 
 
-def test_a_pickle_has_no_secret_and_says_so_where_one_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = pickle.dumps(resolve(**SECRETS))
+def test_a_pickle_has_no_secrets_and_missing_ones_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    pickled = pickle.dumps(resolve(**SECRETS))
     for secret in (KEY, "sesame", "hush", "bWU6c2VzYW1lLW9wZW4="):
-        assert secret.encode() not in written
+        assert secret.encode() not in pickled
     monkeypatch.setenv("PICCC_API_KEY", "pcc_live_of_the_worker")
     with pytest.raises(ConfigurationError, match="default header"):
-        ask(pickle.loads(written))  # noqa: S301  our own bytes
+        auth_headers(pickle.loads(pickled))  # noqa: S301  our own bytes
 
 
-def test_credentials_of_the_url_are_found_again_where_a_pickle_is_loaded(
+def test_an_unpickled_config_takes_url_credentials_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    written = pickle.dumps(resolve(api_key=KEY, base_url=SECRETS["base_url"]))
+    pickled = pickle.dumps(resolve(api_key=KEY, base_url=SECRETS["base_url"]))
     monkeypatch.setenv("PICCC_API_KEY", "pcc_live_of_the_worker")
-    assert ask(pickle.loads(written)) == {"authorization": "Bearer pcc_live_of_the_worker"}  # noqa: S301
+    assert auth_headers(pickle.loads(pickled)) == {"authorization": "Bearer pcc_live_of_the_worker"}  # noqa: S301
     monkeypatch.setenv("PICCC_BASE_URL", "https://me:sesame-open@api.test/v1")
-    loaded = ask(pickle.loads(written))  # noqa: S301  our own bytes
-    assert loaded == {"authorization": "Basic bWU6c2VzYW1lLW9wZW4=", "x-api-key": "pcc_live_of_the_worker"}
+    headers = auth_headers(pickle.loads(pickled))  # noqa: S301  our own bytes
+    assert headers == {"authorization": "Basic bWU6c2VzYW1lLW9wZW4=", "x-api-key": "pcc_live_of_the_worker"}
 
 
-def test_a_configuration_shows_no_secret() -> None:
+def test_the_repr_of_a_config_shows_no_secret() -> None:
     shown = repr(resolve(**SECRETS)) + repr(Key(KEY)) + str(Key(SecretStr(KEY)))
     for secret in (KEY, "sesame", "hush"):
         assert secret not in shown
 
 
-def test_keys_are_compared_by_what_they_hold() -> None:
+def test_keys_are_compared_by_value() -> None:
     assert Key(KEY) == Key(KEY) != Key()
     assert hash(Key(KEY)) == hash(Key("another"))
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "alike"),
+    ("url", "other", "is_same"),
     [
         ("https://a.test/x", "https://A.test:443/y", True),
         ("http://a.test", "http://a.test:80", True),
@@ -231,11 +232,11 @@ def test_keys_are_compared_by_what_they_hold() -> None:
         ("https://a.test", "https://a.test@evil.test", False),
     ],
 )
-def test_an_origin_is_scheme_host_and_port(one: str, other: str, alike: bool) -> None:
-    assert (origin_of(one) == origin_of(other)) is alike
+def test_an_origin_is_scheme_host_and_port(url: str, other: str, is_same: bool) -> None:
+    assert (origin_of(url) == origin_of(other)) is is_same
 
 
-def test_a_header_is_refused_by_name_without_its_value() -> None:
+def test_an_invalid_header_is_reported_by_name_without_its_value() -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_headers({"x-token": "hush\nhush"})
     assert "x-token" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Errors: one tree, each member of which says what happened and what to do, and travels between processes."""
+"""Errors form one hierarchy; each says what happened and what to do, and can be pickled and copied."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from piccc.conversation import Attempt, ChatReply, Record, Text
 from piccc.errors import APITimeoutError, PicccError, StreamTimeoutError
 
 
-def family(kind: type[PicccError] = PicccError) -> Iterator[type[PicccError]]:
+def subclasses(kind: type[PicccError] = PicccError) -> Iterator[type[PicccError]]:
     yield kind
-    for each in kind.__subclasses__():
-        if each.__module__ == errors.__name__:
-            yield from family(each)
+    for subclass in kind.__subclasses__():
+        if subclass.__module__ == errors.__name__:
+            yield from subclasses(subclass)
 
 
-ALL = sorted(set(family()), key=lambda kind: kind.__name__)
+ALL = sorted(set(subclasses()), key=lambda kind: kind.__name__)
 
 
 def _pickled(error: PicccError) -> PicccError:
@@ -30,10 +30,12 @@ def _pickled(error: PicccError) -> PicccError:
     return loaded
 
 
-@pytest.mark.parametrize("travel", [_pickled, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
+@pytest.mark.parametrize(
+    "duplicate", [_pickled, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
+)
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_every_error_travels_with_all_that_it_knows(
-    kind: type[PicccError], travel: Callable[[PicccError], PicccError]
+def test_a_pickled_or_copied_error_keeps_all_its_data(
+    kind: type[PicccError], duplicate: Callable[[PicccError], PicccError]
 ) -> None:
     record = Record("POST", "/v1/messages", attempts=[Attempt("500", 0.1, "req_1", 0.5), Attempt("500", 0.2)])
     error = kind(
@@ -51,14 +53,14 @@ def test_every_error_travels_with_all_that_it_knows(
         task_id="task_1",
         partial=ChatReply([Text("Hel")]),
     )
-    there = travel(error)
-    assert type(there) is kind
-    assert vars(there) == vars(error)
-    assert str(there) == str(error)
-    assert there.args == error.args
+    copied = duplicate(error)
+    assert type(copied) is kind
+    assert vars(copied) == vars(error)
+    assert str(copied) == str(error)
+    assert copied.args == error.args
 
 
-def test_an_error_says_what_happened_and_what_to_do() -> None:
+def test_the_text_of_an_error_has_its_facts_and_its_hint() -> None:
     error = PicccError(
         "It broke.",
         hint="Mend it.",
@@ -75,7 +77,7 @@ def test_an_error_says_what_happened_and_what_to_do() -> None:
     assert str(PicccError("It broke.")) == "It broke."
 
 
-def test_errors_are_also_what_python_calls_them() -> None:
+def test_errors_also_derive_from_matching_built_in_exceptions() -> None:
     assert issubclass(errors.ConfigurationError, ValueError)
     assert issubclass(errors.InvalidArgumentError, ValueError)
     assert issubclass(errors.MissingExtraError, ImportError)
@@ -90,35 +92,35 @@ FAMILIES = {"PicccError", "APIStatusError"}
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_what_must_not_be_repeated_is_such_that_a_retry_policy_leaves_it_alone(
+def test_only_retryable_errors_lack_a_base_that_retry_policies_skip(
     kind: type[PicccError],
 ) -> None:
     assert kind("x").is_retryable is (kind.__name__ in RETRYABLE)
-    left_alone = issubclass(kind, RuntimeError | ValueError | OSError | ImportError)
-    assert left_alone is (kind.__name__ not in RETRYABLE | FAMILIES)
+    is_skipped = issubclass(kind, RuntimeError | ValueError | OSError | ImportError)
+    assert is_skipped is (kind.__name__ not in RETRYABLE | FAMILIES)
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_the_drawing_of_the_tree_has_every_error(kind: type[PicccError]) -> None:
+def test_the_hierarchy_in_the_module_docstring_has_every_error(kind: type[PicccError]) -> None:
     assert errors.__doc__ is not None
     assert f" {kind.__name__} " in errors.__doc__.replace("\n", " \n")
     assert kind.__doc__
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_a_traceback_names_the_page_of_its_error(
+def test_a_traceback_links_to_the_documentation_of_its_error(
     kind: type[PicccError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = f"#{kind.__name__.lower()}"
+    anchor = f"#{kind.__name__.lower()}"
     shown = "".join(traceback.format_exception_only(kind("It broke.")))
-    assert shown.endswith(f"\nDocumentation: docs/guides/errors.md{place}\n")
+    assert shown.endswith(f"\nDocumentation: docs/guides/errors.md{anchor}\n")
     page = Path(__file__).parents[1] / "docs" / "guides" / "errors.md"
     assert kind is PicccError or f"\n## {kind.__name__}\n" in page.read_text("utf-8")
     monkeypatch.setenv("PICCC_DOCS_URL", "https://docs.example.com/piccc/")
-    assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/guides/errors/{place}"
+    assert kind("It broke.").docs_url == f"https://docs.example.com/piccc/guides/errors/{anchor}"
 
 
-def test_a_notebook_shows_an_error_without_the_frames_of_packages() -> None:
+def test_a_traceback_in_a_notebook_shows_only_the_users_frames() -> None:
     from piccc import Client
 
     try:

@@ -1,4 +1,4 @@
-"""`piccc mcp`, judged by the official client: tools, answers, resources, keys, disconnects, HTTP's guard."""
+"""`piccc mcp` with the official client: tools, results, resources, keys, disconnects, HTTP security."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def emulator() -> Iterator[Emulator]:
         yield running
 
 
-def account(emulator: Emulator, **settings: Any) -> AsyncClient:
+def piccc_client(emulator: Emulator, **settings: Any) -> AsyncClient:
     return AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, **{"polling": QUICK, **settings})
 
 
 def server(emulator: Emulator, *, client: AsyncClient | None = None, **settings: Any) -> MediaServer:
     models = {"image_models": ["piccc-image"], "video_models": ["piccc-video"]}
-    return MediaServer(client or account(emulator), **{**models, **settings})
+    return MediaServer(client or piccc_client(emulator), **{**models, **settings})
 
 
 def text_of(result: CallToolResult) -> str:
@@ -66,18 +66,18 @@ def text_of(result: CallToolResult) -> str:
     return result.content[0].text
 
 
-async def submitted(emulator: Emulator) -> None:
+async def wait_for_submission(emulator: Emulator) -> None:
     """Wait until a task has been submitted."""
     async with asyncio.timeout(60):
-        while not any(each.method == "POST" and each.done for each in emulator.requests):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # the emulator is another thread's
+        while not any(request.method == "POST" and request.done for request in emulator.requests):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # the emulator runs in another thread
 
 
 async def make(client: Client, prompt: str = "A mug", **more: Any) -> CallToolResult:
     return await client.call_tool("generate_image", {"prompt": prompt}, **more)
 
 
-async def test_the_tools_are_the_frameworks(emulator: Emulator) -> None:
+async def test_tools_match_those_of_the_framework_integrations(emulator: Emulator) -> None:
     async with Client(server(emulator).server) as client:
         tools = (await client.list_tools()).tools
     assert {tool.name: tool.description for tool in tools} == DESCRIPTIONS
@@ -101,24 +101,30 @@ async def test_the_tools_are_the_frameworks(emulator: Emulator) -> None:
         ("list_media_tasks", {"limit": 2}),
     ],
 )
-async def test_an_answer_is_told_as_the_frameworks_tell_it(
+async def test_tool_results_match_those_of_the_framework_integrations(
     name: str, arguments: dict[str, Any], emulator: Emulator
 ) -> None:
-    own = PicccClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
-    await asyncio.to_thread(own.images.generate, "A mug", model="piccc-image")
-    async with Client(server(emulator).server) as client:
-        ours = await client.call_tool(name, arguments)
-    tools = {tool.name: tool for tool in PicccMediaToolkit(client=own).get_tools()}
+    client = PicccClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
+    await asyncio.to_thread(client.images.generate, "A mug", model="piccc-image")
+    async with Client(server(emulator).server) as host:
+        mcp_result = await host.call_tool(name, arguments)
+    tools = {tool.name: tool for tool in PicccMediaToolkit(client=client).get_tools()}
     call = {"type": "tool_call", "id": "1", "name": name, "args": arguments}
-    theirs = await asyncio.to_thread(tools[name].invoke, call)
-    llama = await asyncio.to_thread(PicccMediaToolSpec(own).run, name, arguments)
-    assert text_of(ours).replace("req_", "") == llama.content.replace("req_", "") or ours.is_error
+    langchain_result = await asyncio.to_thread(tools[name].invoke, call)
+    llama_index_result = await asyncio.to_thread(PicccMediaToolSpec(client).run, name, arguments)
+    assert (
+        text_of(mcp_result).replace("req_", "") == llama_index_result.content.replace("req_", "")
+        or mcp_result.is_error
+    )
     if "nobody" not in str(arguments):  # its request id differs
-        assert (text_of(ours), ours.structured_content) == (theirs.content, theirs.artifact)
-    assert ours.is_error is (theirs.status == "error")
+        assert (text_of(mcp_result), mcp_result.structured_content) == (
+            langchain_result.content,
+            langchain_result.artifact,
+        )
+    assert mcp_result.is_error is (langchain_result.status == "error")
 
 
-async def test_a_finished_image_is_content_a_link_and_data(emulator: Emulator) -> None:
+async def test_a_finished_image_is_returned_as_content_a_link_and_data(emulator: Emulator) -> None:
     progress: list[tuple[float, float | None, str | None]] = []
 
     async def note(done: float, total: float | None, message: str | None) -> None:
@@ -141,7 +147,7 @@ async def test_a_finished_image_is_content_a_link_and_data(emulator: Emulator) -
     assert [done for done, _, _ in progress] == sorted({done for done, _, _ in progress})
 
 
-async def test_recent_tasks_are_resources_and_a_prompt_asks_for_one(emulator: Emulator) -> None:
+async def test_recent_tasks_are_resources_and_a_prompt_requests_a_generation(emulator: Emulator) -> None:
     async with Client(server(emulator).server) as client:
         made = (await make(client)).structured_content
         (resource,) = (await client.list_resources()).resources
@@ -150,8 +156,8 @@ async def test_recent_tasks_are_resources_and_a_prompt_asks_for_one(emulator: Em
             assert json.loads(read.contents[0].text)["task_id"] == made["task_id"]  # type: ignore[union-attr]
         assert len((await client.list_resource_templates()).resource_templates) == 2
         (prompt,) = (await client.list_prompts()).prompts
-        said = await client.get_prompt(prompt.name, {"subject": "a kiln", "kind": "video"})
-    assert "generate_video" in said.messages[0].content.text  # type: ignore[union-attr]
+        rendered = await client.get_prompt(prompt.name, {"subject": "a kiln", "kind": "video"})
+    assert "generate_video" in rendered.messages[0].content.text  # type: ignore[union-attr]
 
 
 async def test_recent_tasks_are_listed_page_by_page(
@@ -169,39 +175,39 @@ async def test_recent_tasks_are_listed_page_by_page(
     assert (listed, second.next_cursor) == (made[::-1], None)
 
 
-WRONG: dict[str, Any] = {
+INVALID_REQUESTS: dict[str, Any] = {
     "an unknown tool": lambda client: client.call_tool("make_coffee", {}),
     "an unknown resource": lambda client: client.read_resource("piccc://tasks/nobody"),
-    "a foreign address": lambda client: client.read_resource("piccc://else/1"),
-    "a task that no path can name": lambda client: client.read_resource("piccc://tasks/.."),
+    "a foreign URI": lambda client: client.read_resource("piccc://else/1"),
+    "a task id that is not a valid path segment": lambda client: client.read_resource("piccc://tasks/.."),
     "a prompt without its argument": lambda client: client.get_prompt("illustrate", {}),
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-async def test_what_cannot_be_answered_is_an_error_that_says_why(what: str, emulator: Emulator) -> None:
+@pytest.mark.parametrize("what", INVALID_REQUESTS)
+async def test_an_invalid_request_is_an_error_with_an_explanation(what: str, emulator: Emulator) -> None:
     async with Client(server(emulator).server) as client:
         with pytest.raises(MCPError) as failure:
-            await WRONG[what](client)
+            await INVALID_REQUESTS[what](client)
     assert len(failure.value.error.message) > 20
     assert failure.value.error.code == INVALID_PARAMS
 
 
-OUTPUTS = {
-    "of a task that failed": ({"POST /v1/images/tasks": "failed"}, 0, "failed: The generation failed."),
-    "that was refused": ({"POST /v1/images/tasks": "moderated"}, 0, "refused by the content policy."),
-    "that there is not": ({}, 1, "is completed and has no output 1 (counted from 0)."),
-    "whose address has expired": ({"GET /files/*": "expired-url"}, 0, "no new URL"),
+UNREADABLE_OUTPUTS = {
+    "of a failed task": ({"POST /v1/images/tasks": "failed"}, 0, "failed: The generation failed."),
+    "of a moderated task": ({"POST /v1/images/tasks": "moderated"}, 0, "refused by the content policy."),
+    "that does not exist": ({}, 1, "is completed and has no output 1 (counted from 0)."),
+    "with an expired URL": ({"GET /files/*": "expired-url"}, 0, "no new URL"),
     "that is too large": ({}, 0, "Download it from its URL in the task."),
     "that is a web page": ({"GET /files/*": "html"}, 0, "Download it from its URL in the task."),
 }
 
 
-@pytest.mark.parametrize("what", OUTPUTS)
-async def test_an_output_that_cannot_be_read_says_why_in_words_for_a_host(
+@pytest.mark.parametrize("what", UNREADABLE_OUTPUTS)
+async def test_an_unreadable_output_is_explained_without_python_terms(
     what: str, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults, number, said = OUTPUTS[what]
+    faults, index, explanation = UNREADABLE_OUTPUTS[what]
     for route, fault in faults.items():
         emulator.fault(fault, route=route)
     if what == "that is too large":
@@ -209,30 +215,32 @@ async def test_an_output_that_cannot_be_read_says_why_in_words_for_a_host(
     async with Client(server(emulator, show="none").server) as client:
         task_id = (await make(client)).structured_content["task_id"]
         with pytest.raises(MCPError) as failure:
-            await client.read_resource(f"piccc://tasks/{task_id}/outputs/{number}")
-    assert said in failure.value.error.message
-    assert "=" not in failure.value.error.message, "no argument of Python is named"
+            await client.read_resource(f"piccc://tasks/{task_id}/outputs/{index}")
+    assert explanation in failure.value.error.message
+    assert "=" not in failure.value.error.message, "it names a Python argument"
 
 
-UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
+INVALID_ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no prompt": ("generate_image", {}),
     "a blank prompt": ("generate_image", {"prompt": " \n"}),
     "a prompt that is a number": ("generate_image", {"prompt": 5}),
-    "a near miss of a name": ("generate_image", {"prompt": "A mug", "aspectRatio": "1:1"}),
+    "a misspelt name": ("generate_image", {"prompt": "A mug", "aspectRatio": "1:1"}),
     "a choice in the wrong case": ("generate_image", {"prompt": "A mug", "resolution": "4k"}),
     "a model that is not allowed": ("generate_image", {"prompt": "A mug", "model": "dear"}),
-    "a truth value for a number": ("generate_video", {"prompt": "A mug", "duration_seconds": True}),
+    "a boolean for a number": ("generate_video", {"prompt": "A mug", "duration_seconds": True}),
     "a fraction": ("generate_video", {"prompt": "A mug", "duration_seconds": 1.5}),
     "no task": ("get_media_task", {"task_id": " "}),
     "too many": ("list_media_tasks", {"limit": 51}),
 }
 
 
-@pytest.mark.parametrize("what", UNFIT)
-async def test_unfit_arguments_are_a_tool_error_that_says_which_and_nothing_is_sent(what: str) -> None:
-    nowhere = AsyncClient(base_url="http://127.0.0.1:9", api_key="none", max_retries=0)
-    name, arguments = UNFIT[what]
-    made = MediaServer(nowhere, image_models=["piccc-image", "piccc-image-2"], video_models=["piccc-video"])
+@pytest.mark.parametrize("what", INVALID_ARGUMENTS)
+async def test_invalid_arguments_are_a_tool_error_and_nothing_is_sent(what: str) -> None:
+    unreachable = AsyncClient(base_url="http://127.0.0.1:9", api_key="none", max_retries=0)
+    name, arguments = INVALID_ARGUMENTS[what]
+    made = MediaServer(
+        unreachable, image_models=["piccc-image", "piccc-image-2"], video_models=["piccc-video"]
+    )
     async with Client(made.server) as host:
         result = await host.call_tool(name, arguments)
     assert result.is_error
@@ -240,8 +248,8 @@ async def test_unfit_arguments_are_a_tool_error_that_says_which_and_nothing_is_s
     assert result.structured_content["tool_error"]["may_retry"]
 
 
-async def test_a_spend_limit_is_a_tool_error_and_nothing_is_sent(emulator: Emulator) -> None:
-    client = account(emulator, spend_limit=SpendLimit(max_tasks=0))
+async def test_a_reached_spend_limit_is_a_tool_error_and_nothing_is_billed(emulator: Emulator) -> None:
+    client = piccc_client(emulator, spend_limit=SpendLimit(max_tasks=0))
     async with Client(server(emulator, client=client).server) as host:
         result = await make(host)
     assert result.is_error
@@ -249,7 +257,7 @@ async def test_a_spend_limit_is_a_tool_error_and_nothing_is_sent(emulator: Emula
     assert not emulator.charges
 
 
-async def test_several_models_are_an_argument_and_no_other_is_allowed(emulator: Emulator) -> None:
+async def test_several_models_become_an_argument_that_rejects_others(emulator: Emulator) -> None:
     made = server(emulator, image_models=["piccc-image", "piccc-image-2"])
     async with Client(made.server) as host:
         tool = (await host.list_tools()).tools[0]
@@ -261,11 +269,11 @@ async def test_several_models_are_an_argument_and_no_other_is_allowed(emulator: 
     assert len(emulator.charges) == 1
 
 
-async def test_a_call_is_paid_once_however_often_a_host_is_restarted(
+async def test_a_call_is_billed_once_however_often_the_host_restarts(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     def fresh() -> MediaServer:
-        return server(emulator, client=account(emulator, ledger=tmp_path / "tasks.db"))
+        return server(emulator, client=piccc_client(emulator, ledger=tmp_path / "tasks.db"))
 
     ids = []
     for _ in range(3):
@@ -276,77 +284,85 @@ async def test_a_call_is_paid_once_however_often_a_host_is_restarted(
         first, second = await make(host), await make(host)
     assert "Generated by an earlier identical call" in text_of(first)
     assert first.structured_content["task_id"] == ids[0]
-    assert second.structured_content["task_id"] != ids[0], "asked for again after its answer, it is a new one"
+    assert second.structured_content["task_id"] != ids[0], (
+        "a call repeated after its result creates a new task"
+    )
 
 
-async def test_a_clients_own_call_id_says_which_calls_are_the_same(emulator: Emulator) -> None:
+async def test_a_call_id_from_the_client_identifies_repeated_calls(emulator: Emulator) -> None:
     async with Client(server(emulator).server) as host:
         same = [await make(host, meta={CALL_ID: "1"}) for _ in range(2)]
         other = await make(host, meta={CALL_ID: "2"})
-    ids = [each.structured_content["task_id"] for each in [*same, other]]
+    ids = [result.structured_content["task_id"] for result in [*same, other]]
     assert ids[0] == ids[1] != ids[2]
 
 
 LINES: dict[str, tuple[bytes, str]] = {
-    "half of a pair, as JavaScript writes it": (rb'{"prompt": "half \ud83d of it"}', "half \ufffd of it"),
-    "half of a pair in capitals": (rb'{"prompt": "\UD83D \uD83D"}'.replace(rb"\U", rb"\u"), "\ufffd \ufffd"),
-    "a whole pair": (rb'{"prompt": "\ud83d\ude00"}', "\U0001f600"),
-    "what is no UTF-8": (b'{"prompt": "\xff"}', "\ufffd"),
+    "half a surrogate pair, as JavaScript writes it": (
+        rb'{"prompt": "half \ud83d of it"}',
+        "half \ufffd of it",
+    ),
+    "half a surrogate pair in capitals": (
+        rb'{"prompt": "\UD83D \uD83D"}'.replace(rb"\U", rb"\u"),
+        "\ufffd \ufffd",
+    ),
+    "a complete surrogate pair": (rb'{"prompt": "\ud83d\ude00"}', "\U0001f600"),
+    "invalid UTF-8": (b'{"prompt": "\xff"}', "\ufffd"),
     "plain": ('{"prompt": "é"}'.encode(), "é"),
 }
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_a_line_with_text_that_no_server_reads_is_mended_and_not_dropped(what: str) -> None:
-    line, said = LINES[what]
+def test_an_input_line_with_invalid_text_is_repaired_and_not_dropped(what: str) -> None:
+    line, text = LINES[what]
     lines = StandardInput(BytesIO(line + b"\nnot JSON \\ud83d\n"), encoding="utf-8", errors="replace")
-    assert from_json(lines.readline()) == {"prompt": said}
-    assert lines.readline() == "not JSON \\ud83d\n", "which the SDK refuses"
+    assert from_json(lines.readline()) == {"prompt": text}
+    assert lines.readline() == "not JSON \\ud83d\n", "the SDK rejects it"
     assert lines.readline() == ""
 
 
-async def test_two_equal_calls_at_once_are_two_orders(emulator: Emulator) -> None:
+async def test_two_identical_concurrent_calls_create_two_tasks(emulator: Emulator) -> None:
     async with Client(server(emulator).server) as host:
         both = await asyncio.gather(make(host), make(host))
-    assert len({each.structured_content["task_id"] for each in both}) == 2
+    assert len({result.structured_content["task_id"] for result in both}) == 2
 
 
-async def test_a_call_that_was_cancelled_goes_on_and_is_found_again() -> None:
+async def test_a_cancelled_call_continues_and_a_repeated_call_finds_it() -> None:
     with Emulator(speed=math.inf, clock=ManualClock(time.time())) as emulator:
         async with Client(server(emulator, wait_s=60).server) as host:
-            asking = asyncio.ensure_future(make(host))
-            await submitted(emulator)
-            asking.cancel()
+            pending = asyncio.ensure_future(make(host))
+            await wait_for_submission(emulator)
+            pending.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asking
+                await pending
             emulator.advance(60)
             again = await make(host)
     assert "Generated by an earlier identical call" in text_of(again)
     assert len(emulator.charges) == 1
 
 
-async def test_a_server_that_stops_waits_for_the_answers_to_its_submissions() -> None:
+async def test_a_stopping_server_waits_for_responses_to_its_submissions() -> None:
     with Emulator(clock=ManualClock(time.time())) as emulator:
         emulator.fault("slow:5", route="POST *")
-        client = account(emulator)
+        client = piccc_client(emulator)
 
-        async def visit() -> None:
+        async def run_session() -> None:
             async with Client(server(emulator, client=client).server) as host:
-                asking = asyncio.ensure_future(make(host))
+                pending = asyncio.ensure_future(make(host))
                 async with asyncio.timeout(60):
                     while not emulator.requests:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
-                asking.cancel()
+                pending.cancel()
 
-        visiting = asyncio.ensure_future(visit())
-        await asyncio.wait([visiting], timeout=0.3)
-        assert not visiting.done()
+        session = asyncio.ensure_future(run_session())
+        await asyncio.wait([session], timeout=0.3)
+        assert not session.done()
         await emulator.aadvance(5)
-        await visiting
+        await session
         assert len(emulator.charges) == len([task async for task in client.tasks.list()]) == 1
 
 
-async def test_a_long_task_is_asked_for_later() -> None:
+async def test_a_long_task_is_returned_unfinished_and_checked_later() -> None:
     with Emulator(clock=ManualClock(time.time())) as emulator:
         async with Client(server(emulator, wait_s=0).server) as host:
             first = await make(host)
@@ -374,7 +390,7 @@ def environment(emulator: Emulator, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(
+async def test_the_same_call_finds_the_task_of_a_killed_server_process(
     how: signal.Signals, tmp_path: Path
 ) -> None:
     with Emulator(clock=ManualClock(time.time())) as emulator:
@@ -387,13 +403,13 @@ async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdin is not None
-        hello = {
+        handshake = {
             "protocolVersion": "2025-06-18",
             "capabilities": {},
             "clientInfo": {"name": "mcp", "version": "0.1.0"},
         }
         for message in (
-            {"id": 1, "method": "initialize", "params": hello},
+            {"id": 1, "method": "initialize", "params": handshake},
             {"method": "notifications/initialized"},
             {
                 "id": 2,
@@ -402,9 +418,9 @@ async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(
             },
         ):
             process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
-        await submitted(emulator)
+        await wait_for_submission(emulator)
         process.send_signal(how)
-        assert await process.wait() == -how, "it ends, though its stdin is open"
+        assert await process.wait() == -how, "it exits although its stdin is open"
         emulator.advance(120)
         parameters = StdioServerParameters(command=sys.executable, args=COMMAND, env=variables)
         async with Client(stdio_client(parameters)) as host:
@@ -415,7 +431,7 @@ async def test_a_killed_server_process_leaves_a_task_that_the_same_call_finds(
 
 @asynccontextmanager
 async def served(made: MediaServer) -> AsyncIterator[str]:
-    """Serve over HTTP within this event loop; yield the address."""
+    """Serve over HTTP in this event loop; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         running = uvicorn.Server(uvicorn.Config(made.http_app(token=TOKEN), log_level="error", ws="none"))
         serving = asyncio.ensure_future(running.serve([bound]))
@@ -424,7 +440,7 @@ async def served(made: MediaServer) -> AsyncIterator[str]:
         await serving
 
 
-async def test_streamable_http_gives_the_same_answers(emulator: Emulator) -> None:
+async def test_a_tool_call_works_over_streamable_http(emulator: Emulator) -> None:
     headers = {"authorization": f"Bearer {TOKEN}"}
     async with (
         served(server(emulator)) as url,
@@ -435,73 +451,84 @@ async def test_streamable_http_gives_the_same_answers(emulator: Emulator) -> Non
     assert result.structured_content["status"] == "completed"
 
 
-KNOWN = ("authorization", f"Bearer {TOKEN}")
+VALID = ("authorization", f"Bearer {TOKEN}")
 HEADERS: dict[str, tuple[list[tuple[str, str]], int]] = {
-    "the token": ([KNOWN], 200),
+    "the token": ([VALID], 200),
     "the token, its scheme in lower case": ([("authorization", f"bearer  {TOKEN}")], 200),
     "no token": ([], 401),
     "another token": ([("authorization", "Bearer x")], 401),
-    "the token of another scheme": ([("authorization", f"Basic {TOKEN}")], 401),
-    "two tokens": ([KNOWN, ("authorization", "Bearer x")], 401),
-    "this machine by name": ([KNOWN, ("host", "LocalHost.")], 200),
-    "this machine by another address": ([KNOWN, ("host", "127.0.0.2:80")], 200),
-    "this machine by IPv6": ([KNOWN, ("host", "[0:0:0:0:0:0:0:1]:80")], 200),
-    "another host": ([KNOWN, ("host", "evil.example")], 421),
-    "another host behind ours": ([KNOWN, ("host", "127.0.0.1.evil.example")], 421),
-    "another host behind a user of ours": ([KNOWN, ("host", "localhost:80@evil.example")], 421),
-    "another host for a port": ([KNOWN, ("host", "localhost:evil.example")], 421),
-    "no host": ([KNOWN, ("host", "")], 421),
-    "every address": ([KNOWN, ("host", "0.0.0.0")], 421),  # noqa: S104
-    "a page of this machine": ([KNOWN, ("origin", "https://localhost:3000")], 200),
-    "a page of another origin": ([KNOWN, ("origin", "https://evil.example")], 403),
-    "a page of an origin that begins as ours": ([KNOWN, ("origin", "http://localhost:80.evil.example")], 403),
-    "a page without an origin": ([KNOWN, ("origin", "null")], 403),
-    "a page of two origins": (
-        [KNOWN, ("origin", "http://localhost"), ("origin", "http://evil.example")],
+    "the token with another scheme": ([("authorization", f"Basic {TOKEN}")], 401),
+    "two tokens": ([VALID, ("authorization", "Bearer x")], 401),
+    "this machine by name": ([VALID, ("host", "LocalHost.")], 200),
+    "this machine by another address": ([VALID, ("host", "127.0.0.2:80")], 200),
+    "this machine by IPv6": ([VALID, ("host", "[0:0:0:0:0:0:0:1]:80")], 200),
+    "another host": ([VALID, ("host", "evil.example")], 421),
+    "another host that starts with ours": ([VALID, ("host", "127.0.0.1.evil.example")], 421),
+    "another host after a user that looks like ours": ([VALID, ("host", "localhost:80@evil.example")], 421),
+    "another host instead of a port": ([VALID, ("host", "localhost:evil.example")], 421),
+    "no host": ([VALID, ("host", "")], 421),
+    "the wildcard address": ([VALID, ("host", "0.0.0.0")], 421),  # noqa: S104
+    "a page from this machine": ([VALID, ("origin", "https://localhost:3000")], 200),
+    "a page from another origin": ([VALID, ("origin", "https://evil.example")], 403),
+    "a page from an origin that starts like ours": (
+        [VALID, ("origin", "http://localhost:80.evil.example")],
+        403,
+    ),
+    "a page without an origin": ([VALID, ("origin", "null")], 403),
+    "a page with two origins": (
+        [VALID, ("origin", "http://localhost"), ("origin", "http://evil.example")],
         403,
     ),
 }
 
 
-async def test_http_answers_only_whom_it_knows(emulator: Emulator) -> None:
-    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+async def test_http_rejects_unknown_tokens_hosts_and_origins(emulator: Emulator) -> None:
+    handshake = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": handshake}
     accept = ("accept", "application/json, text/event-stream")
     async with served(server(emulator)) as url, httpx2.AsyncClient() as http:
-        given = {
+        statuses = {
             what: (await http.post(url, json=message, headers=[accept, *headers])).status_code
             for what, (headers, _) in HEADERS.items()
         }
         preflight = await http.options(
             url, headers={"origin": "http://localhost:3000", "access-control-request-method": "POST"}
         )
-    assert given == {what: status for what, (_, status) in HEADERS.items()}
+    assert statuses == {what: status for what, (_, status) in HEADERS.items()}
     assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("is_running", [False, True], ids=["ended", "running"])
-async def test_a_call_whose_http_connection_broke_is_found_again_in_its_session(is_running: bool) -> None:
+async def test_a_call_whose_http_connection_broke_is_found_in_its_session(is_running: bool) -> None:
     def call(number: int) -> dict[str, Any]:
-        asked = {"name": "generate_image", "arguments": {"prompt": "A mug"}}
-        return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": asked}
+        params = {"name": "generate_image", "arguments": {"prompt": "A mug"}}
+        return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
 
-    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    handshake = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
     headers = {"authorization": f"Bearer {TOKEN}", "accept": "application/json, text/event-stream"}
     with Emulator(clock=ManualClock(time.time())) as emulator:
         made = server(emulator, show="none")
         async with served(made) as url, httpx2.AsyncClient(headers=headers, timeout=60) as http:
-            message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+            message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": handshake}
             opened = await http.post(url, json=message)
             http.headers["mcp-session-id"] = opened.headers["mcp-session-id"]
             await http.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"})
-            asking = asyncio.ensure_future(http.post(url, json=call(2)))
-            await submitted(emulator)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            pending = asyncio.ensure_future(http.post(url, json=call(2)))
+            await wait_for_submission(emulator)
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
             if not is_running:
                 await emulator.aadvance(120)
                 async with asyncio.timeout(60):
-                    while not [each for each in emulator.requests if each.method == "GET"]:  # noqa: ASYNC110
+                    while not any(request.method == "GET" for request in emulator.requests):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
             async with http.stream("POST", url, json=call(3)) as again:
                 await emulator.aadvance(120)
@@ -514,15 +541,13 @@ async def test_a_call_whose_http_connection_broke_is_found_again_in_its_session(
     ("token", "host"),
     [("", "127.0.0.1"), ("é", "127.0.0.1"), (TOKEN, "0.0.0.0"), (TOKEN, "example.com")],  # noqa: S104
 )
-def test_http_is_served_with_a_token_and_on_this_machine_alone(
-    token: str, host: str, emulator: Emulator
-) -> None:
+def test_http_requires_a_valid_token_and_a_loopback_host(token: str, host: str, emulator: Emulator) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         server(emulator).http_app(token=token, host=host)
     assert refusal.value.hint
 
 
-async def test_a_port_that_is_taken_is_an_error_with_a_way_out(emulator: Emulator) -> None:
+async def test_a_port_in_use_is_an_error_with_a_hint(emulator: Emulator) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(ConfigurationError, match="cannot listen") as refusal,
@@ -531,7 +556,7 @@ async def test_a_port_that_is_taken_is_an_error_with_a_way_out(emulator: Emulato
     assert "a free port" in refusal.value.hint
 
 
-async def test_llama_indexs_mcp_tools_run_an_image(emulator: Emulator, tmp_path: Path) -> None:
+async def test_llama_indexs_mcp_tools_generate_an_image(emulator: Emulator, tmp_path: Path) -> None:
     from llama_index.tools.mcp import BasicMCPClient, McpToolSpec
 
     client = BasicMCPClient(sys.executable, args=COMMAND, env=environment(emulator, tmp_path))

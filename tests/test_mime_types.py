@@ -1,4 +1,4 @@
-"""The type of content is read from its bytes; what is unknown is said to be unknown."""
+"""Content types are detected from bytes; unknown content has none."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CONTENT = {
 
 
 @pytest.mark.parametrize("mime_type", CONTENT)
-def test_the_type_of_content_is_read_from_its_bytes(mime_type: str | None) -> None:
+def test_the_content_type_is_detected_from_the_bytes(mime_type: str | None) -> None:
     assert content_type_of(CONTENT[mime_type]) == mime_type
 
 
-def test_text_in_another_encoding_is_unknown() -> None:
+def test_text_that_is_not_utf8_has_no_content_type() -> None:
     assert content_type_of("Café".encode("latin-1")) is None

@@ -1,4 +1,4 @@
-"""Secrets are taken out of text by their value, by their shape, and by the name of their header."""
+"""Secrets are redacted by value, by shape, and by header name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from piccc.config import HIDDEN, is_secret_header, redact, redact_headers, secre
         ("nothing of the kind", "nothing of the kind"),
     ],
 )
-def test_what_is_shaped_like_a_secret_is_hidden(text: str, shown: str) -> None:
+def test_text_shaped_like_a_secret_is_redacted(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
-def test_known_secrets_are_hidden_by_their_value() -> None:
+def test_known_secrets_are_redacted_by_value() -> None:
     assert redact("a sesame-open b sesame", ["sesame-open", "sesame"]) == f"a {HIDDEN} b {HIDDEN}"
 
 
@@ -54,21 +54,21 @@ def test_known_secrets_are_hidden_by_their_value() -> None:
         ("x-credentials", True),
     ],
 )
-def test_a_header_is_secret_by_its_name(name: str, secret: bool) -> None:
+def test_secret_headers_are_recognized_by_name(name: str, secret: bool) -> None:
     assert is_secret_header(name) is secret
 
 
-def test_the_secrets_of_a_request_are_its_secret_headers_and_what_follows_their_scheme() -> None:
+def test_secrets_are_found_in_headers_with_and_without_their_scheme() -> None:
     headers = [("authorization", "Bearer 0123456789"), ("x-token", "abc"), ("accept", "application/json")]
     assert secrets_in(headers) == ["Bearer 0123456789", "0123456789"]
 
 
-def test_an_ordinary_word_in_a_secret_header_does_not_garble_messages() -> None:
+def test_an_ordinary_word_in_a_secret_header_is_not_a_secret() -> None:
     assert secrets_in([("x-auth-mode", "anthropic"), ("x-portkey-provider", "openai")]) == []
     assert secrets_in([("x-api-key", "sesame")]) == ["sesame"]
 
 
-def test_headers_are_copied_without_their_secrets() -> None:
+def test_headers_are_copied_with_secrets_redacted() -> None:
     assert redact_headers({"X-Token": "abc", "X-Via": "http://a:b@c.test", "X-Trace": "7"}) == {
         "X-Token": HIDDEN,
         "X-Via": f"http://{HIDDEN}@c.test",

@@ -1,4 +1,4 @@
-"""What a server asks to wait is read in every form it comes in, and nonsense is no wish."""
+"""Retry-After is read in every form; invalid values are ignored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from piccc._http.connections import LONGEST, retry_after
 
-SENT = {"date": formatdate(1_900_000_000, usegmt=True)}
+DATE_HEADER = {"date": formatdate(1_900_000_000, usegmt=True)}
 
 
 @pytest.mark.parametrize(
@@ -24,18 +24,18 @@ SENT = {"date": formatdate(1_900_000_000, usegmt=True)}
         ({"retry-after-ms": "0.5", "retry-after": "9"}, 0.0005),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         ({"retry-after": "9" * 30}, LONGEST),
-        ({"retry-after": formatdate(1_900_000_007, usegmt=True), **SENT}, 7.0),
-        ({"retry-after": formatdate(1_800_000_000, usegmt=True), **SENT}, 0.0),
-        ({"retry-after": formatdate(1_990_000_000, usegmt=True), **SENT}, LONGEST),
+        ({"retry-after": formatdate(1_900_000_007, usegmt=True), **DATE_HEADER}, 7.0),
+        ({"retry-after": formatdate(1_800_000_000, usegmt=True), **DATE_HEADER}, 0.0),
+        ({"retry-after": formatdate(1_990_000_000, usegmt=True), **DATE_HEADER}, LONGEST),
         ({"retry-after": "Fri, 01 Mar 2030 00:00:07", "date": "Fri, 01 Mar 2030 00:00:00 GMT"}, 7.0),
     ],
 )
-def test_a_wish_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    "invalid",
     [
         "",
         "-1",
@@ -51,12 +51,12 @@ def test_a_wish_is_read_in_every_form(headers: dict[str, str], seconds: float | 
         "Fri, 99 Xyz 2030 00:00",
     ],
 )
-def test_nonsense_is_no_wish(nonsense: str) -> None:
-    assert retry_after({"retry-after": nonsense, **SENT}) is None
-    assert retry_after({"retry-after-ms": nonsense}) is None
+def test_invalid_retry_after_values_are_ignored(invalid: str) -> None:
+    assert retry_after({"retry-after": invalid, **DATE_HEADER}) is None
+    assert retry_after({"retry-after-ms": invalid}) is None
 
 
-def test_a_date_counts_from_our_clock_where_the_reply_has_none() -> None:
-    asked = retry_after({"retry-after": formatdate(time.time() + 3600, usegmt=True)})
-    assert asked is not None
-    assert 3500 < asked <= 3600
+def test_without_a_date_header_a_retry_date_is_relative_to_our_clock() -> None:
+    delay = retry_after({"retry-after": formatdate(time.time() + 3600, usegmt=True)})
+    assert delay is not None
+    assert 3500 < delay <= 3600

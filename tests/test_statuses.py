@@ -1,4 +1,4 @@
-"""An error status is an error of its own class, with the server's words, shortened and without a secret."""
+"""An error status raises its own class, with the server's message, shortened and without secrets."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestErro
         ('{"error": {"message": "' + "x" * 900 + '"}}', "x" * 499 + "…", None),
     ],
 )
-def test_the_servers_words_are_read_from_every_envelope(body: str, message: str, code: str | None) -> None:
+def test_the_servers_message_is_read_from_every_error_format(
+    body: str, message: str, code: str | None
+) -> None:
     assert read_error_text(body) == (message, code)
 
 
-def test_an_error_has_what_the_reply_said() -> None:
+def test_an_error_has_the_facts_of_the_response_without_secrets() -> None:
     headers = {
         "x-request-id": "req_1",
         "retry-after": "3",
@@ -53,13 +55,13 @@ def test_an_error_has_what_the_reply_said() -> None:
 
 
 OVERFLOWS: dict[str, dict[str, object]] = {
-    "Gemini, an older one": {"message": "The input token count is 9 but model only supports up to 8"},
-    "Cohere, an older one": {"message": "too many tokens: size limit exceeded by 9 tokens."},
-    "TGI, the input alone": {"message": "Input validation error: `inputs` must have less than 8 tokens."},
+    "Gemini, older": {"message": "The input token count is 9 but model only supports up to 8"},
+    "Cohere, older": {"message": "too many tokens: size limit exceeded by 9 tokens."},
+    "TGI, only the input": {"message": "Input validation error: `inputs` must have less than 8 tokens."},
     "TensorRT": {"message": "The sum of prompt length (9) and max_tokens (8) should not exceed max_seq_len"},
     "OpenAI": {"message": "Too many tokens", "code": "context_length_exceeded"},
     "Anthropic": {"message": "prompt is too long: 9 tokens > 8 maximum"},
-    "Anthropic, with the answer": {
+    "Anthropic, with max_tokens": {
         "message": "input length and `max_tokens` exceed context limit: 9 + 8 > 8"
     },
     "llama.cpp": {
@@ -83,9 +85,9 @@ OVERFLOWS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("said", OVERFLOWS.values(), ids=OVERFLOWS)
-def test_every_servers_words_for_an_overflow_are_known(said: dict[str, object]) -> None:
-    error = status_error(400, {}, json.dumps({"error": said}).encode())
+@pytest.mark.parametrize("error_body", OVERFLOWS.values(), ids=OVERFLOWS)
+def test_the_context_overflow_messages_of_servers_are_recognized(error_body: dict[str, object]) -> None:
+    error = status_error(400, {}, json.dumps({"error": error_body}).encode())
     assert type(error) is ContextOverflowError
     assert "Shorten" in error.hint
 
@@ -103,12 +105,12 @@ def test_every_servers_words_for_an_overflow_are_known(said: dict[str, object]) 
         "`max_new_tokens` must be strictly positive",
     ],
 )
-def test_other_refusals_are_no_overflow(message: str) -> None:
+def test_other_invalid_requests_are_not_context_overflows(message: str) -> None:
     error = status_error(400, {}, json.dumps({"error": {"message": message}}).encode())
     assert type(error) is InvalidRequestError
 
 
-def test_what_an_error_quotes_of_the_request_does_not_say_its_cause() -> None:
+def test_a_request_quoted_in_an_error_does_not_determine_its_cause() -> None:
     quoted = {"messages": [{"role": "user", "content": "What is a context window? And moderation?"}]}
     detail = {"loc": ["body", "response_format"], "msg": "Extra inputs are not permitted", "input": quoted}
     error = status_error(422, {}, json.dumps({"detail": [detail]}).encode())
@@ -136,7 +138,7 @@ def test_what_an_error_quotes_of_the_request_does_not_say_its_cause() -> None:
         ("invalid_request", "提示词未通过内容审核。"),
     ],
 )
-def test_what_moderation_refused_needs_another_request_not_another_key(
+def test_the_hint_for_a_moderated_request_does_not_mention_the_key(
     status: int, code: str | None, message: str
 ) -> None:
     error = status_error(status, {}, json.dumps({"error": {"message": message, "code": code}}).encode())
@@ -145,25 +147,25 @@ def test_what_moderation_refused_needs_another_request_not_another_key(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_conversation_that_is_too_long_is_an_error_of_its_own(status: int) -> None:
+def test_a_context_overflow_has_its_own_error_class(status: int) -> None:
     error = status_error(status, {}, b'{"error": {"message": "prompt is too long: 9 > 8"}}')
     assert type(error) is ContextOverflowError
     assert isinstance(error, InvalidRequestError)
 
 
-def test_an_unknown_status_has_its_familys_class() -> None:
+def test_an_unknown_status_has_the_error_class_of_its_range() -> None:
     assert type(status_error(418, {}, b"")) is InvalidRequestError
     assert type(status_error(599, {}, b"")) is ServerError
     assert outcome_of(418) == outcome_of(400)
     assert outcome_of(599) == outcome_of(500) != outcome_of(504) == outcome_of(524)
 
 
-def test_a_snippet_ends_with_a_whole_character() -> None:
+def test_a_snippet_is_not_cut_within_a_character() -> None:
     assert snippet("é" * 600) == "é" * 512
     assert snippet("€" * 600) == "€" * 341
 
 
-def test_a_log_line_has_status_and_time_and_nothing_of_the_content(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_line_has_status_and_time_but_no_content(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="piccc")
     with Emulator(faults=["503;retry-after-ms=1"]) as emulator:
         client = Client(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=1)

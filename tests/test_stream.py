@@ -1,4 +1,4 @@
-"""Leaving a stream: which way the connection is closed, and that no lock is taken where none may be."""
+"""Ending a stream: whether its connection is closed or abandoned, which takes no lock."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.faults.replies import EVENTS
 
 
 class Response:
-    """A reply that notes how it is ended."""
+    """A response that records how it ends."""
 
     status = 200
-    headers: dict[str, str] = {}  # noqa: RUF012  never changed
+    headers: dict[str, str] = {}  # noqa: RUF012  never mutated
 
     def __init__(self) -> None:
         self.pieces: Iterator[bytes] = iter(EVENTS["chat"].values())
@@ -33,31 +33,31 @@ class Response:
         self.ended.append("abandoned")
 
 
-def opened() -> tuple[ChatStream, Response]:
+def open_stream() -> tuple[ChatStream, Response]:
     response = Response()
-    answer = RawResponse(response, Record(), [], 0.0, 0.0, None)
+    raw = RawResponse(response, Record(), [], 0.0, 0.0, None)
     return ChatStream(
-        answer, StreamParser(SyncBackend(), answer, dialect_named("openai").reader(), Timeout())
+        raw, StreamParser(SyncBackend(), raw, dialect_named("openai").reader(), Timeout())
     ), response
 
 
-def test_a_stream_that_is_read_to_its_end_gives_its_connection_back() -> None:
-    stream, response = opened()
+def test_a_stream_read_to_its_end_releases_its_connection() -> None:
+    stream, response = open_stream()
     assert "".join(stream.texts()) == "Hello, world"
     assert response.ended == ["closed"]
 
 
-def test_a_stream_that_is_dropped_half_read_is_abandoned() -> None:
-    # The garbage collector may do it amid another call, whose lock closing would wait for.
-    stream, response = opened()
+def test_a_half_read_stream_is_abandoned_by_garbage_collection() -> None:
+    # Garbage collection may run within another call, which holds a lock that closing would wait for.
+    stream, response = open_stream()
     batches = iter(stream.batches())
     next(batches)
     del batches, stream
     assert response.ended == ["abandoned"]
 
 
-def test_a_stream_that_is_left_is_closed_once_by_who_closes_it() -> None:
-    stream, response = opened()
+def test_a_stream_left_early_is_closed_once() -> None:
+    stream, response = open_stream()
     with stream:
         for _ in stream:
             break

@@ -1,4 +1,4 @@
-"""One engine for structured output: schemas, reading, strategies, memory, partial objects."""
+"""The engine for structured output: schemas, parsing, strategies, memory, partial objects."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ SCHEMAS: dict[str, tuple[Any, Any, Any]] = {
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
-def test_every_schema_asks_for_an_object_and_reads_it(kind: str) -> None:
+def test_every_schema_requests_an_object_and_validates_it(kind: str) -> None:
     given, value, expected = SCHEMAS[kind]
     schema = OutputSchema.of(given)
     assert schema.schema["type"] == "object"
     assert "$ref" not in schema.schema
     assert schema.validate(value) == expected
-    again = pickle.loads(pickle.dumps(schema))  # noqa: S301  our own
-    assert again.validate(value) == expected
+    unpickled = pickle.loads(pickle.dumps(schema))  # noqa: S301  our own
+    assert unpickled.validate(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,30 +106,30 @@ def test_every_schema_asks_for_an_object_and_reads_it(kind: str) -> None:
      None, {"type": "object", "properties": {"at": object()}}],
     ids=range(10),
 )  # fmt: skip
-def test_what_is_no_schema_is_refused_at_once(given: Any) -> None:
+def test_an_invalid_schema_is_rejected_immediately(given: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         OutputSchema.of(given)
 
 
-MISFITS = {
-    "no object": (OBJECT, ["a"]),
-    "a field is missing": (OBJECT, {}),
-    "no list": (list[int], {"value": "a"}),
-    "no list, plain": ({"type": "array"}, {"value": True}),
-    "a boolean is no integer": ({"type": "integer"}, {"value": True}),
-    "not among the enum": ({"enum": ["a"]}, {"value": "b"}),
+INVALID_VALUES = {
+    "not an object": (OBJECT, ["a"]),
+    "a missing field": (OBJECT, {}),
+    "not a list": (list[int], {"value": "a"}),
+    "not a list, JSON Schema": ({"type": "array"}, {"value": True}),
+    "a boolean for an integer": ({"type": "integer"}, {"value": True}),
+    "not in the enum": ({"enum": ["a"]}, {"value": "b"}),
     "class": (Kiln, {"degrees": 3}),
 }
 
 
-@pytest.mark.parametrize("kind", MISFITS)
-def test_a_misfit_is_a_value_error(kind: str) -> None:
-    given, value = MISFITS[kind]
+@pytest.mark.parametrize("kind", INVALID_VALUES)
+def test_a_value_that_violates_the_schema_is_a_value_error(kind: str) -> None:
+    given, value = INVALID_VALUES[kind]
     with pytest.raises(ValueError, match=r".+"):
         OutputSchema.of(given).validate(value)
 
 
-def test_a_strict_schema_has_every_field_and_no_other() -> None:
+def test_a_strict_schema_requires_every_field_and_allows_no_other() -> None:
     schema = OutputSchema.of(list[Kiln], strict=True).schema
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Kiln"]["additionalProperties"] is False
@@ -140,7 +140,7 @@ def test_a_strict_schema_has_every_field_and_no_other() -> None:
     assert schema["properties"]["o"]["required"] == ["x"]
 
 
-READ: dict[str, tuple[str, Any]] = {
+READABLE: dict[str, tuple[str, Any]] = {
     "plain": ('{"a": 1}', {"a": 1}),
     "list": ("[1, 2]", [1, 2]),
     "byte order mark": ('\ufeff{"a": 1}', {"a": 1}),
@@ -150,40 +150,40 @@ READ: dict[str, tuple[str, Any]] = {
     "words around": ('Using {name}: {"a": {"b": [1]}}. Anything else [1]?', {"a": {"b": [1]}}),
     "raw newline": ('{"a": "x\ny"}', {"a": "x\ny"}),
     "raw newline among words": ('So: {"a": "x\ny"}', {"a": "x\ny"}),
-    "half a character": ('{"a": "\\ud800"}', {"a": "\ufffd"}),
-    "half a character among words": ('So: {"a": "\\uDC00"}', {"a": "\ufffd"}),
+    "half a surrogate pair": ('{"a": "\\ud800"}', {"a": "\ufffd"}),
+    "half a surrogate pair among words": ('So: {"a": "\\uDC00"}', {"a": "\ufffd"}),
     "trailing commas": ('{"a": [1, {"b": ",}"},\n],\n}', {"a": [1, {"b": ",}"}]}),
     "trailing comma in a fence": ('```json\n{"a": ",]",}\n```', {"a": ",]"}),
     "trailing comma among words": ('Of 5" pipe: {"a": "x,}",}. Anything else?', {"a": "x,}"}),
-    "thoughts": ('<think>maybe {"a": 2}</think>{"a": 1}', {"a": 1}),
+    "reasoning": ('<think>maybe {"a": 2}</think>{"a": 1}', {"a": 1}),
 }
-NOT_READ: dict[str, tuple[str, type[ValueError]]] = {
+UNREADABLE: dict[str, tuple[str, type[ValueError]]] = {
     "prose": ("I cannot say.", NoJSONError),
     "nothing": ("", NoJSONError),
     "footnote": ("It is hot [1].", NoJSONError),
-    "cut": ('{"a": {"b": 1}, "c', ValueError),
+    "truncated": ('{"a": {"b": 1}, "c', ValueError),
     "missing brace": ('{"a": 1', ValueError),
-    "comma for a value": ('{"a": [1,,]}', ValueError),
-    "comma alone": ('{"a": [,]}', ValueError),
-    "cut behind a comma": ('{"a": [1, 2,', ValueError),
-    "escaped quotes without end": ('{"' + '" \\' * 100_000, ValueError),
+    "comma instead of a value": ('{"a": [1,,]}', ValueError),
+    "only a comma": ('{"a": [,]}', ValueError),
+    "truncated after a comma": ('{"a": [1, 2,', ValueError),
+    "endless escaped quotes": ('{"' + '" \\' * 100_000, ValueError),
     "two objects": ('{"a": 1} {"a": 2}', ValueError),
     "two fences": ('```\n{"a": 1}\n```\nor\n```\n{"a": 2}\n```', ValueError),
     "not a number": ('{"a": NaN}', ValueError),
     "too deep": ('{"a":' * 5000, ValueError),
-    "whole and too deep": ('{"a":' * 5000 + "1" + "}" * 5000, ValueError),
+    "complete but too deep": ('{"a":' * 5000 + "1" + "}" * 5000, ValueError),
 }
 
 
-@pytest.mark.parametrize("kind", READ)
-def test_an_answer_without_doubt_is_read(kind: str) -> None:
-    text, value = READ[kind]
+@pytest.mark.parametrize("kind", READABLE)
+def test_an_unambiguous_answer_is_parsed(kind: str) -> None:
+    text, value = READABLE[kind]
     assert read_json(text) == value
 
 
-@pytest.mark.parametrize("kind", NOT_READ)
-def test_a_doubtful_answer_is_not(kind: str) -> None:
-    text, error = NOT_READ[kind]
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_an_ambiguous_or_malformed_answer_is_rejected(kind: str) -> None:
+    text, error = UNREADABLE[kind]
     with pytest.raises(ValueError, match=r".+") as caught:
         read_json(text)
     assert type(caught.value) is error
@@ -199,18 +199,20 @@ def test_a_doubtful_answer_is_not(kind: str) -> None:
         (str, "[1]", "[1]"),
     ],
 )
-def test_an_object_that_was_encoded_twice_is_read_and_a_string_stays_one(
+def test_a_doubly_encoded_object_is_decoded_but_a_string_stays_a_string(
     given: Any, value: str, expected: Any
 ) -> None:
     assert OutputSchema.of(given).validate(read_json(json.dumps(value))) == expected
 
 
-def refused(message: str, *, status: int = 400, kind: type[InvalidRequestError] = InvalidRequestError) -> Any:
+def rejection(
+    message: str, *, status: int = 400, kind: type[InvalidRequestError] = InvalidRequestError
+) -> Any:
     return kind(message, status=status)
 
 
 def drive(call: StructuredCall, *replies: Any) -> list[str]:
-    """Answer a call's attempts with texts, Answers or errors; return the strategies that were used."""
+    """Feed texts, Answers or errors to a call's attempts; return the strategies used."""
     left, used = list(replies), []
     while attempt := call.attempt:
         used.append(attempt.strategy)
@@ -222,11 +224,11 @@ def drive(call: StructuredCall, *replies: Any) -> list[str]:
     return used
 
 
-FITS, WRONG, PROSE = json.dumps(ANNA), '{"nam": 1}', "Anna."
+VALID, INVALID, PROSE = json.dumps(ANNA), '{"nam": 1}', "Anna."
 SCHEMA = OutputSchema.of(OBJECT)
 
-# The wordings are real servers', as far as they are known: vLLM, llama.cpp, Ollama, Gemini, pydantic.
-REFUSALS = [
+# Messages of real servers as far as known: vLLM, llama.cpp, Ollama, Gemini, pydantic.
+REJECTIONS = [
     "response_format is not supported",
     "The provided JSON schema contains features not supported by xgrammar.",
     "JSON schema conversion failed: Unrecognized schema",
@@ -241,60 +243,60 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("status", [400, 422])
-@pytest.mark.parametrize("words", REFUSALS)
-def test_a_refusal_in_any_words_means_the_next_strategy(words: str, status: int) -> None:
+@pytest.mark.parametrize("words", REJECTIONS)
+def test_a_rejected_request_uses_the_next_strategy_whatever_the_message(words: str, status: int) -> None:
     call = StructuredCall(SCHEMA)
-    assert drive(call, refused(words, status=status), FITS) == ["schema", "tool"]
+    assert drive(call, rejection(words, status=status), VALID) == ["schema", "tool"]
     assert call.result() == ANNA
 
 
-OWN_CAUSES = {
-    "context overflow": refused("too long", kind=ContextOverflowError),
-    "unknown model": refused("The model `nope` does not exist"),
-    "moderation": refused("Your input was flagged by moderation"),
+UNRELATED_ERRORS = {
+    "context overflow": rejection("too long", kind=ContextOverflowError),
+    "unknown model": rejection("The model `nope` does not exist"),
+    "moderation": rejection("Your input was flagged by moderation"),
     "another parameter": InvalidRequestError("no", status=400, body='{"error": {"param": "temperature"}}'),
-    "too large": refused("too large", status=413),
+    "too large": rejection("too large", status=413),
 }
 
 
-@pytest.mark.parametrize("kind", OWN_CAUSES)
-def test_a_refusal_with_a_cause_of_its_own_is_raised_at_once(kind: str) -> None:
+@pytest.mark.parametrize("kind", UNRELATED_ERRORS)
+def test_an_error_unrelated_to_the_schema_is_raised_immediately(kind: str) -> None:
     call = StructuredCall(SCHEMA)
     with pytest.raises(InvalidRequestError) as caught:
-        call.refuse(OWN_CAUSES[kind])
-    assert caught.value is OWN_CAUSES[kind]
+        call.refuse(UNRELATED_ERRORS[kind])
+    assert caught.value is UNRELATED_ERRORS[kind]
 
 
-def test_the_first_refusal_is_raised_where_all_are_refused() -> None:
-    errors = [refused(each) for each in ("one", "two", "three")]
+def test_the_first_rejection_is_raised_if_every_strategy_is_rejected() -> None:
+    errors = [rejection(message) for message in ("one", "two", "three")]
     memory = StrategyMemory()
     with pytest.raises(InvalidRequestError) as caught:
         drive(StructuredCall(SCHEMA, memory=memory), *errors)
     assert caught.value is errors[0]
-    assert drive(StructuredCall(SCHEMA, memory=memory), FITS) == ["schema"]
+    assert drive(StructuredCall(SCHEMA, memory=memory), VALID) == ["schema"]
 
 
 COSTS: dict[str, tuple[list[Any], list[str], str]] = {
-    "fits": ([FITS], ["schema"], ""),
-    "misfit, repaired": ([WRONG, FITS], ["schema", "schema"], ""),
-    "misfit twice": ([WRONG, WRONG], ["schema", "schema"], "unfit"),
-    "prose, then the next strategy": ([PROSE, FITS], ["schema", "tool"], ""),
+    "valid": ([VALID], ["schema"], ""),
+    "invalid, repaired": ([INVALID, VALID], ["schema", "schema"], ""),
+    "invalid twice": ([INVALID, INVALID], ["schema", "schema"], "unfit"),
+    "prose, then the next strategy": ([PROSE, VALID], ["schema", "tool"], ""),
     "prose twice": ([PROSE, PROSE], ["schema", "tool"], "unfit"),
-    "prose, and the next is refused": ([PROSE, refused("tools?"), FITS], ["schema", "tool", "text"], ""),
-    "prose, the rest refused": ([PROSE, refused("a"), refused("b")], ["schema", "tool", "text"], "unfit"),
-    "misfit, and its repair is refused": ([WRONG, refused("messages?")], ["schema", "schema"], "unfit"),
-    "refused, then a misfit": ([refused("a"), WRONG, FITS], ["schema", "tool", "tool"], ""),
-    "cut": ([Answer('{"name": "An', "length")], ["schema"], "cut"),
-    "cut before it began": ([Answer("", "length")], ["schema"], "cut"),
-    "whole although cut later": ([Answer(FITS, "length")], ["schema"], ""),
+    "prose, then the next rejected": ([PROSE, rejection("tools?"), VALID], ["schema", "tool", "text"], ""),
+    "prose, rest rejected": ([PROSE, rejection("a"), rejection("b")], ["schema", "tool", "text"], "unfit"),
+    "invalid, its repair rejected": ([INVALID, rejection("messages?")], ["schema", "schema"], "unfit"),
+    "rejected, then invalid": ([rejection("a"), INVALID, VALID], ["schema", "tool", "tool"], ""),
+    "truncated": ([Answer('{"name": "An', "length")], ["schema"], "cut"),
+    "truncated before it began": ([Answer("", "length")], ["schema"], "cut"),
+    "complete although truncated later": ([Answer(VALID, "length")], ["schema"], ""),
     "refusal": ([Answer("", "stop", "I will not.")], ["schema"], "refused"),
     "filtered": ([Answer("", "content_filter")], ["schema"], "filtered"),
-    "a call that was cut": ([Answer("{}", invalid="It was cut."), FITS], ["schema", "schema"], ""),
+    "a truncated tool call": ([Answer("{}", invalid="It was cut."), VALID], ["schema", "schema"], ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", COSTS)
-def test_an_object_costs_two_answers_at_most(kind: str) -> None:
+def test_an_object_costs_at_most_two_answers(kind: str) -> None:
     replies, used, reason = COSTS[kind]
     call = StructuredCall(SCHEMA)
     assert drive(call, *replies) == used
@@ -308,18 +310,18 @@ def test_an_object_costs_two_answers_at_most(kind: str) -> None:
         assert call.result() == ANNA
 
 
-def test_more_answers_are_paid_for_where_the_caller_says_so() -> None:
+def test_max_answers_allows_more_answers() -> None:
     call = StructuredCall(SCHEMA, max_answers=4)
-    assert drive(call, PROSE, PROSE, PROSE, FITS) == ["schema", "tool", "text", "text"]
+    assert drive(call, PROSE, PROSE, PROSE, VALID) == ["schema", "tool", "text", "text"]
     assert call.result() == ANNA
 
 
-def test_a_repair_says_what_is_wrong_and_never_repeats_a_broken_call() -> None:
+def test_a_repair_explains_the_error_and_quotes_the_broken_call_as_text() -> None:
     call = StructuredCall(OutputSchema.of(Kiln), ["tool"])
     call.take(Answer('{"name": "A", "degrees": "hot"}'))
     assert call.attempt is not None
-    (first, said), (second, complaint) = call.attempt.turns
-    assert (first, said, second) == ("assistant", '{"name": "A", "degrees": "hot"}', "user")
+    (first_role, quoted), (second_role, complaint) = call.attempt.turns
+    assert (first_role, quoted, second_role) == ("assistant", '{"name": "A", "degrees": "hot"}', "user")
     assert "degrees: Input should be a valid integer" in complaint
 
 
@@ -330,38 +332,38 @@ class Clock:
         return self.now
 
 
-def used_next(memory: StrategyMemory, schema: OutputSchema = SCHEMA, server: str = "a") -> str:
+def next_strategy(memory: StrategyMemory, schema: OutputSchema = SCHEMA, server: str = "a") -> str:
     attempt = StructuredCall(schema, memory=memory, server=server).attempt
     assert attempt is not None
     return attempt.strategy
 
 
-def test_a_refused_strategy_is_remembered_for_a_while_for_this_server_and_schema() -> None:
+def test_a_rejected_strategy_is_avoided_per_server_and_schema_for_a_while() -> None:
     clock = Clock()
     memory = StrategyMemory(clock)
-    drive(StructuredCall(SCHEMA, memory=memory, server="a"), refused("no"), FITS)
-    assert used_next(memory) == "tool"
-    assert used_next(memory, server="b") == "schema"
-    assert used_next(memory, OutputSchema.of(Kiln)) == "schema"
+    drive(StructuredCall(SCHEMA, memory=memory, server="a"), rejection("no"), VALID)
+    assert next_strategy(memory) == "tool"
+    assert next_strategy(memory, server="b") == "schema"
+    assert next_strategy(memory, OutputSchema.of(Kiln)) == "schema"
     clock.now = FORGET_AFTER
-    assert used_next(memory) == "schema"
+    assert next_strategy(memory) == "schema"
 
 
-def test_prose_rules_a_strategy_out_only_twice_in_a_row_and_for_a_while() -> None:
+def test_two_prose_answers_in_a_row_rule_a_strategy_out_for_a_while() -> None:
     clock = Clock()
     memory = StrategyMemory(clock)
     for _ in range(3):
-        drive(StructuredCall(SCHEMA, memory=memory, server="a"), PROSE, FITS)
-        assert used_next(memory) == "schema"
-        drive(StructuredCall(SCHEMA, memory=memory, server="a"), FITS)
+        drive(StructuredCall(SCHEMA, memory=memory, server="a"), PROSE, VALID)
+        assert next_strategy(memory) == "schema"
+        drive(StructuredCall(SCHEMA, memory=memory, server="a"), VALID)
     for _ in range(2):
-        drive(StructuredCall(SCHEMA, memory=memory, server="a"), PROSE, FITS)
-    assert used_next(memory) == "tool"
+        drive(StructuredCall(SCHEMA, memory=memory, server="a"), PROSE, VALID)
+    assert next_strategy(memory) == "tool"
     clock.now = FORGET_AFTER
-    assert used_next(memory) == "schema"
+    assert next_strategy(memory) == "schema"
 
 
-def test_a_memory_stays_small_and_is_empty_in_copies() -> None:
+def test_the_memory_is_bounded_and_copies_start_empty() -> None:
     memory = StrategyMemory()
     for number in range(3000):
         memory.avoid(number, "schema")
@@ -381,7 +383,7 @@ def test_a_partial_object_grows(head: str) -> None:
 
 
 def characters_read(monkeypatch: pytest.MonkeyPatch, length: int) -> int:
-    """Return how many characters are parsed while a text of this length comes, four at a time."""
+    """Return how many characters are parsed while a text of this length arrives, four at a time."""
     read: list[int] = []
     parse = structured.from_json
     monkeypatch.setattr(
@@ -395,7 +397,7 @@ def characters_read(monkeypatch: pytest.MonkeyPatch, length: int) -> int:
     return sum(read)
 
 
-def test_partial_objects_cost_work_in_proportion_to_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_partial_objects_is_linear_in_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert characters_read(monkeypatch, 65536) < 5 * characters_read(monkeypatch, 16384)
 
 
@@ -403,14 +405,14 @@ def test_partial_objects_cost_work_in_proportion_to_their_length(monkeypatch: py
     "given", [Kiln, JSONSchema(Kiln), OutputSchema.of(Kiln).response_format, OutputSchema.of(Kiln).schema],  # type: ignore[arg-type]
     ids=["class", "JSONSchema of a class", "JSONSchema", "dict"],
 )  # fmt: skip
-def test_the_client_takes_a_schema_in_any_form(given: Any) -> None:
+def test_the_client_accepts_a_schema_in_any_form(given: Any) -> None:
     wanted = chat_request("x", {"response_format": given}).response_format
     assert isinstance(wanted, JSONSchema)
     assert wanted.schema["properties"].keys() == {"name", "degrees"}
 
 
 @pytest.mark.parametrize("given", [42, "xml", {"type": "json_object"}, JSONSchema("x")], ids=range(4))  # type: ignore[arg-type]
-def test_the_client_refuses_a_response_format_that_is_none(given: Any) -> None:
+def test_the_client_rejects_an_invalid_response_format(given: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         chat_request("x", {"response_format": given})
 
@@ -426,23 +428,23 @@ def test_the_client_refuses_a_response_format_that_is_none(given: Any) -> None:
         {"type": "object", "properties": {"a": 1}},
     ],
 )
-def test_a_schema_is_judged_down_to_its_leaves(schema: Any) -> None:
+def test_a_schema_is_validated_down_to_its_leaves(schema: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         OutputSchema.of(schema)
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("answer", "expected"),
     [
         ("The list: [1, 2, 3]", [1, 2, 3]),
         ('Here they are.\n\n[{"a": 1}, {"a": 2}]\n', [{"a": 1}, {"a": 2}]),
         ('Set x to [1]. {"a": 1}', {"a": 1}),
     ],
 )
-def test_a_list_behind_a_sentence_is_read(said: str, read: Any) -> None:
-    assert read_json(said) == read
+def test_a_list_or_object_after_a_sentence_is_parsed(answer: str, expected: Any) -> None:
+    assert read_json(answer) == expected
 
 
-def test_a_footnote_is_no_list() -> None:
+def test_a_footnote_is_not_a_list() -> None:
     with pytest.raises(NoJSONError):
         read_json("Yes, as the report says [1]")

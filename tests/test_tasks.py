@@ -1,4 +1,4 @@
-"""Tasks are read from whatever a server sends."""
+"""Tasks are parsed from whatever a server sends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ URL = "https://files.example.com/a.png"
         ("NOT_START", "NOT_START"),
     ],
 )
-def test_a_status_is_read_in_every_known_word_and_kept_in_others(word: str, status: str) -> None:
+def test_known_statuses_are_normalized_and_others_kept(word: str, status: str) -> None:
     task = read_task({"task_id": "t", "status": word})
     assert task.status == status
     assert task.is_known_status == (status != "NOT_START")
@@ -73,7 +73,7 @@ def test_a_status_is_read_in_every_known_word_and_kept_in_others(word: str, stat
         {"data": {"task_id": "t", "result": {"outputs": [URL]}}, "code": 200, "task_id": None},
     ],
 )
-def test_outputs_are_found_wherever_they_lie(body: dict[str, Any]) -> None:
+def test_outputs_are_found_wherever_they_are(body: dict[str, Any]) -> None:
     if "task_id" not in body:
         body = {"task_id": "t", "status": "completed", "type": "image", **body}
     assert [(output.url, output.task_id) for output in read_task(body).outputs] == [(URL, "t")]
@@ -89,7 +89,7 @@ def test_outputs_are_found_wherever_they_lie(body: dict[str, Any]) -> None:
         (None, None),
     ],
 )
-def test_times_are_seconds_however_they_are_written(value: object, seconds: float | None) -> None:
+def test_timestamps_are_parsed_from_every_format(value: object, seconds: float | None) -> None:
     assert read_task({"task_id": "t", "created_at": value}).created_at == seconds
 
 
@@ -109,7 +109,9 @@ def test_times_are_seconds_however_they_are_written(value: object, seconds: floa
         ({"status": "completed"}, TaskFailed, "no output"),
     ],
 )
-def test_a_task_without_an_output_says_why(body: dict[str, Any], error: type, message: str) -> None:
+def test_a_finished_task_without_an_output_has_an_error(
+    body: dict[str, Any], error: type, message: str
+) -> None:
     failure = TaskError.of(read_task({"task_id": "t", **body}))
     assert type(failure) is error
     assert message in str(failure)
@@ -135,7 +137,7 @@ def test_a_task_without_an_output_says_why(body: dict[str, Any], error: type, me
         ({"done": False}, "queued"),
     ],
 )
-def test_outputs_or_an_error_end_a_task_whatever_its_status_says(body: dict[str, Any], status: str) -> None:
+def test_the_status_is_derived_from_outputs_and_errors_too(body: dict[str, Any], status: str) -> None:
     assert read_task({"task_id": "t", **body}).status == status
 
 
@@ -166,7 +168,7 @@ def test_outputs_or_an_error_end_a_task_whatever_its_status_says(body: dict[str,
         {"message": "Rejected by our safety system."},
     ],
 )
-def test_moderation_is_known_by_its_codes_and_words(error: dict[str, Any]) -> None:
+def test_moderation_is_recognized_by_code_or_message(error: dict[str, Any]) -> None:
     failure = TaskError.of(read_task({"task_id": "t", "status": "failed", "error": error}))
     assert isinstance(failure, TaskRejected)
 
@@ -177,7 +179,7 @@ def test_other_failures_are_not_moderation(code: str) -> None:
     assert type(failure) is TaskFailed
 
 
-def test_one_bad_field_or_row_costs_only_itself() -> None:
+def test_one_invalid_field_or_row_does_not_affect_others() -> None:
     task = read_task(
         {
             "task_id": "t",
@@ -203,8 +205,8 @@ def test_one_bad_field_or_row_costs_only_itself() -> None:
         ("data:image/png;base64,aGk=", "data:image/png;base64,aGk="),
     ],
 )
-def test_outputs_are_read_in_every_shape(output: object, url: str) -> None:
-    assert [each.url for each in read_task({"task_id": "t", "images": [output]}).outputs] == [url]
+def test_outputs_are_parsed_from_every_format(output: object, url: str) -> None:
+    assert [item.url for item in read_task({"task_id": "t", "images": [output]}).outputs] == [url]
 
 
 @pytest.mark.parametrize(
@@ -218,27 +220,27 @@ def test_outputs_are_read_in_every_shape(output: object, url: str) -> None:
         ({}, None),
     ],
 )
-def test_a_videos_thumbnail_is_read_under_each_name(fields: dict[str, Any], url: str | None) -> None:
+def test_a_video_thumbnail_is_found_under_each_field_name(fields: dict[str, Any], url: str | None) -> None:
     task = read_task({"task_id": "t", "videos": [{"url": "https://example.com/a.mp4", **fields}]})
-    assert [each.thumbnail_url for each in task.outputs] == [url]
+    assert [output.thumbnail_url for output in task.outputs] == [url]
 
 
-def test_a_task_that_runs_or_has_an_output_has_not_failed() -> None:
+def test_a_running_or_completed_task_has_no_error() -> None:
     assert TaskError.of(read_task({"task_id": "t", "status": "running"})) is None
     assert TaskError.of(read_task({"task_id": "t", "status": "done", "url": URL})) is None
 
 
 @pytest.mark.parametrize("body", [None, [], "x", {}, {"task_id": ""}, {"data": {"x": 1}}, {"error": "x"}])
-def test_what_is_no_task_is_a_typed_error(body: object) -> None:
+def test_a_body_that_is_not_a_task_is_a_typed_error(body: object) -> None:
     with pytest.raises(ResponseError):
         read_task(body)
 
 
-def test_a_result_that_nests_too_deeply_is_no_result() -> None:
+def test_a_result_that_is_nested_too_deeply_is_ignored() -> None:
     assert read_task({"task_id": "t", "resultJson": "[" * 100_000}).outputs == []
 
 
-def test_unknown_fields_are_kept_and_plain_data_reads_back() -> None:
+def test_unknown_fields_are_kept_and_to_dict_round_trips() -> None:
     task = read_task({"id": 7, "status": "Running", "cost": {"credits": 3}, "polling_url": "/v1/tasks/7"})
     assert (task.id, task.raw["cost"], task.polling_url) == ("7", {"credits": 3}, "/v1/tasks/7")
     again = read_task(json.loads(json.dumps(task.to_dict())))
@@ -275,7 +277,7 @@ def test_unknown_fields_are_kept_and_plain_data_reads_back() -> None:
         max_leaves=20,
     )
 )
-def test_nonsense_is_read_or_refused_and_never_crashes(body: object) -> None:
+def test_arbitrary_json_is_parsed_or_rejected_and_never_crashes(body: object) -> None:
     for read in (read_task, read_task_list):
         try:
             read(body)
@@ -284,7 +286,7 @@ def test_nonsense_is_read_or_refused_and_never_crashes(body: object) -> None:
 
 
 @pytest.mark.parametrize("rows", ["data", "items", "tasks"])
-def test_a_page_is_read_under_each_name_and_in_a_wrapper(rows: str) -> None:
+def test_a_page_is_found_under_each_field_name_and_in_a_wrapper(rows: str) -> None:
     page = {rows: [{"task_id": "t"}], "has_more": True, "next_cursor": "c"}
     for body in (page, {"code": 0, "data": page}):
         tasks, following, _ = read_task_list(body)
@@ -302,11 +304,11 @@ def test_a_page_is_read_under_each_name_and_in_a_wrapper(rows: str) -> None:
         ([{"id": "t"}], None),
     ],
 )
-def test_the_end_of_a_list_is_known(body: object, following: object) -> None:
+def test_the_end_of_a_task_list_is_recognized(body: object, following: object) -> None:
     assert read_task_list(body).following == following
 
 
-def test_pages_give_each_task_once_and_end_where_they_repeat() -> None:
+def test_pages_yield_each_task_once_and_end_when_they_repeat() -> None:
     pages = Pages(type="image", status="queued")
     assert pages.path == "/v1/tasks?type=image&status=queued&limit=100"
     assert [task.id for task in pages.take(Page([Task("a"), Task("b")], {"cursor": "1"}))] == ["a", "b"]
@@ -317,7 +319,7 @@ def test_pages_give_each_task_once_and_end_where_they_repeat() -> None:
     assert pages.is_done
 
 
-def test_numbered_pages_end_where_one_brings_nothing_new() -> None:
+def test_numbered_pages_end_when_one_has_nothing_new() -> None:
     pages = Pages()
     pages.take(Page([Task("a")], {"page": "2"}))
     assert not pages.is_done

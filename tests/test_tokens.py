@@ -1,4 +1,4 @@
-"""Tokens are counted without the network, with a vocabulary on this machine or without one."""
+"""Tokens are counted offline, with or without a vocabulary on this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CODE = "def add(a: int, b: int) -> int:\n    return a + b\n\n" * 20
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: Any) -> NoReturn:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -47,12 +47,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Leave no vocabulary on this machine but what the test puts into the folder."""
+    """Hide all vocabularies except those that the test puts into this folder."""
     monkeypatch.setattr(tokens, "_folders", lambda: iter([tmp_path]))
     return tmp_path
 
 
-def test_llama_indexs_vocabulary_is_found_without_importing_it() -> None:
+def test_the_vocabulary_shipped_with_llama_index_is_used() -> None:
     vocabulary = tokens.encoding()
     assert vocabulary is not None
     assert vocabulary.name == "o200k_base"
@@ -60,14 +60,14 @@ def test_llama_indexs_vocabulary_is_found_without_importing_it() -> None:
     assert vocabulary.decode(tokens.token_ids("hello <|endoftext|>")) == "hello <|endoftext|>"
 
 
-def test_a_vocabulary_in_tiktokens_cache_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_in_the_tiktoken_cache_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     place = next(folder for folder in tokens._folders() if (folder / tokens._VOCABULARIES[0][1]).exists())
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(place))
     assert next(tokens._folders()) == place
     assert tokens.encoding() is not None
 
 
-def test_a_damaged_vocabulary_is_left_alone_and_not_fetched_anew(bare: Path) -> None:
+def test_a_damaged_vocabulary_is_neither_used_nor_replaced(bare: Path) -> None:
     damaged = bare / tokens._VOCABULARIES[0][1]
     damaged.write_bytes(b"not a vocabulary")
     assert tokens.encoding() is None
@@ -75,7 +75,9 @@ def test_a_damaged_vocabulary_is_left_alone_and_not_fetched_anew(bare: Path) -> 
 
 
 @pytest.mark.parametrize("text", [PROSE, CHINESE, CODE], ids=["prose", "Chinese", "code"])
-def test_the_estimate_is_near_the_count(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_estimate_is_close_to_the_count(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     counted = tokens.count_text(text)
     monkeypatch.setattr(tokens, "_folders", lambda: iter([tmp_path]))
     tokens.encoding.cache_clear()
@@ -84,11 +86,11 @@ def test_the_estimate_is_near_the_count(text: str, monkeypatch: pytest.MonkeyPat
     assert 0.6 < tokens.count_text(text) / counted < 1.6
 
 
-def test_half_a_character_can_be_counted(bare: Path) -> None:
+def test_half_a_surrogate_pair_can_be_counted(bare: Path) -> None:
     assert tokens.count_text("\ud83d") > 0
 
 
-def test_what_a_request_can_carry_can_be_counted() -> None:
+def test_any_content_of_a_request_can_be_counted() -> None:
     odd: list[Part] = [
         Text("\ud83d"),
         InvalidToolCall("c", "", '{"a": "\ud83d', "cut"),
@@ -101,7 +103,7 @@ def test_what_a_request_can_carry_can_be_counted() -> None:
     assert tokens.count_tokens([Message("assistant", odd)], [Tool("look", "\ud83d", schema)]) > 0
 
 
-def test_everything_in_a_conversation_costs() -> None:
+def test_every_kind_of_content_costs_tokens() -> None:
     def cost(part: Any) -> int:
         return tokens.count_tokens([Message("user", [part])]) - tokens.count_tokens([Message("user", [])])
 
@@ -113,7 +115,7 @@ def test_everything_in_a_conversation_costs() -> None:
     assert cost(Audio("aGk=" * 10_000, "wav")) > cost(Audio("aGk=", "wav")) > 0
 
 
-def test_tools_cost_what_their_schemas_cost() -> None:
+def test_tools_with_larger_definitions_cost_more_tokens() -> None:
     small = Tool("look", "Look.")
     large = Tool("look", "Look. " * 50, {"type": "object", "properties": {"at": {"type": "string"}}})
     conversation = [Message("user", [Text("hello")])]
