@@ -1,4 +1,4 @@
-"""Replies as a server of either dialect writes them, and as our readers read them, whole or as a stream."""
+"""Build replies as servers of either dialect send them, whole or streamed, and read them with piccc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from piccc.conversation import ChatReply, Delta
 
 JSON = dict[str, Any]
 Call = tuple[str, str, Sequence[str]]
-"""The id of a call, its name, and its arguments in the pieces in which they come."""
+"""A call's id, its name, and the pieces in which its arguments arrive."""
 DIALECTS: tuple[DialectName, ...] = get_args(DialectName)
 WAYS = ("whole", "event by event", "events at once")
 _STOP_REASONS = {
@@ -32,7 +32,7 @@ def reply_of(
     text: str = "",
     names: Mapping[str, str] = NO_NAMES,
 ) -> ChatReply:
-    """Read a reply with a text and calls."""
+    """Return a reply with a text and calls, as read from the wire."""
     at_once = way == "events at once"
     if dialect == "openai":
         if way == "whole":
@@ -51,11 +51,11 @@ def read(
     at_once: bool = False,
     names: Mapping[str, str] = NO_NAMES,
 ) -> tuple[list[Delta], ChatReply]:
-    """Read a stream's events; return its deltas and what they add up to."""
+    """Read a stream's events; return its deltas and the complete reply."""
     reader = dialect_named(dialect).reader(names)
-    sent = [Event("message", each if isinstance(each, str) else json.dumps(each)) for each in events]
+    sent = [Event("message", event if isinstance(event, str) else json.dumps(event)) for event in events]
     deltas: list[Delta] = []
-    for batch in [sent] if at_once else [[each] for each in sent]:
+    for batch in [sent] if at_once else [[event] for event in sent]:
         deltas += reader.feed(batch)
     deltas += reader.finish()
     return deltas, reader.reply()
@@ -75,20 +75,20 @@ def _chunks(calls: Iterable[Call], finish_reason: str | None, text: str) -> list
     for index, (id, name, pieces) in enumerate(calls):
         function = {"name": name, "arguments": ""}
         deltas.append({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
-        deltas += [{"tool_calls": [{"index": index, "function": {"arguments": each}}]} for each in pieces]
-    chunks = [{"delta": each, "finish_reason": None} for each in deltas]
+        deltas += [{"tool_calls": [{"index": index, "function": {"arguments": piece}}]} for piece in pieces]
+    chunks = [{"delta": delta, "finish_reason": None} for delta in deltas]
     chunks.append({"delta": {}, "finish_reason": finish_reason})
-    return [*({"id": "1", "model": "m", "choices": [each]} for each in chunks), "[DONE]"]
+    return [*({"id": "1", "model": "m", "choices": [chunk]} for chunk in chunks), "[DONE]"]
 
 
 def _message(calls: Iterable[Call], stop_reason: str | None, text: str) -> JSON:
     content: list[JSON] = [{"type": "text", "text": text}]
     for id, name, pieces in calls:
-        written = "".join(pieces)
+        arguments = "".join(pieces)
         try:
-            input = json.loads(written or "{}")
+            input = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
-            input = {} if stop_reason == "max_tokens" else written
+            input = {} if stop_reason == "max_tokens" else arguments
         content.append({"type": "tool_use", "id": id, "name": name, "input": input})
     return {"id": "1", "model": "m", "content": content, "stop_reason": stop_reason}
 
@@ -99,11 +99,11 @@ def _events(calls: Iterable[Call], stop_reason: str | None, text: str) -> list[J
     ]
     for id, name, pieces in calls:
         start = {"type": "tool_use", "id": id, "name": name, "input": {}}
-        blocks.append((start, [{"type": "input_json_delta", "partial_json": each} for each in pieces]))
+        blocks.append((start, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]))
     events: list[JSON | str] = [{"type": "message_start", "message": {"id": "1", "model": "m"}}]
     for index, (start, deltas) in enumerate(blocks):
         events.append({"type": "content_block_start", "index": index, "content_block": start})
-        events += [{"type": "content_block_delta", "index": index, "delta": each} for each in deltas]
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
         events.append({"type": "content_block_stop", "index": index})
     return [
         *events,

@@ -1,4 +1,4 @@
-"""What is asked for is adapted to what a server takes, and the record says so."""
+"""Requests are adapted to what a server accepts, and the record lists the adaptations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANTHROPIC = (
     "max_tokens: 4096 > 2000, which is the maximum allowed number of output tokens for piccc-pro",
     2000,
 )
-REFUSALS: dict[str, tuple[str, int]] = {
+REJECTIONS: dict[str, tuple[str, int]] = {
     "Anthropic's": ANTHROPIC,
     "OpenAI's": ("max_tokens is too large: 4096. This model supports at most 2000 completion tokens.", 2000),
     "DeepSeek's": ("Invalid max_tokens value, the valid range of max_tokens is [1, 2000]", 2000),
@@ -39,17 +39,17 @@ REFUSALS: dict[str, tuple[str, int]] = {
 
 
 class Server:
-    """Refuse limits that are too large, in given words; keep the bodies."""
+    """Reject limits that are too large, with a given message; record the bodies."""
 
-    def __init__(self, refusal: str, limit: int) -> None:
+    def __init__(self, message: str, limit: int) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self._refusal, self._limit = refusal, limit
+        self._message, self._limit = message, limit
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)
         self.bodies.append(body)
         if body["max_tokens"] > self._limit:
-            return httpx.Response(400, json={"error": {"message": self._refusal}})
+            return httpx.Response(400, json={"error": {"message": self._message}})
         if not body["stream"]:
             return httpx.Response(
                 200, json={"content": [{"type": "text", "text": "hello"}], "stop_reason": "end_turn"}
@@ -82,11 +82,11 @@ def ask(client: Client, way: str, **options: Any) -> Any:
     return stream.reply
 
 
-@pytest.mark.parametrize("words", REFUSALS)
+@pytest.mark.parametrize("words", REJECTIONS)
 @pytest.mark.parametrize("way", ["whole", "stream"])
-def test_a_limit_that_the_server_names_is_used_once(words: str, way: str) -> None:
-    refusal, limit = REFUSALS[words]
-    server = Server(refusal, limit)
+def test_a_request_is_repeated_once_with_the_limit_that_the_server_names(words: str, way: str) -> None:
+    message, limit = REJECTIONS[words]
+    server = Server(message, limit)
     reply = ask(server.client(), way)
     assert reply.text == "hello"
     assert server.limits == [4096, limit]
@@ -94,7 +94,7 @@ def test_a_limit_that_the_server_names_is_used_once(words: str, way: str) -> Non
     assert reply.record.to_dict()["adapted"] == reply.record.adapted
 
 
-def test_a_limit_of_the_model_is_remembered() -> None:
+def test_the_limit_of_a_model_is_remembered() -> None:
     server = Server(*ANTHROPIC)
     with server.client() as client:
         for way in ("whole", "stream", "whole"):
@@ -103,7 +103,7 @@ def test_a_limit_of_the_model_is_remembered() -> None:
     assert server.limits == [4096, 2000, 2000, 2000, 100]
 
 
-def test_a_limit_that_somebody_asked_for_is_not_changed() -> None:
+def test_a_limit_set_by_the_caller_is_not_changed() -> None:
     server = Server(*ANTHROPIC)
     for options in ({"max_tokens": 5000}, {"extra_body": {"max_tokens": 5000}}):
         with pytest.raises(InvalidRequestError):
@@ -111,14 +111,14 @@ def test_a_limit_that_somebody_asked_for_is_not_changed() -> None:
     assert server.limits == [5000, 5000]
 
 
-def test_a_server_that_refuses_its_own_limit_is_not_asked_again() -> None:
+def test_a_server_that_rejects_its_own_limit_gets_no_third_request() -> None:
     server = Server(ANTHROPIC[0], 10)
     with pytest.raises(InvalidRequestError):
         ask(server.client(), "whole")
     assert server.limits == [4096, 2000]
 
 
-def test_the_reasoning_fits_into_a_limit_that_the_server_names() -> None:
+def test_the_reasoning_budget_fits_the_limit_that_the_server_names() -> None:
     server = Server(ANTHROPIC[0].replace("4096", "16384"), 2000)
     reply = ask(server.client(), "whole", reasoning_effort="high")
     assert [body.get("thinking") for body in server.bodies] == [
@@ -129,7 +129,7 @@ def test_the_reasoning_fits_into_a_limit_that_the_server_names() -> None:
 
 
 @pytest.mark.parametrize("way", ["whole", "stream"])
-def test_the_record_says_what_was_adapted(way: str) -> None:
+def test_the_record_lists_the_adaptations(way: str) -> None:
     forced: Any = {"tools": [Tool("look.up")], "tool_choice": "required", "reasoning_effort": "low"}
     adapted = ask(Server(*ANTHROPIC).client(), way, max_tokens=9, **forced).record.adapted
     assert len(adapted) == 2
@@ -137,19 +137,19 @@ def test_the_record_says_what_was_adapted(way: str) -> None:
     assert "forced" in adapted[1]
 
 
-def test_an_errors_record_says_it_too() -> None:
+def test_the_record_of_an_error_lists_the_adaptations() -> None:
     with pytest.raises(PicccError) as caught:
         ask(Server("no", 0).client(), "whole", max_tokens=9, tools=[Tool("look.up")])
     assert caught.value.record is not None
     assert caught.value.record.adapted == ["the tool 'look.up' is sent as 'look_up'"]
 
 
-def test_the_record_says_what_a_route_has_no_field_for() -> None:
-    shown = Image(url="https://example.com/cat.png", detail="low")
-    messages = [Message("user", [Text("Look."), shown], name="ann"), Message("user", [Text("And?")])]
+def test_the_record_lists_what_a_route_has_no_field_for() -> None:
+    image = Image(url="https://example.com/cat.png", detail="low")
+    messages = [Message("user", [Text("Look."), image], name="ann"), Message("user", [Text("And?")])]
     request = ChatRequest(model="piccc-pro", messages=messages)
-    left_out = dialect_named("anthropic").encode(request, stream=False).adapted
-    assert [note.partition(" are left")[0].partition(" is left")[0] for note in left_out] == [
+    adapted = dialect_named("anthropic").encode(request, stream=False).adapted
+    assert [note.partition(" are left")[0].partition(" is left")[0] for note in adapted] == [
         "speaker names",
         "image detail",
     ]

@@ -1,4 +1,4 @@
-"""The Anthropic dialect: requests as its SDK speaks them, replies and streams read tolerantly."""
+"""The Anthropic dialect: requests like those of its SDK; replies and streams are read leniently."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def delta(index: int, **fields: Any) -> dict[str, Any]:
 STOP = {"type": "message_stop"}
 
 
-def test_a_plain_request_has_what_the_route_demands() -> None:
+def test_a_plain_request_has_the_required_fields() -> None:
     assert encode(Message("user", [Text("hi")])) == {
         "model": "piccc-pro",
         "max_tokens": 4096,
@@ -75,7 +75,7 @@ def test_a_plain_request_has_what_the_route_demands() -> None:
     }
 
 
-def test_every_option_has_its_place() -> None:
+def test_every_option_is_sent_in_its_field() -> None:
     body = encode(
         Message("system", [Text("Be kind.")]),
         Message("user", [Text("hi")]),
@@ -102,7 +102,7 @@ def test_every_option_has_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "written"),
+    ("choice", "expected"),
     [
         ("auto", {"type": "auto"}),
         ("none", {"type": "none"}),
@@ -110,19 +110,19 @@ def test_every_option_has_its_place() -> None:
         (NamedTool("look"), {"type": "tool", "name": "look"}),
     ],
 )
-def test_a_choice_of_tool_is_a_word_or_a_name(choice: Any, written: Any) -> None:
-    assert encode(Message("user", [Text("hi")]), tools=[LOOK], tool_choice=choice)["tool_choice"] == written
+def test_a_tool_choice_is_a_mode_or_a_tool_name(choice: Any, expected: Any) -> None:
+    assert encode(Message("user", [Text("hi")]), tools=[LOOK], tool_choice=choice)["tool_choice"] == expected
 
 
-def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
+def test_json_answers_are_requested_with_and_without_a_schema() -> None:
     schema = JSONSchema({"type": "object"})
     assert "JSON" in encode(Message("user", [Text("hi")]), response_format="json")["system"]
-    written = encode(Message("user", [Text("hi")]), response_format=schema)["output_config"]
-    assert written == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    config = encode(Message("user", [Text("hi")]), response_format=schema)["output_config"]
+    assert config == {"format": {"type": "json_schema", "schema": {"type": "object"}}}
 
 
 @pytest.mark.parametrize(
-    ("effort", "limit", "written"),
+    ("effort", "limit", "expected"),
     [
         ("none", None, {"type": "disabled"}),
         ("low", None, {"type": "enabled", "budget_tokens": 1024}),
@@ -130,15 +130,15 @@ def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
         ("high", 4096, {"type": "enabled", "budget_tokens": 2048}),
     ],
 )
-def test_effort_is_a_budget_that_leaves_room_for_the_answer(
-    effort: str, limit: int | None, written: dict[str, Any]
+def test_reasoning_effort_is_a_budget_that_leaves_room_for_the_answer(
+    effort: str, limit: int | None, expected: dict[str, Any]
 ) -> None:
     body = encode(Message("user", [Text("hi")]), reasoning_effort=effort, max_tokens=limit)
-    assert body["thinking"] == written
+    assert body["thinking"] == expected
 
 
 @pytest.mark.parametrize(
-    ("part", "written"),
+    ("part", "expected"),
     [
         (
             Image(url="https://a.test/b.png"),
@@ -182,18 +182,18 @@ def test_effort_is_a_budget_that_leaves_room_for_the_answer(
         (Refusal("no"), {"type": "text", "text": "no"}),
     ],
 )
-def test_content_of_every_kind_is_written(part: Any, written: dict[str, Any]) -> None:
-    assert sent(Text("see"), part) == [{"type": "text", "text": "see"}, written]
+def test_every_kind_of_content_is_encoded(part: Any, expected: dict[str, Any]) -> None:
+    assert sent(Text("see"), part) == [{"type": "text", "text": "see"}, expected]
 
 
-def test_what_this_dialect_cannot_carry_is_refused_before_it_is_sent() -> None:
+def test_unsupported_content_is_rejected_before_sending() -> None:
     with pytest.raises(UnsupportedContentError):
         sent(Audio("QUJD", "wav"))
     with pytest.raises(InvalidArgumentError):
         sent(File(data="no base64!", media_type="text/plain"))
 
 
-def test_a_cache_point_marks_what_stands_before_it() -> None:
+def test_a_cache_point_marks_the_part_before_it() -> None:
     assert sent(CachePoint(), Text("a"), CachePoint("1h"), Text("b"))[0] == {
         "type": "text",
         "text": "a",
@@ -203,7 +203,7 @@ def test_a_cache_point_marks_what_stands_before_it() -> None:
     assert system == [{"type": "text", "text": "long", "cache_control": {"type": "ephemeral"}}]
 
 
-def test_results_of_parallel_calls_stand_in_one_turn() -> None:
+def test_results_of_parallel_calls_share_one_turn() -> None:
     calls = Message("assistant", [ToolCall("a", "look", '{"at": 1}'), ToolCall("b", "look", "")])
     results = [
         Message("tool", [Text("one")], tool_call_id="a"),
@@ -212,7 +212,7 @@ def test_results_of_parallel_calls_stand_in_one_turn() -> None:
     messages = encode(Message("user", [Text("hi")]), calls, *results, Message("user", [Text("so?")]))[
         "messages"
     ]
-    assert [each["role"] for each in messages] == ["user", "assistant", "user"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[1]["content"] == [
         {"type": "tool_use", "id": "a", "name": "look", "input": {"at": 1}},
         {"type": "tool_use", "id": "b", "name": "look", "input": {}},
@@ -225,16 +225,16 @@ def test_results_of_parallel_calls_stand_in_one_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replay", "signed", "goes"),
+    ("replay", "signed", "is_sent"),
     [(None, True, True), (None, False, False), (True, False, False), (False, True, False)],
 )
-def test_signed_reasoning_goes_back_unless_it_is_told_not_to(
-    replay: bool | None, signed: bool, goes: bool
+def test_signed_reasoning_is_replayed_unless_disabled(
+    replay: bool | None, signed: bool, is_sent: bool
 ) -> None:
     turn = Message("assistant", [Reasoning("hm", "sig" if signed else None), Text("yes")])
-    asked = Message("user", [Text("?")])
-    written = encode(asked, turn, replay_reasoning=replay)["messages"][1]["content"]
-    assert (isinstance(written, list) and written[0]["type"] == "thinking") is goes
+    question = Message("user", [Text("?")])
+    content = encode(question, turn, replay_reasoning=replay)["messages"][1]["content"]
+    assert (isinstance(content, list) and content[0]["type"] == "thinking") is is_sent
 
 
 THOUGHTS = [
@@ -247,8 +247,8 @@ THOUGHTS = [
 
 def test_thinking_survives_a_round_trip_whole_and_streamed() -> None:
     reply = DIALECT.decode({"content": THOUGHTS, "stop_reason": "tool_use"})
-    asked = Message("user", [Text("?")])
-    assert encode(asked, reply.message)["messages"][1]["content"] == THOUGHTS
+    question = Message("user", [Text("?")])
+    assert encode(question, reply.message)["messages"][1]["content"] == THOUGHTS
     _, streamed = read(
         start(0, type="thinking", thinking="", signature=""),
         delta(0, type="thinking_delta", thinking="hm, "),
@@ -262,7 +262,7 @@ def test_thinking_survives_a_round_trip_whole_and_streamed() -> None:
         delta(3, type="input_json_delta", partial_json='{"at": "it"}'),
         STOP,
     )
-    assert encode(asked, streamed.message)["messages"][1]["content"] == THOUGHTS
+    assert encode(question, streamed.message)["messages"][1]["content"] == THOUGHTS
 
 
 def test_a_reply_is_read_with_all_its_parts() -> None:
@@ -300,17 +300,17 @@ def test_a_reply_is_read_with_all_its_parts() -> None:
         ("novel_reason", "novel_reason"),
     ],
 )
-def test_stop_reasons_are_the_neutral_ones(word: str, neutral: str) -> None:
+def test_stop_reasons_are_mapped_to_neutral_ones(word: str, neutral: str) -> None:
     assert DIALECT.decode({"content": [], "stop_reason": word}).finish_reason == neutral
 
 
 @pytest.mark.parametrize("payload", [{}, [], None, "x", {"content": "x"}, {"type": "error", "error": {}}])
-def test_what_is_no_reply_is_a_typed_error(payload: Any) -> None:
+def test_an_invalid_reply_is_a_typed_error(payload: Any) -> None:
     with pytest.raises(ResponseError):
         DIALECT.decode(payload)
 
 
-def test_usage_is_put_together_from_both_ends_of_the_stream() -> None:
+def test_usage_is_combined_from_the_start_and_end_of_the_stream() -> None:
     message = {"id": "msg_1", "model": "m", "usage": {"input_tokens": 3, "cache_read_input_tokens": 2}}
     end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}}
     _, reply = read({"type": "message_start", "message": message}, end, STOP)
@@ -318,7 +318,7 @@ def test_usage_is_put_together_from_both_ends_of_the_stream() -> None:
     assert (reply.id, reply.model, reply.finish_reason) == ("msg_1", "m", "stop")
 
 
-def test_interleaved_calls_are_told_apart() -> None:
+def test_interleaved_calls_are_kept_apart() -> None:
     deltas, reply = read(
         start(1, type="tool_use", id="a", name="look", input={}),
         start(2, type="tool_use", id="b", name="look", input={}),
@@ -327,15 +327,15 @@ def test_interleaved_calls_are_told_apart() -> None:
         delta(1, type="input_json_delta", partial_json="1"),
         STOP,
     )
-    assert [(each.id, each.name, each.arguments) for each in reply.invalid_calls] == [
+    assert [(call.id, call.name, call.arguments) for call in reply.invalid_calls] == [
         ("a", "look", "11"),
         ("b", "look", "2"),
     ]
-    assert [each.index for each in deltas] == [0, 1, 1, 0, 0]
+    assert [part.index for part in deltas] == [0, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["text", "thinking"])
-def test_a_character_cut_in_half_by_two_events_is_whole_again(kind: str) -> None:
+def test_a_surrogate_pair_split_across_two_events_is_joined(kind: str) -> None:
     halves = [json.dumps(delta(0, type=f"{kind}_delta", **{kind: half})) for half in ("a\ud83d", "\ude00b")]
     _, reply = read(start(0, type=kind), *halves, STOP)
     assert reply.text + reply.reasoning == "a😀b"
@@ -343,7 +343,7 @@ def test_a_character_cut_in_half_by_two_events_is_whole_again(kind: str) -> None
     assert reply.text + reply.reasoning == "a\ufffd"
 
 
-def test_unknown_blocks_pass_through_and_unknown_events_are_let_be() -> None:
+def test_unknown_blocks_pass_through_and_unknown_events_are_ignored() -> None:
     block = {"type": "novel", "a": 1}
     deltas, reply = read(
         {"type": "ping"},
@@ -359,12 +359,12 @@ def test_unknown_blocks_pass_through_and_unknown_events_are_let_be() -> None:
 
 
 @pytest.mark.parametrize("data", ["{", "[1]", "7", "null", '{"type": "error", "error": {"message": "no"}}'])
-def test_nonsense_and_errors_are_typed_errors(data: str) -> None:
+def test_invalid_events_and_server_errors_are_typed_errors(data: str) -> None:
     with pytest.raises(StreamError):
         read(data)
 
 
-def test_message_stop_alone_proves_that_the_answer_is_whole() -> None:
+def test_only_message_stop_proves_that_the_answer_is_complete() -> None:
     reader = DIALECT.reader()
     end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
     reader.feed([Event("message_delta", json.dumps(end))])

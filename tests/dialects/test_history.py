@@ -1,4 +1,4 @@
-"""Any conversation goes out in a form that strict servers accept, or is refused before it is sent."""
+"""Any conversation is sent in a form that strict servers accept, or rejected before sending."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def user(*parts: Part) -> Message:
     return Message("user", list(parts))
 
 
-def said(*parts: Part) -> Message:
+def assistant(*parts: Part) -> Message:
     return Message("assistant", list(parts))
 
 
@@ -58,11 +58,11 @@ def encode(dialect: DialectName, *messages: Message, **options: Any) -> JSON:
 
 
 def outline(dialect: DialectName, body: JSON) -> list[Any]:
-    """Say in the same words for both dialects what goes out: texts, calls and results, and other content."""
+    """Outline a request in the same terms for both dialects: texts, calls, results and other content."""
     lines: list[Any] = []
     if dialect == "anthropic" and (system := body.get("system")):
         lines.append(
-            ("system", system if isinstance(system, str) else "".join(each["text"] for each in system))
+            ("system", system if isinstance(system, str) else "".join(block["text"] for block in system))
         )
     for message in body["messages"]:
         role, content = message["role"], message["content"]
@@ -88,7 +88,7 @@ def _line(role: str, block: JSON) -> Any:
             return (
                 "result",
                 block["tool_use_id"],
-                "\n".join(each.get("text", each["type"]) for each in content),
+                "\n".join(part.get("text", part["type"]) for part in content),
             )
     return (role, {"image_url": "image", "document": "file"}.get(block["type"], block["type"]))
 
@@ -96,8 +96,8 @@ def _line(role: str, block: JSON) -> Any:
 NOT_RUN = "There is no result because the call was not run."
 CUT = InvalidToolCall("a", "look", '{"at": "i', "cut")
 CASES: dict[str, tuple[list[Message], list[Any]]] = {
-    "a call that was cut, without a result": (
-        [HI, said(CUT), user(Text("so?"))],
+    "a truncated call without a result": (
+        [HI, assistant(CUT), user(Text("so?"))],
         [
             ("user", "hi"),
             ("call", "a", "look", {"invalid_arguments": '{"at": "i'}),
@@ -105,28 +105,28 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("user", "so?"),
         ],
     ),
-    "a call that never got its arguments, with a result": (
-        [HI, said(InvalidToolCall("a", "look", "", "cut")), result("a")],
+    "a truncated call without arguments, with a result": (
+        [HI, assistant(InvalidToolCall("a", "look", "", "cut")), result("a")],
         [("user", "hi"), ("call", "a", "look", {}), ("result", "a", "of a")],
     ),
     "a call without a name": (
-        [HI, said(InvalidToolCall("a", "", "{}", "unnamed"))],
+        [HI, assistant(InvalidToolCall("a", "", "{}", "unnamed"))],
         [
             ("user", "hi"),
             ("call", "a", "unnamed", {}),
             ("result", "a", InvalidToolCall("a", "", "{}", "unnamed").error),
         ],
     ),
-    "a call of our own making that is no object": (
-        [HI, said(ToolCall("a", "look", "[1]")), result("a")],
+    "a call whose arguments are not an object": (
+        [HI, assistant(ToolCall("a", "look", "[1]")), result("a")],
         [("user", "hi"), ("call", "a", "look", {"invalid_arguments": "[1]"}), ("result", "a", "of a")],
     ),
     "a call at the end, without a result": (
-        [HI, said(ToolCall("a", "look"))],
+        [HI, assistant(ToolCall("a", "look"))],
         [("user", "hi"), ("call", "a", "look", {}), ("result", "a", NOT_RUN)],
     ),
     "one of two calls without a result": (
-        [HI, said(ToolCall("a", "look"), ToolCall("b", "look")), result("b"), user(Text("so?"))],
+        [HI, assistant(ToolCall("a", "look"), ToolCall("b", "look")), result("b"), user(Text("so?"))],
         [
             ("user", "hi"),
             ("call", "a", "look", {}),
@@ -137,7 +137,7 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
         ],
     ),
     "turns between a call and its result": (
-        [HI, said(ToolCall("a", "look")), user(Text("wait")), said(Text("yes")), result("a")],
+        [HI, assistant(ToolCall("a", "look")), user(Text("wait")), assistant(Text("yes")), result("a")],
         [
             ("user", "hi"),
             ("call", "a", "look", {}),
@@ -147,13 +147,13 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
         ],
     ),
     "two results of one call": (
-        [HI, said(ToolCall("a", "look")), result("a", Text("one")), result("a", Text("two"))],
+        [HI, assistant(ToolCall("a", "look")), result("a", Text("one")), result("a", Text("two"))],
         [("user", "hi"), ("call", "a", "look", {}), ("result", "a", "one\ntwo")],
     ),
-    "two calls with one id": (
+    "two calls with the same id": (
         [
             HI,
-            said(ToolCall("a", "look"), ToolCall("a", "see")),
+            assistant(ToolCall("a", "look"), ToolCall("a", "see")),
             result("a", Text("1")),
             result("a", Text("2")),
         ],
@@ -165,8 +165,14 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("result", "a_2", "2"),
         ],
     ),
-    "one id again in a later turn": (
-        [HI, said(ToolCall("a", "look")), result("a"), said(ToolCall("a", "see")), result("a", Text("2"))],
+    "the same id in a later turn": (
+        [
+            HI,
+            assistant(ToolCall("a", "look")),
+            result("a"),
+            assistant(ToolCall("a", "see")),
+            result("a", Text("2")),
+        ],
         [
             ("user", "hi"),
             ("call", "a", "look", {}),
@@ -175,8 +181,8 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("result", "a_2", "2"),
         ],
     ),
-    "one call object in two turns": (
-        [HI, *[said(CUT), result("a")] * 2],
+    "the same call object in two turns": (
+        [HI, *[assistant(CUT), result("a")] * 2],
         [
             ("user", "hi"),
             ("call", "a", "look", {"invalid_arguments": '{"at": "i'}),
@@ -185,8 +191,8 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("result", "a_2", "of a"),
         ],
     ),
-    "ids of other providers": (
-        [HI, said(ToolCall("fc_1|call:2", "look"), ToolCall("", "look")), result("fc_1|call:2")],
+    "ids from other providers": (
+        [HI, assistant(ToolCall("fc_1|call:2", "look"), ToolCall("", "look")), result("fc_1|call:2")],
         [
             ("user", "hi"),
             ("call", "fc_1_call_2", "look", {}),
@@ -195,12 +201,12 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("result", "call", NOT_RUN),
         ],
     ),
-    "line breaks and halves of characters in arguments": (
-        [HI, said(ToolCall("a", "look", '{"at": "1\n2\\ud83d"}')), result("a")],
+    "line breaks and escaped half surrogate pairs in arguments": (
+        [HI, assistant(ToolCall("a", "look", '{"at": "1\n2\\ud83d"}')), result("a")],
         [("user", "hi"), ("call", "a", "look", {"at": "1\n2\ufffd"}), ("result", "a", "of a")],
     ),
-    "halves of characters in arguments of our own making": (
-        [HI, said(ToolCall("a", "look", '{"at": "\ud83d"}')), result("a")],
+    "half a surrogate pair in arguments": (
+        [HI, assistant(ToolCall("a", "look", '{"at": "\ud83d"}')), result("a")],
         [("user", "hi"), ("call", "a", "look", {"at": "\ufffd"}), ("result", "a", "of a")],
     ),
     "an image in a system message": (
@@ -216,7 +222,7 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
         [("system", "Sky\nIt is blue."), ("user", "hi")],
     ),
     "an image in an answer": (
-        [HI, said(Text("see"), Image(data=PNG), ToolCall("a", "look")), result("a")],
+        [HI, assistant(Text("see"), Image(data=PNG), ToolCall("a", "look")), result("a")],
         [
             ("user", "hi"),
             ("assistant", "see"),
@@ -225,18 +231,22 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
             ("user", "image"),
         ],
     ),
-    "what another provider's tools did": (
-        [HI, said(Text("see"), Raw({"type": "web_search_call", "id": "ws"}, "openai")), user(Text("so?"))],
+    "blocks of another provider's tools": (
+        [
+            HI,
+            assistant(Text("see"), Raw({"type": "web_search_call", "id": "ws"}, "openai")),
+            user(Text("so?")),
+        ],
         [("user", "hi"), ("assistant", "see"), ("user", "so?")],
     ),
-    "blocks that no dialect takes in an answer": (
-        [HI, said(Text("see"), Raw({"type": "hologram"})), user(Text("so?"))],
+    "blocks that no dialect accepts in an answer": (
+        [HI, assistant(Text("see"), Raw({"type": "hologram"})), user(Text("so?"))],
         [("user", "hi"), ("assistant", "see"), ("user", "so?")],
     ),
     "unknown blocks in a result": (
         [
             HI,
-            said(ToolCall("a", "look")),
+            assistant(ToolCall("a", "look")),
             result("a", Raw({"type": "json", "json": {"a": 1}}), Refusal("no")),
         ],
         [
@@ -250,123 +260,128 @@ CASES: dict[str, tuple[list[Message], list[Any]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_conversation_goes_out_as_servers_take_it(dialect: DialectName, case: str) -> None:
+def test_a_conversation_is_sent_in_a_form_that_servers_accept(dialect: DialectName, case: str) -> None:
     messages, expected = CASES[case]
     assert outline(dialect, encode(dialect, *messages)) == expected
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_conversation_is_not_changed_by_being_sent(dialect: DialectName, case: str) -> None:
+def test_encoding_does_not_change_a_conversation(dialect: DialectName, case: str) -> None:
     messages, _ = CASES[case]
     before = repr(messages)
     assert encode(dialect, *messages) == encode(dialect, *messages)
     assert repr(messages) == before
 
 
-REFUSED: dict[str, tuple[list[Message], JSON]] = {
+REJECTED: dict[str, tuple[list[Message], JSON]] = {
     "no message": ([], {}),
     "a result without a call": ([HI, result("a")], {}),
-    "a result that does not say of which call": ([HI, said(ToolCall("a", "look")), result("")], {}),
+    "a result without a call id": ([HI, assistant(ToolCall("a", "look")), result("")], {}),
     "an empty image": ([user(Image())], {}),
     "an image of an unknown type": ([user(Image(data=WORDS))], {}),
-    "an image that is no base64": ([user(Image(data="??", media_type="image/png"))], {}),
+    "an image that is not base64": ([user(Image(data="??", media_type="image/png"))], {}),
     "an empty file": ([user(File(name="a.pdf"))], {}),
     "a call in a user's message": ([user(ToolCall("a", "look"))], {}),
     "a tool without a name": ([HI], {"tools": [Tool("")]}),
-    "a choice that is not on offer": ([HI], {"tools": [Tool("look")], "tool_choice": NamedTool("see")}),
+    "a choice that is not among the tools": (
+        [HI],
+        {"tools": [Tool("look")], "tool_choice": NamedTool("see")},
+    ),
     "a choice without tools": ([HI], {"tool_choice": "required"}),
     "several answers": ([HI], {"extra_body": {"n": 2}}),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", REJECTED)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_no_server_can_take_is_refused_before_it_is_sent(dialect: DialectName, case: str) -> None:
-    messages, options = REFUSED[case]
+def test_requests_that_no_server_accepts_are_rejected_before_sending(dialect: DialectName, case: str) -> None:
+    messages, options = REJECTED[case]
     with pytest.raises((InvalidArgumentError, UnsupportedContentError)) as caught:
         encode(dialect, *messages, **options)
     assert caught.value.hint
 
 
-REFUSED_BY_ANTHROPIC: dict[str, tuple[list[Message], JSON]] = {
+REJECTED_BY_ANTHROPIC: dict[str, tuple[list[Message], JSON]] = {
     "only a system message": ([Message("system", [Text("Be kind.")])], {}),
-    "nothing but blanks": ([user(Text(" \n"))], {}),
-    "more than four cache marks": ([user(*[Text("a"), CachePoint()] * 5)], {}),
+    "only whitespace": ([user(Text(" \n"))], {}),
+    "more than four cache points": ([user(*[Text("a"), CachePoint()] * 5)], {}),
     "a seed": ([HI], {"seed": 1}),
     "audio": ([user(Audio("UklGRg==", "wav"))], {}),
-    "a document of a type that it has no words for": (
+    "a document of an unsupported type": (
         [user(File(data=b64encode(b"PK\x03\x04\xff").decode(), media_type="application/zip"))],
         {},
     ),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED_BY_ANTHROPIC)
-def test_what_only_the_anthropic_route_cannot_take_is_refused_there(case: str) -> None:
-    messages, options = REFUSED_BY_ANTHROPIC[case]
+@pytest.mark.parametrize("case", REJECTED_BY_ANTHROPIC)
+def test_requests_invalid_only_for_anthropic_are_rejected_only_there(case: str) -> None:
+    messages, options = REJECTED_BY_ANTHROPIC[case]
     with pytest.raises(PicccError) as caught:
         encode("anthropic", *messages, **options)
     assert caught.value.hint
     encode("openai", *messages, **options)
 
 
-def test_blanks_that_anthropics_server_refuses_are_left_out() -> None:
+def test_blank_text_that_anthropics_server_rejects_is_omitted() -> None:
     body = encode(
         "anthropic",
         Message("system", [Text(" ")]),
         user(Text("a"), Text(" \n"), CachePoint()),
-        said(Text("\n\n")),
+        assistant(Text("\n\n")),
         user(Text("b")),
-        said(ToolCall("a", "look")),
+        assistant(ToolCall("a", "look")),
         result("a", Text(" ")),
-        said(Text("It is "), Text("\n")),
+        assistant(Text("It is "), Text("\n")),
     )
     assert "system" not in body
-    assert [each["role"] for each in body["messages"]] == ["user", "assistant", "user", "assistant"]
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user", "assistant"]
     first, last = body["messages"][0]["content"], body["messages"][-1]["content"]
-    assert [each["text"] for each in first] == ["a", "b"]
+    assert [block["text"] for block in first] == ["a", "b"]
     assert first[0]["cache_control"] == {"type": "ephemeral"}
     assert body["messages"][2]["content"] == [{"type": "tool_result", "tool_use_id": "a"}]
     assert last == "It is"
 
 
-def test_a_thought_alone_is_not_sent() -> None:
-    body = encode("anthropic", HI, said(Text("so"), Reasoning("hm", "sig")), user(Text("go on")))
+def test_a_turn_with_only_reasoning_is_not_sent() -> None:
+    body = encode("anthropic", HI, assistant(Text("so"), Reasoning("hm", "sig")), user(Text("go on")))
     assert body["messages"][1]["content"] == "so"
-    body = encode("anthropic", HI, said(Reasoning("hm", "sig")), user(Text("go on")))
-    assert [each["role"] for each in body["messages"]] == ["user"]
+    body = encode("anthropic", HI, assistant(Reasoning("hm", "sig")), user(Text("go on")))
+    assert [message["role"] for message in body["messages"]] == ["user"]
 
 
 @pytest.mark.parametrize("replay", [None, True])
-def test_a_signature_goes_back_only_to_whom_it_came_from(replay: bool | None) -> None:
-    ours, theirs = Reasoning("hm", "sig"), Reasoning("hm", "sig", provider="google")
+def test_a_signature_is_replayed_only_to_its_provider(replay: bool | None) -> None:
+    signed, foreign = Reasoning("hm", "sig"), Reasoning("hm", "sig", provider="google")
     hidden = Reasoning(redacted="xyz", provider="anthropic")
-    body = encode("anthropic", HI, said(theirs, hidden, ours, Text("so")), replay_reasoning=replay)
-    assert [each["type"] for each in body["messages"][1]["content"]] == ["thinking", "text"]
-    sent = encode("openai", HI, said(theirs, hidden, Text("so")), replay_reasoning=replay)["messages"][1]
+    body = encode("anthropic", HI, assistant(foreign, hidden, signed, Text("so")), replay_reasoning=replay)
+    assert [block["type"] for block in body["messages"][1]["content"]] == ["thinking", "text"]
+    sent = encode("openai", HI, assistant(foreign, hidden, Text("so")), replay_reasoning=replay)["messages"][
+        1
+    ]
     assert sent.get("reasoning_content") == ("hm" if replay else None)
 
 
-def test_what_is_left_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_omitted_content_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "piccc"):
-        encode("openai", HI, said(Raw({"type": "web_search_call"}, "openai"), Text("a")))
+        encode("openai", HI, assistant(Raw({"type": "web_search_call"}, "openai"), Text("a")))
     assert "web_search_call" in caplog.text
 
 
-def test_own_blocks_go_back_over_the_dialect_that_knows_them() -> None:
+def test_provider_blocks_are_replayed_only_over_their_own_dialect() -> None:
     used: list[Part] = [
         Raw({"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}}),
         Raw({"type": "web_search_tool_result", "tool_use_id": "s1", "content": []}),
         Text("so", [{"type": "char_location", "cited_text": "x"}, {"type": "url_citation"}]),
     ]
-    blocks = encode("anthropic", HI, said(*used))["messages"][1]["content"]
-    assert [each["type"] for each in blocks] == ["server_tool_use", "web_search_tool_result", "text"]
+    blocks = encode("anthropic", HI, assistant(*used))["messages"][1]["content"]
+    assert [block["type"] for block in blocks] == ["server_tool_use", "web_search_tool_result", "text"]
     assert blocks[2]["citations"] == [{"type": "char_location", "cited_text": "x"}]
-    assert encode("openai", HI, said(*used))["messages"][1]["content"] == "so"
+    assert encode("openai", HI, assistant(*used))["messages"][1]["content"] == "so"
 
 
-def test_what_the_servers_own_tools_never_ended_goes_back_only_to_be_ended() -> None:
+def test_an_unfinished_server_tool_is_replayed_only_to_be_finished() -> None:
     search = Raw({"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}})
     result = Raw({"type": "web_search_tool_result", "tool_use_id": "s1", "content": []})
 
@@ -374,9 +389,9 @@ def test_what_the_servers_own_tools_never_ended_goes_back_only_to_be_ended() -> 
         content = encode("anthropic", HI, *messages)["messages"][1]["content"]
         return [block["type"] for block in content]
 
-    assert kinds(said(Text("so"), search, Text("that")), HI) == ["text", "text"]
-    assert kinds(said(Text("so"), search)) == ["text", "server_tool_use"]
-    assert kinds(said(search), said(result), HI) == ["server_tool_use", "web_search_tool_result"]
+    assert kinds(assistant(Text("so"), search, Text("that")), HI) == ["text", "text"]
+    assert kinds(assistant(Text("so"), search)) == ["text", "server_tool_use"]
+    assert kinds(assistant(search), assistant(result), HI) == ["server_tool_use", "web_search_tool_result"]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +410,9 @@ def test_what_the_servers_own_tools_never_ended_goes_back_only_to_be_ended() -> 
     ],
 )
 @pytest.mark.parametrize("form", ["data", "url"])
-def test_a_file_is_declared_as_what_it_is(content: str, declared: str | None, real: str, form: str) -> None:
+def test_images_and_files_are_declared_by_their_content(
+    content: str, declared: str | None, real: str, form: str
+) -> None:
     given = {"data": content} if form == "data" else {"url": f"data:{declared or ''};base64,{content}"}
     part = File(**given, media_type=declared, name="a name.x")
     [sent] = encode("openai", user(part))["messages"][0]["content"]
@@ -404,8 +421,8 @@ def test_a_file_is_declared_as_what_it_is(content: str, declared: str | None, re
         image = Image(**given, media_type=declared)
         [sent] = encode("openai", user(image))["messages"][0]["content"]
         assert sent["image_url"]["url"] == f"data:{real};base64,{content}"
-        for each in (image, part):
-            [sent] = encode("anthropic", user(each))["messages"][0]["content"]
+        for given_part in (image, part):
+            [sent] = encode("anthropic", user(given_part))["messages"][0]["content"]
             assert sent == {
                 "type": "image",
                 "source": {"type": "base64", "media_type": real, "data": content},
@@ -419,17 +436,17 @@ def test_a_file_is_declared_as_what_it_is(content: str, declared: str | None, re
         assert sent["source"] == source
 
 
-def test_a_result_may_hold_what_its_dialect_cannot_show(caplog: pytest.LogCaptureFixture) -> None:
-    call, sound = said(ToolCall("a", "play")), result("a", Text("here"), Audio("UklGRg==", "wav"))
+def test_unsupported_content_in_a_result_is_replaced_by_text(caplog: pytest.LogCaptureFixture) -> None:
+    call, sound = assistant(ToolCall("a", "play")), result("a", Text("here"), Audio("UklGRg==", "wav"))
     [block] = encode("anthropic", HI, call, sound)["messages"][2]["content"]
-    assert [each["type"] for each in block["content"]] == ["text", "text"]
+    assert [inner["type"] for inner in block["content"]] == ["text", "text"]
     assert "audio" in block["content"][1]["text"]
     assert "Audio" in caplog.text
     linked = result("a", File(url="https://a.test/b.pdf"))
     assert encode("openai", HI, call, linked)["messages"][2]["content"] == "https://a.test/b.pdf"
 
 
-def test_speakers_have_names_that_servers_take() -> None:
+def test_speaker_names_are_rewritten_to_valid_ones() -> None:
     body = encode("openai", HI, Message("assistant", [Text("so")], name="research agent <1>"))
     assert body["messages"][1]["name"] == "research_agent_1_"
 
@@ -439,9 +456,9 @@ NAMES = ["files.read", "files_read", "читать", "x" * 80]
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_names_of_tools_are_rewritten_and_mapped_back(dialect: DialectName, way: str) -> None:
+def test_tool_names_are_rewritten_and_mapped_back(dialect: DialectName, way: str) -> None:
     tools = [Tool(name) for name in NAMES]
-    earlier = [HI, said(ToolCall("a", "files.read")), result("a")]
+    earlier = [HI, assistant(ToolCall("a", "files.read")), result("a")]
     request = ChatRequest(
         model="m", messages=earlier, tools=tools, tool_choice=NamedTool("files.read"), reasoning_effort=None
     )
@@ -455,7 +472,7 @@ def test_names_of_tools_are_rewritten_and_mapped_back(dialect: DialectName, way:
     assert sent[0] in json.dumps(encoded.body["tool_choice"])
     assert ("call", "a", sent[0], {}) in outline(dialect, encoded.body)
     assert len(encoded.adapted) == 3
-    calls = [(f"c{at}", name, ["{}"]) for at, name in enumerate(sent)]
+    calls = [(f"c{index}", name, ["{}"]) for index, name in enumerate(sent)]
     reply = reply_of(dialect, way, calls, "tool_calls", names=encoded.names)
     assert [call.name for call in reply.tool_calls] == NAMES
 
@@ -525,7 +542,7 @@ THINKING: JSON = {"thinking": {"type": "enabled", "budget_tokens": 2000}}
         ),
     ],
 )
-def test_reasoning_makes_requests_that_anthropics_server_takes(
+def test_reasoning_options_are_adapted_to_what_anthropics_server_accepts(
     options: JSON, expected: JSON, adapted: list[str]
 ) -> None:
     request = ChatRequest(model="m", messages=[HI], **options)
@@ -536,28 +553,28 @@ def test_reasoning_makes_requests_that_anthropics_server_takes(
     assert all(word in note for word, note in zip(adapted, encoded.adapted, strict=True))
 
 
-def test_reasoning_is_left_out_where_the_answer_is_begun() -> None:
-    request = ChatRequest(model="m", messages=[HI, said(Text("It is"))], reasoning_effort="low")
+def test_reasoning_is_omitted_if_the_answer_is_prefilled() -> None:
+    request = ChatRequest(model="m", messages=[HI, assistant(Text("It is"))], reasoning_effort="low")
     encoded = dialect_named("anthropic").encode(request, stream=False)
     assert "thinking" not in encoded.body
     assert len(encoded.adapted) == 1
 
 
 @pytest.mark.parametrize("thought", [None, Reasoning("hm"), Reasoning("hm", "sig"), Reasoning(redacted="d")])
-@pytest.mark.parametrize("further", [[], [HI], [said(Text("It rains.")), HI]])
-def test_reasoning_is_left_out_while_calls_that_were_made_without_it_have_their_results_read(
+@pytest.mark.parametrize("further", [[], [HI], [assistant(Text("It rains.")), HI]])
+def test_reasoning_is_omitted_after_tool_calls_made_without_it(
     thought: Reasoning | None, further: list[Message]
 ) -> None:
-    calling = said(*([thought] if thought else []), ToolCall("a", "look", "{}"))
+    calling = assistant(*([thought] if thought else []), ToolCall("a", "look", "{}"))
     messages = [HI, calling, Message("tool", [Text("rain")], tool_call_id="a"), *further]
     request = ChatRequest(model="m", messages=messages, tools=[Tool("look")], reasoning_effort="low")
     encoded = dialect_named("anthropic").encode(request, stream=False)
-    goes = len(further) > 1 or (thought is not None and bool(thought.signature or thought.redacted))
-    assert ("thinking" in encoded.body) is goes
-    assert len(encoded.adapted) == (not goes)
+    is_sent = len(further) > 1 or (thought is not None and bool(thought.signature or thought.redacted))
+    assert ("thinking" in encoded.body) is is_sent
+    assert len(encoded.adapted) == (not is_sent)
 
 
-def test_one_limit_of_tokens_is_sent() -> None:
+def test_only_one_token_limit_is_sent() -> None:
     body = encode("openai", HI, max_tokens=5, extra_body={"max_completion_tokens": 7})
     assert "max_tokens" not in body
 
@@ -565,13 +582,13 @@ def test_one_limit_of_tokens_is_sent() -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [said(Text("Hello.")), HI],
-        [Message("system", [Text("Be brief.")]), said(Text("Hello."))],
-        [user(Text(" ")), said(Text("Hello.")), HI],
-        [said(ToolCall("a", "look")), result("a")],
+        [assistant(Text("Hello.")), HI],
+        [Message("system", [Text("Be brief.")]), assistant(Text("Hello."))],
+        [user(Text(" ")), assistant(Text("Hello.")), HI],
+        [assistant(ToolCall("a", "look")), result("a")],
     ],
 )
-def test_a_conversation_that_the_assistant_begins_gets_a_users_turn(messages: list[Message]) -> None:
+def test_a_conversation_that_starts_with_the_assistant_gets_a_user_turn(messages: list[Message]) -> None:
     request = ChatRequest(model="m", messages=messages)
     encoded = dialect_named("anthropic").encode(request, stream=False)
     first, second, *_ = encoded.body["messages"]
@@ -580,7 +597,7 @@ def test_a_conversation_that_the_assistant_begins_gets_a_users_turn(messages: li
     assert len(encoded.adapted) == 1
 
 
-def test_a_result_that_comes_first_is_told_before_sending() -> None:
+def test_a_result_before_its_call_is_rejected_before_sending() -> None:
     for dialect in DIALECTS:
         with pytest.raises(InvalidArgumentError, match="no such call before it"):
             encode(dialect, result("a"), HI)
@@ -597,21 +614,21 @@ def test_a_result_that_comes_first_is_told_before_sending() -> None:
         Image(url="file:///cat.png"),
     ],
 )
-def test_no_medium_goes_out_as_what_it_is_not(dialect: DialectName, part: Any) -> None:
+def test_images_with_other_content_or_a_local_path_are_rejected(dialect: DialectName, part: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         encode(dialect, user(part))
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-8-sig"])
-def test_a_text_is_read_in_the_encoding_that_it_declares(codec: str) -> None:
+def test_a_text_file_is_decoded_by_its_byte_order_mark(codec: str) -> None:
     body = encode(
         "anthropic", user(File(data=b64encode("grün".encode(codec)).decode(), media_type="text/plain"))
     )
     assert body["messages"][0]["content"][0]["source"]["data"] == "grün"
 
 
-def test_a_text_in_another_encoding_is_not_garbled() -> None:
+def test_a_text_file_in_another_encoding_is_not_garbled() -> None:
     part = File(data=b64encode("grün".encode("latin-1")).decode(), media_type="text/csv")
     with pytest.raises(InvalidArgumentError, match="UTF-8"):
         encode("anthropic", user(part))
-    assert encode("openai", user(part))  # the bytes as they are
+    assert encode("openai", user(part))  # it sends the bytes unchanged

@@ -1,4 +1,4 @@
-"""A call may be acted on or not, by what was said alone: never by how the reply was read."""
+"""Whether a tool call is valid depends only on its content, never on how the reply was read."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def _nested(depth: int) -> str:
 DEEP = ['{"a":' + "[" * 1500, "[" * 1500, "]" * 3000 + "}"]
 NESTED = f'{{"a":{_nested(500)}}}'
 PATH = '{"path": "/home/ann"}'
-Judged = list[tuple[str, Any]]
+Outcomes = list[tuple[str, Any]]
 
-# The calls (name, pieces of the arguments), why the answer ended, and what each call must be read as.
-CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
-    "whole": ([("rm", [PATH[:9], PATH[9:]])], "tool_calls", [("valid", {"path": "/home/ann"})]),
-    "whole, said to stop": ([("rm", [PATH])], "stop", [("valid", {"path": "/home/ann"})]),
-    "cut within a string": ([("rm", [PATH[:14]])], "length", [("cut", None)]),
-    "cut before the arguments": ([("rm", [])], "length", [("cut", None)]),
-    "cut after an empty object": ([("rm", ["{}"])], "length", [("cut", None)]),
-    "cut, its object closed": ([("rm", [PATH])], "length", [("cut", None)]),
-    "cut by a filter": ([("rm", ["{}"])], "content_filter", [("cut", None)]),
-    "the second cut": (
+# The calls (name, pieces of the arguments), the finish reason, and the expected outcome of each call.
+CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Outcomes]] = {
+    "complete": ([("rm", [PATH[:9], PATH[9:]])], "tool_calls", [("valid", {"path": "/home/ann"})]),
+    "complete, finish reason stop": ([("rm", [PATH])], "stop", [("valid", {"path": "/home/ann"})]),
+    "truncated within a string": ([("rm", [PATH[:14]])], "length", [("cut", None)]),
+    "truncated before the arguments": ([("rm", [])], "length", [("cut", None)]),
+    "truncated after an empty object": ([("rm", ["{}"])], "length", [("cut", None)]),
+    "truncated, the object is closed": ([("rm", [PATH])], "length", [("cut", None)]),
+    "stopped by a content filter": ([("rm", ["{}"])], "content_filter", [("cut", None)]),
+    "the second truncated": (
         [("rm", [PATH]), ("rm", [PATH[:14]])],
         "length",
         [("valid", {"path": "/home/ann"}), ("cut", None)],
     ),
-    "cut after several were announced": (
+    "truncated after several were announced": (
         [("rm", []), ("rm", ["null"]), ("rm", ["{}"]), ("rm", [])],
         "length",
         [("cut", None)] * 4,
@@ -47,41 +47,45 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
         "content_filter",
         [("cut", None), ("cut", None)],
     ),
-    "no end, no arguments in the first": (
+    "no finish reason, no arguments in the first": (
         [("rm", ["{}"]), ("rm", [PATH])],
         None,
         [("cut", None), ("valid", {"path": "/home/ann"})],
     ),
-    "no end, no arguments": ([("rm", [])], None, [("cut", None)]),
-    "no end, whole": ([("rm", [PATH])], None, [("valid", {"path": "/home/ann"})]),
+    "no finish reason, no arguments": ([("rm", [])], None, [("cut", None)]),
+    "no finish reason, complete": ([("rm", [PATH])], None, [("valid", {"path": "/home/ann"})]),
     "no arguments": ([("look", [])], "tool_calls", [("valid", {})]),
     "an empty object": ([("look", ["{}"])], "tool_calls", [("valid", {})]),
     "null": ([("look", ["null"])], "tool_calls", [("valid", {})]),
     "white space": ([("look", [" \n"])], "tool_calls", [("valid", {})]),
     "a line break in a string": ([("rm", ['{"a":"1\n2"}'])], "tool_calls", [("valid", {"a": "1\n2"})]),
-    "half a character": ([("rm", ['{"a":"\\ud83d"}'])], "tool_calls", [("valid", {"a": "\ufffd"})]),
-    "half a character, cut by deltas": (
+    "half a surrogate pair": ([("rm", ['{"a":"\\ud83d"}'])], "tool_calls", [("valid", {"a": "\ufffd"})]),
+    "surrogate pairs split across deltas": (
         [("rm", ['{"a":"\\', "ud8", "3d", "\\ud83d\\", "ude00\\\\ud800\\ude0", '0"}'])],
         "tool_calls",
         [("valid", {"a": "\ufffd\U0001f600\\ud800\ufffd"})],
     ),
-    "a half as a name": ([("rm", ['{"\\uDC00":1}'])], "tool_calls", [("valid", {"\ufffd": 1})]),
-    "no JSON": ([("rm", ['path = """/"""'])], "tool_calls", [("malformed", None)]),
-    "JSON cut, said to be whole": ([("rm", [PATH[:14]])], "tool_calls", [("malformed", None)]),
+    "half a surrogate pair as a name": (
+        [("rm", ['{"\\uDC00":1}'])],
+        "tool_calls",
+        [("valid", {"\ufffd": 1})],
+    ),
+    "not JSON": ([("rm", ['path = """/"""'])], "tool_calls", [("malformed", None)]),
+    "truncated JSON, finish reason tool_calls": ([("rm", [PATH[:14]])], "tool_calls", [("malformed", None)]),
     "two objects": ([("rm", ["{}", PATH])], "tool_calls", [("malformed", None)]),
     "a list": ([("rm", ["[1]"])], "tool_calls", [("malformed", None)]),
     "a number": ([("rm", ["1"])], "tool_calls", [("malformed", None)]),
     "an object in a string": ([("rm", ['"{}"'])], "tool_calls", [("malformed", None)]),
     "nested too deeply": ([("rm", DEEP)], "tool_calls", [("malformed", None)]),
-    "nested too deeply for some readers": ([("rm", [NESTED])], "tool_calls", [("malformed", None)]),
-    "nested as deeply as may be": (
+    "nested too deeply for some parsers": ([("rm", [NESTED])], "tool_calls", [("malformed", None)]),
+    "nested as deeply as allowed": (
         [("rm", ['{"a":', _nested(99), "}"])],
         "tool_calls",
         [("valid", {"a": json.loads(_nested(99))})],
     ),
-    "cut, nested too deeply": ([("rm", [NESTED[:400], '"a'])], "length", [("cut", None)]),
+    "truncated, nested too deeply": ([("rm", [NESTED[:400], '"a'])], "length", [("cut", None)]),
     "NaN": ([("rm", ['{"a": NaN}'])], "tool_calls", [("malformed", None)]),
-    "too large a number": ([("rm", ['{"a": 1e999}'])], "tool_calls", [("malformed", None)]),
+    "a number that is too large": ([("rm", ['{"a": 1e999}'])], "tool_calls", [("malformed", None)]),
     "no name": ([("", [PATH])], "tool_calls", [("unnamed", None)]),
     "one of two without a name": (
         [("", ["{}"]), ("look", ["{}"])],
@@ -89,21 +93,21 @@ CASES: dict[str, tuple[list[tuple[str, list[str]]], str | None, Judged]] = {
         [("unnamed", None), ("valid", {})],
     ),
 }
-# A server of the Anthropic dialect parses the arguments of a whole reply itself: it cannot write these.
+# An Anthropic server parses the arguments of a whole reply itself, so it cannot send these.
 UNSAYABLE_WHOLE = {
     "an object in a string",
     "NaN",
-    "too large a number",
-    "half a character",
-    "half a character, cut by deltas",
-    "a half as a name",
+    "a number that is too large",
+    "half a surrogate pair",
+    "surrogate pairs split across deltas",
+    "half a surrogate pair as a name",
     "nested too deeply",
-    "nested too deeply for some readers",
-    "cut, nested too deeply",
+    "nested too deeply for some parsers",
+    "truncated, nested too deeply",
 }
 
 
-def judged(call: ToolCall | InvalidToolCall) -> tuple[str, Any]:
+def outcome(call: ToolCall | InvalidToolCall) -> tuple[str, Any]:
     return ("valid", call.parse()) if isinstance(call, ToolCall) else (call.reason, None)
 
 
@@ -117,34 +121,34 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("dialect", "way", "case"), FORMS)
-def test_a_call_is_judged_alike_however_it_is_read(dialect: DialectName, way: str, case: str) -> None:
-    said, finish_reason, expected = CASES[case]
-    calls: list[Call] = [(f"call_{index}", *each) for index, each in enumerate(said)]
+def test_a_call_is_validated_the_same_however_it_is_read(dialect: DialectName, way: str, case: str) -> None:
+    announced, finish_reason, expected = CASES[case]
+    calls: list[Call] = [(f"call_{index}", *call) for index, call in enumerate(announced)]
     reply = reply_of(dialect, way, calls, finish_reason)
-    found = [part for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall)]
-    assert [judged(call) for call in found] == expected
-    assert [call.id for call in found] == [id for id, _, _ in calls]
-    assert reply.tool_calls == [call for call in found if isinstance(call, ToolCall)]
-    assert reply.invalid_calls == [call for call in found if isinstance(call, InvalidToolCall)]
+    read_calls = [part for part in reply.parts if isinstance(part, ToolCall | InvalidToolCall)]
+    assert [outcome(call) for call in read_calls] == expected
+    assert [call.id for call in read_calls] == [id for id, _, _ in calls]
+    assert reply.tool_calls == [call for call in read_calls if isinstance(call, ToolCall)]
+    assert reply.invalid_calls == [call for call in read_calls if isinstance(call, InvalidToolCall)]
     assert all(read_arguments(call.arguments) is not None for call in reply.tool_calls)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_call_before_the_text_that_was_cut_is_whole(dialect: DialectName, way: str) -> None:
+def test_a_truncated_text_has_no_invalid_calls(dialect: DialectName, way: str) -> None:
     reply = reply_of(dialect, way, [], "length", text="Then I")
     assert reply.text == "Then I"
     assert reply.invalid_calls == []
 
 
-def test_the_text_of_an_invalid_call_is_kept() -> None:
+def test_the_arguments_of_an_invalid_call_are_kept() -> None:
     for way in ("whole", "event by event"):
         [call] = reply_of("openai", way, [("c", "rm", [PATH[:14]])], "length").invalid_calls
         assert call == InvalidToolCall("c", "rm", PATH[:14], "cut")
         assert "not run" in call.error
 
 
-def test_arguments_are_written_from_plain_values() -> None:
+def test_arguments_are_serialized_from_any_python_values() -> None:
     from datetime import date
     from decimal import Decimal
 
@@ -158,7 +162,7 @@ def test_arguments_are_written_from_plain_values() -> None:
         text.encode()
 
 
-def test_arguments_that_are_no_object_cannot_be_parsed() -> None:
+def test_arguments_that_are_not_an_object_cannot_be_parsed() -> None:
     with pytest.raises(ValueError, match="rm"):
         ToolCall("c", "rm", PATH[:14]).parse()
 
@@ -167,7 +171,7 @@ def test_arguments_that_are_no_object_cannot_be_parsed() -> None:
     "part", [InvalidToolCall("c", "rm", PATH[:14], "cut"), ToolCall("c", "rm", PATH[:14])]
 )
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_is_no_object_goes_back_inside_of_one(dialect: DialectName, part: Any) -> None:
+def test_invalid_arguments_are_replayed_wrapped_in_an_object(dialect: DialectName, part: Any) -> None:
     messages = [
         Message("user", [Text("?")]),
         Message("assistant", [part]),

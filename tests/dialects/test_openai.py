@@ -1,4 +1,4 @@
-"""The OpenAI dialect: requests as its SDKs speak them, replies and streams read tolerantly."""
+"""The OpenAI dialect: requests like those of its SDKs; replies and streams are read leniently."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def sent(*parts: Any, role: Any = "user") -> Any:
     return encode(Message(role, list(parts)))["messages"][0]["content"]
 
 
-def said(message: dict[str, Any], **more: Any) -> ChatReply:
+def reply_with(message: dict[str, Any], **more: Any) -> ChatReply:
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
     return DIALECT.decode({"id": "chatcmpl-1", "model": "piccc-pro", "choices": [choice], **more})
 
 
 def read(*chunks: Any) -> tuple[list[Any], ChatReply]:
-    """Read a stream of deltas, of choices that end it, or of whole chunks."""
+    """Read a stream of chunks, given as JSON text or as values."""
     reader = DIALECT.reader()
     deltas: list[Any] = []
     for chunk in chunks:
@@ -76,7 +76,7 @@ def call(arguments: str = "", **fields: Any) -> dict[str, Any]:
     return chunk(tool_calls=[{"type": "function", "function": function, **fields}])
 
 
-def test_a_plain_request_has_nothing_that_was_not_asked_for() -> None:
+def test_a_plain_request_has_no_optional_fields() -> None:
     assert encode(Message("user", [Text("hi")])) == {
         "model": "piccc-pro",
         "messages": [{"role": "user", "content": "hi"}],
@@ -84,13 +84,13 @@ def test_a_plain_request_has_nothing_that_was_not_asked_for() -> None:
     }
 
 
-def test_a_stream_asks_for_its_usage() -> None:
+def test_a_stream_requests_its_usage() -> None:
     body = encode(Message("user", [Text("hi")]), stream=True)
     assert body["stream"] is True
     assert body["stream_options"] == {"include_usage": True}
 
 
-def test_every_option_has_its_place() -> None:
+def test_every_option_is_sent_in_its_field() -> None:
     body = encode(
         Message("user", [Text("hi")]),
         tools=[LOOK],
@@ -124,7 +124,7 @@ def test_every_option_has_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "written"),
+    ("choice", "expected"),
     [
         ("auto", "auto"),
         ("none", "none"),
@@ -132,18 +132,18 @@ def test_every_option_has_its_place() -> None:
         (NamedTool("look"), {"type": "function", "function": {"name": "look"}}),
     ],
 )
-def test_a_choice_of_tool_is_a_word_or_a_name(choice: Any, written: Any) -> None:
-    assert encode(Message("user", [Text("hi")]), tools=[LOOK], tool_choice=choice)["tool_choice"] == written
+def test_a_tool_choice_is_a_mode_or_a_tool_name(choice: Any, expected: Any) -> None:
+    assert encode(Message("user", [Text("hi")]), tools=[LOOK], tool_choice=choice)["tool_choice"] == expected
 
 
-def test_a_strict_tool_says_so_and_passes_on_what_we_do_not_know() -> None:
+def test_a_tool_is_sent_with_its_strictness_and_extra_fields() -> None:
     tool = Tool("look", strict=True, extra={"cache": True})
-    written = encode(Message("user", [Text("hi")]), tools=[tool])["tools"][0]
-    assert written["function"]["strict"] is True
-    assert written["cache"] is True
+    sent_tool = encode(Message("user", [Text("hi")]), tools=[tool])["tools"][0]
+    assert sent_tool["function"]["strict"] is True
+    assert sent_tool["cache"] is True
 
 
-def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
+def test_json_answers_are_requested_with_and_without_a_schema() -> None:
     schema = JSONSchema({"type": "object"}, name="thing", strict=True, description="A thing.")
     assert encode(Message("user", [Text("hi")]), response_format="json")["response_format"] == {
         "type": "json_object"
@@ -160,7 +160,7 @@ def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "written"),
+    ("part", "expected"),
     [
         (
             Image(url="https://a.test/b.png"),
@@ -183,17 +183,17 @@ def test_an_answer_in_json_is_asked_for_with_and_without_a_schema() -> None:
         (Raw({"type": "novel", "a": 1}), {"type": "novel", "a": 1}),
     ],
 )
-def test_content_of_every_kind_is_written(part: Any, written: dict[str, Any]) -> None:
-    assert sent(Text("see"), part, CachePoint()) == [{"type": "text", "text": "see"}, written]
+def test_every_kind_of_content_is_encoded(part: Any, expected: dict[str, Any]) -> None:
+    assert sent(Text("see"), part, CachePoint()) == [{"type": "text", "text": "see"}, expected]
 
 
 @pytest.mark.parametrize("part", [File(url="https://a.test/b.pdf"), ToolCall("1", "look")])
-def test_what_this_dialect_cannot_carry_is_refused_before_it_is_sent(part: Any) -> None:
+def test_unsupported_content_is_rejected_before_sending(part: Any) -> None:
     with pytest.raises(UnsupportedContentError):
         sent(Text("see"), part)
 
 
-def test_an_assistants_turn_goes_back_as_it_came() -> None:
+def test_an_assistant_turn_is_replayed_without_its_reasoning() -> None:
     turn = Message("assistant", [Reasoning("hm"), Text("I look."), ToolCall("c1", "look", '{"at": "it"}')])
     body = encode(turn, Message("tool", [Text("seen")], tool_call_id="c1"))
     assert body["messages"] == [
@@ -208,23 +208,23 @@ def test_an_assistants_turn_goes_back_as_it_came() -> None:
     ]
 
 
-@pytest.mark.parametrize(("replay", "goes"), [(None, False), (False, False), (True, True)])
-def test_reasoning_goes_back_when_it_is_asked_to(replay: bool | None, goes: bool) -> None:
+@pytest.mark.parametrize(("replay", "is_sent"), [(None, False), (False, False), (True, True)])
+def test_reasoning_is_replayed_only_if_enabled(replay: bool | None, is_sent: bool) -> None:
     turn = Message("assistant", [Reasoning("hm"), Text("yes")])
-    written = encode(turn, replay_reasoning=replay)["messages"][0]
-    assert (written.get("reasoning_content") == "hm") is goes
+    message = encode(turn, replay_reasoning=replay)["messages"][0]
+    assert (message.get("reasoning_content") == "hm") is is_sent
 
 
-def test_a_refusal_goes_back_as_one() -> None:
+def test_a_refusal_is_replayed_as_a_refusal() -> None:
     assert sent(Refusal("no"), role="assistant") == [{"type": "refusal", "refusal": "no"}]
 
 
-def test_images_in_a_tools_result_follow_it_in_a_users_turn() -> None:
+def test_images_in_a_tool_result_follow_in_a_user_turn() -> None:
     calls = Message("assistant", [ToolCall("c1", "look"), ToolCall("c2", "look")])
     first = Message("tool", [Text("here"), Image(url="https://a.test/b.png")], tool_call_id="c1")
     second = Message("tool", [Text("there")], tool_call_id="c2")
     messages = encode(calls, first, second, Message("user", [Text("and?")]))["messages"]
-    assert [each["role"] for each in messages] == ["assistant", "tool", "tool", "user", "user"]
+    assert [message["role"] for message in messages] == ["assistant", "tool", "tool", "user", "user"]
     assert messages[3]["content"][0]["type"] == "image_url"
 
 
@@ -239,7 +239,7 @@ def test_a_reply_is_read_with_all_its_parts() -> None:
         "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
         "completion_tokens_details": {"reasoning_tokens": 3, "audio_tokens": 2},
     }
-    reply = said(
+    reply = reply_with(
         {"reasoning_content": "hm", "content": "I look.", "refusal": "no", "tool_calls": calls},
         usage=usage,
         system_fingerprint="fp",
@@ -264,17 +264,17 @@ def test_a_reply_is_read_with_all_its_parts() -> None:
         {"content": {"odd": 1}, "tool_calls": ["odd", {"function": "odd"}]},
     ],
 )
-def test_odd_replies_are_read_as_far_as_they_go(message: dict[str, Any]) -> None:
-    reply = said(
+def test_malformed_replies_are_read_as_far_as_possible(message: dict[str, Any]) -> None:
+    reply = reply_with(
         message, usage={"prompt_tokens": None, "completion_tokens": "9", "prompt_tokens_details": []}
     )
     assert reply.text in ("", "ab")
     assert reply.usage == Usage()
 
 
-def test_calls_without_ids_or_with_the_same_get_their_own() -> None:
+def test_calls_with_missing_or_duplicate_ids_get_unique_ones() -> None:
     calls = [{"id": id, "function": {"name": "look", "arguments": {"a": 1}}} for id in ("c", "c", None, 7)]
-    reply = said({"tool_calls": calls})
+    reply = reply_with({"tool_calls": calls})
     ids = [call.id for call in reply.tool_calls]
     assert ids[0] == "c"
     assert ids[3] == "7"
@@ -286,12 +286,12 @@ def test_calls_without_ids_or_with_the_same_get_their_own() -> None:
 @pytest.mark.parametrize(
     "payload", [{}, [], None, "x", {"choices": []}, {"choices": [{"index": 0}]}, {"error": "no"}]
 )
-def test_what_is_no_reply_is_a_typed_error(payload: Any) -> None:
+def test_an_invalid_reply_is_a_typed_error(payload: Any) -> None:
     with pytest.raises(ResponseError):
         DIALECT.decode(payload)
 
 
-def test_a_stream_adds_up_to_the_whole_reply() -> None:
+def test_a_stream_is_assembled_into_the_complete_reply() -> None:
     deltas, reply = read(
         chunk(role="assistant", content=""),
         chunk(reasoning_content="h"),
@@ -324,7 +324,7 @@ PARALLEL: dict[str, list[dict[str, Any]]] = {
         call("2", index=1),
         call("1", index=0),
     ],
-    "an index in letters": [
+    "an index as a string": [
         call(id="a", index="0", name="look"),
         call("11", index="0"),
         call(id="b", index="1", name="look"),
@@ -337,12 +337,12 @@ PARALLEL: dict[str, list[dict[str, Any]]] = {
         call(id="b", index=0, name="look"),
         call("2", index=0),
     ],
-    "the id again with each piece": [
+    "the id repeated with each piece": [
         call("1", id="a", index=0, name="look"),
         call("2", id="b", index=1, name="look"),
         call("1", id="a", index=0),
     ],
-    "the id and the name again with each piece": [
+    "the id and the name repeated with each piece": [
         call("1", id="a", index=0, name="look"),
         call("1", id="a", index=0, name="look"),
         call("2", id="b", index=1, name="look"),
@@ -360,7 +360,7 @@ PARALLEL: dict[str, list[dict[str, Any]]] = {
         call("1", index=0, name="look"),
         call("2", id="b", index=1, name="look"),
     ],
-    "empty ids and names later": [
+    "empty ids and names in later pieces": [
         call(id="a", index=0, name="look"),
         call("11", id="", index=0, name=""),
         call(id="b", index=1, name="look"),
@@ -370,19 +370,19 @@ PARALLEL: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("chunks", PARALLEL.values(), ids=PARALLEL)
-def test_parallel_calls_are_told_apart(chunks: list[dict[str, Any]]) -> None:
+def test_parallel_calls_are_kept_apart(chunks: list[dict[str, Any]]) -> None:
     deltas, reply = read(*chunks, chunk("tool_calls"))
-    assert [(each.id, each.name, each.arguments) for each in reply.invalid_calls] == [
+    assert [(invalid.id, invalid.name, invalid.arguments) for invalid in reply.invalid_calls] == [
         ("a", "look", "11"),
         ("b", "look", "2"),
     ]
-    begun = [delta for delta in deltas if delta.name is not None]
-    assert [(delta.index, delta.id) for delta in begun] == [(0, "a"), (1, "b")]
+    first_deltas = [delta for delta in deltas if delta.name is not None]
+    assert [(delta.index, delta.id) for delta in first_deltas] == [(0, "a"), (1, "b")]
     for index, arguments in enumerate(["11", "2"]):
         assert "".join(delta.arguments for delta in deltas if delta.index == index) == arguments
 
 
-def test_calls_without_ids_get_one_each() -> None:
+def test_streamed_calls_without_ids_get_unique_ones() -> None:
     _, reply = read(
         call(index=0, name="look"), call("{}", index=0), call(index=1, name="look"), chunk("stop")
     )
@@ -390,7 +390,7 @@ def test_calls_without_ids_get_one_each() -> None:
     assert [call.arguments for call in reply.tool_calls] == ["{}", "{}"]
 
 
-def test_a_character_cut_in_half_by_two_chunks_is_whole_again() -> None:
+def test_a_surrogate_pair_split_across_two_chunks_is_joined() -> None:
     halves = ['{"content": "a\\ud83d"}', '{"content": "\\ude00b"}']
     chunks = [f'{{"id": "1", "choices": [{{"index": 0, "delta": {half}}}]}}' for half in halves]
     deltas, reply = read(*chunks, chunk("stop"))
@@ -407,16 +407,16 @@ def test_a_character_cut_in_half_by_two_chunks_is_whole_again() -> None:
         ('"content": "\\ude00a"', "\ufffda"),
     ],
 )
-def test_half_a_character_without_its_other_half_is_replaced(field: str, read_back: str) -> None:
+def test_a_lone_half_of_a_surrogate_pair_is_replaced(field: str, read_back: str) -> None:
     _, reply = read(f'{{"id": "1", "choices": [{{"delta": {{{field}}}}}]}}', chunk("stop"))
     assert reply.text + reply.reasoning + reply.refusal == read_back
 
 
-def test_arguments_may_be_cut_in_half_too() -> None:
+def test_a_surrogate_pair_split_within_arguments_is_joined() -> None:
     function = ['{"name": "look", "arguments": "\\ud83d"}', '{"arguments": "\\ude00"}']
     pieces = [
-        f'{{"choices": [{{"delta": {{"tool_calls": [{{"index": 0, "function": {each}}}]}}}}]}}'
-        for each in function
+        f'{{"choices": [{{"delta": {{"tool_calls": [{{"index": 0, "function": {piece}}}]}}}}]}}'
+        for piece in function
     ]
     deltas, reply = read(*pieces, chunk("tool_calls"))
     assert reply.invalid_calls[0].arguments == "😀"
@@ -432,19 +432,19 @@ def test_arguments_may_be_cut_in_half_too() -> None:
         ({"type": "error", "message": "no"}, "error"),
     ],
 )
-def test_an_error_ends_the_stream_with_the_servers_words(data: Any, code: str | None) -> None:
+def test_an_error_ends_the_stream_with_the_servers_message(data: Any, code: str | None) -> None:
     with pytest.raises(StreamError, match="ended the stream: no") as caught:
         read(chunk(content="a"), data)
     assert caught.value.code == code
 
 
 @pytest.mark.parametrize("data", ["{", "[1]", "7", "null", "nonsense", "[" * 5000])
-def test_nonsense_is_a_typed_error(data: str) -> None:
+def test_an_invalid_chunk_is_a_typed_error(data: str) -> None:
     with pytest.raises(StreamError):
         read(data)
 
 
-def test_a_finish_reason_or_done_proves_that_the_answer_is_whole() -> None:
+def test_a_finish_reason_or_done_proves_that_the_answer_is_complete() -> None:
     for proof in (json.dumps(chunk("stop")), "[DONE]"):
         reader = DIALECT.reader()
         reader.feed([Event("message", json.dumps(chunk(content="a")))])

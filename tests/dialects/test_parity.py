@@ -1,4 +1,4 @@
-"""The same conversation over either dialect, whole or streamed, gives the same neutral reply."""
+"""A conversation yields the same neutral reply over either dialect, whole or streamed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ CITY = JSONSchema(
     {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}, name="city"
 )
 
-Asking = dict[str, Any]
-CONVERSATIONS: dict[str, tuple[Scripted | None, Asking]] = {
+Options = dict[str, Any]
+CONVERSATIONS: dict[str, tuple[Scripted | None, Options]] = {
     "small talk": (None, {"messages": "Hello, how are you?"}),
     "a system prompt": (None, {"messages": "Who are you?", "system": "You are a hedgehog."}),
     "a text with emoji": (Scripted("Grüße, 你好 😀🦔"), {"messages": "Greet me."}),
     "an empty answer": (Scripted(""), {"messages": "Say nothing."}),
-    "an answer that is cut": (None, {"messages": "Tell me a long story.", "max_tokens": 5}),
+    "a truncated answer": (None, {"messages": "Tell me a long story.", "max_tokens": 5}),
     "reasoning": (
         Scripted("4", reasoning="2 and 2 are 4."),
         {"messages": "2 + 2?", "reasoning_effort": "low"},
@@ -53,7 +53,7 @@ CONVERSATIONS: dict[str, tuple[Scripted | None, Asking]] = {
         None,
         {"messages": "Weather in Paris?", "tools": [WEATHER], "tool_choice": NamedTool("weather")},
     ),
-    "parallel calls beside text": (
+    "parallel calls with text": (
         Scripted("I look.", calls=[("weather", {"city": "Paris"}), ("weather", {"city": "東京"})]),
         {"messages": "Weather in Paris and Tokyo?", "tools": [WEATHER]},
     ),
@@ -72,16 +72,16 @@ CONVERSATIONS: dict[str, tuple[Scripted | None, Asking]] = {
         None,
         {"messages": [Message("user", [Text("What is it?"), Image(data=IMAGE, media_type="image/png")])]},
     ),
-    "an answer that keeps to a schema": (None, {"messages": "Name a city.", "response_format": CITY}),
+    "an answer that follows a schema": (None, {"messages": "Name a city.", "response_format": CITY}),
 }
 
 
 @pytest.fixture
 def ask() -> Iterator[Callable[..., ChatReply]]:
-    """Ask a fresh emulator over one dialect."""
+    """Return a function that sends a chat to a fresh emulator over a given dialect."""
     with Emulator(speed=math.inf) as emulator:
 
-        def asking(dialect: DialectName, script: Scripted | None, way: str, options: Asking) -> ChatReply:
+        def send(dialect: DialectName, script: Scripted | None, way: str, options: Options) -> ChatReply:
             if script is not None:
                 emulator.script([script])
             client = Client(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
@@ -92,11 +92,11 @@ def ask() -> Iterator[Callable[..., ChatReply]]:
                     pass
             return stream.reply
 
-        yield asking
+        yield send
 
 
 def neutral(reply: ChatReply) -> tuple[Any, ...]:
-    """Return what must be alike: all but ids, and the signatures and counts that only one dialect has."""
+    """Return what must be equal: all but ids, and the signatures and counts that only one dialect has."""
     assert reply.usage is not None
     usage = replace(reply.usage, reasoning_tokens=0)
     return [_plain(part) for part in reply.parts], reply.finish_reason, reply.model, usage
@@ -109,8 +109,8 @@ def _plain(part: Part) -> Part:
 
 
 @pytest.mark.parametrize(("script", "options"), CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_a_conversation_gives_the_same_reply_four_ways(
-    ask: Callable[..., ChatReply], script: Scripted | None, options: Asking
+def test_a_conversation_yields_the_same_reply_in_all_four_ways(
+    ask: Callable[..., ChatReply], script: Scripted | None, options: Options
 ) -> None:
     replies = {
         (dialect, way): neutral(ask(dialect, script, way, options))
@@ -139,20 +139,20 @@ def test_an_error_is_the_same_over_either_dialect(status: int, way: str) -> None
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_texts_are_the_answer_alone(dialect: DialectName) -> None:
+def test_texts_yields_only_the_answer(dialect: DialectName) -> None:
     script = Scripted("Sunny, warm.", reasoning="Look.", calls=[("weather", {"city": "Oslo"})])
-    asking: Asking = {"messages": "Weather?", "tools": [WEATHER], "reasoning_effort": "low"}
+    request: Options = {"messages": "Weather?", "tools": [WEATHER], "reasoning_effort": "low"}
 
-    async def heard(**settings: Any) -> list[str]:
-        async with AsyncClient(**settings) as client, await client.chat.stream(**asking) as stream:
+    async def streamed(**settings: Any) -> list[str]:
+        async with AsyncClient(**settings) as client, await client.chat.stream(**request) as stream:
             return [text async for text in stream.texts()]
 
     with Emulator(speed=math.inf) as emulator:
         emulator.script([script, script])
-        settings: Asking = {"base_url": emulator.base_url, "api_key": emulator.api_key, "dialect": dialect}
-        with Client(**settings) as client, client.chat.stream(**asking) as stream:
+        settings: Options = {"base_url": emulator.base_url, "api_key": emulator.api_key, "dialect": dialect}
+        with Client(**settings) as client, client.chat.stream(**request) as stream:
             texts = list(stream.texts())
-        assert "".join(asyncio.run(heard(**settings))) == "".join(texts) == "Sunny, warm."
+        assert "".join(asyncio.run(streamed(**settings))) == "".join(texts) == "Sunny, warm."
     assert len(texts) > 1
     assert stream.reply.reasoning == "Look."
     assert stream.reply.tool_calls
@@ -160,7 +160,7 @@ def test_texts_are_the_answer_alone(dialect: DialectName) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("quirk", ["no-index", "text-index", "zero-index", "calls-at-once", "split-emoji"])
-def test_servers_that_speak_oddly_are_understood(dialect: DialectName, quirk: str) -> None:
+def test_nonstandard_streams_are_understood(dialect: DialectName, quirk: str) -> None:
     script = Scripted("😀 look", calls=[("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})])
     with Emulator(speed=math.inf, quirks=[quirk]) as emulator:
         emulator.script([script])

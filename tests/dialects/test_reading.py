@@ -1,4 +1,4 @@
-"""A reply says the same whether it comes whole, event by event, or with all its events at once."""
+"""A reply is read the same whether it arrives whole, event by event, or with all its events at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def events(*blocks: tuple[JSON, list[JSON]], end: str = "end_turn", **more: Any)
     written: list[Any] = [{"type": "message_start", "message": {"id": "1"}}]
     for index, (block, pieces) in enumerate(blocks):
         written.append({"type": "content_block_start", "index": index, "content_block": block})
-        written += [{"type": "content_block_delta", "index": index, "delta": each} for each in pieces]
+        written += [{"type": "content_block_delta", "index": index, "delta": piece} for piece in pieces]
         written.append({"type": "content_block_stop", "index": index})
     written.append({"type": "message_delta", "delta": {"stop_reason": end, **more}})
     return [*written, {"type": "message_stop"}]
@@ -68,7 +68,7 @@ def json_pieces(*pieces: str) -> list[JSON]:
 LOOK = ToolCall("a", "weather", '{"at": 1}')
 LOOKED: JSON = {"type": "tool_use", "id": "a", "name": "weather", "input": {"at": 1}}
 
-# The dialect, the whole reply, the events of its stream, and the parts that both give.
+# The dialect, the whole reply, the events of its stream, and the parts that both yield.
 CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
     "a name in two pieces": (
         "openai",
@@ -82,13 +82,13 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         deltas(call(id="a", name="wea"), call('{"at": 1}', name="ther"), end="tool_calls"),
         [LOOK],
     ),
-    "a name that comes again as far as it is": (
+    "a name that repeats its earlier pieces": (
         "openai",
         completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
         deltas(call(name="wea", id="a"), call(name="weather"), call('{"at": 1}', name="weather"), end="stop"),
         [LOOK],
     ),
-    "a name and nothing else": (
+    "only a name": (
         "openai",
         completion("tool_calls", content="so", tool_calls=[called("a", "weather", "")]),
         deltas(call(id="a", name="weather"), {"content": "so"}, end="tool_calls"),
@@ -121,19 +121,19 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         ),
         [Raw(SEARCH), Raw(FOUND), Text("so")],
     ),
-    "an input that comes at the start": (
+    "an input sent at the start": (
         "anthropic",
         message(LOOKED, end="tool_use"),
         events((LOOKED, []), end="tool_use"),
         [LOOK],
     ),
-    "an input that comes at the start and again": (
+    "an input sent at the start and again": (
         "anthropic",
         message(LOOKED, end="tool_use"),
         events((LOOKED, json_pieces('{"at"', ": 1}")), end="tool_use"),
         [LOOK],
     ),
-    "a thought without words": (
+    "reasoning without text": (
         "anthropic",
         message({"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": "so"}),
         events(
@@ -145,7 +145,7 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         ),
         [Text("so")],
     ),
-    "a signature without words": (
+    "a signature without text": (
         "anthropic",
         message({"type": "thinking", "thinking": "", "signature": "sig"}, {"type": "text", "text": "so"}),
         events(
@@ -154,13 +154,13 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         ),
         [Reasoning("", "sig"), Text("so")],
     ),
-    "a refusal without words": (
+    "a refusal without text": (
         "anthropic",
         message(end="refusal"),
         events(end="refusal"),
         [Refusal("")],
     ),
-    "a refusal within the answer": (
+    "a refusal after text": (
         "anthropic",
         message({"type": "text", "text": "so"}, end="refusal", stop_details={"explanation": "no"}),
         events(({"type": "text", "text": ""}, text("so")), end="refusal", stop_details={"explanation": "no"}),
@@ -170,18 +170,18 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_parts_are_the_same_however_they_come(case: str) -> None:
+def test_a_reply_has_the_same_parts_whole_and_streamed(case: str) -> None:
     dialect, whole, stream, parts = CASES[case]
     assert dialect_named(dialect).decode(copy.deepcopy(whole)).parts == parts
     for at_once in (False, True):
-        begun, reply = read(dialect, stream, at_once=at_once)
+        streamed, reply = read(dialect, stream, at_once=at_once)
         assert reply.parts == parts
-        # Each part has a block of its own in the deltas, from which adapters tell the parts.
-        assert len({delta.block for delta in begun}) == len(parts)
+        # Each part has its own block in the deltas, by which adapters separate parts.
+        assert len({delta.block for delta in streamed}) == len(parts)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_two_calls_with_one_id_are_two_calls(dialect: DialectName) -> None:
+def test_two_calls_with_the_same_id_are_kept_apart(dialect: DialectName) -> None:
     pair = [called("a", "weather", '{"at": 1}'), called("a", "weather", '{"at": 2}')]
     pieces = [
         {"tool_calls": [{"index": index, "id": "a", "function": {"name": "weather"}}]} for index in (0, 1)
@@ -191,7 +191,7 @@ def test_two_calls_with_one_id_are_two_calls(dialect: DialectName) -> None:
         for index in (0, 1)
     ]
     second = {**LOOKED, "input": {"at": 2}}
-    written: dict[str, tuple[JSON, list[Any]]] = {
+    replies: dict[str, tuple[JSON, list[Any]]] = {
         "openai": (completion("tool_calls", tool_calls=pair), deltas(*pieces, end="tool_calls")),
         "anthropic": (
             message(LOOKED, second, end="tool_use"),
@@ -202,14 +202,14 @@ def test_two_calls_with_one_id_are_two_calls(dialect: DialectName) -> None:
             ),
         ),
     }
-    whole, stream = written[dialect]
+    whole, stream = replies[dialect]
     for reply in (dialect_named(dialect).decode(whole), read(dialect, stream)[1]):
-        assert [each.parse() for each in reply.tool_calls] == [{"at": 1}, {"at": 2}]
-        assert len({each.id for each in reply.tool_calls}) == 2
+        assert [tool_call.parse() for tool_call in reply.tool_calls] == [{"at": 1}, {"at": 2}]
+        assert len({tool_call.id for tool_call in reply.tool_calls}) == 2
 
 
-def counted(dialect: DialectName, *usages: JSON) -> ChatReply:
-    """Read a stream that counts its tokens several times."""
+def read_usages(dialect: DialectName, *usages: JSON) -> ChatReply:
+    """Read a stream that reports its usage several times."""
     if dialect == "openai":
         return read(dialect, [{"choices": [{"delta": {}}], "usage": usage} for usage in usages])[1]
     start = {"type": "message_start", "message": {"usage": usages[0]}}
@@ -231,15 +231,17 @@ def counted(dialect: DialectName, *usages: JSON) -> ChatReply:
         ),
     ],
 )
-def test_a_later_zero_does_not_wipe_a_count_out(dialect: DialectName, first: JSON, second: JSON) -> None:
-    usage = counted(dialect, first, second).usage
+def test_a_later_zero_does_not_overwrite_a_token_count(
+    dialect: DialectName, first: JSON, second: JSON
+) -> None:
+    usage = read_usages(dialect, first, second).usage
     assert usage == Usage(input_tokens=25, output_tokens=5, cache_read_tokens=20)
-    assert counted(dialect, second, {**first, "completion_tokens": 5, "output_tokens": 5}).usage == usage
+    assert read_usages(dialect, second, {**first, "completion_tokens": 5, "output_tokens": 5}).usage == usage
 
 
 @pytest.mark.parametrize("total", [{"cache_creation_input_tokens": 12}, {}], ids=["total", "details alone"])
 @pytest.mark.parametrize("way", ["whole", "stream"])
-def test_what_was_written_to_the_cache_is_told_by_its_time(way: str, total: JSON) -> None:
+def test_cache_writes_are_counted_by_their_lifetime(way: str, total: JSON) -> None:
     given = {
         "input_tokens": 3,
         **total,
@@ -251,7 +253,7 @@ def test_what_was_written_to_the_cache_is_told_by_its_time(way: str, total: JSON
     if way == "whole":
         usage = dialect_named("anthropic").decode(message(usage={**given, **last})).usage
     else:
-        usage = counted("anthropic", given, last).usage
+        usage = read_usages("anthropic", given, last).usage
     assert usage is not None
     assert (usage.input_tokens, usage.cache_creation_tokens) == (15, 12)
     assert (usage.cache_creation_5m_tokens, usage.cache_creation_1h_tokens) == (5, 7)
@@ -267,7 +269,7 @@ def test_the_service_tier_of_a_completion_is_in_its_usage() -> None:
 
 
 @pytest.mark.parametrize("name", ["content", "refusal"])
-def test_the_probabilities_of_answers_and_refusals_are_kept(name: str) -> None:
+def test_log_probabilities_of_answers_and_refusals_are_kept(name: str) -> None:
     tokens = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -2.0}]
     whole = completion(content="ab")
     whole["choices"][0]["logprobs"] = {name: tokens}
@@ -278,12 +280,12 @@ def test_the_probabilities_of_answers_and_refusals_are_kept(name: str) -> None:
         assert reply.extra["logprobs"][name] == tokens
 
 
-def test_a_refusal_is_known_without_its_words() -> None:
+def test_a_refusal_without_text_is_recognized() -> None:
     assert dialect_named("anthropic").decode(message(end="refusal")).is_refusal
     assert not dialect_named("anthropic").decode(message()).is_refusal
 
 
-def test_a_notebook_shows_a_reply_as_its_answer_and_what_it_used() -> None:
+def test_a_notebook_shows_the_answer_and_usage_of_a_reply() -> None:
     parts = [Text("1 < 2"), ToolCall("call_1", "add", '{"a": 1}')]
     shown = ChatReply(parts, usage=Usage(7, 3), model="piccc-pro")._repr_mimebundle_()
     assert shown["text/plain"] == '1 < 2\nadd({"a": 1})\n(piccc-pro · 7 tokens in, 3 out)'
@@ -300,7 +302,7 @@ def test_a_notebook_shows_a_reply_as_its_answer_and_what_it_used() -> None:
         ("of_its_own", "of_its_own"),
     ],
 )
-def test_the_end_has_one_word_over_either_dialect(word: str, neutral: str) -> None:
+def test_finish_reasons_are_normalized_over_either_dialect(word: str, neutral: str) -> None:
     choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": word}
     assert dialect_named("openai").decode({"choices": [choice]}).finish_reason == neutral
     assert dialect_named("anthropic").decode({"content": [], "stop_reason": word}).finish_reason == neutral
@@ -325,7 +327,7 @@ def test_the_end_has_one_word_over_either_dialect(word: str, neutral: str) -> No
         ({"prompt_cache_hit_tokens": 8}, 8, 0),
     ],
 )
-def test_what_gateways_count_of_the_cache_is_read(usage: JSON, read: int, written: int) -> None:
+def test_cache_counts_are_read_from_the_formats_of_gateways(usage: JSON, read: int, written: int) -> None:
     choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
     body = {"choices": [choice], "usage": {**usage, "service_tier": "flex"}}
     counted = dialect_named("openai").decode(body).usage
@@ -334,7 +336,7 @@ def test_what_gateways_count_of_the_cache_is_read(usage: JSON, read: int, writte
     assert counted.service_tier == "flex"
 
 
-def test_usage_under_the_names_of_other_routes_is_read() -> None:
+def test_usage_with_the_field_names_of_other_routes_is_read() -> None:
     choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}
     body = {"choices": [choice], "usage": {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}}
     counted = dialect_named("openai").decode(body).usage

@@ -1,4 +1,4 @@
-"""Any conversation makes a request that the official SDKs' types and a strict server accept."""
+"""Any conversation becomes a request that the official SDKs' types and a strict server accept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WORDS = b64encode("grüße".encode()).decode()
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}}}
 NAMES = ["look", "files.read", "files_read", "é", "x" * 70]
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+NO_DEADLINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TEXTS = st.sampled_from(["hi", "", " ", "\n\n", "It is ", "half \ud83d", "\ud83d\ude00", "a\x00b"])
 IDS = st.sampled_from(["a", "b", "call_1", "fc_1|2", "c:1", "", "y" * 60])
@@ -115,7 +115,7 @@ RESULT = parts(TEXT, PASSAGE, IMAGE, FILE, SOUND, REFUSAL, FOREIGN)
 
 @st.composite
 def exchanges(draw: st.DrawFn) -> list[Message]:
-    """Draw an answer, and results of some of its calls in some order, perhaps after what a user said."""
+    """Draw an answer and results of some of its calls, in any order, perhaps after another turn."""
     answer = Message("assistant", draw(ANSWER), draw(st.sampled_from([None, "research agent"])))
     ids = [part.id for part in answer.parts if isinstance(part, ToolCall | InvalidToolCall) and part.id]
     answered = draw(st.lists(st.sampled_from(ids), max_size=3)) if ids else []
@@ -128,7 +128,7 @@ def exchanges(draw: st.DrawFn) -> list[Message]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> ChatRequest:
-    """Draw a request whose conversation says at least something."""
+    """Draw a request whose conversation has at least one nonempty message."""
     turns = draw(
         st.lists(USER.map(lambda turn: [turn]) | SYSTEM.map(lambda turn: [turn]) | exchanges(), max_size=5)
     )
@@ -162,12 +162,12 @@ def official(dialect: DialectName) -> TypeAdapter[Any]:
 
 
 def validated(value: Any) -> Any:
-    """Read all that a validator gave: what the SDKs type as iterables it reads only when it is asked to."""
+    """Consume a validator's result: it validates what the SDKs type as iterables only when iterated."""
     if isinstance(value, dict):
-        return {name: validated(each) for name, each in value.items()}
+        return {name: validated(inner) for name, inner in value.items()}
     if isinstance(value, str | int | float | None):
         return value
-    return [validated(each) for each in value]
+    return [validated(inner) for inner in value]
 
 
 def encoded(dialect: DialectName, request: ChatRequest) -> EncodedRequest:
@@ -175,14 +175,14 @@ def encoded(dialect: DialectName, request: ChatRequest) -> EncodedRequest:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_any_conversation_has_the_official_types(dialect: DialectName) -> None:
-    @UNHURRIED
+def test_any_conversation_matches_the_official_types(dialect: DialectName) -> None:
+    @NO_DEADLINE
     @given(requests())
     def check(request: ChatRequest) -> None:
         body = json.loads(serialize(encoded(dialect, request).body))
-        for name in ("temperature", "top_p"):  # newer SDKs of Anthropic's do not type them
+        for name in ("temperature", "top_p"):  # newer Anthropic SDKs do not declare them
             body.pop(name, None)
-        for message in body["messages"]:  # as DeepSeek and others extend OpenAI's
+        for message in body["messages"]:  # an extension by DeepSeek and others
             message.pop("reasoning_content", None)
         assert validated(official(dialect).validate_python(body)) == body
 
@@ -199,48 +199,48 @@ def http() -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_any_conversation_is_accepted_by_a_strict_server(dialect: DialectName, http: httpx.Client) -> None:
-    @settings(UNHURRIED, max_examples=60)
+    @settings(NO_DEADLINE, max_examples=60)
     @given(requests())
     def check(request: ChatRequest) -> None:
         path = dialect_named(dialect).path
-        reply = http.post(path, content=serialize(encoded(dialect, request).body))
-        assert reply.status_code == 200, reply.text
+        response = http.post(path, content=serialize(encoded(dialect, request).body))
+        assert response.status_code == 200, response.text
 
     check()
 
 
 def replies() -> Iterator[tuple[str, DialectName, ChatReply]]:
-    """Yield the odd replies of the other tables, as each dialect and way reads them."""
+    """Yield the unusual replies of the other tables, read from each dialect, whole and streamed."""
     for dialect in DIALECTS:
         for case, (calls, finish_reason, _) in invalid_calls.CASES.items():
-            numbered = [(f"call_{at}", *each) for at, each in enumerate(calls)]
+            numbered = [(f"call_{index}", *call) for index, call in enumerate(calls)]
             for way in WAYS[:2]:
                 yield case, dialect, reply_of(dialect, way, numbered, finish_reason)
     for case, (dialect, whole, stream, parts) in reading.CASES.items():
-        if not any(isinstance(part, Reasoning) and part.signature for part in parts):  # it is checked
+        if not any(isinstance(part, Reasoning) and part.signature for part in parts):  # servers verify it
             yield case, dialect, dialect_named(dialect).decode(copy.deepcopy(whole))
             yield case, dialect, read(dialect, stream)[1]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_any_reply_goes_back_over_either_dialect(dialect: DialectName, http: httpx.Client) -> None:
-    hi, further = Message("user", [Text("hi")]), Message("user", [Text("so?")])
-    refused = {}
+def test_any_reply_can_be_replayed_over_either_dialect(dialect: DialectName, http: httpx.Client) -> None:
+    hi, last = Message("user", [Text("hi")]), Message("user", [Text("so?")])
+    rejected = {}
     for case, origin, reply in replies():
-        request = ChatRequest(model="piccc-pro", messages=[hi, reply.message, further])
+        request = ChatRequest(model="piccc-pro", messages=[hi, reply.message, last])
         body = encoded(dialect, request).body
         validated(official(dialect).validate_python(body))
-        answer = http.post(dialect_named(dialect).path, content=serialize(body))
-        if answer.status_code != 200:
-            refused[origin, case] = answer.text
-    assert not refused
+        response = http.post(dialect_named(dialect).path, content=serialize(body))
+        if response.status_code != 200:
+            rejected[origin, case] = response.text
+    assert not rejected
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_conversation_goes_out_alike_while_it_grows(dialect: DialectName) -> None:
-    """A server finds what it has cached only behind a beginning that has not changed."""
+def test_a_growing_conversation_keeps_its_encoded_beginning(dialect: DialectName) -> None:
+    """A server's prompt cache is hit only if the beginning has not changed."""
 
-    @UNHURRIED
+    @NO_DEADLINE
     @given(requests(), exchanges())
     def check(request: ChatRequest, more: list[Message]) -> None:
         plain = replace(request, reasoning_effort=None)

@@ -1,4 +1,4 @@
-"""Reading by what events have in common gives what the parser gives, for whatever comes."""
+"""Reading events by a template yields what the parser yields, for any events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Never(EventTemplate):
     """Leave every event to the parser."""
 
     def read(self, event: Event) -> None:
-        """Know nothing."""
+        """Match no event."""
 
 
 def read(name: str, *reads: list[Event], known: EventTemplate | None = None) -> tuple[list[Any], ChatReply]:
@@ -60,7 +60,7 @@ WORDS = st.one_of(
     ),
     st.text(max_size=4),
 )
-"""Some of them stand elsewhere in an event too."""
+"""Some of them also occur elsewhere in an event."""
 
 
 @st.composite
@@ -124,7 +124,7 @@ def anthropic_events(draw: st.DrawFn) -> str:
 def written(draw: st.DrawFn, body: dict[str, Any]) -> str:
     separators = draw(st.sampled_from([None, None, (",", ":")]))
     text = json.dumps(body, ensure_ascii=draw(st.booleans()), separators=separators)
-    if draw(st.integers(0, 9)) == 0:  # a second field of one name: the last counts
+    if draw(st.integers(0, 9)) == 0:  # a duplicate field: the last one wins
         text = text.replace('"content"', '"content": "a", "content"').replace(
             '"text":', '"text": "a", "text":'
         )
@@ -132,16 +132,16 @@ def written(draw: st.DrawFn, body: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("name", "events"), [("openai", openai_events()), ("anthropic", anthropic_events())])
-def test_it_reads_what_the_parser_reads(name: str, events: st.SearchStrategy[str]) -> None:
+def test_a_template_reads_what_the_parser_reads(name: str, events: st.SearchStrategy[str]) -> None:
     @given(
         st.lists(st.tuples(st.sampled_from(["message", "message", "delta", "error"]), events), max_size=12)
     )
     def check(given_: list[tuple[str, str]]) -> None:
         events = [Event(kind, data) for kind, data in given_]
         one_by_one = [[event] for event in events]
-        said = read(name, *one_by_one, known=Never())
-        assert read(name, *one_by_one) == said
-        assert read(name, events)[1] == said[1]
+        expected = read(name, *one_by_one, known=Never())
+        assert read(name, *one_by_one) == expected
+        assert read(name, events)[1] == expected[1]
 
     check()
 
@@ -151,52 +151,54 @@ Count = Callable[[Any, str], list[Any]]
 
 @pytest.fixture
 def count(monkeypatch: pytest.MonkeyPatch) -> Count:
-    """Return what counts the calls of a module's function."""
+    """Return a function that records the calls of a module's function."""
 
     def count(module: Any, name: str) -> list[Any]:
-        called: list[Any] = []
+        calls: list[Any] = []
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given: (called.append(given), original(*given))[1])
-        return called
+        monkeypatch.setattr(module, name, lambda *given: (calls.append(given), original(*given))[1])
+        return calls
 
     return count
 
 
-def said(text: str, **more: Any) -> Event:
+def text_event(text: str, **more: Any) -> Event:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
     return Event("message", json.dumps({"id": "c1", "choices": [choice], **more}))
 
 
-def test_the_same_words_elsewhere_are_not_taken_for_the_text() -> None:
-    events = [Event("message", said(" word").data.replace("c1", id)) for id in ("c1", " word", " other")]
+def test_the_same_words_elsewhere_are_not_mistaken_for_the_text() -> None:
+    events = [
+        Event("message", text_event(" word").data.replace("c1", id)) for id in ("c1", " word", " other")
+    ]
     assert read("openai", events)[1].text == " word word word"
 
 
-def test_events_that_are_alike_are_not_parsed(count: Count) -> None:
+def test_similar_events_are_not_parsed(count: Count) -> None:
     parsed = count(reader, "read_event")
-    deltas, reply = read("openai", [said(f" word{number}") for number in range(1000)])
-    assert len(parsed) == 2  # the one that names the reply, and the one to learn from
+    deltas, reply = read("openai", [text_event(f" word{number}") for number in range(1000)])
+    assert len(parsed) == 2  # the one that names the reply, and the one that the template is learned from
     assert reply.text == "".join(f" word{number}" for number in range(1000))
     assert len(deltas) == 1000
 
 
-def test_anthropic_events_that_are_alike_are_not_parsed(count: Count) -> None:
+def test_similar_anthropic_events_are_not_parsed(count: Count) -> None:
     parsed = count(reader, "read_event")
     deltas = [{"type": "thinking_delta", "thinking": f" thought{number}"} for number in range(500)]
     deltas += [{"type": "text_delta", "text": f" word{number}"} for number in range(500)]
-    bodies = [{"type": "content_block_delta", "index": 0, "delta": each} for each in deltas]
-    read("anthropic", [Event("content_block_delta", json.dumps(each)) for each in bodies])
+    bodies = [{"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas]
+    read("anthropic", [Event("content_block_delta", json.dumps(body)) for body in bodies])
     assert len(parsed) == 2
 
 
-def test_a_stream_whose_events_all_differ_is_learnt_from_once(count: Count) -> None:
+def test_a_template_is_learned_only_once_if_all_events_differ(count: Count) -> None:
     tried = count(reader, "from_json")
-    _, reply = read("openai", [said(" word", obfuscation="x" * number) for number in range(1000)])
+    _, reply = read("openai", [text_event(" word", obfuscation="x" * number) for number in range(1000)])
     assert reply.text == " word" * 1000
     assert len(tried) == 1001
 
 
-def test_what_changes_now_and_then_is_learnt_anew(count: Count) -> None:
+def test_a_template_is_learned_again_after_an_occasional_change(count: Count) -> None:
     parsed = count(reader, "read_event")
-    read("openai", [said(" word", created=number // 100) for number in range(1000)])
+    read("openai", [text_event(" word", created=number // 100) for number in range(1000)])
     assert len(parsed) == 11

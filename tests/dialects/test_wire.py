@@ -1,4 +1,4 @@
-"""JSON from the wire: any value is a reply or a typed error, whatever stands where."""
+"""JSON from and to the wire: any value yields a reply or a typed error."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
 @given(payload=VALUES)
-def test_any_json_is_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
+def test_any_json_yields_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
     try:
         reply = dialect_named(name).decode(payload)
     except PicccError:
@@ -76,7 +76,7 @@ def test_any_json_is_a_reply_or_a_typed_error(name: str, payload: Any) -> None:
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
 @given(payloads=st.lists(VALUES, max_size=5), kind=NAMES)
-def test_any_events_are_deltas_or_a_typed_error(name: str, payloads: list[Any], kind: str) -> None:
+def test_any_events_yield_deltas_or_a_typed_error(name: str, payloads: list[Any], kind: str) -> None:
     reader = dialect_named(name).reader()
     try:
         for payload in payloads:
@@ -88,7 +88,7 @@ def test_any_events_are_deltas_or_a_typed_error(name: str, payloads: list[Any], 
 
 
 @given(VALUES)
-def test_what_the_fast_parser_refuses_the_slow_one_reads_alike(value: Any) -> None:
+def test_the_slow_parser_reads_the_same_as_the_fast_one(value: Any) -> None:
     text = json.dumps(value)
     assert json.dumps(parse(text)) == json.dumps(parse("\ufeff".encode() + text.encode()))
 
@@ -103,23 +103,23 @@ def test_what_the_fast_parser_refuses_the_slow_one_reads_alike(value: Any) -> No
         (b'"a\xff"', "a\ufffd"),
     ],
 )
-def test_a_whole_text_has_whole_characters(text: str | bytes, value: Any) -> None:
+def test_parsed_text_has_no_half_surrogate_pairs(text: str | bytes, value: Any) -> None:
     assert parse(text) == value
 
 
-REFUSED: dict[str, str | bytes] = {
+REJECTED: dict[str, str | bytes] = {
     "nothing": "",
-    "half": "{",
-    "no JSON": "nonsense",
+    "truncated": "{",
+    "not JSON": "nonsense",
     "deep": "[" * 300 + "]" * 300,
-    "bottomless": "[" * 100_000,
-    "deep behind half a character": '["\\ud83d",' + "[" * 900 + "]" * 901,
+    "endlessly deep": "[" * 100_000,
+    "deep after half a surrogate pair": '["\\ud83d",' + "[" * 900 + "]" * 901,
     "too many values": "[" + "0," * 1_000_001 + "0]",
 }
 
 
-@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
-def test_what_is_no_json_or_too_deep_is_a_value_error(text: str | bytes) -> None:
+@pytest.mark.parametrize("text", REJECTED.values(), ids=REJECTED)
+def test_invalid_or_too_deep_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse(text)
 
@@ -134,17 +134,17 @@ def _circular() -> list[Any]:
     return value
 
 
-UNSAYABLE: dict[str, Any] = {
+UNREPRESENTABLE: dict[str, Any] = {
     "nan": float("nan"),
     "inf": float("inf"),
     "an object": Odd(),
     "an object inside": {"a": {"b": Odd()}},
-    "a circle": _circular(),
+    "a circular reference": _circular(),
 }
 
 
-@pytest.mark.parametrize("value", UNSAYABLE.values(), ids=UNSAYABLE)
-def test_what_json_cannot_say_is_refused_before_it_is_sent(value: Any) -> None:
+@pytest.mark.parametrize("value", UNREPRESENTABLE.values(), ids=UNREPRESENTABLE)
+def test_values_that_json_cannot_represent_are_rejected_before_sending(value: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         serialize({"value": value})
 
@@ -154,12 +154,12 @@ def test_any_text_can_be_sent() -> None:
         assert json.loads(serialize({"text": text})) == {"text": text}
 
 
-def test_letters_of_nan_in_the_base64_of_an_image_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("piccc._dialects.common.as_json", None)  # which the slow writer takes
+def test_nan_within_base64_does_not_need_the_slow_serializer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("piccc._dialects.common.as_json", None)  # used by the slow serializer
     assert serialize({"url": "data:image/png;base64,aNaN+Infinity/NaN"}).endswith(b'Infinity/NaN"}')
 
 
-def test_a_data_url_is_sent_as_it_was_given_and_not_copied() -> None:
+def test_a_data_url_is_sent_unchanged_and_not_copied() -> None:
     url = "data:image/png;base64,iVBORw0KGgo="
     assert image_source(Image(url=url)).url is url
     assert image_source(Image(url=url.replace("png", "gif"))).url == url
@@ -167,7 +167,7 @@ def test_a_data_url_is_sent_as_it_was_given_and_not_copied() -> None:
 
 
 @pytest.mark.parametrize("end", ["", '"', "\\", "\n", "\x00", "\x7f", "é", "😀", "\ud83d"])
-def test_a_large_text_is_sent_as_any_other(end: str) -> None:
+def test_a_large_text_is_serialized_like_any_other(end: str) -> None:
     head, text = "data:image/png;base64,", "A" * LARGE_TEXT + end
     whole = {"first": f"{head}{text}", "then": ["\x00é", text, text], "last": 1}
     apart = large(text)
@@ -176,19 +176,19 @@ def test_a_large_text_is_sent_as_any_other(end: str) -> None:
     assert len(body) == len(bytes(body))
 
 
-def test_a_large_text_is_not_copied_before_it_is_sent() -> None:
+def test_a_large_text_is_not_copied_before_sending() -> None:
     body = request_body({"text": large("A" * LARGE_TEXT)})
     assert isinstance(body, LargeBody)
-    for _ in range(2):  # each attempt sends it all
+    for _ in range(2):  # each attempt iterates again
         assert list(body) == [b'{"text":"', b"A" * LARGE_TEXT, b'"}']
     assert request_body({"text": large("A")}) == b'{"text":"A"}'
 
 
-def test_halves_of_characters_are_joined_or_replaced_before_they_are_sent() -> None:
+def test_halves_of_surrogate_pairs_are_joined_or_replaced_before_sending() -> None:
     sent = serialize({"text": ["\ud83d", "\ud83d\ude00"], "\udc00": 1}).decode()
     assert json.loads(sent) == {"text": ["\ufffd", "😀"], "\ufffd": 1}
 
 
-def test_an_unknown_dialect_is_refused() -> None:
+def test_an_unknown_dialect_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="'anthropic'"):
         dialect_named("esperanto")

@@ -1,4 +1,4 @@
-"""The Python in README and documentation runs, and the Chinese pages have the code of the English ones."""
+"""The Python code in the README and docs runs, and Chinese pages have the code of the English ones."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _blocks(page: Path) -> list[str]:
 
 
 def _whole(page: Path) -> str:
-    """Return the code of a page whose blocks follow each other, as those for the frameworks' own docs do."""
+    """Return the code of a page whose blocks continue each other, like those for the frameworks' docs."""
     if page.suffix == ".ipynb":
         cells = json.loads(page.read_text("utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        return "\n".join(each for each in code if not each.startswith("%"))
+        return "\n".join(cell for cell in code if not cell.startswith("%"))
     return "\n".join(re.findall(r"```python [^\n]*\n(.*?)```", page.read_text("utf-8"), re.DOTALL))
 
 
@@ -45,8 +45,8 @@ for path in sorted(pathlib.Path().glob("block_*.py")):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One process a page: most of a block's time goes into importing the frameworks.
+def test_the_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One process per page: a block spends most of its time importing the frameworks.
     tests = [block for block in PAGES[page] if "def test_" in block]
     others = [block for block in PAGES[page] if "def test_" not in block]
     for number, block in enumerate(others, 1):
@@ -57,17 +57,20 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
         if tests:
-            monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # `test_fixture.py` finds ours by it
+            monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # `test_fixture.py` tests autoloading
             _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "piccc.pytest_plugin")
         if others:
-            said = _run(tmp_path, "-c", RUN)
-            silent = re.findall(r"--- (block_\d+\.py)\n(?=---|\Z)", said)
+            output = _run(tmp_path, "-c", RUN)
+            silent = re.findall(r"--- (block_\d+\.py)\n(?=---|\Z)", output)
             assert not silent, f"{silent} of {page} print nothing"
 
 
-def _run(folder: Path, *words: str) -> str:
+def _run(folder: Path, *arguments: str) -> str:
     done = subprocess.run(  # noqa: S603  our own page
-        [sys.executable, "-W", "error::ResourceWarning", *words], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-W", "error::ResourceWarning", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -81,14 +84,14 @@ def _run(folder: Path, *words: str) -> str:
         ("scale.md", "engines/ray_data.py", "Replies"),
     ],
 )
-def test_an_example_on_a_page_is_the_one_that_is_tested(page: str, example: str, name: str) -> None:
+def test_an_example_on_a_page_is_the_tested_code(page: str, example: str, name: str) -> None:
     source = (DOCS.parent / "tests" / example).read_text("utf-8")
     (tested,) = re.findall(rf"^class {name}:.*?(?=\n\n\n|\Z)", source, re.DOTALL | re.MULTILINE)
     assert tested.strip() in (DOCS / page).read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", CHINESE, ids=lambda page: page.name)
-def test_a_chinese_page_has_the_code_of_the_english_one(page: Path) -> None:
+def test_a_chinese_page_has_the_code_of_the_english_page(page: Path) -> None:
     code = re.compile(r"^```\w+\n.*?^```$", re.MULTILINE | re.DOTALL)
     assert code.findall(page.read_text("utf-8")) == code.findall(
         (DOCS / "guides" / page.name).read_text("utf-8")

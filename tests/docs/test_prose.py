@@ -1,4 +1,4 @@
-"""Our prose uses the field's words: no banned word stands in pages, docstrings, help texts or notebooks."""
+"""Pages, docstrings, help texts and notebooks use the field's terms and no banned words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BANNED = {
     r"simply|obviously|blazing(?:ly)? fast|seamless(?:ly)?|cutting-edge|state-of-the-art": "nothing",
     r"leverag\w+|utiliz\w+": "use",
 }
-"""What is never written, as a pattern of whole words, and what is written in its place."""
+"""Patterns of whole words that are banned, and what to write instead."""
 BANNED_CHINESE = {
     "笔记本": "Jupyter Notebook",
     "声音": "音频",
@@ -47,34 +47,34 @@ PAGES = [
     *(ROOT / "docs" / "integrations").iterdir(),
     *(ROOT / "notebooks").glob("*.ipynb"),
 ]
-# emulator/model is left out: its texts are the words that it looks for in prompts.
+# emulator/model is excluded: its strings are words that it looks for in prompts.
 SOURCES = [
-    *(each for each in (ROOT / "shared" / "piccc").rglob("*.py") if each.parent.name != "model"),
+    *(path for path in (ROOT / "shared" / "piccc").rglob("*.py") if path.parent.name != "model"),
     *(ROOT / "langchain_piccc").glob("*.py"),
     *(ROOT / "llama_index_piccc").glob("*.py"),
 ]
 
 
 def _prose(path: Path) -> str:
-    """Return what a person reads of a file: a page without its code, or the texts of a module."""
+    """Return the prose in a file: a page without its code, or the strings of a module."""
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         return "\n".join(_texts(ast.parse(text)))
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
-        text = "\n".join("".join(each["source"]) for each in cells if each["cell_type"] == "markdown")
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:
-    """Yield the docstrings, and every other text that has a space: help, hints, messages."""
+    """Yield docstrings and all other strings that contain a space: help, hints, messages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield re.sub(r"\s+", " ", node.value)
 
 
 @pytest.mark.parametrize("path", [*PAGES, *SOURCES], ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_banned_word(path: Path) -> None:
+def test_prose_has_no_banned_words(path: Path) -> None:
     prose = _prose(path)
     found = {
         match[0]: better
@@ -90,31 +90,31 @@ WRAPPED = re.compile(rf"^(?![#|<]).*{WIDE}\n *(?!- )(?:{WIDE}|\*\*{WIDE}).*", re
 
 
 @pytest.mark.parametrize("path", CHINESE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_chinese_pages_name_their_language_and_break_no_paragraph(path: Path) -> None:
-    # A browser shows a line break as a space, and chooses the forms of Chinese characters by the language.
+def test_chinese_pages_declare_their_language_and_wrap_no_paragraph(path: Path) -> None:
+    # Browsers show a line break as a space, and choose the glyphs of Chinese characters by language.
     text = path.read_text("utf-8")
     assert WRAPPED.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) == []
     assert path.parent == ROOT or text.startswith('<div lang="zh-CN" markdown>\n')
 
 
-def test_each_error_class_has_its_section_on_the_page_of_errors() -> None:
+def test_every_error_class_has_a_section_on_the_errors_page() -> None:
     page = (ROOT / "docs" / "guides" / "errors.md").read_text("utf-8")
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     classes = [
         name
-        for name, each in vars(errors).items()
-        if isinstance(each, type) and issubclass(each, errors.PicccError)
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.PicccError)
     ]
-    of_the_frameworks = (StructuredOutputError, StructuredRefusalError, NoToolCallError)
-    assert sections == [*classes, *(each.__name__ for each in of_the_frameworks)]
-    for each in of_the_frameworks:
-        assert each("It broke.").docs_url.endswith(f"#{each.__name__.lower()}")
+    of_frameworks = (StructuredOutputError, StructuredRefusalError, NoToolCallError)
+    assert sections == [*classes, *(kind.__name__ for kind in of_frameworks)]
+    for kind in of_frameworks:
+        assert kind("It broke.").docs_url.endswith(f"#{kind.__name__.lower()}")
 
 
 @pytest.mark.parametrize(
     "path", [page for page in PAGES if page.suffix == ".md"], ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_no_link_of_a_page_leads_nowhere(path: Path) -> None:
+def test_a_page_has_no_broken_relative_links(path: Path) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text("utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
 

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, and its reference has every public name."""
+"""The documentation site builds without warnings, and its reference has every public name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PAGES = {
     "langchain_piccc": "langchain",
     "llama_index_piccc": "llama_index",
 }
-"""The public modules, and their pages in the reference."""
+"""Public modules and their reference pages."""
 KINDS = (griffe.Kind.CLASS, griffe.Kind.FUNCTION)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site from a copy of its sources; return the folder with the pages."""
+    """Build the site from a copy of its sources; return the folder of pages."""
     copy = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("site", ".cache"))
     for package in ("langchain_piccc", "llama_index_piccc", "shared"):
@@ -40,15 +40,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "griffe: " not in said, said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "griffe: " not in output, output
     return copy / "docs" / "site"
 
 
 @pytest.fixture(scope="module")
 def packages() -> griffe.ModulesCollection:
-    """Load the three packages as the site does: from their sources, without running them."""
+    """Load the three packages as the site does: from source, without importing them."""
     return load()
 
 
@@ -68,20 +68,20 @@ def test_every_public_class_function_and_method_has_a_docstring(
 ) -> None:
     missing = []
     for name in names_of(packages[module]):
-        each = packages[module].members[name]
-        members = each.members.values() if each.kind is griffe.Kind.CLASS else ()
-        for one in (each, *members):
-            if one.kind in KINDS and not one.name.startswith("_") and not one.docstring:
-                missing.append(one.path)
+        public = packages[module].members[name]
+        members = public.members.values() if public.kind is griffe.Kind.CLASS else ()
+        for member in (public, *members):
+            if member.kind in KINDS and not member.name.startswith("_") and not member.docstring:
+                missing.append(member.path)
     assert missing == []
 
 
-def test_the_page_of_the_command_line_is_what_its_help_says() -> None:
-    """`python -m tests.docs.cli_page` writes the page."""
+def test_the_command_line_page_matches_the_help() -> None:
+    """`python -m tests.docs.cli_page` generates the page."""
     assert PAGE.read_text("utf-8") == page()
 
 
-def test_no_page_asks_another_server(site: Path) -> None:
+def test_no_page_loads_from_another_server(site: Path) -> None:
     loads = re.compile(
         r"<(?:script|img|iframe)[^>]+src=[\"']?https?://|<link[^>]+rel=[\"']?stylesheet[^>]+https?://"
     )

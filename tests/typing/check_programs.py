@@ -1,4 +1,4 @@
-"""Users' programs pass strict type checkers, and their mistakes do not; without plugins."""
+"""Users' programs pass strict type checkers without plugins, and their mistakes are reported."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
-RIGHT = sorted(each.name for each in PROGRAMS.glob("*_user.py"))
+RIGHT = sorted(path.name for path in PROGRAMS.glob("*_user.py"))
 WRONG = "wrong.py"
-CACHE = Path(__file__).parents[2] / ".mypy_cache" / "programs"  # what frameworks are like is read once
+CACHE = Path(__file__).parents[2] / ".mypy_cache" / "programs"  # the frameworks are analysed once
 
 
 def mypy(folder: Path) -> dict[str, set[int]]:
-    """Return the lines of each program that mypy finds fault with."""
+    """Return the lines of each program in which mypy reports errors."""
     command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", f"--cache-dir={CACHE}"]
     done = subprocess.run([*command, *PROGRAMS.glob("*.py")], capture_output=True, text=True)  # noqa: S603  ours
     assert done.returncode in (0, 1), done.stderr
@@ -25,14 +25,14 @@ def mypy(folder: Path) -> dict[str, set[int]]:
 
 
 def pyright(folder: Path) -> dict[str, set[int]]:
-    """Return the lines of each program that pyright's strict rules find fault with."""
+    """Return the lines of each program in which pyright's strict rules report errors."""
     settings = {"typeCheckingMode": "strict", "include": [str(PROGRAMS)]}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "basedpyright", "-p", folder, "--pythonpath", sys.executable]
     done = subprocess.run([*command, "--outputjson"], capture_output=True, text=True)  # noqa: S603  ours
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)["generalDiagnostics"]
-    return grouped((each["file"], each["range"]["start"]["line"] + 1) for each in found)
+    return grouped((diagnostic["file"], diagnostic["range"]["start"]["line"] + 1) for diagnostic in found)
 
 
 def grouped(found: object) -> dict[str, set[int]]:
@@ -43,7 +43,7 @@ def grouped(found: object) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize("checker", [mypy, pyright])
-def test_what_users_write_passes_and_mistakes_are_found(checker: object, tmp_path: Path) -> None:
+def test_valid_programs_pass_and_mistakes_are_reported(checker: object, tmp_path: Path) -> None:
     program = (PROGRAMS / WRONG).read_text().splitlines()
     mistakes = {number for number, line in enumerate(program, 1) if line.endswith("# wrong")}
     assert len(RIGHT) == 3

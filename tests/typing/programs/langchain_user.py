@@ -1,4 +1,4 @@
-"""What users of LangChain write."""
+"""A program that uses LangChain."""
 
 from collections.abc import Awaitable
 

@@ -1,4 +1,4 @@
-"""What users of LlamaIndex write."""
+"""A program that uses LlamaIndex."""
 
 from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse
 from pydantic import BaseModel

@@ -1,4 +1,4 @@
-"""What users of the raw client write."""
+"""A program that uses the raw client."""
 
 from pathlib import Path
 

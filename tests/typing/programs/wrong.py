@@ -1,4 +1,4 @@
-"""Mistakes that a type checker must find, one on each line that says so."""
+"""Mistakes that a type checker must report, one on each marked line."""
 
 from langchain_piccc import ChatPiccc
 from llama_index_piccc import Piccc
