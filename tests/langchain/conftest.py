@@ -1,4 +1,4 @@
-"""What the LangChain tests share: an emulator that waits for nothing, and models that speak with it."""
+"""Fixtures of the LangChain tests: emulators without delays, and models that use them."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from tests.langchain.media import Way
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """Run one emulator for all tests of a session."""
+    """Run one emulator for the whole session."""
     with Emulator(speed=math.inf) as running:
         yield running
 
 
 @pytest.fixture
 def own_emulator() -> Iterator[Emulator]:
-    """Run an emulator for one test, which may break it."""
+    """Run an emulator for a single test, which may inject faults."""
     with Emulator(speed=math.inf) as running:
         yield running
 
 
 @pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
+def paused() -> Iterator[Emulator]:
+    """Run an emulator whose tasks make progress only when the test advances its clock."""
     with Emulator(clock=ManualClock(start=time.time()), speed=math.inf) as running:
         yield running
 
 
 @pytest.fixture(params=["", "a"], ids=["sync", "async"])
 def way(request: pytest.FixtureRequest) -> Way:
-    """Run a test blocking and asynchronously."""
+    """Run the test with sync and with async calls."""
     return Way(request.param)
 
 
 @pytest.fixture(params=["openai", "anthropic"])
 def dialect(request: pytest.FixtureRequest) -> str:
-    """Run a test once over each dialect."""
+    """Run the test in each dialect."""
     return str(request.param)
 
 
 @pytest.fixture
 def chat(emulator: Emulator, dialect: str) -> Callable[..., ChatPiccc]:
-    """Return a function that makes a model for the emulator."""
+    """Return a factory for models on the emulator."""
 
     def make(**settings: Any) -> ChatPiccc:
         return ChatPiccc(

@@ -1,4 +1,4 @@
-"""What the tests of the media tools share: quick clients, and both ways to run a tool or an agent."""
+"""Helpers of the media tool tests: fast-polling clients, and sync and async runs of tools and agents."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from tests.media.paid import QUICK
 
 
 def settings(emulator: Emulator, **options: Any) -> dict[str, Any]:
-    """Return the settings of a client that asks about tasks without a pause worth the name."""
+    """Return the settings of a client that polls tasks almost without pauses."""
     return {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK, **options}
 
 
 def clients(emulator: Emulator, **options: Any) -> dict[str, Any]:
-    """Return a client of each kind."""
+    """Return a sync and an async client."""
     return {
         "client": Client(**settings(emulator, **options)),
         "async_client": AsyncClient(**settings(emulator, **options)),
     }
 
 
-def calling(name: str = "generate_image", id: str = "c1", **arguments: Any) -> dict[str, Any]:
-    """Return a call as a model makes it."""
+def tool_call(name: str = "generate_image", id: str = "c1", **arguments: Any) -> dict[str, Any]:
+    """Return a tool call in LangChain's format."""
     return {"type": "tool_call", "id": id, "name": name, "args": arguments}
 
 
 class Way:
-    """Run a method, or its asynchronous twin in an event loop of its own."""
+    """Sync or async calls: runs a method, or its async version in a new event loop."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.is_async = bool(prefix)
 
     def run(self, owner: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what the method returns."""
+        """Return the method's result."""
         if not self._prefix:
             return getattr(owner, method)(*args, **kwargs)
 

@@ -1,7 +1,7 @@
-"""Media tools in every kind of graph: `python -m tests.langchain.media_table` runs each row of the table.
+"""Media tools in every kind of graph: `python -m tests.langchain.media_table` runs every row of the table.
 
-A row is a mode, a checkpointer, sync or async, a kind of graph, and how its tasks end. The suite runs as many
-rows as it takes for each pair of values to be in one. Time stands still until a row advances it.
+A row combines a mode, a checkpointer, sync or async, a kind of graph, and how its tasks end. The suite runs
+enough rows to cover each pair of values. The clock stops until a row advances it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DIMENSIONS = (
     ("wait", "submit", "background", "interrupt"),
     ("memory", "sqlite", "postgres"),
     ("sync", "async"),
-    ("agent", "tool node", "own node", "subgraph", "50 sends", "functional"),
+    ("agent", "tool node", "custom node", "subgraph", "50 sends", "functional"),
     ("early", "late", "refused", "vanished", "429"),
 )
 SENDS = 50
@@ -72,7 +72,7 @@ def rows() -> list[Row]:
 
 
 class State(TypedDict):
-    """The state of a graph: messages, and what the human said."""
+    """The state of a graph: messages and the human's answers."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     answers: Annotated[list[str], add]
@@ -80,7 +80,7 @@ class State(TypedDict):
 
 @asynccontextmanager
 async def saver_of(row: Row, postgres: str) -> AsyncIterator[Any]:
-    """Open a row's checkpointer; `postgres` is the URL of a database."""
+    """Open the row's checkpointer; `postgres` is a database URL."""
     async with AsyncExitStack() as stack:
         if row.saver == "memory":
             yield InMemorySaver()
@@ -99,7 +99,7 @@ async def saver_of(row: Row, postgres: str) -> AsyncIterator[Any]:
 
 
 def ask_human_tool() -> Any:
-    """Return the tool by which a model asks a human."""
+    """Return a tool that asks a human."""
 
     @tool
     def ask_human(prompt: str) -> str:
@@ -110,15 +110,15 @@ def ask_human_tool() -> Any:
 
 
 def calls_of(prompts: Sequence[str]) -> list[Any]:
-    """Return calls of the image tool, their ids counted from 0 as some servers do."""
+    """Return calls of the image tool with ids that count from 0, as on some servers."""
     return [
-        {"type": "tool_call", "name": "generate_image", "args": {"prompt": each}, "id": f"call_{number}"}
-        for number, each in enumerate(prompts)
+        {"type": "tool_call", "name": "generate_image", "args": {"prompt": prompt}, "id": f"call_{number}"}
+        for number, prompt in enumerate(prompts)
     ]
 
 
 class Trial:
-    """One row as it runs."""
+    """A running row."""
 
     def __init__(self, row: Row, emulator: Emulator, saver: Any) -> None:
         self.row = row
@@ -142,9 +142,9 @@ class Trial:
         }
 
     def _agent(self, *, checkpointer: Any = None) -> Any:
-        calls = [("generate_image", {"prompt": each}) for each in self.prompts]
-        one = Scripted(calls=[*calls, ("ask_human", {"prompt": "Delete all files?"})])
-        self.emulator.script([one, *["Done."] * 5])
+        calls = [("generate_image", {"prompt": prompt}) for prompt in self.prompts]
+        reply = Scripted(calls=[*calls, ("ask_human", {"prompt": "Delete all files?"})])
+        self.emulator.script([reply, *["Done."] * 5])
         model = ChatPiccc(base_url=self.emulator.base_url, api_key=self.emulator.api_key)
         middleware = PicccTasksMiddleware(self.both["client"], async_client=self.both["async_client"])
         return create_agent(
@@ -161,16 +161,16 @@ class Trial:
         graph.add_edge(START, "model").add_edge("model", "tools")
         return graph.compile(checkpointer=self.saver if is_compiled else None)
 
-    def _own_node(self) -> Any:
+    def _custom_node(self) -> Any:
         calls = calls_of(self.prompts)
 
         def node(state: State, config: RunnableConfig) -> dict[str, Any]:
-            made = [self.image.invoke(call, config) for call in calls]
-            return {"messages": made, "answers": [interrupt("Publish?")]}
+            results = [self.image.invoke(call, config) for call in calls]
+            return {"messages": results, "answers": [interrupt("Publish?")]}
 
         async def anode(state: State, config: RunnableConfig) -> dict[str, Any]:
-            made = [await self.image.ainvoke(call, config) for call in calls]
-            return {"messages": made, "answers": [interrupt("Publish?")]}
+            results = [await self.image.ainvoke(call, config) for call in calls]
+            return {"messages": results, "answers": [interrupt("Publish?")]}
 
         graph = StateGraph(State).add_node("node", RunnableLambda(node, anode))
         return graph.add_edge(START, "node").compile(checkpointer=self.saver)
@@ -183,8 +183,8 @@ class Trial:
         graph = StateGraph(State).add_node("worker", ToolNode([self.image]))
         graph.add_node("review", lambda state: {"answers": [interrupt("Publish?")]})
         sends = [
-            Send("worker", {"messages": [AIMessage("", tool_calls=calls_of([each]))]})
-            for each in self.prompts
+            Send("worker", {"messages": [AIMessage("", tool_calls=calls_of([prompt]))]})
+            for prompt in self.prompts
         ]
         graph.add_conditional_edges(START, lambda state: sends, ["worker"]).add_edge("worker", "review")
         return graph.compile(checkpointer=self.saver)
@@ -198,9 +198,9 @@ class Trial:
 
             @entrypoint(checkpointer=self.saver)
             def program(_: Any) -> Any:
-                begun = [draw(call) for call in calls_of(self.prompts)]
-                made = [each.result() for each in begun]
-                return {"messages": made, "answers": [interrupt("Publish?")]}
+                futures = [draw(call) for call in calls_of(self.prompts)]
+                results = [future.result() for future in futures]
+                return {"messages": results, "answers": [interrupt("Publish?")]}
 
             return program
 
@@ -210,20 +210,20 @@ class Trial:
 
         @entrypoint(checkpointer=self.saver)
         async def aprogram(_: Any) -> Any:
-            begun = [adraw(call) for call in calls_of(self.prompts)]
-            made = [await each for each in begun]
-            return {"messages": made, "answers": [interrupt("Publish?")]}
+            futures = [adraw(call) for call in calls_of(self.prompts)]
+            results = [await future for future in futures]
+            return {"messages": results, "answers": [interrupt("Publish?")]}
 
         return aprogram
 
     async def call(self, owner: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method or its asynchronous twin."""
+        """Call a method or its async version."""
         name = method if self.row.way == "sync" else f"a{method}"
-        found = getattr(owner, name)(*args, **kwargs)
-        return await found if isawaitable(found) else found
+        result = getattr(owner, name)(*args, **kwargs)
+        return await result if isawaitable(result) else result
 
-    async def resumed(self) -> Any:
-        """Resume the run when its tasks have ended; its next ones may not, until time is advanced again."""
+    async def resume(self) -> Any:
+        """Resume the run when its tasks have ended; return None if new tasks need the clock advanced."""
         try:
             if self.row.way == "sync":
                 return resume_when_done(self.graph, self.config, Client(**settings(self.emulator)), timeout=1)
@@ -233,90 +233,96 @@ class Trial:
             return None
 
     async def finish(self) -> Any:
-        """Run the graph to its end, a human answering what is asked; return its last value."""
+        """Run the graph to its end, answering the human's questions; return its final value."""
         if self.row.ending == "vanished":
             self.emulator.fault("404", route="GET /v1/tasks*")
         if self.row.ending == "429" and self.row.mode != "interrupt":
             self.emulator.fault("429;retry-after=0", route="GET /v1/tasks*", times=2)
         begin = {"messages": [HumanMessage("Go.")]}
         value = await self.call(self.graph, "invoke", begin, self.config)
-        is_early, is_limited = self.row.ending == "late", self.row.ending == "429"
+        is_resume_too_early, is_rate_limit_due = self.row.ending == "late", self.row.ending == "429"
         for _ in range(4 + SENDS):
             interrupts = (await self.call(self.graph, "get_state", self.config)).interrupts
             if not interrupts:
                 return value
             if waiting := interrupted_tasks(interrupts):
                 resume = Command(resume=dict.fromkeys(waiting.values(), True))
-                if is_early:  # a resume that comes too early
-                    is_early = False
+                if is_resume_too_early:
+                    is_resume_too_early = False
                     value = await self.call(self.graph, "invoke", resume, self.config)
                     continue
                 if self.row.ending not in ("early", "refused"):
                     self.emulator.advance(60)
-                if is_limited:
-                    is_limited = False
+                if is_rate_limit_due:
+                    is_rate_limit_due = False
                     self.emulator.fault("429;retry-after=0", route="GET /v1/tasks*", times=1)
                     value = await self.call(self.graph, "invoke", resume, self.config)
                     continue
-                value = await self.resumed()
+                value = await self.resume()
             else:
-                answers = Command(resume={each.id: "the human" for each in interrupts})
+                answers = Command(resume={pending.id: "the human" for pending in interrupts})
                 value = await self.call(self.graph, "invoke", answers, self.config)
         raise AssertionError("The run never ended.")
 
 
 async def run(row: Row, postgres: str) -> None:
-    """Run a row, and assert what must hold in each."""
-    with emulator_for(row) as (emulator, stands_still):
+    """Run a row and check what must hold in every row."""
+    with emulator_for(row) as (emulator, is_clock_paused):
         async with saver_of(row, postgres) as saver:
             trial = Trial(row, emulator, saver)
             value = await trial.finish()
-            _judge(trial, value)
+            _check(trial, value)
             if row.mode == "background" and row.graph == "agent":
-                if stands_still:
+                if is_clock_paused:
                     emulator.advance(60)
                 more = {"messages": [HumanMessage("And?")]}
                 value = await trial.call(trial.graph, "invoke", more, trial.config)
                 expected = {"refused": "failed", "vanished": "queued"}.get(row.ending, "completed")
-                assert {each.status for each in media_from(value)} == {expected}, value
+                assert {task.status for task in media_from(value)} == {expected}, value
 
 
-def _judge(trial: Trial, value: Any) -> None:
+def _check(trial: Trial, value: Any) -> None:
     row, emulator = trial.row, trial.emulator
     orders = {
-        each.task_id: each.body["prompt"] for each in emulator.requests if each.path == "/v1/images/tasks"
+        request.task_id: request.body["prompt"]
+        for request in emulator.requests
+        if request.path == "/v1/images/tasks"
     }
-    assert sorted(orders.values()) == sorted(trial.prompts), "one order for each request"
+    assert sorted(orders.values()) == sorted(trial.prompts), "one submission per request"
     assert sum(charge.kind == "image" for charge in emulator.charges) == len(trial.prompts)
 
     results = [
-        each for each in value["messages"] if isinstance(each, ToolMessage) and each.name == "generate_image"
+        message
+        for message in value["messages"]
+        if isinstance(message, ToolMessage) and message.name == "generate_image"
     ]
-    answered = [orders[found.id] for each in results for found in media_from(each)]
-    assert sorted(answered) == sorted(trial.prompts), "each call answered once, by its own task"
+    answered_prompts = [orders[task.id] for result in results for task in media_from(result)]
+    assert sorted(answered_prompts) == sorted(trial.prompts), "each call answered once, by its own task"
     if row.graph != "50 sends":
-        wanted = {
+        expected_prompts = {
             call["id"]: call["args"]["prompt"]
             for message in value["messages"]
             if isinstance(message, AIMessage)
             for call in message.tool_calls
         } or {call["id"]: call["args"]["prompt"] for call in calls_of(trial.prompts)}
-        for each in results:
-            assert orders[media_from(each)[0].id] == wanted[each.tool_call_id]
+        for result in results:
+            assert orders[media_from(result)[0].id] == expected_prompts[result.tool_call_id]
 
-    said = [each.text for each in value["messages"] if getattr(each, "name", "") == "ask_human"]
-    assert [*value.get("answers", ()), *said] == ["the human"], "the human's question, answered by the human"
+    tool_answers = [
+        message.text for message in value["messages"] if getattr(message, "name", "") == "ask_human"
+    ]
+    assert [*value.get("answers", ()), *tool_answers] == ["the human"], "only the human answers the question"
 
-    statuses = {found.status for each in results for found in media_from(each)}
+    statuses = {task.status for result in results for task in media_from(result)}
     if row.mode == "interrupt" or (row.mode == "wait" and row.ending not in ("late", "vanished")):
         expected = {"refused": {"failed"}, "vanished": {"queued"}}.get(row.ending, {"completed"})
         assert statuses == expected
     if row.mode == "interrupt" and row.ending == "vanished":
-        assert all("no longer has it" in each.text for each in results)
+        assert all("no longer has it" in result.text for result in results)
 
 
 def run_row(row: Row, postgres: str) -> None:
-    """Run a row in the way that it says."""
+    """Run a row, sync or async."""
     if row.way == "sync":
         run_sync(run(row, postgres))
     else:
@@ -324,7 +330,7 @@ def run_row(row: Row, postgres: str) -> None:
 
 
 def main() -> None:
-    """Run the table over a Postgres of its own."""
+    """Run the table with a temporary Postgres server."""
     from tests.services import postgres_server
 
     with postgres_server() as postgres:

@@ -1,4 +1,4 @@
-"""A server that says what a test tells it to: canned replies behind a real HTTP client, without a socket."""
+"""A fake server: canned responses behind a real HTTP client, without a socket."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from langchain_piccc import ChatPiccc
 KEY = "pcc_live_canary0123456789"
 
 
-class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in the given pieces."""
+class ChunkedBody(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A response body that arrives in the given pieces."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self.pieces = list(pieces)
@@ -35,7 +35,7 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 class Replay:
-    """Answer each request with the next reply, the last one again and again; keep the requests."""
+    """A server that returns the given replies in order, repeats the last one, and records the requests."""
 
     def __init__(self, *replies: httpx.Response | Exception) -> None:
         self.replies = list(replies)
@@ -57,7 +57,7 @@ class Replay:
         return [json.loads(request.content) for request in self.requests]
 
     def model(self, **settings: Any) -> ChatPiccc:
-        """Return a model that speaks with this server."""
+        """Return a model that uses this server."""
         transport = httpx.MockTransport(self)
         return ChatPiccc(
             **{
@@ -70,18 +70,20 @@ class Replay:
         )
 
 
-def whole(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Return a whole reply."""
+def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Return a response without streaming."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"content-type": "application/json", "x-request-id": "req_1", **(headers or {})}
-    return httpx.Response(status, headers=given, stream=Pieces([content]))
+    all_headers = {"content-type": "application/json", "x-request-id": "req_1", **(headers or {})}
+    return httpx.Response(status, headers=all_headers, stream=ChunkedBody([content]))
 
 
 def stream(events: Iterable[Any], *, together: bool = False) -> httpx.Response:
-    """Return a stream of events, each in a piece of its own or all together."""
+    """Return an event stream: one piece per event, or all events in one piece."""
     pieces = [_event(event) for event in events]
     headers = {"content-type": "text/event-stream", "x-request-id": "req_1"}
-    return httpx.Response(200, headers=headers, stream=Pieces([b"".join(pieces)] if together else pieces))
+    return httpx.Response(
+        200, headers=headers, stream=ChunkedBody([b"".join(pieces)] if together else pieces)
+    )
 
 
 def _event(event: Any) -> bytes:
@@ -92,7 +94,7 @@ def _event(event: Any) -> bytes:
 
 
 def completion(message: dict[str, Any], *, usage: dict[str, Any] | None = None, reason: str = "stop") -> Any:
-    """Return a whole reply's body in OpenAI's words."""
+    """Return the body of a reply in the OpenAI dialect."""
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
     return {
         "id": "chatcmpl-1",
@@ -107,7 +109,7 @@ def completion(message: dict[str, Any], *, usage: dict[str, Any] | None = None, 
 def chunks(
     deltas: Sequence[dict[str, Any]], *, usage: dict[str, Any] | None = None, reason: str = "stop"
 ) -> list[Any]:
-    """Return a stream's events in OpenAI's words."""
+    """Return the events of a streamed reply in the OpenAI dialect."""
     head = {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
@@ -119,8 +121,8 @@ def chunks(
         for delta in ({"role": "assistant", "content": ""}, *deltas)
     ]
     events.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-    counted = usage or {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    return [*events, {**head, "choices": [], "usage": counted}, "[DONE]"]
+    reported_usage = usage or {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    return [*events, {**head, "choices": [], "usage": reported_usage}, "[DONE]"]
 
 
 def fragment(arguments: str | None = None, **fields: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
+"""An agent process that can be killed at any moment: run again, it continues where it stopped.
 
-Arguments: a folder for its ledger and its checkpoints, the tools' mode, LangGraph's durability. Where
-PICCC_LEDGER names a Postgres database, both are kept there.
+Arguments: a folder for the ledger and the checkpoints, the tools' mode, LangGraph's durability. If
+PICCC_LEDGER names a Postgres database, it stores both.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ THREAD = RunnableConfig(configurable={"thread_id": "t1"})
 
 
 def main(folder: Path, mode: Any, durability: Any = "sync") -> None:
-    """Begin the run, or go on with it; print what became of its tasks, and its last word."""
+    """Start or continue the run; print the outcome of its tasks and its last message."""
     database = os.environ.get("PICCC_LEDGER")
     client = Client(ledger=database or folder / "tasks.db", polling=Polling(min=0.001, max=0.002))
     toolkit = PicccMediaToolkit(
         client=client, image_model="piccc-image", video_model="piccc-video", mode=mode, wait_s=None
     )
-    # A run that ends with a submission has nothing to tell later: only the background waits for it.
+    # Only background tasks are reported after their tool call has returned.
     middleware = [PicccTasksMiddleware(client, wait_s=600)] if mode == "background" else []
     saver: Any = SqliteSaver.from_conn_string(str(folder / "checkpoints.db"))
     with PostgresSaver.from_conn_string(database) if database else saver as saver:
         saver.setup()
         graph: Any = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=middleware, checkpointer=saver)
         if not graph.get_state(THREAD).interrupts:
-            begun = graph.get_state(THREAD).values
+            is_started = graph.get_state(THREAD).values
             graph.invoke(
-                None if begun else {"messages": [("user", "An image, then a video of it.")]},
+                None if is_started else {"messages": [("user", "An image, then a video of it.")]},
                 THREAD,
                 durability=durability,
             )

@@ -1,4 +1,4 @@
-"""Agents, graphs and middleware of LangChain with our model, with things going wrong on the way."""
+"""LangChain agents, graphs and middleware with ChatPiccc, including failures during a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import langchain_piccc
 from langchain_piccc import ChatPiccc
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import PicccError, StreamError
-from tests.langchain.replay import Replay, completion, whole
+from tests.langchain.replay import Replay, completion, json_response
 
 Chat = Callable[..., ChatPiccc]
 
@@ -72,7 +72,7 @@ CONVERSATION = [
 
 @pytest.fixture
 def own_chat(own_emulator: Emulator, dialect: str) -> Chat:
-    """Return a function that makes a model for this test's own emulator."""
+    """Return a factory for models on this test's own emulator."""
 
     def make(**settings: Any) -> ChatPiccc:
         return ChatPiccc(
@@ -82,8 +82,8 @@ def own_chat(own_emulator: Emulator, dialect: str) -> Chat:
     return make
 
 
-def check(state: dict[str, Any], emulator: Emulator) -> None:
-    """Check that the agent went through the whole conversation."""
+def assert_conversation_completed(state: dict[str, Any], emulator: Emulator) -> None:
+    """Assert that the agent completed the whole conversation."""
     kinds = [type(message).__name__ for message in state["messages"]]
     assert kinds == [
         "HumanMessage", "AIMessage", "ToolMessage", "ToolMessage", "AIMessage", "ToolMessage", "AIMessage",
@@ -97,16 +97,16 @@ QUESTION = {"messages": [HumanMessage("How is Oslo, and what is 2 + 3?")]}
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
-async def test_an_agent_gets_through_a_429_and_a_500(
-    own_chat: Chat, own_emulator: Emulator, way: str
+@pytest.mark.parametrize("method", ["invoke", "ainvoke", "stream", "astream"])
+async def test_an_agent_recovers_from_a_429_and_a_500(
+    own_chat: Chat, own_emulator: Emulator, method: str
 ) -> None:
     own_emulator.script(CONVERSATION)
     own_emulator.fault("429;retry-after-ms=1", times=1)
     own_emulator.fault("500;retry-after-ms=1", times=1, after=1)
     agent = create_agent(own_chat(), TOOLS, response_format=Report, checkpointer=InMemorySaver())
     words: list[str] = []
-    match way:
+    match method:
         case "invoke":
             agent.invoke(QUESTION, THREAD)
         case "ainvoke":
@@ -115,13 +115,11 @@ async def test_an_agent_gets_through_a_429_and_a_500(
             words = [part.text for part, _ in agent.stream(QUESTION, THREAD, stream_mode="messages")]
         case _:
             words = [part.text async for part, _ in agent.astream(QUESTION, THREAD, stream_mode="messages")]
-    check(agent.get_state(THREAD).values, own_emulator)
+    assert_conversation_completed(agent.get_state(THREAD).values, own_emulator)
     assert not words or "Let me see." in "".join(words)
 
 
-async def test_a_cut_stream_ends_a_run_that_its_thread_then_resumes(
-    own_chat: Chat, own_emulator: Emulator
-) -> None:
+async def test_a_run_can_be_resumed_after_a_truncated_stream(own_chat: Chat, own_emulator: Emulator) -> None:
     own_emulator.script([*CONVERSATION[:2], CONVERSATION[2], CONVERSATION[2]])
     own_emulator.fault("cut:3", times=1, after=2)
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0, jitter=False, on_failure="error")
@@ -137,7 +135,7 @@ async def test_a_cut_stream_ends_a_run_that_its_thread_then_resumes(
     assert agent.get_state(THREAD).values["structured_response"] == ANSWER
 
 
-def test_an_agent_asks_for_the_servers_own_schema(own_chat: Chat, own_emulator: Emulator) -> None:
+def test_an_agent_uses_the_servers_native_json_schema(own_chat: Chat, own_emulator: Emulator) -> None:
     own_emulator.script([ANSWER.model_dump_json()])
     agent = create_agent(own_chat(), [], response_format=Report)
     assert agent.invoke(QUESTION)["structured_response"] == ANSWER
@@ -145,7 +143,7 @@ def test_an_agent_asks_for_the_servers_own_schema(own_chat: Chat, own_emulator: 
     assert "json_schema" in str(request.body)
 
 
-async def test_events_of_an_agent_hold_tokens_and_whole_messages(
+async def test_agent_events_carry_tokens_and_complete_messages(
     own_chat: Chat, own_emulator: Emulator
 ) -> None:
     own_emulator.script(CONVERSATION)
@@ -160,22 +158,22 @@ async def test_events_of_an_agent_hold_tokens_and_whole_messages(
     assert [len(message.tool_calls) for message in ends] == [2, 1, 0]
 
 
-def test_retry_middleware_tries_again_only_what_is_safe() -> None:
-    busy = whole({"error": {"message": "busy"}}, status=503)
-    wrong = whole({"error": {"message": "no"}}, status=401)
+def test_retry_middleware_retries_only_safe_errors() -> None:
+    busy = json_response({"error": {"message": "busy"}}, status=503)
+    unauthorized = json_response({"error": {"message": "no"}}, status=401)
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0, jitter=False, on_failure="error")
-    patient = Replay(busy, whole(completion({"content": "Hi"})))
-    agent = create_agent(patient.model(max_retries=0), [], middleware=[retry])
+    busy_once = Replay(busy, json_response(completion({"content": "Hi"})))
+    agent = create_agent(busy_once.model(max_retries=0), [], middleware=[retry])
     assert agent.invoke(QUESTION)["messages"][-1].content == "Hi"
-    refused = Replay(wrong)
+    rejecting = Replay(unauthorized)
     with pytest.raises(PicccError):
-        create_agent(refused.model(max_retries=0), [], middleware=[retry]).invoke(QUESTION)
-    assert len(refused.requests) == 1
+        create_agent(rejecting.model(max_retries=0), [], middleware=[retry]).invoke(QUESTION)
+    assert len(rejecting.requests) == 1
 
 
-def test_fallback_middleware_goes_to_the_next_model() -> None:
-    down = Replay(whole({"error": {"message": "busy"}}, status=503)).model(max_retries=0)
-    up = Replay(whole(completion({"content": "Hi"}))).model(model="piccc-flash")
+def test_fallback_middleware_switches_to_the_next_model() -> None:
+    down = Replay(json_response({"error": {"message": "busy"}}, status=503)).model(max_retries=0)
+    up = Replay(json_response(completion({"content": "Hi"}))).model(model="piccc-flash")
     agent = create_agent(down, [], middleware=[ModelFallbackMiddleware(up)])
     assert agent.invoke(QUESTION)["messages"][-1].content == "Hi"
 
@@ -183,10 +181,10 @@ def test_fallback_middleware_goes_to_the_next_model() -> None:
 @pytest.mark.parametrize(
     ("trigger", "tokens"),
     [(("fraction", 0.9), 200_000), (("tokens", 100_000), 100_001)],
-    ids=["share", "reported"],
+    ids=["fraction", "tokens"],
 )
-def test_summarization_fires_by_share_and_by_reported_tokens(trigger: Any, tokens: int) -> None:
-    server = Replay(whole(completion({"content": "In short."})))
+def test_summarization_triggers_on_fraction_and_on_reported_tokens(trigger: Any, tokens: int) -> None:
+    server = Replay(json_response(completion({"content": "In short."})))
     model = server.model()
     middleware = SummarizationMiddleware(model=model, trigger=trigger, keep=("messages", 1))
     usage = {"input_tokens": tokens - 1, "output_tokens": 1, "total_tokens": tokens}
@@ -197,8 +195,8 @@ def test_summarization_fires_by_share_and_by_reported_tokens(trigger: Any, token
     assert "In short." in str(server.bodies[1]["messages"])
 
 
-def test_context_editing_counts_tools_and_messages_without_the_network() -> None:
-    server = Replay(whole(completion({"content": "Hi"})))
+def test_context_editing_clears_tool_results_by_local_token_count() -> None:
+    server = Replay(json_response(completion({"content": "Hi"})))
     edit = ClearToolUsesEdit(trigger=100, keep=0)
     middleware = ContextEditingMiddleware(edits=[edit], token_count_method="model")
     agent = create_agent(server.model(), TOOLS, middleware=[middleware])
@@ -212,7 +210,9 @@ def test_context_editing_counts_tools_and_messages_without_the_network() -> None
     assert "rain rain" not in str(server.bodies[0]["messages"])
 
 
-def test_registered_strings_find_the_model(own_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_makes_model_strings_resolve(
+    own_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PICCC_API_KEY", own_emulator.api_key)
     monkeypatch.setenv("PICCC_BASE_URL", own_emulator.base_url)
     langchain_piccc.register()
@@ -224,7 +224,9 @@ def test_registered_strings_find_the_model(own_emulator: Emulator, monkeypatch: 
     assert create_agent("piccc:piccc-pro", []).invoke(QUESTION)["messages"][-1].text == "Hi"
 
 
-def test_a_changed_registry_is_an_error_that_says_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_raises_an_error_with_advice_if_the_registry_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("langchain.chat_models.base._BUILTIN_PROVIDERS", {"openai": "new shape"})
     with pytest.raises(PicccError, match="ChatPiccc"):
         langchain_piccc.register()
@@ -251,8 +253,8 @@ async def test_a_graph_with_a_checkpointer_keeps_the_conversation(
     assert len(app.get_state(THREAD).values["messages"]) == 4
 
 
-def test_a_cache_answers_the_second_time() -> None:
-    server = Replay(whole(completion({"content": "Hi"})))
+def test_a_cache_answers_a_repeated_call() -> None:
+    server = Replay(json_response(completion({"content": "Hi"})))
     model = server.model(cache=InMemoryCache())
     assert model.invoke("?").content == model.invoke("?").content == "Hi"
     assert len(server.requests) == 1
@@ -260,28 +262,28 @@ def test_a_cache_answers_the_second_time() -> None:
     assert len(server.requests) == 2
 
 
-def test_a_rate_limiter_is_asked_before_each_call() -> None:
-    class Counter(BaseRateLimiter):
-        asked = 0
+def test_a_rate_limiter_is_acquired_once_per_call() -> None:
+    class CountingRateLimiter(BaseRateLimiter):
+        acquired = 0
 
         def acquire(self, *, blocking: bool = True) -> bool:
-            self.asked += 1
+            self.acquired += 1
             return True
 
         async def aacquire(self, *, blocking: bool = True) -> bool:
             return self.acquire(blocking=blocking)
 
-    limiter = Counter()
-    model = Replay(whole(completion({"content": "Hi"}))).model(rate_limiter=limiter)
+    limiter = CountingRateLimiter()
+    model = Replay(json_response(completion({"content": "Hi"}))).model(rate_limiter=limiter)
     model.batch(["a", "b"])
-    assert limiter.asked == 2
+    assert limiter.acquired == 2
 
 
-def test_usage_is_summed_by_callbacks_and_batches() -> None:
-    model = Replay(whole(completion({"content": "Hi"}))).model()
-    with get_usage_metadata_callback() as counted:
+def test_usage_is_summed_over_a_batch() -> None:
+    model = Replay(json_response(completion({"content": "Hi"}))).model()
+    with get_usage_metadata_callback() as counter:
         model.batch(["a", "b"])
-    assert counted.usage_metadata["piccc-pro"]["total_tokens"] == 24
+    assert counter.usage_metadata["piccc-pro"]["total_tokens"] == 24
     output = model.generate([[HumanMessage("a")], [HumanMessage("b")]]).llm_output
     assert output == {
         "token_usage": {"input_tokens": 14, "output_tokens": 10, "total_tokens": 24},
@@ -289,15 +291,15 @@ def test_usage_is_summed_by_callbacks_and_batches() -> None:
     }
 
 
-def test_tokens_reach_callbacks_once_each(own_chat: Chat, own_emulator: Emulator) -> None:
-    class Ears(BaseCallbackHandler):
+def test_callbacks_receive_each_token_once(own_chat: Chat, own_emulator: Emulator) -> None:
+    class TokenRecorder(BaseCallbackHandler):
         def __init__(self) -> None:
             self.tokens: list[str] = []
 
         def on_llm_new_token(self, token: Any, **_: Any) -> None:
             self.tokens.append(token)
 
-    ears = Ears()
+    recorder = TokenRecorder()
     own_emulator.script(["One two three."])
-    parts = list(own_chat().stream("?", config={"callbacks": [ears]}))
-    assert "".join(ears.tokens) == "".join(part.text for part in parts) == "One two three."
+    parts = list(own_chat().stream("?", config={"callbacks": [recorder]}))
+    assert "".join(recorder.tokens) == "".join(part.text for part in parts) == "One two three."

@@ -1,4 +1,4 @@
-"""Tools and tool choices in every form become the same request."""
+"""Every format of a tool or a tool choice produces the same request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from langchain_piccc import ChatPiccc
 from piccc.errors import InvalidArgumentError
-from tests.langchain.replay import Replay, completion, whole
+from tests.langchain.replay import Replay, completion, json_response
 
 
 class Add(BaseModel):
@@ -66,8 +66,8 @@ FORMS: dict[str, Any] = {
 }
 
 
-def sent(*tools: Any, dialect: str = "openai", **options: Any) -> dict[str, Any]:
-    """Return the body that a call with bound tools sends."""
+def request_body(*tools: Any, dialect: str = "openai", **options: Any) -> dict[str, Any]:
+    """Return the request body of a call with bound tools."""
     reply = completion({"content": "Hi"})
     if dialect == "anthropic":
         reply = {
@@ -76,19 +76,19 @@ def sent(*tools: Any, dialect: str = "openai", **options: Any) -> dict[str, Any]
             "content": [{"type": "text", "text": "Hi"}],
             "stop_reason": "end_turn",
         }
-    server = Replay(whole(reply))
+    server = Replay(json_response(reply))
     server.model(dialect=dialect).bind_tools(tools, **options).invoke("?")
     return server.bodies[0]
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_every_form_of_a_tool_is_sent(form: Any) -> None:
-    function = sent(form)["tools"][0]["function"]
+def test_every_tool_format_is_converted(form: Any) -> None:
+    function = request_body(form)["tools"][0]["function"]
     assert function["name"].lower().replace("dict", "").replace("old", "") == "add"
     assert function["description"] == "Add two numbers."
     assert set(function["parameters"]["properties"]) == {"a", "b"}
     assert sorted(function["parameters"]["required"]) == ["a", "b"]
-    tool = sent(form, dialect="anthropic")["tools"][0]
+    tool = request_body(form, dialect="anthropic")["tools"][0]
     assert set(tool["input_schema"]["properties"]) == {"a", "b"}
 
 
@@ -108,58 +108,60 @@ def test_every_form_of_a_tool_is_sent(form: Any) -> None:
         ({"type": "any"}, "required", {"type": "any"}),
     ],
 )
-def test_every_form_of_a_choice_is_sent(choice: Any, openai: Any, anthropic: Any) -> None:
+def test_every_tool_choice_format_is_converted(choice: Any, openai: Any, anthropic: Any) -> None:
     for dialect, expected in (("openai", openai), ("anthropic", anthropic)):
-        wanted = choice if expected is ... else expected
-        assert sent(Add, dialect=dialect, tool_choice=choice).get("tool_choice") == wanted
+        expected_choice = choice if expected is ... else expected
+        assert request_body(Add, dialect=dialect, tool_choice=choice).get("tool_choice") == expected_choice
 
 
-def test_a_choice_that_is_not_on_offer_is_refused() -> None:
+def test_choosing_an_unbound_tool_is_rejected() -> None:
     with pytest.raises(InvalidArgumentError, match="Add"):
-        sent(Add, tool_choice="Subtract")
+        request_body(Add, tool_choice="Subtract")
 
 
-def test_no_tools_means_no_tools_key() -> None:
-    body = sent(tool_choice="any", response_format=Add)
+def test_without_tools_no_tool_options_are_sent() -> None:
+    body = request_body(tool_choice="any", response_format=Add)
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(body)
     assert body["response_format"]["json_schema"]["name"] == "Add"
 
 
-def test_strict_parallel_and_a_format_go_with_the_tools() -> None:
-    body = sent(Add, strict=True, parallel_tool_calls=False, response_format=Add)
+def test_strict_parallel_calls_and_response_format_are_sent_with_tools() -> None:
+    body = request_body(Add, strict=True, parallel_tool_calls=False, response_format=Add)
     assert body["tools"][0]["function"]["strict"] is True
     assert body["parallel_tool_calls"] is False
     assert body["response_format"]["json_schema"]["strict"] is True
 
 
-def test_a_tools_own_keys_for_the_provider_are_sent() -> None:
-    marked = tool("Add", extras={"cache_control": {"type": "ephemeral"}})(add)
-    assert sent(marked, dialect="anthropic")["tools"][0]["cache_control"] == {"type": "ephemeral"}
+def test_provider_specific_tool_keys_are_sent() -> None:
+    tool_with_extras = tool("Add", extras={"cache_control": {"type": "ephemeral"}})(add)
+    assert request_body(tool_with_extras, dialect="anthropic")["tools"][0]["cache_control"] == {
+        "type": "ephemeral"
+    }
     native = {**FORMS["Anthropic"], "cache_control": {"type": "ephemeral"}}
-    assert sent(native, dialect="anthropic")["tools"][0]["cache_control"] == {"type": "ephemeral"}
+    assert request_body(native, dialect="anthropic")["tools"][0]["cache_control"] == {"type": "ephemeral"}
 
 
-def test_a_tool_of_another_provider_is_refused_with_the_way_out() -> None:
+def test_another_providers_tool_is_rejected_with_advice() -> None:
     with pytest.raises(InvalidArgumentError, match="extra_body"):
-        sent({"type": "web_search"})
+        request_body({"type": "web_search"})
 
 
 @pytest.mark.parametrize("call", [{"tools": [42]}, {"tools": ["abc"]}, {"response_format": 42}])
-def test_what_is_neither_tool_nor_schema_is_refused_as_one_of_our_errors(call: dict[str, Any]) -> None:
+def test_values_that_are_not_a_tool_or_schema_are_rejected(call: dict[str, Any]) -> None:
     model = ChatPiccc(api_key="k")
-    for refused in (lambda: model.bind_tools(**{"tools": [], **call}), lambda: model.invoke("?", **call)):
+    for attempt in (lambda: model.bind_tools(**{"tools": [], **call}), lambda: model.invoke("?", **call)):
         with pytest.raises(InvalidArgumentError, match=r"is not a tool|is not a schema"):
-            refused()
+            attempt()
 
 
-def test_bound_tools_are_a_binding_that_can_be_bound_further() -> None:
+def test_bound_tools_can_be_bound_further() -> None:
     bound = ChatPiccc(api_key="k").bind_tools([Add])
     assert isinstance(bound, RunnableBinding)
     assert bound.bind(stop=["x"]).kwargs["stop"] == ["x"]
 
 
-def test_a_call_overrides_what_the_model_is_set_to() -> None:
-    server = Replay(whole(completion({"content": "Hi"})))
+def test_call_options_override_model_settings() -> None:
+    server = Replay(json_response(completion({"content": "Hi"})))
     model = server.model(temperature=0.1, stop="END", seed=1, extra_body={"a": 1, "b": 1})
     model.invoke(
         [HumanMessage("?")],

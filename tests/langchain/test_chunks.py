@@ -1,4 +1,4 @@
-"""Chunks are LangChain's own: copies equal what is constructed, and share nothing that can change."""
+"""Copied chunks equal constructed ones and share no mutable state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_piccc._streaming import ChunkWriter
 from piccc.conversation import TextDelta, ToolCallDelta
 
 
-def one(text: str) -> ChatGenerationChunk:
+def text_chunk(text: str) -> ChatGenerationChunk:
     (chunk,) = ChunkWriter("lc_run--1").write([TextDelta(text)])
     return chunk
 
@@ -19,11 +19,11 @@ def one(text: str) -> ChatGenerationChunk:
 def test_a_copied_chunk_equals_a_constructed_one() -> None:
     message = AIMessageChunk(content="word", id="lc_run--1", response_metadata={"model_provider": "piccc"})
     constructed = ChatGenerationChunk(message=message)
-    copied = one("word")
+    copied = text_chunk("word")
     assert copied == constructed
     assert copied.model_dump() == constructed.model_dump()
     assert copied.message.model_fields_set >= message.model_fields_set
-    assert (copied + one(" more")).message.text == "word more"
+    assert (copied + text_chunk(" more")).message.text == "word more"
 
 
 FRAGMENTS = [
@@ -47,7 +47,7 @@ FRAGMENTS = [
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)
-def test_a_fragment_of_a_call_equals_a_constructed_one(fragment: str) -> None:
+def test_a_tool_call_chunk_equals_a_constructed_one(fragment: str) -> None:
     writer = ChunkWriter("lc_run--1")
     (first,) = writer.write([ToolCallDelta(0, '{"a": ', "call_1", "look")])
     (copied,) = writer.write([ToolCallDelta(0, fragment)])
@@ -62,7 +62,7 @@ def test_a_fragment_of_a_call_equals_a_constructed_one(fragment: str) -> None:
     assert (first + copied).message.model_dump() == (first.message + message).model_dump()
 
 
-def test_a_chunk_that_is_changed_changes_no_other() -> None:
+def test_chunks_share_no_mutable_fields() -> None:
     fields = (
         "additional_kwargs",
         "response_metadata",
@@ -70,7 +70,7 @@ def test_a_chunk_that_is_changed_changes_no_other() -> None:
         "invalid_tool_calls",
         "tool_call_chunks",
     )
-    first, second = one("a").message, one("b").message
+    first, second = text_chunk("a").message, text_chunk("b").message
     for name in fields:
         assert getattr(first, name) is not getattr(second, name)
     assert set(fields) == {

@@ -1,4 +1,4 @@
-"""LangChain's metadata, traces and lifecycle hooks work with our model as with the peers'; so do calls."""
+"""Metadata, traces, lifecycle hooks and tool calls match those of ChatOpenAI and ChatAnthropic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from piccc import __version__
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import StreamError
 from tests.langchain.replay import Replay, chunks, stream
-from tests.langchain.test_invalid_calls import INVALID
-from tests.langchain.test_invalid_calls import Runs as Disk
+from tests.langchain.test_invalid_calls import INVALID, RecordingTool
 
 
 def models(emulator: Emulator) -> dict[str, tuple[BaseChatModel, str]]:
-    """Return ours over each dialect beside the peer of it, and what the peer's package is called."""
+    """Return our model in each dialect and its peers, each with the name of its package."""
     url, key = emulator.base_url, emulator.api_key
     return {
         "openai": (ChatPiccc(base_url=url, api_key=key, temperature=0.5), "piccc"),
@@ -45,8 +44,8 @@ PEERS = {"openai": "ChatOpenAI", "anthropic": "ChatAnthropic"}
 
 
 @pytest.mark.parametrize("dialect", OURS)
-def test_metadata_names_the_versions_as_a_peers_does(emulator: Emulator, dialect: str) -> None:
-    (ours, package), (peer, peers_package) = (models(emulator)[each] for each in (dialect, PEERS[dialect]))
+def test_metadata_lists_versions_like_the_peers(emulator: Emulator, dialect: str) -> None:
+    (ours, package), (peer, peers_package) = (models(emulator)[name] for name in (dialect, PEERS[dialect]))
     assert ours.metadata
     assert peer.metadata
     versions, peers = ours.metadata["lc_versions"], peer.metadata["lc_versions"]
@@ -55,8 +54,8 @@ def test_metadata_names_the_versions_as_a_peers_does(emulator: Emulator, dialect
     assert versions == peers
 
 
-class Runs(BaseTracer):
-    """Keep the runs that a tracer would send away."""
+class RunTracer(BaseTracer):
+    """A tracer that keeps its runs in memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class Runs(BaseTracer):
 
 
 class Hooks(BaseCallbackHandler):
-    """Keep the names of the callbacks in their order, tokens as one, and what was in the tokens."""
+    """A callback handler that records call order (consecutive tokens as one) and token texts."""
 
     def __init__(self) -> None:
         self.called: list[str] = []
@@ -79,7 +78,7 @@ class Hooks(BaseCallbackHandler):
 
     def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
         assert kwargs["chunk"].text == token
-        self.tokens += [token] if token else []  # a peer also reports chunks that hold no text
+        self.tokens += [token] if token else []  # peers also report chunks without text
         if self.called[-1] != "token":
             self.called.append("token")
 
@@ -88,7 +87,11 @@ class Hooks(BaseCallbackHandler):
 
     def on_llm_error(self, *args: Any, **kwargs: Any) -> None:
         self.called.append("error")
-        self.partial = [each.text for each in kwargs["response"].generations[0]] if kwargs["response"] else []
+        self.partial = (
+            [generation.text for generation in kwargs["response"].generations[0]]
+            if kwargs["response"]
+            else []
+        )
 
 
 async def _streamed(model: BaseChatModel, config: Any) -> None:
@@ -96,37 +99,37 @@ async def _streamed(model: BaseChatModel, config: Any) -> None:
         pass
 
 
-WAYS: dict[str, Callable[[BaseChatModel, Any], Any]] = {
+METHODS: dict[str, Callable[[BaseChatModel, Any], Any]] = {
     "invoke": lambda model, config: model.invoke("Hello", config),
     "batch": lambda model, config: model.batch(["Hello"], config),
     "stream": lambda model, config: list(model.stream("Hello", config)),
     "streaming": lambda model, config: model.model_copy(update={"streaming": True}).invoke("Hello", config),
-    # Not beside peers, which keep one asynchronous client for all loops.
+    # Not compared with the peers: they keep one async client for all event loops.
     "astream": lambda model, config: asyncio.run(_streamed(model, config)),
 }
-BESIDE_PEERS = ["invoke", "batch", "stream", "streaming"]
+COMPARED_METHODS = ["invoke", "batch", "stream", "streaming"]
 
 
-def watched(model: BaseChatModel, way: str, **config: Any) -> tuple[Any, Hooks]:
-    tracer, hooks = Runs(), Hooks()
-    ask = WAYS[way]
+def traced(model: BaseChatModel, method: str, **config: Any) -> tuple[Any, Hooks]:
+    tracer, hooks = RunTracer(), Hooks()
+    ask = METHODS[method]
     ask(model, {"callbacks": [tracer, hooks], "metadata": {"own": 1}, "tags": ["t"], **config})
     return tracer.runs[0], hooks
 
 
-@pytest.mark.parametrize("way", BESIDE_PEERS)
+@pytest.mark.parametrize("method", COMPARED_METHODS)
 @pytest.mark.parametrize("dialect", OURS)
-def test_a_trace_has_what_a_peers_has(emulator: Emulator, dialect: str, way: str) -> None:
+def test_a_trace_matches_the_peers_trace(emulator: Emulator, dialect: str, method: str) -> None:
     ours, peer = models(emulator)[dialect][0], models(emulator)[PEERS[dialect]][0]
     ours = ours.model_copy(update={"coalesce": False})
-    (run, hooks), (peers_run, peers_hooks) = watched(ours, way), watched(peer, way)
+    (run, hooks), (peers_run, peers_hooks) = traced(ours, method), traced(peer, method)
     assert hooks.called == peers_hooks.called
     assert hooks.tokens == peers_hooks.tokens
     assert (run.name, peers_run.name) == ("ChatPiccc", type(peer).__name__)
     assert (run.run_type, run.error, run.parent_run_id) == ("llm", None, None)
-    assert watched(ours, way, run_name="mine")[0].name == "mine"
+    assert traced(ours, method, run_name="mine")[0].name == "mine"
     metadata, peers = run.extra["metadata"], peers_run.extra["metadata"]
-    assert peers.keys() - metadata.keys() <= {"ls_max_tokens"}  # which the Anthropic peer alone must be given
+    assert peers.keys() - metadata.keys() <= {"ls_max_tokens"}  # only the Anthropic peer requires it
     assert (metadata["ls_provider"], metadata["ls_model_type"]) == ("piccc", "chat")
     assert (metadata["ls_temperature"], metadata["own"]) == (0.5, 1)
     assert metadata["ls_model_name"] == peers["ls_model_name"]
@@ -137,32 +140,32 @@ def test_a_trace_has_what_a_peers_has(emulator: Emulator, dialect: str, way: str
     assert {"model_name", "model_provider"} <= message["response_metadata"].keys()
 
 
-@pytest.mark.parametrize("way", BESIDE_PEERS)
+@pytest.mark.parametrize("method", COMPARED_METHODS)
 @pytest.mark.parametrize("dialect", OURS)
-def test_an_error_is_reported_as_a_peers_is(own_emulator: Emulator, dialect: str, way: str) -> None:
+def test_an_error_is_reported_like_the_peers_error(own_emulator: Emulator, dialect: str, method: str) -> None:
     own_emulator.fault("401")
     ours, peer = models(own_emulator)[dialect][0], models(own_emulator)[PEERS[dialect]][0]
     seen = []
     for model in (ours, peer):
-        tracer, hooks = Runs(), Hooks()
+        tracer, hooks = RunTracer(), Hooks()
         with pytest.raises(Exception, match="Injected fault"):
-            WAYS[way](model, {"callbacks": [tracer, hooks]})
+            METHODS[method](model, {"callbacks": [tracer, hooks]})
         seen.append((hooks.called, hooks.partial, bool(tracer.runs[0].error)))
     assert seen[0][0] == seen[1][0] == ["start", "error"]
     assert seen[0][2]
 
 
-@pytest.mark.parametrize("way", ["stream", "astream"])
-def test_the_error_of_a_cut_stream_comes_with_what_had_arrived(way: str) -> None:
+@pytest.mark.parametrize("method", ["stream", "astream"])
+def test_the_error_of_a_truncated_stream_carries_the_partial_text(method: str) -> None:
     hooks = Hooks()
     model = Replay(stream(chunks([{"content": "Hel"}, {"content": "lo"}])[:3])).model()
     with pytest.raises(StreamError):
-        WAYS[way](model, {"callbacks": [hooks]})
+        METHODS[method](model, {"callbacks": [hooks]})
     assert hooks.called == ["start", "token", "error"]
     assert hooks.partial == ["Hello"]
 
 
-def test_a_models_and_a_tools_own_hooks_run(emulator: Emulator) -> None:
+def test_model_post_init_of_subclasses_runs(emulator: Emulator) -> None:
     seen: list[str] = []
 
     class Model(ChatPiccc):
@@ -180,10 +183,10 @@ def test_a_models_and_a_tools_own_hooks_run(emulator: Emulator) -> None:
     assert seen == ["model", "tool"]
 
 
-# What a peer reads rightly, by the dialect whose API it speaks and how it is asked: there we read the same.
-ALL = {(dialect, way) for dialect in ("openai", "anthropic") for way in ("invoke", "stream")}
-PEERS_READ: dict[str, tuple[Scripted, set[tuple[str, str]]]] = {
-    "whole": (Scripted(calls=[("rm", {"path": "a"})]), ALL),
+# Replies that a peer parses correctly, by dialect and call method: there we must parse the same.
+ALL = {(dialect, method) for dialect in ("openai", "anthropic") for method in ("invoke", "stream")}
+PEERS_PARSE: dict[str, tuple[Scripted, set[tuple[str, str]]]] = {
+    "valid": (Scripted(calls=[("rm", {"path": "a"})]), ALL),
     "no arguments": (Scripted(calls=[("rm", "")]), ALL),
     "null": (Scripted(calls=[("rm", "null")]), {("openai", "invoke")}),
     "a line break in a string": (
@@ -198,28 +201,33 @@ PEERS_READ: dict[str, tuple[Scripted, set[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("version", [None, "v1"])
-def test_calls_are_read_as_peers_read_them(own_emulator: Emulator, dialect: Any, version: Any) -> None:
+def test_tool_calls_are_parsed_like_the_peers_parse_them(
+    own_emulator: Emulator, dialect: Any, version: Any
+) -> None:
     ours, peer = (
-        each[0].model_copy(update={"output_version": version})
-        for each in (models(own_emulator)[dialect], models(own_emulator)[PEERS[dialect]])
+        entry[0].model_copy(update={"output_version": version})
+        for entry in (models(own_emulator)[dialect], models(own_emulator)[PEERS[dialect]])
     )
-    forms = [
-        (case, way) for case, (_, ways) in PEERS_READ.items() for spoken, way in ways if spoken == dialect
+    cases = [
+        (case, method)
+        for case, (_, methods) in PEERS_PARSE.items()
+        for peer_dialect, method in methods
+        if peer_dialect == dialect
     ]
-    for case, way in forms:
-        own_emulator.script([PEERS_READ[case][0]] * 2)
-        read = []
+    for case, method in cases:
+        own_emulator.script([PEERS_PARSE[case][0]] * 2)
+        parsed = []
         for model in (ours, peer):
-            bound = model.bind_tools([Disk().tool])
-            if way == "invoke":
+            bound = model.bind_tools([RecordingTool().tool])
+            if method == "invoke":
                 message = bound.invoke("?")
             else:
                 first, *rest = bound.stream("?")
                 message = first + rest
-            texts = [without_ending(each["args"] or "") for each in message.invalid_tool_calls]
-            # Peers show no block of an invalid call but in summed chunks of v1, where LangChain keeps the
-            # type with which it began, theirs and ours.
-            blocks = message.content_blocks if not texts or (version and way == "stream") else []
-            arguments = [each["args"] for each in message.tool_calls]
-            read.append((arguments, texts, [each["type"] for each in blocks]))
-        assert read[0] == read[1], (case, way)
+            texts = [without_ending(call["args"] or "") for call in message.invalid_tool_calls]
+            # Peers have a block for an invalid call only in summed v1 chunks, where LangChain keeps the
+            # type of the first chunk.
+            blocks = message.content_blocks if not texts or (version and method == "stream") else []
+            arguments = [call["args"] for call in message.tool_calls]
+            parsed.append((arguments, texts, [block["type"] for block in blocks]))
+        assert parsed[0] == parsed[1], (case, method)

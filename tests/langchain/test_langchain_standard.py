@@ -1,4 +1,4 @@
-"""LangChain's own standard tests, with every switch on, over both dialects."""
+"""LangChain's standard tests in both dialects, with every feature enabled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_piccc import ChatPiccc
 from piccc.emulator import Emulator
-from tests.langchain.replay import Replay, chunks, completion, stream, whole
+from tests.langchain.replay import Replay, chunks, completion, json_response, stream
 
 DETAILS = ["audio_input", "audio_output", "reasoning_output", "cache_read_input", "cache_creation_input"]
 OPENAI_USAGE = {
@@ -47,12 +47,12 @@ def image() -> bytes:
 
 
 class LocalFiles:
-    """Stand in for the web from which the suite fetches its files."""
+    """Local files in place of those that the suite downloads."""
 
     content: bytes
 
     def get(self, url: str, **_: Any) -> LocalFiles:
-        """Return a file of the kind that the address names."""
+        """Return a file of the type that the URL ends in."""
         files = LocalFiles()
         files.content = b"%PDF-1.4\n%%EOF\n" if url.endswith(".pdf") else image()
         if url.endswith((".wav", ".mp3")):
@@ -64,12 +64,12 @@ class _Unit(ChatModelUnitTests):
     dialect = "openai"
 
     @pytest.fixture(autouse=True)
-    def _listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """List our class where the suite loads it: `allowed_objects="all"` means LangChain's own list."""
-        home = import_module("langchain_core.load.load")
+    def _allow_loading(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Register our class for loading: `allowed_objects="all"` allows only LangChain's own list."""
+        loader = import_module("langchain_core.load.load")
         path = ("langchain_piccc", "chat_models", "ChatPiccc")
-        monkeypatch.setitem(home.ALL_SERIALIZABLE_MAPPINGS, path, path)
-        monkeypatch.setattr(home, "_default_class_paths_cache", {})
+        monkeypatch.setitem(loader.ALL_SERIALIZABLE_MAPPINGS, path, path)
+        monkeypatch.setattr(loader, "_default_class_paths_cache", {})
 
     @property
     def chat_model_class(self) -> type[ChatPiccc]:
@@ -100,7 +100,7 @@ class _Integration(ChatModelIntegrationTests):
     dialect = "openai"
 
     @pytest.fixture(autouse=True)
-    def _at_home(self, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _use_emulator(self, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
         monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
         monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "piccc tests, which fetch nothing")
@@ -127,14 +127,14 @@ class _Integration(ChatModelIntegrationTests):
     model_override_value = "piccc-flash"
     has_tool_choice = True
 
-    def _counted(self, *, stream_it: bool) -> AIMessage:
+    def _reply_with_usage(self, *, stream_it: bool) -> AIMessage:
         raise NotImplementedError
 
     def invoke_with_reasoning_output(self, *, stream: bool = False) -> AIMessage:
-        return self._counted(stream_it=stream)
+        return self._reply_with_usage(stream_it=stream)
 
     def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
-        return self._counted(stream_it=stream)
+        return self._reply_with_usage(stream_it=stream)
 
 
 def _ask(model: ChatPiccc, *, stream_it: bool) -> AIMessage:
@@ -147,20 +147,20 @@ def _ask(model: ChatPiccc, *, stream_it: bool) -> AIMessage:
 class TestIntegrationOpenAI(_Integration):
     @property
     def supported_usage_metadata_details(self) -> Any:
-        kinds = DETAILS[:4]
-        return {"invoke": kinds, "stream": kinds}
+        details = DETAILS[:4]
+        return {"invoke": details, "stream": details}
 
     def invoke_with_audio_input(self, *, stream: bool = False) -> AIMessage:
-        return self._counted(stream_it=stream)
+        return self._reply_with_usage(stream_it=stream)
 
     def invoke_with_audio_output(self, *, stream: bool = False) -> AIMessage:
-        return self._counted(stream_it=stream)
+        return self._reply_with_usage(stream_it=stream)
 
-    def _counted(self, *, stream_it: bool) -> AIMessage:
+    def _reply_with_usage(self, *, stream_it: bool) -> AIMessage:
         reply = (
             stream(chunks([{"content": "Hi"}], usage=OPENAI_USAGE))
             if stream_it
-            else whole(completion({"content": "Hi"}, usage=OPENAI_USAGE))
+            else json_response(completion({"content": "Hi"}, usage=OPENAI_USAGE))
         )
         return _ask(Replay(reply).model(), stream_it=stream_it)
 
@@ -170,13 +170,13 @@ class TestIntegrationAnthropic(_Integration):
 
     @property
     def supported_usage_metadata_details(self) -> Any:
-        kinds = DETAILS[2:]
-        return {"invoke": kinds, "stream": kinds}
+        details = DETAILS[2:]
+        return {"invoke": details, "stream": details}
 
     def invoke_with_cache_creation_input(self, *, stream: bool = False) -> AIMessage:
-        return self._counted(stream_it=stream)
+        return self._reply_with_usage(stream_it=stream)
 
-    def _counted(self, *, stream_it: bool) -> AIMessage:
+    def _reply_with_usage(self, *, stream_it: bool) -> AIMessage:
         message = {
             "id": "msg_1",
             "type": "message",
@@ -187,7 +187,7 @@ class TestIntegrationAnthropic(_Integration):
             "usage": ANTHROPIC_USAGE,
         }
         if not stream_it:
-            return _ask(Replay(whole(message)).model(dialect="anthropic"), stream_it=False)
+            return _ask(Replay(json_response(message)).model(dialect="anthropic"), stream_it=False)
         events = [
             {"type": "message_start", "message": {**message, "content": [], "stop_reason": None}},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},

@@ -1,4 +1,4 @@
-"""Media tools inside graphs: no answer that nobody gave, no image that nobody asked for."""
+"""Media tools in graphs: only humans answer a human's questions, and each requested image is made once."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class State(TypedDict):
     context: str
 
 
-def calling(*prompts: str, id: str = "call_{}", name: str = "generate_image") -> AIMessage:
-    """Return a reply that calls a tool once for each prompt, its ids counted from 0 as some servers do."""
+def tool_call_message(*prompts: str, id: str = "call_{}", name: str = "generate_image") -> AIMessage:
+    """Return a message that calls a tool once per prompt; ids count from 0, as on some servers."""
     calls = [
         {"name": name, "args": {"prompt": prompt}, "id": id.format(index)}
         for index, prompt in enumerate(prompts)
@@ -62,7 +62,7 @@ def image_tool(emulator: Emulator, **options: Any) -> PicccImageTool:
     return PicccImageTool(model="piccc-image", **{"mode": "interrupt", **clients(emulator), **options})
 
 
-def resumed(emulator: Emulator, graph: Any, way: Way, config: Any = THREAD, **options: Any) -> Any:
+def wait_and_resume(emulator: Emulator, graph: Any, way: Way, config: Any = THREAD, **options: Any) -> Any:
     """Wait for the tasks of an interrupted run and resume it."""
     options = {"timeout": 30, **options}
     if way.is_async:
@@ -72,14 +72,14 @@ def resumed(emulator: Emulator, graph: Any, way: Way, config: Any = THREAD, **op
 
 
 class Human:
-    """A human who is asked by interrupts, and the tool by which a model asks."""
+    """A human who is asked through interrupts, and the tool with which a model asks."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.answers: list[Any] = []
         self._emulator = emulator
 
     def ask(self, question: str) -> Any:
-        """Ask once the image is ordered: an interrupt cancels what runs beside it."""
+        """Ask once the image is submitted: an interrupt cancels parallel work."""
         while not self._emulator.charges:
             time.sleep(0.01)
         self.answers.append(interrupt(question))
@@ -96,17 +96,17 @@ class Human:
         return ask_human
 
 
-def in_own_node(emulator: Emulator, human: Human) -> Any:
-    """A node that makes an image and then asks a human to publish it."""
+def in_custom_node(emulator: Emulator, human: Human) -> Any:
+    """Return a graph whose node makes an image and then asks a human whether to publish it."""
     image = image_tool(emulator)
 
     def node(state: State, config: RunnableConfig) -> dict[str, Any]:
-        [call] = calling("A kite").tool_calls
+        [call] = tool_call_message("A kite").tool_calls
         made = image.invoke(call, config)
         return {"messages": [made, HumanMessage(f"published: {human.ask('Publish?')}")]}
 
     async def anode(state: State, config: RunnableConfig) -> dict[str, Any]:
-        [call] = calling("A kite").tool_calls
+        [call] = tool_call_message("A kite").tool_calls
         made = await image.ainvoke(call, config)
         return {"messages": [made, HumanMessage(f"published: {human.ask('Publish?')}")]}
 
@@ -115,8 +115,11 @@ def in_own_node(emulator: Emulator, human: Human) -> Any:
 
 
 def in_tool_node(emulator: Emulator, human: Human, *, human_first: bool = False) -> Any:
-    """One graph task that runs an image tool and a human's tool at the same time."""
-    image, ask = calling("A kite", id="image"), calling("Delete all files?", id="human", name="ask_human")
+    """Return a graph with one task that runs an image tool and a human's tool in parallel."""
+    image, ask = (
+        tool_call_message("A kite", id="image"),
+        tool_call_message("Delete all files?", id="human", name="ask_human"),
+    )
     calls = [*ask.tool_calls, *image.tool_calls] if human_first else [*image.tool_calls, *ask.tool_calls]
     graph = StateGraph(State)
     graph.add_node("model", lambda state: {"messages": [AIMessage("", tool_calls=calls)]})
@@ -126,12 +129,12 @@ def in_tool_node(emulator: Emulator, human: Human, *, human_first: bool = False)
 
 
 def in_tool_node_after_the_human(emulator: Emulator, human: Human) -> Any:
-    """The same with the calls in the other order."""
+    """Return the same graph with the calls in the other order."""
     return in_tool_node(emulator, human, human_first=True)
 
 
 def in_agent_with_review(emulator: Emulator, human: Human) -> Any:
-    """An agent whose middleware asks a human about each result, in the graph task of the call."""
+    """Return an agent whose middleware asks a human about each result, in the graph task of the call."""
 
     class Review(AgentMiddleware):
         def wrap_tool_call(self, request: Any, handler: Any) -> Any:
@@ -151,19 +154,19 @@ def in_agent_with_review(emulator: Emulator, human: Human) -> Any:
 
 @pytest.mark.parametrize("early", [False, True], ids=["ended", "early"])
 @pytest.mark.parametrize(
-    "build", [in_own_node, in_tool_node, in_tool_node_after_the_human, in_agent_with_review]
+    "build", [in_custom_node, in_tool_node, in_tool_node_after_the_human, in_agent_with_review]
 )
-def test_a_humans_question_is_answered_by_the_human_alone(
-    still: Emulator, way: Way, build: Any, *, early: bool
+def test_a_question_to_a_human_is_answered_only_by_the_human(
+    paused: Emulator, way: Way, build: Any, *, early: bool
 ) -> None:
-    human = Human(still)
-    graph = build(still, human)
+    human = Human(paused)
+    graph = build(paused, human)
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     while graph.get_state(THREAD).next:
         interrupts = graph.get_state(THREAD).interrupts
         if waiting := interrupted_tasks(interrupts):
             if not early:
-                still.advance(60)
+                paused.advance(60)
             early = False
             resume: Any = dict.fromkeys(waiting.values(), True)
         else:
@@ -172,92 +175,92 @@ def test_a_humans_question_is_answered_by_the_human_alone(
     assert set(human.answers) == {"the human"}
     assert graph.get_state(THREAD).interrupts == ()
     values = graph.get_state(THREAD).values
-    assert [each.status for each in media_from(values)] == ["completed"], values["messages"]
-    assert made(still) == ["image"]
+    assert [task.status for task in media_from(values)] == ["completed"], values["messages"]
+    assert made(paused) == ["image"]
 
 
-def test_a_run_that_was_pinned_to_a_checkpoint_is_resumed_to_its_end(still: Emulator, way: Way) -> None:
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), *["Done."] * 9])
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
-    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+def test_a_run_pinned_to_a_checkpoint_resumes_to_its_end(paused: Emulator, way: Way) -> None:
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), *["Done."] * 9])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
+    graph = create_agent(model, [image_tool(paused)], checkpointer=InMemorySaver())
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     pinned = graph.get_state(THREAD).config
     assert "checkpoint_id" in pinned["configurable"]
-    still.advance(60)
-    state = resumed(still, graph, way, pinned)
+    paused.advance(60)
+    state = wait_and_resume(paused, graph, way, pinned)
     assert state["messages"][-1].text == "Done."
-    assert made(still) == ["image"]
-    assert sum(charge.kind == "chat" for charge in still.charges) == 2
+    assert made(paused) == ["image"]
+    assert sum(charge.kind == "chat" for charge in paused.charges) == 2
 
 
-def test_a_resumed_run_has_its_context_and_options(still: Emulator, way: Way) -> None:
-    class Reads(AgentMiddleware):
-        seen: list[Any] = []  # noqa: RUF012  the test's own
+def test_a_resumed_run_receives_context_and_options(paused: Emulator, way: Way) -> None:
+    class ContextRecorder(AgentMiddleware):
+        seen: list[Any] = []  # noqa: RUF012  used by this test only
 
         def before_model(self, state: Any, runtime: Any) -> None:
             self.seen.append(runtime.context)
 
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
-    reads = Reads()
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
+    recorder = ContextRecorder()
     graph = create_agent(
-        model, [image_tool(still)], middleware=[reads], context_schema=dict, checkpointer=InMemorySaver()
+        model, [image_tool(paused)], middleware=[recorder], context_schema=dict, checkpointer=InMemorySaver()
     )
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD, context={"user": "anna"})
-    still.advance(60)
-    resumed(still, graph, way, context={"user": "anna"}, durability="sync")
-    assert reads.seen[-2:] == [{"user": "anna"}] * 2
+    paused.advance(60)
+    wait_and_resume(paused, graph, way, context={"user": "anna"}, durability="sync")
+    assert recorder.seen[-2:] == [{"user": "anna"}] * 2
 
 
-def test_a_wait_that_runs_out_leaves_the_run_to_be_resumed(still: Emulator, way: Way) -> None:
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
-    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+def test_a_run_can_be_resumed_after_a_wait_timeout(paused: Emulator, way: Way) -> None:
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
+    graph = create_agent(model, [image_tool(paused)], checkpointer=InMemorySaver())
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     with pytest.raises(TaskWaitTimeout):
-        resumed(still, graph, way, timeout=0.05)
-    still.advance(60)
-    assert resumed(still, graph, way)["messages"][-1].text == "Done."
-    assert made(still) == ["image"]
+        wait_and_resume(paused, graph, way, timeout=0.05)
+    paused.advance(60)
+    assert wait_and_resume(paused, graph, way)["messages"][-1].text == "Done."
+    assert made(paused) == ["image"]
 
 
 @pytest.mark.parametrize("fault", ["429", "503", "404"])
-def test_a_task_that_cannot_be_read_at_resume_keeps_its_id(still: Emulator, way: Way, fault: str) -> None:
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+def test_a_task_that_is_unreadable_on_resume_keeps_its_id(paused: Emulator, way: Way, fault: str) -> None:
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "Done."])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
     graph = create_agent(
-        model, [image_tool(still, **clients(still, max_retries=0))], checkpointer=InMemorySaver()
+        model, [image_tool(paused, **clients(paused, max_retries=0))], checkpointer=InMemorySaver()
     )
     stopped = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     [(task_id, interrupt_id)] = interrupted_tasks(stopped["__interrupt__"]).items()
-    still.advance(60)
-    still.fault(fault, route="GET /v1/tasks*", times=1)
+    paused.advance(60)
+    paused.fault(fault, route="GET /v1/tasks*", times=1)
     state = way.run(graph, "invoke", Command(resume={interrupt_id: True}), THREAD)
-    if fault == "404":  # the task has vanished: that is a result, and names it
+    if fault == "404":  # a missing task is a result that names it
         result = state["messages"][-2]
         assert task_id in result.text
         assert "tell the user" in result.text
         assert result.status == "error"
-    else:  # it goes on when the server does
+    else:  # the run continues once the server recovers
         assert interrupted_tasks(state["__interrupt__"]).keys() == {task_id}
-        state = resumed(still, graph, way)
-    assert [each.id for each in media_from(state)] == [task_id]
-    assert made(still) == ["image"]
+        state = wait_and_resume(paused, graph, way)
+    assert [task.id for task in media_from(state)] == [task_id]
+    assert made(paused) == ["image"]
 
 
-def test_a_vanished_task_ends_a_run_that_is_resumed(still: Emulator, way: Way) -> None:
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "It is gone."])
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
-    graph = create_agent(model, [image_tool(still)], checkpointer=InMemorySaver())
+def test_a_resumed_run_ends_if_its_task_is_missing(paused: Emulator, way: Way) -> None:
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "It is gone."])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
+    graph = create_agent(model, [image_tool(paused)], checkpointer=InMemorySaver())
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
-    still.fault("404", route="GET /v1/tasks*")
-    assert resumed(still, graph, way)["messages"][-1].text == "It is gone."
+    paused.fault("404", route="GET /v1/tasks*")
+    assert wait_and_resume(paused, graph, way)["messages"][-1].text == "It is gone."
 
 
-def asked_twice(emulator: Emulator, mode: str) -> Any:
-    """An agent that is asked for the same image in two turns; its server counts calls from 0 each time."""
+def in_two_turns(emulator: Emulator, mode: str) -> Any:
+    """Run a graph that makes the same call, with the same id, in two turns."""
     graph = StateGraph(State)
-    graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+    graph.add_node("model", lambda state: {"messages": [tool_call_message("A kite")]})
     graph.add_node("tools", ToolNode([image_tool(emulator, mode=mode)]))
     graph.add_edge(START, "model").add_edge("model", "tools")
     compiled = graph.compile(checkpointer=InMemorySaver())
@@ -266,24 +269,24 @@ def asked_twice(emulator: Emulator, mode: str) -> Any:
     return compiled
 
 
-def sent_out(emulator: Emulator, mode: str) -> Any:
-    """A graph that sends the same call out to two graph tasks."""
+def in_two_sends(emulator: Emulator, mode: str) -> Any:
+    """Run a graph that sends the same call to two graph tasks."""
     node = ToolNode([image_tool(emulator, mode=mode)])
     graph = StateGraph(State)
     graph.add_node("worker", node)
-    sends = [Send("worker", {"messages": [calling("A kite")]})] * 2
+    sends = [Send("worker", {"messages": [tool_call_message("A kite")]})] * 2
     graph.add_conditional_edges(START, lambda state: sends, ["worker"])
     compiled = graph.compile(checkpointer=InMemorySaver())
     compiled.invoke({"messages": []}, THREAD)
     return compiled
 
 
-def two_subgraphs(emulator: Emulator, mode: str) -> Any:
-    """A graph with two agents side by side, each with the same call."""
+def in_two_subgraphs(emulator: Emulator, mode: str) -> Any:
+    """Run a graph with two parallel subgraphs that make the same call."""
 
     def sub() -> Any:
         graph = StateGraph(State)
-        graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+        graph.add_node("model", lambda state: {"messages": [tool_call_message("A kite")]})
         graph.add_node("tools", ToolNode([image_tool(emulator, mode=mode)]))
         return graph.add_edge(START, "model").add_edge("model", "tools").compile()
 
@@ -294,13 +297,13 @@ def two_subgraphs(emulator: Emulator, mode: str) -> Any:
     return compiled
 
 
-def functional(emulator: Emulator, mode: str) -> Any:
-    """An entrypoint whose tasks make the same call."""
+def in_two_functional_tasks(emulator: Emulator, mode: str) -> Any:
+    """Run an entrypoint whose tasks make the same call."""
     image = image_tool(emulator, mode=mode)
 
     @task
     def draw() -> Any:
-        [call] = calling("A kite").tool_calls
+        [call] = tool_call_message("A kite").tool_calls
         return image.invoke(call)
 
     @entrypoint(checkpointer=InMemorySaver())
@@ -308,7 +311,7 @@ def functional(emulator: Emulator, mode: str) -> Any:
         return (
             [draw().result(), draw().result()]
             if mode == "wait"
-            else [each.result() for each in (draw(), draw())]
+            else [future.result() for future in (draw(), draw())]
         )
 
     program.invoke("go", THREAD)
@@ -316,16 +319,16 @@ def functional(emulator: Emulator, mode: str) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["submit", "wait", "interrupt"])
-@pytest.mark.parametrize("run", [asked_twice, sent_out, two_subgraphs, functional])
-def test_equal_calls_in_two_places_are_two_images(own_emulator: Emulator, run: Any, mode: str) -> None:
+@pytest.mark.parametrize("run", [in_two_turns, in_two_sends, in_two_subgraphs, in_two_functional_tasks])
+def test_identical_calls_in_two_places_create_two_images(own_emulator: Emulator, run: Any, mode: str) -> None:
     graph = run(own_emulator, mode)
     if mode == "interrupt":
-        resumed(own_emulator, graph, Way(""))
+        wait_and_resume(own_emulator, graph, Way(""))
     assert made(own_emulator) == ["image"] * 2
 
 
 def agent_in_turns(emulator: Emulator) -> Any:
-    """An agent that makes the same call in each turn."""
+    """Return an agent that makes the same call in each turn."""
     call = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
     emulator.script([lambda ask: "Done." if ask.turns[-1].role == "tool" else call] * 5)
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key)
@@ -333,8 +336,8 @@ def agent_in_turns(emulator: Emulator) -> Any:
 
 
 def node_in_turns(emulator: Emulator, *, is_sent: bool = False, saver: Any = None) -> Any:
-    """A graph that does so too, its ids counted from 0."""
-    graph = StateGraph(State).add_node("model", lambda state: {"messages": [calling("A kite")]})
+    """Return a graph that makes the same call, with the same id, in each turn."""
+    graph = StateGraph(State).add_node("model", lambda state: {"messages": [tool_call_message("A kite")]})
     graph.add_node("tools", ToolNode([image_tool(emulator)])).add_edge(START, "model")
     if is_sent:
         graph.add_conditional_edges("model", lambda state: [Send("tools", {"messages": state["messages"]})])
@@ -344,96 +347,96 @@ def node_in_turns(emulator: Emulator, *, is_sent: bool = False, saver: Any = Non
 
 
 def sends_in_turns(emulator: Emulator) -> Any:
-    """A graph that sends its calls out."""
+    """Return the same graph with its calls sent to graph tasks."""
     return node_in_turns(emulator, is_sent=True)
 
 
 def subgraph_in_turns(emulator: Emulator) -> Any:
-    """A graph within a graph, with checkpoints of its own: else LangGraph replays it from its start."""
+    """Return the same graph as a subgraph. It needs its own checkpoints to be replayed from the middle."""
     graph = StateGraph(State).add_node("inner", node_in_turns(emulator, saver=True))
     return graph.add_edge(START, "inner").compile(checkpointer=InMemorySaver())
 
 
 @pytest.mark.parametrize("graph_of", [agent_in_turns, node_in_turns, sends_in_turns, subgraph_in_turns])
-def test_a_replay_finds_its_image_and_a_new_message_makes_one(
+def test_a_replay_reuses_its_image_and_a_new_message_creates_one(
     own_emulator: Emulator, graph_of: Any, way: Way
 ) -> None:
     graph = graph_of(own_emulator)
     way.run(graph, "invoke", {"messages": [HumanMessage("A kite.")]}, THREAD)
     state = graph.get_state(THREAD, subgraphs=True)
-    before_the_tool = (state.tasks[0].state or state).config
-    first = media_from(resumed(own_emulator, graph, way))
+    before_tool = (state.tasks[0].state or state).config
+    first = media_from(wait_and_resume(own_emulator, graph, way))
 
-    again = way.run(graph, "invoke", None, before_the_tool)
-    assert [each.id for each in media_from(again)] == [each.id for each in first]
+    repeated = way.run(graph, "invoke", None, before_tool)
+    assert [task.id for task in media_from(repeated)] == [task.id for task in first]
     assert made(own_emulator) == ["image"]
 
     way.run(graph, "invoke", {"messages": [HumanMessage("Another one.")]}, THREAD)
-    assert len(media_from(resumed(own_emulator, graph, way))) == 2
+    assert len(media_from(wait_and_resume(own_emulator, graph, way))) == 2
     assert made(own_emulator) == ["image"] * 2
 
 
-def test_a_model_neither_sees_nor_sets_the_runtime_that_langgraph_gives(own_emulator: Emulator) -> None:
+def test_the_model_cannot_see_or_set_langgraphs_runtime(own_emulator: Emulator) -> None:
     image = image_tool(own_emulator, mode="submit")
     assert "runtime" not in json.dumps([convert_to_openai_tool(image), image.get_input_jsonschema()])
-    [call] = calling("A kite").tool_calls
+    [call] = tool_call_message("A kite").tool_calls
     refused = image.invoke({**call, "args": {**call["args"], "runtime": "mine"}})
     assert "runtime: Extra inputs are not permitted" in refused.text
     assert made(own_emulator) == []
 
 
-def test_a_fork_pays_for_edited_arguments_alone(own_emulator: Emulator, way: Way) -> None:
+def test_a_fork_pays_only_for_edited_arguments(own_emulator: Emulator, way: Way) -> None:
     graph = agent_in_turns(own_emulator)
     way.run(graph, "invoke", {"messages": [HumanMessage("A kite.")]}, THREAD)
     before_the_tool = graph.get_state(THREAD)
-    resumed(own_emulator, graph, way)
+    wait_and_resume(own_emulator, graph, way)
     message = before_the_tool.values["messages"][-1]
     for prompt, count in (("A kite", 1), ("A red kite", 2), ("A red kite", 2)):
         calls = [{**call, "args": {"prompt": prompt}} for call in message.tool_calls]
         edited = {"messages": [message.model_copy(update={"tool_calls": calls})]}
         fork = graph.update_state(before_the_tool.config, edited)
         way.run(graph, "invoke", None, fork)
-        resumed(own_emulator, graph, way)
+        wait_and_resume(own_emulator, graph, way)
         assert made(own_emulator) == ["image"] * count
 
 
 @pytest.mark.parametrize("fault", ["429;retry-after=0", "503"])
-def test_a_call_that_is_run_again_waits_where_its_task_cannot_be_read(
+def test_a_repeated_call_waits_while_its_task_is_unreadable(
     own_emulator: Emulator, way: Way, fault: str
 ) -> None:
     image = image_tool(own_emulator, mode="wait", **clients(own_emulator, max_retries=0))
-    call = {**calling("A kite").tool_calls[0], "type": "tool_call"}
+    call = {**tool_call_message("A kite").tool_calls[0], "type": "tool_call"}
     first = way.run(image, "invoke", call, THREAD)
     own_emulator.fault(fault, route="GET /v1/tasks*", times=1)
-    again = way.run(image, "invoke", call, THREAD)
-    assert media_from(again) == media_from(first)
-    assert (again.status, made(own_emulator)) == ("success", ["image"])
+    repeated = way.run(image, "invoke", call, THREAD)
+    assert media_from(repeated) == media_from(first)
+    assert (repeated.status, made(own_emulator)) == ("success", ["image"])
 
 
 @pytest.mark.parametrize("mode", ["submit", "wait"])
-def test_without_a_thread_nobody_is_given_anothers_image(own_emulator: Emulator, mode: str) -> None:
+def test_calls_without_a_thread_never_share_images(own_emulator: Emulator, mode: str) -> None:
     image = image_tool(own_emulator, mode=mode)
     graph = StateGraph(State)
     graph.add_node("tools", ToolNode([image]))
     compiled = graph.add_edge(START, "tools").compile()
-    found = [compiled.invoke({"messages": [calling("A kite")]}) for _ in range(2)]
-    found += [{"messages": [image.invoke(calling("A kite").tool_calls[0])]} for _ in range(2)]
-    assert len({each.id for state in found for each in media_from(state)}) == 4
+    states = [compiled.invoke({"messages": [tool_call_message("A kite")]}) for _ in range(2)]
+    states += [{"messages": [image.invoke(tool_call_message("A kite").tool_calls[0])]} for _ in range(2)]
+    assert len({task.id for state in states for task in media_from(state)}) == 4
     assert made(own_emulator) == ["image"] * 4
 
 
-def test_a_task_that_failed_is_not_handed_out_for_a_new_call(own_emulator: Emulator) -> None:
+def test_a_new_call_does_not_reuse_a_failed_task(own_emulator: Emulator) -> None:
     own_emulator.fault("failed", route="POST /v1/images/tasks", times=1)
     graph = StateGraph(State)
-    graph.add_node("model", lambda state: {"messages": [calling("A kite")]})
+    graph.add_node("model", lambda state: {"messages": [tool_call_message("A kite")]})
     graph.add_node("tools", ToolNode([image_tool(own_emulator, mode="wait")]))
     compiled = graph.add_edge(START, "model").add_edge("model", "tools").compile(checkpointer=InMemorySaver())
     states = [compiled.invoke({"messages": [HumanMessage("Go.")]}, THREAD) for _ in range(2)]
     assert [state["messages"][-1].status for state in states] == ["error", "success"]
 
 
-def background(emulator: Emulator, *more: Any) -> Any:
-    """An agent that makes images in the background."""
+def background_agent(emulator: Emulator, *more: Any) -> Any:
+    """Return an agent that makes images in the background."""
     both = clients(emulator)
     middleware = [PicccTasksMiddleware(both["client"], async_client=both["async_client"]), *more]
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key)
@@ -441,101 +444,103 @@ def background(emulator: Emulator, *more: Any) -> Any:
     return create_agent(model, tools, middleware=middleware, checkpointer=InMemorySaver())
 
 
-def test_a_task_outlives_the_messages_that_named_it(still: Emulator, way: Way) -> None:
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
+def test_a_task_survives_the_summarization_of_its_messages(paused: Emulator, way: Way) -> None:
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
     summary = SummarizationMiddleware(model, trigger=("messages", 4), keep=("messages", 1))
-    graph = background(still, summary)
-    one = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
-    still.script([one, "Soon.", "A summary.", "Not yet.", "A summary.", "Here it is."])
+    graph = background_agent(paused, summary)
+    image_call = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+    paused.script([image_call, "Soon.", "A summary.", "Not yet.", "A summary.", "Here it is."])
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
-    assert not [each for each in state["messages"] if isinstance(each, ToolMessage)]
-    still.advance(60)
+    assert not [message for message in state["messages"] if isinstance(message, ToolMessage)]
+    paused.advance(60)
     state = way.run(graph, "invoke", {"messages": [HumanMessage("And now?")]}, THREAD)
-    assert [each.status for each in media_from(state)] == ["completed"]
-    assert "Media task updates" in str(still.requests[-1].body)
+    assert [task.status for task in media_from(state)] == ["completed"]
+    assert "Media task updates" in str(paused.requests[-1].body)
 
 
-def test_what_was_interrupted_is_answered_when_the_user_goes_on(still: Emulator, way: Way) -> None:
-    both = clients(still)
+def test_an_interrupted_call_is_answered_when_the_user_continues(paused: Emulator, way: Way) -> None:
+    both = clients(paused)
     middleware = [PicccTasksMiddleware(both["client"], async_client=both["async_client"])]
-    model = ChatPiccc(base_url=still.base_url, api_key=still.api_key)
-    still.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "I know.", "Here."])
+    model = ChatPiccc(base_url=paused.base_url, api_key=paused.api_key)
+    paused.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), "I know.", "Here."])
     graph = create_agent(
-        model, [image_tool(still, **both)], middleware=middleware, checkpointer=InMemorySaver()
+        model, [image_tool(paused, **both)], middleware=middleware, checkpointer=InMemorySaver()
     )
     stopped = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     [task_id] = interrupted_tasks(stopped["__interrupt__"])
     state = way.run(graph, "invoke", {"messages": [HumanMessage("Never mind.")]}, THREAD)
     kinds = [message.type for message in state["messages"]]
     assert kinds == ["human", "ai", "tool", "human", "ai"]
-    assert [each.id for each in media_from(state)] == [task_id]
-    still.advance(60)
+    assert [task.id for task in media_from(state)] == [task_id]
+    paused.advance(60)
     state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
-    assert [each.status for each in media_from(state)] == ["completed"]
+    assert [task.status for task in media_from(state)] == ["completed"]
 
 
-def test_a_task_that_vanished_is_told_of_once(way: Way) -> None:
+def test_a_missing_task_is_reported_once(way: Way) -> None:
     with Emulator(clock=ManualClock(start=time.time() - 3600), speed=float("inf")) as emulator:
-        graph = background(emulator)
+        graph = background_agent(emulator)
         emulator.script([Scripted(calls=[("generate_image", {"prompt": "A kite"})]), *["I see."] * 3])
         way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
         emulator.fault("404", route="GET /v1/tasks*")
         for _ in range(2):
             state = way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
-    assert sum("the server no longer has it" in each.text for each in state["messages"]) == 1
-    assert [each.status for each in media_from(state)] == ["expired"]
+    assert sum("the server no longer has it" in message.text for message in state["messages"]) == 1
+    assert [task.status for task in media_from(state)] == ["expired"]
 
 
-def test_a_task_that_its_server_did_not_date_vanishes_too(
-    still: Emulator, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_task_without_a_timestamp_is_reported(
+    paused: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(**settings(still))
+    client = Client(**settings(paused))
     running = tasks_in(artifact_of(Task("task_gone", type="image")))
-    assert not run_sync_tool(ended(client, running)), "a new one may show late"
+    assert not run_sync_tool(ended(client, running)), "a new task may appear late"
     monkeypatch.setattr("piccc.media.agent_tools.GONE_SECONDS", 0)
     [report] = run_sync_tool(ended(client, running))
     assert "no longer has it" in report.text
 
 
-def test_a_wait_ends_with_the_first_task_that_does(still: Emulator) -> None:
-    client = Client(**settings(still))
-    still.fault("stuck", route="POST /v1/images/tasks", times=1)
+def test_a_wait_returns_when_the_first_task_ends(paused: Emulator) -> None:
+    client = Client(**settings(paused))
+    paused.fault("stuck", route="POST /v1/images/tasks", times=1)
     stuck, ends = (client.images.submit(prompt, model="piccc-image") for prompt in ("A kite", "A tree"))
-    still.advance(60)
+    paused.advance(60)
     [report] = run_sync_tool(ended(client, [stuck, ends], seconds=3600))
     assert report.artifact["task_id"] == ends.id
 
 
-def test_several_running_tasks_are_read_with_one_request(still: Emulator, way: Way) -> None:
-    graph = background(still)
-    still.script(
+def test_several_running_tasks_are_polled_with_one_request(paused: Emulator, way: Way) -> None:
+    graph = background_agent(paused)
+    paused.script(
         [Scripted(calls=[("generate_image", {"prompt": f"Kite {n}"}) for n in range(5)]), "Soon.", "Later."]
     )
     way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
-    before = len(still.requests)
+    before = len(paused.requests)
     way.run(graph, "invoke", {"messages": [HumanMessage("And?")]}, THREAD)
-    reads = [each.path for each in list(still.requests)[before:] if each.method == "GET"]
+    reads = [request.path for request in list(paused.requests)[before:] if request.method == "GET"]
     assert reads == ["/v1/tasks"]
 
 
-def stored_in_memory(saver: InMemorySaver) -> int:
-    """Return how many bytes of values a saver holds."""
+def memory_size(saver: InMemorySaver) -> int:
+    """Return the size in bytes of the saver's values."""
     return sum(len(blob) for _, blob in saver.blobs.values())
 
 
-def stored_in_sqlite(saver: SqliteSaver) -> int:
-    """Return how many bytes of checkpoints and writes a saver holds."""
+def sqlite_size(saver: SqliteSaver) -> int:
+    """Return the size in bytes of the saver's checkpoints and writes."""
     sums = ("SELECT sum(length(checkpoint)) FROM checkpoints", "SELECT sum(length(value)) FROM writes")
-    return sum(saver.conn.execute(each).fetchone()[0] for each in sums)
+    return sum(saver.conn.execute(query).fetchone()[0] for query in sums)
 
 
 @pytest.mark.parametrize("kind", [InMemorySaver, SqliteSaver])
-def test_checkpoints_hold_no_image_that_a_model_is_shown(own_emulator: Emulator, kind: Any) -> None:
+def test_checkpoints_do_not_store_images_shown_to_the_model(own_emulator: Emulator, kind: Any) -> None:
     turns, sizes = 3, {}
     for show in ("none", "image"):
-        one = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
-        own_emulator.script([one, lambda ask: f"I see {sum(len(turn.media) for turn in ask.turns)}."] * turns)
+        image_call = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
+        own_emulator.script(
+            [image_call, lambda ask: f"I see {sum(len(turn.media) for turn in ask.turns)}."] * turns
+        )
         with SqliteSaver.from_conn_string(":memory:") as sqlite:
             saver: Any = sqlite if kind is SqliteSaver else InMemorySaver()
             model = ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key)
@@ -543,41 +548,45 @@ def test_checkpoints_hold_no_image_that_a_model_is_shown(own_emulator: Emulator,
             graph = create_agent(model, tools, checkpointer=saver)
             for _ in range(turns):
                 state = graph.invoke({"messages": [HumanMessage("Go.")]}, THREAD)
-            sizes[show] = (stored_in_sqlite if kind is SqliteSaver else stored_in_memory)(saver)
+            sizes[show] = (sqlite_size if kind is SqliteSaver else memory_size)(saver)
     assert state["messages"][-1].text == f"I see {turns}."
     assert sizes["image"] < 2 * sizes["none"] < 300_000
 
 
 @pytest.mark.parametrize("mode", ["wait", "submit", "background", "interrupt"])
-def test_progress_is_streamed_in_every_mode(still: Emulator, mode: str) -> None:
-    graph = StateGraph(State).add_node("tools", ToolNode([image_tool(still, mode=mode, wait_s=0.01)]))
+def test_progress_is_streamed_in_every_mode(paused: Emulator, mode: str) -> None:
+    graph = StateGraph(State).add_node("tools", ToolNode([image_tool(paused, mode=mode, wait_s=0.01)]))
     compiled = graph.add_edge(START, "tools").compile(checkpointer=InMemorySaver())
-    news = list(compiled.stream({"messages": [calling("A kite")]}, THREAD, stream_mode="custom"))
-    assert news[0]["piccc_task"]["status"] == "queued"
+    updates = list(compiled.stream({"messages": [tool_call_message("A kite")]}, THREAD, stream_mode="custom"))
+    assert updates[0]["piccc_task"]["status"] == "queued"
 
 
 @pytest.mark.parametrize("place", ["tool", "middleware"])
-def test_each_poll_is_a_heartbeat(
-    still: Emulator, way: Way, place: str, monkeypatch: pytest.MonkeyPatch
+def test_polling_sends_heartbeats(
+    paused: Emulator, way: Way, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats = 0
 
     def beat() -> None:
         nonlocal beats
         beats += 1
-        still.advance(60)  # so that the wait ends
+        paused.advance(60)  # end the wait
 
-    both = clients(still)
+    both = clients(paused)
     if place == "tool":
         monkeypatch.setattr("langgraph.runtime.get_runtime", lambda: Runtime(heartbeat=beat))
-        graph = StateGraph(State).add_node("tools", ToolNode([image_tool(still, mode="wait", wait_s=30)]))
-        way.run(graph.add_edge(START, "tools").compile(), "invoke", {"messages": [calling("A kite")]})
+        graph = StateGraph(State).add_node("tools", ToolNode([image_tool(paused, mode="wait", wait_s=30)]))
+        way.run(
+            graph.add_edge(START, "tools").compile(), "invoke", {"messages": [tool_call_message("A kite")]}
+        )
     else:
         task = both["client"].images.submit("A kite", model="piccc-image")
         middleware = PicccTasksMiddleware(both["client"], async_client=both["async_client"], wait_s=30)
         state = {"messages": [AIMessage("Soon.")], "piccc_tasks": {task.id: artifact_of(task)}}
         way.run(middleware, "after_model", state, Runtime(heartbeat=beat))
-    reads = sum(each.method == "GET" and each.path.startswith("/v1/tasks") for each in still.requests)
+    reads = sum(
+        request.method == "GET" and request.path.startswith("/v1/tasks") for request in paused.requests
+    )
     assert 0 < beats <= reads
 
 
@@ -585,7 +594,7 @@ def test_each_poll_is_a_heartbeat(
     ("fault", "sent", "status"),
     [("failed", 1, "error"), ("503", 2, "success"), ("lost-answer", 1, "success")],
 )
-def test_a_retry_repeats_what_was_not_made_and_pays_for_nothing_twice(
+def test_a_retry_resubmits_only_if_no_task_was_created(
     own_emulator: Emulator, way: Way, fault: str, sent: int, status: str
 ) -> None:
     own_emulator.fault(fault, route="POST /v1/images/tasks", times=1)
@@ -598,7 +607,7 @@ def test_a_retry_repeats_what_was_not_made_and_pays_for_nothing_twice(
     graph = create_agent(model, [image], middleware=[retry], checkpointer=InMemorySaver())
     state = way.run(graph, "invoke", {"messages": [HumanMessage("Go.")]}, THREAD)
     assert state["messages"][-2].status == status
-    posts = [each for each in own_emulator.requests if each.path == "/v1/images/tasks"]
+    posts = [request for request in own_emulator.requests if request.path == "/v1/images/tasks"]
     assert len(posts) == sent
     assert sum(charge.kind == "image" for charge in own_emulator.charges) == 1
 
@@ -609,11 +618,11 @@ def test_a_retry_repeats_what_was_not_made_and_pays_for_nothing_twice(
         ("async", "n:1", "t", "durability"),
         ("sync", "n:1", "t", ""),
         ("sync", "", "t", "graph task"),
-        # Without a thread there is no checkpointer, and LangGraph says that `durability` has no effect.
+        # Without a thread there is no checkpointer, and LangGraph warns that `durability` has no effect.
         ("async", "n:1", None, ""),
     ],
 )
-def test_what_the_promise_depends_on_is_warned_of_once(
+def test_settings_that_could_cause_double_payment_are_warned_about_once(
     own_emulator: Emulator,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -632,14 +641,14 @@ def test_what_the_promise_depends_on_is_warned_of_once(
         "metadata": {"langgraph_node": "n"},
     }
     for id in ("1", "2"):
-        image.invoke(calling("A kite", id=id).tool_calls[0], config)
-    said = [each.message for each in caplog.records if each.levelname == "WARNING"]
-    assert len(said) == bool(warns)
-    assert all(warns in each for each in said)
+        image.invoke(tool_call_message("A kite", id=id).tool_calls[0], config)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == bool(warns)
+    assert all(warns in warning for warning in warnings)
 
 
-def test_media_is_read_from_states_and_json(own_emulator: Emulator) -> None:
-    message = image_tool(own_emulator, mode="wait").invoke(calling("A kite").tool_calls[0])
+def test_media_from_reads_messages_states_and_json(own_emulator: Emulator) -> None:
+    message = image_tool(own_emulator, mode="wait").invoke(tool_call_message("A kite").tool_calls[0])
     [expected] = media_from(message)
     for source in (
         [message],
@@ -651,10 +660,10 @@ def test_media_is_read_from_states_and_json(own_emulator: Emulator) -> None:
         assert media_from(source) == [expected]
 
 
-def test_a_hook_that_fails_does_not_reach_the_model(own_emulator: Emulator, way: Way) -> None:
+def test_a_failing_update_hook_does_not_affect_the_result(own_emulator: Emulator, way: Way) -> None:
     def fails(_: Any) -> None:
-        raise RuntimeError("the program's own")
+        raise RuntimeError("The hook failed.")
 
     image = image_tool(own_emulator, mode="wait", on_update=fails)
-    message = way.run(image, "invoke", calling("A kite").tool_calls[0])
+    message = way.run(image, "invoke", tool_call_message("A kite").tool_calls[0])
     assert message.status == "success"

@@ -1,4 +1,4 @@
-"""Media tools in every kind of graph: as many rows of the table as have each pair of its values."""
+"""Media tools in every kind of graph: enough rows of the table to cover each pair of values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.pairwise import pairwise
 
 
 @pytest.mark.parametrize("row", list(pairwise(rows())), ids="-".join)
-def test_each_request_is_paid_once_and_each_question_answered_by_whom_it_is_put_to(
+def test_requests_are_paid_once_and_only_the_human_answers_questions(
     row: Row, request: pytest.FixtureRequest
 ) -> None:
     run_row(row, request.getfixturevalue("postgres_url") if row.saver == "postgres" else "")

@@ -1,4 +1,4 @@
-"""Messages in every shape reach the server over both dialects."""
+"""Every message format is converted and sent in both dialects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from piccc.conversation import (
     ToolCall,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from tests.langchain.replay import Replay, completion, whole
+from tests.langchain.replay import Replay, completion, json_response
 
 URL = "https://files.test/a.png"
 PNG = Image(data="aGk=", media_type="image/png")
@@ -118,11 +118,11 @@ FOREIGN_FORMS: list[tuple[dict[str, Any], Any]] = [
 @pytest.mark.parametrize(
     ("block", "part"), BLOCKS + FOREIGN_FORMS, ids=[str(block)[:60] for block, _ in BLOCKS + FOREIGN_FORMS]
 )
-def test_a_block_is_read(block: dict[str, Any], part: Any) -> None:
+def test_a_content_block_is_converted(block: dict[str, Any], part: Any) -> None:
     assert to_parts([block]) == [part]
 
 
-def test_a_cache_mark_stands_behind_its_block() -> None:
+def test_a_cache_point_follows_its_block() -> None:
     block = {"type": "text", "text": "long", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     assert to_parts([block, "short"]) == [Text("long"), CachePoint("1h"), Text("short")]
 
@@ -145,7 +145,7 @@ def test_a_cache_mark_stands_behind_its_block() -> None:
         {"image": {"format": "png", "source": {"s3Location": {"uri": "s3://a"}}}},
     ],
 )
-def test_what_cannot_be_sent_is_refused(block: dict[str, Any]) -> None:
+def test_unsupported_content_is_rejected(block: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedContentError):
         to_parts([block])
 
@@ -206,12 +206,12 @@ HISTORY: list[tuple[BaseMessage, Message]] = [
 
 
 @pytest.mark.parametrize(("message", "neutral"), HISTORY, ids=[str(index) for index in range(len(HISTORY))])
-def test_a_message_is_read(message: BaseMessage, neutral: Message) -> None:
+def test_a_message_is_converted(message: BaseMessage, neutral: Message) -> None:
     assert to_messages([message]) == [neutral]
 
 
 @pytest.mark.parametrize("message", [FunctionMessage("a", name="f"), ChatMessage("a", role="narrator")])
-def test_a_role_without_meaning_is_refused(message: BaseMessage) -> None:
+def test_an_unsupported_role_is_rejected(message: BaseMessage) -> None:
     with pytest.raises(InvalidArgumentError):
         to_messages([message])
 
@@ -230,28 +230,28 @@ def test_a_role_without_meaning_is_refused(message: BaseMessage) -> None:
         ("anthropic", [{"type": "image", "url": URL}], "/v1/messages"),
     ],
 )
-def test_content_goes_over_the_route_that_has_words_for_it(dialect: str, content: Any, path: str) -> None:
+def test_content_is_sent_to_the_endpoint_that_supports_it(dialect: str, content: Any, path: str) -> None:
     both = {
         **completion({"content": "Hi"}),
         "content": [{"type": "text", "text": "Hi"}],
         "stop_reason": "end_turn",
     }
-    server = Replay(whole({**both, "usage": {}}))
+    server = Replay(json_response({**both, "usage": {}}))
     assert server.model(dialect=dialect).invoke([HumanMessage(content)]).text == "Hi"
     assert server.requests[0].url.path == path
 
 
-def test_images_in_tool_results_reach_both_dialects() -> None:
+def test_images_in_tool_results_are_sent_in_both_dialects() -> None:
     messages = [
         HumanMessage("?"),
         AIMessage("", tool_calls=[CALL]),
         ToolMessage([{"type": "text", "text": "a"}, {"type": "image", "url": URL}], tool_call_id="c1"),
     ]
-    server = Replay(whole(completion({"content": "Hi"})))
+    server = Replay(json_response(completion({"content": "Hi"})))
     server.model().invoke(messages)
     assert URL in str(server.bodies[0]["messages"])
     body = {"id": "m", "model": "x", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
-    server = Replay(whole(body))
+    server = Replay(json_response(body))
     server.model(dialect="anthropic").invoke(messages)
     result = server.bodies[0]["messages"][-1]["content"][0]
     assert [block["type"] for block in result["content"]] == ["text", "image"]

@@ -1,4 +1,4 @@
-"""Errors are both ours and LangChain's, and say rightly whether another try makes sense."""
+"""Errors are both our type and LangChain's, and their `is_retryable` is right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from langgraph.types import RetryPolicy
 from langchain_piccc import ChatPiccc
 from langchain_piccc.errors import as_model_error
 from piccc import errors
-from tests.langchain.replay import Replay, chunks, completion, stream, whole
+from tests.langchain.replay import Replay, chunks, completion, json_response, stream
 
 STATUSES = [
     (400, errors.InvalidRequestError, core.ModelInvalidRequestError, False),
@@ -38,15 +38,15 @@ STATUSES = [
 ]
 
 
-def refusal(status: int, message: str = "no", code: str | None = None) -> httpx.Response:
-    return whole({"error": {"message": message, "type": "t", "code": code}}, status=status)
+def error_response(status: int, message: str = "no", code: str | None = None) -> httpx.Response:
+    return json_response({"error": {"message": message, "type": "t", "code": code}}, status=status)
 
 
-async def raised(model: ChatPiccc, way: str) -> errors.PicccError:
-    """Return the error that a call raises, asked for in one of four ways."""
+async def raised(model: ChatPiccc, method: str) -> errors.PicccError:
+    """Return the error that a call method raises."""
 
     async def ask() -> None:
-        match way:
+        match method:
             case "invoke":
                 model.invoke("?")
             case "ainvoke":
@@ -61,20 +61,22 @@ async def raised(model: ChatPiccc, way: str) -> errors.PicccError:
     return caught.value
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
-@pytest.mark.parametrize(("status", "ours", "theirs", "retryable"), STATUSES)
-async def test_a_status_is_an_error_of_both_kinds(
-    status: int, ours: type, theirs: type, way: str, *, retryable: bool
+@pytest.mark.parametrize("method", ["invoke", "ainvoke", "stream", "astream"])
+@pytest.mark.parametrize(("status", "piccc_type", "langchain_type", "retryable"), STATUSES)
+async def test_a_status_raises_our_error_and_langchains(
+    status: int, piccc_type: type, langchain_type: type, method: str, *, retryable: bool
 ) -> None:
-    error = await raised(Replay(refusal(status)).model(max_retries=0), way)
-    assert isinstance(error, ours)
-    assert isinstance(error, theirs)
+    error = await raised(Replay(error_response(status)).model(max_retries=0), method)
+    assert isinstance(error, piccc_type)
+    assert isinstance(error, langchain_type)
     assert error.is_retryable is retryable
     assert (error.status, error.request_id) == (status, "req_1")
 
 
-def test_too_long_a_conversation_is_langchains_overflow() -> None:
-    server = Replay(refusal(400, "This model's maximum context length is 8", "context_length_exceeded"))
+def test_a_too_long_conversation_raises_langchains_overflow_error() -> None:
+    server = Replay(
+        error_response(400, "This model's maximum context length is 8", "context_length_exceeded")
+    )
     with pytest.raises(core.ContextOverflowError) as caught:
         server.model().invoke("?")
     assert isinstance(caught.value, errors.ContextOverflowError)
@@ -84,14 +86,16 @@ def test_too_long_a_conversation_is_langchains_overflow() -> None:
 @pytest.mark.parametrize(
     ("failure", "retryable"), [(httpx.ConnectError("no"), True), (httpx.ReadError("cut"), False)]
 )
-def test_only_what_cannot_have_been_billed_is_retryable(failure: Exception, *, retryable: bool) -> None:
+def test_a_connection_error_is_retryable_only_if_nothing_was_sent(
+    failure: Exception, *, retryable: bool
+) -> None:
     with pytest.raises(core.ModelConnectionError) as caught:
         Replay(failure).model(max_retries=0).invoke("?")
     assert isinstance(caught.value, errors.APIConnectionError)
     assert caught.value.is_retryable is retryable
 
 
-def test_a_timeout_after_sending_is_not_retryable_unless_the_caller_says_so() -> None:
+def test_a_timeout_after_sending_is_retryable_only_with_retry_unknown() -> None:
     for retry_unknown in (False, True):
         model = Replay(httpx.ReadTimeout("late")).model(max_retries=0, retry_unknown=retry_unknown)
         with pytest.raises(core.ModelTimeoutError) as caught:
@@ -100,10 +104,10 @@ def test_a_timeout_after_sending_is_not_retryable_unless_the_caller_says_so() ->
         assert caught.value.is_retryable is retry_unknown
 
 
-@pytest.mark.parametrize("way", ["stream", "astream"])
-async def test_a_cut_stream_is_not_retryable_and_keeps_what_came(way: str) -> None:
-    cut = stream(chunks([{"content": "half"}])[:2])
-    error = await raised(Replay(cut).model(), way)
+@pytest.mark.parametrize("method", ["stream", "astream"])
+async def test_a_truncated_stream_is_not_retryable_and_keeps_its_text(method: str) -> None:
+    truncated = stream(chunks([{"content": "half"}])[:2])
+    error = await raised(Replay(truncated).model(), method)
     assert isinstance(error, errors.StreamError)
     assert isinstance(error, core.ModelAPIError)
     assert error.is_retryable is False
@@ -111,11 +115,11 @@ async def test_a_cut_stream_is_not_retryable_and_keeps_what_came(way: str) -> No
     assert error.partial.text == "half"
 
 
-@pytest.mark.parametrize("bad", [{"apikee": 1}, {"temprature": 1}])
-def test_a_mistyped_option_is_refused_before_anything_is_sent(bad: dict[str, Any]) -> None:
-    server = Replay(whole(completion({"content": "Hi"})))
+@pytest.mark.parametrize("options", [{"apikee": 1}, {"temprature": 1}])
+def test_a_misspelled_option_is_rejected_before_sending(options: dict[str, Any]) -> None:
+    server = Replay(json_response(completion({"content": "Hi"})))
     with pytest.raises(core.ModelInvalidRequestError, match="extra_body") as caught:
-        server.model().invoke("?", **bad)
+        server.model().invoke("?", **options)
     assert caught.value.is_retryable is False
     assert server.requests == []
 
@@ -126,32 +130,32 @@ def test_a_missing_key_is_an_authentication_error(monkeypatch: pytest.MonkeyPatc
         ChatPiccc(base_url="http://127.0.0.1:9").invoke("?")
 
 
-def test_tracers_see_status_headers_and_body() -> None:
-    class Ears(BaseCallbackHandler):
+def test_callbacks_receive_status_request_id_and_body() -> None:
+    class ErrorRecorder(BaseCallbackHandler):
         def on_llm_error(self, error: BaseException, *, response: LLMResult | None = None, **_: Any) -> None:
-            self.told = response
+            self.response = response
 
-    ears = Ears()
+    recorder = ErrorRecorder()
     with pytest.raises(errors.RateLimitError):
-        Replay(refusal(429, "slow")).model(max_retries=0).invoke("?", config={"callbacks": [ears]})
-    assert ears.told is not None
-    metadata = ears.told.generations[0][0].message.response_metadata  # type: ignore[union-attr]  # a chat's
+        Replay(error_response(429, "slow")).model(max_retries=0).invoke("?", config={"callbacks": [recorder]})
+    assert recorder.response is not None
+    metadata = recorder.response.generations[0][0].message.response_metadata  # type: ignore[union-attr]  # a chat generation
     assert metadata["status_code"] == 429
     assert metadata["request_id"] == "req_1"
     assert metadata["body"]["error"]["message"] == "slow"
 
 
-@pytest.mark.parametrize("copied", [lambda error: pickle.loads(pickle.dumps(error)), copy.deepcopy])  # noqa: S301  our own bytes
-def test_errors_survive_copies(copied: Any) -> None:
+@pytest.mark.parametrize("copier", [lambda error: pickle.loads(pickle.dumps(error)), copy.deepcopy])  # noqa: S301  our own data
+def test_errors_survive_pickling_and_deep_copies(copier: Any) -> None:
     with pytest.raises(errors.APITimeoutError) as caught:
         Replay(httpx.ReadTimeout("late")).model(max_retries=0).invoke("?")
-    twin = copied(caught.value)
-    assert type(twin) is type(caught.value)
-    assert str(twin) == str(caught.value)
-    assert twin.is_retryable is False
+    copied_error = copier(caught.value)
+    assert type(copied_error) is type(caught.value)
+    assert str(copied_error) == str(caught.value)
+    assert copied_error.is_retryable is False
 
 
-def test_every_error_of_a_chat_has_a_counterpart() -> None:
+def test_every_chat_error_has_a_langchain_counterpart() -> None:
     media = ("Task", "Output", "Submission", "Batch", "Spend", "MissingExtra", "Ledger")
     kinds = [
         kind
@@ -164,30 +168,30 @@ def test_every_error_of_a_chat_has_a_counterpart() -> None:
 
 
 CUT = stream(chunks([{"content": "half"}])[:2])
-REPEATED = [
-    (refusal(400), 1),
-    (refusal(401), 1),
-    (refusal(402), 1),
-    (refusal(403), 1),
-    (refusal(404), 1),
-    (refusal(422), 1),
-    (refusal(429), 3),
-    (refusal(500), 3),
-    (refusal(503), 3),
-    (refusal(504), 1),
-    (refusal(524), 1),
+RETRIED = [
+    (error_response(400), 1),
+    (error_response(401), 1),
+    (error_response(402), 1),
+    (error_response(403), 1),
+    (error_response(404), 1),
+    (error_response(422), 1),
+    (error_response(429), 3),
+    (error_response(500), 3),
+    (error_response(503), 3),
+    (error_response(504), 1),
+    (error_response(524), 1),
     (CUT, 1),
-    (whole(b"<html>"), 1),
+    (json_response(b"<html>"), 1),
     (httpx.ConnectError("no"), 3),
     (httpx.ReadError("reset"), 1),
     (httpx.ReadTimeout("late"), 1),
 ]
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["invoke", "ainvoke"])
-@pytest.mark.parametrize(("reply", "requests"), REPEATED)
-async def test_langgraphs_default_retry_policy_repeats_only_what_bills_nothing(
-    reply: httpx.Response | Exception, requests: int, *, asynchronous: bool
+@pytest.mark.parametrize("is_async", [False, True], ids=["invoke", "ainvoke"])
+@pytest.mark.parametrize(("reply", "requests"), RETRIED)
+async def test_langgraphs_default_retry_policy_retries_only_unbilled_errors(
+    reply: httpx.Response | Exception, requests: int, *, is_async: bool
 ) -> None:
     server = Replay(reply)
     model = server.model(max_retries=0, streaming=reply is CUT)
@@ -200,17 +204,17 @@ async def test_langgraphs_default_retry_policy_repeats_only_what_bills_nothing(
 
     policy = RetryPolicy(initial_interval=0, jitter=False)
     graph = StateGraph(MessagesState)
-    graph.add_node("ask", aask if asynchronous else ask, retry_policy=policy)
+    graph.add_node("ask", aask if is_async else ask, retry_policy=policy)
     graph.set_entry_point("ask")
     start: MessagesState = {"messages": [HumanMessage("?")]}
     with pytest.raises(errors.PicccError):
-        await graph.compile().ainvoke(start) if asynchronous else graph.compile().invoke(start)
+        await graph.compile().ainvoke(start) if is_async else graph.compile().invoke(start)
     assert len(server.requests) == requests
 
 
-def test_fallbacks_take_over() -> None:
-    down = Replay(refusal(503)).model(max_retries=0)
-    up = Replay(whole(completion({"content": "Hi"}))).model()
+def test_with_fallbacks_switches_to_the_next_model() -> None:
+    down = Replay(error_response(503)).model(max_retries=0)
+    up = Replay(json_response(completion({"content": "Hi"}))).model()
     message = down.with_fallbacks([up]).invoke([HumanMessage("?")])
     assert isinstance(message, AIMessage)
     assert message.content == "Hi"

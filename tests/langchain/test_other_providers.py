@@ -1,4 +1,4 @@
-"""Histories of other providers' models: what has a word here is translated, all else is left out."""
+"""Histories of other providers' models: supported content is converted, the rest is left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BEDROCK = {"model_provider": "bedrock_converse"}
 MISTRAL = {"model_provider": "mistralai"}
 TEXT = {"type": "text", "text": "It is sunny."}
 
-# The blocks as the provider's own LangChain package gives them, and what they become.
+# Blocks as the provider's LangChain package returns them, and what they are converted to.
 TRANSLATED: list[tuple[str, dict[str, str], list[Any], list[Any]]] = [
     (
         "a Responses reasoning item",
@@ -37,13 +37,13 @@ TRANSLATED: list[tuple[str, dict[str, str], list[Any], list[Any]]] = [
         [Reasoning("Hm.", provider="openai")],
     ),
     (
-        "an image that OpenAI's tool made",
+        "an image made by OpenAI's tool",
         OPENAI,
         [{"type": "image_generation_call", "id": "ig_1", "result": "aGk=", "output_format": "jpeg"}],
         [Image(data="aGk=", media_type="image/jpeg")],
     ),
     (
-        "thinking with another's signature",
+        "thinking with another provider's signature",
         ANTHROPIC,
         [{"type": "thinking", "thinking": "Hm.", "signature": "theirs"}],
         [Reasoning("Hm.", "theirs", provider="anthropic")],
@@ -82,21 +82,21 @@ LEFT_OUT: list[tuple[dict[str, str], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("metadata", "blocks", "parts"), [each[1:] for each in TRANSLATED], ids=[each[0] for each in TRANSLATED]
+    ("metadata", "blocks", "parts"), [case[1:] for case in TRANSLATED], ids=[case[0] for case in TRANSLATED]
 )
-def test_what_has_a_word_here_is_translated(
+def test_supported_content_is_converted(
     metadata: dict[str, str], blocks: list[Any], parts: list[Any]
 ) -> None:
     message = AIMessage([*blocks, TEXT], response_metadata=metadata)
     assert to_messages([message]) == [Message("assistant", [*parts, Text("It is sunny.")])]
 
 
-def asked(model: ChatPiccc, messages: list[BaseMessage]) -> str:
+def ask(model: ChatPiccc, messages: list[BaseMessage]) -> str:
     return model.invoke(messages).text
 
 
-@pytest.mark.parametrize(("metadata", "block"), LEFT_OUT, ids=[each["type"] for _, each in LEFT_OUT])
-def test_what_has_none_is_left_out(
+@pytest.mark.parametrize(("metadata", "block"), LEFT_OUT, ids=[block["type"] for _, block in LEFT_OUT])
+def test_unsupported_content_is_left_out(
     emulator: Emulator, dialect: Any, metadata: dict[str, str], block: dict[str, Any]
 ) -> None:
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
@@ -105,27 +105,27 @@ def test_what_has_none_is_left_out(
         AIMessage([block, TEXT], response_metadata=metadata),
         HumanMessage("Thanks."),
     ]
-    [answer] = [each for each in to_messages([history[1]]) if each.role == "assistant"]
+    [answer] = [message for message in to_messages([history[1]]) if message.role == "assistant"]
     assert [part for part in answer.parts if not isinstance(part, Raw)] == [Text("It is sunny.")]
-    assert asked(model, history)
+    assert ask(model, history)
     assert block["type"] not in str(emulator.requests[-1].body["messages"])
 
 
 @pytest.mark.parametrize("metadata", [OPENAI, ANTHROPIC, GEMINI, BEDROCK, MISTRAL])
 @pytest.mark.parametrize("replay", [None, True])
-def test_a_signature_goes_back_only_to_whom_it_came_from(
+def test_another_providers_signature_is_not_sent(
     emulator: Emulator, dialect: Any, metadata: dict[str, str], *, replay: bool | None
 ) -> None:
     model = ChatPiccc(
         base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect, replay_reasoning=replay
     )
-    thought = {"type": "thinking", "thinking": "Hm.", "signature": "theirs"}
+    thinking = {"type": "thinking", "thinking": "Hm.", "signature": "theirs"}
     history = [
         HumanMessage("?"),
-        AIMessage([thought, TEXT], response_metadata=metadata),
+        AIMessage([thinking, TEXT], response_metadata=metadata),
         HumanMessage("Thanks."),
     ]
-    assert asked(model, history)
+    assert ask(model, history)
     assert "theirs" not in str(emulator.requests[-1].body)
 
 
@@ -134,10 +134,8 @@ def search(query: str) -> str:
     return query
 
 
-def test_a_fallback_after_an_answer_of_openais_with_a_web_search_works(
-    emulator: Emulator, dialect: Any
-) -> None:
-    # As ChatOpenAI(use_responses_api=True, output_version="responses/v1") gives it.
+def test_a_fallback_after_an_openai_web_search_works(emulator: Emulator, dialect: Any) -> None:
+    # As ChatOpenAI(use_responses_api=True, output_version="responses/v1") returns it.
     first = AIMessage(
         [
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"},
@@ -153,11 +151,11 @@ def test_a_fallback_after_an_answer_of_openais_with_a_web_search_works(
         tool_calls=[{"name": "search", "args": {"query": "a"}, "id": "call_1"}],
         response_metadata={**OPENAI, "id": "resp_1"},
     )
-    down = ChatOpenAI(
+    unreachable = ChatOpenAI(
         model="gpt-5", api_key="k", base_url="http://127.0.0.1:9", use_responses_api=True, max_retries=0
     )
-    spare = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
-    agent = create_agent(down, [tool(search)], middleware=[ModelFallbackMiddleware(spare)])
+    fallback = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
+    agent = create_agent(unreachable, [tool(search)], middleware=[ModelFallbackMiddleware(fallback)])
     history = [HumanMessage("?"), first, ToolMessage("found", tool_call_id="call_1"), HumanMessage("Thanks.")]
     assert agent.invoke({"messages": history})["messages"][-1].text
 
@@ -171,42 +169,44 @@ RESULTS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("content", "text"), RESULTS, ids=[each[0][0]["type"] for each in RESULTS])
-def test_a_tools_result_is_data_in_whatever_form(
+@pytest.mark.parametrize(("content", "text"), RESULTS, ids=[case[0][0]["type"] for case in RESULTS])
+def test_a_tool_result_in_any_format_is_sent(
     emulator: Emulator, dialect: Any, content: Any, text: str
 ) -> None:
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
     call = {"name": "look", "args": {}, "id": "c1"}
     history = [HumanMessage("?"), AIMessage("", tool_calls=[call]), ToolMessage(content, tool_call_id="c1")]
-    assert asked(model, history)
+    assert ask(model, history)
     sent = emulator.requests[-1].body["messages"][2]
     assert sent["role"] == ("tool" if dialect == "openai" else "user")
     assert text in str(sent["content"]).replace("\\\\", "")
 
 
-IN_USERS_MESSAGES: dict[str, tuple[dict[str, Any], list[str], bool]] = {
-    "Anthropic's": (
+RESULTS_IN_USER_MESSAGES: dict[str, tuple[dict[str, Any], list[str], bool]] = {
+    "Anthropic": (
         {"type": "tool_result", "tool_use_id": "c1", "content": "seen", "is_error": True},
         ["seen"],
         True,
     ),
-    "Bedrock's": (
+    "Bedrock": (
         {"toolResult": {"toolUseId": "c1", "content": [{"text": "seen"}, {"json": {"a": 1}}]}},
         ["seen", '{"a": 1}'],
         False,
     ),
-    "Bedrock's, failed": (
+    "Bedrock, failed": (
         {"toolResult": {"toolUseId": "c1", "content": [{"text": "no"}], "status": "error"}},
         ["no"],
         True,
     ),
-    "Responses'": ({"type": "function_call_output", "call_id": "c1", "output": "seen"}, ["seen"], False),
+    "Responses": ({"type": "function_call_output", "call_id": "c1", "output": "seen"}, ["seen"], False),
 }
 
 
-@pytest.mark.parametrize("whose", IN_USERS_MESSAGES)
-def test_results_in_a_users_message_are_results(emulator: Emulator, dialect: Any, whose: str) -> None:
-    block, texts, is_error = IN_USERS_MESSAGES[whose]
+@pytest.mark.parametrize("provider", RESULTS_IN_USER_MESSAGES)
+def test_tool_results_in_a_user_message_become_tool_messages(
+    emulator: Emulator, dialect: Any, provider: str
+) -> None:
+    block, texts, is_error = RESULTS_IN_USER_MESSAGES[provider]
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
     history = [
         HumanMessage("?"),
@@ -218,10 +218,10 @@ def test_results_in_a_users_message_are_results(emulator: Emulator, dialect: Any
         Message("tool", [Text(text) for text in texts], tool_call_id="c1", is_error=is_error),
         Message("user", [Text("Well?")]),
     ]
-    assert asked(model, history)
+    assert ask(model, history)
 
 
-def test_answers_to_what_is_left_out_are_left_out_too(emulator: Emulator, dialect: Any) -> None:
+def test_responses_to_omitted_requests_are_omitted_too(emulator: Emulator, dialect: Any) -> None:
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
     request = {"type": "mcp_approval_request", "id": "a", "name": "x", "arguments": "{}"}
     response = {"type": "mcp_approval_response", "approve": True, "approval_request_id": "a"}
@@ -231,7 +231,7 @@ def test_answers_to_what_is_left_out_are_left_out_too(emulator: Emulator, dialec
         HumanMessage([response]),
         HumanMessage([response, {"type": "text", "text": "Well?"}]),
     ]
-    assert asked(model, history)
+    assert ask(model, history)
     assert "mcp" not in str(emulator.requests[-1].body)
 
 
@@ -239,17 +239,17 @@ PDF = "JVBERi0xLjcK/w=="
 SOURCES: dict[str, dict[str, Any]] = {
     "text": {"type": "text", "media_type": "text/plain", "data": "Hot."},
     "PDF": {"type": "base64", "media_type": "application/pdf", "data": PDF},
-    "address": {"type": "url", "url": "https://a.test/a.pdf"},
+    "URL": {"type": "url", "url": "https://a.test/a.pdf"},
     "pieces": {"type": "content", "content": [{"type": "text", "text": "Hot."}]},
 }
-KNOWN = {"title": "Kilns", "context": "An old text.", "citations": {"enabled": True}}
+DOCUMENT_FIELDS = {"title": "Kilns", "context": "An old text.", "citations": {"enabled": True}}
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_what_is_known_of_a_document_is_carried(emulator: Emulator, dialect: Any, kind: str) -> None:
+def test_document_metadata_is_sent(emulator: Emulator, dialect: Any, kind: str) -> None:
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
-    document = {"type": "document", "source": SOURCES[kind], **KNOWN}
-    assert asked(model, [HumanMessage([document, {"type": "text", "text": "How hot?"}])])
+    document = {"type": "document", "source": SOURCES[kind], **DOCUMENT_FIELDS}
+    assert ask(model, [HumanMessage([document, {"type": "text", "text": "How hot?"}])])
     request = emulator.requests[-1]
     first, *rest = request.body["messages"][0]["content"]
     if dialect == "openai" and kind in ("text", "PDF"):
@@ -260,8 +260,8 @@ def test_what_is_known_of_a_document_is_carried(emulator: Emulator, dialect: Any
         assert first == document
 
 
-# What a history from elsewhere may hold where another type is due: each field of each kind of block.
-WRONG: list[Any] = [5, True, [5], [], {"a": 1}, ["a"], b"x", object(), None]
+# Values of wrong types that a foreign history may hold, for each field of each block type.
+WRONG_VALUES: list[Any] = [5, True, [5], [], {"a": 1}, ["a"], b"x", object(), None]
 FIELDS: dict[str, tuple[str, ...]] = {
     "audio": ("base64", "mime_type", "url"),
     "document": ("source", "title", "context", "citations", "document"),
@@ -291,23 +291,23 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "tool_use": ("id", "name", "input"),
 }
 BLOCKS = [
-    {"data": "aGk=", "id": "c", **whole, "type": kind, name: wrong}
+    {"data": "aGk=", "id": "c", **base, "type": kind, name: wrong}
     for kind, names in FIELDS.items()
     for name in names
-    for wrong in WRONG[::2]
-    for whole in ({}, {"text": "t", "name": "f", "source": {"type": "text", "data": "x"}})
+    for wrong in WRONG_VALUES[::2]
+    for base in ({}, {"text": "t", "name": "f", "source": {"type": "text", "data": "x"}})
 ]
 
 
 def conversations(content: Any) -> list[list[BaseMessage]]:
-    """Return conversations in which each kind of message holds this content, as no validation let it."""
+    """Return a conversation with this content for each message type, without validation."""
     call = {"name": "look", "args": {}, "id": "c1"}
-    ours = {"model_provider": "piccc"}
+    piccc_metadata = {"model_provider": "piccc"}
     return [
         [HumanMessage.model_construct(content=content)],
         [SystemMessage.model_construct(content=content), HumanMessage("?")],
         [HumanMessage("?"), AIMessage.model_construct(content=content), HumanMessage("?")],
-        [HumanMessage("?"), AIMessage.model_construct(content=content, response_metadata=ours)],
+        [HumanMessage("?"), AIMessage.model_construct(content=content, response_metadata=piccc_metadata)],
         [
             HumanMessage("?"),
             AIMessage("", tool_calls=[call]),
@@ -316,31 +316,33 @@ def conversations(content: Any) -> list[list[BaseMessage]]:
     ]
 
 
-def odd_messages() -> Iterator[list[BaseMessage]]:
-    asking = HumanMessage("?")
-    for wrong in WRONG:
+def malformed_messages() -> Iterator[list[BaseMessage]]:
+    question = HumanMessage("?")
+    for wrong in WRONG_VALUES:
         for name in ("name", "reasoning_content", "reasoning_signature", "refusal", "tool_calls"):
             for kind in (HumanMessage, AIMessage):
-                yield [asking, kind("t", additional_kwargs={name: wrong}), asking]
+                yield [question, kind("t", additional_kwargs={name: wrong}), question]
         for name in ("model_provider", "invalid_tool_calls"):
             known = {"model_provider": "piccc", name: wrong}
             broken = {"id": "a", "name": "f", "args": "{", "error": None, "type": "invalid_tool_call"}
-            yield [asking, AIMessage("t", response_metadata=known, invalid_tool_calls=[broken]), asking]
+            yield [question, AIMessage("t", response_metadata=known, invalid_tool_calls=[broken]), question]
         for name in ("id", "name", "args"):
             call = {"id": "a", "name": "f", "args": {}, name: wrong}
-            yield [asking, AIMessage.model_construct(content="t", tool_calls=[call]), asking]
-            yield [asking, AIMessage.model_construct(content="t", invalid_tool_calls=[call]), asking]
-        yield [asking, AIMessage.model_construct(content="t", name=wrong), asking]
-        yield [asking.model_copy(update={"name": wrong})]
-        yield [asking, ToolMessage.model_construct(content="t", tool_call_id=wrong)]
+            yield [question, AIMessage.model_construct(content="t", tool_calls=[call]), question]
+            yield [question, AIMessage.model_construct(content="t", invalid_tool_calls=[call]), question]
+        yield [question, AIMessage.model_construct(content="t", name=wrong), question]
+        yield [question.model_copy(update={"name": wrong})]
+        yield [question, ToolMessage.model_construct(content="t", tool_call_id=wrong)]
         for content in (wrong, [wrong]):
             yield from conversations(content)
 
 
-def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> None:
-    several = [each for block in BLOCKS for each in conversations([block, TEXT])]
+def test_wrong_types_are_omitted_or_raise_a_piccc_error(dialect: Any) -> None:
+    conversations_with_wrong_values = [
+        conversation for block in BLOCKS for conversation in conversations([block, TEXT])
+    ]
     sent = 0
-    for messages in (*several, *odd_messages()):
+    for messages in (*conversations_with_wrong_values, *malformed_messages()):
         with suppress(PicccError):
             request = ChatRequest(model="m", messages=to_messages(messages))
             serialize(dialect_named(dialect).encode(request, stream=False).body)
@@ -348,15 +350,17 @@ def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> 
     assert sent > len(BLOCKS)
 
 
-@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("has_output_type", [True, False])
 @pytest.mark.parametrize("kind", ["computer_call", "local_shell_call", "shell_call", "apply_patch_call"])
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-def test_the_result_of_openais_own_tool_is_said_by_the_user(dialect: Any, kind: str, marked: bool) -> None:
+def test_results_of_openais_built_in_tools_are_sent_as_user_messages(
+    dialect: Any, kind: str, has_output_type: bool
+) -> None:
     call = {"type": kind, "id": "cu_1", "call_id": "call_9", "action": {"type": "screenshot"}}
     result = ToolMessage(
         "It is done.",
         tool_call_id="call_9",
-        additional_kwargs={"type": "computer_call_output"} if marked else {},
+        additional_kwargs={"type": "computer_call_output"} if has_output_type else {},
     )
     history = [
         HumanMessage("Look."),

@@ -1,4 +1,4 @@
-"""What importing and making costs, and what happens without the extra."""
+"""ChatPiccc as a package: import cost, the missing extra, profiles, serialization and settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,37 @@ from langchain_piccc import ChatPiccc
 from piccc.conversation import MODELS
 from piccc.emulator import Emulator
 from piccc.errors import ConfigurationError
-from tests.langchain.replay import Replay, completion, whole
+from tests.langchain.replay import Replay, completion, json_response
 
 
 def modules_after(code: str) -> set[str]:
     """Return the names of all modules that a fresh interpreter has loaded after some code."""
     script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603  our own interpreter and code
-    return set(json.loads(done.stdout))
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603  our own interpreter and code
+    return set(json.loads(process.stdout))
 
 
 CORE = "import langchain_core.language_models.chat_models, langchain_core.tools"
 
 
-def test_importing_and_making_load_nothing_heavy() -> None:
+def test_import_and_construction_load_no_heavy_modules() -> None:
     core = modules_after(CORE)
-    ours = modules_after("import langchain_piccc\nfor _ in range(10): langchain_piccc.ChatPiccc(api_key='k')")
-    heavy = {"anyio", "h11", "httpcore", "httpx", "httpx2", "langchain", "llama_index", "openai", "tiktoken"}
-    assert heavy & (ours - core) == set()
-    assert "piccc._http.backends" not in ours
+    loaded = modules_after(
+        "import langchain_piccc\nfor _ in range(10): langchain_piccc.ChatPiccc(api_key='k')"
+    )
+    heavy_modules = {
+        "anyio",
+        "h11",
+        "httpcore",
+        "httpx",
+        "httpx2",
+        "langchain",
+        "llama_index",
+        "openai",
+        "tiktoken",
+    }
+    assert heavy_modules & (loaded - core) == set()
+    assert "piccc._http.backends" not in loaded
 
 
 def test_without_langchain_core_the_error_says_what_to_install() -> None:
@@ -61,8 +73,8 @@ else:
     modules_after(code)
 
 
-# What the profiles of langchain-openai and langchain-anthropic both tell, but for names and dates.
-PEERS_KNOW = {
+# Fields that the profiles of langchain-openai and langchain-anthropic share, except names and dates.
+PEER_PROFILE_FIELDS = {
     "attachment",
     "audio_inputs",
     "audio_outputs",
@@ -70,9 +82,15 @@ PEERS_KNOW = {
     "image_outputs",
     "image_tool_message",
 }
-PEERS_KNOW |= {"image_url_inputs", "max_input_tokens", "max_output_tokens", "pdf_inputs", "pdf_tool_message"}
-PEERS_KNOW |= {"reasoning_output", "structured_output", "temperature", "text_inputs", "text_outputs"}
-PEERS_KNOW |= {"tool_call_streaming", "tool_calling", "video_inputs", "video_outputs"}
+PEER_PROFILE_FIELDS |= {
+    "image_url_inputs",
+    "max_input_tokens",
+    "max_output_tokens",
+    "pdf_inputs",
+    "pdf_tool_message",
+}
+PEER_PROFILE_FIELDS |= {"reasoning_output", "structured_output", "temperature", "text_inputs", "text_outputs"}
+PEER_PROFILE_FIELDS |= {"tool_call_streaming", "tool_calling", "video_inputs", "video_outputs"}
 
 
 def test_every_model_has_a_profile() -> None:
@@ -82,7 +100,7 @@ def test_every_model_has_a_profile() -> None:
         assert profile["max_input_tokens"] == 128_000
         assert profile["structured_output"] is True
         assert profile["tool_calling"] is True
-        assert set(PEERS_KNOW) <= profile.keys()
+        assert set(PEER_PROFILE_FIELDS) <= profile.keys()
     assert ChatPiccc(api_key="k").profile["mid_conversation_system_messages"] is True
     anthropic = ChatPiccc(api_key="k", dialect="anthropic").profile
     assert anthropic["mid_conversation_system_messages"] is False
@@ -107,7 +125,7 @@ def test_a_dumped_model_loads_with_its_settings(monkeypatch: pytest.MonkeyPatch)
     assert loaded.api_key.get_secret_value() == "pcc_test_loaded"
 
 
-def test_importing_changes_no_table_of_langchains() -> None:
+def test_import_does_not_change_langchains_serialization_table() -> None:
     code = """
 from langchain_core.load.load import ALL_SERIALIZABLE_MAPPINGS as table
 before = dict(table)
@@ -118,7 +136,7 @@ assert table == before
     modules_after(code)
 
 
-def test_the_traced_parameters_name_the_model_that_is_asked() -> None:
+def test_traced_parameters_name_the_requested_model() -> None:
     model = ChatPiccc(api_key="k", temperature=0.5, max_tokens=7, stop="x")
     params = model._get_ls_params(model="piccc-flash")
     assert params["ls_provider"] == "piccc"
@@ -143,7 +161,7 @@ def test_tokens_of_messages_and_tools_are_counted() -> None:
     assert counting.get_num_tokens("hello") == 5
 
 
-async def test_a_closed_model_opens_again(emulator: Emulator) -> None:
+async def test_a_closed_model_can_be_used_again(emulator: Emulator) -> None:
     with ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key) as model:
         assert model.invoke("Hello").text
     assert model.invoke("Hello").text
@@ -152,8 +170,8 @@ async def test_a_closed_model_opens_again(emulator: Emulator) -> None:
     assert (await model.ainvoke("Hello")).text
 
 
-def test_settings_changed_after_the_first_call_count() -> None:
-    first, second = (Replay(whole(completion({"content": "Hi"}))) for _ in range(2))
+def test_settings_changed_after_the_first_call_take_effect() -> None:
+    first, second = (Replay(json_response(completion({"content": "Hi"}))) for _ in range(2))
     model = first.model()
     model.invoke("?")
     model.http_client = second.model().http_client
@@ -161,9 +179,9 @@ def test_settings_changed_after_the_first_call_count() -> None:
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
-def test_a_reply_says_who_answered_why_it_ended_and_what_it_took() -> None:
+def test_response_metadata_has_model_finish_reason_and_request_record() -> None:
     body = completion({"content": "Hi"}, reason="length") | {"system_fingerprint": "fp_1"}
-    metadata = Replay(whole(body)).model().invoke("?").response_metadata
+    metadata = Replay(json_response(body)).model().invoke("?").response_metadata
     assert metadata["model_name"] == "piccc-pro"
     assert metadata["model_provider"] == "piccc"
     assert metadata["finish_reason"] == "length"
@@ -174,7 +192,7 @@ def test_a_reply_says_who_answered_why_it_ended_and_what_it_took() -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_streaming_can_be_switched_off_and_on(emulator: Emulator, dialect: str, *, streaming: bool) -> None:
+def test_streaming_can_be_turned_on_and_off(emulator: Emulator, dialect: str, *, streaming: bool) -> None:
     model = ChatPiccc(
         base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect, streaming=streaming
     )
@@ -185,7 +203,7 @@ def test_streaming_can_be_switched_off_and_on(emulator: Emulator, dialect: str, 
 
 
 @pytest.mark.parametrize(
-    ("other", "value", "ours"),
+    ("alias", "value", "option"),
     [
         ("model_name", "piccc-flash", "model"),
         ("request_timeout", 5.0, "timeout"),
@@ -194,9 +212,9 @@ def test_streaming_can_be_switched_off_and_on(emulator: Emulator, dialect: str, 
         ("piccc_api_key", SecretStr("k"), "api_key"),
     ],
 )
-def test_names_of_other_models_are_taken(other: str, value: Any, ours: str) -> None:
-    model = ChatPiccc(**{"api_key": "k", other: value} if ours != "api_key" else {other: value})
-    assert getattr(model, ours) == value
-    assert ChatPiccc(api_key="k", stream_usage=True)  # type: ignore[call-arg]  # which is always so
+def test_parameter_names_of_other_integrations_are_accepted(alias: str, value: Any, option: str) -> None:
+    model = ChatPiccc(**{"api_key": "k", alias: value} if option != "api_key" else {alias: value})
+    assert getattr(model, option) == value
+    assert ChatPiccc(api_key="k", stream_usage=True)  # type: ignore[call-arg]  # always on
     with pytest.raises(ConfigurationError):
-        ChatPiccc(api_key="k", stream_usage=False)  # type: ignore[call-arg]  # which is never so
+        ChatPiccc(api_key="k", stream_usage=False)  # type: ignore[call-arg]  # cannot be turned off

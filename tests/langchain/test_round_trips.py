@@ -1,4 +1,4 @@
-"""Whatever a model of ours says, in every form, can be sent back to a strict server over both dialects."""
+"""Every reply, in every form of a message, can be sent back to a strict server in both dialects."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ REPLIES = {
     "white space": Scripted(" \n"),
     "nothing": Scripted(""),
     "reasoning": Scripted("Four.", reasoning="Two and two."),
-    "reasoning alone": Scripted(reasoning="Two and", finish_reason="length"),
+    "only reasoning": Scripted(reasoning="Two and", finish_reason="length"),
     "calls": Scripted("I see.", calls=[("look", {"at": "it"}), ("look", {"at": "them"})]),
-    "calls of one id": Scripted(calls=[("look", {"at": "it"}, "call_0"), ("look", {"at": "them"}, "call_0")]),
-    "a cut call": Scripted(calls=[("look", '{"at": "i')], finish_reason="length"),
-    "a broken call": Scripted(calls=[("look", '{"at": it}')]),
+    "calls with one id": Scripted(
+        calls=[("look", {"at": "it"}, "call_0"), ("look", {"at": "them"}, "call_0")]
+    ),
+    "a truncated call": Scripted(calls=[("look", '{"at": "i')], finish_reason="length"),
+    "a malformed call": Scripted(calls=[("look", '{"at": it}')]),
     "a call without a name": Scripted(calls=[("", {"at": "it"})]),
     "a refusal": Scripted(refusal="I will not."),
-    "a refusal without words": Scripted(refusal=""),
+    "an empty refusal": Scripted(refusal=""),
 }
 
 
@@ -57,19 +59,19 @@ def forms(emulator: Emulator, dialect: Any, reply: Scripted) -> Iterator[tuple[s
 
 @pytest.mark.parametrize("case", REPLIES)
 def test_a_reply_can_be_sent_back(own_emulator: Emulator, dialect: Any, case: str) -> None:
-    back = [
-        ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key, dialect=each)
-        for each in ("openai", "anthropic")
+    models = [
+        ChatPiccc(base_url=own_emulator.base_url, api_key=own_emulator.api_key, dialect=dialect)
+        for dialect in ("openai", "anthropic")
     ]
     for form, message in list(forms(own_emulator, dialect, REPLIES[case])):
         assert isinstance(message, AIMessage)
         results = [ToolMessage("seen", tool_call_id=call["id"]) for call in message.tool_calls]
-        for model in back:
+        for model in models:
             assert model.invoke([HumanMessage("?"), message, *results, HumanMessage("Go on.")]), form
         assert dumpd(message)
 
 
-ODD_ARGUMENTS: list[dict[str, Any]] = [
+NON_JSON_ARGUMENTS: list[dict[str, Any]] = [
     {"on": date(2026, 11, 25)},
     {"sum": Decimal("1.50")},
     {"sum": float("nan")},
@@ -80,12 +82,12 @@ ODD_ARGUMENTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(
     "arguments",
-    ODD_ARGUMENTS,
-    ids=[str(each)[:20].encode("ascii", "replace").decode() for each in ODD_ARGUMENTS],
+    NON_JSON_ARGUMENTS,
+    ids=[str(arguments)[:20].encode("ascii", "replace").decode() for arguments in NON_JSON_ARGUMENTS],
 )
-def test_arguments_that_are_no_json_are_made_so(
+def test_arguments_that_are_not_json_can_be_sent(
     emulator: Emulator, dialect: Any, arguments: dict[str, Any]
 ) -> None:
     model = ChatPiccc(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect)
-    asked = AIMessage("", tool_calls=[{"name": "look", "args": arguments, "id": "c1"}])
-    assert model.invoke([HumanMessage("?"), asked, ToolMessage("seen\ud83d", tool_call_id="c1")])
+    message = AIMessage("", tool_calls=[{"name": "look", "args": arguments, "id": "c1"}])
+    assert model.invoke([HumanMessage("?"), message, ToolMessage("seen\ud83d", tool_call_id="c1")])

@@ -1,4 +1,4 @@
-"""The same reply over either dialect is the same message."""
+"""A reply yields the same message in both dialects."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_piccc import ChatPiccc
 from piccc.emulator import Emulator, Scripted
-from tests.langchain.replay import Replay, completion, stream, whole
+from tests.langchain.replay import Replay, completion, json_response, stream
 
 REPLIES = {
     "text": Scripted("Hello 你好."),
     "reasoning": Scripted("Four.", reasoning="Two and two."),
     "calls": Scripted("I see.", calls=[("look", {"at": "it"}), ("look", {"at": "them"})]),
     "refusal": Scripted(refusal="I will not."),
-    "cut": Scripted("Half", finish_reason="length"),
+    "truncated": Scripted("Half", finish_reason="length"),
 }
 
 
@@ -28,8 +28,8 @@ def look(at: str) -> str:
     return at
 
 
-def essence(message: AIMessage) -> dict[str, Any]:
-    """Return what a program reads of a message; a call's id and the tokens' details are the server's own."""
+def comparable_parts(message: AIMessage) -> dict[str, Any]:
+    """Return the parts of a message that must match: call ids and token details differ between servers."""
     usage = message.usage_metadata or {}
     calls = [(call["name"], call["args"]) for call in message.tool_calls]
     reasoning = [block["reasoning"] for block in message.content_blocks if block["type"] == "reasoning"]
@@ -45,8 +45,8 @@ def essence(message: AIMessage) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in REPLIES if name != "refusal"])
-async def test_a_reply_is_the_same_over_both(own_emulator: Emulator, name: str) -> None:
-    seen = []
+async def test_a_reply_yields_the_same_message_in_both_dialects(own_emulator: Emulator, name: str) -> None:
+    summaries = []
     for dialect in ("openai", "anthropic"):
         model = ChatPiccc(
             base_url=own_emulator.base_url,
@@ -58,16 +58,16 @@ async def test_a_reply_is_the_same_over_both(own_emulator: Emulator, name: str) 
         first, *rest = model.stream("?")
         afirst, *arest = [chunk async for chunk in model.astream("?")]
         messages = [model.invoke("?"), await model.ainvoke("?"), first + rest, afirst + arest]
-        seen += [essence(message) for message in messages]
-    assert all(each == seen[0] for each in seen), seen
+        summaries += [comparable_parts(message) for message in messages]
+    assert all(summary == summaries[0] for summary in summaries), summaries
 
 
 DETAILS = {"type": "refusal", "category": "cyber", "explanation": "I will not."}
 
 
-@pytest.mark.parametrize("way", ["invoke", "stream", "events"])
+@pytest.mark.parametrize("method", ["invoke", "stream", "events"])
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # v3 is in beta
-def test_a_refusal_at_the_end_is_a_block_over_anthropics_route(way: str) -> None:
+def test_a_final_refusal_becomes_a_block_in_the_anthropic_dialect(method: str) -> None:
     head = {
         "id": "m",
         "type": "message",
@@ -81,9 +81,9 @@ def test_a_refusal_at_the_end_is_a_block_over_anthropics_route(way: str) -> None
         {"type": "message_delta", "delta": end, "usage": {"output_tokens": 1}},
         {"type": "message_stop"},
     ]
-    if way == "invoke":
-        message = Replay(whole({**head, "content": [], **end})).model(dialect="anthropic").invoke("?")
-    elif way == "stream":
+    if method == "invoke":
+        message = Replay(json_response({**head, "content": [], **end})).model(dialect="anthropic").invoke("?")
+    elif method == "stream":
         first, *rest = Replay(stream(events)).model(dialect="anthropic").stream("?")
         message = first + rest
     else:
@@ -94,15 +94,15 @@ def test_a_refusal_at_the_end_is_a_block_over_anthropics_route(way: str) -> None
     assert message.response_metadata["finish_reason"] == "content_filter"
 
 
-def test_a_refusal_is_a_block_over_openais_route() -> None:
-    message = Replay(whole(completion({"content": None, "refusal": "I will not."}))).model().invoke("?")
+def test_a_refusal_becomes_a_block_in_the_openai_dialect() -> None:
+    message = (
+        Replay(json_response(completion({"content": None, "refusal": "I will not."}))).model().invoke("?")
+    )
     (block,) = message.content_blocks
     assert "I will not." in str(block)
 
 
-def test_an_invoke_that_is_watched_by_a_graph_uses_our_own_events(
-    own_emulator: Emulator, dialect: str
-) -> None:
+def test_an_invoke_with_a_stream_handler_emits_our_events(own_emulator: Emulator, dialect: str) -> None:
     class Watcher(BaseTracer, _V2StreamingCallbackHandler):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Tokens at their own prices, and what an answer cites, reach LangChain whole and streamed."""
+"""Token details and citations reach LangChain with and without streaming."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from langchain_piccc._replies import to_usage
 from langchain_piccc._requests import to_messages
 from piccc.conversation import Text, Usage
-from tests.langchain.replay import Replay, stream, whole
+from tests.langchain.replay import Replay, json_response, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")  # v3 is in beta
 
-# No token is in two details, as langchain-anthropic and langchain-openai count them.
+# Each token is in one detail only, as in langchain-anthropic and langchain-openai.
 DETAILS: list[tuple[Usage, dict[str, int], dict[str, int]]] = [
     (Usage(9, 3, cache_read_tokens=4, cache_creation_tokens=2), {"cache_read": 4, "cache_creation": 2}, {}),
     (
@@ -30,22 +30,24 @@ DETAILS: list[tuple[Usage, dict[str, int], dict[str, int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("usage", "given", "made"), DETAILS)
-def test_details_are_counted_once(usage: Usage, given: dict[str, int], made: dict[str, int]) -> None:
-    counted = to_usage(usage)
-    assert counted is not None
-    assert (counted["input_tokens"], counted["output_tokens"], counted["total_tokens"]) == (9, 3, 12)
-    assert counted.get("input_token_details", {}) == given
-    assert counted.get("output_token_details", {}) == made
+@pytest.mark.parametrize(("usage", "input_details", "output_details"), DETAILS)
+def test_usage_details_count_each_token_once(
+    usage: Usage, input_details: dict[str, int], output_details: dict[str, int]
+) -> None:
+    metadata = to_usage(usage)
+    assert metadata is not None
+    assert (metadata["input_tokens"], metadata["output_tokens"], metadata["total_tokens"]) == (9, 3, 12)
+    assert metadata.get("input_token_details", {}) == input_details
+    assert metadata.get("output_token_details", {}) == output_details
 
 
 CITED = {"type": "char_location", "cited_text": "sunny", "document_index": 0}
 HEAD = {"id": "m", "type": "message", "role": "assistant", "model": "piccc-pro"}
 
 
-@pytest.mark.parametrize("way", ["invoke", "stream", "events"])
+@pytest.mark.parametrize("method", ["invoke", "stream", "events"])
 @pytest.mark.parametrize("version", [None, "v1"])
-def test_a_citation_is_an_annotation_and_goes_back(way: str, version: Any) -> None:
+def test_a_citation_becomes_an_annotation_and_is_sent_back(method: str, version: Any) -> None:
     content = [{"type": "text", "text": "It is sunny.", "citations": [CITED]}]
     events = [
         {"type": "message_start", "message": {**HEAD, "content": []}},
@@ -57,20 +59,22 @@ def test_a_citation_is_an_annotation_and_goes_back(way: str, version: Any) -> No
         {"type": "message_stop"},
     ]
     reply = (
-        whole({**HEAD, "content": content, "stop_reason": "end_turn"}) if way == "invoke" else stream(events)
+        json_response({**HEAD, "content": content, "stop_reason": "end_turn"})
+        if method == "invoke"
+        else stream(events)
     )
     model = Replay(reply).model(dialect="anthropic", output_version=version)
-    if way == "invoke":
+    if method == "invoke":
         message = model.invoke("?")
-    elif way == "events":
+    elif method == "events":
         message = model.stream_events("?", version="v3").output
     else:
         first, *rest = model.stream("?")
         message = first + rest
     assert message.text == "It is sunny."
-    annotations = [each for block in message.content_blocks for each in block.get("annotations", [])]
+    annotations = [citation for block in message.content_blocks for citation in block.get("annotations", [])]
     assert annotations == [{"type": "non_standard_annotation", "value": CITED}]
     [sent] = to_messages([message])
     assert sent.text == "It is sunny."
-    cited = [each for part in sent.parts if isinstance(part, Text) for each in part.citations]
-    assert cited == [CITED]
+    citations = [citation for part in sent.parts if isinstance(part, Text) for citation in part.citations]
+    assert citations == [CITED]

@@ -1,4 +1,4 @@
-"""An emulator that waits for nothing, models of both dialects on it, and both ways to call them."""
+"""Fixtures of the LlamaIndex tests: emulators, models in both dialects, and sync and async calls."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from piccc.emulator import Emulator, ManualClock
 
 
 class Sync:
-    """Call the blocking methods."""
+    """Sync calls."""
 
     def call(self, owner: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what the method returns."""
+        """Return the method's result."""
         return getattr(owner, method)(*args, **kwargs)
 
     def stream(self, owner: Any, method: str, *args: Any, **kwargs: Any) -> list[Any]:
@@ -30,10 +30,10 @@ class Sync:
 
 
 class Async:
-    """Await the twins of the same names with an `a` before them, in an event loop of their own."""
+    """Async calls: await the method of the same name with an `a` before it, in a new event loop."""
 
     def call(self, owner: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Return what the method returns."""
+        """Return the method's result."""
 
         async def run() -> Any:
             return await getattr(owner, f"a{method}")(*args, **kwargs)
@@ -44,7 +44,7 @@ class Async:
         """Return all that the method yields."""
 
         async def run() -> list[Any]:
-            return [each async for each in await getattr(owner, f"a{method}")(*args, **kwargs)]
+            return [item async for item in await getattr(owner, f"a{method}")(*args, **kwargs)]
 
         return asyncio.run(run())
 
@@ -55,13 +55,13 @@ def _nltk(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_loop() -> None:
-    # Where a thread seems to have none, core runs what it awaits in a loop that it closes again.
+def _unset_event_loop() -> None:
+    # If the thread has no event loop, core runs coroutines in a loop that it closes again.
     asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)
-def _settings() -> Iterator[None]:
+def _reset_settings() -> Iterator[None]:
     yield
     Settings._llm = None
     Settings._callback_manager = None
@@ -71,34 +71,34 @@ def _settings() -> Iterator[None]:
 
 @pytest.fixture
 def emulator() -> Iterator[Emulator]:
-    """Run an emulator at full speed."""
+    """Run an emulator without delays."""
     with Emulator(speed=math.inf) as running:
         yield running
 
 
 @pytest.fixture(params=["openai", "anthropic"])
 def dialect(request: pytest.FixtureRequest) -> str:
-    """Name each dialect in turn."""
+    """Run the test in each dialect."""
     return str(request.param)
 
 
 @pytest.fixture
-def still() -> Iterator[Emulator]:
-    """Run an emulator whose tasks stand still until its clock is advanced, and whose model never waits."""
+def paused() -> Iterator[Emulator]:
+    """Run an emulator whose tasks make progress only when the test advances its clock."""
     with Emulator(clock=ManualClock(start=time.time()), speed=math.inf) as running:
         yield running
 
 
 @pytest.fixture(params=[Sync(), Async()], ids=["sync", "async"])
 def way(request: pytest.FixtureRequest) -> Sync | Async:
-    """Give each way to call in turn."""
-    given: Sync | Async = request.param
-    return given
+    """Run the test with sync and with async calls."""
+    caller: Sync | Async = request.param
+    return caller
 
 
 @pytest.fixture
 def make(emulator: Emulator) -> Callable[..., Piccc]:
-    """Return a function that makes a model on the emulator."""
+    """Return a factory for models on the emulator."""
 
     def made(**settings: Any) -> Piccc:
         return Piccc(**{"base_url": emulator.base_url, "api_key": emulator.api_key, **settings})
@@ -108,11 +108,11 @@ def make(emulator: Emulator) -> Callable[..., Piccc]:
 
 @pytest.fixture
 def llm(make: Callable[..., Piccc], dialect: str) -> Piccc:
-    """Make a model of each dialect in turn."""
+    """Return a model in each dialect."""
     return make(dialect=dialect)
 
 
 @pytest.fixture(scope="session")
 def documents() -> Path:
-    """Return the folder of guides that questions are asked about."""
+    """Return the folder with the guides."""
     return Path(__file__).parent / "documents"

@@ -1,4 +1,4 @@
-"""What the tests of the media tools share: quick clients, agents, and a clock that stands still."""
+"""Helpers of the media tool tests: fast-polling clients, tools and agents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE = Scripted(calls=[("generate_image", {"prompt": "A kite"})])
 
 
 def client(emulator: Emulator, **options: Any) -> Client:
-    """Return a client that asks about tasks without a pause worth the name."""
+    """Return a client that polls tasks almost without pauses."""
     return Client(base_url=emulator.base_url, api_key=emulator.api_key, **{"polling": QUICK, **options})
 
 

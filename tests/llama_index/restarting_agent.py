@@ -1,6 +1,6 @@
-"""An agent in a process of its own that may be killed at any moment: run again, it goes on where it was.
+"""An agent process that can be killed at any moment: run again, it continues where it stopped.
 
-Arguments: a folder for its ledger and its context, the tools' mode. It says what it saves and what was made.
+Arguments: a folder for the ledger and the context, the tools' mode. It prints what it saves and what it made.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from llama_index.core.workflow import Context, JsonPickleSerializer
 from llama_index_piccc import Piccc, PicccMediaToolSpec, PicccTaskFinished, PicccTaskSubmitted
 from piccc import AsyncClient, Polling
 
-PICKLING = JsonPickleSerializer()  # an agent's memory is no JSON
+PICKLING = JsonPickleSerializer()  # an agent's memory is not JSON
 
 
 def main(folder: Path, mode: Any) -> None:
-    """Begin the run, or go on with it."""
+    """Start or continue the run."""
     asyncio.run(_main(folder, mode))
 
 
@@ -31,17 +31,17 @@ async def _main(folder: Path, mode: Any) -> None:
     spec = PicccMediaToolSpec(async_client=client, mode=mode, wait_s=None, **models)
     agent = FunctionAgent(tools=list(spec.to_tool_list()), llm=Piccc())
     saved = folder / "context.json"
-    get_tokenizer()  # a saved memory names its tokenizer, which only core can load without a network
-    waiting: list[str] = []
+    get_tokenizer()  # a saved memory names its tokenizer, which only core can load offline
+    pending_ids: list[str] = []
     if saved.exists():
-        known = json.loads(saved.read_text())
-        handler = agent.run(ctx=Context.from_dict(agent, known["context"], PICKLING))
-        waiting = known["waiting"]
+        state = json.loads(saved.read_text())
+        handler = agent.run(ctx=Context.from_dict(agent, state["context"], PICKLING))
+        pending_ids = state["waiting"]
     else:
         handler = agent.run("An image, then a video of it.")
 
     async def save(event: ToolCall | PicccTaskSubmitted) -> None:
-        # A step that is saved while it hands over its events would hand them over again.
+        # A step that is saved while it emits its events would emit them again.
         while "parse_agent_output" in await handler.ctx.running_steps():  # noqa: ASYNC110  core has no event
             await asyncio.sleep(0)
         ids = [event.task_id] if isinstance(event, PicccTaskSubmitted) else []
@@ -54,7 +54,7 @@ async def _main(folder: Path, mode: Any) -> None:
         await client.tasks.wait(task_id)
         handler.ctx.send_event(PicccTaskFinished(task_id=task_id))
 
-    for task_id in waiting:
+    for task_id in pending_ids:
         await answer(task_id)
     async for event in handler.stream_events():
         if isinstance(event, ToolCall | PicccTaskSubmitted):

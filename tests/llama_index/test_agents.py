@@ -1,4 +1,4 @@
-"""Agents over both dialects: tools, thinking, images, hand-off and objects as answers, on the emulator."""
+"""Agents in both dialects: tools, thinking, images, handoff and structured answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llama_index_piccc import Piccc
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import InvalidArgumentError
 
-# core's agents are pydantic models whose workflow looks at all of its own attributes, old ones too.
+# core's agents are pydantic models whose workflow reads all of its attributes, even deprecated ones.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The `.*` attribute:pydantic.PydanticDeprecatedSince20"),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:pydantic.PydanticDeprecatedSince211"),
@@ -53,16 +53,16 @@ class Report(BaseModel):
 
 
 async def run(agent: Any, question: str, **options: Any) -> tuple[Any, list[Any]]:
-    """Return an agent's answer and the events on the way to it."""
+    """Return an agent's answer and its events."""
     handler = agent.run(question, **options)
-    events = [each async for each in handler.stream_events()]
+    events = [event async for event in handler.stream_events()]
     return await handler, events
 
 
 def results(events: list[Any]) -> list[tuple[str, dict[str, Any], str]]:
-    """Return what was called, with what, and what came of it."""
-    found = [each for each in events if isinstance(each, ToolCallResult)]
-    return [(each.tool_name, each.tool_kwargs, str(each.tool_output)) for each in found]
+    """Return the name, the arguments and the result of each tool call."""
+    tool_results = [event for event in events if isinstance(event, ToolCallResult)]
+    return [(event.tool_name, event.tool_kwargs, str(event.tool_output)) for event in tool_results]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -72,30 +72,30 @@ async def test_an_agent_calls_a_tool_and_answers_from_its_result(llm: Piccc, str
     assert results(events) == [("weather", {"city": "Paris"}, "It is sunny in Paris, 21 degrees.")]
     assert "sunny in Paris" in str(answer)
     if streaming:
-        deltas = [each.delta for each in events if isinstance(each, AgentStream)]
+        deltas = [event.delta for event in events if isinstance(event, AgentStream)]
         assert "".join(deltas) == str(answer)
 
 
-async def test_an_agent_finishes_a_task_of_three_steps(llm: Piccc) -> None:
+async def test_an_agent_completes_a_task_of_three_steps(llm: Piccc) -> None:
     def send_email(to: str, body: str) -> str:
         """Send an e-mail to an address."""
         return "sent"
 
     agent = FunctionAgent(tools=[weather, send_email], llm=llm)
-    asked = "Tell me the weather in Oslo, then send an e-mail with the result to ada@example.com."
-    answer, events = await run(agent, asked)
+    question = "Tell me the weather in Oslo, then send an e-mail with the result to ada@example.com."
+    answer, events = await run(agent, question)
     first, second = results(events)
     assert first[:2] == ("weather", {"city": "Oslo"})
     assert (second[0], second[1]["to"], second[2]) == ("send_email", "ada@example.com", "sent")
     assert str(answer)
 
 
-async def test_parallel_calls_all_run_and_their_results_pair_up(llm: Piccc, emulator: Emulator) -> None:
+async def test_parallel_calls_all_run_with_their_own_arguments(llm: Piccc, emulator: Emulator) -> None:
     calls = [("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})]
     emulator.script([Scripted(calls=calls), "Sunny in both."])
     agent = FunctionAgent(tools=[weather], llm=llm)
     answer, events = await run(agent, "How is it in Paris and in Rome?")
-    assert [each[1] for each in results(events)] == [{"city": "Paris"}, {"city": "Rome"}]
+    assert [result[1] for result in results(events)] == [{"city": "Paris"}, {"city": "Rome"}]
     assert str(answer) == "Sunny in both."
 
 
@@ -103,25 +103,27 @@ async def test_an_agents_tokens_are_counted_exactly(llm: Piccc, emulator: Emulat
     counter = TokenCountingHandler()
     llm.callback_manager = CallbackManager([counter])
     await run(FunctionAgent(tools=[weather], llm=llm), "What is the weather in Paris?")
-    charged = sum((each.prompt_tokens or 0) + (each.completion_tokens or 0) for each in emulator.requests)
+    charged = sum(
+        (request.prompt_tokens or 0) + (request.completion_tokens or 0) for request in emulator.requests
+    )
     assert len(emulator.requests) > 1
     assert counter.total_llm_token_count == charged
 
 
-async def test_thinking_is_streamed_and_goes_back_with_the_tools_result(
+async def test_thinking_is_streamed_and_sent_back_with_the_tool_result(
     make: Callable[..., Piccc], emulator: Emulator
 ) -> None:
     llm = make(dialect="anthropic", reasoning_effort="low")
     emulator.script([Scripted(reasoning="Ask the sky.", calls=[("weather", {"city": "Paris"})]), "Sunny."])
     _, events = await run(FunctionAgent(tools=[weather], llm=llm), "How is it in Paris?")
-    thoughts = [each.thinking_delta or "" for each in events if isinstance(each, AgentStream)]
-    assert "".join(thoughts) == "Ask the sky."
+    thinking_deltas = [event.thinking_delta or "" for event in events if isinstance(event, AgentStream)]
+    assert "".join(thinking_deltas) == "Ask the sky."
     replayed = emulator.requests[-1].body["messages"][1]["content"]
-    assert [each["type"] for each in replayed] == ["thinking", "tool_use"]
+    assert [block["type"] for block in replayed] == ["thinking", "tool_use"]
     assert replayed[0]["signature"]
 
 
-async def test_an_image_that_a_tool_made_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:
+async def test_an_image_returned_by_a_tool_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "navy").save(buffer, "PNG")
 
@@ -135,23 +137,23 @@ async def test_an_image_that_a_tool_made_reaches_the_model(llm: Piccc, emulator:
     assert base64.b64encode(buffer.getvalue()).decode() in json.dumps(emulator.requests[-1].body)
 
 
-async def test_the_first_call_can_be_named(llm: Piccc, emulator: Emulator) -> None:
+async def test_initial_tool_choice_applies_only_to_the_first_call(llm: Piccc, emulator: Emulator) -> None:
     agent = FunctionAgent(tools=[weather, kiln_heat], llm=llm, initial_tool_choice="kiln_heat")
     _, events = await run(agent, "Tell me of the kiln 'Blue Oven'.")
     assert results(events)[0][0] == "kiln_heat"
-    choices = [json.dumps(each.body.get("tool_choice")) for each in emulator.requests]
+    choices = [json.dumps(request.body.get("tool_choice")) for request in emulator.requests]
     assert "kiln_heat" in choices[0]
     assert "kiln_heat" not in choices[-1]
 
 
-async def test_a_tools_answer_may_be_the_agents(llm: Piccc) -> None:
+async def test_return_direct_makes_the_tool_result_the_answer(llm: Piccc) -> None:
     tool = FunctionTool.from_defaults(weather, return_direct=True)
     agent = FunctionAgent(tools=[tool], llm=llm)
     answer, _ = await run(agent, "What is the weather in Paris?")
     assert str(answer) == "It is sunny in Paris, 21 degrees."
 
 
-async def test_a_failing_tool_is_told_to_the_model(llm: Piccc, emulator: Emulator) -> None:
+async def test_a_tool_error_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:
     def broken(city: str) -> str:
         """Tell the weather in a city."""
         raise OSError(f"no sky over {city}")
@@ -162,15 +164,15 @@ async def test_a_failing_tool_is_told_to_the_model(llm: Piccc, emulator: Emulato
     assert "no sky over Paris" in json.dumps(emulator.requests[-1].body)
 
 
-async def test_an_agent_answers_with_an_object(llm: Piccc) -> None:
+async def test_an_agent_answers_with_a_pydantic_object(llm: Piccc) -> None:
     agent = FunctionAgent(tools=[weather], llm=llm, output_cls=Report)
     answer, _ = await run(agent, "What is the weather in Paris?")
     assert answer.get_pydantic_model(Report) == Report(city="Paris", degrees=21)
 
 
-# core's own agent asks its workflow in a way that is going out of use.
+# core's own agent uses a deprecated method of its workflow.
 @pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning")
-async def test_a_reasoning_agent_acts_through_text(llm: Piccc, emulator: Emulator) -> None:
+async def test_a_react_agent_calls_tools_through_text(llm: Piccc, emulator: Emulator) -> None:
     emulator.script(
         [
             'Thought: I need a tool.\nAction: weather\nAction Input: {"city": "Paris"}',
@@ -182,9 +184,11 @@ async def test_a_reasoning_agent_acts_through_text(llm: Piccc, emulator: Emulato
     assert str(answer) == "It is sunny."
 
 
-async def test_a_workflow_hands_over_and_answers_with_an_object(llm: Piccc, emulator: Emulator) -> None:
-    handover = ("handoff", {"to_agent": "forecaster", "reason": "a question about the weather"})
-    emulator.script([Scripted(calls=[handover]), Scripted(calls=[("weather", {"city": "Paris"})])])
+async def test_a_workflow_hands_off_and_answers_with_a_pydantic_object(
+    llm: Piccc, emulator: Emulator
+) -> None:
+    handoff = ("handoff", {"to_agent": "forecaster", "reason": "a question about the weather"})
+    emulator.script([Scripted(calls=[handoff]), Scripted(calls=[("weather", {"city": "Paris"})])])
     host = FunctionAgent(
         name="host",
         description="greets",
@@ -196,18 +200,18 @@ async def test_a_workflow_hands_over_and_answers_with_an_object(llm: Piccc, emul
     forecaster = FunctionAgent(name="forecaster", description="knows the weather", tools=[weather], llm=llm)
     workflow = AgentWorkflow(agents=[host, forecaster], root_agent="host", output_cls=Report)
     answer, events = await run(workflow, "What is the weather in Paris?")
-    assert [each[0] for each in results(events)] == ["handoff", "weather"]
+    assert [result[0] for result in results(events)] == ["handoff", "weather"]
     assert answer.current_agent_name == "forecaster"
     assert answer.get_pydantic_model(Report) == Report(city="Paris", degrees=21)
 
 
-async def test_a_workflow_chooses_tool_calls_without_a_flag(llm: Piccc) -> None:
+async def test_a_workflow_uses_function_calling_by_default(llm: Piccc) -> None:
     workflow = AgentWorkflow.from_tools_or_functions([weather], llm=llm)
     (agent,) = workflow.agents.values()
     assert isinstance(agent, FunctionAgent)
 
 
-def test_an_agent_runs_again_in_another_event_loop(llm: Piccc) -> None:
+def test_one_model_serves_agents_in_three_event_loops(llm: Piccc) -> None:
     llm.max_retries = 0
     for _ in range(3):
         agent = FunctionAgent(tools=[weather], llm=llm)
@@ -215,12 +219,12 @@ def test_an_agent_runs_again_in_another_event_loop(llm: Piccc) -> None:
         assert "sunny in Paris" in str(answer)
 
 
-def test_tools_are_called_without_an_event_loop_of_ones_own(llm: Piccc) -> None:
+def test_predict_and_call_works_without_an_event_loop(llm: Piccc) -> None:
     answer = llm.predict_and_call([FunctionTool.from_defaults(weather)], "What is the weather in Paris?")
     assert answer.response == "It is sunny in Paris, 21 degrees."
 
 
-async def test_an_agent_goes_on_with_what_was_said(llm: Piccc, emulator: Emulator) -> None:
+async def test_an_agent_sends_the_chat_history(llm: Piccc, emulator: Emulator) -> None:
     history = [
         ChatMessage(role="user", content="I am Ada."),
         ChatMessage(role="assistant", content="Hello Ada."),
@@ -229,7 +233,7 @@ async def test_an_agent_goes_on_with_what_was_said(llm: Piccc, emulator: Emulato
     assert "I am Ada." in json.dumps(emulator.requests[-1].body)
 
 
-async def test_sound_that_a_tool_returns_does_not_end_the_run(llm: Piccc, emulator: Emulator) -> None:
+async def test_audio_returned_by_a_tool_does_not_end_the_run(llm: Piccc, emulator: Emulator) -> None:
     def listen() -> list[Any]:
         """Record a sound."""
         return [TextBlock(text="recorded"), AudioBlock(audio=b"RIFF$\x00\x00\x00WAVEfmt sound", format="wav")]
@@ -240,7 +244,7 @@ async def test_sound_that_a_tool_returns_does_not_end_the_run(llm: Piccc, emulat
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_an_agent_on_a_structured_model_says_what_to_do_instead(llm: Piccc, streaming: bool) -> None:
+async def test_an_agent_on_a_structured_llm_is_rejected_with_advice(llm: Piccc, streaming: bool) -> None:
     agent = FunctionAgent(tools=[weather], llm=llm.as_structured_llm(Report), streaming=streaming)
     with pytest.raises(InvalidArgumentError, match="output_cls"):
         await run(agent, "What is the weather in Paris?")

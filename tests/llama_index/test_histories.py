@@ -1,4 +1,4 @@
-"""What other providers' integrations leave in a history is sent as what it means, or left out."""
+"""What other providers' integrations leave in a history is converted or left out."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def assistant(*blocks: ContentBlock, **extra: Any) -> ChatMessage:
 
 
 def responses_call() -> Any:
-    """Return a call as OpenAI's Responses API has it: an object, with two ids."""
+    """Return a tool call of OpenAI's Responses API: an object with two ids."""
     return SimpleNamespace(call_id="c1", id="fc_1", name="fire", arguments='{"at": 9}')
 
 
-# What each integration leaves behind in an assistant's message, and what is meant.
+# Assistant messages as each integration leaves them, and what they are converted to.
 MESSAGES: dict[str, tuple[ChatMessage, list[Any]]] = {
     "OpenAI, Chat": (
         assistant(tool_calls=[{"id": "c1", "function": {"name": "fire", "arguments": '{"at": 9}'}}]),
         [CALL],
     ),
     "OpenAI, Responses": (assistant(tool_calls=[responses_call()]), [CALL]),
-    "another's own list of invalid calls": (
+    "another integration's list of invalid calls": (
         assistant(TextBlock(text="Done."), invalid_tool_calls=["c1", {"name": "fire"}]),
         [Text("Done.")],
     ),
@@ -108,18 +108,18 @@ MESSAGES: dict[str, tuple[ChatMessage, list[Any]]] = {
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_message_of_another_integration_is_read_as_it_is_meant(name: str) -> None:
+def test_another_integrations_message_is_converted(name: str) -> None:
     message, parts = MESSAGES[name]
     (read,) = to_messages([message], "openai", "error")
     if name == "values that are not JSON":
-        assert isinstance(read.parts[0], ToolCall)  # how NaN is written is the conversation's choice
+        assert isinstance(read.parts[0], ToolCall)  # piccc.conversation chooses how to write NaN
         assert read.parts[0].parse().keys() == {"at"}
     else:
         assert read.parts == parts
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_strict_server_takes_the_conversation_on(
+def test_a_strict_server_accepts_the_converted_history(
     way: Sync | Async, llm: Piccc, emulator: Emulator, name: str
 ) -> None:
     message, parts = MESSAGES[name]
@@ -135,12 +135,12 @@ def test_a_strict_server_takes_the_conversation_on(
     assert "web_search_call" not in sent
 
 
-def test_our_own_signature_goes_back(make: Any, emulator: Emulator) -> None:
+def test_our_own_signature_is_sent_back(make: Any, emulator: Emulator) -> None:
     llm = make(dialect="anthropic", reasoning_effort="low")
     emulator.script([Scripted("Hot.", reasoning="Think.")])
     thought = llm.chat([USER]).message
-    kept = ChatMessage.model_validate_json(thought.model_dump_json())
-    llm.chat([USER, kept, USER])
+    restored = ChatMessage.model_validate_json(thought.model_dump_json())
+    llm.chat([USER, restored, USER])
     (block, _) = emulator.requests[-1].body["messages"][1]["content"]
     assert (block["type"], bool(block["signature"])) == ("thinking", True)
 
@@ -148,7 +148,7 @@ def test_our_own_signature_goes_back(make: Any, emulator: Emulator) -> None:
 @pytest.mark.parametrize(
     "block", [AudioBlock(audio=WAV, format="wav"), VideoBlock(url="https://v.test/a.mp4")]
 )
-def test_what_a_tool_returned_and_no_server_takes_is_named(
+def test_unsupported_tool_results_are_described_in_text(
     llm: Piccc, emulator: Emulator, block: ContentBlock
 ) -> None:
     result = ChatMessage(
@@ -163,7 +163,7 @@ def test_what_a_tool_returned_and_no_server_takes_is_named(
 
 
 def sent_media(emulator: Emulator) -> tuple[str, str | None]:
-    """Return the media type that was declared for the last part of the last message, and its file's name."""
+    """Return the media type and the file name declared for the last part of the last message."""
     part = emulator.requests[-1].body["messages"][-1]["content"][-1]
     if "source" in part:
         return part["source"]["media_type"], part.get("title")
@@ -171,7 +171,7 @@ def sent_media(emulator: Emulator) -> tuple[str, str | None]:
     return url.removeprefix("data:").partition(";")[0], part.get("file", {}).get("filename")
 
 
-def show(llm: Piccc, block: ContentBlock) -> None:
+def send_block(llm: Piccc, block: ContentBlock) -> None:
     """Send a block."""
     llm.chat([ChatMessage(role="user", blocks=[TextBlock(text="See:"), block])])
 
@@ -186,37 +186,39 @@ def show(llm: Piccc, block: ContentBlock) -> None:
     ],
 )
 @pytest.mark.parametrize("source", ["path", "bytes"])
-def test_a_document_has_the_type_of_its_bytes_and_its_own_name(
+def test_a_document_is_sent_with_its_name_and_detected_type(
     llm: Piccc, emulator: Emulator, tmp_path: Path, name: str, content: bytes, expected: str, source: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    given: Any = {"path": tmp_path / name} if source == "path" else {"data": content, "title": name}
-    show(llm, DocumentBlock(**given))
+    source_fields: Any = {"path": tmp_path / name} if source == "path" else {"data": content, "title": name}
+    send_block(llm, DocumentBlock(**source_fields))
     assert sent_media(emulator) == (expected, name)
 
 
 @pytest.mark.parametrize("suffix", ["", ".png"])
 @pytest.mark.parametrize("source", ["path", "buffer", "bytes"])
-def test_an_image_has_the_type_of_its_bytes(
+def test_an_image_is_sent_with_its_detected_type(
     llm: Piccc, emulator: Emulator, tmp_path: Path, source: str, suffix: str
 ) -> None:
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (8, 8), "red").save(buffer, "JPEG")
     path = tmp_path / f"kiln{suffix}"
     path.write_bytes(buffer.getvalue())
-    given: Any = {"path": {"path": path}, "buffer": {"image": buffer}, "bytes": {"image": buffer.getvalue()}}
-    show(llm, ImageBlock(**given[source]))
+    source_fields: Any = {
+        "path": {"path": path},
+        "buffer": {"image": buffer},
+        "bytes": {"image": buffer.getvalue()},
+    }
+    send_block(llm, ImageBlock(**source_fields[source]))
     assert sent_media(emulator)[0] == "image/jpeg"
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])
-def test_content_of_an_unknown_type_is_refused_instead_of_guessed_at(
-    llm: Piccc, emulator: Emulator, kind: str
-) -> None:
+def test_content_of_an_unknown_type_is_rejected(llm: Piccc, emulator: Emulator, kind: str) -> None:
     unknown = io.BytesIO(b"\x00\x01")
     block = ImageBlock(image=unknown) if kind == "image" else AudioBlock(audio=unknown)
     with pytest.raises(PicccError, match=r"type of an|audio format"):
-        show(llm, block)
+        send_block(llm, block)
     assert emulator.requests == []
 
 
@@ -226,13 +228,13 @@ def test_an_image_in_a_system_message_reaches_the_model(llm: Piccc, emulator: Em
     assert base64.b64encode(PNG).decode() in json.dumps(emulator.requests[-1].body)
 
 
-WRONG: list[Any] = [None, 5, [5], {"a": 1}, b"x", object()]
+WRONG_VALUES: list[Any] = [None, 5, [5], {"a": 1}, b"x", object()]
 
 
-def odd_messages() -> Iterator[ChatMessage]:
-    """Yield messages with each value of no use where an integration keeps something beside its blocks."""
+def malformed_messages() -> Iterator[ChatMessage]:
+    """Yield messages with values of wrong types in the fields that integrations use beside blocks."""
     call = ToolCallBlock(tool_call_id="a", tool_name="fire", tool_kwargs={})
-    for wrong in WRONG:
+    for wrong in WRONG_VALUES:
         for name in ("name", "tool_calls", "invalid_tool_calls", "refusal", "tool_call_id"):
             yield assistant(TextBlock(text="t"), **{name: wrong})
             yield assistant(call, **{name: wrong})
@@ -243,9 +245,9 @@ def odd_messages() -> Iterator[ChatMessage]:
             yield assistant(ThinkingBlock(content="x", additional_information={name: wrong}))
 
 
-def test_a_wrong_type_anywhere_is_left_out_or_an_error_of_ours(dialect: Any) -> None:
+def test_wrong_types_are_omitted_or_raise_a_piccc_error(dialect: Any) -> None:
     sent = 0
-    for message in odd_messages():
+    for message in malformed_messages():
         with suppress(PicccError):
             messages = to_messages([USER, message, USER], dialect, "error")
             serialize(

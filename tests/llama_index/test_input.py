@@ -1,4 +1,4 @@
-"""Every kind of content has a defined outcome on both dialects, and what a tool saw reaches the model."""
+"""Every kind of content is sent or rejected in both dialects, and tool results reach the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from piccc.emulator import Emulator
 from piccc.emulator.wire.anthropic import signature
 from piccc.errors import UnsupportedContentError
 from tests.llama_index.conftest import Async, Sync
-from tests.llama_index.wire import recorded
+from tests.llama_index.wire import llm_and_requests
 
 PDF = b"%PDF-1.4 a guide"
 WAV = b"RIFF\x24\x00\x00\x00WAVEfmt sound"
@@ -62,27 +62,27 @@ BLOCKS: dict[str, Any] = {
 UNSUPPORTED = {("openai", "video"), ("anthropic", "video"), ("anthropic", "audio")}
 
 
-def sent(emulator: Emulator) -> Any:
+def last_messages(emulator: Emulator) -> Any:
     """Return the messages of the last request."""
     return emulator.requests[-1].body["messages"]
 
 
-def test_the_table_holds_every_block_that_core_knows() -> None:
+def test_the_table_covers_every_block_type_of_core() -> None:
     union = get_args(get_args(ContentBlock)[0])
-    assert {each.model_fields["block_type"].default for each in union} == BLOCKS.keys()
+    assert {block_type.model_fields["block_type"].default for block_type in union} == BLOCKS.keys()
 
 
-# The emulator's Anthropic route has no search results; what is sent for them has a test of its own below.
+# The emulator's Anthropic endpoint has no search results; a separate test below covers them.
 @pytest.mark.parametrize(
     ("dialect", "kind"),
     [
-        (each, kind)
-        for each in ("openai", "anthropic")
+        (dialect, kind)
+        for dialect in ("openai", "anthropic")
         for kind in BLOCKS
-        if (each, kind) != ("anthropic", "citable")
+        if (dialect, kind) != ("anthropic", "citable")
     ],
 )
-def test_every_block_is_sent_or_refused_before_anything_is(llm: Piccc, emulator: Emulator, kind: str) -> None:
+def test_every_block_is_sent_or_rejected_before_sending(llm: Piccc, emulator: Emulator, kind: str) -> None:
     message = ChatMessage(role="user", blocks=[TextBlock(text="Look:"), BLOCKS[kind]])
     if kind in ("thinking", "tool_call"):
         result = ChatMessage(role="tool", content="done", additional_kwargs={"tool_call_id": "c1"})
@@ -101,40 +101,40 @@ def test_every_block_is_sent_or_refused_before_anything_is(llm: Piccc, emulator:
 
 @pytest.mark.parametrize("kind", ["audio", "video"])
 @pytest.mark.parametrize("outcome", ["text", "drop"])
-def test_what_cannot_be_sent_may_be_named_or_dropped(
+def test_unsupported_content_can_be_described_or_dropped(
     make: Callable[..., Piccc], emulator: Emulator, dialect: str, kind: str, outcome: Any
 ) -> None:
     llm = make(dialect=dialect, on_unsupported=outcome)
     llm.chat([ChatMessage(role="user", blocks=[TextBlock(text="Look:"), BLOCKS[kind]])])
-    carried = json.dumps(sent(emulator))
+    body = json.dumps(last_messages(emulator))
     if (dialect, kind) in UNSUPPORTED:
-        assert (f"[{kind}: " in carried) is (outcome == "text")
-        assert base64.b64encode(WAV).decode() not in carried
+        assert (f"[{kind}: " in body) is (outcome == "text")
+        assert base64.b64encode(WAV).decode() not in body
     else:
-        assert "input_audio" in carried
+        assert "input_audio" in body
 
 
-def test_a_video_by_its_address_is_named_by_it(make: Callable[..., Piccc], emulator: Emulator) -> None:
+def test_a_video_url_is_described_by_the_url(make: Callable[..., Piccc], emulator: Emulator) -> None:
     llm = make(on_unsupported="text")
     llm.chat([ChatMessage(role="user", blocks=[VideoBlock(url="https://videos.test/kiln.mp4")])])
-    assert sent(emulator)[0]["content"] == "[video: https://videos.test/kiln.mp4]"
+    assert last_messages(emulator)[0]["content"] == "[video: https://videos.test/kiln.mp4]"
 
 
 @pytest.mark.parametrize("block", [ImageBlock(), AudioBlock(), DocumentBlock()])
-def test_an_empty_block_is_refused(llm: Piccc, emulator: Emulator, block: Any) -> None:
+def test_an_empty_block_is_rejected(llm: Piccc, emulator: Emulator, block: Any) -> None:
     with pytest.raises(UnsupportedContentError, match="is empty"):
         llm.chat([ChatMessage(role="user", blocks=[block])])
     assert emulator.requests == []
 
 
-def test_sound_by_its_address_is_refused(make: Callable[..., Piccc]) -> None:
+def test_an_audio_url_is_rejected(make: Callable[..., Piccc]) -> None:
     with pytest.raises(UnsupportedContentError, match="by URL"):
         make().chat([ChatMessage(role="user", blocks=[AudioBlock(url="https://sounds.test/kiln.wav")])])
 
 
 @pytest.mark.parametrize("outcome", ["text", "drop"])
 @pytest.mark.parametrize("kind", ["text", "image", "document", "thinking", "tool_call"])
-def test_what_can_be_sent_is_sent_whatever_the_outcome_for_the_rest(
+def test_on_unsupported_does_not_change_supported_content(
     make: Callable[..., Piccc], emulator: Emulator, dialect: str, kind: str, outcome: Any
 ) -> None:
     role = "assistant" if kind in ("thinking", "tool_call") else "user"
@@ -144,26 +144,24 @@ def test_what_can_be_sent_is_sent_whatever_the_outcome_for_the_rest(
     )
     for chosen in ("error", outcome):
         make(dialect=dialect, on_unsupported=chosen).chat(conversation)
-    one, other = emulator.requests[-2:]
-    assert one.body == other.body
+    expected, actual = emulator.requests[-2:]
+    assert expected.body == actual.body
 
 
-def test_a_video_inside_its_address_is_not_told_as_text(
-    make: Callable[..., Piccc], emulator: Emulator
-) -> None:
+def test_a_video_data_url_is_not_copied_into_the_text(make: Callable[..., Piccc], emulator: Emulator) -> None:
     block = VideoBlock(url="data:video/mp4;base64,ZmlsbQ==", video_mimetype="video/mp4")
     make(on_unsupported="text").chat([ChatMessage(role="user", blocks=[block])])
-    assert sent(emulator)[0]["content"] == "[video: video/mp4]"
+    assert last_messages(emulator)[0]["content"] == "[video: video/mp4]"
 
 
 def test_images_keep_bytes_type_and_detail(make: Callable[..., Piccc], emulator: Emulator) -> None:
     message = [ChatMessage(role="user", blocks=[BLOCKS["image"]])]
     data = base64.b64encode(PNG).decode()
     make().chat(message)
-    (part,) = sent(emulator)[0]["content"]
+    (part,) = last_messages(emulator)[0]["content"]
     assert part["image_url"] == {"url": f"data:image/png;base64,{data}", "detail": "low"}
     make(dialect="anthropic").chat(message)
-    (part,) = sent(emulator)[0]["content"]
+    (part,) = last_messages(emulator)[0]["content"]
     assert part["source"] == {"type": "base64", "media_type": "image/png", "data": data}
 
 
@@ -172,28 +170,28 @@ def test_content_is_read_from_files_and_buffers(
     make: Callable[..., Piccc], emulator: Emulator, tmp_path: Path, source: str
 ) -> None:
     (tmp_path / "kiln.png").write_bytes(PNG)
-    given: Any = {"path": tmp_path / "kiln.png"} if source == "path" else {"image": io.BytesIO(PNG)}
-    make().chat([ChatMessage(role="user", blocks=[ImageBlock(image_mimetype="image/png", **given)])])
-    url = sent(emulator)[0]["content"][0]["image_url"]["url"]
+    source_fields: Any = {"path": tmp_path / "kiln.png"} if source == "path" else {"image": io.BytesIO(PNG)}
+    make().chat([ChatMessage(role="user", blocks=[ImageBlock(image_mimetype="image/png", **source_fields)])])
+    url = last_messages(emulator)[0]["content"][0]["image_url"]["url"]
     assert url == f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 
 
-def test_an_image_by_its_address_is_sent_as_the_address(llm: Piccc, emulator: Emulator) -> None:
+def test_an_image_url_is_sent_as_a_url(llm: Piccc, emulator: Emulator) -> None:
     llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url="https://images.test/kiln.png")])])
-    assert "https://images.test/kiln.png" in json.dumps(sent(emulator))
+    assert "https://images.test/kiln.png" in json.dumps(last_messages(emulator))
 
 
-def test_a_document_keeps_its_own_type(make: Callable[..., Piccc], emulator: Emulator) -> None:
+def test_a_text_document_keeps_its_type(make: Callable[..., Piccc], emulator: Emulator) -> None:
     block = DocumentBlock(data=b"Kilns are hot.", title="notes", document_mimetype="text/plain")
     make(dialect="anthropic").chat([ChatMessage(role="user", blocks=[block])])
-    (part,) = sent(emulator)[0]["content"]
+    (part,) = last_messages(emulator)[0]["content"]
     assert (part["type"], part["source"]["media_type"], part["title"]) == ("document", "text/plain", "notes")
 
 
 def test_a_cache_point_marks_the_block_before_it(make: Callable[..., Piccc], emulator: Emulator) -> None:
     blocks = [TextBlock(text="a long guide"), BLOCKS["cache"], TextBlock(text="a question")]
     make(dialect="anthropic").chat([ChatMessage(role="user", blocks=blocks)])
-    first, second = sent(emulator)[0]["content"]
+    first, second = last_messages(emulator)[0]["content"]
     assert first["cache_control"] == {"type": "ephemeral", "ttl": "5m"}
     assert "cache_control" not in second
 
@@ -201,21 +199,21 @@ def test_a_cache_point_marks_the_block_before_it(make: Callable[..., Piccc], emu
 def test_citable_content_keeps_source_and_title(make: Callable[..., Piccc], emulator: Emulator) -> None:
     message = [ChatMessage(role="user", blocks=[BLOCKS["citable"]])]
     make().chat(message)
-    assert sent(emulator)[0]["content"][0]["text"] == "Kilns\nhttps://kiln.test\nKilns are hot."
+    assert last_messages(emulator)[0]["content"][0]["text"] == "Kilns\nhttps://kiln.test\nKilns are hot."
     reply = {"type": "message", "content": [{"type": "text", "text": "Hot."}], "stop_reason": "end_turn"}
-    llm, requests = recorded(reply, dialect="anthropic")
+    llm, requests = llm_and_requests(reply, dialect="anthropic")
     llm.chat(message)
     (part,) = requests[0]["messages"][0]["content"]
     assert (part["type"], part["source"], part["title"]) == ("search_result", "https://kiln.test", "Kilns")
 
 
 def tool_message(id: str, *blocks: Any) -> ChatMessage:
-    """Return the result of a call as agents write it."""
+    """Return a tool result in the format of core's agents."""
     return ChatMessage(role="tool", blocks=list(blocks), additional_kwargs={"tool_call_id": id})
 
 
 def test_images_in_tool_results_reach_the_model(make: Callable[..., Piccc], emulator: Emulator) -> None:
-    calls = [ToolCallBlock(tool_call_id=each, tool_name="draw", tool_kwargs={}) for each in ("c1", "c2")]
+    calls = [ToolCallBlock(tool_call_id=id, tool_name="draw", tool_kwargs={}) for id in ("c1", "c2")]
     conversation = [
         ChatMessage(role="user", content="Draw two kilns."),
         ChatMessage(role="assistant", blocks=calls),
@@ -223,15 +221,15 @@ def test_images_in_tool_results_reach_the_model(make: Callable[..., Piccc], emul
         tool_message("c2", TextBlock(text="two"), BLOCKS["image"]),
     ]
     make().chat(conversation)
-    told = sent(emulator)
-    assert [each["role"] for each in told] == ["user", "assistant", "tool", "tool", "user"]
-    assert [each["type"] for each in told[-1]["content"]].count("image_url") == 2
+    messages = last_messages(emulator)
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool", "user"]
+    assert [part["type"] for part in messages[-1]["content"]].count("image_url") == 2
     make(dialect="anthropic").chat(conversation)
-    results = sent(emulator)[-1]["content"]
-    assert [[part["type"] for part in each["content"]] for each in results] == [["text", "image"]] * 2
+    results = last_messages(emulator)[-1]["content"]
+    assert [[part["type"] for part in result["content"]] for result in results] == [["text", "image"]] * 2
 
 
-def test_a_late_system_message_is_heard_on_both_dialects(llm: Piccc, emulator: Emulator) -> None:
+def test_a_late_system_message_is_sent_in_both_dialects(llm: Piccc, emulator: Emulator) -> None:
     llm.chat(
         [
             ChatMessage(role="system", content="Be brief."),
@@ -246,14 +244,14 @@ def test_a_late_system_message_is_heard_on_both_dialects(llm: Piccc, emulator: E
     ("role", "becomes"),
     [("developer", "system"), ("chatbot", "assistant"), ("model", "assistant"), ("user", "user")],
 )
-def test_roles_of_other_providers_find_their_place(
+def test_roles_of_other_providers_are_mapped(
     make: Callable[..., Piccc], emulator: Emulator, role: str, becomes: str
 ) -> None:
     make().chat([ChatMessage(role=role, content="clay"), ChatMessage(role="user", content="on")])
-    assert sent(emulator)[0]["role"] == becomes
+    assert last_messages(emulator)[0]["role"] == becomes
 
 
-def test_calls_that_older_stores_keep_beside_the_blocks_are_read(llm: Piccc, emulator: Emulator) -> None:
+def test_tool_calls_in_additional_kwargs_are_sent(llm: Piccc, emulator: Emulator) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "fire", "arguments": '{"at": 9}'}}
     llm.chat(
         [
@@ -262,21 +260,21 @@ def test_calls_that_older_stores_keep_beside_the_blocks_are_read(llm: Piccc, emu
             tool_message("c1", TextBlock(text="fired")),
         ]
     )
-    assert "fire" in json.dumps(sent(emulator)[1])
+    assert "fire" in json.dumps(last_messages(emulator)[1])
 
 
-def test_the_reply_goes_back_as_it_came(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
+def test_a_reply_is_sent_back_unchanged(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
     question = ChatMessage(role="user", content="What is a kiln?")
     answer = way.call(llm, "chat", [question]).message
     way.call(llm, "chat", [question, answer, ChatMessage(role="user", content="And clay?")])
-    assert sent(emulator)[1] == {"role": "assistant", "content": answer.content}
+    assert last_messages(emulator)[1] == {"role": "assistant", "content": answer.content}
 
 
-def test_the_callers_messages_are_left_as_they_were(llm: Piccc) -> None:
+def test_the_callers_messages_are_not_modified(llm: Piccc) -> None:
     conversation = [ChatMessage(role="user", blocks=[TextBlock(text="Look:"), BLOCKS["image"]])]
-    before = [each.model_dump_json() for each in conversation]
+    before = [message.model_dump_json() for message in conversation]
     llm.chat(conversation)
-    assert [each.model_dump_json() for each in conversation] == before
+    assert [message.model_dump_json() for message in conversation] == before
 
 
 def test_counting_tokens_downloads_nothing(make: Callable[..., Piccc]) -> None:

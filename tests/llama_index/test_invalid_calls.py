@@ -1,4 +1,4 @@
-"""No tool runs on a call that was cut or is no JSON, on any path; the model and the program are told."""
+"""No tool runs on a truncated or malformed call; the model and the caller learn why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.llama_index.test_agents import pytestmark as _warnings
 pytestmark = [*_warnings, pytest.mark.filterwarnings("ignore:is_running called:DeprecationWarning")]
 
 Way = Sync | Async
-GOOD = {"path": "/home/ann", "force": False}
+VALID_ARGUMENTS = {"path": "/home/ann", "force": False}
 
 
 class Disk:
@@ -45,16 +45,16 @@ class Disk:
 
 @pytest.fixture
 def disk() -> Disk:
-    """Return a disk on which nothing was deleted."""
+    """Return a disk with nothing deleted yet."""
     return Disk()
 
 
-# What the model says, why its answer ends, and the reason that the call is invalid for.
+# The arguments, the finish reason, and why the call is invalid.
 KINDS: dict[str, tuple[str, Any, str]] = {
     "cut within the arguments": ('{"path": "/home/an', "length", "cut"),
     "cut before the arguments": ("", "length", "cut"),
     "cut after an empty object": ("{}", "length", "cut"),
-    "no JSON": ('path = """/home/ann"""', "tool_calls", "malformed"),
+    "not JSON": ('path = """/home/ann"""', "tool_calls", "malformed"),
     "a JSON string": ('"/home/ann"', "tool_calls", "malformed"),
     "not an object": ('["/home/ann"]', "tool_calls", "malformed"),
     "nested too deeply": (f'{{"path": {"[" * 3000}{"]" * 3000}}}', "tool_calls", "malformed"),
@@ -63,12 +63,12 @@ KINDS: dict[str, tuple[str, Any, str]] = {
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, dialect: str) -> str:
-    """Name each kind in turn. Anthropic's `input` is JSON, so its server cannot say what is none."""
-    is_sayable = dialect != "anthropic" or request.param not in ("no JSON", "nested too deeply")
-    return str(request.param) if is_sayable else "a JSON string"
+    """Return each kind. Anthropic's `input` is JSON, so its server cannot send anything else."""
+    is_possible = dialect != "anthropic" or request.param not in ("not JSON", "nested too deeply")
+    return str(request.param) if is_possible else "a JSON string"
 
 
-def invalid(kind: str, *more: Any) -> Scripted:
+def invalid_reply(kind: str, *more: Any) -> Scripted:
     """Return a reply whose last call is of this kind."""
     arguments, reason, _ = KINDS[kind]
     return Scripted(calls=[*more, ("delete", arguments)], finish_reason=reason)
@@ -81,22 +81,22 @@ async def run(agent: Any) -> Any:
 
 def reasons(message: ChatMessage) -> list[str]:
     """Return why the calls of a message are invalid."""
-    return [each["reason"] for each in message.additional_kwargs.get(INVALID_CALLS, ())]
+    return [call["reason"] for call in message.additional_kwargs.get(INVALID_CALLS, ())]
 
 
 @pytest.mark.parametrize("method", ["chat_with_tools", "stream_chat_with_tools"])
-def test_every_way_to_ask_gives_the_same_invalid_call(
+def test_every_method_returns_the_same_invalid_call(
     way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str, method: str
 ) -> None:
-    emulator.script([invalid(kind)])
+    emulator.script([invalid_reply(kind)])
     if method.startswith("stream"):
         response = way.stream(llm, method, [disk.tool], "Delete it.")[-1]
     else:
         response = way.call(llm, method, [disk.tool], "Delete it.")
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
     assert reasons(response.message) == [KINDS[kind][2]]
-    (block,) = [each for each in response.message.blocks if isinstance(each, ToolCallBlock)]
-    assert isinstance(block.tool_kwargs, str)  # readable as it came
+    (block,) = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    assert isinstance(block.tool_kwargs, str)  # the text as received
     with pytest.raises(NoToolCallError, match="No tool was run") as caught:
         llm.get_tool_calls_from_response(response)
     assert caught.value.invalid_calls[0]["name"] == "delete"
@@ -105,10 +105,10 @@ def test_every_way_to_ask_gives_the_same_invalid_call(
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
 
 
-def test_predict_and_call_runs_nothing(
+def test_predict_and_call_does_not_run_an_invalid_call(
     way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str
 ) -> None:
-    emulator.script([invalid(kind)])
+    emulator.script([invalid_reply(kind)])
     with pytest.raises(NoToolCallError):
         way.call(llm, "predict_and_call", [disk.tool], "Delete it.")
     assert disk.deleted == []
@@ -116,10 +116,10 @@ def test_predict_and_call_runs_nothing(
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("agent", ["agent", "workflow"])
-def test_an_agent_ends_without_the_tool_and_its_output_says_why(
+def test_an_agent_ends_without_running_the_tool_and_reports_why(
     llm: Piccc, emulator: Emulator, disk: Disk, kind: str, agent: str, streaming: bool
 ) -> None:
-    emulator.script([invalid(kind)])
+    emulator.script([invalid_reply(kind)])
     made: Any = FunctionAgent(name="a", description="d", tools=[disk.tool], llm=llm, streaming=streaming)
     if agent == "workflow":
         made = AgentWorkflow(agents=[made])
@@ -129,20 +129,22 @@ def test_an_agent_ends_without_the_tool_and_its_output_says_why(
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_a_model_that_may_try_again_is_told_what_was_wrong(
+def test_retry_invalid_calls_tells_the_model_what_was_wrong(
     llm: Piccc, emulator: Emulator, disk: Disk, kind: str, streaming: bool
 ) -> None:
     llm.retry_invalid_calls = True
-    emulator.script([invalid(kind), Scripted(calls=[("delete", GOOD)]), "Done."])
+    emulator.script([invalid_reply(kind), Scripted(calls=[("delete", VALID_ARGUMENTS)]), "Done."])
     output = asyncio.run(run(FunctionAgent(tools=[disk.tool], llm=llm, streaming=streaming)))
     assert (disk.deleted, str(output)) == ([("/home/ann", False)], "Done.")
-    told = json.dumps(emulator.requests[1].body["messages"])
-    assert "the tool was not run" in told
+    messages = json.dumps(emulator.requests[1].body["messages"])
+    assert "the tool was not run" in messages
 
 
-def test_it_may_try_again_once_only(way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str) -> None:
+def test_retry_invalid_calls_retries_only_once(
+    way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str
+) -> None:
     llm.retry_invalid_calls = True
-    emulator.rule(lambda _: True, invalid(kind))
+    emulator.rule(lambda _: True, invalid_reply(kind))
     with pytest.raises(NoToolCallError):
         way.call(llm, "predict_and_call", [disk.tool], "Delete it.")
     assert len(emulator.requests) == 2
@@ -150,39 +152,39 @@ def test_it_may_try_again_once_only(way: Way, llm: Piccc, emulator: Emulator, di
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_whole_calls_beside_it_run_and_the_model_hears_of_the_rest(
+def test_valid_calls_still_run_and_the_model_learns_of_the_invalid_one(
     llm: Piccc, emulator: Emulator, disk: Disk, kind: str, streaming: bool
 ) -> None:
-    emulator.script([invalid(kind, ("delete", GOOD)), "Done."])
+    emulator.script([invalid_reply(kind, ("delete", VALID_ARGUMENTS)), "Done."])
     output = asyncio.run(run(FunctionAgent(tools=[disk.tool], llm=llm, streaming=streaming)))
     assert (disk.deleted, str(output)) == ([("/home/ann", False)], "Done.")
-    told = json.dumps(emulator.requests[-1].body["messages"])
-    assert "deleted /home/ann" in told
-    assert "the tool was not run" in told
+    messages = json.dumps(emulator.requests[-1].body["messages"])
+    assert "deleted /home/ann" in messages
+    assert "the tool was not run" in messages
 
 
-def test_a_conversation_goes_on_after_an_invalid_call(
+def test_a_conversation_continues_after_an_invalid_call(
     way: Way, llm: Piccc, emulator: Emulator, disk: Disk, kind: str
 ) -> None:
-    emulator.script([invalid(kind), "Good."])
+    emulator.script([invalid_reply(kind), "Good."])
     question = ChatMessage(role="user", content="Delete it.")
     response = way.call(llm, "chat_with_tools", [disk.tool], question)
     history = [question, response.message, ChatMessage(role="user", content="Leave it.")]
     assert way.call(llm, "chat_with_tools", [disk.tool], None, history).message.content == "Good."
 
 
-def test_a_whole_call_goes_before_an_invalid_one_where_one_is_allowed(
+def test_the_valid_call_is_kept_if_only_one_is_allowed(
     way: Way, llm: Piccc, emulator: Emulator, disk: Disk
 ) -> None:
-    calls = [("delete", '"not an object"'), ("delete", GOOD)]
+    calls = [("delete", '"not an object"'), ("delete", VALID_ARGUMENTS)]
     emulator.script([Scripted(calls=calls)])
     response = way.call(llm, "chat_with_tools", [disk.tool], "Delete it.")
     (selection,) = llm.get_tool_calls_from_response(response)
-    assert selection.tool_kwargs == GOOD
-    assert len([each for each in response.message.blocks if isinstance(each, ToolCallBlock)]) == 1
+    assert selection.tool_kwargs == VALID_ARGUMENTS
+    assert len([block for block in response.message.blocks if isinstance(block, ToolCallBlock)]) == 1
 
 
-CUT_THOUGHTS = [
+TRUNCATED_ACTIONS = [
     'Thought: I delete it.\nAction: delete\nAction Input: {"path": "/ho',
     "Thought: I delete it.\nAction: delete\nAction Input: {",
     'Thought: I delete it.\nAction: delete\nAction Input: {"force": {"a": 1}, "path": "/home/ann/old',
@@ -196,8 +198,8 @@ CUT_THOUGHTS = [
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize("text", CUT_THOUGHTS, ids=range(len(CUT_THOUGHTS)))
-def test_a_react_agent_runs_nothing_on_a_cut_action(
+@pytest.mark.parametrize("text", TRUNCATED_ACTIONS, ids=range(len(TRUNCATED_ACTIONS)))
+def test_a_react_agent_does_not_run_a_truncated_action(
     make: Callable[..., Piccc], emulator: Emulator, disk: Disk, text: str, streaming: bool, dialect: str
 ) -> None:
     emulator.script([Scripted(text, finish_reason="length"), "Thought: I can answer.\nAnswer: Sorry."])

@@ -1,4 +1,4 @@
-"""The eight endpoints: one shape, exact counts and one retry layer over both dialects, sync and async."""
+"""The eight endpoints, sync and async: equal responses in both dialects, exact counts, retries."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from piccc.errors import (
     StreamError,
 )
 from tests.llama_index.conftest import Async, Sync
-from tests.llama_index.wire import answering
+from tests.llama_index.wire import llm_answering
 
 QUESTION = [ChatMessage(role="user", content="What is a kiln?")]
 ENDPOINTS = [("chat", QUESTION), ("complete", "What is a kiln?")]
@@ -46,7 +46,7 @@ Way = Sync | Async
 
 
 def ask(way: Way, llm: Piccc, endpoint: str, question: Any, **kwargs: Any) -> Any:
-    """Return the response, of a stream the last one."""
+    """Return the response, or the last one of a stream."""
     if endpoint.startswith("stream"):
         return way.stream(llm, endpoint, question, **kwargs)[-1]
     return way.call(llm, endpoint, question, **kwargs)
@@ -60,11 +60,11 @@ EIGHT = [
 
 
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
-def test_every_endpoint_gives_text_usage_and_finish_reason_in_one_shape(
+def test_every_endpoint_returns_the_same_text_usage_and_finish_reason(
     way: Way, make: Callable[..., Piccc], emulator: Emulator, endpoint: str, question: Any
 ) -> None:
     emulator.rule(lambda _: True, "A kiln is an oven for clay.")
-    told = []
+    all_facts = []
     for dialect in ("openai", "anthropic"):
         response = ask(way, make(dialect=dialect), endpoint, question)
         record = emulator.requests[-1]
@@ -77,9 +77,9 @@ def test_every_endpoint_gives_text_usage_and_finish_reason_in_one_shape(
         )
         assert response.raw["usage"]["prompt_tokens"] == record.prompt_tokens
         assert json.loads(json.dumps(response.raw)) == response.raw
-        told.append(facts)
-    assert told[0] == told[1]
-    assert told[0]["finish_reason"] == "stop"
+        all_facts.append(facts)
+    assert all_facts[0] == all_facts[1]
+    assert all_facts[0]["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
@@ -97,19 +97,19 @@ def test_tokens_are_counted_exactly_once(
     )
 
 
-class Heard(BaseEventHandler):
-    """Keep the names of the events that were sent, and what they hold."""
+class EventRecorder(BaseEventHandler):
+    """An event handler that keeps all events."""
 
-    seen: list[Any] = []  # noqa: RUF012  pydantic copies it
+    events: list[Any] = []  # noqa: RUF012  pydantic copies it
 
     def handle(self, event: Any, **kwargs: Any) -> None:
         """Keep one event."""
-        self.seen.append(event)
+        self.events.append(event)
 
 
 @pytest.fixture
-def heard() -> Any:
-    handler, dispatcher = Heard(), get_dispatcher()
+def recorder() -> Any:
+    handler, dispatcher = EventRecorder(), get_dispatcher()
     before = list(dispatcher.event_handlers)
     dispatcher.add_event_handler(handler)
     yield handler
@@ -117,31 +117,33 @@ def heard() -> Any:
 
 
 class Spans(NullSpanHandler):
-    """Keep the arguments of what was called."""
+    """A span handler that keeps the arguments of each call."""
 
-    seen: list[Any] = []  # noqa: RUF012  pydantic copies it
+    arguments: list[Any] = []  # noqa: RUF012  pydantic copies it
 
     def span_enter(self, id_: str, bound_args: Any, **kwargs: Any) -> None:
         """Keep one call's arguments."""
-        self.seen.append(bound_args.arguments)
+        self.arguments.append(bound_args.arguments)
 
 
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
-def test_each_call_is_told_once(way: Way, llm: Piccc, heard: Heard, endpoint: str, question: Any) -> None:
+def test_each_call_emits_one_start_and_one_end_event(
+    way: Way, llm: Piccc, recorder: EventRecorder, endpoint: str, question: Any
+) -> None:
     ask(way, llm, endpoint, question)
-    names = [type(each).__name__ for each in heard.seen]
+    names = [type(event).__name__ for event in recorder.events]
     kind = "Chat" if endpoint.endswith("chat") else "Completion"
     assert names.count(f"LLM{kind}StartEvent") == names.count(f"LLM{kind}EndEvent") == 1
     assert sum(name.endswith("StartEvent") for name in names) == 1
 
 
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
-def test_events_that_nobody_hears_are_not_made(
+def test_no_events_are_created_without_a_handler(
     way: Way, llm: Piccc, monkeypatch: pytest.MonkeyPatch, endpoint: str, question: Any
 ) -> None:
     made: list[str] = []
 
-    def count(self: Any, *given: Any) -> None:
+    def count(self: Any, *args: Any) -> None:
         made.append(type(self).__name__)
 
     monkeypatch.setattr(BaseEvent, "__init__", count)
@@ -149,77 +151,85 @@ def test_events_that_nobody_hears_are_not_made(
     assert made == []
 
 
-def test_spans_name_the_arguments(llm: Piccc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_carry_the_call_arguments(llm: Piccc, monkeypatch: pytest.MonkeyPatch) -> None:
     spans = Spans()
     monkeypatch.setattr(get_dispatcher(), "span_handlers", [spans])
     llm.chat(QUESTION, top_p=0.5)
-    assert spans.seen[0] == {"messages": QUESTION, "kwargs": {"top_p": 0.5}}
+    assert spans.arguments[0] == {"messages": QUESTION, "kwargs": {"top_p": 0.5}}
 
 
-def test_events_say_model_and_temperature(llm: Piccc, heard: Heard) -> None:
+def test_events_carry_model_temperature_and_dialect(llm: Piccc, recorder: EventRecorder) -> None:
     llm.temperature = 0.25
     llm.chat(QUESTION)
-    shown = heard.seen[0].model_dict
-    assert (shown["model"], shown["temperature"], shown["dialect"]) == ("piccc-pro", 0.25, llm.dialect)
+    model_dict = recorder.events[0].model_dict
+    assert (model_dict["model"], model_dict["temperature"], model_dict["dialect"]) == (
+        "piccc-pro",
+        0.25,
+        llm.dialect,
+    )
 
 
-class Gate(BaseRateLimiter):
-    """Count who passes."""
+class CountingRateLimiter(BaseRateLimiter):
+    """A rate limiter that counts calls."""
 
-    passed = 0
+    acquired = 0
 
     def acquire(self, num_tokens: int = 0) -> None:
-        """Let one call pass."""
-        self.passed += 1
+        """Count one call."""
+        self.acquired += 1
 
     async def async_acquire(self, num_tokens: int = 0) -> None:
-        """Let one call pass."""
-        self.passed += 1
+        """Count one call."""
+        self.acquired += 1
 
 
 @pytest.mark.parametrize(("endpoint", "question"), EIGHT)
-def test_the_rate_limiter_is_asked_once_per_call(way: Way, llm: Piccc, endpoint: str, question: Any) -> None:
-    llm.rate_limiter = gate = Gate()
+def test_the_rate_limiter_is_acquired_once_per_call(
+    way: Way, llm: Piccc, endpoint: str, question: Any
+) -> None:
+    llm.rate_limiter = limiter = CountingRateLimiter()
     ask(way, llm, endpoint, question)
-    assert gate.passed == 1
+    assert limiter.acquired == 1
 
 
-def test_every_chunk_holds_all_that_has_come(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_every_chunk_holds_the_text_so_far(way: Way, llm: Piccc, emulator: Emulator) -> None:
     emulator.script(
         [Scripted("Clay, then fire.", reasoning="Think of ovens.", calls=[("fire", {"at": 1200})])]
     )
     tool = {"name": "fire", "parameters": {"type": "object", "properties": {"at": {"type": "integer"}}}}
     responses = way.stream(llm, "stream_chat", QUESTION, tools=[tool], reasoning_effort="low")
-    so_far = thought = ""
-    for each in responses:
-        so_far += each.delta
-        thought += each.additional_kwargs.get("thinking_delta", "")
-        assert each.message.content == so_far
+    so_far = thinking = ""
+    for response in responses:
+        so_far += response.delta
+        thinking += response.additional_kwargs.get("thinking_delta", "")
+        assert response.message.content == so_far
     assert so_far == "Clay, then fire."
-    assert thought == "Think of ovens."
+    assert thinking == "Think of ovens."
     last = responses[-1].message
-    assert [type(each).__name__ for each in last.blocks] == ["ThinkingBlock", "TextBlock", "ToolCallBlock"]
-    assert [each.content for each in last.blocks if isinstance(each, ThinkingBlock)] == ["Think of ovens."]
-    assert [each.tool_kwargs for each in last.blocks if isinstance(each, ToolCallBlock)] == [{"at": 1200}]
+    assert [type(block).__name__ for block in last.blocks] == ["ThinkingBlock", "TextBlock", "ToolCallBlock"]
+    assert [block.content for block in last.blocks if isinstance(block, ThinkingBlock)] == ["Think of ovens."]
+    assert [block.tool_kwargs for block in last.blocks if isinstance(block, ToolCallBlock)] == [{"at": 1200}]
     (listed,) = last.additional_kwargs["tool_calls"]
     assert (listed["function"]["name"], json.loads(listed["function"]["arguments"])) == ("fire", {"at": 1200})
     assert responses[-1].additional_kwargs["finish_reason"] == "tool_calls"
-    assert len({id(each.message) for each in responses}) == len(responses)
+    assert len({id(response.message) for response in responses}) == len(responses)
 
 
-def test_a_stream_ends_in_what_the_whole_reply_would_be(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_the_last_chunk_of_a_stream_equals_the_complete_response(
+    way: Way, llm: Piccc, emulator: Emulator
+) -> None:
     emulator.rule(lambda _: True, Scripted("Fire.", reasoning="Hot.", calls=[("fire", {"at": 9})]))
     tool = {"name": "fire", "parameters": {"type": "object"}}
-    whole = way.call(llm, "chat", QUESTION, tools=[tool], reasoning_effort="low")
+    complete_response = way.call(llm, "chat", QUESTION, tools=[tool], reasoning_effort="low")
     streamed = way.stream(llm, "stream_chat", QUESTION, tools=[tool], reasoning_effort="low")[-1]
-    facts = [{**each.additional_kwargs, "request_id": None} for each in (whole, streamed)]
+    facts = [{**response.additional_kwargs, "request_id": None} for response in (complete_response, streamed)]
     assert facts[0] == facts[1]
     without_ids = {"tool_call_id": None, "id": None}
-    for one, other in zip(whole.message.blocks, streamed.message.blocks, strict=True):
+    for one, other in zip(complete_response.message.blocks, streamed.message.blocks, strict=True):
         assert one.model_copy(update=without_ids) == other.model_copy(update=without_ids)
 
 
-def test_signed_thinking_goes_back_as_it_came(
+def test_signed_thinking_is_sent_back_unchanged(
     way: Way, make: Callable[..., Piccc], emulator: Emulator
 ) -> None:
     llm = make(dialect="anthropic", reasoning_effort="low")
@@ -227,11 +237,11 @@ def test_signed_thinking_goes_back_as_it_came(
     answer = ask(way, llm, "stream_chat", QUESTION).message
     signature = answer.blocks[0].additional_information["signature"]
     way.call(llm, "chat", [*QUESTION, answer, ChatMessage(role="user", content="More?")])
-    sent = emulator.requests[-1].body["messages"][1]["content"][0]
-    assert sent == {"type": "thinking", "thinking": "Hot.", "signature": signature}
+    block = emulator.requests[-1].body["messages"][1]["content"][0]
+    assert block == {"type": "thinking", "thinking": "Hot.", "signature": signature}
 
 
-def test_a_refusal_is_the_answers_text_and_marked(
+def test_a_refusal_becomes_the_text_and_is_marked(
     way: Way, make: Callable[..., Piccc], emulator: Emulator
 ) -> None:
     emulator.rule(lambda _: True, Scripted(refusal="I will not."))
@@ -243,10 +253,10 @@ def test_a_refusal_is_the_answers_text_and_marked(
         assert response.message.additional_kwargs["refusal"] == "I will not."
 
 
-def test_a_429_costs_one_request_more_than_max_retries(
+def test_a_429_is_retried_max_retries_times(
     way: Way, make: Callable[..., Piccc], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("random.random", lambda: 0.0)  # the shortest of all pauses
+    monkeypatch.setattr("random.random", lambda: 0.0)  # the shortest pause
     with Emulator(faults=["429;retry-after-ms=1"], speed=float("inf")) as emulator:
         llm = make(base_url=emulator.base_url, max_retries=3)
         with pytest.raises(RateLimitError):
@@ -257,14 +267,16 @@ def test_a_429_costs_one_request_more_than_max_retries(
         assert len(emulator.requests) == 8
 
 
-def test_a_cut_stream_is_an_error_with_what_had_come(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_a_truncated_stream_raises_an_error_with_the_partial_reply(
+    way: Way, llm: Piccc, emulator: Emulator
+) -> None:
     emulator.fault("cut:4")
     with pytest.raises(StreamError) as caught:
         way.stream(llm, "stream_chat", QUESTION)
     assert caught.value.partial is not None
 
 
-def test_leaving_a_stream_early_frees_its_connection(llm: Piccc) -> None:
+def test_a_model_works_after_a_stream_is_closed_early(llm: Piccc) -> None:
     stream = llm.stream_chat(QUESTION)
     next(stream)
     stream.close()
@@ -279,40 +291,40 @@ def test_one_model_serves_three_event_loops_without_retries(llm: Piccc, emulator
     assert len(emulator.requests) == 6
 
 
-async def test_calls_at_once_share_one_model(llm: Piccc) -> None:
+async def test_concurrent_calls_share_one_model(llm: Piccc) -> None:
     answers = await asyncio.gather(*(llm.acomplete(f"Say {number}") for number in range(8)))
     assert len(answers) == 8
 
 
-def test_settings_reach_the_wire_and_a_call_overrides_them(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_settings_are_sent_and_call_options_override_them(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm = llm.model_copy(update={"temperature": 0.5, "max_tokens": 64, "stop": "END"})
     way.call(llm, "chat", QUESTION, temperature=0.75, extra_body={"mark": 1}, other=True)
-    sent = emulator.requests[-1].body
-    assert (sent["temperature"], sent["max_tokens"], sent["mark"], sent["other"]) == (0.75, 64, 1, True)
-    assert sent["stop" if llm.dialect == "openai" else "stop_sequences"] == ["END"]
+    body = emulator.requests[-1].body
+    assert (body["temperature"], body["max_tokens"], body["mark"], body["other"]) == (0.75, 64, 1, True)
+    assert body["stop" if llm.dialect == "openai" else "stop_sequences"] == ["END"]
 
 
-@pytest.mark.parametrize("slip", ["temprature", "maxtokens", "extra_header", "parallel_tool_call"])
-def test_a_misspelt_setting_is_refused_and_not_sent(
-    make: Callable[..., Piccc], emulator: Emulator, slip: str
+@pytest.mark.parametrize("option", ["temprature", "maxtokens", "extra_header", "parallel_tool_call"])
+def test_a_misspelled_option_is_rejected_before_sending(
+    make: Callable[..., Piccc], emulator: Emulator, option: str
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match=rf"{slip} is not an option\. Did you mean"):
-        make().chat(QUESTION, **{slip: 1})
+    with pytest.raises(InvalidArgumentError, match=rf"{option} is not an option\. Did you mean"):
+        make().chat(QUESTION, **{option: 1})
     assert emulator.requests == []
     make().chat(QUESTION, top_k=3)
     assert emulator.requests[-1].body["top_k"] == 3
 
 
-def test_what_is_not_set_is_left_to_the_server(make: Callable[..., Piccc], emulator: Emulator) -> None:
+def test_unset_options_are_not_sent(make: Callable[..., Piccc], emulator: Emulator) -> None:
     make().chat(QUESTION)
     assert emulator.requests[-1].body.keys() == {"model", "messages", "stream"}
 
 
-def test_a_setting_changed_later_holds_from_then_on(llm: Piccc, emulator: Emulator) -> None:
+def test_a_changed_setting_applies_to_later_calls(llm: Piccc, emulator: Emulator) -> None:
     llm.chat(QUESTION)
     llm.default_headers = {"x-team": "clay"}
     llm.chat(QUESTION)
-    assert [each.headers.get("x-team") for each in emulator.requests] == [None, "clay"]
+    assert [request.headers.get("x-team") for request in emulator.requests] == [None, "clay"]
 
 
 def test_a_prompt_is_formatted_unless_it_is_already(
@@ -321,10 +333,10 @@ def test_a_prompt_is_formatted_unless_it_is_already(
     llm = make(completion_to_prompt=lambda prompt: f"<{prompt}>")
     way.call(llm, "complete", "kiln")
     way.call(llm, "complete", "kiln", formatted=True)
-    assert [each.body["messages"][0]["content"] for each in emulator.requests] == ["<kiln>", "kiln"]
+    assert [request.body["messages"][0]["content"] for request in emulator.requests] == ["<kiln>", "kiln"]
 
 
-def test_metadata_knows_any_model_and_needs_no_server() -> None:
+def test_metadata_supports_any_model_name_without_a_server() -> None:
     known = Piccc(model="piccc-of-tomorrow", max_tokens=99).metadata
     assert (known.model_name, known.num_output) == ("piccc-of-tomorrow", 99)
     assert known.is_chat_model
@@ -332,34 +344,36 @@ def test_metadata_knows_any_model_and_needs_no_server() -> None:
     assert Piccc(context_window=5000).metadata.context_window == 5000
 
 
-def test_an_error_of_the_server_comes_through_as_ours(way: Way, llm: Piccc) -> None:
+def test_a_server_error_is_raised_as_a_piccc_error(way: Way, llm: Piccc) -> None:
     with pytest.raises(InvalidRequestError):
         way.call(llm, "chat", QUESTION, temperature="hot")
 
 
-def test_malformed_settings_are_refused_when_made() -> None:
+def test_invalid_settings_are_rejected_at_construction() -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         Piccc(base_url="kiln")
     with pytest.raises(ConfigurationError, match="max_retries"):
         Piccc(max_retries=-1)
     with pytest.raises(ValueError, match="temprature"):
-        Piccc(temprature=1)  # type: ignore[call-arg]  # this is the mistake
+        Piccc(temprature=1)  # type: ignore[call-arg]  # the mistake under test
 
 
-def test_no_key_says_what_to_do(way: Way, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_error_names_the_environment_variable(
+    way: Way, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PICCC_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="PICCC_API_KEY"):
         way.call(Piccc(base_url=emulator.base_url), "chat", QUESTION)
 
 
-def test_an_unreachable_server_names_the_ways_out(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_raises_a_connection_error(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PICCC_BASE_URL", raising=False)
     llm = Piccc(api_key="pcc_test_x", base_url="http://127.0.0.1:9", max_retries=0, timeout=5)
     with pytest.raises(APIConnectionError):
         way.call(llm, "chat", QUESTION)
 
 
-def test_key_and_address_come_from_the_environment(
+def test_key_and_base_url_are_read_from_the_environment(
     way: Way, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
@@ -367,17 +381,17 @@ def test_key_and_address_come_from_the_environment(
     assert way.call(Piccc(), "complete", "Hello").text
 
 
-def test_a_key_may_be_a_function(way: Way, emulator: Emulator) -> None:
+def test_the_key_can_be_a_function(way: Way, emulator: Emulator) -> None:
     llm = Piccc(base_url=emulator.base_url, api_key=lambda: emulator.api_key)
     assert way.call(llm, "complete", "Hello").text
 
 
-def test_settings_take_it_as_the_model_of_all(emulator: Emulator, llm: Piccc) -> None:
+def test_the_model_can_be_set_in_cores_settings(emulator: Emulator, llm: Piccc) -> None:
     Settings.llm = llm
     assert Settings.llm.complete("Hello").text
 
 
-def test_system_prompt_stands_before_what_is_predicted(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_predict_sends_the_system_prompt(way: Way, llm: Piccc, emulator: Emulator) -> None:
     from llama_index.core.prompts import PromptTemplate
 
     llm.system_prompt = "You are a potter."
@@ -385,14 +399,14 @@ def test_system_prompt_stands_before_what_is_predicted(way: Way, llm: Piccc, emu
     assert "You are a potter." in json.dumps(emulator.requests[-1].body)
 
 
-def test_tokens_can_be_counted_without_a_call(llm: Piccc, emulator: Emulator) -> None:
+def test_tokens_can_be_counted_without_a_request(llm: Piccc, emulator: Emulator) -> None:
     short = llm.count_tokens(QUESTION)
     assert 0 < short < llm.count_tokens(QUESTION * 2)
     assert short < llm.count_tokens(QUESTION, [{"name": "fire", "description": "Fire a kiln."}])
     assert emulator.requests == []
 
 
-def test_the_tokenizer_of_the_package_serves_all_of_core() -> None:
+def test_our_tokenizer_works_in_cores_settings() -> None:
     from llama_index.core.node_parser import TokenTextSplitter
 
     from piccc.tokens import count_text, token_ids
@@ -403,10 +417,10 @@ def test_the_tokenizer_of_the_package_serves_all_of_core() -> None:
     assert abs(len(pieces) - count_text(text) / 40) <= 1
 
 
-def test_a_timeout_may_be_in_parts() -> None:
+def test_a_timeout_object_survives_serialization() -> None:
     llm = Piccc(timeout=Timeout(total=5, idle=1))
-    again = Piccc.from_dict(llm.to_dict())
-    assert again.timeout == Timeout(total=5, idle=1)
+    restored = Piccc.from_dict(llm.to_dict())
+    assert restored.timeout == Timeout(total=5, idle=1)
 
 
 ANTHROPIC_USAGE = {
@@ -420,12 +434,12 @@ ANTHROPIC_USAGE = {
 
 
 @pytest.mark.parametrize("method", ["chat", "stream_chat"])
-def test_caches_and_tiers_are_counted_whole_and_streamed(
+def test_cache_tokens_and_service_tier_are_reported(
     way: Sync | Async, make: Callable[..., Piccc], emulator: Emulator, method: str
 ) -> None:
     emulator.script([Scripted("Hot.", usage=ANTHROPIC_USAGE)])
     llm, question = make(dialect="anthropic"), [ChatMessage(role="user", content="Hot?")]
-    ask = {"chat": way.call, "stream_chat": lambda *given: way.stream(*given)[-1]}[method]
+    ask = {"chat": way.call, "stream_chat": lambda *args: way.stream(*args)[-1]}[method]
     response = ask(llm, method, question)
     facts = response.additional_kwargs
     assert (facts["prompt_tokens"], facts["completion_tokens"], facts["total_tokens"]) == (42, 2, 44)
@@ -434,7 +448,7 @@ def test_caches_and_tiers_are_counted_whole_and_streamed(
     assert facts["service_tier"] == "priority"
     usage = response.raw["usage"]
     assert usage["cache_creation_input_tokens"] == 30
-    assert usage["input_tokens"] == 5  # the server's own
+    assert usage["input_tokens"] == 5  # as the server reported it
     assert usage["prompt_tokens"] == 42
 
 
@@ -444,12 +458,12 @@ LOGPROBS = [
 ]
 
 
-def test_responses_and_completions_have_the_log_probabilities() -> None:
+def test_responses_include_log_probabilities() -> None:
     choice = {"message": {"content": "Hot."}, "finish_reason": "stop", "logprobs": {"content": LOGPROBS}}
     body = {"id": "1", "model": "m", "choices": [choice]}
     chunk = {"delta": {"content": "Hot."}, "finish_reason": "stop", "logprobs": {"content": LOGPROBS}}
     stream = [{"id": "1", "model": "m", "choices": [chunk]}]
-    llm = answering(dict(body), dict(body), stream, stream)
+    llm = llm_answering(dict(body), dict(body), stream, stream)
     question = [ChatMessage(role="user", content="Hot?")]
     for response in (
         llm.chat(question, logprobs=True),
@@ -458,14 +472,16 @@ def test_responses_and_completions_have_the_log_probabilities() -> None:
         list(llm.stream_complete("Hot?"))[-1],
     ):
         assert response.logprobs is not None
-        assert [[(each.token, each.logprob) for each in token] for token in response.logprobs] == [
+        assert [
+            [(candidate.token, candidate.logprob) for candidate in token] for token in response.logprobs
+        ] == [
             [("Hot", -0.5)],
             [(".", -0.1)],
         ]
-    assert answering(dict(body, choices=[{**choice, "logprobs": None}])).chat(question).logprobs is None
+    assert llm_answering(dict(body, choices=[{**choice, "logprobs": None}])).chat(question).logprobs is None
 
 
-def test_a_copied_response_equals_a_constructed_one_and_shares_nothing_with_the_next() -> None:
+def test_a_streamed_response_equals_a_constructed_one_and_shares_no_state() -> None:
     growing = GrowingReply()
     first = growing.add([TextDelta("Hello")])
     first.message.additional_kwargs["seen"] = first.additional_kwargs["seen"] = first.raw["seen"] = True

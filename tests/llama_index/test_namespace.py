@@ -1,4 +1,4 @@
-"""The package is found where LlamaIndex users look, and says what is missing where core is not installed."""
+"""The package is importable from LlamaIndex's namespaces and explains a missing core."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ except MissingExtraError as error:
         ("tools", "PicccMediaToolSpec"),
     ],
 )
-def test_it_is_found_beside_other_providers(kind: str, name: str) -> None:
+def test_names_are_importable_from_llama_index_namespaces(kind: str, name: str) -> None:
     module = import_module(f"llama_index.{kind}.piccc")
     assert name in module.__all__
-    for each in module.__all__:
-        assert getattr(module, each) is getattr(llama_index_piccc, each)
+    for export in module.__all__:
+        assert getattr(module, export) is getattr(llama_index_piccc, export)
 
 
 def test_without_core_the_error_has_the_install_command() -> None:
-    done = subprocess.run(  # noqa: S603  our own interpreter
+    process = subprocess.run(  # noqa: S603  our own interpreter and code
         [sys.executable, "-c", WITHOUT_CORE], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == 'pip install "piccc[llama-index]"'
+    assert process.stdout.strip() == 'pip install "piccc[llama-index]"'
 
 
-def test_all_that_is_promised_is_there() -> None:
-    assert [each for each in llama_index_piccc.__all__ if not hasattr(llama_index_piccc, each)] == []
+def test_every_exported_name_exists() -> None:
+    assert [export for export in llama_index_piccc.__all__ if not hasattr(llama_index_piccc, export)] == []

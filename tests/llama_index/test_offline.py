@@ -1,4 +1,4 @@
-"""nltk's data can be read however it was installed, and nothing is touched where it can be already."""
+"""nltk's data is readable however it was installed, and is left alone if it already is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIST = Path("corpora", "stopwords", "english")
 
 @pytest.fixture
 def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a small folder of data where core's would be."""
+    """Create a small data folder in place of core's."""
     folder = tmp_path / "core" / "_static" / "nltk_cache"
     (folder / LIST).parent.mkdir(parents=True)
     (folder / LIST).write_text("the\n")
@@ -38,7 +38,7 @@ def test_hard_linked_data_is_copied_once_and_found(
     assert (copy / LIST).read_text() == "the\n"
     assert (copy / LIST).stat().st_nlink == 1
     assert os.environ["NLTK_DATA"] == str(copy)
-    assert [each.name for each in copy.parent.iterdir()] == [copy.name]
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
     before = (copy / LIST).stat().st_mtime_ns, (copy / LIST).stat().st_ino
     monkeypatch.delenv("NLTK_DATA")
     assert ensure_nltk_data(tmp_path / "cache") == copy
@@ -46,7 +46,7 @@ def test_hard_linked_data_is_copied_once_and_found(
     monkeypatch.delenv("NLTK_DATA")
 
 
-def test_a_folder_of_the_users_own_wins(
+def test_the_users_own_data_folder_takes_precedence(
     bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.link(bundled / LIST, tmp_path / "second name")
@@ -55,7 +55,7 @@ def test_a_folder_of_the_users_own_wins(
     assert os.environ["NLTK_DATA"] == "/elsewhere"
 
 
-def test_cores_data_is_where_it_is_looked_for() -> None:
-    found = offline._bundled()
-    assert found is not None
-    assert (found / LIST).is_file()
+def test_cores_data_is_in_the_expected_folder() -> None:
+    folder = offline._bundled()
+    assert folder is not None
+    assert (folder / LIST).is_file()

@@ -1,4 +1,4 @@
-"""Sub-questions name only tools that are there, and need no other package."""
+"""Sub-questions name only existing tools, and the prompt can be replaced."""
 
 from __future__ import annotations
 
@@ -27,24 +27,26 @@ QUESTIONS = {
 }
 
 
-def test_questions_are_split_among_the_tools(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
+def test_a_query_is_split_among_the_tools(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
     emulator.script([json.dumps(QUESTIONS)])
     questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
-    assert [each.model_dump() for each in questions] == QUESTIONS["items"]
+    assert [question.model_dump() for question in questions] == QUESTIONS["items"]
 
 
-def test_a_tool_that_is_not_there_is_sent_back(way: Sync | Async, llm: Piccc, emulator: Emulator) -> None:
+def test_an_unknown_tool_name_is_sent_back_to_the_model(
+    way: Sync | Async, llm: Piccc, emulator: Emulator
+) -> None:
     wrong = {"items": [{"sub_question": "What is it?", "tool_name": "oracle"}]}
     emulator.script([json.dumps(wrong), json.dumps(QUESTIONS)])
     questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
-    assert [each.tool_name for each in questions] == ["errors", "media"]
+    assert [question.tool_name for question in questions] == ["errors", "media"]
     assert "'errors' or 'media'" in json.dumps(emulator.requests[-1].body)
 
 
-def test_the_emulators_own_model_names_a_tool_that_is_there(way: Sync | Async, llm: Piccc) -> None:
+def test_the_emulators_model_names_only_existing_tools(way: Sync | Async, llm: Piccc) -> None:
     questions = way.call(PicccQuestionGenerator.from_defaults(llm), "generate", TOOLS, QUERY)
     assert questions
-    assert {each.tool_name for each in questions} <= {"errors", "media"}
+    assert {question.tool_name for question in questions} <= {"errors", "media"}
 
 
 def test_the_prompt_can_be_replaced(make: Callable[..., Piccc], emulator: Emulator) -> None:

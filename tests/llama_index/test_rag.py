@@ -1,4 +1,4 @@
-"""Questions about our own guides: retrieval, response modes, engines and chats, on the emulator's model."""
+"""Questions about our guides: retrieval, response modes, query engines and chats on the emulator."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ ABOUT = {
 def guides(documents: Path) -> list[Document]:
     """Read the guides."""
     files = sorted(documents.glob("*.md"))
-    assert [each.stem for each in files] == list(ABOUT)
-    return [Document(text=each.read_text("utf-8"), metadata={"file_name": each.name}) for each in files]
+    assert [path.stem for path in files] == list(ABOUT)
+    return [Document(text=path.read_text("utf-8"), metadata={"file_name": path.name}) for path in files]
 
 
 @pytest.fixture(scope="session")
 def nodes(guides: list[Document]) -> list[BaseNode]:
-    """Cut the guides at their headings."""
+    """Split the guides at their headings."""
     return list(MarkdownNodeParser().get_nodes_from_documents(guides))
 
 
@@ -63,7 +63,7 @@ def keywords(nodes: list[BaseNode], llm: Piccc) -> SimpleKeywordTableIndex:
 def retriever(
     request: pytest.FixtureRequest, nodes: list[BaseNode], keywords: SimpleKeywordTableIndex
 ) -> BaseRetriever:
-    """Find passages by keywords, and by BM25."""
+    """Return a retriever by keywords and one by BM25."""
     if request.param == "bm25":
         return BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=3)
     return keywords.as_retriever(retriever_mode="simple", num_chunks_per_query=3)
@@ -76,11 +76,11 @@ def test_a_question_is_answered_from_the_guides(
     engine = RetrieverQueryEngine.from_args(retriever, llm=llm, response_mode=mode)
     response = way.call(engine, "query", QUESTION)
     assert FACT in str(response)
-    assert any(FACT in each.node.get_content() for each in response.source_nodes)
+    assert any(FACT in source.node.get_content() for source in response.source_nodes)
 
 
-def test_an_answer_comes_word_by_word(way: Way, llm: Piccc, retriever: BaseRetriever) -> None:
-    llm.coalesce = False  # for this emulator writes all words at once
+def test_an_answer_is_streamed_word_by_word(way: Way, llm: Piccc, retriever: BaseRetriever) -> None:
+    llm.coalesce = False  # the emulator sends all words at once
     engine = RetrieverQueryEngine.from_args(retriever, llm=llm, streaming=True)
     if isinstance(way, Sync):
         tokens = list(engine.query(QUESTION).response_gen)
@@ -91,7 +91,7 @@ def test_an_answer_comes_word_by_word(way: Way, llm: Piccc, retriever: BaseRetri
 
 
 class _Streaming:
-    """Give the words of an awaited answer under one name."""
+    """Adapter: streams the words of an async answer."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -117,7 +117,7 @@ class Meaning(BaseModel):
 
 
 @pytest.mark.parametrize("mode", [ResponseMode.COMPACT, ResponseMode.TREE_SUMMARIZE])
-def test_an_engine_answers_with_an_object(
+def test_a_query_engine_answers_with_a_pydantic_object(
     way: Way, llm: Piccc, emulator: Emulator, retriever: BaseRetriever, mode: ResponseMode
 ) -> None:
     emulator.rule(lambda ask: ask.schema is not None, '{"error": "RateLimitError", "status": 429}')
@@ -127,16 +127,16 @@ def test_an_engine_answers_with_an_object(
 
 
 def tools(guides: list[Document], llm: Piccc) -> list[QueryEngineTool]:
-    """Make a tool of each guide."""
-    made = []
+    """Return a query tool for each guide."""
+    query_tools = []
     for guide, (name, about) in zip(guides, ABOUT.items(), strict=True):
         index = SummaryIndex(MarkdownNodeParser().get_nodes_from_documents([guide]))
         engine = index.as_query_engine(llm=llm)
-        made.append(QueryEngineTool.from_defaults(engine, name=name, description=about))
-    return made
+        query_tools.append(QueryEngineTool.from_defaults(engine, name=name, description=about))
+    return query_tools
 
 
-def test_a_router_sends_a_question_to_the_guide_that_knows(
+def test_a_router_sends_a_question_to_the_right_guide(
     way: Way, llm: Piccc, guides: list[Document], emulator: Emulator
 ) -> None:
     engine = RouterQueryEngine.from_defaults(tools(guides, llm), llm=llm)
@@ -149,8 +149,10 @@ def test_a_router_sends_a_question_to_the_guide_that_knows(
 def test_a_question_is_split_among_the_guides(
     way: Way, llm: Piccc, guides: list[Document], emulator: Emulator
 ) -> None:
-    asked = {"errors": QUESTION, "media": "How often does a wait poll a task?"}
-    questions = [{"sub_question": each, "tool_name": name} for name, each in asked.items()]
+    questions_by_guide = {"errors": QUESTION, "media": "How often does a wait poll a task?"}
+    questions = [
+        {"sub_question": question, "tool_name": name} for name, question in questions_by_guide.items()
+    ]
     emulator.script([json.dumps({"items": questions})])
     engine = SubQuestionQueryEngine.from_defaults(
         tools(guides, llm),
@@ -160,14 +162,14 @@ def test_a_question_is_split_among_the_guides(
         verbose=False,
     )
     response = way.call(engine, "query", f"{QUESTION} And how often does a wait poll a task?")
-    told = [each.node.get_content() for each in response.source_nodes[:2]]
-    assert told[0].startswith(f"Sub question: {QUESTION}")
-    assert FACT in told[0]
-    assert "every 2 to 5 seconds" in told[1]
+    contents = [source.node.get_content() for source in response.source_nodes[:2]]
+    assert contents[0].startswith(f"Sub question: {QUESTION}")
+    assert FACT in contents[0]
+    assert "every 2 to 5 seconds" in contents[1]
 
 
-def chatting(index: SimpleKeywordTableIndex, mode: ChatMode, llm: Piccc) -> Any:
-    """Make a chat over the guides. The other kind of memory leaves its database open."""
+def chat_engine(index: SimpleKeywordTableIndex, mode: ChatMode, llm: Piccc) -> Any:
+    """Return a chat engine for the guides. The other kind of memory leaves its database open."""
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     options: Any = {"retriever_mode": "simple", "num_chunks_per_query": 3, "memory": memory}
     return index.as_chat_engine(chat_mode=mode, llm=llm, **options)
@@ -179,19 +181,19 @@ def chatting(index: SimpleKeywordTableIndex, mode: ChatMode, llm: Piccc) -> Any:
 def test_a_chat_remembers_and_answers_from_the_guides(
     way: Way, llm: Piccc, keywords: SimpleKeywordTableIndex, mode: ChatMode
 ) -> None:
-    engine = chatting(keywords, mode, llm)
+    engine = chat_engine(keywords, mode, llm)
     assert FACT in str(way.call(engine, "chat", QUESTION))
     way.call(engine, "chat", "What does OverloadedError stand for?")
-    said = [each.content for each in engine.chat_history]
-    assert said[0] == QUESTION
-    assert FACT in (said[1] or "")
-    assert len(said) == 4
+    history = [message.content for message in engine.chat_history]
+    assert history[0] == QUESTION
+    assert FACT in (history[1] or "")
+    assert len(history) == 4
 
 
-def test_a_chat_streams_what_it_will_remember(
+def test_a_streamed_chat_answer_is_remembered(
     way: Way, llm: Piccc, keywords: SimpleKeywordTableIndex
 ) -> None:
-    engine = chatting(keywords, ChatMode.CONTEXT, llm)
+    engine = chat_engine(keywords, ChatMode.CONTEXT, llm)
     if isinstance(way, Sync):
         words = list(engine.stream_chat(QUESTION).response_gen)
     else:
@@ -201,7 +203,7 @@ def test_a_chat_streams_what_it_will_remember(
 
 
 class _Chatting:
-    """Give the words of an awaited chat under one name."""
+    """Adapter: streams the words of an async chat."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -212,7 +214,9 @@ class _Chatting:
         return response.async_response_gen()
 
 
-def test_memory_is_cut_to_the_models_window(way: Way, make: Callable[..., Piccc], emulator: Emulator) -> None:
+def test_memory_is_truncated_to_its_token_limit(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator
+) -> None:
     from llama_index.core.chat_engine import SimpleChatEngine
 
     memory = ChatMemoryBuffer.from_defaults(token_limit=400)

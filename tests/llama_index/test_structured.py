@@ -1,4 +1,4 @@
-"""Objects as answers in LlamaIndex, on all paths alike; `tests/test_structured.py` has the engine."""
+"""Structured output in LlamaIndex; `tests/test_structured.py` tests the shared engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llama_index_piccc import Piccc, PicccStructuredLLM, StructuredOutputError
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import ContextOverflowError, InvalidRequestError
 from tests.llama_index.conftest import Async, Sync
-from tests.llama_index.wire import recorded
+from tests.llama_index.wire import llm_and_requests
 
 Way = Sync | Async
 
@@ -34,8 +34,8 @@ class Kiln(BaseModel):
 
 
 PROMPT = PromptTemplate("The kiln 'Blue Oven' reaches {degrees} degrees.")
-WHOLE = Kiln(name="Blue Oven", degrees=1200)
-FITS = WHOLE.model_dump_json()
+BLUE_OVEN = Kiln(name="Blue Oven", degrees=1200)
+VALID_JSON = BLUE_OVEN.model_dump_json()
 
 
 class Names(RootModel[list[str]]):
@@ -43,51 +43,51 @@ class Names(RootModel[list[str]]):
 
 
 def predict(way: Way, llm: Any, **kwargs: Any) -> Any:
-    """Return the object that the model makes of the prompt."""
+    """Return the object predicted from the prompt."""
     return way.call(llm, "structured_predict", Kiln, PROMPT, degrees=1200, **kwargs)
 
 
 def predict_stream(way: Way, llm: Any, **kwargs: Any) -> list[Any]:
-    """Return the objects that the model makes of the prompt, bit by bit."""
+    """Return the partial objects streamed for the prompt."""
     return way.stream(llm, "stream_structured_predict", Kiln, PROMPT, degrees=1200, **kwargs)
 
 
-def ways_asked(emulator: Emulator) -> list[str]:
-    """Name the way in which each request asked for its object."""
-    return [_way_asked(each.body) for each in emulator.requests]
+def methods_used(emulator: Emulator) -> list[str]:
+    """Return the structured output method of each request."""
+    return [_method_used(request.body) for request in emulator.requests]
 
 
-def _way_asked(body: dict[str, Any]) -> str:
+def _method_used(body: dict[str, Any]) -> str:
     if "response_format" in body or "output_config" in body:
         return "schema"
     return "tool" if "tools" in body else "text"
 
 
-def refusing(word: str) -> dict[str, Any]:
-    """Return a server's refusal of a parameter."""
+def parameter_error(word: str) -> dict[str, Any]:
+    """Return the error of a server that does not know a parameter."""
     error = {"message": f"Unknown parameter: {word}.", "type": "invalid_request_error", "code": None}
     return {"status": 400, "error": error}
 
 
-def saying(content: str | None = None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
-    """Return a whole reply in the OpenAI dialect."""
+def text_reply(content: str | None = None, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    """Return a reply in the OpenAI dialect."""
     choice = {"index": 0, "message": {"content": content, **message}, "finish_reason": finish_reason}
     usage = {"prompt_tokens": 10, "completion_tokens": 4}
     return {"id": "chatcmpl-1", "model": "piccc-pro", "choices": [choice], "usage": usage}
 
 
-def calling(arguments: str) -> dict[str, Any]:
-    """Return a whole reply that calls the tool with these arguments."""
+def tool_call_reply(arguments: str) -> dict[str, Any]:
+    """Return a reply that calls the tool with these arguments."""
     call = {"id": "c1", "type": "function", "function": {"name": "Kiln", "arguments": arguments}}
-    return saying(None, "tool_calls", tool_calls=[call])
+    return text_reply(None, "tool_calls", tool_calls=[call])
 
 
-def test_an_object_is_predicted_on_all_four_paths(way: Way, llm: Piccc) -> None:
+def test_an_object_is_predicted_with_and_without_streaming(way: Way, llm: Piccc) -> None:
     llm.coalesce = False
-    assert predict(way, llm) == WHOLE
-    seen = predict_stream(way, llm)
-    assert seen[-1] == WHOLE
-    assert len(seen) > 2
+    assert predict(way, llm) == BLUE_OVEN
+    partials = predict_stream(way, llm)
+    assert partials[-1] == BLUE_OVEN
+    assert len(partials) > 2
 
 
 MODES = {
@@ -98,28 +98,28 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_program_mode_says_how_to_ask(
+def test_the_program_mode_selects_the_output_method(
     way: Way, llm: Piccc, emulator: Emulator, mode: PydanticProgramMode
 ) -> None:
     llm.pydantic_program_mode = mode
-    reply = Scripted(calls=[("Kiln", WHOLE.model_dump())]) if MODES[mode] == "tool" else FITS
+    reply = Scripted(calls=[("Kiln", BLUE_OVEN.model_dump())]) if MODES[mode] == "tool" else VALID_JSON
     emulator.rule(lambda _: True, reply)
-    assert predict(way, llm) == WHOLE
-    assert predict_stream(way, llm)[-1] == WHOLE
-    assert ways_asked(emulator) == [MODES[mode]] * 2
+    assert predict(way, llm) == BLUE_OVEN
+    assert predict_stream(way, llm)[-1] == BLUE_OVEN
+    assert methods_used(emulator) == [MODES[mode]] * 2
 
 
-def test_objects_grow_in_a_stream_of_tool_arguments(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_streamed_tool_arguments_yield_growing_objects(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
     llm.coalesce = False
-    emulator.script([Scripted(calls=[("Kiln", WHOLE.model_dump())])])
-    names = [each.name for each in predict_stream(way, llm)]
+    emulator.script([Scripted(calls=[("Kiln", BLUE_OVEN.model_dump())])])
+    names = [kiln.name for kiln in predict_stream(way, llm)]
     assert names[0] != "Blue Oven"
     assert names[-1] == "Blue Oven"
-    assert all("Blue Oven".startswith(each or "") for each in names)
+    assert all("Blue Oven".startswith(name or "") for name in names)
 
 
-def test_a_list_costs_one_call_without_the_object_around_it(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_a_list_without_a_wrapper_object_needs_one_call(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
     emulator.rule(lambda _: True, Scripted(calls=[("Names", '["Anna"]')]))
     prompt = PromptTemplate("?")
@@ -128,48 +128,49 @@ def test_a_list_costs_one_call_without_the_object_around_it(way: Way, llm: Piccc
     assert len(emulator.charges) == 2
 
 
-def test_a_tool_is_forced_on_streams_too(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_the_tool_is_forced_with_and_without_streaming(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
-    emulator.rule(lambda _: True, Scripted(calls=[("Kiln", WHOLE.model_dump())]))
+    emulator.rule(lambda _: True, Scripted(calls=[("Kiln", BLUE_OVEN.model_dump())]))
     predict(way, llm)
     predict_stream(way, llm)
-    named = [json.dumps(each.body["tool_choice"]) for each in emulator.requests]
+    named = [json.dumps(request.body["tool_choice"]) for request in emulator.requests]
     assert len(named) == 2
-    assert all('"name": "Kiln"' in each for each in named)
+    assert all('"name": "Kiln"' in choice for choice in named)
 
 
-def test_the_system_prompt_is_said_on_all_four_paths(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_structured_prediction_sends_the_system_prompt(way: Way, llm: Piccc, emulator: Emulator) -> None:
     llm.system_prompt = "You are a potter."
     predict(way, llm)
     predict_stream(way, llm)
-    assert all("You are a potter." in json.dumps(each.body) for each in emulator.requests)
+    assert all("You are a potter." in json.dumps(request.body) for request in emulator.requests)
 
 
-def test_the_callers_keywords_reach_the_call_and_stay_as_they_were(
-    way: Way, llm: Piccc, emulator: Emulator
-) -> None:
+def test_llm_kwargs_are_sent_and_not_modified(way: Way, llm: Piccc, emulator: Emulator) -> None:
     kwargs = {"temperature": 0.5, "tool_choice": "auto", "tool_required": False}
     before = dict(kwargs)
     predict(way, llm, llm_kwargs=kwargs)
     predict_stream(way, llm, llm_kwargs=kwargs)
     assert kwargs == before
-    assert [each.body["temperature"] for each in emulator.requests] == [0.5, 0.5]
+    assert [request.body["temperature"] for request in emulator.requests] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
-    ("bodies", "asked"),
+    ("bodies", "methods"),
     [
-        ([refusing("response_format"), calling(FITS)], ["schema", "tool"]),
-        ([refusing("response_format"), refusing("tools"), saying(FITS)], ["schema", "tool", "text"]),
+        ([parameter_error("response_format"), tool_call_reply(VALID_JSON)], ["schema", "tool"]),
+        (
+            [parameter_error("response_format"), parameter_error("tools"), text_reply(VALID_JSON)],
+            ["schema", "tool", "text"],
+        ),
     ],
 )
-def test_what_the_server_cannot_do_is_stepped_over_and_not_asked_again(bodies: Any, asked: list[str]) -> None:
-    llm, requests = recorded(*[dict(each) for each in [*bodies, bodies[-1]]])
-    assert predict(Sync(), llm) == WHOLE
-    assert [_way_asked(each) for each in requests] == asked
-    assert predict(Sync(), llm) == WHOLE
-    assert _way_asked(requests[-1]) == asked[-1]
-    assert len(requests) == len(asked) + 1
+def test_an_unsupported_method_is_skipped_and_not_tried_again(bodies: Any, methods: list[str]) -> None:
+    llm, requests = llm_and_requests(*[dict(body) for body in [*bodies, bodies[-1]]])
+    assert predict(Sync(), llm) == BLUE_OVEN
+    assert [_method_used(request) for request in requests] == methods
+    assert predict(Sync(), llm) == BLUE_OVEN
+    assert _method_used(requests[-1]) == methods[-1]
+    assert len(requests) == len(methods) + 1
 
 
 @pytest.mark.parametrize(
@@ -182,28 +183,28 @@ def test_what_the_server_cannot_do_is_stepped_over_and_not_asked_again(bodies: A
         ),
     ],
 )
-def test_refusals_with_a_cause_of_their_own_are_not_stepped_over(error: Any, kind: type[Exception]) -> None:
-    llm, requests = recorded(dict(error))
+def test_unrelated_request_errors_do_not_cause_a_fallback(error: Any, kind: type[Exception]) -> None:
+    llm, requests = llm_and_requests(dict(error))
     with pytest.raises(kind):
         predict(Sync(), llm)
     assert len(requests) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_answer_that_does_not_fit_is_repaired_once(
+def test_an_invalid_answer_is_repaired_once(
     way: Way, llm: Piccc, emulator: Emulator, mode: PydanticProgramMode
 ) -> None:
     llm.pydantic_program_mode = mode
-    emulator.script(['{"name": "Blue Oven", "degrees": "hot"}', FITS])
-    assert predict(way, llm) == WHOLE
-    complaint = json.dumps(emulator.requests[-1].body["messages"][-1])
-    assert "degrees: Input should be a valid integer" in complaint
-    emulator.script(['{"name": "Blue Oven", "degrees": "hot"}', FITS])
-    assert predict_stream(way, llm)[-1] == WHOLE
+    emulator.script(['{"name": "Blue Oven", "degrees": "hot"}', VALID_JSON])
+    assert predict(way, llm) == BLUE_OVEN
+    correction = json.dumps(emulator.requests[-1].body["messages"][-1])
+    assert "degrees: Input should be a valid integer" in correction
+    emulator.script(['{"name": "Blue Oven", "degrees": "hot"}', VALID_JSON])
+    assert predict_stream(way, llm)[-1] == BLUE_OVEN
     assert len(emulator.requests) == 4
 
 
-def test_a_call_that_never_fits_is_an_error_with_its_arguments(
+def test_a_call_that_stays_invalid_raises_an_error_with_its_arguments(
     way: Way, llm: Piccc, emulator: Emulator
 ) -> None:
     llm.pydantic_program_mode = PydanticProgramMode.FUNCTION
@@ -213,7 +214,7 @@ def test_a_call_that_never_fits_is_an_error_with_its_arguments(
     assert json.loads(caught.value.text) == {"name": "Blue Oven"}
 
 
-def test_an_answer_that_never_fits_is_a_typed_error_with_its_text(
+def test_an_answer_that_stays_invalid_raises_an_error_with_its_text(
     way: Way, llm: Piccc, emulator: Emulator
 ) -> None:
     wrong = '{"name": "Blue Oven", "degrees": "hot"}'
@@ -222,39 +223,39 @@ def test_an_answer_that_never_fits_is_a_typed_error_with_its_text(
         with pytest.raises(StructuredOutputError, match="Kiln") as caught:
             run(way, llm)
         assert (caught.value.text, caught.value.finish_reason) == (wrong, "stop")
-        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301  our own
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301  our own data
     assert len(emulator.requests) == 4
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
         (Scripted('{"name": "Blue', finish_reason="length"), "max_tokens"),
         (Scripted(refusal="I will not."), "declined"),
     ],
 )
-def test_what_ended_early_is_not_repaired(
-    way: Way, make: Callable[..., Piccc], emulator: Emulator, reply: Scripted, said: str
+def test_truncated_answers_and_refusals_are_not_repaired(
+    way: Way, make: Callable[..., Piccc], emulator: Emulator, reply: Scripted, message: str
 ) -> None:
     emulator.rule(lambda _: True, reply)
-    with pytest.raises(StructuredOutputError, match=said):
+    with pytest.raises(StructuredOutputError, match=message):
         predict(way, make())
     assert len(emulator.requests) == 1
 
 
-class Heard(BaseEventHandler):
-    """Keep the names of the events that were sent."""
+class EventRecorder(BaseEventHandler):
+    """An event handler that keeps the names of all events."""
 
     names: list[str] = []  # noqa: RUF012  pydantic copies it
 
     def handle(self, event: Any, **kwargs: Any) -> None:
-        """Keep one event."""
+        """Keep an event's name."""
         self.names.append(type(event).__name__)
 
 
 @pytest.fixture
-def heard() -> Any:
-    handler, dispatcher = Heard(), get_dispatcher()
+def recorder() -> Any:
+    handler, dispatcher = EventRecorder(), get_dispatcher()
     before = list(dispatcher.event_handlers)
     dispatcher.add_event_handler(handler)
     yield handler
@@ -262,7 +263,9 @@ def heard() -> Any:
 
 
 @pytest.mark.parametrize("run", [predict, predict_stream])
-def test_predicting_is_told_once_with_the_call_within(way: Way, llm: Piccc, heard: Heard, run: Any) -> None:
+def test_a_prediction_emits_predict_and_chat_events_once(
+    way: Way, llm: Piccc, recorder: EventRecorder, run: Any
+) -> None:
     run(way, llm)
     names = (
         "LLMStructuredPredictStartEvent",
@@ -270,21 +273,23 @@ def test_predicting_is_told_once_with_the_call_within(way: Way, llm: Piccc, hear
         "LLMChatStartEvent",
         "LLMChatEndEvent",
     )
-    assert {name: heard.names.count(name) for name in names} == dict.fromkeys(names, 1)
+    assert {name: recorder.names.count(name) for name in names} == dict.fromkeys(names, 1)
 
 
-def test_cores_own_program_gets_full_objects_from_streams(way: Way, llm: Piccc, emulator: Emulator) -> None:
-    emulator.rule(lambda _: True, Scripted(calls=[("Kiln", WHOLE.model_dump())]))
+def test_cores_program_returns_complete_objects_with_and_without_streaming(
+    way: Way, llm: Piccc, emulator: Emulator
+) -> None:
+    emulator.rule(lambda _: True, Scripted(calls=[("Kiln", BLUE_OVEN.model_dump())]))
     program = FunctionCallingProgram.from_defaults(Kiln, prompt=PROMPT, llm=llm)
     if isinstance(way, Sync):
-        assert program(degrees=1200) == WHOLE
-        assert list(program.stream_call(degrees=1200))[-1] == WHOLE
+        assert program(degrees=1200) == BLUE_OVEN
+        assert list(program.stream_call(degrees=1200))[-1] == BLUE_OVEN
     else:
-        assert way.stream(_Twin(program), "stream_call", degrees=1200)[-1] == WHOLE
+        assert way.stream(_AsyncProgram(program), "stream_call", degrees=1200)[-1] == BLUE_OVEN
 
 
-class _Twin:
-    """Give core's program the name that the others have for its awaited stream."""
+class _AsyncProgram:
+    """Adapter: exposes the async stream of core's program."""
 
     def __init__(self, program: Any) -> None:
         self.astream_call = program.astream_call
@@ -294,33 +299,33 @@ QUESTION = [ChatMessage(role="user", content="The kiln 'Blue Oven' reaches 1200 
 
 
 @pytest.mark.parametrize("method", ["chat", "complete"])
-def test_a_structured_model_answers_with_objects_and_usage(
+def test_a_structured_llm_answers_with_objects_and_usage(
     way: Way, llm: Piccc, emulator: Emulator, method: str
 ) -> None:
     structured = llm.as_structured_llm(Kiln)
     question = QUESTION if method == "chat" else QUESTION[0].content
-    whole = way.call(structured, method, question)
+    complete_response = way.call(structured, method, question)
     streamed = way.stream(structured, f"stream_{method}", question)
-    for response, record in zip((whole, streamed[-1]), emulator.requests, strict=True):
-        assert response.raw == WHOLE
-        assert Kiln.model_validate_json(str(response).removeprefix("assistant: ")) == WHOLE
+    for response, record in zip((complete_response, streamed[-1]), emulator.requests, strict=True):
+        assert response.raw == BLUE_OVEN
+        assert Kiln.model_validate_json(str(response).removeprefix("assistant: ")) == BLUE_OVEN
         assert response.additional_kwargs["prompt_tokens"] == record.prompt_tokens
         assert response.additional_kwargs["completion_tokens"] == record.completion_tokens
     assert "{So}" in json.dumps(emulator.requests[0].body)
-    assert Kiln.model_validate_json("".join(each.delta for each in streamed)) == WHOLE
+    assert Kiln.model_validate_json("".join(response.delta for response in streamed)) == BLUE_OVEN
 
 
-def test_a_structured_model_counts_the_tokens_of_a_repair(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_a_structured_llm_counts_the_tokens_of_a_repair(way: Way, llm: Piccc, emulator: Emulator) -> None:
     counter = TokenCountingHandler()
     llm.callback_manager = CallbackManager([counter])
-    emulator.script(['{"name": "Blue Oven"}', FITS])
-    facts = way.call(llm.as_structured_llm(Kiln), "chat", QUESTION).additional_kwargs
-    assert facts["prompt_tokens"] == sum(each.prompt_tokens or 0 for each in emulator.requests)
-    assert facts["total_tokens"] == counter.total_llm_token_count
+    emulator.script(['{"name": "Blue Oven"}', VALID_JSON])
+    usage = way.call(llm.as_structured_llm(Kiln), "chat", QUESTION).additional_kwargs
+    assert usage["prompt_tokens"] == sum(request.prompt_tokens or 0 for request in emulator.requests)
+    assert usage["total_tokens"] == counter.total_llm_token_count
     assert len(counter.llm_token_counts) == 2
 
 
-def test_a_structured_model_is_one_of_cores(llm: Piccc) -> None:
+def test_a_structured_llm_subclasses_cores_structured_llm(llm: Piccc) -> None:
     from llama_index.core.llms.structured_llm import StructuredLLM
 
     structured = llm.as_structured_llm(Kiln)

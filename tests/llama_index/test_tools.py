@@ -1,4 +1,4 @@
-"""Tools: choices, histories, calls that come in pieces, and the work that reading them costs."""
+"""Tools: choices, histories, streamed calls, and the cost of parsing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from piccc import structured as _partial
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import InvalidArgumentError
 from tests.llama_index.conftest import Async, Sync
-from tests.llama_index.wire import answering, calls, chunks, fragment
+from tests.llama_index.wire import calls, chunks, fragment, llm_answering
 
 Way = Sync | Async
 TWO = [("multiply", {"a": 2, "b": 3}), ("multiply", {"a": 4, "b": 5})]
@@ -33,16 +33,16 @@ MULTIPLY = {"type": "function", "function": {"name": "multiply"}}
 
 def tool_kwargs(llm: Piccc, response: ChatResponse) -> list[dict[str, Any]]:
     """Return the arguments of a response's calls."""
-    return [each.tool_kwargs for each in llm.get_tool_calls_from_response(response, False)]
+    return [call.tool_kwargs for call in llm.get_tool_calls_from_response(response, False)]
 
 
-def test_a_model_calls_a_tool_whole_and_streamed(way: Way, llm: Piccc) -> None:
-    whole = way.call(llm, "chat_with_tools", [TOOL], user_msg="Multiply 6 and 7")
+def test_a_model_calls_a_tool_with_and_without_streaming(way: Way, llm: Piccc) -> None:
+    complete_response = way.call(llm, "chat_with_tools", [TOOL], user_msg="Multiply 6 and 7")
     streamed = way.stream(llm, "stream_chat_with_tools", [TOOL], user_msg="Multiply 6 and 7")
-    assert tool_kwargs(llm, whole) == tool_kwargs(llm, streamed[-1]) == [{"a": 6, "b": 7}]
+    assert tool_kwargs(llm, complete_response) == tool_kwargs(llm, streamed[-1]) == [{"a": 6, "b": 7}]
 
 
-def test_predict_and_call_gives_the_tools_output(way: Way, llm: Piccc) -> None:
+def test_predict_and_call_returns_the_tools_output(way: Way, llm: Piccc) -> None:
     assert way.call(llm, "predict_and_call", [TOOL], "Multiply 6 and 7").response == "42"
 
 
@@ -60,72 +60,76 @@ def test_predict_and_call_gives_the_tools_output(way: Way, llm: Piccc) -> None:
         ({"type": "any"}, "required", {"type": "any"}),
     ],
 )
-def test_a_choice_may_be_a_word_a_name_or_either_apis_object(
+def test_every_tool_choice_format_is_converted(
     llm: Piccc, emulator: Emulator, choice: Any, openai: Any, anthropic: Any
 ) -> None:
     llm.chat_with_tools([TOOL], user_msg="Multiply 6 and 7", tool_choice=choice)
-    told = emulator.requests[-1].body["tool_choice"]
+    sent_choice = emulator.requests[-1].body["tool_choice"]
     if llm.dialect == "openai":
-        assert told == openai
+        assert sent_choice == openai
     else:
-        told.pop("disable_parallel_tool_use", None)
-        assert told == anthropic
+        sent_choice.pop("disable_parallel_tool_use", None)
+        assert sent_choice == anthropic
 
 
-def test_a_required_tool_is_asked_for_on_streams_too(way: Way, llm: Piccc, emulator: Emulator) -> None:
+def test_tool_required_is_sent_with_and_without_streaming(way: Way, llm: Piccc, emulator: Emulator) -> None:
     way.call(llm, "chat_with_tools", [TOOL], user_msg="Multiply 6 and 7", tool_required=True)
     way.stream(llm, "stream_chat_with_tools", [TOOL], user_msg="Multiply 6 and 7", tool_required=True)
-    told = [each.body["tool_choice"] for each in emulator.requests]
-    wanted = "required" if llm.dialect == "openai" else {"type": "any", "disable_parallel_tool_use": True}
-    assert told == [wanted, wanted]
+    choices = [request.body["tool_choice"] for request in emulator.requests]
+    expected = "required" if llm.dialect == "openai" else {"type": "any", "disable_parallel_tool_use": True}
+    assert choices == [expected, expected]
 
 
-def test_a_choice_that_means_nothing_is_refused(llm: Piccc, emulator: Emulator) -> None:
+def test_an_invalid_tool_choice_is_rejected(llm: Piccc, emulator: Emulator) -> None:
     with pytest.raises(InvalidArgumentError, match="tool_choice"):
         llm.chat_with_tools([TOOL], user_msg="Go", tool_choice={"kind": "any"})
     assert emulator.requests == []
 
 
 @pytest.mark.parametrize("user", ["Go on.", ChatMessage(role="user", content="Go on.")])
-def test_the_users_message_may_be_text_or_a_message_and_the_history_stays(
+def test_the_user_message_can_be_text_and_the_history_is_not_modified(
     way: Way, llm: Piccc, emulator: Emulator, user: Any
 ) -> None:
     history = [ChatMessage(role="user", content="Hello"), ChatMessage(role="assistant", content="Yes?")]
     before = list(history)
     way.call(llm, "chat_with_tools", [TOOL], user_msg=user, chat_history=history)
     assert history == before
-    assert [each["content"] for each in emulator.requests[-1].body["messages"]] == ["Hello", "Yes?", "Go on."]
+    assert [message["content"] for message in emulator.requests[-1].body["messages"]] == [
+        "Hello",
+        "Yes?",
+        "Go on.",
+    ]
 
 
-def test_no_tools_send_no_choice(llm: Piccc, emulator: Emulator) -> None:
+def test_without_tools_no_tool_options_are_sent(llm: Piccc, emulator: Emulator) -> None:
     llm.chat_with_tools([], user_msg="Hello", allow_parallel_tool_calls=True)
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & emulator.requests[-1].body.keys()
 
 
-def test_one_call_is_kept_where_parallel_ones_are_not_allowed(
+def test_only_one_call_is_kept_if_parallel_calls_are_not_allowed(
     way: Way, llm: Piccc, emulator: Emulator
 ) -> None:
     emulator.rule(lambda _: True, Scripted(calls=TWO))
-    one = way.call(llm, "chat_with_tools", [TOOL], user_msg="Go")
-    assert tool_kwargs(llm, one) == [TWO[0][1]]
-    assert len(one.message.additional_kwargs["tool_calls"]) == 1
+    single = way.call(llm, "chat_with_tools", [TOOL], user_msg="Go")
+    assert tool_kwargs(llm, single) == [TWO[0][1]]
+    assert len(single.message.additional_kwargs["tool_calls"]) == 1
     both = way.call(llm, "chat_with_tools", [TOOL], user_msg="Go", allow_parallel_tool_calls=True)
     assert tool_kwargs(llm, both) == [TWO[0][1], TWO[1][1]]
 
 
 @pytest.mark.parametrize("quirk", ["calls-at-once", "no-index", "text-index", "zero-index", "no-call-ids"])
-def test_parallel_calls_survive_every_way_to_stream_them(way: Way, quirk: str) -> None:
+def test_parallel_calls_survive_every_streaming_quirk(way: Way, quirk: str) -> None:
     with Emulator(speed=float("inf"), quirks=[quirk]) as emulator:
         llm = Piccc(base_url=emulator.base_url, api_key=emulator.api_key)
         emulator.script([Scripted(calls=TWO)])
         last = way.stream(llm, "stream_chat_with_tools", [TOOL], "Go", allow_parallel_tool_calls=True)[-1]
         assert tool_kwargs(llm, last) == [{"a": 2, "b": 3}, {"a": 4, "b": 5}]
-        ids = [each.tool_call_id for each in last.message.blocks if isinstance(each, ToolCallBlock)]
+        ids = [block.tool_call_id for block in last.message.blocks if isinstance(block, ToolCallBlock)]
         assert len(set(ids)) == 2
         assert all(ids)
 
 
-def test_interleaved_calls_are_told_apart() -> None:
+def test_interleaved_calls_stay_separate() -> None:
     stream = chunks(
         calls(fragment(0, "", "c1", "multiply"), fragment(1, "", "c2", "multiply")),
         calls(fragment(0, '{"a": 2, ')),
@@ -134,10 +138,10 @@ def test_interleaved_calls_are_told_apart() -> None:
         calls(fragment(1, '"b": 5}')),
         finish_reason="tool_calls",
     )
-    llm = answering(stream)
+    llm = llm_answering(stream)
     responses = list(llm.stream_chat_with_tools([TOOL], "Go", allow_parallel_tool_calls=True))
-    seen = [tool_kwargs(llm, each) for each in responses]
-    assert seen == [
+    parsed = [tool_kwargs(llm, response) for response in responses]
+    assert parsed == [
         [{"a": 2}, {}],
         [{"a": 2}, {"a": 4}],
         [{"a": 2, "b": 3}, {"a": 4}],
@@ -146,20 +150,22 @@ def test_interleaved_calls_are_told_apart() -> None:
     ]
 
 
-def test_arguments_on_their_way_are_text_and_an_object_when_whole() -> None:
-    llm = answering(chunks(calls(fragment(0, '{"a": 2', "c1", "multiply")), calls(fragment(0, ', "b": 3}'))))
-    blocks = [each.message.blocks[-1] for each in llm.stream_chat_with_tools([TOOL], "Go")]
-    assert [each.tool_kwargs for each in blocks] == ['{"a": 2', '{"a": 2, "b": 3}', {"a": 2, "b": 3}]
+def test_arguments_are_text_while_streaming_and_an_object_when_complete() -> None:
+    llm = llm_answering(
+        chunks(calls(fragment(0, '{"a": 2', "c1", "multiply")), calls(fragment(0, ', "b": 3}')))
+    )
+    blocks = [response.message.blocks[-1] for response in llm.stream_chat_with_tools([TOOL], "Go")]
+    assert [block.tool_kwargs for block in blocks] == ['{"a": 2', '{"a": 2, "b": 3}', {"a": 2, "b": 3}]
 
 
-def test_nothing_is_called_with_arguments_that_never_became_json() -> None:
-    llm = answering(chunks(calls(fragment(0, '{"a": 2, "b"', "c1", "multiply")), finish_reason="length"))
+def test_a_call_with_truncated_arguments_is_not_returned() -> None:
+    llm = llm_answering(chunks(calls(fragment(0, '{"a": 2, "b"', "c1", "multiply")), finish_reason="length"))
     last = list(llm.stream_chat_with_tools([TOOL], "Go"))[-1]
     assert tool_kwargs(llm, last) == []
     assert last.message.blocks[-1].tool_kwargs == '{"a": 2, "b"'
 
 
-def test_reading_long_arguments_costs_work_in_proportion_to_their_length(
+def test_parsing_long_arguments_takes_linear_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[int] = []
@@ -175,7 +181,7 @@ def test_reading_long_arguments_costs_work_in_proportion_to_their_length(
         text = json.dumps({"text": "x" * length})
         pieces = [fragment(0, text[at : at + 4]) for at in range(0, len(text), 4)]
         first = fragment(0, "", "c1", "write")
-        llm = answering(chunks(calls(first), *map(calls, pieces)))
+        llm = llm_answering(chunks(calls(first), *map(calls, pieces)))
         read.clear()
         for response in llm.stream_chat_with_tools([TOOL], "Go"):
             assert len(tool_kwargs(llm, response)) == 1
@@ -185,7 +191,7 @@ def test_reading_long_arguments_costs_work_in_proportion_to_their_length(
     assert long - start < 2.5 * (short - start)
 
 
-def test_no_call_is_an_error_only_where_one_was_expected(llm: Piccc, emulator: Emulator) -> None:
+def test_a_missing_call_is_an_error_only_if_one_was_required(llm: Piccc, emulator: Emulator) -> None:
     emulator.script(["I would rather not."])
     response = llm.chat_with_tools([TOOL], user_msg="Go")
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
@@ -196,7 +202,7 @@ def test_no_call_is_an_error_only_where_one_was_expected(llm: Piccc, emulator: E
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_long_description_is_sent_whole(make: Callable[..., Piccc], emulator: Emulator) -> None:
+def test_a_long_description_is_not_truncated(make: Callable[..., Piccc], emulator: Emulator) -> None:
     tool = FunctionTool.from_defaults(multiply, description="Multiply. " * 200)
     make().chat_with_tools([tool], user_msg="Multiply 6 and 7")
     assert len(emulator.requests[-1].body["tools"][0]["function"]["description"]) == 2000

@@ -1,4 +1,4 @@
-"""Replies byte for byte, for what the emulator has no words for."""
+"""Canned responses for what the emulator cannot send."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import httpx
 from llama_index_piccc import Piccc
 
 
-def answering(*bodies: Any, **settings: Any) -> Piccc:
-    """Make a model whose server gives these bodies in turn: objects as JSON, lists as a stream of chunks."""
-    return recorded(*bodies, **settings)[0]
+def llm_answering(*bodies: Any, **settings: Any) -> Piccc:
+    """Return a model whose server sends these bodies in order: objects as JSON, lists as chunk streams."""
+    return llm_and_requests(*bodies, **settings)[0]
 
 
-def recorded(*bodies: Any, **settings: Any) -> tuple[Piccc, list[Any]]:
-    """Make a model as `answering` does, and the list that holds the bodies of its requests."""
-    left, requests = list(bodies), []
+def llm_and_requests(*bodies: Any, **settings: Any) -> tuple[Piccc, list[Any]]:
+    """Return a model as `llm_answering` does, and the list of its request bodies."""
+    remaining, requests = list(bodies), []
 
     def answer(request: httpx.Request) -> httpx.Response:
         requests.append(json.loads(request.content))
-        return _response(left.pop(0))
+        return _response(remaining.pop(0))
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
     llm = Piccc(base_url="http://server.test", api_key="pcc_test_wire", http_client=client, **settings)
@@ -31,7 +31,7 @@ def recorded(*bodies: Any, **settings: Any) -> tuple[Piccc, list[Any]]:
 
 def _response(body: Any) -> httpx.Response:
     if isinstance(body, list):
-        events = [*(f"data: {json.dumps(each)}\n\n".encode() for each in body), b"data: [DONE]\n\n"]
+        events = [*(f"data: {json.dumps(event)}\n\n".encode() for event in body), b"data: [DONE]\n\n"]
         return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=iter(events))
     status = body.pop("status", 200)
     return httpx.Response(status, json=body)
@@ -41,7 +41,7 @@ def chunks(*deltas: dict[str, Any], finish_reason: str = "stop", usage: Any = No
     """Return the chunks of a stream in the OpenAI dialect."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "piccc-pro"}
     ends: Iterable[dict[str, Any]] = ({**head, "choices": [_choice({}, finish_reason)], "usage": usage},)
-    return [*({**head, "choices": [_choice(each, None)]} for each in deltas), *ends]
+    return [*({**head, "choices": [_choice(delta, None)]} for delta in deltas), *ends]
 
 
 def calls(*fragments: dict[str, Any]) -> dict[str, Any]:
