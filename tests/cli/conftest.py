@@ -1,4 +1,4 @@
-"""An emulator that waits for nothing, one whose clock stands still, and shells that lead to them."""
+"""Emulators at full speed and on a manual clock, and shells configured for them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def shell(tmp_path: Path, emulator: Emulator) -> Shell:
-    """Make a shell that leads to the emulator at full speed."""
+    """Return a shell configured for the emulator at full speed."""
     return Shell(tmp_path, emulator)
 
 
 @pytest.fixture
-def still(tmp_path: Path) -> Iterator[Emulator]:
-    """Run an emulator whose clock stands still."""
+def manual(tmp_path: Path) -> Iterator[Emulator]:
+    """Run an emulator on a manual clock."""
     with Emulator(clock=ManualClock()) as running:
         yield running
 
 
 @pytest.fixture
-def still_shell(tmp_path: Path, still: Emulator) -> Shell:
-    """Make a shell that leads to the emulator whose clock stands still."""
-    return Shell(tmp_path, still)
+def manual_shell(tmp_path: Path, manual: Emulator) -> Shell:
+    """Return a shell configured for the emulator on the manual clock."""
+    return Shell(tmp_path, manual)

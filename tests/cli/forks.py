@@ -1,4 +1,4 @@
-"""Processes of the `piccc` command, each forked from one that has loaded it: loading takes most of a run."""
+"""Run `piccc` commands by forking a process that has already imported it: imports take most of a run."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ LOADED = ("httpx2", "piccc.client", "piccc.contract", "piccc.emulator", "piccc.m
 
 
 class Forks:
-    """Runs the command in processes of its own, one at a time.
+    """Runs commands in forked processes, one at a time.
 
     Args:
-        python: the interpreter and its options.
-        longest: seconds that a run may take.
+        python: interpreter and its options.
+        timeout: maximum seconds per run.
     """
 
-    def __init__(self, python: Sequence[str], longest: float) -> None:
-        self._connection, theirs = socket.socketpair()
-        self._connection.settimeout(longest)
-        with theirs:
+    def __init__(self, python: Sequence[str], timeout: float) -> None:
+        self._connection, child_end = socket.socketpair()
+        self._connection.settimeout(timeout)
+        with child_end:
             command = [*python, "-m", __name__]
-            self._server = Popen(command, stdin=theirs, stdout=DEVNULL)  # noqa: S603  our own command
+            self._server = Popen(command, stdin=child_end, stdout=DEVNULL)  # noqa: S603  our own command
 
     def run(
         self, words: Sequence[str], *, piped: str, folder: Path, variables: Mapping[str, str]
     ) -> CompletedProcess[str]:
-        """Run the command to its end, with files as standard input, output and error."""
+        """Run a command to completion, with files as standard input, output and error."""
         request = {"words": words, "folder": str(folder), "variables": dict(variables)}
         with (
-            TemporaryFile() as asked,
+            TemporaryFile() as request_file,
             TemporaryFile() as stdin,
             TemporaryFile() as out,
             TemporaryFile() as err,
         ):
-            for file, text in ((asked, json.dumps(request)), (stdin, piped)):
+            for file, text in ((request_file, json.dumps(request)), (stdin, piped)):
                 file.write(text.encode())
                 file.seek(0)
-            files = [file.fileno() for file in (stdin, out, err, asked)]
+            files = [file.fileno() for file in (stdin, out, err, request_file)]
             socket.send_fds(self._connection, [b"+"], files)
             code = int(self._connection.recv(16))
             for file in (out, err):
@@ -57,19 +57,19 @@ class Forks:
             return CompletedProcess(list(words), code, out.read().decode(), err.read().decode())
 
     def close(self) -> None:
-        """End the process that forks the others."""
+        """Stop the server process."""
         self._connection.close()
         self._server.wait()
 
 
 def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Fork a process for each request; in it, return the request and its files."""
+    """Fork a process for each request; return the request and its files in the child only."""
     while True:
         _, files, _, _ = socket.recv_fds(connection, 1, 4)
         if not files:
             return None
-        with os.fdopen(files.pop()) as asked:
-            request = json.load(asked)
+        with os.fdopen(files.pop()) as request_file:
+            request = json.load(request_file)
         process = os.fork()
         if not process:
             return request, files
@@ -79,14 +79,14 @@ def serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 
 def main() -> None:
-    """Serve; a forked process goes on as `python -m piccc` would, and ends as an interpreter does."""
+    """Serve; each child then runs as `python -m piccc` would, including the interpreter's shutdown."""
     for name in LOADED:
         importlib.import_module(name)
     run, sys.argv = piccc.__main__.main, ["piccc", "doctor", "--help"]
     with suppress(SystemExit):
-        run()  # which loads what Typer needs
+        run()  # imports what Typer loads lazily
     gc.collect()
-    gc.freeze()  # so that a forked process's collector copies none of it
+    gc.freeze()  # keeps the children's collectors from copying these pages
     with socket.socket(fileno=os.dup(0)) as connection:
         forked = serve(connection)
     if forked is None:

@@ -1,4 +1,4 @@
-"""The `piccc` command, run in a process of its own, by a pipe or on a terminal."""
+"""Run the `piccc` command in a separate process, through pipes or on a terminal."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from piccc.emulator import Emulator
 from tests.cli.forks import Forks
 
 NO_LOOP = "ignore:There is no current event loop:DeprecationWarning"
-"""What llama-index-core does to itself on Python 3.12 and 3.13."""
+"""Filter for a warning that llama-index-core causes on Python 3.12 and 3.13."""
 PYTHON = [sys.executable, "-W", "error", "-W", NO_LOOP]
 PICCC = [*PYTHON, "-m", "piccc"]
-LONGEST = 300.0
+TIMEOUT = 300.0
 
 
 @functools.cache
 def _forks() -> Forks:
-    forks = Forks(PYTHON, LONGEST)
+    forks = Forks(PYTHON, TIMEOUT)
     atexit.register(forks.close)
     return forks
 
 
 class Shell:
-    """A shell in an empty folder and an empty home, whose variables lead to an emulator or nowhere."""
+    """A shell in an empty folder with an empty home, configured for an emulator or for no server."""
 
     def __init__(self, folder: Path, emulator: Emulator | None = None) -> None:
         self.folder = folder
@@ -53,14 +53,14 @@ class Shell:
             }
 
     def __call__(self, *words: str, piped: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, on no terminal; no command may show a traceback."""
-        if any(name.startswith("PYTHON") for name in variables):  # which an interpreter reads when it starts
+        """Run a command to completion without a terminal; fail if it prints a traceback."""
+        if any(name.startswith("PYTHON") for name in variables):  # read at interpreter startup only
             done = subprocess.run(  # noqa: S603  our own command
                 [*PICCC, *words],
                 input=piped,
                 **self._settings(variables),
                 capture_output=True,
-                timeout=LONGEST,
+                timeout=TIMEOUT,
             )
         else:
             done = _forks().run(
@@ -70,19 +70,19 @@ class Shell:
         return done
 
     def script(self, text: str, *, piped: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell script in which `piccc` is our command."""
+        """Run a shell script that can call `piccc`."""
         command = f'piccc() {{ {shlex.join(PICCC)} "$@"; }}\n{text}'
         return subprocess.run(  # noqa: S603  our own script
             ["/bin/sh", "-c", command],
             input=piped,
             **self._settings({}),
             capture_output=True,
-            timeout=LONGEST,
+            timeout=TIMEOUT,
         )
 
     @contextmanager
     def start(self, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a command beside the test, and end it with the block."""
+        """Run a command in the background; kill it when the block ends."""
         pipe = subprocess.PIPE
         with subprocess.Popen(  # noqa: S603  our own command
             [*PICCC, *words], **self._settings(variables), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
@@ -99,17 +99,17 @@ class Shell:
         meanwhile: Callable[[subprocess.Popen[str]], object] = lambda process: None,
         **variables: str,
     ) -> str:
-        """Run a command on a terminal where text is typed ahead; return all that it wrote there."""
-        ours, theirs = pty.openpty()
-        os.write(ours, typed.encode())
+        """Run a command on a terminal with `typed` as its input; return everything it wrote."""
+        parent_end, child_end = pty.openpty()
+        os.write(parent_end, typed.encode())
         settings = self._settings(variables)
         with subprocess.Popen(  # noqa: S603  our own command
-            [*PICCC, *words], **settings, stdin=theirs, stdout=theirs, stderr=theirs
+            [*PICCC, *words], **settings, stdin=child_end, stdout=child_end, stderr=child_end
         ) as process:
-            os.close(theirs)
+            os.close(child_end)
             meanwhile(process)
-            written = b"".join(_pieces(ours))
-        os.close(ours)
+            written = b"".join(_pieces(parent_end))
+        os.close(parent_end)
         return written.decode()
 
     def _settings(self, variables: Mapping[str, str]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _pieces(terminal: int) -> Iterator[bytes]:
     while True:
         try:
             piece = os.read(terminal, 65536)
-        except OSError:  # so Linux tells that nobody has the other end any more
+        except OSError:  # Linux: the other end is closed
             return
         if not piece:
             return

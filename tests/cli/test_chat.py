@@ -21,7 +21,7 @@ SCHEMA = {
 }
 
 
-def _asked(emulator: Emulator) -> dict[str, Any]:
+def _last_body(emulator: Emulator) -> dict[str, Any]:
     body = emulator.requests[-1].body
     assert isinstance(body, dict)
     return body
@@ -30,45 +30,41 @@ def _asked(emulator: Emulator) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("dialect", "path"), [("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")]
 )
-def test_stdout_has_the_answer_and_nothing_else(
-    shell: Shell, emulator: Emulator, dialect: str, path: str
-) -> None:
+def test_stdout_contains_only_the_answer(shell: Shell, emulator: Emulator, dialect: str, path: str) -> None:
     emulator.script(["One, two, three."])
     done = shell("chat", "Count.", "--dialect", dialect)
     assert (done.returncode, done.stdout, done.stderr) == (0, "One, two, three.\n", "")
     assert emulator.requests[-1].path == path
-    assert _asked(emulator)["stream"] is True
+    assert _last_body(emulator)["stream"] is True
 
 
-def test_standard_input_is_read_for_a_dash_or_without_a_prompt(shell: Shell, emulator: Emulator) -> None:
+def test_stdin_is_read_for_a_dash_or_without_a_prompt(shell: Shell, emulator: Emulator) -> None:
     shell("chat", "Summarize:", "-", piped="A long text.\n")
-    assert _asked(emulator)["messages"][-1]["content"] == "Summarize:\n\nA long text."
+    assert _last_body(emulator)["messages"][-1]["content"] == "Summarize:\n\nA long text."
     shell("chat", "Summarize.", piped="A long text.\n")
-    assert _asked(emulator)["messages"][-1]["content"] == "Summarize."
+    assert _last_body(emulator)["messages"][-1]["content"] == "Summarize."
     shell("chat", piped="A question.")
-    assert _asked(emulator)["messages"][-1]["content"] == "A question."
+    assert _last_body(emulator)["messages"][-1]["content"] == "A question."
 
 
 def test_options_reach_the_server(shell: Shell, emulator: Emulator) -> None:
     options = "--model piccc-ultra --system Brief. --max-tokens 50 --temperature 0.5 --reasoning-effort low"
     assert shell("chat", "Hello", *options.split()).returncode == 0
-    asked = _asked(emulator)
-    assert asked["messages"][0] == {"role": "system", "content": "Brief."}
-    assert (asked["model"], asked["temperature"], asked["reasoning_effort"]) == ("piccc-ultra", 0.5, "low")
-    assert 50 in (asked.get("max_tokens"), asked.get("max_completion_tokens"))
+    body = _last_body(emulator)
+    assert body["messages"][0] == {"role": "system", "content": "Brief."}
+    assert (body["model"], body["temperature"], body["reasoning_effort"]) == ("piccc-ultra", 0.5, "low")
+    assert 50 in (body.get("max_tokens"), body.get("max_completion_tokens"))
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_a_schema_from_a_file_or_as_text_shapes_the_answer(shell: Shell, is_file: bool) -> None:
+def test_json_schema_is_given_as_a_file_or_inline(shell: Shell, is_file: bool) -> None:
     (shell.folder / "person.json").write_text(json.dumps(SCHEMA))
     schema = "person.json" if is_file else json.dumps(SCHEMA)
     done = shell("chat", "Anna is 31 years old.", "--json-schema", schema)
     assert json.loads(done.stdout) == {"name": "Anna", "age": 31}
 
 
-def test_an_answer_that_is_not_json_is_an_error_where_json_was_asked_for(
-    shell: Shell, emulator: Emulator
-) -> None:
+def test_a_truncated_json_answer_is_an_error_that_names_max_tokens(shell: Shell, emulator: Emulator) -> None:
     emulator.script([Scripted('{"name": "An', finish_reason="length")])
     done = shell("chat", "Anna is 31.", "--json-schema", json.dumps(SCHEMA))
     assert done.returncode == 1
@@ -77,7 +73,7 @@ def test_an_answer_that_is_not_json_is_an_error_where_json_was_asked_for(
 
 
 @pytest.mark.parametrize("schema", ["missing.json", "{broken", "{}]"])
-def test_an_unreadable_schema_is_wrong_usage_and_sends_nothing(
+def test_an_invalid_schema_is_a_usage_error_and_sends_nothing(
     shell: Shell, emulator: Emulator, schema: str
 ) -> None:
     done = shell("chat", "Hello", "--json-schema", schema)
@@ -86,7 +82,7 @@ def test_an_unreadable_schema_is_wrong_usage_and_sends_nothing(
     assert emulator.requests == []
 
 
-def test_no_prompt_is_wrong_usage(shell: Shell, emulator: Emulator) -> None:
+def test_a_missing_prompt_is_a_usage_error(shell: Shell, emulator: Emulator) -> None:
     done = shell("chat")
     assert done.returncode == 2
     assert emulator.requests == []
@@ -101,7 +97,7 @@ def test_json_is_one_document_with_text_and_usage(shell: Shell, emulator: Emulat
     assert reply["request_id"] == emulator.requests[-1].request_id
 
 
-def test_verbose_tells_tokens_on_stderr(shell: Shell, emulator: Emulator) -> None:
+def test_verbose_prints_token_counts_to_stderr(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["Blue."])
     done = shell("chat", "Which colour?", "-v")
     assert done.stdout == "Blue.\n"
@@ -109,7 +105,7 @@ def test_verbose_tells_tokens_on_stderr(shell: Shell, emulator: Emulator) -> Non
     assert emulator.requests[-1].request_id in done.stderr
 
 
-def test_a_cut_stream_leaves_what_had_come_and_says_so(shell: Shell, emulator: Emulator) -> None:
+def test_an_interrupted_stream_keeps_the_partial_output_and_fails(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["One two three four five six seven."])
     emulator.fault("cut:3")
     done = shell("chat", "Count.")
@@ -119,29 +115,29 @@ def test_a_cut_stream_leaves_what_had_come_and_says_so(shell: Shell, emulator: E
     assert "the output above is what had arrived" in done.stderr
 
 
-def test_a_refusal_is_told_on_stderr_and_is_an_error(shell: Shell, emulator: Emulator) -> None:
+def test_a_refusal_is_printed_to_stderr_and_is_an_error(shell: Shell, emulator: Emulator) -> None:
     emulator.script([Scripted(refusal="I will not.")])
     done = shell("chat", "Do it.")
     assert (done.returncode, done.stdout) == (1, "")
     assert "I will not." in done.stderr
 
 
-def test_ctrl_c_ends_it_quietly_with_code_130(still_shell: Shell, still: Emulator) -> None:
+def test_ctrl_c_exits_quietly_with_code_130(manual_shell: Shell, manual: Emulator) -> None:
     arrived = threading.Event()
 
-    def note(ask: ModelRequest) -> str:
+    def hold(request: ModelRequest) -> str:
         arrived.set()
-        return "It never comes: the clock stands still."
+        return "Never sent: the clock does not move."
 
-    still.script([note])
-    with still_shell.start("chat", "Hello") as process:
+    manual.script([hold])
+    with manual_shell.start("chat", "Hello") as process:
         assert arrived.wait(30)
         process.send_signal(signal.SIGINT)
         assert process.communicate() == ("", "")
     assert process.returncode == 130
 
 
-def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator: Emulator) -> None:
+def test_chat_without_a_prompt_on_a_terminal_starts_a_conversation(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["Red.", "Blue.", "Green."])
     (shell.folder / "taken.md").touch()
     screen = shell.on_a_terminal(
@@ -150,58 +146,58 @@ def test_without_a_prompt_a_terminal_gets_a_conversation(shell: Shell, emulator:
         "/save taken.md\n/modle x\n/nonsense\n/model\n/save\n/clear\nThree?\n/quit\n",
     )
     sent = [record.body for record in emulator.requests]
-    assert [[each["content"] for each in body["messages"]] for body in sent] == [
+    assert [[message["content"] for message in body["messages"]] for body in sent] == [
         ["One?"],
         ["Brief.", "One?", "Red.", "Two?"],
         ["Brief.", "Three?"],
     ]
     assert [body["model"] for body in sent] == ["piccc-pro", "piccc-flash", "piccc-flash"]
-    for said in (
+    for message in (
         "Unknown command /modle. Did you mean /model?",
         "Unknown command /nonsense. Commands:",
         "Model: piccc-flash.",
         "Name a file: /save talk.md",
     ):
-        assert said in screen
+        assert message in screen
     assert "taken.md: File exists" in screen
     assert (shell.folder / "talk.md").read_text().startswith("**user**\n\nOne?\n\n**assistant**\n\nRed.\n\n")
     saved = json.loads((shell.folder / "talk.json").read_text())
-    assert [each["content"] for each in saved] == ["One?", "Red.", "Two?", "Blue."]
+    assert [message["content"] for message in saved] == ["One?", "Red.", "Two?", "Blue."]
 
 
-def test_a_failed_call_does_not_end_a_conversation_nor_stay_in_it(shell: Shell, emulator: Emulator) -> None:
+def test_a_failed_call_is_dropped_and_the_conversation_continues(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["Blue."])
     emulator.fault("400")
     screen = shell.on_a_terminal("chat", typed="One?\nTwo?\n/quit\n")
     assert "400" in screen
-    assert [each["content"] for each in _asked(emulator)["messages"]] == ["Two?"]
+    assert [message["content"] for message in _last_body(emulator)["messages"]] == ["Two?"]
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_conversation(still_shell: Shell, still: Emulator) -> None:
+def test_ctrl_c_stops_the_answer_but_not_the_conversation(manual_shell: Shell, manual: Emulator) -> None:
     arrived = threading.Event()
 
-    def note(ask: ModelRequest) -> str:
+    def hold(request: ModelRequest) -> str:
         arrived.set()
-        return "It never comes: the clock stands still."
+        return "Never sent: the clock does not move."
 
-    still.script([note])
+    manual.script([hold])
 
     def interrupt(process: Popen[str]) -> None:
         assert arrived.wait(60)
         process.send_signal(signal.SIGINT)
 
-    screen = still_shell.on_a_terminal("chat", typed="Hello\n/help\n/quit\n", meanwhile=interrupt)
+    screen = manual_shell.on_a_terminal("chat", typed="Hello\n/help\n/quit\n", meanwhile=interrupt)
     assert "Stopped." in screen
     assert "/save FILE" in screen
 
 
-def test_letters_that_the_encoding_has_not_are_replaced(shell: Shell, emulator: Emulator) -> None:
+def test_characters_that_stdout_cannot_encode_are_replaced(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["A mug 杯"])
     done = shell("chat", "Hello", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "A mug ?\n")
 
 
-def test_thoughts_are_dimmed_on_a_terminal_and_never_in_a_pipe(shell: Shell, emulator: Emulator) -> None:
+def test_reasoning_is_dimmed_on_a_terminal_and_absent_from_a_pipe(shell: Shell, emulator: Emulator) -> None:
     emulator.script([Scripted("Blue.", reasoning="The sky, then.")] * 2)
     screen = shell.on_a_terminal("chat", "Which colour?")
     assert "\x1b[2mThe" in screen
@@ -209,7 +205,7 @@ def test_thoughts_are_dimmed_on_a_terminal_and_never_in_a_pipe(shell: Shell, emu
     assert shell("chat", "Which colour?").stdout == "Blue.\n"
 
 
-def test_an_answer_cannot_steer_the_terminal(shell: Shell, emulator: Emulator) -> None:
+def test_control_sequences_in_an_answer_do_not_reach_the_terminal(shell: Shell, emulator: Emulator) -> None:
     emulator.script(["\x1b[2J\x1b]0;title\x07hello"] * 2)
     screen = shell.on_a_terminal("chat", "Hello")
     assert "hello" in screen
@@ -218,7 +214,7 @@ def test_an_answer_cannot_steer_the_terminal(shell: Shell, emulator: Emulator) -
     assert shell("chat", "Hello").stdout == "\x1b[2J\x1b]0;title\x07hello\n"
 
 
-def test_without_a_key_it_says_which_variable_to_set(shell: Shell, emulator: Emulator) -> None:
+def test_a_missing_key_error_names_the_variable_to_set(shell: Shell, emulator: Emulator) -> None:
     done = shell("chat", "Hello", PICCC_API_KEY="")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Set PICCC_API_KEY" in done.stderr

@@ -46,42 +46,42 @@ HEAVY = (
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Shell:
-    """Make a shell that leads to no server."""
+def unconfigured(tmp_path: Path) -> Shell:
+    """Return a shell that is configured for no server."""
     return Shell(tmp_path)
 
 
 def _exports(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Read what the emulator says of itself, up to the last of the variables that it names."""
+    """Read the variables that the emulator prints when it starts."""
     assert process.stdout is not None
-    found: dict[str, str] = {}
+    exports: dict[str, str] = {}
     for line in process.stdout:
         if line.strip().startswith("export "):
             name, _, value = line.strip().removeprefix("export ").partition("=")
-            found[name] = value
-        if "PICCC_VIDEO_MODEL" in found:
+            exports[name] = value
+        if "PICCC_VIDEO_MODEL" in exports:
             break
-    return found
+    return exports
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help_with_an_example_and_speaks_json(
-    nowhere: Shell, command: tuple[str, ...]
+def test_every_command_has_an_example_in_its_help_and_a_json_option(
+    unconfigured: Shell, command: tuple[str, ...]
 ) -> None:
-    said = nowhere(*command, "--help").stdout
-    assert "Example" in said
-    assert f"piccc {' '.join(command)}" in said.split("Example")[1]
-    assert "--json" in said or command == ("mcp",)  # whose protocol is JSON anyway
-    assert "\x1b" not in said
+    text = unconfigured(*command, "--help").stdout
+    assert "Example" in text
+    assert f"piccc {' '.join(command)}" in text.split("Example")[1]
+    assert "--json" in text or command == ("mcp",)  # its protocol is JSON
+    assert "\x1b" not in text
 
 
-def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
-    said = nowhere("doctor", "--help", COLUMNS="200").stdout
-    assert "an empty request, which servers refuse, so nothing is billed." in said
+def test_help_reflows_paragraphs(unconfigured: Shell) -> None:
+    text = unconfigured("doctor", "--help", COLUMNS="200").stdout
+    assert "an empty request, which servers refuse, so nothing is billed." in text
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         ("chta", "Did you mean 'chat'?"),
         ("tasks lst", "Did you mean 'list'?"),
@@ -98,28 +98,30 @@ def test_help_breaks_no_paragraph_where_the_source_does(nowhere: Shell) -> None:
         ("emulator --url-lifetime -3", "'--url-lifetime'"),
     ],
 )
-def test_a_slip_is_a_wrong_use_that_names_what_is_meant(nowhere: Shell, words: str, said: str) -> None:
-    done = nowhere(*words.split())
+def test_a_usage_error_names_the_faulty_option_or_the_likely_command(
+    unconfigured: Shell, words: str, expected: str
+) -> None:
+    done = unconfigured(*words.split())
     assert done.returncode == 2
-    assert said in done.stderr
+    assert expected in done.stderr
 
 
-def test_help_tells_every_exit_code(nowhere: Shell) -> None:
-    said = nowhere("--help").stdout.split("Exit codes")[1]
-    assert [line.split()[0] for line in said.splitlines()[1:] if line.strip()] == [*"012345", "130"]
+def test_help_lists_every_exit_code(unconfigured: Shell) -> None:
+    text = unconfigured("--help").stdout.split("Exit codes")[1]
+    assert [line.split()[0] for line in text.splitlines()[1:] if line.strip()] == [*"012345", "130"]
 
 
-def test_help_imports_nothing_heavy() -> None:
-    looked_at = f"import sys, piccc.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+def test_importing_the_cli_imports_nothing_heavy() -> None:
+    code = f"import sys, piccc.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run(  # noqa: S603  our own command
-        [sys.executable, "-c", looked_at], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
 
 
-def test_the_shell_completes_commands(nowhere: Shell) -> None:
-    asked = {"_PICCC_COMPLETE": "complete_bash", "COMP_WORDS": "piccc ta", "COMP_CWORD": "1"}
-    assert nowhere(**asked).stdout.split() == ["tasks"]
+def test_shell_completion_suggests_commands(unconfigured: Shell) -> None:
+    variables = {"_PICCC_COMPLETE": "complete_bash", "COMP_WORDS": "piccc ta", "COMP_CWORD": "1"}
+    assert unconfigured(**variables).stdout.split() == ["tasks"]
 
 
 @pytest.mark.parametrize(
@@ -134,35 +136,35 @@ def test_the_shell_completes_commands(nowhere: Shell) -> None:
         ('pip install "piccc[all]"', 'pip install "piccc[all]"'),
     ],
 )
-def test_hints_speak_of_commands_and_variables_instead_of_python(python: str, shell: str) -> None:
+def test_hints_show_commands_and_variables_instead_of_python(python: str, shell: str) -> None:
     assert in_shell_words(python) == shell
 
 
-def test_the_emulator_serves_until_it_is_told_to_stop(nowhere: Shell) -> None:
-    with nowhere.start("emulator", "--port", "0", "--speed", "inf") as process:
+def test_the_emulator_serves_until_it_is_interrupted(unconfigured: Shell) -> None:
+    with unconfigured.start("emulator", "--port", "0", "--speed", "inf") as process:
         assert process.stdout is not None
         exports = _exports(process)
         with Client(base_url=exports["PICCC_BASE_URL"], api_key=exports["PICCC_API_KEY"]) as client:
             assert client.chat.create("Hello").text
-        shown = next(line for line in process.stdout if line.strip())
-        assert "POST /v1/chat/completions" in shown
-        assert " 200 " in shown
+        logged = next(line for line in process.stdout if line.strip())
+        assert "POST /v1/chat/completions" in logged
+        assert " 200 " in logged
         process.send_signal(signal.SIGINT)
         assert "Stopped." in process.communicate()[1]
     assert process.returncode == 0
 
 
-def test_the_emulator_does_what_its_faults_file_says_and_shows_it_as_json(nowhere: Shell) -> None:
+def test_the_emulator_applies_a_faults_file_and_logs_json(unconfigured: Shell) -> None:
     rules = {"rules": [{"fault": "429;retry-after=0", "route": "POST /v1/chat/*", "times": 1}]}
-    (nowhere.folder / "faults.json").write_text(json.dumps(rules))
+    (unconfigured.folder / "faults.json").write_text(json.dumps(rules))
     words = ("emulator", "--port", "0", "--speed", "inf", "--faults", "faults.json", "--json")
-    with nowhere.start(*words) as process:
+    with unconfigured.start(*words) as process:
         assert process.stdout is not None
         known = json.loads(process.stdout.readline())
         with Client(base_url=known["PICCC_BASE_URL"], api_key=known["PICCC_API_KEY"]) as client:
             assert client.chat.create("Hello").record.attempts[0].outcome == "429"
-        shown = [json.loads(process.stdout.readline()) for _ in range(2)]
-        assert [(each["status"], each["fault"]) for each in shown] == [
+        logged = [json.loads(process.stdout.readline()) for _ in range(2)]
+        assert [(entry["status"], entry["fault"]) for entry in logged] == [
             (429, "429;retry-after=0"),
             (200, None),
         ]
@@ -183,20 +185,20 @@ def test_the_emulator_does_what_its_faults_file_says_and_shows_it_as_json(nowher
         ("dotenv", "it's $x;#[b]\\", r"  PICCC_API_KEY='it\'s $x;#[b]\\'"),
     ],
 )
-def test_the_emulator_prints_its_variables_for_any_shell(
-    nowhere: Shell, kind: str, key: str, line: str
+def test_the_emulator_prints_its_variables_in_each_shells_syntax(
+    unconfigured: Shell, kind: str, key: str, line: str
 ) -> None:
     words = ("emulator", "--port", "0", "--api-key", key, "--shell", kind)
-    with nowhere.start(*words) as process:
+    with unconfigured.start(*words) as process:
         assert process.stdout is not None
-        assert line in (said.rstrip() for said in process.stdout)
+        assert line in (printed.rstrip() for printed in process.stdout)
         process.send_signal(signal.SIGTERM)
         process.communicate()
 
 
-def test_the_emulators_options_are_those_of_its_class(nowhere: Shell) -> None:
+def test_emulator_options_reach_the_emulator(unconfigured: Shell) -> None:
     words = ("--models", "my-model,other", "--quirk", "id", "--rate-limit", "2", "--no-strict", "--json")
-    with nowhere.start("emulator", "--port", "0", *words) as process:
+    with unconfigured.start("emulator", "--port", "0", *words) as process:
         assert process.stdout is not None
         known = json.loads(process.stdout.readline())
         assert known["PICCC_IMAGE_MODEL"] == "other"
@@ -210,10 +212,10 @@ def test_the_emulators_options_are_those_of_its_class(nowhere: Shell) -> None:
         process.communicate()
 
 
-def test_the_emulator_lets_another_server_answer(nowhere: Shell, emulator: Emulator) -> None:
+def test_the_emulator_forwards_to_an_upstream_server(unconfigured: Shell, emulator: Emulator) -> None:
     words = ("--upstream", emulator.base_url, "--upstream-model", "piccc-flash", "--json")
     variables = {"PICCC_UPSTREAM_KEY": emulator.api_key}
-    with nowhere.start("emulator", "--port", "0", *words, **variables) as process:
+    with unconfigured.start("emulator", "--port", "0", *words, **variables) as process:
         assert process.stdout is not None
         known = json.loads(process.stdout.readline())
         emulator.script(["From upstream."])
@@ -224,11 +226,11 @@ def test_the_emulator_lets_another_server_answer(nowhere: Shell, emulator: Emula
         process.communicate()
 
 
-def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
+def test_emulator_tasks_survive_a_restart_in_the_state_folder(unconfigured: Shell) -> None:
     ids = []
     for _ in range(2):
         words = ("emulator", "--port", "0", "--speed", "inf", "--state", "kept", "--json")
-        with nowhere.start(*words) as process:
+        with unconfigured.start(*words) as process:
             assert process.stdout is not None
             known = json.loads(process.stdout.readline())
             with Client(base_url=known["PICCC_BASE_URL"], api_key=known["PICCC_API_KEY"]) as client:
@@ -240,7 +242,7 @@ def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "expected"),
     [
         (("--host", "0.0.0.0"), "--allow-remote"),  # noqa: S104  it is refused
         (("--faults", "missing.json"), "missing.json"),
@@ -248,46 +250,48 @@ def test_the_emulators_tasks_outlive_it_in_a_folder(nowhere: Shell) -> None:
         (("--recording", "missing.jsonl"), "does not exist yet"),
     ],
 )
-def test_an_emulator_that_cannot_be_run_says_why(nowhere: Shell, wrong: tuple[str, str], said: str) -> None:
-    done = nowhere("emulator", "--port", "0", *wrong)
+def test_an_emulator_that_cannot_start_explains_why(
+    unconfigured: Shell, wrong: tuple[str, str], expected: str
+) -> None:
+    done = unconfigured("emulator", "--port", "0", *wrong)
     assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert expected in done.stderr
 
 
-def test_a_taken_port_is_an_error_with_its_address(shell: Shell, emulator: Emulator) -> None:
+def test_an_occupied_port_is_an_error_that_names_the_port(shell: Shell, emulator: Emulator) -> None:
     port = emulator.base_url.rpartition(":")[2]
     done = shell("emulator", "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert port in done.stderr
 
 
-def test_live_without_a_key_says_what_to_set(nowhere: Shell) -> None:
-    done = nowhere("demo", "--live")
+def test_live_without_a_key_names_the_variables_to_set(unconfigured: Shell) -> None:
+    done = unconfigured("demo", "--live")
     assert done.returncode == 1
     assert "PICCC_API_KEY" in done.stderr
     assert "PICCC_BASE_URL" in done.stderr
 
 
-READY = {"PICCC_API_KEY": "k", "PICCC_BASE_URL": "http://127.0.0.1:9", "PICCC_IMAGE_MODEL": "a"}
-START: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+COMPLETE = {"PICCC_API_KEY": "k", "PICCC_BASE_URL": "http://127.0.0.1:9", "PICCC_IMAGE_MODEL": "a"}
+MCP_WARNINGS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "nothing": (
         {},
         ("Set PICCC_API_KEY.", "Set PICCC_BASE_URL", "Set PICCC_IMAGE_MODEL", "Set PICCC_VIDEO_MODEL"),
     ),
-    "all but a model": (READY, ("No video model is configured: calls of generate_video fail.",)),
+    "all but a model": (COMPLETE, ("No video model is configured: calls of generate_video fail.",)),
     "a key in quotation marks": (
-        {**READY, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
+        {**COMPLETE, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
         ('only the key, without "Bearer"', "Every call fails"),
     ),
-    "all": ({**READY, "PICCC_VIDEO_MODEL": "b"}, ()),
+    "all": ({**COMPLETE, "PICCC_VIDEO_MODEL": "b"}, ()),
 }
 
 
-@pytest.mark.parametrize("given", START)
-def test_mcp_says_at_its_start_what_its_calls_will_lack_and_starts(given: str, nowhere: Shell) -> None:
-    variables, said = START[given]
-    done = nowhere("mcp", **variables)
+@pytest.mark.parametrize("case", MCP_WARNINGS)
+def test_mcp_warns_about_missing_settings_and_starts(case: str, unconfigured: Shell) -> None:
+    variables, warnings = MCP_WARNINGS[case]
+    done = unconfigured("mcp", **variables)
     assert done.returncode == 0
-    assert [each for each in said if each not in done.stderr] == []
-    assert bool(done.stderr) is bool(said)
+    assert [warning for warning in warnings if warning not in done.stderr] == []
+    assert bool(done.stderr) is bool(warnings)
     assert done.stdout == ""

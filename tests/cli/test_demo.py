@@ -1,4 +1,4 @@
-"""`piccc demo`, run as a user runs it: no key, an empty home folder."""
+"""`piccc demo`, run as a new user runs it: no key, an empty home folder."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "piccc-demo", done.stdout
 
 
-def test_the_image_opens_at_its_size(demo: tuple[Path, str]) -> None:
+def test_the_image_is_a_valid_png_of_the_expected_size(demo: tuple[Path, str]) -> None:
     with Image.open(demo[0] / "image.png") as image:
         image.load()
         assert (image.format, image.size) == ("PNG", (1024, 1024))
 
 
-def test_the_video_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Path, str]) -> None:
+def test_every_video_frame_decodes_and_the_size_and_duration_match(demo: tuple[Path, str]) -> None:
     with av.open(demo[0] / "video.mp4") as video:
         stream = video.streams.video[0]
         assert stream.codec_context.name == "h264"
@@ -57,7 +57,7 @@ def test_the_video_decodes_frame_by_frame_at_its_size_and_length(demo: tuple[Pat
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_video_plays_to_its_end_in_a_browser(demo: tuple[Path, str], browser: Browser) -> None:
+async def test_the_video_plays_to_the_end_in_a_browser(demo: tuple[Path, str], browser: Browser) -> None:
     (demo[0] / "player.html").write_text('<!doctype html><video muted src="video.mp4"></video>')
     page = await browser.new_page()
     await page.goto((demo[0] / "player.html").as_uri())
@@ -65,7 +65,7 @@ async def test_the_video_plays_to_its_end_in_a_browser(demo: tuple[Path, str], b
     assert played == [1280, 720, 6]
 
 
-def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Path, str]) -> None:
+def test_the_demo_lists_its_files_and_answers_from_the_readme(demo: tuple[Path, str]) -> None:
     out = demo[1]
     assert "piccc-demo/image.png" in out
     assert "piccc-demo/video.mp4" in out
@@ -75,7 +75,7 @@ def test_the_demo_lists_what_it_made_and_answers_from_the_readme(demo: tuple[Pat
     )
 
 
-def test_live_uses_the_server_of_the_environment_and_json_leaves_stdout_to_one_document(
+def test_live_uses_the_configured_server_and_json_prints_one_document(
     shell: Shell, emulator: Emulator
 ) -> None:
     done = shell("demo", "--live", "--json", "--to", "shown")

@@ -15,7 +15,7 @@ from tests.cli.shell import Shell
 
 
 class _AnHourBehind(BaseHTTPRequestHandler):
-    """Answer with an empty list, and with the time of an hour ago."""
+    """Answers with an empty list and a `Date` header that is an hour old."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -29,7 +29,7 @@ class _AnHourBehind(BaseHTTPRequestHandler):
         return
 
 
-def _found(shell: Shell, code: int, **variables: str) -> dict[str, dict[str, Any]]:
+def _findings(shell: Shell, code: int, **variables: str) -> dict[str, dict[str, Any]]:
     done = shell("doctor", "--json", **variables)
     assert done.returncode == code, done.stdout
     document = json.loads(done.stdout)
@@ -37,17 +37,17 @@ def _found(shell: Shell, code: int, **variables: str) -> dict[str, dict[str, Any
     return {finding["name"]: finding for finding in document["findings"]}
 
 
-def test_where_all_is_well_it_says_so(shell: Shell, emulator: Emulator) -> None:
-    found = _found(shell, 0)
+def test_a_working_setup_has_no_findings_to_fix(shell: Shell, emulator: Emulator) -> None:
+    findings = _findings(shell, 0)
     extras = ("cli", "emulator", "langchain", "llama-index")
     probed = ("server", "chat", "chat (anthropic)", "model list", "tasks", "clock", "ledger")
-    well = ("piccc", *extras, "models", "key", "proxy", *probed)
-    assert {found[name]["state"] for name in well} == {"ok"}
-    assert emulator.base_url in found["server"]["says"]
+    healthy = ("piccc", *extras, "models", "key", "proxy", *probed)
+    assert {findings[name]["state"] for name in healthy} == {"ok"}
+    assert emulator.base_url in findings["server"]["says"]
     assert emulator.charges == []
 
 
-def test_it_says_the_same_in_words(shell: Shell) -> None:
+def test_findings_are_printed_as_text_by_default(shell: Shell) -> None:
     done = shell("doctor")
     assert done.returncode == 0
     assert "✓ server" in done.stdout
@@ -55,89 +55,87 @@ def test_it_says_the_same_in_words(shell: Shell) -> None:
     assert "✓ server" in shell.on_a_terminal("doctor", NO_COLOR="1")
 
 
-def test_no_key_is_to_be_fixed_and_the_server_is_tried_all_the_same(shell: Shell) -> None:
-    found = _found(shell, 1, PICCC_API_KEY="")
-    assert found["key"]["state"] == "fix"
-    assert "PICCC_API_KEY" in found["key"]["to_do"]
-    assert found["server"]["state"] == "ok"
+def test_a_missing_key_is_reported_and_the_server_is_still_probed(shell: Shell) -> None:
+    findings = _findings(shell, 1, PICCC_API_KEY="")
+    assert findings["key"]["state"] == "fix"
+    assert "PICCC_API_KEY" in findings["key"]["to_do"]
+    assert findings["server"]["state"] == "ok"
 
 
-def test_a_key_that_the_server_does_not_take_is_to_be_fixed_and_never_shown(shell: Shell) -> None:
+def test_a_rejected_key_is_reported_but_not_printed(shell: Shell) -> None:
     done = shell("doctor", PICCC_API_KEY="pcc_live_canary123456")
     assert done.returncode == 1
     assert "HTTP 401" in done.stdout
     assert "canary" not in done.stdout + done.stderr
 
 
-def test_no_address_is_to_be_fixed(shell: Shell) -> None:
-    found = _found(shell, 1, PICCC_BASE_URL="")
-    assert found["server"]["state"] == "fix"
-    assert "piccc emulator" in found["server"]["to_do"]
+def test_a_missing_base_url_is_reported(shell: Shell) -> None:
+    findings = _findings(shell, 1, PICCC_BASE_URL="")
+    assert findings["server"]["state"] == "fix"
+    assert "piccc emulator" in findings["server"]["to_do"]
 
 
-def test_an_http_library_that_is_none_is_to_be_fixed(shell: Shell) -> None:
-    assert _found(shell, 1, PICCC_HTTP_BACKEND="curl")["http"]["state"] == "fix"
-    assert _found(shell, 0, PICCC_HTTP_BACKEND="httpx")["http"]["says"].startswith("httpx ")
+def test_an_unknown_http_library_is_reported(shell: Shell) -> None:
+    assert _findings(shell, 1, PICCC_HTTP_BACKEND="curl")["http"]["state"] == "fix"
+    assert _findings(shell, 0, PICCC_HTTP_BACKEND="httpx")["http"]["says"].startswith("httpx ")
 
 
-def test_an_address_that_is_none_is_to_be_fixed(shell: Shell) -> None:
-    assert _found(shell, 1, PICCC_BASE_URL="nowhere")["server"]["state"] == "fix"
+def test_an_invalid_base_url_is_reported(shell: Shell) -> None:
+    assert _findings(shell, 1, PICCC_BASE_URL="nowhere")["server"]["state"] == "fix"
 
 
-def test_without_a_network_it_says_that_nobody_answers(shell: Shell, emulator: Emulator) -> None:
+def test_an_unreachable_server_is_reported(shell: Shell, emulator: Emulator) -> None:
     address = emulator.base_url
     emulator.stop()
-    found = _found(shell, 1, PICCC_BASE_URL=address)
-    assert found["server"]["state"] == "fix"
-    assert "No response" in found["server"]["says"]
-    assert "clock" not in found
+    findings = _findings(shell, 1, PICCC_BASE_URL=address)
+    assert findings["server"]["state"] == "fix"
+    assert "No response" in findings["server"]["says"]
+    assert "clock" not in findings
 
 
-def test_a_clock_that_is_an_hour_off_is_to_be_fixed(shell: Shell) -> None:
+def test_a_clock_that_is_off_by_an_hour_is_reported(shell: Shell) -> None:
     with HTTPServer(("127.0.0.1", 0), _AnHourBehind) as server:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
-        found = _found(shell, 1, PICCC_BASE_URL=f"http://127.0.0.1:{server.server_port}")
+        findings = _findings(shell, 1, PICCC_BASE_URL=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
         serving.join()
-    assert found["server"]["state"] == "ok"
-    assert found["clock"]["state"] == "fix"
-    assert "ahead of the server's" in found["clock"]["says"]
+    assert findings["server"]["state"] == "ok"
+    assert findings["clock"]["state"] == "fix"
+    assert "ahead of the server's" in findings["clock"]["says"]
 
 
-def test_a_web_page_instead_of_the_api_is_to_be_fixed(shell: Shell, emulator: Emulator) -> None:
+def test_a_web_page_instead_of_the_api_is_reported(shell: Shell, emulator: Emulator) -> None:
     emulator.fault("html", route="GET /v1/tasks")
-    found = _found(shell, 1)
-    assert "web page" in found["tasks"]["says"]
-    assert found["chat"]["state"] == "ok"
+    findings = _findings(shell, 1)
+    assert "web page" in findings["tasks"]["says"]
+    assert findings["chat"]["state"] == "ok"
 
 
 def _proxy(shell: Shell, **variables: str) -> dict[str, Any]:
     done = shell("doctor", "--json", **variables)
     assert "hush123" not in done.stdout + done.stderr
     finding: dict[str, Any] = next(
-        each for each in json.loads(done.stdout)["findings"] if each["name"] == "proxy"
+        item for item in json.loads(done.stdout)["findings"] if item["name"] == "proxy"
     )
     return finding
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
-def test_a_proxy_is_not_used_for_this_machine_and_its_password_is_not_shown(
-    shell: Shell, variable: str
-) -> None:
+def test_a_proxy_is_not_used_for_localhost_and_its_password_is_hidden(shell: Shell, variable: str) -> None:
     proxy = _proxy(shell, **{variable: "http://me:hush123@127.0.0.1:9"})
     assert proxy["state"] == "ok"
     assert "not used for 127.0.0.1" in proxy["says"]
 
 
-def test_a_proxy_on_the_way_to_another_machine_is_named(shell: Shell) -> None:
+def test_a_proxy_used_for_a_remote_server_is_named(shell: Shell) -> None:
     variables = {"PICCC_BASE_URL": "http://nowhere.invalid", "http_proxy": "http://me:hush123@127.0.0.1:9"}
     proxy = _proxy(shell, **variables)
     assert proxy["state"] == "note"
     assert "127.0.0.1:9 is used for nowhere.invalid" in proxy["says"]
 
 
-def test_a_proxy_that_takes_a_missing_package_is_to_be_fixed(shell: Shell) -> None:
+def test_a_socks_proxy_without_its_package_is_reported(shell: Shell) -> None:
     variables = {"PICCC_BASE_URL": "http://nowhere.invalid", "all_proxy": "socks5://me:hush123@127.0.0.1:9"}
     proxy = _proxy(shell, **variables)
     assert (proxy["state"], proxy["to_do"]) in (("fix", 'pip install "piccc[socks]"'), ("note", ""))
@@ -168,7 +166,7 @@ SERVERS: dict[str, tuple[dict[tuple[str, str], tuple[int, bytes]], int, dict[str
 
 
 @pytest.mark.parametrize(("routes", "code", "states"), SERVERS.values(), ids=SERVERS)
-def test_each_capability_is_probed_by_itself(
+def test_each_capability_is_probed_separately(
     shell: Shell, routes: dict[tuple[str, str], tuple[int, bytes]], code: int, states: dict[str, str]
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
@@ -180,7 +178,7 @@ def test_each_capability_is_probed_by_itself(
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_GET  # noqa: N815  as the base class names them
+        do_POST = do_GET  # noqa: N815  the base class's naming
 
         def log_message(self, format: str, *args: object) -> None:
             return
@@ -188,27 +186,27 @@ def test_each_capability_is_probed_by_itself(
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
-        found = _found(shell, code, PICCC_BASE_URL=f"http://127.0.0.1:{server.server_port}")
+        findings = _findings(shell, code, PICCC_BASE_URL=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
         serving.join()
-    assert {name: found[name]["state"] for name in states} == states
+    assert {name: findings[name]["state"] for name in states} == states
 
 
-def test_certificates_that_cannot_be_read_are_to_be_fixed(shell: Shell) -> None:
+def test_unreadable_certificates_are_reported(shell: Shell) -> None:
     (shell.folder / "not.pem").write_text("nothing")
-    found = _found(shell, 1, SSL_CERT_DIR="", SSL_CERT_FILE=str(shell.folder / "not.pem"))
-    assert found["certificates"]["state"] == "fix"
+    findings = _findings(shell, 1, SSL_CERT_DIR="", SSL_CERT_FILE=str(shell.folder / "not.pem"))
+    assert findings["certificates"]["state"] == "fix"
 
 
-def test_a_ledger_that_cannot_be_written_is_to_be_fixed(shell: Shell) -> None:
-    found = _found(shell, 1, PICCC_LEDGER="/dev/null/ledger.db")
-    assert found["ledger"]["state"] == "fix"
-    assert "PICCC_LEDGER" in found["ledger"]["to_do"]
+def test_a_ledger_that_is_not_writable_is_reported(shell: Shell) -> None:
+    findings = _findings(shell, 1, PICCC_LEDGER="/dev/null/ledger.db")
+    assert findings["ledger"]["state"] == "fix"
+    assert "PICCC_LEDGER" in findings["ledger"]["to_do"]
 
 
-def test_lost_submissions_are_told_of(shell: Shell, emulator: Emulator) -> None:
+def test_lost_submissions_are_reported(shell: Shell, emulator: Emulator) -> None:
     emulator.fault("lost-answer", route="POST /v1/images/tasks", times=1)
     assert shell("image", "A mug").returncode == 5
-    found = _found(shell, 0)
-    assert found["ledger"]["state"] == "note"
-    assert "piccc tasks resume" in found["ledger"]["to_do"]
+    findings = _findings(shell, 0)
+    assert findings["ledger"]["state"] == "note"
+    assert "piccc tasks resume" in findings["ledger"]["to_do"]

@@ -16,14 +16,14 @@ NOW = ("--poll", "0.01")
 
 @pytest.fixture
 def ids(emulator: Emulator) -> list[str]:
-    """Submit an image, another one, and a video; the emulator ends a task when it is first read."""
+    """Submit two images and a video; the emulator completes a task when it is first read."""
     with Client(base_url=emulator.base_url, api_key=emulator.api_key) as client:
         tasks = [client.images.submit(prompt, model="piccc-image") for prompt in ("A mug", "A\n[bold]jug")]
         tasks.append(client.videos.submit("Rain", model="piccc-video", duration_seconds=1))
     return [task.id for task in tasks]
 
 
-def test_a_list_is_newest_first_in_columns_parted_by_tabs(shell: Shell, ids: list[str]) -> None:
+def test_a_piped_list_is_tab_separated_and_newest_first(shell: Shell, ids: list[str]) -> None:
     done = shell("tasks", "list")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ids[::-1]
@@ -38,13 +38,13 @@ def test_a_list_is_a_table_on_a_terminal(shell: Shell, ids: list[str]) -> None:
     assert "A [bold]jug" in screen
 
 
-def test_a_list_can_be_narrowed(shell: Shell, ids: list[str]) -> None:
-    found = shell("tasks", "list", "--type", "image", "--limit", "1", "--json").stdout.splitlines()
-    assert [json.loads(line)["task_id"] for line in found] == [ids[1]]
+def test_a_list_can_be_filtered(shell: Shell, ids: list[str]) -> None:
+    lines = shell("tasks", "list", "--type", "image", "--limit", "1", "--json").stdout.splitlines()
+    assert [json.loads(line)["task_id"] for line in lines] == [ids[1]]
     assert shell("tasks", "list", "--status", "cancelled").stdout == ""
 
 
-def test_a_list_whose_reader_left_ends_quietly(shell: Shell, ids: list[str]) -> None:
+def test_a_closed_pipe_ends_a_list_quietly(shell: Shell, ids: list[str]) -> None:
     with subprocess.Popen(  # noqa: S603  our own command
         [*PICCC, "tasks", "list"],
         cwd=shell.folder,
@@ -72,13 +72,13 @@ def test_an_unknown_task_is_an_error(shell: Shell) -> None:
     assert "HTTP 404" in done.stderr
 
 
-def test_waiting_tells_how_each_task_ended(shell: Shell, ids: list[str]) -> None:
+def test_waiting_prints_the_final_status_of_each_task(shell: Shell, ids: list[str]) -> None:
     done = shell("tasks", "wait", *ids, *NOW)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [f"{id}\tcompleted" for id in ids]
 
 
-def test_waiting_for_a_task_that_fails_is_code_3_and_tells_of_the_others_too(
+def test_waiting_for_a_failed_task_exits_3_and_prints_every_status(
     shell: Shell, emulator: Emulator, ids: list[str]
 ) -> None:
     emulator.fault("failed", route="POST /v1/images/tasks")
@@ -89,17 +89,15 @@ def test_waiting_for_a_task_that_fails_is_code_3_and_tells_of_the_others_too(
     assert [(end["task_id"], end["status"]) for end in ends] == [(failing, "failed"), (ids[0], "completed")]
 
 
-def test_waiting_ends_at_its_timeout_with_code_4(still_shell: Shell) -> None:
-    running = still_shell("video", "Rain", "--no-wait").stdout.strip()
-    done = still_shell("tasks", "wait", running, "--timeout", "0.05", *NOW)
+def test_waiting_past_the_timeout_exits_4(manual_shell: Shell) -> None:
+    running = manual_shell("video", "Rain", "--no-wait").stdout.strip()
+    done = manual_shell("tasks", "wait", running, "--timeout", "0.05", *NOW)
     assert done.returncode == 4
     assert done.stdout.split("\t")[0] == running
     assert f"piccc tasks wait {running}" in done.stderr
 
 
-def test_several_tasks_are_saved_into_a_folder_and_never_over_each_other(
-    shell: Shell, ids: list[str]
-) -> None:
+def test_several_tasks_are_saved_to_separate_files_in_a_folder(shell: Shell, ids: list[str]) -> None:
     refused = shell("tasks", "save", *ids, "--to", "all.png")
     assert (refused.returncode, refused.stdout) == (2, "")
     done = shell("tasks", "save", *ids, "--to", "all")

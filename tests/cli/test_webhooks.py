@@ -35,16 +35,16 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def client(emulator: Emulator) -> Iterator[Client]:
-    """Open a client of the emulator."""
+    """Open a client for the emulator."""
     with Client(base_url=emulator.base_url, api_key=emulator.api_key) as opened:
         yield opened
 
 
-def test_a_task_is_printed_when_it_ends(shell: Shell, client: Client) -> None:
+def test_listen_prints_a_task_when_it_ends(shell: Shell, client: Client) -> None:
     task = client.images.submit("A mug", model="piccc-image")
     with shell.start("webhooks", "listen", "--json", "--poll", "0.05") as process:
-        told = json.loads(_line(process))
-        assert (told["task_id"], told["status"]) == (task.id, "completed")
+        event = json.loads(_line(process))
+        assert (event["task_id"], event["status"]) == (task.id, "completed")
         _stop(process)
 
 
@@ -60,23 +60,23 @@ def test_webhooks_are_received_verified_and_printed(shell: Shell, emulator: Emul
 
 
 class Handler(HTTPServer):
-    """A webhook handler on this machine: it answers one request with its status, and keeps what came."""
+    """A local webhook handler that answers one request with `status` and records it."""
 
     def __init__(self, status: int = 204) -> None:
-        self.taken: Queue[tuple[dict[str, str], bytes]] = Queue()
+        self.received: Queue[tuple[dict[str, str], bytes]] = Queue()
 
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(answer) -> None:  # noqa: N805  `self` is the server
-                body = answer.rfile.read(int(answer.headers["content-length"]))
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                self.taken.put((headers, body))
-                answer.send_response(status)
-                answer.end_headers()
+        class OneRequest(BaseHTTPRequestHandler):
+            def do_POST(request) -> None:  # noqa: N805  `self` is the server
+                body = request.rfile.read(int(request.headers["content-length"]))
+                headers = {name.lower(): value for name, value in request.headers.items()}
+                self.received.put((headers, body))
+                request.send_response(status)
+                request.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
                 return
 
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), OneRequest)
         self.url = f"http://127.0.0.1:{self.server_port}/hook"
         self._serving = threading.Thread(target=self.handle_request)
         self._serving.start()
@@ -86,9 +86,7 @@ class Handler(HTTPServer):
         super().server_close()
 
 
-def test_what_has_ended_is_forwarded_signed_to_a_handler_on_this_machine(
-    shell: Shell, client: Client
-) -> None:
+def test_finished_tasks_are_forwarded_signed_to_a_local_handler(shell: Shell, client: Client) -> None:
     task = client.images.submit("A mug", model="piccc-image")
     with Handler() as handler:
         words = ("webhooks", "listen", "--forward-to", handler.url)
@@ -100,21 +98,21 @@ def test_what_has_ended_is_forwarded_signed_to_a_handler_on_this_machine(
     assert verify(SIGNING, headers, body, time.time())
 
 
-@pytest.mark.parametrize(("answer", "code"), [(204, 0), (500, 1)])
-def test_a_made_up_task_is_sent_to_a_handler_signed_and_its_answer_is_printed(
-    tmp_path: Path, answer: int, code: int
+@pytest.mark.parametrize(("status", "code"), [(204, 0), (500, 1)])
+def test_trigger_sends_a_signed_sample_task_and_prints_the_status(
+    tmp_path: Path, status: int, code: int
 ) -> None:
-    with Handler(answer) as handler:
+    with Handler(status) as handler:
         words = ("webhooks", "trigger", handler.url, "--status", "failed", "--type", "video")
         done = Shell(tmp_path)(*words, PICCC_WEBHOOK_SIGNING_SECRET=SIGNING)
         headers, body = handler.taken.get(timeout=30)
-    assert (done.returncode, done.stdout) == (code, f"{answer}\n")
+    assert (done.returncode, done.stdout) == (code, f"{status}\n")
     event = json.loads(body)
     assert (event["type"], event["data"]["type"]) == ("task.failed", "video")
     assert verify(SIGNING, headers, body, time.time())
 
 
-def test_a_task_of_the_account_is_sent_to_a_handler(shell: Shell, client: Client) -> None:
+def test_trigger_sends_an_existing_task(shell: Shell, client: Client) -> None:
     task = client.images.generate("A mug", model="piccc-image")
     with Handler() as handler:
         done = shell("webhooks", "trigger", handler.url, "--task", task.id, "--json")
@@ -123,13 +121,13 @@ def test_a_task_of_the_account_is_sent_to_a_handler(shell: Shell, client: Client
     assert json.loads(body)["data"]["task_id"] == task.id
 
 
-def test_a_handler_that_does_not_listen_is_an_error(tmp_path: Path) -> None:
+def test_trigger_fails_without_a_listening_handler(tmp_path: Path) -> None:
     done = Shell(tmp_path)("webhooks", "trigger", "http://127.0.0.1:9/hook")
     assert done.returncode == 1
     assert "No response from http://127.0.0.1:9/hook" in done.stderr
 
 
-def test_receiving_without_a_secret_says_what_to_set(shell: Shell) -> None:
+def test_receiving_without_a_secret_names_the_variable_to_set(shell: Shell) -> None:
     done = shell("webhooks", "listen", "--receive")
     assert done.returncode == 1
     assert "PICCC_WEBHOOK_SECRET" in done.stderr

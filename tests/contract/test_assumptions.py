@@ -1,4 +1,4 @@
-"""`piccc contract`: on the emulator every row holds, and where a server differs, its row says so."""
+"""`piccc contract`: every row holds on the emulator, and a server's deviations are reported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.cli.shell import Shell
 
 FAST = float("inf")
 MODELS = {"chat": "piccc-flash", "image": "piccc-image", "video": "piccc-video"}
-OPEN = {"webhook"}
-"""Rows that no program can try by itself."""
+MANUAL = {"webhook"}
+"""Rows that cannot be tried automatically."""
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def emulator() -> Iterator[Emulator]:
         yield running
 
 
-def tried(emulator: Emulator, *names: str, spend: float = 100.0, **options: Any) -> dict[str, Finding]:
-    """Try rows; return what was found, by name."""
+def try_rows(emulator: Emulator, *names: str, spend: float = 100.0, **options: Any) -> dict[str, Finding]:
+    """Try rows; return the findings by row name."""
     options = {
         "base_url": emulator.base_url,
         "key": emulator.api_key,
@@ -41,10 +41,10 @@ def tried(emulator: Emulator, *names: str, spend: float = 100.0, **options: Any)
 
 
 def test_every_row_holds_on_the_emulator(emulator: Emulator) -> None:
-    found = tried(emulator)
-    assert {name: one.saw for name, one in found.items() if one.verdict == "differs"} == {}
-    assert {name for name, one in found.items() if one.verdict == "not tried"} == OPEN
-    assert len(found) == len(ROWS) > 90
+    findings = try_rows(emulator)
+    assert {name: finding.saw for name, finding in findings.items() if finding.verdict == "differs"} == {}
+    assert {name for name, finding in findings.items() if finding.verdict == "not tried"} == MANUAL
+    assert len(findings) == len(ROWS) > 90
     assert {row.sample for row in ROWS} == {*SAMPLES}
 
 
@@ -65,39 +65,39 @@ QUIRKS = {
 
 
 @pytest.mark.parametrize(("quirk", "rows"), QUIRKS.items(), ids=QUIRKS)
-def test_a_server_that_differs_is_found_out(quirk: str, rows: set[str]) -> None:
+def test_a_deviating_server_is_detected(quirk: str, rows: set[str]) -> None:
     with Emulator(speed=FAST, quirks=quirk) as emulator:
-        found = tried(emulator, *rows)
-    assert {name for name, one in found.items() if one.verdict == "differs"} == rows
-    assert all(one.saw and one.exchange for one in found.values())
+        findings = try_rows(emulator, *rows)
+    assert {name for name, finding in findings.items() if finding.verdict == "differs"} == rows
+    assert all(finding.saw and finding.exchange for finding in findings.values())
 
 
-def test_a_lenient_server_is_found_out_at_the_price_of_a_reply() -> None:
+def test_a_lenient_server_is_detected_at_the_cost_of_one_reply_per_row() -> None:
     names = ("chat.unknown-model", "chat.both-limits", "messages.blank-text", "messages.budget")
     with Emulator(speed=FAST, strict=False) as emulator:
-        found = tried(emulator, *names)
-        assert {one.verdict for one in found.values()} == {"differs"}
-        assert "status 200" in found["messages.blank-text"].saw
+        findings = try_rows(emulator, *names)
+        assert {finding.verdict for finding in findings.values()} == {"differs"}
+        assert "status 200" in findings["messages.blank-text"].saw
         assert len(emulator.charges) == len(names)
 
 
 @pytest.mark.parametrize(("spend", "charged"), [(0.0, []), (0.03, ["chat"] * 3), (0.2, ["image"])])
-def test_it_never_spends_more_than_it_may(spend: float, charged: list[str]) -> None:
+def test_spending_stays_within_the_limit(spend: float, charged: list[str]) -> None:
     names = (
         ["chat", "messages", "chat.parts", "chat.developer"]
         if "image" not in charged
         else ["image", "image.end"]
     )
     with Emulator(speed=FAST) as emulator:
-        found = tried(emulator, "list", *names, "video", spend=spend, prices=Prices(0.01, 0.2, 2.0))
+        findings = try_rows(emulator, "list", *names, "video", spend=spend, prices=Prices(0.01, 0.2, 2.0))
         assert [charge.kind for charge in emulator.charges] == charged
-    assert found["list"].verdict == "holds"
-    assert found["video"].verdict == "not tried"
-    assert "may cost 2" in found["video"].saw
+    assert findings["list"].verdict == "holds"
+    assert findings["video"].verdict == "not tried"
+    assert "may cost 2" in findings["video"].saw
 
 
 @pytest.mark.parametrize(
-    ("fault", "verdict", "saw"),
+    ("fault", "verdict", "expected"),
     [
         ("503", "not tried", "the server answered 503"),
         ("disconnect", "not tried", "no response"),
@@ -105,17 +105,17 @@ def test_it_never_spends_more_than_it_may(spend: float, charged: list[str]) -> N
         ("404", "differs", "status 404, not 200"),
     ],
 )
-def test_trouble_is_not_taken_for_a_difference(fault: str, verdict: str, saw: str) -> None:
+def test_outages_are_not_reported_as_differences(fault: str, verdict: str, expected: str) -> None:
     with Emulator(speed=FAST, faults=[fault]) as emulator:
-        found = tried(emulator, "list.form")
-    assert found["list.form"].verdict == verdict
-    assert saw in found["list.form"].saw
+        findings = try_rows(emulator, "list.form")
+    assert findings["list.form"].verdict == verdict
+    assert expected in findings["list.form"].saw
 
 
-def test_rows_of_a_task_need_its_model(emulator: Emulator) -> None:
-    found = tried(emulator, "image*", models={"chat": "piccc-flash"})
-    assert {one.verdict for one in found.values()} == {"not tried"}
-    assert found["image"].saw == "no image model is configured: set PICCC_IMAGE_MODEL"
+def test_media_rows_are_not_tried_without_a_model(emulator: Emulator) -> None:
+    findings = try_rows(emulator, "image*", models={"chat": "piccc-flash"})
+    assert {finding.verdict for finding in findings.values()} == {"not tried"}
+    assert findings["image"].saw == "no image model is configured: set PICCC_IMAGE_MODEL"
 
 
 @pytest.mark.parametrize(
@@ -127,23 +127,23 @@ def test_rows_of_a_task_need_its_model(emulator: Emulator) -> None:
         ("{ " * 99, "not tried"),
     ],
 )
-def test_an_answer_that_was_cut_shows_nothing_of_its_schema(
+def test_a_truncated_answer_gives_no_verdict_on_its_schema(
     emulator: Emulator, text: str, verdict: str
 ) -> None:
     emulator.script([text])
-    assert tried(emulator, "chat.schema")["chat.schema"].verdict == verdict
+    assert try_rows(emulator, "chat.schema")["chat.schema"].verdict == verdict
 
 
-def test_the_report_has_the_bytes_of_what_differs_and_no_key(emulator: Emulator) -> None:
+def test_the_report_quotes_differing_exchanges_and_redacts_the_key(emulator: Emulator) -> None:
     emulator.script([Scripted(text=f"My key is {emulator.api_key} | and\nmore", finish_reason="tool_calls")])
-    found = tried(emulator, "chat.form", "list").values()
-    report = markdown(found, emulator.base_url, 0.01)
+    findings = try_rows(emulator, "chat.form", "list").values()
+    report = markdown(findings, emulator.base_url, 0.01)
     assert "1 holds, 1 differs, 0 not tried; spent at most 0.01." in report
     assert "finish_reason" in next(line for line in report.splitlines() if line.startswith("| chat.form"))
     assert "POST /v1/chat/completions" in report
     assert '"object":"chat.completion"' in report
     assert "GET /v1/tasks?limit=2" not in report
-    shown = json.dumps([one.to_json() for one in found])
+    shown = json.dumps([finding.to_json() for finding in findings])
     assert emulator.api_key not in report + shown
     assert "[redacted]" in report
 

@@ -1,4 +1,4 @@
-"""What the page documents, and nothing more: the emulator takes each call, and our client makes it."""
+"""The documented calls: the emulator accepts each, and our client sends exactly those fields."""
 
 from __future__ import annotations
 
@@ -44,31 +44,31 @@ def http(emulator: Emulator) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
-def test_either_header_carries_the_key(emulator: Emulator, header: str, path: str) -> None:
+def test_either_header_can_carry_the_key(emulator: Emulator, header: str, path: str) -> None:
     value = f"Bearer {emulator.api_key}" if header == "Authorization" else emulator.api_key
     body = {**CHAT, "max_tokens": 32}
-    reply = httpx.post(emulator.base_url + path, json=body, headers={header: value})
-    assert reply.status_code == 200
+    response = httpx.post(emulator.base_url + path, json=body, headers={header: value})
+    assert response.status_code == 200
     assert httpx.post(emulator.base_url + path, json=body).status_code == 401
 
 
 @pytest.mark.parametrize("model", ["piccc-flash", "piccc-pro", "piccc-ultra"])
 @pytest.mark.parametrize("stream", [True, False])
 def test_each_chat_model_answers_on_the_openai_route(http: httpx.Client, model: str, stream: bool) -> None:
-    reply = http.post("/v1/chat/completions", json={**CHAT, "model": model, "stream": stream})
+    response = http.post("/v1/chat/completions", json={**CHAT, "model": model, "stream": stream})
     kind = "text/event-stream" if stream else "application/json"
-    assert reply.headers["content-type"].startswith(kind)
-    assert model in reply.text
+    assert response.headers["content-type"].startswith(kind)
+    assert model in response.text
 
 
-def test_the_anthropic_route_takes_its_version_header(http: httpx.Client) -> None:
+def test_the_anthropic_route_accepts_its_version_header(http: httpx.Client) -> None:
     headers = {"anthropic-version": "2023-06-01"}
-    reply = http.post("/v1/messages", json={**CHAT, "max_tokens": 512}, headers=headers)
-    assert reply.json()["content"][0]["text"]
+    response = http.post("/v1/messages", json={**CHAT, "max_tokens": 512}, headers=headers)
+    assert response.json()["content"][0]["text"]
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/images/tasks", IMAGE), ("/v1/videos/tasks", VIDEO)])
-def test_a_submission_gives_a_task_to_poll(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+def test_a_submission_returns_a_task_to_poll(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
     created = http.post(path, json=body).json()
     assert {"task_id", "status", "polling_url"} <= created.keys()
     task_id = created["task_id"]
@@ -82,7 +82,7 @@ def test_tasks_are_listed_by_type_and_status(http: httpx.Client) -> None:
     assert {(task["type"], task["status"]) for task in listed} == {("image", "completed")}
 
 
-def test_our_client_sends_the_documented_fields_and_no_others(emulator: Emulator) -> None:
+def test_our_client_sends_only_the_documented_fields(emulator: Emulator) -> None:
     with Client(base_url=emulator.base_url, api_key=emulator.api_key) as client:
         client.chat.create("Name a colour.", model="piccc-pro")
         options = {name: value for name, value in VIDEO.items() if name not in ("prompt", "webhook")}

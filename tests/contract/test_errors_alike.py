@@ -1,4 +1,4 @@
-"""The same fault is the same error in the client, in LangChain and in LlamaIndex."""
+"""A fault raises the same error in the client, in LangChain and in LlamaIndex."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from langchain_piccc import ChatPiccc
 from llama_index_piccc import Piccc
 from piccc import Client, PicccError
 
-Answer = httpx.Response | Exception
-ANSWERS: dict[str, tuple[Callable[[], Answer], str, bool, bool]] = {
-    # what comes: the error's class, may it have been billed, may it be sent again
+Outcome = httpx.Response | Exception
+OUTCOMES: dict[str, tuple[Callable[[], Outcome], str, bool, bool]] = {
+    # outcome: the error's class, may_have_been_billed, is_retryable
     **{
         str(status): (lambda status=status: httpx.Response(status, json={}), kind, billed, retryable)
         for status, kind, billed, retryable in (
@@ -33,16 +33,16 @@ ANSWERS: dict[str, tuple[Callable[[], Answer], str, bool, bool]] = {
             (529, "OverloadedError", False, True),
         )
     },
-    "429 that asks not to": (
+    "429 that forbids a retry": (
         lambda: httpx.Response(429, json={}, headers={"x-should-retry": "false"}),
         "RateLimitError",
         False,
         False,
     ),
     "no connection": (lambda: httpx.ConnectError("refused"), "APIConnectionError", False, True),
-    "no connection in time": (lambda: httpx.ConnectTimeout("late"), "APITimeoutError", False, True),
-    "a reset": (lambda: httpx.ReadError("reset"), "ResponseLostError", True, False),
-    "no answer in time": (lambda: httpx.ReadTimeout("late"), "APITimeoutError", True, False),
+    "connect timeout": (lambda: httpx.ConnectTimeout("late"), "APITimeoutError", False, True),
+    "connection reset": (lambda: httpx.ReadError("reset"), "ResponseLostError", True, False),
+    "read timeout": (lambda: httpx.ReadTimeout("late"), "APITimeoutError", True, False),
     "a web page": (lambda: httpx.Response(200, html="<html>"), "ResponseError", True, False),
 }  # fmt: skip
 SURFACES: dict[str, Callable[..., Any]] = {
@@ -54,9 +54,9 @@ SURFACES: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("ask", SURFACES.values(), ids=SURFACES)
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
-@pytest.mark.parametrize(("answer", "kind", "billed", "retryable"), ANSWERS.values(), ids=ANSWERS)
-def test_a_fault_is_the_same_error_on_every_surface(
-    answer: Callable[[], Answer],
+@pytest.mark.parametrize(("outcome", "kind", "billed", "retryable"), OUTCOMES.values(), ids=OUTCOMES)
+def test_a_fault_raises_the_same_error_on_every_surface(
+    outcome: Callable[[], Outcome],
     kind: str,
     billed: bool,
     retryable: bool,
@@ -64,18 +64,21 @@ def test_a_fault_is_the_same_error_on_every_surface(
     ask: Callable[..., Any],
 ) -> None:
     def handle(request: httpx.Request) -> httpx.Response:
-        found = answer()
-        if isinstance(found, Exception):
-            raise found
-        return found
+        result = outcome()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    with httpx.Client(transport=httpx.MockTransport(handle)) as mine, pytest.raises(PicccError) as caught:
+    with (
+        httpx.Client(transport=httpx.MockTransport(handle)) as http_client,
+        pytest.raises(PicccError) as caught,
+    ):
         ask(
             api_key="pcc_live_alike",
             base_url="http://piccc.test",
             dialect=dialect,
             max_retries=0,
-            http_client=mine,
+            http_client=http_client,
         )
     error = caught.value
     assert (type(error).__name__, error.may_have_been_billed, error.is_retryable) == (kind, billed, retryable)

@@ -1,4 +1,4 @@
-"""Private names of other packages: which ones we touch, and that the plain path works without them."""
+"""The private names of other packages that we use, and that we still work without them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.faults.server import FaultServer, reply
 ROOT = Path(__file__).parents[2]
 OURS = ("piccc", "langchain_piccc", "llama_index_piccc", "__future__")
 
-TOUCHED = {
-    # Of the module: without it, register() is a PicccError that names the way out.
+ALLOWED = {
+    # langchain's provider table: without it, register() raises a PicccError that says what to do.
     "_BUILTIN_PROVIDERS",
-    # Documented in spite of its name: namedtuple's.
+    # A documented method of namedtuple.
     "_replace",
 }
 
@@ -36,7 +36,7 @@ def is_private(name: object) -> bool:
     return isinstance(name, str) and name.startswith("_") and (not name.endswith("__") or "pydantic" in name)
 
 
-def defined(node: ast.AST) -> str:
+def defined_name(node: ast.AST) -> str:
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             return node.name
@@ -49,7 +49,7 @@ def defined(node: ast.AST) -> str:
     return ""
 
 
-def mentioned(node: ast.AST) -> list[str]:
+def used_names(node: ast.AST) -> list[str]:
     match node:
         case ast.Attribute():
             return [node.attr]
@@ -60,21 +60,23 @@ def mentioned(node: ast.AST) -> list[str]:
         case ast.Constant(value=str(text)) if text.startswith("__pydantic"):
             return [text]
         case ast.ImportFrom(module=str(module)) if module.partition(".")[0] not in OURS:
-            return [*module.split("."), *(each.name for each in node.names)]
+            return [*module.split("."), *(alias.name for alias in node.names)]
     return []
 
 
-def test_no_other_private_name_is_touched() -> None:
-    ours = {defined(node) for node in sources()}
-    names = {name for node in sources() for name in mentioned(node) if is_private(name)}
-    assert names - ours == TOUCHED
+def test_no_other_private_names_are_used() -> None:
+    ours = {defined_name(node) for node in sources()}
+    names = {name for node in sources() for name in used_names(node) if is_private(name)}
+    assert names - ours == ALLOWED
 
 
 @pytest.mark.parametrize("change", ["rename", "delete"])
-def test_without_langchains_private_table_a_model_works(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = importlib.import_module("langchain.chat_models.base")
-    monkeypatch.setattr(home, "_PROVIDERS_OF_THE_NEXT_VERSION", home._BUILTIN_PROVIDERS, raising=False)
-    monkeypatch.delattr(home, "_BUILTIN_PROVIDERS")
+def test_a_model_works_without_langchains_private_provider_table(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("langchain.chat_models.base")
+    monkeypatch.setattr(module, "_PROVIDERS_OF_THE_NEXT_VERSION", module._BUILTIN_PROVIDERS, raising=False)
+    monkeypatch.delattr(module, "_BUILTIN_PROVIDERS")
     with pytest.raises(PicccError, match="does not support this version of langchain"):
         register()
     with FaultServer() as server:

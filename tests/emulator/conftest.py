@@ -1,4 +1,4 @@
-"""An emulator that waits for nothing, one whose clock stands still, and clients with the key."""
+"""Emulators at full speed and on a manual clock, and clients that carry the key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.emulator.wire import connect
 
 
 @pytest.fixture(autouse=True)
-def silence(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Hold that nothing that a client does, or that is provoked, makes the server complain."""
+def no_server_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Assert that the server logs no warnings, whatever a client sends and whatever fault is injected."""
     yield
     records = [*caplog.get_records("setup"), *caplog.get_records("call"), *caplog.get_records("teardown")]
-    said = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
-    assert set(said) <= {"Refused a client that sent an invalid or oversized HTTP/1.1 request head."}
+    messages = [record.getMessage() for record in records if record.levelno >= logging.WARNING]
+    assert set(messages) <= {"Refused a client that sent an invalid or oversized HTTP/1.1 request head."}
 
 
 @pytest.fixture
@@ -31,26 +31,26 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Make a clock that stands still."""
+    """Return a clock that moves only when told to."""
     return ManualClock()
 
 
 @pytest.fixture
-def still(clock: ManualClock) -> Iterator[Emulator]:
-    """Run an emulator by the clock that stands still."""
+def manual(clock: ManualClock) -> Iterator[Emulator]:
+    """Run an emulator on the manual clock."""
     with Emulator(clock=clock) as running:
         yield running
 
 
 @pytest.fixture
 def client(emulator: Emulator) -> Iterator[httpx.Client]:
-    """Open a client of the emulator at full speed."""
+    """Open a client for the emulator at full speed."""
     with connect(emulator) as opened:
         yield opened
 
 
 @pytest.fixture
-def still_client(still: Emulator) -> Iterator[httpx.Client]:
-    """Open a client of the emulator whose clock stands still."""
-    with connect(still) as opened:
+def manual_client(manual: Emulator) -> Iterator[httpx.Client]:
+    """Open a client for the emulator on the manual clock."""
+    with connect(manual) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Chat over both routes, whole and streamed."""
+"""Chat through both routes, complete and streamed."""
 
 from __future__ import annotations
 
@@ -22,46 +22,48 @@ OPENAI_TOOL = {
     "function": {"name": "get_weather", "description": "Weather", "parameters": WEATHER},
 }
 ANTHROPIC_TOOL = {"name": "get_weather", "description": "Weather", "input_schema": WEATHER}
-SAID = Scripted(
+TWO_CALLS = Scripted(
     "Let me see. 🎉", calls=[("get_weather", {"city": "北京"}), ("get_weather", {"city": "Rome"})]
 )
 
 
 def openai_stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a stream's chunks; the mark of the end is checked."""
-    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as reply:
-        assert reply.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
+    """Return a stream's chunks; assert that it ends with `[DONE]`."""
+    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
 def anthropic_stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a stream's events; their names are checked."""
-    with client.stream("POST", "/v1/messages", json={**body, "stream": True}) as reply:
-        lines = [line for line in reply.iter_lines() if line]
+    """Return a stream's events; assert that their names match their types."""
+    with client.stream("POST", "/v1/messages", json={**body, "stream": True}) as response:
+        lines = [line for line in response.iter_lines() if line]
     events = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
     assert [line.removeprefix("event: ") for line in lines[::2]] == [event["type"] for event in events]
     return events
 
 
-def test_a_streamed_completion_says_what_a_whole_one_says(emulator: Emulator, client: httpx.Client) -> None:
-    emulator.script([SAID, SAID])
+def test_a_streamed_completion_equals_a_complete_one(emulator: Emulator, client: httpx.Client) -> None:
+    emulator.script([TWO_CALLS, TWO_CALLS])
     body = chat(tools=[OPENAI_TOOL], stream_options={"include_usage": True})
     whole = client.post("/v1/chat/completions", json={**body, "stream_options": None}).json()
     chunks = openai_stream(client, body)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     message = whole["choices"][0]["message"]
-    assert "".join(delta.get("content") or "" for delta in deltas) == message["content"] == SAID.text
+    assert "".join(delta.get("content") or "" for delta in deltas) == message["content"] == TWO_CALLS.text
     calls: dict[int, dict[str, str]] = {}
     for part in (part for delta in deltas for part in delta.get("tool_calls", ())):
         call = calls.setdefault(
             part["index"], {"id": part.get("id"), "name": part["function"].get("name"), "text": ""}
         )
         call["text"] += part["function"]["arguments"]
-    assert [json.loads(call["text"]) for call in calls.values()] == [given for _, given in SAID.calls]
+    assert [json.loads(call["text"]) for call in calls.values()] == [
+        arguments for _, arguments in TWO_CALLS.calls
+    ]
     assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [
-        given for _, given in SAID.calls
+        arguments for _, arguments in TWO_CALLS.calls
     ]
     assert whole["choices"][0]["finish_reason"] == chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
     assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], whole["usage"])
@@ -77,19 +79,19 @@ def test_a_streamed_completion_says_what_a_whole_one_says(emulator: Emulator, cl
         Completion("See:", blocks=({"type": "text", "text": "there"},)),
     ],
 )
-def test_chunks_are_encoded_as_they_are(answer: Completion, logprobs: bool | None) -> None:
+def test_encoded_chunks_equal_the_plain_ones(answer: Completion, logprobs: bool | None) -> None:
     usage = {"include_usage": True}
     request = openai.ChatRequest.model_validate(chat(model="{}", stream_options=usage, logprobs=logprobs))
     plain = openai.chunks(request, answer, reply_id="chatcmpl-{}", created=1)
-    written = openai.encoded_chunks(request, answer, reply_id="chatcmpl-{}", created=1)
-    assert [(json.loads(text), tokens) for text, tokens in written] == list(plain)
+    encoded = openai.encoded_chunks(request, answer, reply_id="chatcmpl-{}", created=1)
+    assert [(json.loads(text), tokens) for text, tokens in encoded] == list(plain)
 
 
-def test_a_streamed_message_says_what_a_whole_one_says(emulator: Emulator, client: httpx.Client) -> None:
+def test_a_streamed_message_equals_a_complete_one(emulator: Emulator, client: httpx.Client) -> None:
     emulator.script(
         [
-            Scripted(SAID.text, SAID.calls, reasoning="Two cities."),
-            Scripted(SAID.text, SAID.calls, reasoning="Two cities."),
+            Scripted(TWO_CALLS.text, TWO_CALLS.calls, reasoning="Two cities."),
+            Scripted(TWO_CALLS.text, TWO_CALLS.calls, reasoning="Two cities."),
         ]
     )
     body = message(tools=[ANTHROPIC_TOOL])
@@ -119,7 +121,7 @@ def test_a_streamed_message_says_what_a_whole_one_says(emulator: Emulator, clien
     assert events[-1] == {"type": "message_stop"}
 
 
-def test_both_routes_count_the_same_tokens_whole_and_streamed(client: httpx.Client) -> None:
+def test_both_routes_count_the_same_tokens_with_and_without_streaming(client: httpx.Client) -> None:
     text = "Write a launch caption for a ceramic mug."
     whole = client.post("/v1/chat/completions", json=chat(text)).json()["usage"]
     streamed = openai_stream(client, chat(text, stream_options={"include_usage": True}))[-1]["usage"]
@@ -133,31 +135,29 @@ def test_both_routes_count_the_same_tokens_whole_and_streamed(client: httpx.Clie
     assert counted == {"input_tokens": whole["prompt_tokens"]}
 
 
-def test_a_stream_has_one_content_delta_for_each_token_of_text(
-    emulator: Emulator, client: httpx.Client
-) -> None:
+def test_a_stream_has_one_content_delta_per_text_token(emulator: Emulator, client: httpx.Client) -> None:
     emulator.script(["Made by hand, for slow mornings."])
     chunks = openai_stream(client, chat(stream_options={"include_usage": True}))
-    said = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0]["delta"].get("content")]
-    assert len(said) == chunks[-1]["usage"]["completion_tokens"] > 3
+    deltas = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0]["delta"].get("content")]
+    assert len(deltas) == chunks[-1]["usage"]["completion_tokens"] > 3
 
 
-def heard(emulator: Emulator) -> list[ModelRequest]:
-    """Let the emulator note every ask that it answers."""
-    asks: list[ModelRequest] = []
+def record_requests(emulator: Emulator) -> list[ModelRequest]:
+    """Return a list to which the emulator appends every model request."""
+    recorded: list[ModelRequest] = []
 
-    def note(ask: ModelRequest) -> str:
-        asks.append(ask)
+    def record(request: ModelRequest) -> str:
+        recorded.append(request)
         return "Noted."
 
-    emulator.rule(lambda ask: True, note)
-    return asks
+    emulator.rule(lambda request: True, record)
+    return recorded
 
 
-def test_both_routes_translate_one_conversation_to_the_same_ask(
+def test_both_routes_translate_a_conversation_to_the_same_request(
     emulator: Emulator, client: httpx.Client
 ) -> None:
-    asks = heard(emulator)
+    recorded = record_requests(emulator)
     image = io.BytesIO()
     Image.new("RGB", (30, 20)).save(image, "PNG")
     data = base64.b64encode(image.getvalue()).decode()
@@ -229,21 +229,21 @@ def test_both_routes_translate_one_conversation_to_the_same_ask(
             "output_config": {"format": {"type": "json_schema", "schema": WEATHER}},
         },
     ).raise_for_status()
-    assert asks[0] == asks[1]
-    medium = asks[0].turns[1].media[0]
+    assert recorded[0] == recorded[1]
+    medium = recorded[0].turns[1].media[0]
     assert (medium.mime_type, medium.size, medium.width, medium.height) == (
         "image/png",
         len(image.getvalue()),
         30,
         20,
     )
-    assert asks[0].turns[3].call_id == "c1"
+    assert recorded[0].turns[3].call_id == "c1"
 
 
-def test_files_and_sounds_are_noticed_and_addresses_are_not_fetched(
+def test_files_and_audio_are_recognized_and_urls_are_not_fetched(
     emulator: Emulator, client: httpx.Client
 ) -> None:
-    asks = heard(emulator)
+    recorded = record_requests(emulator)
     data = base64.b64encode(b"%PDF-1.7").decode()
     parts = [
         {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{data}"}},
@@ -253,47 +253,47 @@ def test_files_and_sounds_are_noticed_and_addresses_are_not_fetched(
     client.post(
         "/v1/chat/completions", json=chat(messages=[{"role": "user", "content": parts}])
     ).raise_for_status()
-    found = [(medium.kind, medium.mime_type, medium.size, medium.name) for medium in asks[0].turns[0].media]
-    assert found == [
+    media = [
+        (medium.kind, medium.mime_type, medium.size, medium.name) for medium in recorded[0].turns[0].media
+    ]
+    assert media == [
         ("file", "application/pdf", 8, "a.pdf"),
         ("audio", "audio/wav", 8, None),
         ("image", "image/webp", None, "image.webp"),
     ]
 
 
-def test_logprobs_are_given_for_each_token_when_asked_for(emulator: Emulator, client: httpx.Client) -> None:
+def test_logprobs_are_returned_for_each_token_on_request(emulator: Emulator, client: httpx.Client) -> None:
     emulator.script(["One two."])
     logprobs = client.post("/v1/chat/completions", json=chat(logprobs=True)).json()["choices"][0]["logprobs"]
     assert "".join(item["token"] for item in logprobs["content"]) == "One two."
 
 
-def test_a_script_is_followed_line_by_line_and_then_the_model_speaks(
+def test_scripted_replies_come_first_and_then_the_model_answers(
     emulator: Emulator, client: httpx.Client
 ) -> None:
     emulator.script(
-        ["one", Scripted("two", finish_reason="length"), lambda ask: f"you said {ask.turns[-1].text}"]
+        ["one", Scripted("two", finish_reason="length"), lambda request: f"you said {request.turns[-1].text}"]
     )
     replies = [client.post("/v1/chat/completions", json=chat("hello")).json()["choices"][0] for _ in range(4)]
-    assert [reply["message"]["content"] for reply in replies[:3]] == ["one", "two", "you said hello"]
-    assert [reply["finish_reason"] for reply in replies[:3]] == ["stop", "length", "stop"]
+    assert [response["message"]["content"] for response in replies[:3]] == ["one", "two", "you said hello"]
+    assert [response["finish_reason"] for response in replies[:3]] == ["stop", "length", "stop"]
     assert replies[3]["message"]["content"] not in ("one", "two", "you said hello")
 
 
-def test_a_rule_holds_until_it_is_withdrawn_and_goes_before_the_script(
-    emulator: Emulator, client: httpx.Client
-) -> None:
+def test_a_rule_precedes_the_script_until_it_is_cleared(emulator: Emulator, client: httpx.Client) -> None:
     emulator.script(["scripted"])
-    emulator.rule(lambda ask: "weather" in ask.turns[-1].text, "It rains.")
+    emulator.rule(lambda request: "weather" in request.turns[-1].text, "It rains.")
 
-    def say(text: str) -> str:
+    def ask(text: str) -> str:
         return str(client.post("/v1/messages", json=message(text)).json()["content"][0]["text"])
 
-    assert [say("weather?"), say("hello"), say("weather again")] == ["It rains.", "scripted", "It rains."]
+    assert [ask("weather?"), ask("hello"), ask("weather again")] == ["It rains.", "scripted", "It rains."]
     emulator.clear()
-    assert say("weather?") != "It rains."
+    assert ask("weather?") != "It rains."
 
 
-def test_half_a_character_is_refused(client: httpx.Client) -> None:
+def test_a_lone_surrogate_is_rejected(client: httpx.Client) -> None:
     body = b'{"model": "piccc-pro", "messages": [{"role": "user", "content": "\\ud83d"}]}'
     assert client.post("/v1/chat/completions", content=body).status_code == 400
     body = body.replace(b"ud83d", b"ud83d\\udc4d")
@@ -303,10 +303,10 @@ def test_half_a_character_is_refused(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("finish", "stop"), [("length", "max_tokens"), ("content_filter", "refusal"), ("stop", "end_turn")]
 )
-def test_why_a_reply_ended_is_said_in_the_words_of_the_route(
+def test_finish_reasons_are_translated_for_each_route(
     emulator: Emulator, client: httpx.Client, finish: Any, stop: str
 ) -> None:
-    said = Scripted("Well", finish_reason=finish)
-    emulator.script([said, said])
+    reply = Scripted("Well", finish_reason=finish)
+    emulator.script([reply, reply])
     assert client.post("/v1/chat/completions", json=chat()).json()["choices"][0]["finish_reason"] == finish
     assert client.post("/v1/messages", json=message()).json()["stop_reason"] == stop

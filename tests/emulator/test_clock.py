@@ -1,4 +1,4 @@
-"""Time under control: nothing here waits for real."""
+"""Controlled time: no test here waits in real time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from piccc.emulator.clock import turns
 from tests.emulator.wire import chat, connect
 
 
-def test_each_waiter_wakes_at_its_own_moment_and_in_order(clock: ManualClock) -> None:
+def test_sleepers_wake_in_order_and_on_time(clock: ManualClock) -> None:
     start = clock.now()
     woken: list[tuple[str, float]] = []
 
@@ -33,7 +33,7 @@ def test_each_waiter_wakes_at_its_own_moment_and_in_order(clock: ManualClock) ->
     assert woken == [("b", 1), ("b", 3), ("a", 5), ("b", 6), ("a", 10)]
 
 
-def test_a_waiter_that_gave_up_is_passed_over(clock: ManualClock) -> None:
+def test_a_cancelled_sleeper_is_skipped(clock: ManualClock) -> None:
     async def run() -> None:
         waiter = asyncio.ensure_future(clock.sleep(1))
         await turns()
@@ -46,9 +46,9 @@ def test_a_waiter_that_gave_up_is_passed_over(clock: ManualClock) -> None:
     asyncio.run(run())
 
 
-def test_the_clock_cannot_go_back(still: Emulator) -> None:
+def test_the_clock_cannot_go_back(manual: Emulator) -> None:
     with pytest.raises(ValueError, match="cannot go back"):
-        still.advance(-1)
+        manual.advance(-1)
 
 
 def test_only_a_manual_clock_can_be_advanced(emulator: Emulator) -> None:
@@ -57,60 +57,60 @@ def test_only_a_manual_clock_can_be_advanced(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("speed", [0, -1, float("nan")])
-def test_a_speed_that_makes_no_sense_is_refused(speed: float) -> None:
+def test_an_invalid_speed_is_rejected(speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
         Emulator(speed=speed)
 
 
-def test_tokens_come_when_the_clock_says_so(still: Emulator, clock: ManualClock) -> None:
-    still.script(["One two three."])
+def test_streamed_tokens_follow_the_clock(manual: Emulator, clock: ManualClock) -> None:
+    manual.script(["One two three."])
     arrived: list[str] = []
 
     def listen() -> None:
         with (
-            connect(still) as client,
-            client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as reply,
+            connect(manual) as client,
+            client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as response,
         ):
-            arrived.extend(line for line in reply.iter_lines() if line)
+            arrived.extend(line for line in response.iter_lines() if line)
 
     listener = threading.Thread(target=listen)
     listener.start()
     clock.until_sleeping()
     assert arrived == []
-    still.advance(0.2)
+    manual.advance(0.2)
     clock.until_sleeping()
     assert listener.is_alive()
-    still.advance(60)
+    manual.advance(60)
     listener.join(10)
     assert arrived[-1] == "data: [DONE]"
 
 
-def test_a_whole_reply_waits_for_all_its_tokens(still: Emulator, clock: ManualClock) -> None:
-    still.script(["One two three."])
-    replies: list[httpx.Response] = []
+def test_an_unstreamed_reply_arrives_after_all_its_tokens(manual: Emulator, clock: ManualClock) -> None:
+    manual.script(["One two three."])
+    responses: list[httpx.Response] = []
 
     def ask() -> None:
-        with connect(still) as client:
-            replies.append(client.post("/v1/chat/completions", json=chat()))
+        with connect(manual) as client:
+            responses.append(client.post("/v1/chat/completions", json=chat()))
 
     asker = threading.Thread(target=ask)
     asker.start()
     clock.until_sleeping()
-    still.advance(60)
+    manual.advance(60)
     asker.join(10)
-    assert replies[0].json()["choices"][0]["message"]["content"] == "One two three."
+    assert responses[0].json()["choices"][0]["message"]["content"] == "One two three."
 
 
-async def test_the_clock_is_advanced_from_a_loop_without_blocking_it(clock: ManualClock) -> None:
+async def test_the_clock_can_be_advanced_without_blocking_the_event_loop(clock: ManualClock) -> None:
     async with Emulator(clock=clock) as emulator:
         headers = {"x-api-key": emulator.api_key}
         async with httpx.AsyncClient(base_url=emulator.base_url, headers=headers, trust_env=False) as client:
-            asked = asyncio.ensure_future(client.post("/v1/chat/completions", json=chat()))
+            request = asyncio.ensure_future(client.post("/v1/chat/completions", json=chat()))
             await asyncio.to_thread(clock.until_sleeping)
             await emulator.aadvance(60)
-            assert (await asked).status_code == 200
+            assert (await request).status_code == 200
 
 
-def test_waiting_for_sleepers_ends(clock: ManualClock) -> None:
+def test_waiting_for_sleepers_times_out(clock: ManualClock) -> None:
     with pytest.raises(TimeoutError, match="0 of 1"):
         clock.until_sleeping(timeout=0.0)

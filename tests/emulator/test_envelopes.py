@@ -1,4 +1,4 @@
-"""Keys, refusals and what every reply carries."""
+"""API keys, rejections, and the headers of every response."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from tests.emulator.wire import chat, connect, image, message, video
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/tasks"])
-def test_the_key_is_taken_from_either_header(emulator: Emulator, headers: dict[str, str], path: str) -> None:
-    given = {name: value.format(key=emulator.api_key) for name, value in headers.items()}
-    reply = httpx.get(emulator.base_url + path, headers=given, trust_env=False)
-    assert reply.status_code == 200
+def test_the_key_is_accepted_in_either_header(emulator: Emulator, headers: dict[str, str], path: str) -> None:
+    filled = {name: value.format(key=emulator.api_key) for name, value in headers.items()}
+    response = httpx.get(emulator.base_url + path, headers=filled, trust_env=False)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -38,31 +38,31 @@ def test_the_key_is_taken_from_either_header(emulator: Emulator, headers: dict[s
 @pytest.mark.parametrize(
     "path", ["/v1/models", "/v1/tasks/task_1", "/v1/chat/completions", "/v1/no-such-thing"]
 )
-def test_a_wrong_key_is_a_401_in_openai_s_envelope(
+def test_a_wrong_key_is_a_401_in_openais_envelope(
     emulator: Emulator, headers: dict[str, str], path: str
 ) -> None:
-    reply = httpx.get(emulator.base_url + path, headers=headers, trust_env=False)
-    assert reply.status_code == 401
-    assert reply.json()["error"]["type"] == "authentication_error"
-    assert set(reply.json()["error"]) == {"message", "type", "code", "param"}
+    response = httpx.get(emulator.base_url + path, headers=headers, trust_env=False)
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "authentication_error"
+    assert set(response.json()["error"]) == {"message", "type", "code", "param"}
 
 
-def test_a_wrong_key_is_a_401_in_anthropic_s_envelope_under_messages(emulator: Emulator) -> None:
-    reply = httpx.post(emulator.base_url + "/v1/messages", json=message(), trust_env=False)
-    assert reply.status_code == 401
-    body = reply.json()
+def test_a_wrong_key_is_a_401_in_anthropics_envelope_on_messages(emulator: Emulator) -> None:
+    response = httpx.post(emulator.base_url + "/v1/messages", json=message(), trust_env=False)
+    assert response.status_code == 401
+    body = response.json()
     assert body["type"] == "error"
     assert body["error"]["type"] == "authentication_error"
-    assert body["request_id"] == reply.headers["request-id"] == reply.headers["x-request-id"]
+    assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
 
 
-def test_an_unknown_route_or_method_is_refused_in_the_envelope_of_its_path(client: httpx.Client) -> None:
+def test_an_unknown_route_or_method_is_rejected_in_its_paths_envelope(client: httpx.Client) -> None:
     assert client.get("/v1/no-such-thing").json()["error"]["code"] == "unknown_route"
     assert client.get("/v1/chat/completions").status_code == 405
     assert client.get("/v1/messages/no-such-thing").json()["error"]["type"] == "not_found_error"
 
 
-def test_another_key_can_be_set() -> None:
+def test_the_api_key_can_be_configured() -> None:
     with Emulator(api_key="pcc_live_other") as emulator, connect(emulator) as client:
         assert client.get("/v1/models").status_code == 200
         assert (
@@ -70,28 +70,28 @@ def test_another_key_can_be_set() -> None:
         )
 
 
-def test_every_reply_has_its_own_request_id_and_the_state_of_the_rate_limit(client: httpx.Client) -> None:
+def test_every_response_has_a_unique_id_and_rate_limit_headers(client: httpx.Client) -> None:
     first, second = client.get("/v1/models"), client.post("/v1/chat/completions", json={})
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
-    remaining = [int(reply.headers["x-ratelimit-remaining-requests"]) for reply in (first, second)]
+    remaining = [int(response.headers["x-ratelimit-remaining-requests"]) for response in (first, second)]
     assert remaining[0] - remaining[1] == 1
 
 
-def test_one_request_too_many_in_a_minute_is_a_429_that_says_how_long_to_wait(clock: object) -> None:
+def test_exceeding_the_rate_limit_is_a_429_with_retry_after(clock: object) -> None:
     from piccc.emulator import ManualClock
 
     assert isinstance(clock, ManualClock)
     with Emulator(clock=clock, requests_per_minute=2) as emulator, connect(emulator) as client:
         assert [client.get("/v1/models").status_code for _ in range(2)] == [200, 200]
         emulator.advance(20)
-        refused = client.get("/v1/models")
-        assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
-        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        rejected = client.get("/v1/models")
+        assert (rejected.status_code, rejected.headers["retry-after"]) == (429, "40")
+        assert rejected.json()["error"]["code"] == "rate_limit_exceeded"
         emulator.advance(40)
         assert client.get("/v1/models").status_code == 200
 
 
-NO_SCHEMAS: list[dict[str, Any]] = [
+INVALID_SCHEMAS: list[dict[str, Any]] = [
     {"properties": {"a": {"type": "any"}}},
     {"properties": {"a": "string"}},
     {"properties": None},
@@ -165,7 +165,7 @@ NO_SCHEMAS: list[dict[str, Any]] = [
                 400,
                 "response_format.json_schema.schema",
             )
-            for schema in NO_SCHEMAS
+            for schema in INVALID_SCHEMAS
         ),
         *(
             (
@@ -179,7 +179,7 @@ NO_SCHEMAS: list[dict[str, Any]] = [
                 400,
                 "tools.1.function.parameters",
             )
-            for schema in NO_SCHEMAS
+            for schema in INVALID_SCHEMAS
         ),
         ("/v1/images/tasks", {"prompt": "x"}, 422, "model"),
         ("/v1/images/tasks", image(aspect_ratio="7:1"), 422, "aspect_ratio"),
@@ -191,12 +191,12 @@ NO_SCHEMAS: list[dict[str, Any]] = [
         ("/v1/videos/tasks", video(duration_seconds="6"), 422, "duration_seconds"),
     ],
 )
-def test_a_wrong_field_is_named(
+def test_an_invalid_field_is_named(
     client: httpx.Client, path: str, body: object, status: int, field: str
 ) -> None:
-    reply = client.post(path, json=body)
-    assert reply.status_code == status
-    error = reply.json()["error"]
+    response = client.post(path, json=body)
+    assert response.status_code == status
+    error = response.json()["error"]
     assert error["param"] == field
     assert error["message"].startswith(field)
 
@@ -216,7 +216,7 @@ def test_a_wrong_field_is_named(
         (message(tool_choice={"type": "tool", "name": "x"}), "tool_choice.name"),
         *(
             (message(tools=[{"name": "x", "input_schema": schema}]), "tools.0.input_schema")
-            for schema in NO_SCHEMAS
+            for schema in INVALID_SCHEMAS
         ),
         (message(output_format={"type": "json_schema", "schema": {"type": "any"}}), "output_format.schema"),
         (
@@ -225,11 +225,11 @@ def test_a_wrong_field_is_named(
         ),
     ],
 )
-def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object, field: str) -> None:
-    reply = client.post("/v1/messages", json=body)
-    assert reply.status_code == 400
-    assert reply.json()["error"]["type"] == "invalid_request_error"
-    assert reply.json()["error"]["message"].startswith(field)
+def test_an_invalid_message_field_is_named(client: httpx.Client, body: object, field: str) -> None:
+    response = client.post("/v1/messages", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert response.json()["error"]["message"].startswith(field)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +245,13 @@ def test_a_wrong_field_of_a_message_is_named(client: httpx.Client, body: object,
         {"properties": {"a": {"maxLength": 3.0, "minLength": 1.0}}, "required": ["a"]},
     ],
 )
-def test_an_odd_schema_that_is_one_is_taken(client: httpx.Client, schema: dict[str, Any]) -> None:
+def test_an_unusual_but_valid_schema_is_accepted(client: httpx.Client, schema: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "note", "parameters": schema}}
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    for fields in ({"tools": [tool], "tool_choice": "required"}, {"response_format": wanted}):
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for fields in ({"tools": [tool], "tool_choice": "required"}, {"response_format": response_format}):
         assert client.post("/v1/chat/completions", json=chat(**fields)).status_code == 200
-    offer = {"name": "note", "input_schema": schema}
-    body = message(tools=[offer], tool_choice={"type": "any"})
+    anthropic_tool = {"name": "note", "input_schema": schema}
+    body = message(tools=[anthropic_tool], tool_choice={"type": "any"})
     assert client.post("/v1/messages", json=body).status_code == 200
 
 
@@ -263,24 +263,24 @@ def test_an_odd_schema_that_is_one_is_taken(client: httpx.Client, schema: dict[s
         {"anyOf": [{"$ref": "#"}, {"type": "object"}]},
     ],
 )
-def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(
+def test_an_unresolvable_schema_is_rejected_with_the_reason(
     client: httpx.Client, schema: dict[str, Any]
 ) -> None:
     tool = {"type": "function", "function": {"name": "note", "parameters": schema}}
-    reply = client.post("/v1/chat/completions", json=chat(tools=[tool], tool_choice="required"))
-    assert reply.status_code == 400
-    assert "The schema cannot be resolved" in reply.json()["error"]["message"]
+    response = client.post("/v1/chat/completions", json=chat(tools=[tool], tool_choice="required"))
+    assert response.status_code == 400
+    assert "The schema cannot be resolved" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"a": NaN}', b"\xff", b"[" * 100_000])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/images/tasks"])
-def test_a_body_that_is_no_json_object_is_refused(client: httpx.Client, path: str, body: bytes) -> None:
-    reply = client.post(path, content=body)
-    assert reply.status_code in (400, 422)
-    assert reply.json()["error"]["type"] == "invalid_request_error"
+def test_a_body_that_is_not_a_json_object_is_rejected(client: httpx.Client, path: str, body: bytes) -> None:
+    response = client.post(path, content=body)
+    assert response.status_code in (400, 422)
+    assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_whole_number_may_be_written_with_a_point(client: httpx.Client) -> None:
+def test_an_integer_may_be_written_as_a_float(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", json=chat(max_tokens=50.0)).status_code == 200
     assert client.post("/v1/videos/tasks", json=video(duration_seconds=2.0)).json()["duration_seconds"] == 2
 
@@ -295,19 +295,19 @@ ROUTES = {
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("model", ["piccc-next", "piccc-pro", "piccc-image", "piccc-video"])
-def test_a_model_must_be_listed_for_its_route(client: httpx.Client, route: str, model: str) -> None:
+def test_a_model_is_accepted_only_on_its_own_route(client: httpx.Client, route: str, model: str) -> None:
     path, body = ROUTES[route]
-    fits = body()["model"] == model
-    reply = client.post(path, json=body(**({} if fits else {"model": model})))
-    assert reply.status_code == ((200 if route in ("chat", "messages") else 202) if fits else 404)
-    if not fits:
-        assert reply.json()["error"]["message"].startswith("model: ")
-        assert body()["model"] in reply.json()["error"]["message"]
+    accepted = body()["model"] == model
+    response = client.post(path, json=body(**({} if accepted else {"model": model})))
+    assert response.status_code == ((200 if route in ("chat", "messages") else 202) if accepted else 404)
+    if not accepted:
+        assert response.json()["error"]["message"].startswith("model: ")
+        assert body()["model"] in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("options", [{"models": ["my-model"]}, {"strict": False}])
 @pytest.mark.parametrize("route", ROUTES)
-def test_other_models_can_be_listed_or_all_accepted(route: str, options: dict[str, Any]) -> None:
+def test_other_models_can_be_configured_or_all_accepted(route: str, options: dict[str, Any]) -> None:
     path, body = ROUTES[route]
     with Emulator(speed=math.inf, **options) as emulator, connect(emulator) as client:
         assert client.post(path, json=body(model="my-model")).is_success
@@ -319,7 +319,7 @@ def test_other_models_can_be_listed_or_all_accepted(route: str, options: dict[st
 
 
 @pytest.mark.parametrize(
-    ("route", "field", "meant"),
+    ("route", "field", "expected"),
     [
         ("chat", "max_token", "max_tokens"),
         ("chat", "maxTokens", "max_tokens"),
@@ -337,13 +337,13 @@ def test_other_models_can_be_listed_or_all_accepted(route: str, options: dict[st
         ("video", "duration_second", "duration_seconds"),
     ],
 )
-def test_a_near_miss_of_a_field_is_refused(
-    emulator: Emulator, client: httpx.Client, route: str, field: str, meant: str
+def test_a_misspelled_field_is_rejected_with_the_likely_name(
+    emulator: Emulator, client: httpx.Client, route: str, field: str, expected: str
 ) -> None:
     path, body = ROUTES[route]
-    reply = client.post(path, json=body(**{field: "x"}))
-    assert reply.status_code == (400 if route in ("chat", "messages") else 422)
-    assert reply.json()["error"]["message"] == (f"{field}: unknown field. Did you mean {meant}?")
+    response = client.post(path, json=body(**{field: "x"}))
+    assert response.status_code == (400 if route in ("chat", "messages") else 422)
+    assert response.json()["error"]["message"] == (f"{field}: unknown field. Did you mean {expected}?")
     assert (emulator.requests[-1].param, emulator.charges) == (field, [])
     with Emulator(speed=math.inf, strict=False) as lenient, connect(lenient) as other:
         assert other.post(path, json=body(**{field: "x"})).is_success
@@ -361,7 +361,7 @@ def test_a_near_miss_of_a_field_is_refused(
         ("video", ["fps", "camera_fixed", "surprise"]),
     ],
 )
-def test_another_unknown_field_is_accepted_and_marked(
+def test_other_unknown_fields_are_accepted_and_recorded(
     emulator: Emulator, client: httpx.Client, route: str, fields: list[str]
 ) -> None:
     path, body = ROUTES[route]
@@ -369,63 +369,65 @@ def test_another_unknown_field_is_accepted_and_marked(
     assert emulator.requests[-1].ignored_fields == fields
 
 
-def test_a_body_is_bounded_before_it_is_read_and_after_the_key_is_checked(emulator: Emulator) -> None:
-    """A body that was announced too large is refused before any of it came, one without a key is not read."""
+def test_the_key_and_the_declared_size_are_checked_before_the_body(emulator: Emulator) -> None:
+    """A body that is declared too large is rejected unread, and so is one without a key."""
 
-    def answer(head: str) -> bytes:
+    def status_line(head: str) -> bytes:
         address = urlsplit(emulator.base_url)
         with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
             connection.sendall(f"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n{head}\r\n\r\n".encode())
             return connection.recv(65536)
 
     key = f"x-api-key: {emulator.api_key}\r\n"
-    assert answer(f"{key}content-length: 1000000000").startswith(b"HTTP/1.1 413 ")
-    assert answer("content-length: 1000000000").startswith(b"HTTP/1.1 401 ")
-    assert answer("transfer-encoding: chunked").startswith(b"HTTP/1.1 401 ")
+    assert status_line(f"{key}content-length: 1000000000").startswith(b"HTTP/1.1 413 ")
+    assert status_line("content-length: 1000000000").startswith(b"HTTP/1.1 401 ")
+    assert status_line("transfer-encoding: chunked").startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_large_request_does_not_hold_up_others(emulator: Emulator, client: httpx.Client) -> None:
-    began, done = threading.Event(), threading.Event()
+def test_a_large_request_does_not_block_others(emulator: Emulator, client: httpx.Client) -> None:
+    started, done = threading.Event(), threading.Event()
 
     def wait(request: object) -> str:
-        began.set()
+        started.set()
         done.wait(60)
         return "Read."
 
     emulator.rule(lambda request: len(request.turns[0].text) > 100_000, wait)
     with ThreadPoolExecutor() as pool:
         large = pool.submit(client.post, "/v1/chat/completions", json=chat("word " * 100_000))
-        assert began.wait(60)
+        assert started.wait(60)
         assert client.post("/v1/chat/completions", json=chat()).status_code == 200
         done.set()
         assert large.result().json()["choices"][0]["message"]["content"] == "Read."
 
 
 @pytest.mark.parametrize("route", ["chat", "messages"])
-def test_a_prompt_beyond_the_context_window_is_refused(
+def test_a_prompt_beyond_the_context_window_is_rejected(
     emulator: Emulator, client: httpx.Client, route: str
 ) -> None:
     path, body = ROUTES[route]
-    reply = client.post(path, json=body("word " * 600_000))
-    said = {"chat": "maximum context length is 128000 tokens", "messages": "prompt is too long: "}[route]
-    assert (reply.status_code, emulator.charges) == (400, [])
-    assert said in reply.json()["error"]["message"]
+    response = client.post(path, json=body("word " * 600_000))
+    expected = {"chat": "maximum context length is 128000 tokens", "messages": "prompt is too long: "}[route]
+    assert (response.status_code, emulator.charges) == (400, [])
+    assert expected in response.json()["error"]["message"]
     assert emulator.requests[-1].body["model"] == "piccc-pro"
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/openapi.json", "/v1/models", "/v1/tasks", "/files/x.png"])
-def test_every_route_is_for_this_machine_only(emulator: Emulator, client: httpx.Client, path: str) -> None:
-    """A page elsewhere may point a name of its own at this machine (DNS rebinding)."""
+def test_every_route_rejects_foreign_host_headers(
+    emulator: Emulator, client: httpx.Client, path: str
+) -> None:
+    """A remote web page can point its own host name at this machine (DNS rebinding)."""
     assert client.get(path, headers={"host": "evil.example"}).status_code == 403
     assert client.get(path, headers={"host": "localhost:1"}).status_code != 403 or path.startswith("/files")
 
 
-def test_health_needs_no_key_and_is_not_logged(emulator: Emulator) -> None:
-    reply = httpx.get(emulator.base_url + "/health", trust_env=False, timeout=60)
-    assert (reply.status_code, reply.json(), emulator.requests) == (200, {"status": "ok"}, [])
+def test_the_health_route_needs_no_key_and_is_not_recorded(emulator: Emulator) -> None:
+    response = httpx.get(emulator.base_url + "/health", trust_env=False, timeout=60)
+    assert (response.status_code, response.json(), emulator.requests) == (200, {"status": "ok"}, [])
 
 
-def test_the_models_are_listed_and_can_be_read_one_by_one(client: httpx.Client) -> None:
+def test_models_are_listed_and_can_be_read_individually(client: httpx.Client) -> None:
     listed = client.get("/v1/models").json()
     names = [model["id"] for model in listed["data"]]
     assert names == ["piccc-flash", "piccc-pro", "piccc-ultra", "piccc-image", "piccc-video"]
@@ -436,26 +438,26 @@ def test_the_models_are_listed_and_can_be_read_one_by_one(client: httpx.Client) 
 @pytest.mark.parametrize(
     "path", ["/v1/tasks?limit=" + "9" * 5000, "/v1/tasks?limit=٣", "/v1/tasks?cursor=" + "9" * 5000]
 )
-def test_a_number_of_any_length_or_script_breaks_nothing(client: httpx.Client, path: str) -> None:
+def test_numbers_of_any_length_or_script_are_handled(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code in (400, 404)
     assert client.get(path, headers={"x-piccc-fault": "drift"}).status_code in (200, 400)
 
 
 @pytest.mark.parametrize("host", ["[", "evil.example:99999", "a b"])
-def test_a_strange_host_breaks_nothing(emulator: Emulator, host: str) -> None:
-    reply = httpx.get(emulator.base_url + "/emulator/feed", headers={"host": host}, trust_env=False)
-    assert reply.status_code in (400, 403)
+def test_a_malformed_host_header_is_rejected(emulator: Emulator, host: str) -> None:
+    response = httpx.get(emulator.base_url + "/emulator/feed", headers={"host": host}, trust_env=False)
+    assert response.status_code in (400, 403)
 
 
-def test_a_failure_of_the_emulator_itself_is_a_500_in_the_envelope_and_is_reported(
+def test_an_internal_error_is_a_500_in_the_envelope_and_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(ask: object) -> str:
+    def fail(request: object) -> str:
         raise ZeroDivisionError("in a script")
 
     with Emulator() as emulator, connect(emulator) as client:
         emulator.script([fail])
-        reply = client.post("/v1/messages", json=message())
-    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "api_error")
+        response = client.post("/v1/messages", json=message())
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "api_error")
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
     caplog.clear()

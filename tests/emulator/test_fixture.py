@@ -1,4 +1,4 @@
-"""The pytest fixture, as a user's own tests find it."""
+"""The pytest fixture, as users' own tests see it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from piccc.emulator import Emulator
 USER_TEST = """
 import json, os, sys, urllib.request
 
-def test_nothing_heavy_is_loaded_before_it_is_used():
+def test_nothing_heavy_is_imported_before_first_use():
     assert not {"piccc.emulator", "httptools", "pydantic", "httpx"} & set(sys.modules)
     assert "PICCC_BASE_URL" not in os.environ
 
@@ -24,10 +24,10 @@ def test_it_sets_the_environment(piccc_emulator):
         assert json.load(reply)["data"]
     assert [record.path for record in piccc_emulator.requests] == ["/v1/models"]
 
-def test_each_test_has_its_own(piccc_emulator):
+def test_each_test_gets_a_fresh_emulator(piccc_emulator):
     assert piccc_emulator.requests == []
 
-def test_the_environment_is_left_as_it_was():
+def test_the_environment_is_restored():
     assert not {"PICCC_BASE_URL", "PICCC_IMAGE_MODEL", "NO_PROXY", "no_proxy"} & set(os.environ)
 """
 
@@ -51,7 +51,7 @@ def test_a_file_is_named_after_its_test(piccc_emulator, city):
 
 
 def run_pytest(folder: Path, **environment: str) -> str:
-    """Run pytest in a folder with our plugin alone; other plugins load what they like."""
+    """Run pytest in a folder with only our plugin, as other plugins may import anything."""
     options = ["-q", "-W", "error", "-p", "piccc", "-p", "no:cacheprovider", "--strict-markers"]
     run = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "pytest", *options, "."],
@@ -63,12 +63,12 @@ def run_pytest(folder: Path, **environment: str) -> str:
     return run.stdout + run.stderr
 
 
-def test_the_fixture_is_found_by_its_entry_point(tmp_path: Path) -> None:
+def test_the_fixture_is_loaded_through_its_entry_point(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(USER_TEST)
     assert "4 passed" in run_pytest(tmp_path, HTTP_PROXY="http://127.0.0.1:1")
 
 
-def test_a_marked_test_is_recorded_once_from_the_server_in_the_environment(tmp_path: Path) -> None:
+def test_a_marked_test_is_recorded_once_and_then_replayed(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(RECORDED_TEST)
     assert "does not exist yet" in run_pytest(tmp_path)
     with Emulator() as live:

@@ -1,4 +1,4 @@
-"""LangChain's standard tests through its adapters for OpenAI and Anthropic, with the emulator behind them."""
+"""LangChain's standard tests for its OpenAI and Anthropic adapters, run on the emulator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 from piccc.emulator import Emulator
 
-# The adapters never close their clients, share one between loops, and give advice: none of it is judged here.
+# The adapters never close their clients, share them between event loops, and warn. None of it matters here.
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::UserWarning"),
@@ -42,23 +42,23 @@ def served() -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def environment(served: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lead both adapters to the emulator, and give local files instead of those that the suite downloads."""
+    """Point both adapters at the emulator, and replace the suite's downloads with local files."""
     monkeypatch.setenv("OPENAI_API_KEY", served.api_key)
     monkeypatch.setenv("OPENAI_BASE_URL", f"{served.base_url}/v1")
     monkeypatch.setenv("ANTHROPIC_API_KEY", served.api_key)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", served.base_url)
-    monkeypatch.setattr(suite.httpx, "get", lambda url, **options: SimpleNamespace(content=local(url)))
+    monkeypatch.setattr(suite.httpx, "get", lambda url, **options: SimpleNamespace(content=local_file(url)))
 
 
-def local(url: str) -> bytes:
-    """Return a small file of the kind that a URL names."""
+def local_file(url: str) -> bytes:
+    """Return a small file of the type in the URL."""
     file = io.BytesIO()
     if url.endswith(".pdf"):
         file.write(b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n")
     elif url.endswith(".wav"):
-        with wave.open(file, "wb") as sound:
-            sound.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
-            sound.writeframes(bytes(1600))
+        with wave.open(file, "wb") as audio:
+            audio.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
+            audio.writeframes(bytes(1600))
     else:
         Image.new("RGB", (16, 16), "teal").save(file, "PNG")
     return file.getvalue()
@@ -108,15 +108,19 @@ class TestChatAnthropic(ChatModelIntegrationTests):
     """Through `/v1/messages`."""
 
     @pytest.mark.xfail(
-        reason="its history has a thought that Anthropic signed, which a strict server refuses",
+        reason="its history has a thinking block signed by Anthropic, which a strict server rejects",
         raises=BadRequestError,
         strict=True,
     )
     def test_anthropic_inputs(self, model: BaseChatModel) -> None:
-        """A strict server refuses it; first, a loose one takes it."""
-        with Emulator(speed=math.inf, strict=False) as loose:
-            loosened: Any = {**self.chat_model_params, "base_url": loose.base_url, "api_key": loose.api_key}
-            super().test_anthropic_inputs(ChatAnthropic(**loosened))
+        """Assert that a lenient server accepts the request and a strict one rejects it."""
+        with Emulator(speed=math.inf, strict=False) as lenient:
+            options: Any = {
+                **self.chat_model_params,
+                "base_url": lenient.base_url,
+                "api_key": lenient.api_key,
+            }
+            super().test_anthropic_inputs(ChatAnthropic(**options))
         super().test_anthropic_inputs(model)
 
     @property
@@ -157,19 +161,19 @@ class TestChatAnthropic(ChatModelIntegrationTests):
 
 
 @pytest.mark.parametrize("model", ["openai", "anthropic"])
-def test_an_agent_finishes_a_task_of_three_steps(model: str) -> None:
-    called: list[tuple[str, Any]] = []
+def test_an_agent_completes_a_task_with_two_dependent_calls(model: str) -> None:
+    calls: list[tuple[str, Any]] = []
 
     @tool
     def get_weather(city: str) -> str:
         """Get the weather of a city."""
-        called.append(("get_weather", city))
+        calls.append(("get_weather", city))
         return "rain, 11 degrees"
 
     @tool
     def send_email(to: str, body: str) -> str:
         """Send an e-mail to an address."""
-        called.append(("send_email", to))
+        calls.append(("send_email", to))
         return "sent"
 
     chat = (
@@ -178,9 +182,9 @@ def test_an_agent_finishes_a_task_of_three_steps(model: str) -> None:
         else ChatAnthropic(model_name="piccc-pro", max_tokens_to_sample=2000, timeout=None, stop=None)
     )
     agent = create_agent(chat, [get_weather, send_email])
-    asked = "Get the weather of Oslo, then send an e-mail with the result to ada@example.com."
-    messages = agent.invoke({"messages": [("user", asked)]})["messages"]
-    assert called == [("get_weather", "Oslo"), ("send_email", "ada@example.com")]
+    prompt = "Get the weather of Oslo, then send an e-mail with the result to ada@example.com."
+    messages = agent.invoke({"messages": [("user", prompt)]})["messages"]
+    assert calls == [("get_weather", "Oslo"), ("send_email", "ada@example.com")]
     assert messages[-1].type == "ai"
     assert not messages[-1].tool_calls
     assert messages[-1].text

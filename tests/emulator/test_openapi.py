@@ -1,4 +1,4 @@
-"""The OpenAPI document: honest, and true."""
+"""The OpenAPI document: the emulator conforms to it, and it marks what is documented."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from piccc.emulator import Emulator
 from piccc.emulator.openapi import document
 
-# Each corner of each schema is a thousand requests: for the lenient emulator, whose answers are all judged,
-# and not for the counting of tokens, whose fields are all those of a message.
+# The coverage phase takes a thousand requests. It runs on the lenient emulator, whose responses
+# are all checked, but not on token counting, whose fields are the same as a message's.
 DRAWN_ONLY = {"phases": {"coverage": {"enabled": False}}}
 COUNTED = {"include-path": "/v1/messages/count_tokens", **DRAWN_ONLY}
 api, corners = (
@@ -31,46 +31,46 @@ EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_h
 
 @pytest.fixture(scope="module", params=[True, False], ids=["strict", "lenient"])
 def strict(request: pytest.FixtureRequest) -> bool:
-    """Try both a strict emulator and a lenient one."""
+    """Run with a strict emulator and with a lenient one."""
     return bool(request.param)
 
 
 @pytest.fixture(scope="module")
 def served(strict: bool) -> Iterator[Emulator]:
-    """Run an emulator for all that is tried here."""
+    """Run one emulator for the whole module."""
     with Emulator(speed=math.inf, strict=strict) as emulator:
         yield emulator
 
 
 def holds_together(body: Any) -> bool:
-    """Return whether a body's parts fit one another, which a JSON Schema cannot say.
+    """Return whether a body is consistent in ways that JSON Schema cannot express.
 
-    A tool that must be called is on offer, a result answers a call, inline data is what it says it is, and
-    what is given as a JSON Schema is one.
+    A forced tool must be offered, a result must answer a call, inline data must match its declared type, and
+    a JSON Schema must be valid.
     """
-    unsaid = ("tool_call_id", "tool_use_id", "data:", "base64", "input_audio", "file", "arguments")
+    unexpressed = ("tool_call_id", "tool_use_id", "data:", "base64", "input_audio", "file", "arguments")
     if not isinstance(body, dict):
-        return not any(part in repr(body) for part in unsaid)
+        return not any(part in repr(body) for part in unexpressed)
     choice = body.get("tool_choice")
     forced = choice == "required" or (isinstance(choice, dict) and choice.get("type") not in ("auto", "none"))
     return (
         not forced
-        and not any(part in repr(body) for part in unsaid)
+        and not any(part in repr(body) for part in unexpressed)
         and all(map(is_schema, schemas_in(body)))
     )
 
 
 def schemas_in(value: Any) -> Iterator[Any]:
-    """Yield what stands where a request gives a JSON Schema."""
-    for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+    """Yield every value in a request that should be a JSON Schema."""
+    for name, child in value.items() if isinstance(value, dict) else enumerate(value):
         if name in ("input_schema", "parameters", "schema"):
-            yield each
-        elif isinstance(each, dict | list):
-            yield from schemas_in(each)
+            yield child
+        elif isinstance(child, dict | list):
+            yield from schemas_in(child)
 
 
 def is_schema(value: Any) -> bool:
-    """Return whether a value is a JSON Schema."""
+    """Return whether a value is a valid JSON Schema."""
     try:
         Draft202012Validator.check_schema(value)
     except SchemaError:
@@ -81,15 +81,15 @@ def is_schema(value: Any) -> bool:
 @corners.parametrize()
 @pytest.mark.parametrize("strict", [False], indirect=True)
 @EXAMPLES
-def test_the_lenient_emulator_does_what_its_document_says(case: Any, served: Emulator) -> None:
+def test_the_lenient_emulator_conforms_to_its_document(case: Any, served: Emulator) -> None:
     validate(case, served, [] if holds_together(case.body) else [positive_data_acceptance])
 
 
-# What strict servers refuse besides is told by no JSON Schema: whether a call has its result, for one.
+# JSON Schema cannot express all that strict servers reject: for example, a call without its result.
 @api.parametrize()
 @pytest.mark.parametrize("strict", [True], indirect=True)
 @EXAMPLES
-def test_the_strict_emulator_does_what_its_document_says(case: Any, served: Emulator) -> None:
+def test_the_strict_emulator_conforms_to_its_document(case: Any, served: Emulator) -> None:
     validate(case, served, [positive_data_acceptance])
 
 
@@ -98,21 +98,25 @@ def validate(case: Any, served: Emulator, excluded: list[Any]) -> None:
     response = case.call(**to)
     sent = parse_qs(urlsplit(response.request.url).query, keep_blank_values=True)
     if not dict(case.query or {}).keys() <= sent.keys():
-        # A list of nothing leaves no trace in a URL, so that what is wrong with it has not arrived.
+        # An empty list is absent from the URL, so the server cannot reject it.
         excluded = [*excluded, negative_data_rejection]
     case.validate_response(response, headers=to["headers"], excluded_checks=excluded, transport_kwargs=to)
 
 
-def test_the_document_says_where_it_was_found(served: Emulator) -> None:
-    found = httpx.get(f"{served.base_url}/openapi.json", trust_env=False).json()
-    assert found.pop("servers") == [{"url": served.base_url}]
-    assert found == document()
+def test_the_served_document_names_its_server(served: Emulator) -> None:
+    served_document = httpx.get(f"{served.base_url}/openapi.json", trust_env=False).json()
+    assert served_document.pop("servers") == [{"url": served.base_url}]
+    assert served_document == document()
 
 
-def test_only_what_the_provider_documents_is_marked_so() -> None:
+def test_only_provider_documented_fields_are_marked_documented() -> None:
     schemas = document()["components"]["schemas"]
     documented = {
-        name: [field for field, drawn in schema["properties"].items() if drawn["x-piccc"] == "documented"]
+        name: [
+            field
+            for field, field_schema in schema["properties"].items()
+            if field_schema["x-piccc"] == "documented"
+        ]
         for name, schema in schemas.items()
         if "properties" in schema
     }
@@ -126,16 +130,19 @@ def test_only_what_the_provider_documents_is_marked_so() -> None:
     }
 
 
-def test_the_fields_of_a_count_are_those_of_a_message() -> None:
+def test_count_request_fields_match_message_request_fields() -> None:
     schemas = document()["components"]["schemas"]
     message, count = (
-        {field: {**drawn, "x-piccc": ""} for field, drawn in schemas[name]["properties"].items()}
+        {
+            field: {**field_schema, "x-piccc": ""}
+            for field, field_schema in schemas[name]["properties"].items()
+        }
         for name in ("MessageRequest", "CountRequest")
     )
     assert {field: message.get(field) for field in count} == count
 
 
-def test_every_operation_says_whether_it_is_documented() -> None:
+def test_assumed_operations_are_marked() -> None:
     operations = [operation for path in document()["paths"].values() for operation in path.values()]
     assumed = [operation["operationId"] for operation in operations if operation["x-piccc"] == "assumed"]
     assert assumed == ["countTokens", "listModels", "getModel"]

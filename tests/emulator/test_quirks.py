@@ -1,4 +1,4 @@
-"""The variants of the wire that a client must read."""
+"""Wire-format variants that a client must be able to read."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from tests.emulator.wire import chat, connect, image
 
 
 def task_with(*quirks: str, fault: str | None = None) -> dict[str, Any]:
-    """Order an image from an emulator with these quirks, and read its task."""
+    """Submit an image to an emulator with these quirks, and read its task."""
     with Emulator(quirks=quirks, speed=math.inf) as emulator, connect(emulator) as client:
         headers = {"x-piccc-fault": fault} if fault else {}
         submitted = client.post("/v1/images/tasks", json=image(), headers=headers).json()
-        known = submitted.get("data", submitted)
-        return dict(client.get(f"/v1/tasks/{known.get('task_id') or known['id']}").json())
+        data = submitted.get("data", submitted)
+        return dict(client.get(f"/v1/tasks/{data.get('task_id') or data['id']}").json())
 
 
-def test_every_quirk_changes_what_is_said() -> None:
+def test_every_serialization_quirk_changes_the_output() -> None:
     plain = Quirks()
     for name in NAMES - {"other-host", "page-numbers", "no-done"}:
         assert_changed(plain, Quirks(name))
 
 
 def assert_changed(plain: Quirks, quirky: Quirks) -> None:
-    """Hold that something which the emulator says differs under a quirk."""
-    assert any(said(quirky, *case) != said(plain, *case) for case in CASES), quirky.names
+    """Assert that a quirk changes the output of at least one case."""
+    assert any(serialized(quirky, *case) != serialized(plain, *case) for case in CASES), quirky.names
 
 
-def said(quirks: Quirks, status: str, error: Any) -> str:
-    """Return a task, a list and a stream as they are said under quirks."""
+def serialized(quirks: Quirks, status: str, error: Any) -> str:
+    """Return a list with one task, and a stream, serialized under quirks."""
     task: dict[str, Any] = {
         "task_id": "task_1",
         "type": "image",
@@ -69,7 +69,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("quirk", "where"),
+    ("quirk", "read_url"),
     [
         ("results", lambda task: task["results"][0]),
         ("plural", lambda task: task["images"][0]["url"]),
@@ -80,13 +80,13 @@ CASES = [
         ("result-json", lambda task: json.loads(task["resultJson"])["resultUrls"][0]),
     ],
 )
-def test_the_output_lies_elsewhere(quirk: str, where: Any) -> None:
+def test_output_urls_can_be_in_other_fields(quirk: str, read_url: Any) -> None:
     task = task_with(quirk)
     assert "result" not in task
-    assert where(task).startswith("http://127.0.0.1:")
+    assert read_url(task).startswith("http://127.0.0.1:")
 
 
-def test_names_and_times_are_written_otherwise() -> None:
+def test_fields_statuses_and_times_can_have_other_formats() -> None:
     task = task_with("id", "relative-urls", "poll-url", "milliseconds", "words-success")
     assert task["poll_url"] == f"/v1/tasks/{task['id']}"
     assert task["status"] == "success"
@@ -95,7 +95,7 @@ def test_names_and_times_are_written_otherwise() -> None:
     assert task_with("error-text", fault="failed")["error"] == "The generation failed."
 
 
-def test_outputs_can_lie_on_another_host() -> None:
+def test_outputs_can_be_on_another_host() -> None:
     with Emulator(quirks="other-host", speed=math.inf) as emulator, connect(emulator) as client:
         task_id = client.post("/v1/images/tasks", json=image()).json()["task_id"]
         url = client.get(f"/v1/tasks/{task_id}").json()["result"]["outputs"][0]["url"]
@@ -103,16 +103,16 @@ def test_outputs_can_lie_on_another_host() -> None:
         assert httpx.get(url, trust_env=False).status_code == 200
 
 
-def test_pages_can_have_numbers() -> None:
+def test_pages_can_be_numbered() -> None:
     with Emulator(quirks=["page-numbers", "items"]) as emulator, connect(emulator) as client:
-        made = [client.post("/v1/images/tasks", json=image()).json()["task_id"] for _ in range(5)][::-1]
+        ids = [client.post("/v1/images/tasks", json=image()).json()["task_id"] for _ in range(5)][::-1]
         pages = [
             client.get("/v1/tasks", params={"page": number, "page_size": 2}).json() for number in (1, 2, 3, 4)
         ]
     assert [[task["task_id"] for task in page["items"]] for page in pages] == [
-        made[:2],
-        made[2:4],
-        made[4:],
+        ids[:2],
+        ids[2:4],
+        ids[4:],
         [],
     ]
     assert {page["total"] for page in pages} == {5}
@@ -120,16 +120,16 @@ def test_pages_can_have_numbers() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_says_all_of_a_task_in_its_way(profile: str) -> None:
-    shown = task_with(profile)
-    task = shown.get("data", shown)
+def test_a_profile_changes_the_whole_task_format(profile: str) -> None:
+    body = task_with(profile)
+    task = body.get("data", body)
     assert task.get("status") in {"completed", "success", "succeed", "succeeded"}
     assert "http://127.0.0.1:" in json.dumps(task)
     assert "result" not in task
 
 
 def deltas(*quirks: str) -> list[dict[str, Any]]:
-    """Stream a reply with an emoji and two calls; return its deltas."""
+    """Stream a reply with an emoji and two calls; assert how it ends; return its deltas."""
     reply = Scripted("Look 🎉!", calls=[("get_weather", {"city": "Rome"}), ("get_weather", {"city": "Oslo"})])
     with Emulator(quirks=quirks, speed=math.inf) as emulator, connect(emulator) as client:
         emulator.script([reply])
@@ -140,12 +140,12 @@ def deltas(*quirks: str) -> list[dict[str, Any]]:
     return [chunk["choices"][0]["delta"] for chunk in chunks]
 
 
-def calls(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the parts of calls among deltas."""
-    return [part for delta in found for part in delta.get("tool_calls", ())]
+def calls(streamed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tool call parts of the deltas."""
+    return [part for delta in streamed for part in delta.get("tool_calls", ())]
 
 
-def test_calls_are_streamed_in_odd_ways() -> None:
+def test_streamed_calls_can_have_unusual_indexes_and_ids() -> None:
     assert [part["index"] for part in calls(deltas()) if "id" in part] == [0, 1]
     assert not any("index" in part for part in calls(deltas("no-index")))
     assert {part["index"] for part in calls(deltas("text-index"))} == {"0", "1"}
@@ -153,26 +153,26 @@ def test_calls_are_streamed_in_odd_ways() -> None:
     assert not any("id" in part for part in calls(deltas("no-call-ids")))
 
 
-def test_all_calls_can_come_whole_in_one_chunk() -> None:
-    found = [delta for delta in deltas("calls-at-once") if delta.get("tool_calls")]
-    assert len(found) == 1
-    given = [json.loads(call["function"]["arguments"]) for call in found[0]["tool_calls"]]
-    assert given == [{"city": "Rome"}, {"city": "Oslo"}]
+def test_all_calls_can_arrive_in_one_chunk() -> None:
+    with_calls = [delta for delta in deltas("calls-at-once") if delta.get("tool_calls")]
+    assert len(with_calls) == 1
+    arguments = [json.loads(call["function"]["arguments"]) for call in with_calls[0]["tool_calls"]]
+    assert arguments == [{"city": "Rome"}, {"city": "Oslo"}]
 
 
-def test_an_emoji_can_be_cut_between_its_halves() -> None:
+def test_an_emoji_can_be_split_between_its_surrogates() -> None:
     texts = [delta["content"] for delta in deltas("split-emoji") if delta.get("content")]
     assert "🎉" not in "".join(f"{text}|" for text in texts)
     joined = "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16")
     assert joined == "Look 🎉!"
 
 
-def test_null_and_empty_deltas_come_where_a_text_is_due() -> None:
+def test_deltas_can_be_null_or_empty_and_the_done_marker_missing() -> None:
     assert all("content" in delta for delta in deltas("null-content"))
     assert deltas("empty-first")[:3] == [{"role": "assistant", "content": ""}] * 3
     deltas("no-done")
 
 
-def test_an_unknown_quirk_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_quirk_error_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown quirk backwards; use one of .*words-pending"):
         Emulator(quirks="backwards")

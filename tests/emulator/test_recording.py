@@ -1,4 +1,4 @@
-"""Recordings: what another server said once, replayed to requests that mean the same."""
+"""Recordings: an upstream server's responses, replayed to equivalent requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.emulator.wire import chat, connect, image, message, video
 KEY = "pcc_live_0123456789"
 FAST = float("inf")
 BODIES: dict[str, Callable[..., dict[str, Any]]] = {"/v1/chat/completions": chat, "/v1/messages": message}
-NEW_EACH_TIME = (
+VARYING = (
     "id",
     "created",
     "task_id",
@@ -39,7 +39,7 @@ def running() -> Iterator[Emulator]:
 
 @pytest.fixture
 def live(running: Emulator) -> Emulator:
-    """Run what stands for the live server."""
+    """Return the emulator that acts as the live server, reset."""
     running.reset()
     return running
 
@@ -68,18 +68,18 @@ def player(path: Path, **options: Any) -> Iterator[httpx.Client]:
 
 
 def events(response: httpx.Response) -> list[Any]:
-    """Return a reply without what is new in each: one object, or those of a stream's events."""
+    """Return a response's JSON objects without the fields that vary: one, or one per stream event."""
     assert response.status_code < 300, response.text
     if "event-stream" not in response.headers["content-type"]:
-        return [_same(response.json())]
+        return [_without_varying(response.json())]
     data = [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: ")]
-    return [each if each == "[DONE]" else _same(json.loads(each)) for each in data]
+    return [event if event == "[DONE]" else _without_varying(json.loads(event)) for event in data]
 
 
-def _same(shown: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(shown.get("message"), dict):
-        shown["message"] = _same(shown["message"])
-    return {name: value for name, value in shown.items() if name not in NEW_EACH_TIME}
+def _without_varying(body: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(body.get("message"), dict):
+        body["message"] = _without_varying(body["message"])
+    return {name: value for name, value in body.items() if name not in VARYING}
 
 
 REPLIES = {
@@ -95,7 +95,7 @@ REPLIES = {
 @pytest.mark.parametrize("options", [{}, {"stream": True}], ids=["whole", "streamed"])
 @pytest.mark.parametrize("route", BODIES)
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
-def test_a_reply_is_replayed_as_it_came_piece_by_piece(
+def test_a_reply_is_replayed_with_the_same_events(
     live: Emulator, path: Path, reply: Scripted, route: str, options: dict[str, Any], api: str
 ) -> None:
     live.script([reply])
@@ -131,10 +131,10 @@ def _respelled(body: dict[str, Any]) -> dict[str, Any]:
 
 
 RECORDED = _turns("call_0123456789", "2026-11-26T10:00:00Z")
-SAME = {
-    "as it was": RECORDED,
+EQUIVALENT = {
+    "identical": RECORDED,
     "other ids": _turns("call_9876543210", "2026-11-26T10:00:00Z"),
-    "another time": _turns("call_0123456789", "2027-01-01T23:59:59.5+08:00"),
+    "another timestamp": _turns("call_0123456789", "2027-01-01T23:59:59.5+08:00"),
     "spelled differently": _respelled(_turns("call_0123456789", "2026-11-26T10:00:00Z")),
 }
 DIFFERENT = {
@@ -144,7 +144,7 @@ DIFFERENT = {
     ),
     "a setting": ({**RECORDED, "temperature": 0.5}, "temperature: recorded nothing, sent 0.5"),
     "a stream": ({**RECORDED, "stream": True}, "stream: recorded nothing, sent true"),
-    "a message less": (
+    "fewer messages": (
         {**RECORDED, "messages": RECORDED["messages"][:2]},
         'messages.2.role: recorded "assistant", sent nothing',
     ),
@@ -162,35 +162,35 @@ def conversation(running: Emulator, tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-@pytest.mark.parametrize("body", SAME.values(), ids=SAME)
-def test_a_request_that_means_the_same_is_answered(conversation: Path, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("body", EQUIVALENT.values(), ids=EQUIVALENT)
+def test_an_equivalent_request_is_answered(conversation: Path, body: dict[str, Any]) -> None:
     with player(conversation) as client:
         reply = client.post("/v1/chat/completions", json=body).json()
     assert reply["choices"][0]["message"]["content"] == "It snows."
 
 
-@pytest.mark.parametrize(("body", "said"), DIFFERENT.values(), ids=DIFFERENT)
-def test_a_miss_says_what_differs_from_the_nearest_request(
-    conversation: Path, body: dict[str, Any], said: str
+@pytest.mark.parametrize(("body", "expected"), DIFFERENT.values(), ids=DIFFERENT)
+def test_a_miss_names_the_difference_from_the_nearest_request(
+    conversation: Path, body: dict[str, Any], expected: str
 ) -> None:
     with player(conversation) as client:
         response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "not_recorded"
-    assert said in response.json()["error"]["message"]
+    assert expected in response.json()["error"]["message"]
     assert "agent.jsonl" in response.json()["error"]["message"]
     assert "number 2" in response.json()["error"]["message"]
 
 
-def test_a_route_that_was_not_recorded_is_named(conversation: Path) -> None:
+def test_a_miss_on_an_unrecorded_route_names_it(conversation: Path) -> None:
     with player(conversation) as client:
-        said = client.post("/v1/messages", json=message()).json()["error"]["message"]
-    assert "no POST /v1/messages, only POST /v1/chat/completions" in said
+        error = client.post("/v1/messages", json=message()).json()["error"]["message"]
+    assert "no POST /v1/messages, only POST /v1/chat/completions" in error
 
 
 @pytest.mark.parametrize("options", [{}, {"stream": True}], ids=["whole", "streamed"])
 @pytest.mark.parametrize("route", BODIES)
-def test_a_key_in_a_reply_is_not_written_even_in_pieces(
+def test_secrets_in_a_reply_are_redacted_even_across_pieces(
     live: Emulator, path: Path, route: str, options: dict[str, Any]
 ) -> None:
     live.script([f"Your key is {KEY}, and https://h/x?signature=abc-123-def is signed."])
@@ -205,9 +205,7 @@ def test_a_key_in_a_reply_is_not_written_even_in_pieces(
         assert "[redacted]" in client.post(route, json=BODIES[route]("Hello", **options)).text
 
 
-def test_equal_requests_are_answered_each_in_turn_then_with_the_last_again(
-    live: Emulator, path: Path
-) -> None:
+def test_equal_requests_get_their_replies_in_order_then_the_last_one(live: Emulator, path: Path) -> None:
     live.script(["one", "two"])
     with recorder(live, path) as client:
         for _ in range(2):
@@ -217,22 +215,26 @@ def test_equal_requests_are_answered_each_in_turn_then_with_the_last_again(
     assert [reply["choices"][0]["message"]["content"] for reply in replies] == ["one", "two", "two"]
 
 
-def test_a_file_is_small_has_no_secret_and_shows_what_is_new_in_each_turn(live: Emulator, path: Path) -> None:
+def test_a_recording_is_small_free_of_secrets_and_incremental(live: Emulator, path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "weather", "description": "Weather. " * 20}}]
-    told = [{"role": "user", "content": f"My key is {KEY}; the file https://h/x?X-Amz-Signature=abc123&a=1"}]
-    picture = f"data:image/png;base64,{'A' * 3_000}"
+    turns = [{"role": "user", "content": f"My key is {KEY}; the file https://h/x?X-Amz-Signature=abc123&a=1"}]
+    data_url = f"data:image/png;base64,{'A' * 3_000}"
     live.script([f"turn {turn}, " + "of some pieces " * 20 for turn in range(5)])
     with recorder(live, path, strict=False) as client:
         for _ in range(5):
-            body = chat(messages=told, tools=tools, stream=True, user=picture)
+            body = chat(messages=turns, tools=tools, stream=True, user=data_url)
             client.post("/v1/chat/completions", json=body)
-            told = [*told, {"role": "assistant", "content": "I see."}, {"role": "user", "content": "Go on."}]
+            turns = [
+                *turns,
+                {"role": "assistant", "content": "I see."},
+                {"role": "user", "content": "Go on."},
+            ]
     text = path.read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     for secret in (KEY, "abc123", live.api_key, live.base_url, "AAAA"):
         assert secret not in text
     assert "[redacted]" in text
-    assert text.count("Weather. Weather.") == 10  # of one description
+    assert text.count("Weather. Weather.") == 10  # the description is stored once
     assert [line.get("after") for line in lines[3::2]] == [1, 2, 3, 4]
     assert lines[3]["body"]["messages"] == [
         {"content": "I see.", "role": "assistant"},
@@ -241,7 +243,7 @@ def test_a_file_is_small_has_no_secret_and_shows_what_is_new_in_each_turn(live: 
     assert lines[2]["events"].count(" pieces") > 10
     assert len(text) < 8_000
     with player(path, strict=False) as client:
-        body = chat(messages=told[:3], tools=tools, stream=True, user=picture)
+        body = chat(messages=turns[:3], tools=tools, stream=True, user=data_url)
         assert client.post("/v1/chat/completions", json=body).status_code == 200
 
 
@@ -249,35 +251,35 @@ OUTCOMES = {"completed": None, "failed": "generation_failed", "moderated": "cont
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_a_task_ends_as_it_did(live: Emulator, path: Path, outcome: str) -> None:
+def test_a_replayed_task_ends_as_recorded(live: Emulator, path: Path, outcome: str) -> None:
     if outcome != "completed":
         live.fault(outcome, times=1)
-    shown = []
+    finished = []
     hook = {"url": "https://example.com/hook?secret=s3cret"}
     with recorder(live, path) as client:
-        made = client.post("/v1/images/tasks", json=image(webhook=hook)).json()
-        shown.append(client.get(f"/v1/tasks/{made['task_id']}").json())
+        submitted = client.post("/v1/images/tasks", json=image(webhook=hook)).json()
+        finished.append(client.get(f"/v1/tasks/{submitted['task_id']}").json())
         listed = client.get("/v1/tasks").json()["data"]
-    assert [task["status"] for task in listed] == [shown[0]["status"]]
+    assert [task["status"] for task in listed] == [finished[0]["status"]]
     with player(path) as client:
-        assert client.post("/v1/images/tasks", json=image()).json()["task_id"] == made["task_id"]
-        shown.append(client.get(f"/v1/tasks/{made['task_id']}").json())
+        assert client.post("/v1/images/tasks", json=image()).json()["task_id"] == submitted["task_id"]
+        finished.append(client.get(f"/v1/tasks/{submitted['task_id']}").json())
         missed = client.post("/v1/videos/tasks", json=video())
         if outcome == "completed":
-            assert client.get(shown[1]["result"]["outputs"][0]["url"]).content.startswith(b"\x89PNG")
-    assert _same(shown[1]) == _same(shown[0])
-    assert (shown[1]["error"] or {}).get("code") == OUTCOMES[outcome]
+            assert client.get(finished[1]["result"]["outputs"][0]["url"]).content.startswith(b"\x89PNG")
+    assert _without_varying(finished[1]) == _without_varying(finished[0])
+    assert (finished[1]["error"] or {}).get("code") == OUTCOMES[outcome]
     assert missed.json()["error"]["code"] == "not_recorded"
     assert "s3cret" not in path.read_text()
     assert [request.path for request in live.requests].count("/v1/images/tasks") == 1
 
 
-def test_a_task_that_a_live_server_makes_ends_with_a_webhook_and_its_own_key(live: Emulator) -> None:
+def test_an_upstream_task_is_charged_and_reported_by_the_emulator(live: Emulator) -> None:
     with (
         Emulator(speed=FAST, upstream=live.base_url, upstream_key=KEY, upstream_api="piccc") as front,
         connect(front) as client,
     ):
-        hook = {"url": "https://example.com/hook"}  # not sent, for it is not on loopback
+        hook = {"url": "https://example.com/hook"}  # not sent, as it is not on loopback
         task = client.post("/v1/images/tasks", json=image(webhook=hook)).json()
         assert task["polling_url"].startswith(front.base_url)
         assert front.deliveries == []
@@ -293,7 +295,7 @@ def test_a_task_that_a_live_server_makes_ends_with_a_webhook_and_its_own_key(liv
     assert "webhook" not in live.requests[0].body
 
 
-def test_tasks_are_the_emulators_own_behind_an_openai_compatible_server(live: Emulator, path: Path) -> None:
+def test_with_an_openai_upstream_the_emulator_makes_the_tasks(live: Emulator, path: Path) -> None:
     ids = []
     with recorder(live, path, upstream_api="openai") as client:
         ids += [client.post("/v1/images/tasks", json=image()).json()["task_id"] for _ in range(2)]
@@ -306,10 +308,12 @@ def test_tasks_are_the_emulators_own_behind_an_openai_compatible_server(live: Em
 
 
 @pytest.mark.parametrize(("api", "status"), [("piccc", 200), ("openai", 400)])
-def test_thinking_may_be_signed_by_the_live_server(path: Path, api: str, status: int) -> None:
-    thought = {"type": "thinking", "thinking": "Hm.", "signature": "of-the-live-server"}
-    told = [{"role": "assistant", "content": [thought]}, {"role": "user", "content": "Go on."}]
-    body = message(messages=[{"role": "user", "content": "Hello"}, *told])
+def test_a_foreign_thinking_signature_is_accepted_with_a_piccc_upstream(
+    path: Path, api: str, status: int
+) -> None:
+    thinking = {"type": "thinking", "thinking": "Hm.", "signature": "of-the-live-server"}
+    turns = [{"role": "assistant", "content": [thinking]}, {"role": "user", "content": "Go on."}]
+    body = message(messages=[{"role": "user", "content": "Hello"}, *turns])
     with Emulator(speed=FAST, strict=False) as live, recorder(live, path, upstream_api=api) as client:
         assert client.post("/v1/messages", json=body).status_code == status
     if status == 200:
@@ -317,14 +321,14 @@ def test_thinking_may_be_signed_by_the_live_server(path: Path, api: str, status:
             assert client.post("/v1/messages", json=body).status_code == 200
 
 
-def test_faults_can_be_put_on_top(conversation: Path) -> None:
+def test_faults_apply_to_replayed_responses(conversation: Path) -> None:
     with player(conversation, faults=["503"]) as client:
         assert client.post("/v1/chat/completions", json=RECORDED).status_code == 503
     with player(conversation, faults=[{"fault": "html"}]) as client:
         assert "<h1>" in client.post("/v1/chat/completions", json=RECORDED).text
 
 
-def test_a_replayed_stream_keeps_to_the_clock(live: Emulator, path: Path) -> None:
+def test_a_replayed_stream_follows_the_clock(live: Emulator, path: Path) -> None:
     live.script(["one two three"])
     with recorder(live, path) as client:
         client.post("/v1/chat/completions", json=chat(stream=True))
@@ -340,7 +344,7 @@ def test_a_replayed_stream_keeps_to_the_clock(live: Emulator, path: Path) -> Non
 
 
 @pytest.mark.parametrize("ending", ["cut:2", "error-event:2", "400", "503"])
-def test_only_a_whole_answer_is_recorded(live: Emulator, path: Path, ending: str) -> None:
+def test_only_complete_successful_responses_are_recorded(live: Emulator, path: Path, ending: str) -> None:
     live.fault(ending, times=1)
     with recorder(live, path) as client:
         client.post("/v1/chat/completions", json=chat(stream=True))
@@ -349,9 +353,7 @@ def test_only_a_whole_answer_is_recorded(live: Emulator, path: Path, ending: str
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_once_records_where_there_is_no_file_and_replays_where_there_is_one(
-    live: Emulator, path: Path
-) -> None:
+def test_mode_once_records_without_a_file_and_replays_with_one(live: Emulator, path: Path) -> None:
     for _ in range(2):
         with recorder(live, path, mode="once") as client:
             client.post("/v1/chat/completions", json=chat())
@@ -361,24 +363,24 @@ def test_once_records_where_there_is_no_file_and_replays_where_there_is_one(
     assert len(path.read_text().splitlines()) == 3
 
 
-WRONG = {
+UNUSABLE = {
     "nothing to replay": (None, {"mode": "replay"}, "does not exist yet"),
     "nothing to record": (None, {"mode": "record"}, "upstream"),
     "no mode": (None, {"mode": "live"}, "replay, record or once"),
     "an empty file": ("", {}, "no line with recording"),
-    "no body": ('{"request": "POST /v1/messages"}\n', {}, "needs recording"),
-    "no recording": ('{"a": 1}\n', {}, "line 1"),
+    "no header": ('{"request": "POST /v1/messages"}\n', {}, "needs recording"),
+    "not a recording": ('{"a": 1}\n', {}, "line 1"),
     "another version": ('{"recording": "piccc", "version": 99, "tasks": false}\n', {}, "version 99"),
-    "a torn line": ('{"recording": "piccc", "version": 1, "tasks": false}\n{"num', {}, "line 2"),
+    "a truncated line": ('{"recording": "piccc", "version": 1, "tasks": false}\n{"num', {}, "line 2"),
 }
 
 
-@pytest.mark.parametrize(("text", "options", "said"), WRONG.values(), ids=WRONG)
-def test_a_recording_that_cannot_be_used_says_why(
-    path: Path, text: str | None, options: dict[str, Any], said: str
+@pytest.mark.parametrize(("text", "options", "expected"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_recording_error_gives_the_reason(
+    path: Path, text: str | None, options: dict[str, Any], expected: str
 ) -> None:
     if text is not None:
         path.parent.mkdir()
         path.write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=expected):
         Emulator(recording=path, **options)

@@ -1,4 +1,4 @@
-"""What is kept of every request: bounded, and without a secret."""
+"""The request log: complete, bounded and free of secrets."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from tests.emulator.wire import chat, connect, image
 CANARY = "pcc_live_CANARY0123456789"
 
 
-def test_every_request_is_kept_with_what_was_asked_and_answered(
-    emulator: Emulator, client: httpx.Client
-) -> None:
-    reply = client.post("/v1/chat/completions?trace=1", json=chat("Hello"))
+def test_every_request_is_recorded_with_its_response(emulator: Emulator, client: httpx.Client) -> None:
+    response = client.post("/v1/chat/completions?trace=1", json=chat("Hello"))
     task_id = client.post("/v1/images/tasks", json=image()).json()["task_id"]
     client.get("/v1/tasks/none")
     chatted, submitted, missed = emulator.requests
     assert (chatted.method, chatted.path, chatted.query) == ("POST", "/v1/chat/completions", "trace=1")
     assert (chatted.status, chatted.model, chatted.done) == (200, "piccc-pro", True)
     assert chatted.body == chat("Hello")
-    assert chatted.completion_tokens == reply.json()["usage"]["completion_tokens"]
-    assert chatted.request_id == reply.headers["x-request-id"]
+    assert chatted.completion_tokens == response.json()["usage"]["completion_tokens"]
+    assert chatted.request_id == response.headers["x-request-id"]
     assert submitted.task_id == task_id
     assert (missed.status, missed.number) == (404, 3)
 
 
 @pytest.mark.parametrize("key", [CANARY, "a house key, CANARY+1\\"])
 @pytest.mark.parametrize("scheme", ["bearer", "x-api-key", "wrong bearer", "other headers"])
-def test_no_key_is_kept_anywhere(scheme: str, key: str) -> None:
+def test_no_key_is_recorded_anywhere(scheme: str, key: str) -> None:
     headers = {
         "bearer": {"authorization": f"Bearer {key}"},
         "x-api-key": {"x-api-key": key},
@@ -54,7 +52,7 @@ def test_no_key_is_kept_anywhere(scheme: str, key: str) -> None:
         assert "CANARY" not in repr(emulator.charges) + repr(emulator)
 
 
-def test_the_log_keeps_only_the_latest() -> None:
+def test_the_log_keeps_only_the_latest_requests() -> None:
     log = RequestLog(length=3)
     for number in range(10):
         log.keep(RequestRecord("GET", f"/{number}", "", {}, 0.0, ""))
@@ -62,7 +60,7 @@ def test_the_log_keeps_only_the_latest() -> None:
     assert [record.number for record in log.records()] == [8, 9, 10]
 
 
-def test_a_large_body_is_parsed_with_its_long_strings_shortened() -> None:
+def test_long_strings_in_a_large_body_are_shortened() -> None:
     log, record = RequestLog(), RequestRecord("POST", "/", "", {}, 0.0, "")
     turns = [{"role": "user", "content": "x" * 3_000_000}, {"role": "user", "content": "Hello"}]
     log.keep_body(record, log.readable(json.dumps({"messages": turns}).encode()))
@@ -72,7 +70,7 @@ def test_a_large_body_is_parsed_with_its_long_strings_shortened() -> None:
     assert len(record.raw) < 5_000
 
 
-def test_the_oldest_bodies_are_dropped_when_all_are_too_large() -> None:
+def test_the_oldest_bodies_are_dropped_over_the_size_limit() -> None:
     log = RequestLog(size=100)
     records = [RequestRecord("POST", "/", "", {}, 0.0, "") for _ in range(4)]
     for record in records:
@@ -80,7 +78,7 @@ def test_the_oldest_bodies_are_dropped_when_all_are_too_large() -> None:
     assert [record.body for record in records] == [None, None, "x" * 38, "x" * 38]
 
 
-def test_a_charge_is_noted_for_every_answered_chat(emulator: Emulator, client: httpx.Client) -> None:
+def test_every_answered_chat_is_charged(emulator: Emulator, client: httpx.Client) -> None:
     usage = client.post("/v1/chat/completions", json=chat()).json()["usage"]
     client.post("/v1/chat/completions", json={})
     [charge] = emulator.charges
@@ -93,14 +91,14 @@ def test_a_charge_is_noted_for_every_answered_chat(emulator: Emulator, client: h
     assert charge.completion_tokens == usage["completion_tokens"]
 
 
-def test_the_log_can_be_read_while_requests_come_in(emulator: Emulator) -> None:
+def test_every_request_is_done_once_its_response_arrived(emulator: Emulator) -> None:
     with connect(emulator) as client:
         for _ in range(20):
             client.get("/v1/models")
             assert all(record.done for record in emulator.requests)
 
 
-def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: httpx.Client) -> None:
+def test_records_charges_and_deliveries_are_bounded(emulator: Emulator, client: httpx.Client) -> None:
     api = emulator._api
     api.request_log = RequestLog(length=5)
     api.charges = deque(maxlen=5)
@@ -114,7 +112,7 @@ def test_what_is_kept_of_many_requests_has_an_end(emulator: Emulator, client: ht
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "lost-answer", "cut:1"])
-def test_a_request_whose_connection_breaks_is_done_too(fault: str) -> None:
+def test_a_request_with_a_broken_connection_is_marked_done(fault: str) -> None:
     with Emulator(speed=math.inf) as emulator, connect(emulator) as client:
         with pytest.raises(httpx.TransportError):
             client.post("/v1/chat/completions", json=chat(), headers={"x-piccc-fault": fault})

@@ -1,4 +1,4 @@
-"""The emulator's socket and thread: where it listens, and how it starts and stops."""
+"""The emulator's HTTP server: where it listens, how it starts and stops, and HTTP edge cases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from piccc.emulator.http_server import bound_socket
 from tests.emulator.wire import chat, connect, image
 
 
-def test_it_listens_on_a_free_loopback_port_and_stops_when_left() -> None:
+def test_it_listens_on_a_free_loopback_port_and_stops_on_exit() -> None:
     before = set(threading.enumerate())
     with Emulator() as emulator:
         assert emulator.base_url.startswith("http://127.0.0.1:")
@@ -39,14 +39,14 @@ def test_it_listens_on_a_free_loopback_port_and_stops_when_left() -> None:
         _ = emulator.base_url
 
 
-async def test_it_is_entered_from_a_loop_too() -> None:
+async def test_it_can_be_started_from_an_event_loop() -> None:
     async with Emulator(speed=math.inf) as emulator:
         async with httpx.AsyncClient(trust_env=False, headers={"x-api-key": emulator.api_key}) as client:
-            reply = await client.post(emulator.base_url + "/v1/chat/completions", json=chat())
-        assert reply.status_code == 200
+            response = await client.post(emulator.base_url + "/v1/chat/completions", json=chat())
+        assert response.status_code == 200
 
 
-def test_it_can_be_started_again_and_two_can_run_side_by_side() -> None:
+def test_it_can_be_restarted_and_two_can_run_side_by_side() -> None:
     first, second = Emulator(), Emulator()
     for _ in range(2):
         with first, second:
@@ -55,7 +55,7 @@ def test_it_can_be_started_again_and_two_can_run_side_by_side() -> None:
                 first.start()
 
 
-def test_a_taken_port_is_an_error_at_once() -> None:
+def test_an_occupied_port_is_an_error_at_start() -> None:
     with Emulator() as emulator:
         port = int(emulator.base_url.rpartition(":")[2])
         other = Emulator(port=port)
@@ -64,9 +64,9 @@ def test_a_taken_port_is_an_error_at_once() -> None:
         other.stop()
 
 
-def test_only_loopback_is_served_unless_told_otherwise() -> None:
+def test_only_loopback_is_served_by_default() -> None:
     with pytest.raises(ValueError, match="loopback_only"):
-        Emulator(host="0.0.0.0")  # noqa: S104 - this is what must be refused
+        Emulator(host="0.0.0.0")  # noqa: S104 - must be rejected
     with Emulator(host="0.0.0.0", loopback_only=False) as emulator:  # noqa: S104 - on purpose
         assert emulator.base_url.startswith("http://127.0.0.1:")
         assert httpx.get(emulator.base_url + "/health", trust_env=False, timeout=60).status_code == 200
@@ -83,7 +83,7 @@ def test_ipv6_loopback_is_served() -> None:
         pytest.skip(f"no IPv6 loopback: {error}")
 
 
-def test_a_failed_start_says_so_and_leaves_nothing_behind(
+def test_a_failed_start_is_reported_and_can_be_retried(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(provider: object) -> None:
@@ -100,34 +100,34 @@ def test_a_failed_start_says_so_and_leaves_nothing_behind(
         assert client.get("/v1/models").status_code == 200
 
 
-def test_its_socket_says_that_it_is_tcp() -> None:
+def test_the_listening_socket_is_declared_as_tcp() -> None:
     with closing(bound_socket("127.0.0.1", 0)) as bound:
-        assert bound.proto == socket.IPPROTO_TCP, "or every reply waits for the delayed acknowledgement"
+        assert bound.proto == socket.IPPROTO_TCP, "otherwise every response waits for a delayed ACK"
 
 
-def test_stopping_ends_what_still_waits(clock: ManualClock) -> None:
-    found: list[object] = []
+def test_stopping_ends_pending_requests(clock: ManualClock) -> None:
+    errors: list[object] = []
 
     def ask(emulator: Emulator) -> None:
         with connect(emulator) as client:
             try:
                 client.post("/v1/chat/completions", json=chat())
             except httpx.HTTPError as error:
-                found.append(type(error))
+                errors.append(type(error))
 
     with Emulator(clock=clock) as emulator:
         asker = threading.Thread(target=ask, args=[emulator])
         asker.start()
         clock.until_sleeping()
     asker.join(10)
-    assert found in ([httpx.ReadError], [httpx.RemoteProtocolError])
+    assert errors in ([httpx.ReadError], [httpx.RemoteProtocolError])
 
 
-def test_a_client_that_leaves_in_the_middle_disturbs_nobody(emulator: Emulator) -> None:
+def test_a_client_that_disconnects_midway_does_not_affect_others(emulator: Emulator) -> None:
     with connect(emulator) as client:
         for _ in range(20):
-            with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as reply:
-                next(reply.iter_raw())
+            with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as response:
+                next(response.iter_raw())
         port = int(emulator.base_url.rpartition(":")[2])
         for sent in (
             b"",
@@ -156,7 +156,7 @@ def posted(version: str = "1.1", headers: str = KEY, **fields: Any) -> str:
     ("sent", "statuses"),
     [
         pytest.param(GET + posted(stream=True) + posted() + LAST, [200] * 4, id="pipelined"),
-        pytest.param(GET.replace("GET", "HEAD") + LAST, [200, 200], id="a head has no body"),
+        pytest.param(GET.replace("GET", "HEAD") + LAST, [200, 200], id="HEAD has no body"),
         pytest.param(posted("1.0"), [200], id="HTTP/1.0"),
         pytest.param(posted("1.0", stream=True), [200], id="HTTP/1.0, streamed"),
         pytest.param(
@@ -164,55 +164,67 @@ def posted(version: str = "1.1", headers: str = KEY, **fields: Any) -> str:
             [200, 200],
             id="chunked with a trailer",
         ),
-        pytest.param(posted(headers=f"{KEY}Expect: 100-Continue\r\n") + LAST, [100, 200, 200], id="expected"),
         pytest.param(
-            posted(headers="host: 127.0.0.1\r\n", text="x" * 300_000) + LAST, [401, 200], id="refused unread"
+            posted(headers=f"{KEY}Expect: 100-Continue\r\n") + LAST,
+            [100, 200, 200],
+            id="Expect: 100-continue",
+        ),
+        pytest.param(
+            posted(headers="host: 127.0.0.1\r\n", text="x" * 300_000) + LAST, [401, 200], id="rejected unread"
         ),
         pytest.param(
             posted(headers=f"{KEY}connection: upgrade\r\nupgrade: h2c\r\n") + LAST,
             [200, 200],
-            id="no upgrade",
+            id="upgrade ignored",
         ),
         pytest.param(
             GET.replace(KEY, f"{KEY}connection: upgrade\r\nupgrade: h2c\r\n") * 1_100 + LAST,
             [200] * 1_101,
-            id="no upgrade, over and over",
+            id="upgrade ignored 1,100 times",
         ),
-        pytest.param("CONNECT example.org:443 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", [400], id="no tunnel"),
-        pytest.param("HELO example.org\r\n\r\n", [400], id="no HTTP"),
-        pytest.param(f"{CHUNKED}zz\r\n", [400], id="no chunk"),
-        pytest.param(posted(headers=f"{KEY}transfer-encoding: chunked\r\n"), [400], id="two lengths"),
-        pytest.param(GET.replace("/v1/models", "/v1/é"), [400], id="no path"),
-        pytest.param(LAST + GET, [200], id="more after the last"),
-        pytest.param(GET + posted() + "HELO example.org\r\n\r\n", [200, 200], id="no HTTP after requests"),
-        pytest.param(GET + f"{CHUNKED}zz\r\n", [200], id="no chunk after a request"),
+        pytest.param("CONNECT example.org:443 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", [400], id="CONNECT"),
+        pytest.param("HELO example.org\r\n\r\n", [400], id="not HTTP"),
+        pytest.param(f"{CHUNKED}zz\r\n", [400], id="invalid chunk"),
+        pytest.param(
+            posted(headers=f"{KEY}transfer-encoding: chunked\r\n"),
+            [400],
+            id="content-length and transfer-encoding",
+        ),
+        pytest.param(GET.replace("/v1/models", "/v1/é"), [400], id="invalid path"),
+        pytest.param(LAST + GET, [200], id="data after connection: close"),
+        pytest.param(GET + posted() + "HELO example.org\r\n\r\n", [200, 200], id="not HTTP after requests"),
+        pytest.param(GET + f"{CHUNKED}zz\r\n", [200], id="invalid chunk after a request"),
         pytest.param(GET.replace("host: 127.0.0.1\r\n", ""), [400], id="no host"),
         pytest.param(GET.replace(KEY, f"host: other.example\r\n{KEY}"), [400], id="two hosts"),
         pytest.param(LAST.replace("/v1", "http://other.example/v1"), [403], id="another host in the target"),
-        pytest.param(GET.replace("HTTP/1.1", "HTTP/2.0"), [400], id="another HTTP"),
+        pytest.param(GET.replace("HTTP/1.1", "HTTP/2.0"), [400], id="HTTP/2.0"),
         pytest.param("GET /v1/models\r\n\r\n", [400], id="HTTP/0.9"),
-        pytest.param(posted("1.0", headers=f"{KEY}expect: 100-continue\r\n"), [200], id="HTTP/1.0, expected"),
-        pytest.param("GET /" + "a" * 1_000_000, [431], id="a URL without end"),
-        pytest.param("GET / HTTP/1.1\r\n" + "a: b\r\n" * 200_000, [431], id="headers without end"),
+        pytest.param(
+            posted("1.0", headers=f"{KEY}expect: 100-continue\r\n"),
+            [200],
+            id="HTTP/1.0, Expect: 100-continue",
+        ),
+        pytest.param("GET /" + "a" * 1_000_000, [431], id="endless URL"),
+        pytest.param("GET / HTTP/1.1\r\n" + "a: b\r\n" * 200_000, [431], id="endless headers"),
     ],
 )
-def test_each_request_of_a_connection_gets_its_response(
+def test_each_request_on_a_connection_gets_its_response(
     emulator: Emulator, sent: str, statuses: list[int]
 ) -> None:
     with socket.create_connection(("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))) as connection:
         connection.settimeout(60)
         received = bytearray()
-        with suppress(ConnectionError):  # the emulator does not read all of a head without end
+        with suppress(ConnectionError):  # the emulator stops reading an endless head
             connection.sendall(sent.encode())
         with suppress(ConnectionError):
             while piece := connection.recv(65536):
                 received += piece
-    found = re.findall(rb"HTTP/1\.1 (\d+) [\w ]+\r\n", received)
-    assert [int(status) for status in found] == statuses
+    statuses_seen = re.findall(rb"HTTP/1\.1 (\d+) [\w ]+\r\n", received)
+    assert [int(status) for status in statuses_seen] == statuses
     assert ("HTTP/1.0" not in sent) or b"transfer-encoding" not in received
 
 
-def test_a_connection_is_closed_when_it_was_idle(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_connection_is_closed(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.emulator.http_server._IDLE", 0.01)
     with socket.create_connection(("127.0.0.1", int(emulator.base_url.rpartition(":")[2]))) as connection:
         connection.settimeout(60)
@@ -233,30 +245,30 @@ def test_a_header_with_a_line_break_is_never_sent(
 def test_a_body_that_is_too_large_is_a_413(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.emulator.middleware._LARGEST_BODY", 1_000)
     with connect(emulator) as client:
-        reply = client.post("/v1/chat/completions", json=chat("x" * 1_000))
-        assert (reply.status_code, reply.json()["error"]["type"]) == (413, "request_too_large")
+        response = client.post("/v1/chat/completions", json=chat("x" * 1_000))
+        assert (response.status_code, response.json()["error"]["type"]) == (413, "request_too_large")
         assert client.post("/v1/chat/completions", json=chat("x" * 800)).status_code == 200
 
 
-async def test_hundreds_of_streams_at_once_lose_nothing() -> None:
+async def test_hundreds_of_concurrent_streams_are_complete() -> None:
     async with Emulator(speed=20) as emulator:
         limits = httpx.Limits(max_connections=500)
         headers = {"x-api-key": emulator.api_key}
 
-        async def one(client: httpx.AsyncClient) -> list[str]:
+        async def read_stream(client: httpx.AsyncClient) -> list[str]:
             async with client.stream(
                 "POST", emulator.base_url + "/v1/chat/completions", json=chat("Hello", stream=True)
-            ) as reply:
-                return [line for line in [line async for line in reply.aiter_lines()] if line]
+            ) as response:
+                return [line for line in [line async for line in response.aiter_lines()] if line]
 
         async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False, headers=headers) as client:
-            streams = await asyncio.gather(*(one(client) for _ in range(500)))
+            streams = await asyncio.gather(*(read_stream(client) for _ in range(500)))
         assert all(lines[-1] == "data: [DONE]" for lines in streams)
         assert len({len(lines) for lines in streams}) == 1
         assert len(emulator.charges) == 500
 
 
-async def test_the_app_itself_is_served_by_any_asgi_server() -> None:
+async def test_the_app_runs_on_any_asgi_server() -> None:
     emulator = Emulator(speed=math.inf, loopback_only=False)
     transport = httpx.ASGITransport(app=emulator.app)
     headers = {"x-api-key": emulator.api_key}
@@ -267,7 +279,7 @@ async def test_the_app_itself_is_served_by_any_asgi_server() -> None:
             await client.get("/v1/models", headers={"x-piccc-fault": "disconnect"})
 
 
-def test_tasks_and_charges_outlive_the_emulator_when_they_have_a_place(tmp_path: Path) -> None:
+def test_tasks_and_charges_survive_a_restart_with_a_state_folder(tmp_path: Path) -> None:
     with Emulator(state=tmp_path, speed=math.inf) as emulator, connect(emulator) as client:
         client.post("/v1/chat/completions", json=chat())
         task = client.post("/v1/images/tasks", json=image(), headers={"idempotency-key": "order-1"}).json()
@@ -290,13 +302,13 @@ def test_tasks_and_charges_outlive_the_emulator_when_they_have_a_place(tmp_path:
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that turns every warning into an error."""
+    """Run code in a fresh interpreter with warnings as errors."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
     return subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own code
 
 
 @pytest.mark.parametrize("missing", ["av", "PIL", "httptools"])
-def test_without_its_extra_the_import_says_what_to_install(missing: str) -> None:
+def test_importing_without_the_extra_says_what_to_install(missing: str) -> None:
     code = f"""
 import sys
 class Gone:
@@ -317,13 +329,13 @@ except ImportError as error:
     assert missing in run.stdout
 
 
-def test_importing_the_package_loads_no_server_and_no_codec() -> None:
+def test_importing_the_package_loads_no_server_or_codec() -> None:
     code = "import sys, json, piccc.emulator; print(json.dumps(sorted(sys.modules)))"
     run = python(code)
     assert not {"httptools", "av", "PIL"} & set(json.loads(run.stdout))
 
 
-def test_starting_and_chatting_loads_no_codec() -> None:
+def test_starting_and_serving_loads_no_codec() -> None:
     code = """
 import sys, json, urllib.request
 from piccc.emulator import Emulator
@@ -337,7 +349,7 @@ print(json.dumps(sorted(sys.modules)))
     assert not {"av", "PIL", "httpx"} & set(json.loads(run.stdout))
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_names_raise_attribute_error_and_public_names_exist() -> None:
     import piccc.emulator as package
 
     with pytest.raises(AttributeError, match="Emulater"):
@@ -346,9 +358,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert all(names)
 
 
-def test_stopping_leaves_no_connection_open_that_was_just_accepted() -> None:
+def test_stopping_closes_connections_that_were_just_accepted() -> None:
     gc.collect()
-    with warnings.catch_warnings(record=True, action="always") as left:
+    with warnings.catch_warnings(record=True, action="always") as caught:
         for _ in range(20):
             with Emulator() as emulator:
                 address = urlsplit(emulator.base_url)
@@ -356,4 +368,4 @@ def test_stopping_leaves_no_connection_open_that_was_just_accepted() -> None:
             for client in clients:
                 client.close()
         gc.collect()
-    assert [str(each.message) for each in left] == []
+    assert [str(warning.message) for warning in caught] == []

@@ -1,4 +1,4 @@
-"""What strict chat servers refuse is refused with its field, and the nearest good request is accepted."""
+"""Invalid chat requests are rejected with the field at fault; the nearest valid ones are accepted."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ def function(name: str = "weather", **fields: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": CITY, **fields}}
 
 
-def call(
+def tool_call(
     call_id: str = "call_1", name: str = "weather", arguments: str = '{"city": "Rome"}'
 ) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def calling(*calls: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def assistant_calls(*calls: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": None, "tool_calls": list(calls), **fields}
 
 
-def result(call_id: str = "call_1") -> dict[str, Any]:
+def tool_message(call_id: str = "call_1") -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": call_id, "content": "Sunny."}
 
 
-def says(role: str, content: Any, **fields: Any) -> dict[str, Any]:
+def turn(role: str, content: Any, **fields: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **fields}
 
 
-def use(call_id: str = "call_1", name: str = "weather", given: Any = None) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call_id, "name": name, "input": {} if given is None else given}
+def tool_use(call_id: str = "call_1", name: str = "weather", arguments: Any = None) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": {} if arguments is None else arguments}
 
 
-def used(call_id: str = "call_1", content: Any = "Sunny.") -> dict[str, Any]:
+def tool_result(call_id: str = "call_1", content: Any = "Sunny.") -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call_id, "content": content}
 
 
@@ -77,19 +77,19 @@ def image(declared: str, data: str) -> dict[str, Any]:
     return {"type": "image", "source": {"type": "base64", "media_type": declared, "data": data}}
 
 
-def asked(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return message(messages=[says("user", "Weather?"), *turns], **fields)
+def messages_with(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return message(messages=[turn("user", "Weather?"), *turns], **fields)
 
 
-def spoken(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return chat(messages=[says("user", "Weather?"), *turns], **fields)
+def chat_with(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return chat(messages=[turn("user", "Weather?"), *turns], **fields)
 
 
 @dataclass
 class Rule:
-    """One row: the bad request, the field that its refusal names, and the nearest good request.
+    """An invalid request, the field that its rejection names, and the nearest valid request.
 
-    `lenient` is whether `strict=False` accepts the bad one: not what no server could make sense of.
+    `lenient` tells whether `strict=False` accepts the invalid request.
     """
 
     route: str
@@ -101,13 +101,13 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     # Both routes.
-    "chat: two tools of one name": Rule(
+    "chat: two tools with the same name": Rule(
         "chat",
         chat(tools=[function(), function()]),
         "tools.1.function.name",
         chat(tools=[function(), function("news")]),
     ),
-    "messages: two tools of one name": Rule(
+    "messages: two tools with the same name": Rule(
         "messages",
         message(tools=[{"name": "weather", "input_schema": CITY}] * 2),
         "tools.1.name",
@@ -117,126 +117,137 @@ RULES: dict[str, Rule] = {
         "messages", message(stop_sequences=["END", " "]), "stop_sequences.1", message(stop_sequences=["END"])
     ),
     "chat: content that is a number": Rule(
-        "chat", chat(messages=[says("user", 5)]), "messages.0.content", chat("5"), lenient=False
+        "chat", chat(messages=[turn("user", 5)]), "messages.0.content", chat("5"), lenient=False
     ),
     "chat: broken arguments": Rule(
         "chat",
-        spoken(calling(call(arguments='{"city": "Ro')), result()),
+        chat_with(assistant_calls(tool_call(arguments='{"city": "Ro')), tool_message()),
         "messages.1.tool_calls.0.function.arguments",
-        spoken(calling(call()), result()),
+        chat_with(assistant_calls(tool_call()), tool_message()),
     ),
-    "chat: arguments that are no object": Rule(
+    "chat: arguments that are not an object": Rule(
         "chat",
-        spoken(calling(call(arguments='["Rome"]')), result()),
+        chat_with(assistant_calls(tool_call(arguments='["Rome"]')), tool_message()),
         "messages.1.tool_calls.0.function.arguments",
-        spoken(calling(call(arguments="{}")), result()),
+        chat_with(assistant_calls(tool_call(arguments="{}")), tool_message()),
     ),
     "chat: empty arguments": Rule(
         "chat",
-        spoken(calling(call(arguments="")), result()),
+        chat_with(assistant_calls(tool_call(arguments="")), tool_message()),
         "messages.1.tool_calls.0.function.arguments",
-        spoken(calling(call(arguments="{}")), result()),
+        chat_with(assistant_calls(tool_call(arguments="{}")), tool_message()),
     ),
-    "messages: arguments that are no object": Rule(
+    "messages: arguments that are not an object": Rule(
         "messages",
-        asked(says("assistant", [use(given="Rome")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(arguments="Rome")]), turn("user", [tool_result()])),
         "messages.1.content.0.input",
-        asked(says("assistant", [use(given={"city": "Rome"})]), says("user", [used()])),
+        messages_with(
+            turn("assistant", [tool_use(arguments={"city": "Rome"})]), turn("user", [tool_result()])
+        ),
         lenient=False,
     ),
     "chat: a call without a result": Rule(
         "chat",
-        spoken(calling(call(), call("call_2")), result()),
+        chat_with(assistant_calls(tool_call(), tool_call("call_2")), tool_message()),
         "messages.1.tool_calls.1.id",
-        spoken(calling(call(), call("call_2")), result("call_2"), result()),
+        chat_with(assistant_calls(tool_call(), tool_call("call_2")), tool_message("call_2"), tool_message()),
     ),
     "messages: a call without a result": Rule(
         "messages",
-        asked(says("assistant", [use(), use("call_2")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(), tool_use("call_2")]), turn("user", [tool_result()])),
         "messages.1.content.1.id",
-        asked(says("assistant", [use(), use("call_2")]), says("user", [used("call_2"), used()])),
+        messages_with(
+            turn("assistant", [tool_use(), tool_use("call_2")]),
+            turn("user", [tool_result("call_2"), tool_result()]),
+        ),
     ),
     "chat: a call at the end": Rule(
-        "chat", spoken(calling(call())), "messages.1.tool_calls.0.id", spoken(calling(call()), result())
+        "chat",
+        chat_with(assistant_calls(tool_call())),
+        "messages.1.tool_calls.0.id",
+        chat_with(assistant_calls(tool_call()), tool_message()),
     ),
     "messages: a call at the end": Rule(
         "messages",
-        asked(says("assistant", [use()])),
+        messages_with(turn("assistant", [tool_use()])),
         "messages.1.content.0.id",
-        asked(says("assistant", [use()]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result()])),
     ),
     "chat: a turn between call and result": Rule(
         "chat",
-        spoken(calling(call()), says("user", "Well?"), result()),
+        chat_with(assistant_calls(tool_call()), turn("user", "Well?"), tool_message()),
         "messages.1.tool_calls.0.id",
-        spoken(calling(call()), result(), says("user", "Well?")),
+        chat_with(assistant_calls(tool_call()), tool_message(), turn("user", "Well?")),
     ),
     "messages: a text between call and result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [text("Well?"), used()])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [text("Well?"), tool_result()])),
         "messages.1.content.0.id",
-        asked(says("assistant", [use()]), says("user", [used(), text("Well?")])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result(), text("Well?")])),
     ),
     "chat: a result without a call": Rule(
         "chat",
-        spoken(result()),
+        chat_with(tool_message()),
         "messages.1.tool_call_id",
-        spoken(calling(call()), result()),
+        chat_with(assistant_calls(tool_call()), tool_message()),
         lenient=False,
     ),
     "messages: a result without a call": Rule(
         "messages",
-        asked(says("assistant", "Hm."), says("user", [used()])),
+        messages_with(turn("assistant", "Hm."), turn("user", [tool_result()])),
         "messages.2.content.0.tool_use_id",
-        asked(says("assistant", [use()]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result()])),
         lenient=False,
     ),
-    "chat: two results of one call": Rule(
+    "chat: two results for one call": Rule(
         "chat",
-        spoken(calling(call()), result(), result()),
+        chat_with(assistant_calls(tool_call()), tool_message(), tool_message()),
         "messages.3.tool_call_id",
-        spoken(calling(call(), call("call_2")), result(), result("call_2")),
+        chat_with(assistant_calls(tool_call(), tool_call("call_2")), tool_message(), tool_message("call_2")),
     ),
-    "messages: two results of one call": Rule(
+    "messages: two results for one call": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used(), used()])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result(), tool_result()])),
         "messages.2.content.1.tool_use_id",
-        asked(says("assistant", [use(), use("call_2")]), says("user", [used(), used("call_2")])),
+        messages_with(
+            turn("assistant", [tool_use(), tool_use("call_2")]),
+            turn("user", [tool_result(), tool_result("call_2")]),
+        ),
     ),
     "chat: a duplicate id in one turn": Rule(
         "chat",
-        spoken(calling(call(), call()), result()),
+        chat_with(assistant_calls(tool_call(), tool_call()), tool_message()),
         "messages.1.tool_calls.1.id",
-        spoken(calling(call(), call("call_2")), result(), result("call_2")),
+        chat_with(assistant_calls(tool_call(), tool_call("call_2")), tool_message(), tool_message("call_2")),
     ),
     "messages: a duplicate id in a later turn": Rule(
         "messages",
-        asked(
-            says("assistant", [use()]),
-            says("user", [used()]),
-            says("assistant", [use()]),
-            says("user", [used()]),
+        messages_with(
+            turn("assistant", [tool_use()]),
+            turn("user", [tool_result()]),
+            turn("assistant", [tool_use()]),
+            turn("user", [tool_result()]),
         ),
         "messages.3.content.0.id",
-        asked(
-            says("assistant", [use()]),
-            says("user", [used()]),
-            says("assistant", [use("call_2")]),
-            says("user", [used("call_2")]),
+        messages_with(
+            turn("assistant", [tool_use()]),
+            turn("user", [tool_result()]),
+            turn("assistant", [tool_use("call_2")]),
+            turn("user", [tool_result("call_2")]),
         ),
     ),
     "chat: a call without a name": Rule(
         "chat",
-        spoken(calling(call(name="")), result()),
+        chat_with(assistant_calls(tool_call(name="")), tool_message()),
         "messages.1.tool_calls.0.function.name",
-        spoken(calling(call(name="w")), result()),
+        chat_with(assistant_calls(tool_call(name="w")), tool_message()),
         lenient=False,
     ),
     "messages: a call without a name": Rule(
         "messages",
-        asked(says("assistant", [use(name="")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(name="")]), turn("user", [tool_result()])),
         "messages.1.content.0.name",
-        asked(says("assistant", [use(name="w")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(name="w")]), turn("user", [tool_result()])),
         lenient=False,
     ),
     "chat: a lone surrogate": Rule(
@@ -247,26 +258,34 @@ RULES: dict[str, Rule] = {
     ),
     "chat: a mistyped image": Rule(
         "chat",
-        spoken(says("user", [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{JPEG}"}}])),
+        chat_with(
+            turn("user", [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{JPEG}"}}])
+        ),
         "messages.1.content.0.image_url.url",
-        spoken(says("user", [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{JPEG}"}}])),
+        chat_with(
+            turn("user", [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{JPEG}"}}])
+        ),
     ),
     "messages: a mistyped image": Rule(
         "messages",
-        asked(says("user", [image("image/jpeg", PNG)])),
+        messages_with(turn("user", [image("image/jpeg", PNG)])),
         "messages.1.content.0.source.media_type",
-        asked(says("user", [image("image/png", PNG)])),
+        messages_with(turn("user", [image("image/png", PNG)])),
     ),
     "messages: a mistyped image in a result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used(content=[image("image/jpeg", PNG)])])),
+        messages_with(
+            turn("assistant", [tool_use()]), turn("user", [tool_result(content=[image("image/jpeg", PNG)])])
+        ),
         "messages.2.content.0.content.0.source.media_type",
-        asked(says("assistant", [use()]), says("user", [used(content=[image("image/png", PNG)])])),
+        messages_with(
+            turn("assistant", [tool_use()]), turn("user", [tool_result(content=[image("image/png", PNG)])])
+        ),
     ),
     "chat: a text declared as PDF": Rule(
         "chat",
-        spoken(
-            says(
+        chat_with(
+            turn(
                 "user",
                 [
                     {
@@ -277,8 +296,8 @@ RULES: dict[str, Rule] = {
             )
         ),
         "messages.1.content.0.file.file_data",
-        spoken(
-            says(
+        chat_with(
+            turn(
                 "user",
                 [
                     {
@@ -291,31 +310,34 @@ RULES: dict[str, Rule] = {
     ),
     "messages: a text declared as PDF": Rule(
         "messages",
-        asked(says("user", [{**image("application/pdf", TEXT), "type": "document"}])),
+        messages_with(turn("user", [{**image("application/pdf", TEXT), "type": "document"}])),
         "messages.1.content.0.source.media_type",
-        asked(says("user", [{**image("application/pdf", PDF), "type": "document"}])),
+        messages_with(turn("user", [{**image("application/pdf", PDF), "type": "document"}])),
     ),
     "chat: no messages": Rule("chat", chat(messages=[]), "messages", chat(), lenient=False),
     "messages: no messages": Rule("messages", message(messages=[]), "messages", message(), lenient=False),
     "chat: an unknown content type": Rule(
         "chat",
-        spoken(says("user", [{"type": "hologram", "text": "x"}])),
+        chat_with(turn("user", [{"type": "hologram", "text": "x"}])),
         "messages.1.content.0",
-        spoken(says("user", [text("x")])),
+        chat_with(turn("user", [text("x")])),
         lenient=False,
     ),
     "messages: an unknown content type": Rule(
         "messages",
-        asked(says("user", [{"type": "hologram", "text": "x"}])),
+        messages_with(turn("user", [{"type": "hologram", "text": "x"}])),
         "messages.1.content.0",
-        asked(says("user", [text("x")])),
+        messages_with(turn("user", [text("x")])),
         lenient=False,
     ),
     "messages: an unknown content type in a result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used(content=[{"type": "json", "json": {}}])])),
+        messages_with(
+            turn("assistant", [tool_use()]),
+            turn("user", [tool_result(content=[{"type": "json", "json": {}}])]),
+        ),
         "messages.2.content.0.content.0",
-        asked(says("assistant", [use()]), says("user", [used(content=[text("{}")])])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result(content=[text("{}")])])),
         lenient=False,
     ),
     "chat: a choice of a tool that is not offered": Rule(
@@ -347,24 +369,24 @@ RULES: dict[str, Rule] = {
     ),
     "chat: a dotted name in a call": Rule(
         "chat",
-        spoken(calling(call(name="a.b")), result()),
+        chat_with(assistant_calls(tool_call(name="a.b")), tool_message()),
         "messages.1.tool_calls.0.function.name",
-        spoken(calling(call(name="a-b")), result()),
+        chat_with(assistant_calls(tool_call(name="a-b")), tool_message()),
     ),
     "messages: a dotted name in a call": Rule(
         "messages",
-        asked(says("assistant", [use(name="a.b")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(name="a.b")]), turn("user", [tool_result()])),
         "messages.1.content.0.name",
-        asked(says("assistant", [use(name="a-b")]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use(name="a-b")]), turn("user", [tool_result()])),
     ),
-    "chat: no JSON Schema": Rule(
+    "chat: an invalid JSON Schema": Rule(
         "chat",
         chat(tools=[function(parameters={"type": "any"})]),
         "tools.0.function.parameters",
         chat(tools=[function(parameters={"type": "object"})]),
         lenient=False,
     ),
-    "messages: no JSON Schema": Rule(
+    "messages: an invalid JSON Schema": Rule(
         "messages",
         message(tools=[{"name": "weather", "input_schema": {"type": "object", "required": True}}]),
         "tools.0.input_schema",
@@ -374,9 +396,9 @@ RULES: dict[str, Rule] = {
     # /v1/messages.
     "a blank text block": Rule(
         "messages",
-        asked(says("user", [text("Hi"), text(" \n")])),
+        messages_with(turn("user", [text("Hi"), text(" \n")])),
         "messages.1.content.1.text",
-        asked(says("user", [text("Hi"), text(".")])),
+        messages_with(turn("user", [text("Hi"), text(".")])),
     ),
     "a blank text": Rule(
         "messages",
@@ -386,43 +408,43 @@ RULES: dict[str, Rule] = {
     ),
     "a turn without content": Rule(
         "messages",
-        message(messages=[says("user", [])]),
+        message(messages=[turn("user", [])]),
         "messages.0.content",
-        asked(says("assistant", [])),
+        messages_with(turn("assistant", [])),
     ),
     "a blank system text": Rule(
         "messages", message(system=[text("")]), "system.0.text", message(system=[text("Be brief.")])
     ),
     "a blank text in a result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used(content=[text("")])])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result(content=[text("")])])),
         "messages.2.content.0.content.0.text",
-        asked(says("assistant", [use()]), says("user", [used(content="")])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result(content="")])),
     ),
     "white space at the end": Rule(
         "messages",
-        asked(says("assistant", "It is ")),
+        messages_with(turn("assistant", "It is ")),
         "messages.1.content",
-        asked(says("assistant", "It is "), says("user", "Go on.")),
+        messages_with(turn("assistant", "It is "), turn("user", "Go on.")),
     ),
     "white space at the end of a block": Rule(
         "messages",
-        asked(says("assistant", [text("It is\n")])),
+        messages_with(turn("assistant", [text("It is\n")])),
         "messages.1.content.0.text",
-        asked(says("assistant", [text("It is")])),
+        messages_with(turn("assistant", [text("It is")])),
     ),
-    "five cache marks": Rule(
+    "five cache breakpoints": Rule(
         "messages",
         message(
             system=[text(cache_control={"type": "ephemeral"})],
             tools=[{"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}],
-            messages=[says("user", [text(cache_control={"type": "ephemeral"})] * 3)],
+            messages=[turn("user", [text(cache_control={"type": "ephemeral"})] * 3)],
         ),
         "messages.0.content.2.cache_control",
         message(
             system=[text(cache_control={"type": "ephemeral"})],
             tools=[{"name": "weather", "input_schema": CITY, "cache_control": {"type": "ephemeral"}}],
-            messages=[says("user", [text(cache_control={"type": "ephemeral"})] * 2)],
+            messages=[turn("user", [text(cache_control={"type": "ephemeral"})] * 2)],
         ),
     ),
     "thinking with a forced tool": Rule(
@@ -453,11 +475,13 @@ RULES: dict[str, Rule] = {
         "thinking.budget_tokens",
         message(thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=1025),
     ),
-    "thinking in the midst of calls that were made without it": Rule(
+    "thinking enabled between a call and its result": Rule(
         "messages",
-        asked(says("assistant", [use()]), says("user", [used()]), thinking={"type": "adaptive"}),
+        messages_with(
+            turn("assistant", [tool_use()]), turn("user", [tool_result()]), thinking={"type": "adaptive"}
+        ),
         "messages.1.content.0.type",
-        asked(says("assistant", [use()]), says("user", [used()])),
+        messages_with(turn("assistant", [tool_use()]), turn("user", [tool_result()])),
     ),
     "thinking on a small budget": Rule(
         "messages",
@@ -466,30 +490,32 @@ RULES: dict[str, Rule] = {
         message(thinking={"type": "disabled"}, max_tokens=2000),
         lenient=False,
     ),
-    "a thought without a signature": Rule(
+    "a thinking block without a signature": Rule(
         "messages",
-        asked(says("assistant", [{"type": "thinking", "thinking": "Hm."}, text()]), says("user", "Go on.")),
+        messages_with(
+            turn("assistant", [{"type": "thinking", "thinking": "Hm."}, text()]), turn("user", "Go on.")
+        ),
         "messages.1.content.0.signature",
-        asked(
-            says(
+        messages_with(
+            turn(
                 "assistant", [{"type": "thinking", "thinking": "Hm.", "signature": signature("Hm.")}, text()]
             ),
-            says("user", "Go on."),
+            turn("user", "Go on."),
         ),
         lenient=False,
     ),
-    "a thought with a foreign signature": Rule(
+    "a thinking block with a foreign signature": Rule(
         "messages",
-        asked(
-            says("assistant", [{"type": "thinking", "thinking": "Hm.", "signature": "EqQBCg=="}, text()]),
-            says("user", "Go on."),
+        messages_with(
+            turn("assistant", [{"type": "thinking", "thinking": "Hm.", "signature": "EqQBCg=="}, text()]),
+            turn("user", "Go on."),
         ),
         "messages.1.content.0.signature",
-        asked(
-            says(
+        messages_with(
+            turn(
                 "assistant", [{"type": "thinking", "thinking": "Hm.", "signature": signature("Hm.")}, text()]
             ),
-            says("user", "Go on."),
+            turn("user", "Go on."),
         ),
     ),
     "an image in the system prompt": Rule(
@@ -501,18 +527,22 @@ RULES: dict[str, Rule] = {
     ),
     "a foreign tool id": Rule(
         "messages",
-        asked(says("assistant", [use("fc_1|call_1")]), says("user", [used("fc_1|call_1")])),
+        messages_with(
+            turn("assistant", [tool_use("fc_1|call_1")]), turn("user", [tool_result("fc_1|call_1")])
+        ),
         "messages.1.content.0.id",
-        asked(says("assistant", [use("fc_1-call_1")]), says("user", [used("fc_1-call_1")])),
+        messages_with(
+            turn("assistant", [tool_use("fc_1-call_1")]), turn("user", [tool_result("fc_1-call_1")])
+        ),
     ),
     # /v1/chat/completions.
-    "a speaker with a space": Rule(
+    "a participant name with a space": Rule(
         "chat",
-        spoken(says("assistant", "Hi", name="Ann Lee"), says("user", "Hi")),
+        chat_with(turn("assistant", "Hi", name="Ann Lee"), turn("user", "Hi")),
         "messages.1.name",
-        spoken(says("assistant", "Hi", name="Ann_Lee"), says("user", "Hi")),
+        chat_with(turn("assistant", "Hi", name="Ann_Lee"), turn("user", "Hi")),
     ),
-    "a strict schema that is open": Rule(
+    "a strict schema that allows additional properties": Rule(
         "chat",
         chat(
             response_format={
@@ -528,7 +558,7 @@ RULES: dict[str, Rule] = {
             }
         ),
     ),
-    "a strict schema with an optional property deep inside": Rule(
+    "a strict schema with a nested optional property": Rule(
         "chat",
         chat(
             response_format={
@@ -555,7 +585,7 @@ RULES: dict[str, Rule] = {
             }
         ),
     ),
-    "a strict tool that is open": Rule(
+    "a strict tool that allows additional properties": Rule(
         "chat",
         chat(tools=[function(strict=True)]),
         "tools.0.function.parameters",
@@ -567,7 +597,7 @@ RULES: dict[str, Rule] = {
         "parallel_tool_calls",
         chat(parallel_tool_calls=False, tools=[function()]),
     ),
-    "two limits": Rule(
+    "two token limits": Rule(
         "chat", chat(max_tokens=5, max_completion_tokens=5), "max_tokens", chat(max_completion_tokens=5)
     ),
 }
@@ -575,14 +605,14 @@ RULES: dict[str, Rule] = {
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[httpx.Client]:
-    """Open a client of a strict emulator: the default."""
+    """Open a client for a strict emulator, the default."""
     with Emulator(speed=math.inf) as emulator, connect(emulator) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def lenient() -> Iterator[httpx.Client]:
-    """Open a client of an emulator that is not strict."""
+    """Open a client for a lenient emulator."""
     with Emulator(speed=math.inf, strict=False) as emulator, connect(emulator) as client:
         yield client
 
@@ -593,29 +623,27 @@ def post(client: httpx.Client, route: str, body: dict[str, Any]) -> httpx.Respon
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", RULES)
-def test_what_strict_servers_refuse_is_refused_with_the_field_at_fault(
+def test_an_invalid_request_is_rejected_with_the_field_at_fault(
     strict: httpx.Client, name: str, stream: bool
 ) -> None:
     rule = RULES[name]
-    reply = post(strict, rule.route, {**rule.bad, "stream": stream})
-    error = reply.json()["error"]
-    assert (reply.status_code, error["type"]) == (400, "invalid_request_error")
+    response = post(strict, rule.route, {**rule.bad, "stream": stream})
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (400, "invalid_request_error")
     assert error["message"].startswith(f"{rule.param}: ")
     assert rule.route == "messages" or error["param"] == rule.param
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_the_nearest_good_request_is_accepted(strict: httpx.Client, name: str) -> None:
+def test_the_nearest_valid_request_is_accepted(strict: httpx.Client, name: str) -> None:
     rule = RULES[name]
     (CHAT if rule.route == "chat" else MESSAGES).validate_python(copy.deepcopy(rule.good))
-    reply = post(strict, rule.route, rule.good)
-    assert reply.status_code == 200, reply.text
+    response = post(strict, rule.route, rule.good)
+    assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_an_emulator_that_is_not_strict_refuses_only_what_it_cannot_read(
-    lenient: httpx.Client, name: str
-) -> None:
+def test_a_lenient_emulator_rejects_only_what_it_cannot_interpret(lenient: httpx.Client, name: str) -> None:
     rule = RULES[name]
     assert post(lenient, rule.route, rule.bad).status_code == (200 if rule.lenient else 400)
 
@@ -623,22 +651,29 @@ def test_an_emulator_that_is_not_strict_refuses_only_what_it_cannot_read(
 @pytest.mark.parametrize(
     "turns",
     [
-        [says("user", "One."), says("user", "Two.")],
-        [says("user", "One."), says("assistant", [use()]), says("user", [used()]), says("user", "Two.")],
+        [turn("user", "One."), turn("user", "Two.")],
         [
-            says("user", "One."),
-            says("assistant", [use()]),
-            says("assistant", [use("call_2")]),
-            says("user", [used()]),
-            says("user", [used("call_2")]),
+            turn("user", "One."),
+            turn("assistant", [tool_use()]),
+            turn("user", [tool_result()]),
+            turn("user", "Two."),
+        ],
+        [
+            turn("user", "One."),
+            turn("assistant", [tool_use()]),
+            turn("assistant", [tool_use("call_2")]),
+            turn("user", [tool_result()]),
+            turn("user", [tool_result("call_2")]),
         ],
     ],
 )
-def test_turns_of_one_role_are_joined(strict: httpx.Client, turns: list[dict[str, Any]]) -> None:
+def test_consecutive_turns_of_the_same_role_are_accepted(
+    strict: httpx.Client, turns: list[dict[str, Any]]
+) -> None:
     assert post(strict, "messages", message(messages=turns)).status_code == 200
 
 
-def test_a_refused_request_costs_nothing() -> None:
+def test_a_rejected_request_is_not_charged() -> None:
     with Emulator(speed=math.inf) as emulator, connect(emulator) as client:
         for rule in RULES.values():
             post(client, rule.route, rule.bad)

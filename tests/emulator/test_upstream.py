@@ -1,4 +1,4 @@
-"""Chat from another server: both dialects in front of it, everything else the emulator's own."""
+"""Chat forwarded to an upstream server, in both dialects; the emulator handles everything else."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WEATHER = Tool(
 
 
 @dataclass
-class Two:
-    """The emulator in front, and the one that answers for it."""
+class Pair:
+    """An emulator that forwards chat, and the one that it forwards to."""
 
     front: Emulator
-    behind: Emulator
+    upstream: Emulator
 
     def client(self, dialect: Literal["openai", "anthropic"]) -> Client:
         return Client(
@@ -38,25 +38,25 @@ class Two:
 
 
 @contextmanager
-def two(**options: Any) -> Iterator[Two]:
+def start_pair(**options: Any) -> Iterator[Pair]:
     speed = float("inf")
-    with Emulator(speed=speed, api_key=KEY) as behind:
-        options = {"upstream": behind.base_url, "upstream_key": KEY, **options}
+    with Emulator(speed=speed, api_key=KEY) as upstream:
+        options = {"upstream": upstream.base_url, "upstream_key": KEY, **options}
         with Emulator(speed=speed, **options) as front:
-            yield Two(front, behind)
+            yield Pair(front, upstream)
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Two]:
-    with two() as both:
-        yield both
+def shared_pair() -> Iterator[Pair]:
+    with start_pair() as pair:
+        yield pair
 
 
 @pytest.fixture
-def both(servers: Two) -> Two:
-    for each in (servers.front, servers.behind):
-        each.reset()
-    return servers
+def pair(shared_pair: Pair) -> Pair:
+    for emulator in (shared_pair.front, shared_pair.upstream):
+        emulator.reset()
+    return shared_pair
 
 
 REPLIES = {
@@ -73,29 +73,31 @@ REPLIES = {
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
-def test_a_reply_is_the_same_as_without_an_emulator_in_front(
-    both: Two, dialect: Literal["openai", "anthropic"], streamed: bool, reply: Scripted
+def test_a_forwarded_reply_equals_a_direct_one(
+    pair: Pair, dialect: Literal["openai", "anthropic"], streamed: bool, reply: Scripted
 ) -> None:
-    both.behind.script([reply, reply])
-    direct = Client(base_url=both.behind.base_url, api_key=KEY, dialect=dialect)
+    pair.upstream.script([reply, reply])
+    direct = Client(base_url=pair.upstream.base_url, api_key=KEY, dialect=dialect)
     seen = []
-    for client in (direct, both.client(dialect)):
+    for client in (direct, pair.client(dialect)):
         if streamed:
             with client.chat.stream("Hello", tools=[WEATHER]) as stream:
                 for _ in stream:
                     pass
-                got = stream.reply
+                result = stream.reply
         else:
-            got = client.chat.create("Hello", tools=[WEATHER])
-        calls = [(call.name, call.arguments) for call in got.tool_calls]
-        thought = [part.text for part in got.parts if isinstance(part, Reasoning)]
-        assert got.usage is not None
-        seen.append((got.text, calls, thought, got.refusal, got.finish_reason, got.usage.output_tokens))
+            result = client.chat.create("Hello", tools=[WEATHER])
+        calls = [(call.name, call.arguments) for call in result.tool_calls]
+        thinking = [part.text for part in result.parts if isinstance(part, Reasoning)]
+        assert result.usage is not None
+        seen.append(
+            (result.text, calls, thinking, result.refusal, result.finish_reason, result.usage.output_tokens)
+        )
     assert seen[0] == seen[1]
-    [charge] = both.front.charges
+    [charge] = pair.front.charges
     assert (charge.prompt_tokens, charge.completion_tokens) == (
-        both.behind.charges[1].prompt_tokens,
-        both.behind.charges[1].completion_tokens,
+        pair.upstream.charges[1].prompt_tokens,
+        pair.upstream.charges[1].completion_tokens,
     )
 
 
@@ -109,13 +111,13 @@ CONVERSATION = [
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_upstream_gets_the_same_request_from_both_dialects(
-    both: Two, dialect: Literal["openai", "anthropic"]
+def test_both_dialects_send_the_same_request_upstream(
+    pair: Pair, dialect: Literal["openai", "anthropic"]
 ) -> None:
     seen: list[Any] = []
-    both.behind.rule(lambda request: bool(seen.append(request)), "")
+    pair.upstream.rule(lambda request: bool(seen.append(request)), "")
     schema = {"type": "object", "properties": {"weather": {"type": "string"}}, "required": ["weather"]}
-    both.client(dialect).chat.create(
+    pair.client(dialect).chat.create(
         CONVERSATION,
         tools=[WEATHER],
         tool_choice="none",
@@ -141,36 +143,36 @@ BODIES: dict[str, Callable[..., dict[str, Any]]] = {"/v1/chat/completions": chat
 
 
 @pytest.mark.parametrize("path", BODIES)
-def test_a_stream_passes_event_by_event(both: Two, path: str) -> None:
-    both.behind.script(["one two three four five six"])
-    both.behind.fault("stall:4", times=1)
+def test_a_stream_is_forwarded_event_by_event(pair: Pair, path: str) -> None:
+    pair.upstream.script(["one two three four five six"])
+    pair.upstream.fault("stall:4", times=1)
     lines = []
     with (
-        connect(both.front) as client,
+        connect(pair.front) as client,
         client.stream("POST", path, json=BODIES[path](stream=True)) as response,
     ):
         for line in response.iter_lines():
             lines.append(line)
-            if "three" in line:  # the fourth event: those behind it never come
+            if "three" in line:  # the fourth event: the upstream stalls after it
                 break
     assert response.status_code == 200
     assert "four" not in "".join(lines)
-    # The upstream must not go on, and be paid, for a client that has left.
+    # The upstream must stop, and stop billing, once the client has disconnected.
     end = time.monotonic() + 60
-    while not (both.behind.requests[0].done and both.front.charges) and time.monotonic() < end:
+    while not (pair.upstream.requests[0].done and pair.front.charges) and time.monotonic() < end:
         time.sleep(0.01)
-    assert both.behind.requests[0].done
-    assert len(both.front.charges) == 1
+    assert pair.upstream.requests[0].done
+    assert len(pair.front.charges) == 1
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_usage_is_in_a_stream_only_where_it_was_asked_for(both: Two, wanted: bool) -> None:
-    options = {"stream_options": {"include_usage": True}} if wanted else {}
-    with connect(both.front) as client:
+@pytest.mark.parametrize("requested", [True, False])
+def test_a_stream_contains_usage_only_on_request(pair: Pair, requested: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if requested else {}
+    with connect(pair.front) as client:
         text = client.post("/v1/chat/completions", json=chat(stream=True, **options)).text
-    assert ('"prompt_tokens"' in text) is wanted
+    assert ('"prompt_tokens"' in text) is requested
     assert text.endswith("data: [DONE]\n\n")
-    assert both.front.charges[0].prompt_tokens == both.behind.charges[0].prompt_tokens
+    assert pair.front.charges[0].prompt_tokens == pair.upstream.charges[0].prompt_tokens
 
 
 ERRORS = {
@@ -185,83 +187,83 @@ ERRORS = {
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("fault", ERRORS)
-def test_its_error_has_the_form_of_the_route_in_front(both: Two, path: str, fault: str) -> None:
+def test_upstream_errors_are_translated_for_the_route(pair: Pair, path: str, fault: str) -> None:
     status, text = ERRORS[fault]
-    both.behind.fault(fault, times=1)
-    with connect(both.front) as client:
+    pair.upstream.fault(fault, times=1)
+    with connect(pair.front) as client:
         response = client.post(path, json=BODIES[path]())
     body = response.json()
     assert response.status_code == status
     assert text.lower() in body["error"]["message"].lower()
     assert ("request_id" in body) is (path == "/v1/messages")
     assert response.headers.get("retry-after") == ("7" if status == 429 else None)
-    assert both.front.charges == []
-    assert both.front.requests[0].error == body["error"]["message"]
+    assert pair.front.charges == []
+    assert pair.front.requests[0].error == body["error"]["message"]
 
 
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("fault", ["html", "empty"])
-def test_what_is_no_stream_is_an_error_and_no_charge(both: Two, path: str, fault: str) -> None:
-    both.behind.fault(fault, times=1)
-    with connect(both.front) as client:
+def test_a_non_stream_response_is_an_error_and_not_charged(pair: Pair, path: str, fault: str) -> None:
+    pair.upstream.fault(fault, times=1)
+    with connect(pair.front) as client:
         response = client.post(path, json={**BODIES[path](), "stream": True})
     assert response.status_code == 502
     assert "instead of an event stream" in response.json()["error"]["message"]
-    assert both.front.charges == []
+    assert pair.front.charges == []
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("fault", ["cut:3", "garbled:3", "error-event:3"])
-def test_a_stream_that_breaks_ends_in_an_error(
-    both: Two, dialect: Literal["openai", "anthropic"], fault: str
+def test_an_interrupted_stream_ends_with_an_error(
+    pair: Pair, dialect: Literal["openai", "anthropic"], fault: str
 ) -> None:
-    both.behind.script(["one two three four five six"])
-    both.behind.fault(fault, times=1)
+    pair.upstream.script(["one two three four five six"])
+    pair.upstream.fault(fault, times=1)
     with (
         pytest.raises(PicccError, match="upstream"),
-        both.client(dialect).chat.stream("Hello") as stream,
+        pair.client(dialect).chat.stream("Hello") as stream,
     ):
         for _ in stream:
             pass
-    assert len(both.front.charges) == 1
+    assert len(pair.front.charges) == 1
 
 
-def test_keys_scripts_faults_and_checks_stay_the_emulators_own(both: Two) -> None:
-    both.front.script(["Scripted."])
-    with connect(both.front) as client:
+def test_keys_scripts_faults_and_validation_stay_local(pair: Pair) -> None:
+    pair.front.script(["Scripted."])
+    with connect(pair.front) as client:
         assert (
             client.post("/v1/chat/completions", json=chat()).json()["choices"][0]["message"]["content"]
             == "Scripted."
         )
         assert client.post("/v1/chat/completions", json=chat(model="gpt-4o")).status_code == 404
-        both.front.fault("503", times=1)
+        pair.front.fault("503", times=1)
         assert client.post("/v1/chat/completions", json=chat()).status_code == 503
         wrong = client.post("/v1/chat/completions", json=chat(), headers={"authorization": f"Bearer {KEY}"})
         assert wrong.status_code == 401
-        assert both.behind.requests == []
+        assert pair.upstream.requests == []
         client.post("/v1/chat/completions", json=chat(KEY))
-    assert KEY not in str(both.front.requests)
-    assert both.behind.requests[0].headers["authorization"] == "[redacted]"
-    assert both.front.api_key not in json.dumps(both.behind.requests[0].headers)
+    assert KEY not in str(pair.front.requests)
+    assert pair.upstream.requests[0].headers["authorization"] == "[redacted]"
+    assert pair.front.api_key not in json.dumps(pair.upstream.requests[0].headers)
 
 
-def test_another_model_is_asked_for_where_one_is_named() -> None:
-    with two(upstream_model="piccc-flash") as both:
+def test_upstream_model_replaces_the_requested_model() -> None:
+    with start_pair(upstream_model="piccc-flash") as pair:
         for dialect in DIALECTS:
-            assert both.client(dialect).chat.create("Hello", model="piccc-ultra").model == "piccc-ultra"
-        assert [request.model for request in both.behind.requests] == ["piccc-flash"] * 2
-        assert [charge.model for charge in both.front.charges] == ["piccc-ultra"] * 2
+            assert pair.client(dialect).chat.create("Hello", model="piccc-ultra").model == "piccc-ultra"
+        assert [request.model for request in pair.upstream.requests] == ["piccc-flash"] * 2
+        assert [charge.model for charge in pair.front.charges] == ["piccc-ultra"] * 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "ftp://host", "", "http://a:b@host/v1", "http://host/?key=b"])
-def test_an_upstream_that_is_no_url_is_refused(url: str) -> None:
+def test_an_invalid_upstream_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError, match="upstream must be") as caught:
         Emulator(upstream=url)
     assert "b@" not in str(caught.value)
     assert "key=b" not in str(caught.value)
 
 
-def test_an_upstream_that_is_not_there_is_named() -> None:
+def test_an_unreachable_upstream_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     with Emulator(upstream=url) as front, connect(front) as client:

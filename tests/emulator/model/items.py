@@ -1,4 +1,4 @@
-"""Thirty facts with a question and a plain lie each, written before the table of prompts."""
+"""Test data for the rule model. The facts were written before the prompt table that they test."""
 
 FACTS: tuple[tuple[str, str, str], ...] = (
     (
@@ -121,7 +121,7 @@ FACTS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
-# What follows was written after the entries of the table that it tests.
+# Everything below was written after the table entries that it tests.
 
 SUBJECTS: tuple[str, ...] = (
     "harbour museum",
@@ -318,7 +318,7 @@ TWO_REQUESTS: tuple[tuple[str, str, str], ...] = tuple(
     )
 )
 
-# Names that must be quoted, or are of several words written together.
+# Names that need quoting, or that join several words.
 ODD_ROWS = (
     'CREATE TABLE "Order Items" (id INTEGER, "unit price" REAL, "product name" TEXT, qty INTEGER)',
     "INSERT INTO \"Order Items\" VALUES (1, 9.5, 'pen', 3), (2, 20, 'lamp', 1), (3, 2, 'clip', 100)",

@@ -1,4 +1,4 @@
-"""Asks in few words: tools from a line, and a conversation carried on to its end."""
+"""Helpers for the model tests: compact tools, single questions, and conversations run to the end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from piccc.emulator.conversation import Completion, ModelCall, ModelMessage, Mod
 from piccc.emulator.model import RuleModel
 
 MODEL = RuleModel()
-TEXT: dict[str, Any] = {"type": "string"}
-WHOLE: dict[str, Any] = {"type": "integer"}
+STRING: dict[str, Any] = {"type": "string"}
+INTEGER: dict[str, Any] = {"type": "integer"}
 NUMBER: dict[str, Any] = {"type": "number"}
-SWITCH: dict[str, Any] = {"type": "boolean"}
-TEXTS: dict[str, Any] = {"type": "array", "items": TEXT}
+BOOLEAN: dict[str, Any] = {"type": "boolean"}
+STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
 
 
 def one_of(*values: str) -> dict[str, Any]:
@@ -30,70 +30,70 @@ TOOLS = (
         "get_weather",
         "Get the current weather in a city.",
         "city",
-        city=TEXT,
+        city=STRING,
         unit=one_of("celsius", "fahrenheit"),
     ),
     tool(
         "create_image",
         "Create a picture with Piccc.",
         "prompt",
-        prompt=TEXT,
+        prompt=STRING,
         aspect_ratio=RATIO,
         resolution=SIZE,
-        n=WHOLE,
+        n=INTEGER,
     ),
     tool(
         "create_video",
         "Create a film with Piccc, from words or from an image.",
         "prompt",
-        prompt=TEXT,
-        duration_seconds=WHOLE,
+        prompt=STRING,
+        duration_seconds=INTEGER,
         aspect_ratio=RATIO,
-        with_audio=SWITCH,
-        image_url=TEXT,
+        with_audio=BOOLEAN,
+        image_url=STRING,
     ),
-    tool("add", "Add two numbers.", "a b", a=WHOLE, b=WHOLE),
-    tool("subtract", "Subtract the second number from the first.", "a b", a=WHOLE, b=WHOLE),
-    tool("multiply", "Multiply two numbers.", "a b", a=WHOLE, b=WHOLE),
-    tool("translate", "Translate a text.", "text target_language", text=TEXT, target_language=TEXT),
-    tool("search_docs", "Search the documentation.", "query", query=TEXT, top_k=WHOLE),
+    tool("add", "Add two numbers.", "a b", a=INTEGER, b=INTEGER),
+    tool("subtract", "Subtract the second number from the first.", "a b", a=INTEGER, b=INTEGER),
+    tool("multiply", "Multiply two numbers.", "a b", a=INTEGER, b=INTEGER),
+    tool("translate", "Translate a text.", "text target_language", text=STRING, target_language=STRING),
+    tool("search_docs", "Search the documentation.", "query", query=STRING, top_k=INTEGER),
     tool(
         "send_email",
         "Send an email.",
         "to subject body",
-        to={**TEXT, "format": "email"},
-        subject=TEXT,
-        body=TEXT,
+        to={**STRING, "format": "email"},
+        subject=STRING,
+        body=STRING,
     ),
     tool(
         "create_event",
         "Put an event into the calendar.",
         "title date",
-        title=TEXT,
-        date={**TEXT, "format": "date"},
-        time=TEXT,
-        attendees=TEXTS,
+        title=STRING,
+        date={**STRING, "format": "date"},
+        time=STRING,
+        attendees=STRINGS,
     ),
     tool(
         "book_flight",
         "Book a flight.",
         "origin destination",
-        origin=TEXT,
-        destination=TEXT,
-        passengers=WHOLE,
-        date=TEXT,
+        origin=STRING,
+        destination=STRING,
+        passengers=INTEGER,
+        date=STRING,
     ),
-    tool("set_timer", "Set a timer.", "minutes", minutes=WHOLE),
-    tool("get_task", "Look up the status of a task.", "task_id", task_id=TEXT),
+    tool("set_timer", "Set a timer.", "minutes", minutes=INTEGER),
+    tool("get_task", "Look up the status of a task.", "task_id", task_id=STRING),
     tool(
         "convert_currency",
         "Convert an amount of money.",
         "amount from_currency to_currency",
         amount=NUMBER,
-        from_currency=TEXT,
-        to_currency=TEXT,
+        from_currency=STRING,
+        to_currency=STRING,
     ),
-    tool("read_file", "Read a file from disk.", "path", path=TEXT),
+    tool("read_file", "Read a file from disk.", "path", path=STRING),
 )
 
 
@@ -105,10 +105,10 @@ def calls(text: str, tools: tuple[Tool, ...] = TOOLS, **more: Any) -> list[tuple
     return [(call.name, call.arguments) for call in ask(text, tools=tools, **more).calls]
 
 
-def carry_on(
+def converse(
     text: str, result: Callable[[ModelCall], str], tools: tuple[Tool, ...] = TOOLS, **more: Any
 ) -> tuple[list[list[tuple[str, dict[str, Any]]]], str]:
-    """Answer every call with its result until the model says something: the rounds of calls, and the text."""
+    """Answer every call until the model returns text; return the rounds of calls and that text."""
     turns = [ModelMessage("user", text)]
     rounds: list[list[tuple[str, dict[str, Any]]]] = []
     for _ in range(10):
@@ -118,4 +118,4 @@ def carry_on(
         rounds.append([(call.name, call.arguments) for call in answer.calls])
         turns.append(ModelMessage("assistant", calls=answer.calls))
         turns += [ModelMessage("tool", result(call), call_id=call.id) for call in answer.calls]
-    raise AssertionError(f"no end after {len(rounds)} rounds")
+    raise AssertionError(f"no final text after {len(rounds)} rounds")

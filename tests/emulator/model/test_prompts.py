@@ -1,4 +1,4 @@
-"""The frameworks' own classes, run on the model: the right form always, and mostly the right choice."""
+"""The frameworks' own classes on the rule model: always the right format, mostly the right answer."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def chat_model(emulator: Emulator) -> Any:
     return ChatPiccc(model="piccc-pro", api_key=emulator.api_key, base_url=emulator.base_url)
 
 
-def shown(number: int) -> tuple[list[str], int]:
-    """Return five texts, and where the right one stands."""
+def candidates(number: int) -> tuple[list[str], int]:
+    """Return five texts and the index of the right one."""
     place = number % 5
     others = [FACTS[(number + 3 * step) % len(FACTS)][1] for step in range(1, 5)]
     return [*others[:place], FACTS[number][1], *others[place:]], place
@@ -103,67 +103,68 @@ def shown(number: int) -> tuple[list[str], int]:
 @pytest.mark.parametrize(
     "kind", [LLMSingleSelector, LLMMultiSelector, PydanticSingleSelector, PydanticMultiSelector]
 )
-def test_selectors_choose_the_text_that_answers(llm: Any, kind: Any) -> None:
-    selector, right = kind.from_defaults(llm=llm), 0
+def test_selectors_choose_the_text_that_answers_the_question(llm: Any, kind: Any) -> None:
+    selector, correct = kind.from_defaults(llm=llm), 0
     for number in NUMBERS:
-        texts, place = shown(number)
-        right += selector.select(texts, FACTS[number][0]).inds[0] == place
-    assert right >= 0.8 * len(FACTS)
+        texts, place = candidates(number)
+        correct += selector.select(texts, FACTS[number][0]).inds[0] == place
+    assert correct >= 0.8 * len(FACTS)
 
 
 @pytest.mark.parametrize("kind", [LLMRerank, StructuredLLMRerank, RankGPTRerank])
-def test_rerankers_put_the_text_that_answers_first(llm: Any, kind: Any) -> None:
-    reranker, right = kind(llm=llm, top_n=3), 0
+def test_rerankers_put_the_answering_text_first(llm: Any, kind: Any) -> None:
+    reranker, correct = kind(llm=llm, top_n=3), 0
     for number in NUMBERS:
-        texts, _ = shown(number)
+        texts, _ = candidates(number)
         nodes = [NodeWithScore(node=TextNode(text=text), score=0.0) for text in texts]
         ranked = reranker.postprocess_nodes(nodes, QueryBundle(FACTS[number][0]))
         assert ranked
-        right += ranked[0].node.get_content() == FACTS[number][1]
-    assert right >= 0.8 * len(FACTS)
+        correct += ranked[0].node.get_content() == FACTS[number][1]
+    assert correct >= 0.8 * len(FACTS)
 
 
 @pytest.mark.parametrize("kind", [FaithfulnessEvaluator, RelevancyEvaluator])
-def test_facts_pass_and_lies_do_not(llm: Any, kind: Any) -> None:
-    evaluator, right = kind(llm=llm), 0
+def test_evaluators_pass_facts_and_fail_lies(llm: Any, kind: Any) -> None:
+    evaluator, correct = kind(llm=llm), 0
     for number, (question, fact, lie) in enumerate(FACTS):
-        contexts = [" ".join(shown(number)[0])]
-        said = evaluator.evaluate(query=question, response=lie if number % 2 else fact, contexts=contexts)
-        right += said.passing is (number % 2 == 0)
-    assert right >= 0.9 * len(FACTS)
+        contexts = [" ".join(candidates(number)[0])]
+        result = evaluator.evaluate(query=question, response=lie if number % 2 else fact, contexts=contexts)
+        correct += result.passing is (number % 2 == 0)
+    assert correct >= 0.9 * len(FACTS)
 
 
-def test_correct_answers_score_above_lies(llm: Any) -> None:
-    evaluator, right = CorrectnessEvaluator(llm=llm), 0
+def test_correct_answers_score_higher_than_lies(llm: Any) -> None:
+    evaluator, correct = CorrectnessEvaluator(llm=llm), 0
     for question, fact, lie in FACTS:
         scores = [
-            evaluator.evaluate(query=question, response=one, reference=fact).score for one in (fact, lie)
+            evaluator.evaluate(query=question, response=response, reference=fact).score
+            for response in (fact, lie)
         ]
         assert None not in scores
-        right += scores[0] >= 4 > scores[1]
-    assert right >= 0.9 * len(FACTS)
+        correct += scores[0] >= 4 > scores[1]
+    assert correct >= 0.9 * len(FACTS)
 
 
-def test_of_two_answers_the_right_one_wins(llm: Any) -> None:
-    evaluator, right = PairwiseComparisonEvaluator(llm=llm), 0
+def test_pairwise_comparison_prefers_the_correct_answer(llm: Any) -> None:
+    evaluator, correct = PairwiseComparisonEvaluator(llm=llm), 0
     for question, fact, lie in FACTS:
-        said = evaluator.evaluate(query=question, response=fact, second_response=lie, reference=fact)
-        assert not said.invalid_result
-        right += said.score == 1.0
-    assert right >= 0.9 * len(FACTS)
+        result = evaluator.evaluate(query=question, response=fact, second_response=lie, reference=fact)
+        assert not result.invalid_result
+        correct += result.score == 1.0
+    assert correct >= 0.9 * len(FACTS)
 
 
-def test_relevance_is_a_score_and_falls_with_another_subject(llm: Any) -> None:
-    answers, contexts, right = AnswerRelevancyEvaluator(llm=llm), ContextRelevancyEvaluator(llm=llm), 0
+def test_relevance_scores_drop_for_an_unrelated_answer_or_context(llm: Any) -> None:
+    answers, contexts, correct = AnswerRelevancyEvaluator(llm=llm), ContextRelevancyEvaluator(llm=llm), 0
     for number, (question, fact, _) in enumerate(FACTS):
         other = FACTS[(number + 7) % len(FACTS)][1]
         pairs = [
-            [answers.evaluate(query=question, response=one) for one in (fact, other)],
-            [contexts.evaluate(query=question, contexts=[one]) for one in (fact, other)],
+            [answers.evaluate(query=question, response=text) for text in (fact, other)],
+            [contexts.evaluate(query=question, contexts=[text]) for text in (fact, other)],
         ]
-        assert not any(one.invalid_result for pair in pairs for one in pair)
-        right += all(pair[0].score > pair[1].score for pair in pairs)
-    assert right >= 0.8 * len(FACTS)
+        assert not any(result.invalid_result for pair in pairs for result in pair)
+        correct += all(pair[0].score > pair[1].score for pair in pairs)
+    assert correct >= 0.8 * len(FACTS)
 
 
 class Person(BaseModel):
@@ -171,58 +172,60 @@ class Person(BaseModel):
     age: int
 
 
-def test_a_schema_in_doubled_braces_is_followed(llm: Any) -> None:
+def test_a_schema_in_double_braces_is_followed(llm: Any) -> None:
     program = LLMTextCompletionProgram.from_defaults(
         output_cls=Person, prompt_template_str="{name} is {age} years old.", llm=llm
     )
     names = [" ".join(fact.split()[1:3]).title() for _, fact, _ in FACTS]
-    made = [program(name=name, age=20 + at) for at, name in enumerate(names)]
-    assert [one.age for one in made] == [20 + at for at in NUMBERS]
+    people = [program(name=name, age=20 + index) for index, name in enumerate(names)]
+    assert [person.age for person in people] == [20 + index for index in NUMBERS]
     critic = GuidelineEvaluator(llm=llm, guidelines="The response names a number.")
     assert critic.evaluate(query="How tall is it?", response="It is 42 metres tall.").feedback
 
 
-def test_guidelines_are_judged(llm: Any) -> None:
-    right = 0
+def test_guidelines_are_evaluated(llm: Any) -> None:
+    correct = 0
     for guideline, response, passes in GUIDELINES:
-        said = GuidelineEvaluator(llm=llm, guidelines=guideline).evaluate(query="Tell me.", response=response)
-        assert said.feedback
-        right += said.passing is passes
-    assert right >= 0.9 * len(GUIDELINES)
+        result = GuidelineEvaluator(llm=llm, guidelines=guideline).evaluate(
+            query="Tell me.", response=response
+        )
+        assert result.feedback
+        correct += result.passing is passes
+    assert correct >= 0.9 * len(GUIDELINES)
 
 
-def test_filtered_answers_come_from_the_context_that_has_them(llm: Any) -> None:
+def test_answer_filtering_drops_contexts_without_the_answer(llm: Any) -> None:
     synthesizer = get_response_synthesizer(llm=llm, response_mode="refine", structured_answer_filtering=True)
-    right = 0
+    correct = 0
     for number, (question, fact, _) in enumerate(FACTS):
         other = FACTS[(number + 7) % len(FACTS)][1]
-        told = synthesizer.get_response(question, [fact if number % 2 else other])
-        right += (fact in str(told)) if number % 2 else (str(told) == "Empty Response")
-    assert right >= 0.9 * len(FACTS)
+        answer = synthesizer.get_response(question, [fact if number % 2 else other])
+        correct += (fact in str(answer)) if number % 2 else (str(answer) == "Empty Response")
+    assert correct >= 0.9 * len(FACTS)
 
 
 @pytest.mark.parametrize(
     ("rows", "items"), [(ROWS, SQL), (ODD_ROWS, ODD_SQL)], ids=["plain names", "odd names"]
 )
-def test_sql_runs_over_the_given_schema_and_mostly_answers(
+def test_sql_runs_on_the_given_schema_and_mostly_answers(
     llm: Any, rows: tuple[str, ...], items: tuple[tuple[str, object], ...]
 ) -> None:
     engine = create_engine("sqlite://")
     with engine.begin() as connection:
         for statement in rows:
             connection.execute(text(statement))
-    queries, right = (
+    queries, correct = (
         NLSQLTableQueryEngine(SQLDatabase(engine), llm=llm, embed_model=MockEmbedding(embed_dim=1)),
         0,
     )
     for question, answer in items:
-        found = queries.query(question)
-        assert found.metadata is not None
+        result = queries.query(question)
+        assert result.metadata is not None
         with engine.connect() as connection:
-            selected = connection.execute(text(found.metadata["sql_query"])).all()
-        right += [row[0] for row in selected] == [answer]
-        assert str(found).startswith(("The result is", "The query has no result"))
-    assert right >= 0.8 * len(items)
+            selected = connection.execute(text(result.metadata["sql_query"])).all()
+        correct += [row[0] for row in selected] == [answer]
+        assert str(result).startswith(("The result is", "The query has no result"))
+    assert correct >= 0.8 * len(items)
 
 
 @pytest.mark.parametrize(
@@ -233,15 +236,15 @@ def test_sql_runs_over_the_given_schema_and_mostly_answers(
         (SchemaLLMPathExtractor, {"strict": False}),
     ],
 )
-def test_paths_have_the_subjects_of_the_text(llm: Any, kind: Any, options: dict[str, Any]) -> None:
+def test_path_extractors_find_the_subject_of_each_text(llm: Any, kind: Any, options: dict[str, Any]) -> None:
     nodes = kind(llm=llm, num_workers=1, **options)([TextNode(text=fact) for _, fact, _ in FACTS])
-    right = 0
+    correct = 0
     for node, subject in zip(nodes, SUBJECTS, strict=True):
-        entities = [one.name.lower() for one in node.metadata["nodes"]]
+        entities = [entity.name.lower() for entity in node.metadata["nodes"]]
         assert len(entities) >= 2
         assert node.metadata["relations"]
-        right += subject.lower() in entities
-    assert right >= 0.8 * len(FACTS)
+        correct += subject.lower() in entities
+    assert correct >= 0.8 * len(FACTS)
 
 
 EMPLOYERS = ("Globex", "Initech", "Nova Labs", "Umbra")
@@ -261,11 +264,11 @@ TRIPLES = [
 ]
 
 
-def test_paths_of_a_strict_schema_keep_to_its_triples_of_types(llm: Any) -> None:
+def test_a_strict_path_schema_allows_only_its_type_triples(llm: Any) -> None:
     extractor = SchemaLLMPathExtractor(
         llm=llm,
         num_workers=1,
-        possible_entities=Literal["PERSON", "COMPANY", "CITY"],  # type: ignore[arg-type]  # as its examples have it
+        possible_entities=Literal["PERSON", "COMPANY", "CITY"],  # type: ignore[arg-type]  # as in its own examples
         possible_relations=Literal["WORKS_AT", "LIVES_IN", "FOUNDED", "BASED_IN"],  # type: ignore[arg-type]
         kg_validation_schema=[
             ("PERSON", "WORKS_AT", "COMPANY"),
@@ -276,16 +279,17 @@ def test_paths_of_a_strict_schema_keep_to_its_triples_of_types(llm: Any) -> None
     )
     assert len(TRIPLES) >= 30
     nodes = extractor([TextNode(text=sentence) for sentence, _ in TRIPLES])
-    found = [
-        [(one.source_id, one.label, one.target_id) for one in node.metadata["relations"]] for node in nodes
+    extracted = [
+        [(relation.source_id, relation.label, relation.target_id) for relation in node.metadata["relations"]]
+        for node in nodes
     ]
-    right = sum(triples == [wanted] for triples, (_, wanted) in zip(found, TRIPLES, strict=True))
-    assert right >= 0.9 * len(TRIPLES), found
+    correct = sum(triples == [expected] for triples, (_, expected) in zip(extracted, TRIPLES, strict=True))
+    assert correct >= 0.9 * len(TRIPLES), extracted
     [other] = extractor([TextNode(text="Cats like fish.")])
     assert other.metadata["relations"] == []
 
 
-def test_questions_to_a_graph_find_their_facts(llm: Any) -> None:
+def test_property_graph_queries_find_the_facts(llm: Any) -> None:
     index = PropertyGraphIndex.from_documents(
         [Document(text=fact) for _, fact, _ in FACTS],
         llm=llm,
@@ -294,28 +298,26 @@ def test_questions_to_a_graph_find_their_facts(llm: Any) -> None:
         use_async=False,
     )
     retriever = LLMSynonymRetriever(index.property_graph_store, llm=llm, include_text=False)
-    engine, right = index.as_query_engine(llm=llm, sub_retrievers=[retriever], use_async=False), 0
+    engine, correct = index.as_query_engine(llm=llm, sub_retrievers=[retriever], use_async=False), 0
     for question, fact, _ in FACTS:
-        right += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
-    assert right >= 0.8 * len(FACTS)
+        correct += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
+    assert correct >= 0.8 * len(FACTS)
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated class K:DeprecationWarning")
-def test_questions_to_a_graph_of_the_old_kind_find_their_facts(
-    llm: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_knowledge_graph_queries_find_the_facts(llm: Any, caplog: pytest.LogCaptureFixture) -> None:
     documents = [Document(text=fact) for _, fact, _ in FACTS]
     index = KnowledgeGraphIndex.from_documents(documents, llm=llm, embed_model=MockEmbedding(embed_dim=1))
-    engine, right = index.as_query_engine(llm=llm, include_text=True, response_mode="compact"), 0
+    engine, correct = index.as_query_engine(llm=llm, include_text=True, response_mode="compact"), 0
     for question, fact, _ in FACTS:
-        right += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
-    assert right >= 0.8 * len(FACTS)
-    caplog.clear()  # it says that it uses no embeddings
+        correct += fact.split()[-1].strip(".").lower() in str(engine.query(question)).lower()
+    assert correct >= 0.8 * len(FACTS)
+    caplog.clear()  # it warns that it uses no embeddings
 
 
-def test_what_extractors_find_is_in_the_text(llm: Any) -> None:
-    texts = [" ".join(shown(number)[0]) for number in NUMBERS]
-    nodes = [TextNode(text=one) for one in texts]
+def test_extracted_metadata_comes_from_the_text(llm: Any) -> None:
+    texts = [" ".join(candidates(number)[0]) for number in NUMBERS]
+    nodes = [TextNode(text=text) for text in texts]
     for extractor in (
         TitleExtractor(llm=llm, nodes=1, num_workers=1),
         KeywordExtractor(llm=llm, keywords=4, num_workers=1),
@@ -325,26 +327,28 @@ def test_what_extractors_find_is_in_the_text(llm: Any) -> None:
         extractor.show_progress = False
         nodes = extractor.process_nodes(nodes)
     for node, words in zip(nodes, texts, strict=True):
-        found = node.metadata
-        title = found["document_title"].lower().split()  # of the nodes together: they have no document
+        metadata = node.metadata
+        title = metadata["document_title"].lower().split()  # from all nodes, as they have no document
         assert {*title} <= {*re.findall(r"[\w'’-]+", " ".join(texts).lower())}
-        keywords = found["excerpt_keywords"].split(", ")
+        keywords = metadata["excerpt_keywords"].split(", ")
         assert len(keywords) == 4
         assert all(keyword in words.lower() for keyword in keywords)
-        assert len(found["questions_this_excerpt_can_answer"].splitlines()) == 3
-        assert all(part in words for part in re.split(r"(?<=[.])\s", found["section_summary"]))
+        assert len(metadata["questions_this_excerpt_can_answer"].splitlines()) == 3
+        assert all(part in words for part in re.split(r"(?<=[.])\s", metadata["section_summary"]))
 
 
-def test_what_is_personal_is_masked(llm: Any) -> None:
-    right = 0
+def test_personal_data_is_masked(llm: Any) -> None:
+    correct = 0
     for words, secrets in PERSONAL:
         [node] = PIINodePostprocessor(llm=llm).postprocess_nodes([NodeWithScore(node=TextNode(text=words))])
         mapping = node.node.metadata["__pii_node_info__"]
-        right += {*mapping.values()} == {*secrets} and not any(one in node.node.text for one in secrets)
-    assert right >= 0.9 * len(PERSONAL)
+        correct += {*mapping.values()} == {*secrets} and not any(
+            secret in node.node.text for secret in secrets
+        )
+    assert correct >= 0.9 * len(PERSONAL)
 
 
-def test_a_streamed_program_gets_its_object(llm: Any) -> None:
+def test_a_streamed_program_returns_its_object(llm: Any) -> None:
     program = FunctionCallingProgram.from_defaults(
         output_cls=Person, prompt=PromptTemplate("{name} is {age} years old."), llm=llm
     )
@@ -354,21 +358,25 @@ def test_a_streamed_program_gets_its_object(llm: Any) -> None:
         assert last.age == 20 + number
 
 
-def test_the_tools_that_a_request_speaks_of_are_selected(chat_model: Any) -> None:
+def test_the_tool_selector_picks_the_requested_tool(chat_model: Any) -> None:
     tools = [
-        StructuredTool.from_function(lambda: "", name=name, description=told, args_schema={"type": "object"})
-        for name, told in TOOLS_TO_SELECT
+        StructuredTool.from_function(
+            lambda: "", name=name, description=description, args_schema={"type": "object"}
+        )
+        for name, description in TOOLS_TO_SELECT
     ]
-    middleware, right, chosen = LLMToolSelectorMiddleware(model=chat_model, max_tools=1), 0, list[str]()
-    for words, wanted in SELECTIONS:
+    middleware, correct, chosen = LLMToolSelectorMiddleware(model=chat_model, max_tools=1), 0, list[str]()
+    for words, expected in SELECTIONS:
         request = ModelRequest(model=chat_model, messages=[HumanMessage(words)], tools=tools, state={})
-        middleware.wrap_model_call(request, lambda one: chosen.append(one.tools[0].name) or AIMessage(""))
-        right += chosen[-1] == wanted
+        middleware.wrap_model_call(
+            request, lambda selected: chosen.append(selected.tools[0].name) or AIMessage("")
+        )
+        correct += chosen[-1] == expected
     assert len(chosen) == len(SELECTIONS)
-    assert right >= 0.8 * len(SELECTIONS)
+    assert correct >= 0.8 * len(SELECTIONS)
 
 
-def test_a_replaced_history_keeps_intent_facts_and_files(chat_model: Any) -> None:
+def test_a_summarized_history_keeps_intent_facts_and_files(chat_model: Any) -> None:
     middleware = SummarizationMiddleware(chat_model, trigger=("messages", 4), keep=("messages", 1))
     for number, (question, fact, _) in enumerate(FACTS):
         messages = [
@@ -399,20 +407,20 @@ def test_a_replaced_history_keeps_intent_facts_and_files(chat_model: Any) -> Non
         "A1 b@c ",
     ],
 )
-def test_words_of_prompts_over_and_over_end(words: str) -> None:
-    # A pattern that takes quadratic time would be at it for hours.
+def test_prompt_patterns_finish_on_long_repetitive_input(words: str) -> None:
+    # A pattern with quadratic run time would take hours.
     assert ask(words * (200_000 // len(words))).usage.completion_tokens
 
 
-def test_two_requests_are_two_calls() -> None:
-    found = [[call.name for call in ask(words, tools=TOOLS).calls] for words, *_ in TWO_REQUESTS]
-    right = sum(names[:1] == [one] for names, (_, one, _) in zip(found, TWO_REQUESTS, strict=True))
+def test_two_requests_in_one_prompt_become_two_calls() -> None:
+    called = [[call.name for call in ask(words, tools=TOOLS).calls] for words, *_ in TWO_REQUESTS]
+    correct = sum(names[:1] == [first] for names, (_, first, _) in zip(called, TWO_REQUESTS, strict=True))
     both = sum(
-        names == [one, two]
-        for names, (words, one, two) in zip(found, TWO_REQUESTS, strict=True)
+        names == [first, second]
+        for names, (words, first, second) in zip(called, TWO_REQUESTS, strict=True)
         if ". Then " not in words
     )
-    assert right >= 0.9 * len(TWO_REQUESTS)
+    assert correct >= 0.9 * len(TWO_REQUESTS)
     assert both >= 0.9 * len([words for words, *_ in TWO_REQUESTS if ". Then " not in words])
 
 

@@ -1,4 +1,4 @@
-"""Texts: answers from a context, results in words, prompts of the frameworks, and plain echoes."""
+"""Text answers: from a context, from tool results, to the frameworks' prompts, and plain echoes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llama_index.core.tools import FunctionTool, ToolMetadata
 
 from piccc.emulator.conversation import Medium, ModelCall, ModelMessage, ModelRequest
 from piccc.emulator.model.react import react_request
-from tests.emulator.model.talk import MODEL, TOOLS, ask, carry_on
+from tests.emulator.model.talk import MODEL, TOOLS, ask, converse
 
 CONTEXT = """file_path: docs/tasks.md
 
@@ -44,7 +44,7 @@ Webhooks are signed with HMAC-SHA256. A delivery is retried for a day.
 | 4K   | 8 credits |"""
 
 
-def say(*turns: ModelMessage, **more: Any) -> str:
+def answer(*turns: ModelMessage, **more: Any) -> str:
     return MODEL.answer(ModelRequest("piccc-pro", turns, **more)).text
 
 
@@ -71,19 +71,19 @@ def say(*turns: ModelMessage, **more: Any) -> str:
         "Question: {query_str}\nContext: {context_str}\nAnswer:",
     ],
 )
-def test_a_question_is_answered_by_the_sentence_of_the_context(
+def test_a_question_is_answered_with_a_sentence_from_the_context(
     template: str, question: str, expected: str
 ) -> None:
-    assert say(ModelMessage("user", template.format(context_str=CONTEXT, query_str=question))) == expected
+    assert answer(ModelMessage("user", template.format(context_str=CONTEXT, query_str=question))) == expected
 
 
-def test_a_context_in_the_system_words_answers_the_users_question() -> None:
+def test_a_context_in_the_system_prompt_answers_the_users_question() -> None:
     system = (
         "Use the following pieces of retrieved context to answer the question.\n\nMars has two moons. "
         "Jupiter has 95 known moons.\n\nVenus has none."
     )
     assert (
-        say(ModelMessage("system", system), ModelMessage("user", "How many moons does Jupiter have?"))
+        answer(ModelMessage("system", system), ModelMessage("user", "How many moons does Jupiter have?"))
         == "Jupiter has 95 known moons."
     )
 
@@ -94,14 +94,14 @@ RETRIEVED = (
 
 
 @pytest.mark.parametrize("text", ["How many moons has Mars?", "Explain the moons of Mars", "Mars有几颗卫星"])
-def test_a_context_in_the_system_words_answers_what_is_asked(text: str) -> None:
-    assert say(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == "Mars has two moons."
+def test_a_context_in_the_system_prompt_answers_any_phrasing(text: str) -> None:
+    assert answer(ModelMessage("system", RETRIEVED), ModelMessage("user", text)) == "Mars has two moons."
 
 
 def test_a_chinese_context_answers_a_chinese_question() -> None:
-    told = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
-    text = f"上下文：\n{told}\n\n问题：视频任务需要多久？\n回答："
-    assert say(ModelMessage("user", text)) == "视频任务需要一到三分钟。"
+    context = "图片任务通常在几秒内完成。视频任务需要一到三分钟。链接在24小时后过期。"
+    text = f"上下文：\n{context}\n\n问题：视频任务需要多久？\n回答："
+    assert answer(ModelMessage("user", text)) == "视频任务需要一到三分钟。"
 
 
 @pytest.mark.parametrize(
@@ -111,19 +111,19 @@ def test_a_chinese_context_answers_a_chinese_question() -> None:
         ("Bananas are yellow.", "Links live for a day."),
     ],
 )
-def test_refining_takes_the_better_answer(context: str, expected: str) -> None:
+def test_refine_keeps_the_better_answer(context: str, expected: str) -> None:
     text = prompts.DEFAULT_REFINE_PROMPT_TMPL.format(
         query_str="How long do output links live?",
         existing_answer="Links live for a day.",
         context_msg=context,
     )
-    assert say(ModelMessage("user", text)) == expected
+    assert answer(ModelMessage("user", text)) == expected
 
 
-def test_citations_name_the_source() -> None:
+def test_a_cited_answer_names_its_source() -> None:
     sources = "Source 1:\nThe emulator starts on loopback.\n\nSource 2:\nVideo tasks take two minutes.\n"
     text = CITATION_QA_TEMPLATE.format(context_str=sources, query_str="How long do video tasks take?")
-    assert say(ModelMessage("user", text)) == "Video tasks take two minutes. [2]"
+    assert answer(ModelMessage("user", text)) == "Video tasks take two minutes. [2]"
 
 
 SLEEP = (
@@ -132,21 +132,21 @@ SLEEP = (
 
 
 @pytest.mark.parametrize("lead", ["Summarize: ", "Give me an overview of this text:\n", "TL;DR: ", "概括："])
-def test_a_summary_is_of_the_text_and_not_of_the_request(lead: str) -> None:
+def test_a_summary_covers_the_text_and_not_the_instruction(lead: str) -> None:
     assert ask(f"{lead}{SLEEP}").text == SLEEP
 
 
-def test_a_quoted_sentence_comes_back_as_it_stands() -> None:
-    told = 'The note says: "Links live for a day." It was written by Ada. Bananas are yellow.'
-    text = f"Context:\n{told}\n\nQuestion: Who is it written by, and what says the note of links?"
-    assert say(ModelMessage("user", text)).startswith('The note says: "Links live for a day."')
+def test_a_sentence_with_a_quotation_is_returned_unchanged() -> None:
+    context = 'The note says: "Links live for a day." It was written by Ada. Bananas are yellow.'
+    text = f"Context:\n{context}\n\nQuestion: Who is it written by, and what says the note of links?"
+    assert answer(ModelMessage("user", text)).startswith('The note says: "Links live for a day."')
 
 
-def test_a_question_with_odd_gaps_is_no_part_of_its_context() -> None:
-    told = f"{CONTEXT}\n\nDr. No wrote the part on links, late at night, in a tower by the sea."
-    text = f"{told}\n\nWhich part was written by Dr.  No?"
+def test_a_question_with_double_spaces_is_not_taken_as_context() -> None:
+    context = f"{CONTEXT}\n\nDr. No wrote the part on links, late at night, in a tower by the sea."
+    text = f"{context}\n\nWhich part was written by Dr.  No?"
     assert (
-        say(ModelMessage("user", text))
+        answer(ModelMessage("user", text))
         == "Dr. No wrote the part on links, late at night, in a tower by the sea."
     )
 
@@ -157,7 +157,7 @@ CHOICES = (
 )
 
 
-def test_a_selector_prompt_gets_the_choice_in_its_form() -> None:
+def test_a_selector_prompt_is_answered_in_its_format() -> None:
     parser = SelectionOutputParser()
     single = DEFAULT_SINGLE_SELECT_PROMPT_TMPL.format(
         num_choices=3, context_list=CHOICES, query_str="How long can a film be?"
@@ -166,17 +166,17 @@ def test_a_selector_prompt_gets_the_choice_in_its_form() -> None:
         num_choices=3, max_outputs=2, context_list=CHOICES, query_str="What do films and images share?"
     )
     chosen = [
-        parser.parse(say(ModelMessage("user", parser.format(text)))).parsed_output
+        parser.parse(answer(ModelMessage("user", parser.format(text)))).parsed_output
         for text in (single, several)
     ]
-    assert [[one.choice for one in found] for found in chosen] == [[2], [1, 2]]
+    assert [[selection.choice for selection in found] for found in chosen] == [[2], [1, 2]]
     numbered = prompts.DEFAULT_QUERY_PROMPT_TMPL.format(
         num_chunks=3, context_list=CHOICES, query_str="How long is a film?"
     )
-    assert say(ModelMessage("user", numbered)).startswith("ANSWER: 2\n")
+    assert answer(ModelMessage("user", numbered)).startswith("ANSWER: 2\n")
 
 
-def test_a_question_generator_prompt_asks_each_tool_that_fits() -> None:
+def test_a_question_generator_prompt_selects_the_matching_tools() -> None:
     tools = [
         ToolMetadata(name="march", description="Sales in March"),
         ToolMetadata(name="april", description="Sales in April"),
@@ -185,11 +185,11 @@ def test_a_question_generator_prompt_asks_each_tool_that_fits() -> None:
     text = PromptTemplate(DEFAULT_SUB_QUESTION_PROMPT_TMPL).format(
         tools_str=build_tools_text(tools), query_str="Compare the sales in March and April"
     )
-    parsed = SubQuestionOutputParser().parse(say(ModelMessage("user", text))).parsed_output
-    assert [one.tool_name for one in parsed] == ["march", "april"]
+    parsed = SubQuestionOutputParser().parse(answer(ModelMessage("user", text))).parsed_output
+    assert [question.tool_name for question in parsed] == ["march", "april"]
 
 
-def test_a_react_prompt_is_worked_off_in_its_form() -> None:
+def test_a_react_prompt_is_followed_step_by_step() -> None:
     def add(a: int, b: int) -> int:
         """Add two numbers."""
         return a + b
@@ -201,14 +201,14 @@ def test_a_react_prompt_is_worked_off_in_its_form() -> None:
     tools = [FunctionTool.from_defaults(add), FunctionTool.from_defaults(weather)]
     question = ChatMessage(role="user", content="What is 3 plus 4, and then the weather in Paris?")
     turns = [
-        ModelMessage("system" if one.role == "system" else "user", one.content or "")
-        for one in ReActChatFormatter.from_defaults().format(tools, [question])
+        ModelMessage("system" if message.role == "system" else "user", message.content or "")
+        for message in ReActChatFormatter.from_defaults().format(tools, [question])
     ]
     steps: list[Any] = []
-    for seen in ("7", "sunny", ""):
-        said = say(*turns)
-        steps.append(ReActOutputParser().parse(said))
-        turns += [ModelMessage("assistant", said), ModelMessage("user", f"Observation: {seen}")]
+    for observation in ("7", "sunny", ""):
+        reply = answer(*turns)
+        steps.append(ReActOutputParser().parse(reply))
+        turns += [ModelMessage("assistant", reply), ModelMessage("user", f"Observation: {observation}")]
     assert [(step.action, step.action_input) for step in steps[:2]] == [
         ("add", {"a": 3, "b": 4}),
         ("weather", {"city": "Paris"}),
@@ -226,34 +226,34 @@ def test_a_schema_written_in_the_prompt_is_followed() -> None:
         f"Anna is 25 years old.\n\nHere's a JSON schema to follow:\n{json.dumps(schema)}\n\nOutput "
         f"a valid JSON object."
     )
-    assert json.loads(say(ModelMessage("user", text))) == {"name": "Anna", "age": 25}
+    assert json.loads(answer(ModelMessage("user", text))) == {"name": "Anna", "age": 25}
 
 
-def _result(text: str, *, is_error: bool = False) -> str:
+def _answer_to_result(text: str, *, is_error: bool = False) -> str:
     call = ModelCall("c1", "get_weather", {"city": "Paris"})
     turns = (
         ModelMessage("user", "the weather in Paris"),
         ModelMessage("assistant", calls=(call,)),
         ModelMessage("tool", text, call_id="c1", is_error=is_error),
     )
-    return say(*turns, tools=TOOLS)
+    return answer(*turns, tools=TOOLS)
 
 
-def test_an_error_is_told_as_one() -> None:
-    assert _result("timeout", is_error=True) == "get_weather failed: timeout"
-    assert _result("Error: timeout").startswith("get_weather failed")
-    assert "failed" in _result('{"status": "failed", "message": "no such city"}')
+def test_an_error_result_is_reported_as_a_failure() -> None:
+    assert _answer_to_result("timeout", is_error=True) == "get_weather failed: timeout"
+    assert _answer_to_result("Error: timeout").startswith("get_weather failed")
+    assert "failed" in _answer_to_result('{"status": "failed", "message": "no such city"}')
 
 
-def test_several_results_are_all_told() -> None:
-    _, said = carry_on(
+def test_all_results_are_reported() -> None:
+    _, text = converse(
         "weather in Paris. weather in Rome. weather in Oslo.",
         lambda call: f"fine in {call.arguments['city']}",
     )
-    assert all(f"fine in {city}" in said for city in ("Paris", "Rome", "Oslo"))
+    assert all(f"fine in {city}" in text for city in ("Paris", "Rome", "Oslo"))
 
 
-def test_a_long_result_is_read_for_the_question() -> None:
+def test_a_long_result_is_searched_for_the_answer() -> None:
     filler = "The museum opens late on weekdays and serves tea in the garden. " * 12
     turns = (
         ModelMessage("user", "Search the docs: how are webhooks signed?"),
@@ -262,11 +262,11 @@ def test_a_long_result_is_read_for_the_question() -> None:
         ),
         ModelMessage("tool", f"{filler}Webhooks are signed with HMAC-SHA256. {filler}", call_id="c1"),
     )
-    assert "HMAC-SHA256" in say(*turns, tools=TOOLS)
-    assert "museum" not in say(*turns, tools=TOOLS)
+    assert "HMAC-SHA256" in answer(*turns, tools=TOOLS)
+    assert "museum" not in answer(*turns, tools=TOOLS)
 
 
-def test_reasoning_is_there_when_asked_for_and_names_the_tool() -> None:
+def test_reasoning_is_returned_only_on_request_and_names_the_tool() -> None:
     assert ask("the weather in Oslo", tools=TOOLS).reasoning == ""
     assert "get_weather" in ask("the weather in Oslo", tools=TOOLS, reasoning=True).reasoning
 
@@ -280,7 +280,7 @@ def test_reasoning_is_there_when_asked_for_and_names_the_tool() -> None:
     ],
     ids=range(10),
 )
-def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
+def test_odd_prompts_still_get_an_answer(text: str) -> None:
     assert ask(text).text
     ask(text, tools=TOOLS)
     json.loads(
@@ -289,7 +289,7 @@ def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "said"),
+    ("result", "expected"),
     [
         ("sunny", "get_weather (Paris): sunny"),
         ('{"sky": "clear", "degrees": 21, "wind": null}', "get_weather (Paris): sky: clear; degrees: 21"),
@@ -300,8 +300,8 @@ def test_no_words_are_too_odd_for_an_answer(text: str) -> None:
         ("Error handling in Python uses try.", "get_weather (Paris): Error handling in Python uses try."),
     ],
 )
-def test_results_are_told_in_words(result: str, said: str) -> None:
-    assert _result(result) == said
+def test_results_are_reported_as_text(result: str, expected: str) -> None:
+    assert _answer_to_result(result) == expected
 
 
 @pytest.mark.parametrize(
@@ -309,12 +309,12 @@ def test_results_are_told_in_words(result: str, said: str) -> None:
     ["9" * 5000, "[" * 600 + "]" * 600, '{"a":' * 600 + "1" + "}" * 600, "[" * 100_000, "NaN", "[1e999]"],
     ids=lambda text: text[:9],
 )
-def test_no_result_is_too_odd_to_be_told(text: str) -> None:
-    assert _result(text)
+def test_odd_results_still_get_an_answer(text: str) -> None:
+    assert _answer_to_result(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (
             "Write a launch caption for a ceramic mug.",
@@ -324,22 +324,22 @@ def test_no_result_is_too_odd_to_be_told(text: str) -> None:
         ("Hello", "You said: Hello (This is the emulator; it only echoes your words.)"),
     ],
 )
-def test_the_model_repeats_what_it_has_no_rule_for(text: str, said: str) -> None:
-    assert ask(text).text == said
+def test_captions_lengths_and_plain_prompts_are_answered_by_rule(text: str, expected: str) -> None:
+    assert ask(text).text == expected
 
 
 @pytest.mark.parametrize("length", [1, 5, 120, 1000])
-def test_a_length_that_is_asked_for_is_kept(length: int) -> None:
+def test_a_requested_word_count_is_met(length: int) -> None:
     assert len(ask(f"Write about clay in {length} words.").text.split()) == length
 
 
-def test_media_are_noticed_with_their_kind() -> None:
+def test_attached_media_are_listed_with_their_types() -> None:
     media = (
         Medium("image", "image/png", 1234, None, 640, 480),
         Medium("file", "application/pdf", 99, "plan.pdf"),
     )
-    said = say(ModelMessage("user", "What is this?", media=media))
-    assert said == "I see: image (image/png), file (application/pdf)."
+    text = answer(ModelMessage("user", "What is this?", media=media))
+    assert text == "I see: image (image/png), file (application/pdf)."
 
 
 REACT = """Answer the questions. You have access to the following tools:
@@ -362,11 +362,11 @@ Question: What is the weather in Oslo?
 Thought:"""
 
 
-def test_a_react_prompt_with_a_scratchpad_is_worked_off() -> None:
+def test_a_react_prompt_with_a_scratchpad_is_followed() -> None:
     first = ask(REACT, stop=("\nObservation",)).text
     assert first.endswith("Action: weather\nAction Input: Oslo")
-    said = ask(f"{REACT}{first}\nObservation: snow\nThought:").text
-    assert said.endswith("Final Answer: weather (Oslo): snow")
+    final = ask(f"{REACT}{first}\nObservation: snow\nThought:").text
+    assert final.endswith("Final Answer: weather (Oslo): snow")
     assert "I call weather" in ask(REACT, reasoning=True).reasoning
 
 
@@ -380,17 +380,17 @@ def test_a_react_prompt_with_a_scratchpad_is_worked_off() -> None:
         ("one of them, as you see fit", []),
     ],
 )
-def test_a_react_prompt_offers_the_tools_that_it_lists_and_no_words_of_its_prose(
-    listed: str, names: list[str]
-) -> None:
+def test_react_tools_are_parsed_from_the_list_and_not_from_prose(listed: str, names: list[str]) -> None:
     prompt = REACT.replace("one of [weather, search]", listed)
-    found = react_request(ModelRequest("m", (ModelMessage("user", prompt),)))
-    assert [tool.name for tool in (found[0].tools if found else ())] == names
+    parsed = react_request(ModelRequest("m", (ModelMessage("user", prompt),)))
+    assert [tool.name for tool in (parsed[0].tools if parsed else ())] == names
 
 
-@pytest.mark.parametrize("parts", ['{"a": {"type": "any"}}', '{"a": "string"}', '{"a": {"multipleOf": 0}}'])
-def test_what_only_looks_like_a_schema_is_not_followed(parts: str) -> None:
-    assert ask(f'Answer in JSON, as {{"properties": {parts}, "required": ["a"]}}.').text
+@pytest.mark.parametrize(
+    "properties", ['{"a": {"type": "any"}}', '{"a": "string"}', '{"a": {"multipleOf": 0}}']
+)
+def test_an_invalid_schema_in_the_prompt_still_gets_an_answer(properties: str) -> None:
+    assert ask(f'Answer in JSON, as {{"properties": {properties}, "required": ["a"]}}.').text
 
 
 @settings(deadline=None)

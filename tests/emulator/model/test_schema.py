@@ -1,4 +1,4 @@
-"""Every value that the rule model makes for a schema is valid for it, and holds what the words say."""
+"""Values that the rule model generates are valid for their schema and use the prompt's values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = (
 PACKAGES = ("langchain_core", "langgraph", "langsmith", "llama_index.core")
 
 
-def made(schema: Any, words: str = WORDS) -> Any:
+def generate(schema: Any, words: str = WORDS) -> Any:
     return json.loads(ask(words, schema=schema).text)
 
 
@@ -38,19 +38,19 @@ def errors(schema: Any, value: Any) -> list[str]:
 
 
 def installed_models() -> Iterator[type[BaseModel]]:
-    """Give the models of public packages: schemas that were not written for this test."""
+    """Yield the pydantic models of public packages: schemas that were not written for this test."""
     for package in PACKAGES:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found = vars(importlib.import_module(module.name))
+                    members = vars(importlib.import_module(module.name))
             except ImportError:  # an optional dependency of that package
                 continue
             yield from (
-                one
-                for one in list(found.values())
-                if isinstance(one, type) and issubclass(one, BaseModel) and one is not BaseModel
+                obj
+                for obj in list(members.values())
+                if isinstance(obj, type) and issubclass(obj, BaseModel) and obj is not BaseModel
             )
 
 
@@ -62,44 +62,44 @@ def installed_schemas() -> dict[str, dict[str, Any]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 schemas[f"{model.__module__}.{model.__qualname__}"] = model.model_json_schema()
-        except (PydanticInvalidForJsonSchema, PydanticUserError):  # it has no JSON form
+        except (PydanticInvalidForJsonSchema, PydanticUserError):  # no JSON Schema exists for it
             continue
     return schemas
 
 
-# Each test takes a share of the schemas, spread over all packages: all of them would take half a minute.
-def test_values_for_the_schemas_of_public_packages_are_valid() -> None:
+# Each test takes a sample of the schemas from all packages: all of them would take half a minute.
+def test_values_for_schemas_of_public_packages_are_valid() -> None:
     schemas = installed_schemas()
     assert len(schemas) >= 500
-    wrong = {name: errors(schema, made(schema)) for name, schema in sorted(schemas.items())[::2]}
-    assert {name: found for name, found in wrong.items() if found} == {}
+    failures = {name: errors(schema, generate(schema)) for name, schema in sorted(schemas.items())[::2]}
+    assert {name: messages for name, messages in failures.items() if messages} == {}
 
 
-def test_the_schemas_of_public_packages_are_taken_for_schemas() -> None:
-    found = {name: flaw(schema) for name, schema in sorted(installed_schemas().items())[::3]}
-    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+def test_schemas_of_public_packages_are_accepted_as_valid() -> None:
+    flaws = {name: flaw(schema) for name, schema in sorted(installed_schemas().items())[::3]}
+    assert {name: reason for name, reason in flaws.items() if reason} == {}
 
 
-def test_arguments_for_the_schemas_of_public_packages_are_valid() -> None:
+def test_arguments_for_schemas_of_public_packages_are_valid() -> None:
     for name, schema in sorted(installed_schemas().items())[::5]:
         tool = Tool("record", "Record something.", schema)
-        asked = ModelRequest(
+        request = ModelRequest(
             "m", (ModelMessage("user", WORDS),), tools=(tool,), tool_choice="named", named_tool="record"
         )
-        (call,) = MODEL.answer(asked).calls
+        (call,) = MODEL.answer(request).calls
         assert errors(schema, call.arguments) == [], name
 
 
-_WHOLE = st.builds(
+_INTEGER = st.builds(
     lambda low, span, step: Annotated[int, Field(ge=low, le=low + span + step, multiple_of=step)],
     st.integers(-50, 50),
     st.integers(0, 20),
     st.integers(1, 7),
 )
-_REAL = st.builds(
+_NUMBER = st.builds(
     lambda low, span: Annotated[float, Field(gt=low, lt=low + span)], st.floats(-9, 9), st.floats(0.5, 9)
 )
-_TEXT = st.builds(
+_STRING = st.builds(
     lambda low, more: Annotated[str, Field(min_length=low, max_length=low + more)],
     st.integers(0, 40),
     st.integers(0, 9),
@@ -108,13 +108,15 @@ _CHOICE = st.lists(
     st.sampled_from(["red", "green", 3, 7, True, None]), min_size=1, max_size=4, unique_by=repr
 ).map(lambda values: Literal[tuple(values)])
 _TYPES: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(_WHOLE, _REAL, _TEXT, _CHOICE, st.sampled_from([bool, int, float, str, type(None), AnyUrl])),
+    st.one_of(
+        _INTEGER, _NUMBER, _STRING, _CHOICE, st.sampled_from([bool, int, float, str, type(None), AnyUrl])
+    ),
     lambda inner: st.one_of(
         inner.map(lambda one: one | None),
         st.tuples(inner, inner).map(lambda pair: pair[0] | pair[1]),
         st.tuples(inner, inner).map(lambda pair: tuple[pair]),  # type: ignore[valid-type]  # made at run time
         st.builds(
-            lambda one, low: Annotated[list[one], Field(min_length=low, max_length=low + 2)],  # type: ignore[valid-type]  # the same
+            lambda one, low: Annotated[list[one], Field(min_length=low, max_length=low + 2)],  # type: ignore[valid-type]  # made at run time
             inner,
             st.integers(0, 3),
         ),
@@ -130,12 +132,18 @@ _TYPES: st.SearchStrategy[Any] = st.recursive(
         st.sampled_from(["name", "age", "tags", "url", "count", "note", "a b", "题目"]), _TYPES, min_size=1
     )
 )
-def test_values_for_the_schemas_of_drawn_types_are_valid(types: dict[str, Any]) -> None:
-    parts = {
-        name: TypeAdapter(one).json_schema(ref_template="#/$defs/{model}") for name, one in types.items()
+def test_values_for_schemas_of_generated_types_are_valid(types: dict[str, Any]) -> None:
+    properties = {
+        name: TypeAdapter(annotation).json_schema(ref_template="#/$defs/{model}")
+        for name, annotation in types.items()
     }
-    schema = {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
-    assert errors(schema, made(schema)) == []
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    assert errors(schema, generate(schema)) == []
 
 
 KEYWORDS: list[Any] = [
@@ -222,17 +230,17 @@ KEYWORDS: list[Any] = [
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1e400 dollars", "1" + ",000" * 2000, "9" * 5000])
-def test_a_number_beyond_all_bounds_is_no_value(number: str) -> None:
+def test_a_huge_number_in_the_prompt_is_not_used_as_a_value(number: str) -> None:
     schema = {"type": "object", "properties": {"price": {"type": "number"}}, "required": ["price"]}
-    said = ask(f"The price is {number}.", schema=schema).text
-    assert abs(json.loads(said, parse_constant=_no_json)["price"]) < 10**16
+    text = ask(f"The price is {number}.", schema=schema).text
+    assert abs(json.loads(text, parse_constant=_reject_constant)["price"]) < 10**16
 
 
-def _no_json(word: str) -> float:
-    raise AssertionError(f"{word} is no JSON")
+def _reject_constant(word: str) -> float:
+    raise AssertionError(f"{word} is not valid JSON")
 
 
-def test_structured_output_takes_values_from_results() -> None:
+def test_structured_output_uses_values_from_tool_results() -> None:
     schema = {
         "type": "object",
         "properties": {"city": {"type": "string"}, "degrees": {"type": "number"}},
@@ -257,18 +265,18 @@ def test_structured_output_takes_values_from_results() -> None:
         ("Return JSON", {"answer"}),
     ],
 )
-def test_json_mode_gives_an_object_with_the_keys_that_the_prompt_names(words: str, keys: set[str]) -> None:
+def test_json_mode_returns_an_object_with_the_keys_from_the_prompt(words: str, keys: set[str]) -> None:
     value = json.loads(ask(words, json_mode=True).text)
     assert set(value) == keys
     assert all(value.values())
 
 
 @pytest.mark.parametrize("schema", KEYWORDS, ids=lambda schema: json.dumps(schema)[:60])
-def test_each_keyword_is_kept(schema: Any) -> None:
-    assert errors(schema, made(schema)) == []
+def test_generated_values_satisfy_each_keyword(schema: Any) -> None:
+    assert errors(schema, generate(schema)) == []
 
 
-REFUSED: list[Any] = [
+UNFILLABLE: list[Any] = [
     {"type": "array", "contains": {"const": "x"}, "minContains": 2},
     {"type": "object", "propertyNames": {"pattern": "^[A-Z]{2}$"}, "minProperties": 3},
     {"type": "array", "uniqueItems": True, "minItems": 2, "items": {"type": "boolean"}},
@@ -291,14 +299,14 @@ REFUSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("schema", REFUSED, ids=lambda schema: json.dumps(schema)[:60])
-def test_a_schema_without_a_value_is_refused_and_never_fetched(
+@pytest.mark.parametrize("schema", UNFILLABLE, ids=lambda schema: json.dumps(schema)[:60])
+def test_an_unfillable_schema_is_rejected_and_no_reference_is_fetched(
     schema: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[Any] = []
     monkeypatch.setattr("urllib.request.urlopen", fetched.append)
     with pytest.raises(Unfillable):
-        made(schema)
+        generate(schema)
     assert fetched == []
 
 
@@ -331,15 +339,15 @@ def _object(**types: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_structured_output_holds_what_the_words_say(words: str, schema: Any, value: Any) -> None:
-    assert made(schema, words) == value
+def test_structured_output_uses_values_from_the_prompt(words: str, schema: Any, value: Any) -> None:
+    assert generate(schema, words) == value
 
 
 @pytest.mark.parametrize("degrees", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_result_that_is_no_json_does_not_reach_the_wire(degrees: str) -> None:
+def test_nan_and_infinity_in_a_result_do_not_reach_the_response(degrees: str) -> None:
     turns = (
         ModelMessage("user", "The weather?"),
         ModelMessage("tool", f'{{"degrees": {degrees}}}', call_id="1"),
     )
-    said = MODEL.answer(ModelRequest("m", turns, schema=_object(degrees="number"))).text
-    assert isinstance(json.loads(said, parse_constant=_no_json)["degrees"], int | float)
+    text = MODEL.answer(ModelRequest("m", turns, schema=_object(degrees="number"))).text
+    assert isinstance(json.loads(text, parse_constant=_reject_constant)["degrees"], int | float)

@@ -1,4 +1,4 @@
-"""Tokens are counted one way: pieces join to the text, and usage is what the pieces are."""
+"""Token counting: the pieces join to the text, and usage is the number of pieces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_pieces_join_to_the_text(text: str) -> None:
     assert all(pieces(text))
 
 
-def test_a_word_is_one_piece_and_a_character_of_chinese_too() -> None:
+def test_a_short_word_is_one_piece_and_so_is_a_chinese_character() -> None:
     assert pieces("Hello big world") == ["Hello", " big", " world"]
     assert pieces("你好吗") == ["你", "好", "吗"]
     assert len(pieces("internationalisation")) == 3
@@ -31,11 +31,11 @@ def test_a_word_is_one_piece_and_a_character_of_chinese_too() -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=127)))
-def test_text_in_ascii_has_the_pieces_that_it_has_beside_chinese(text: str) -> None:
+def test_ascii_text_splits_the_same_next_to_chinese(text: str) -> None:
     assert pieces(f"{text}你") == [*pieces(text), "你"]
 
 
-def test_completion_tokens_are_the_pieces_of_what_was_said() -> None:
+def test_completion_tokens_count_the_pieces_of_reasoning_and_text() -> None:
     answer = ask("Count to 9", reasoning=True)
     assert answer.usage.reasoning_tokens == len(pieces(answer.reasoning)) > 0
     assert answer.usage.completion_tokens == len(pieces(answer.reasoning)) + len(pieces(answer.text))
@@ -43,13 +43,13 @@ def test_completion_tokens_are_the_pieces_of_what_was_said() -> None:
 
 def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
     plain = ask("Hello").usage.prompt_tokens
-    longer = MODEL.answer(
+    with_system = MODEL.answer(
         ModelRequest("m", (ModelMessage("system", "Be kind."), ModelMessage("user", "Hello")))
     ).usage.prompt_tokens
-    seen = MODEL.answer(
+    with_image = MODEL.answer(
         ModelRequest("m", (ModelMessage("user", "Hello", media=(Medium("image", "image/png"),)),))
     )
-    called = MODEL.answer(
+    with_call = MODEL.answer(
         ModelRequest(
             "m",
             (
@@ -59,9 +59,9 @@ def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
         )
     )
     counts = [
-        longer,
-        seen.usage.prompt_tokens,
-        called.usage.prompt_tokens,
+        with_system,
+        with_image.usage.prompt_tokens,
+        with_call.usage.prompt_tokens,
         ask("Hello", tools=TOOLS).usage.prompt_tokens,
     ]
     assert all(count > plain for count in counts)
@@ -69,7 +69,7 @@ def test_prompt_tokens_grow_with_every_part_of_the_prompt() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 40))
-def test_max_tokens_cuts_the_text_there_and_says_length(limit: int) -> None:
+def test_max_tokens_truncates_the_text_with_finish_reason_length(limit: int) -> None:
     whole = ask("Count to 9").text
     answer = ask("Count to 9", max_tokens=limit)
     assert answer.text == "".join(pieces(whole)[:limit])
@@ -79,7 +79,7 @@ def test_max_tokens_cuts_the_text_there_and_says_length(limit: int) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 60))
-def test_max_tokens_cuts_a_call_where_it_was(limit: int) -> None:
+def test_max_tokens_truncates_a_tool_call(limit: int) -> None:
     prompt = "weather in Paris and in Rome"
     whole = ask(prompt, tools=TOOLS).calls
     answer = ask(prompt, tools=TOOLS, max_tokens=limit)
@@ -90,18 +90,18 @@ def test_max_tokens_cuts_a_call_where_it_was(limit: int) -> None:
     assert answer.finish_reason == ("tool_calls" if answer.calls == whole else "length")
 
 
-def test_reasoning_is_spent_before_text() -> None:
+def test_reasoning_uses_up_max_tokens_before_text() -> None:
     answer = ask("Count to 9", reasoning=True, max_tokens=4)
     assert (answer.text, answer.usage.reasoning_tokens, answer.finish_reason) == ("", 4, "length")
 
 
-def test_stop_cuts_before_the_first_stop_sequence() -> None:
+def test_text_ends_before_the_first_stop_sequence() -> None:
     answer = ask("Now in five words.", stop=("words", "has five", "zebra"))
     assert (answer.text, answer.finish_reason, answer.stop_sequence) == ("This answer ", "stop", "has five")
     assert answer.usage.completion_tokens == len(pieces("This answer "))
 
 
-def test_a_stop_sequence_behind_max_tokens_was_never_reached() -> None:
+def test_a_stop_sequence_is_not_reported_when_max_tokens_came_first() -> None:
     answer = ask("Count to 9", stop=("nothing",), max_tokens=3)
     assert (answer.finish_reason, answer.stop_sequence) == ("length", None)
 
@@ -116,17 +116,17 @@ for text in ("Tell me a joke", "Draw a fox and film a cat for 5 seconds", "你�
 def _printed(hash_seed: str) -> str:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", _PRINT]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)  # noqa: S603  # our own words
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)  # noqa: S603  our own command
     return done.stdout
 
 
-def test_every_process_gives_the_same_answers() -> None:
+def test_answers_do_not_depend_on_the_hash_seed() -> None:
     first = _printed("0")
     assert first
     assert _printed("1") == first
 
 
-def test_a_call_that_is_no_object_is_cut_in_its_own_text() -> None:
-    said = Completion(calls=(ModelCall("c", "weather", {}, partial="[1, 2, 3]"),))
-    [cut] = measured(ModelRequest("m", (), max_tokens=3), said).calls
+def test_a_call_with_non_object_arguments_is_truncated_in_its_raw_text() -> None:
+    completion = Completion(calls=(ModelCall("c", "weather", {}, partial="[1, 2, 3]"),))
+    [cut] = measured(ModelRequest("m", (), max_tokens=3), completion).calls
     assert cut.partial == "".join(pieces("[1, 2, 3]")[:2])

@@ -1,4 +1,4 @@
-"""Tools: the model calls those that the words speak of, with the values that the words hold."""
+"""Tool calls: the rule model calls the tools that a prompt asks for, with the values that it names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import pytest
 
 from piccc.emulator.conversation import ModelCall, ModelMessage, ModelRequest, Tool
 from piccc.emulator.model.tools import steps
-from tests.emulator.model.talk import MODEL, TEXT, TEXTS, TOOLS, WHOLE, ask, calls, carry_on, one_of, tool
+from tests.emulator.model.talk import (
+    INTEGER,
+    MODEL,
+    STRING,
+    STRINGS,
+    TOOLS,
+    ask,
+    calls,
+    converse,
+    one_of,
+    tool,
+)
 
 IMAGE, VIDEO, WEATHER = "create_image", "create_video", "get_weather"
 
@@ -57,19 +68,17 @@ ONE_CALL: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("text", "name", "arguments"), ONE_CALL)
-def test_one_request_becomes_one_call_with_the_values_it_names(
+def test_one_request_becomes_one_call_with_its_values(
     text: str, name: str, arguments: dict[str, Any]
 ) -> None:
     assert calls(text) == [(name, arguments)]
 
 
 @pytest.mark.parametrize(("text", "name", "arguments"), ONE_CALL)
-def test_a_call_is_not_repeated_once_its_result_is_there(
-    text: str, name: str, arguments: dict[str, Any]
-) -> None:
-    rounds, said = carry_on(text, lambda call: "done")
+def test_a_call_is_not_repeated_after_its_result(text: str, name: str, arguments: dict[str, Any]) -> None:
+    rounds, answer = converse(text, lambda call: "done")
     assert len(rounds) == 1
-    assert said
+    assert answer
 
 
 SEVERAL: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
@@ -90,10 +99,10 @@ def test_independent_requests_become_parallel_calls(
 
 
 @pytest.mark.parametrize(("text", "expected"), SEVERAL)
-def test_without_parallel_calls_they_come_one_after_another(
+def test_without_parallel_calls_requests_are_called_in_turn(
     text: str, expected: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    rounds, _ = carry_on(text, lambda call: "done", parallel_tool_calls=False)
+    rounds, _ = converse(text, lambda call: "done", parallel_tool_calls=False)
     assert rounds == [[call] for call in expected]
 
 
@@ -103,7 +112,7 @@ def test_without_parallel_calls_they_come_one_after_another(
         *("Hello!", "What is the capital of France?", "Write a poem about rain", "你好", "Who are you?"),
     ],
 )
-def test_words_that_ask_for_no_tool_get_words(text: str) -> None:
+def test_a_prompt_that_needs_no_tool_gets_text(text: str) -> None:
     answer = ask(text, tools=TOOLS)
     assert not answer.calls
     assert answer.text
@@ -122,20 +131,20 @@ def _media(call: ModelCall) -> str:
         ("Draw a kite. Make a video of it dancing.", "it dancing"),
     ],
 )
-def test_a_step_that_needs_a_result_waits_for_it_and_uses_it(text: str, second: str, result: Any) -> None:
-    rounds, said = carry_on(text, result)
+def test_a_dependent_step_waits_for_the_result_and_uses_it(text: str, second: str, result: Any) -> None:
+    rounds, answer = converse(text, result)
     assert [[name for name, _ in batch] for batch in rounds] == [[IMAGE], [VIDEO]]
     assert rounds[1][0][1] == {"prompt": second, "image_url": f"https://cdn.example/{IMAGE}"}
-    assert f"https://cdn.example/{VIDEO}" in said
+    assert f"https://cdn.example/{VIDEO}" in answer
 
 
-def test_a_number_from_a_result_goes_into_the_next_call() -> None:
-    rounds, said = carry_on("Multiply 3 by 4 and then add 5 to the result", lambda call: "12")
+def test_a_number_from_a_result_is_passed_to_the_next_call() -> None:
+    rounds, answer = converse("Multiply 3 by 4 and then add 5 to the result", lambda call: "12")
     assert rounds == [[("multiply", {"a": 3, "b": 4})], [("add", {"a": 5, "b": 12})]]
-    assert "12" in said
+    assert "12" in answer
 
 
-def test_a_failed_step_ends_the_task_and_is_told() -> None:
+def test_a_failed_step_ends_the_task_and_is_reported() -> None:
     text = "make an image of a cat, then a video from it"
     [call] = ask(text, tools=TOOLS).calls
     turns = (
@@ -151,7 +160,7 @@ def test_a_failed_step_ends_the_task_and_is_told() -> None:
 @pytest.mark.parametrize(
     "choice", [{"tool_choice": "required"}, {"tool_choice": "named", "named_tool": WEATHER}]
 )
-def test_a_forced_tool_is_called_whatever_came_before(prompt: str, choice: dict[str, Any]) -> None:
+def test_a_forced_tool_is_called_on_every_turn(prompt: str, choice: dict[str, Any]) -> None:
     turns = [ModelMessage("user", prompt)]
     for _ in range(4):
         answer = MODEL.answer(ModelRequest("piccc-pro", tuple(turns), tools=TOOLS, **choice))
@@ -161,12 +170,12 @@ def test_a_forced_tool_is_called_whatever_came_before(prompt: str, choice: dict[
         turns.append(ModelMessage("tool", "done", call_id=answer.calls[0].id))
 
 
-def test_none_calls_nothing() -> None:
+def test_tool_choice_none_calls_nothing() -> None:
     assert calls("the weather in Rome", tool_choice="none") == []
 
 
-def test_a_required_choice_ends_with_the_tool_that_takes_the_results() -> None:
-    report = tool("WeatherReport", "", "city degrees", city=TEXT, degrees=WHOLE)
+def test_a_required_choice_ends_with_the_tool_that_fits_the_results() -> None:
+    report = tool("WeatherReport", "", "city degrees", city=STRING, degrees=INTEGER)
     turns = [ModelMessage("user", "What's the weather in Paris?")]
     for _ in range(2):
         answer = MODEL.answer(
@@ -179,21 +188,21 @@ def test_a_required_choice_ends_with_the_tool_that_takes_the_results() -> None:
     ]
 
 
-def test_a_tool_without_arguments_gets_none() -> None:
+def test_a_tool_without_parameters_is_called_without_arguments() -> None:
     assert calls("Please ping the server", (tool("ping_server", "Ping the server."),)) == [
         ("ping_server", {})
     ]
 
 
 @pytest.mark.parametrize("polite", ["Please", "Could you please", "Hi,"])
-def test_a_polite_word_is_no_value(polite: str) -> None:
-    water = tool("water_plants", "Water the plants of a room.", "room", room=TEXT)
+def test_polite_words_are_not_argument_values(polite: str) -> None:
+    water = tool("water_plants", "Water the plants of a room.", "room", room=STRING)
     [(_, values)] = calls(f"{polite} water the plants in the kitchen.", (water,))
     assert values == {"room": "the kitchen"}
 
 
-def test_a_list_argument_takes_the_quoted_texts() -> None:
-    note = tool("save_note", "Save a note.", tags=TEXTS)
+def test_a_list_argument_takes_the_quoted_strings() -> None:
+    note = tool("save_note", "Save a note.", tags=STRINGS)
     assert calls("Save a note with tags 'urgent' and 'finance'", (note,)) == [
         ("save_note", {"tags": ["urgent", "finance"]})
     ]
@@ -220,12 +229,12 @@ def test_call_ids_are_unique_within_a_conversation() -> None:
         {"properties": ["city"], "required": {"city": True}},
     ],
 )
-def test_a_tool_with_a_sloppy_schema_is_chosen_all_the_same(parameters: dict[str, Any]) -> None:
-    sloppy = Tool("get_weather", "Get the weather in a city.", parameters)
-    assert [one.tool for one in steps([sloppy], "the weather in Paris, please")] == [sloppy]
+def test_a_tool_with_a_malformed_schema_is_still_chosen(parameters: dict[str, Any]) -> None:
+    malformed = Tool("get_weather", "Get the weather in a city.", parameters)
+    assert [step.tool for step in steps([malformed], "the weather in Paris, please")] == [malformed]
 
 
 @pytest.mark.parametrize("value", ["", " ", "_", "-"])
-def test_an_empty_choice_is_found_in_no_words(value: str) -> None:
+def test_an_enum_value_without_letters_is_never_matched(value: str) -> None:
     save = tool("save_note", "Save a note.", priority=one_of(value, "high"))
     assert calls("Save a note (now - or later)", (save,)) == [("save_note", {})]
