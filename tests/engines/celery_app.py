@@ -1,4 +1,4 @@
-"""An application of Celery that makes images; `test_celery.py` kills its worker."""
+"""A Celery application that generates images; `test_celery.py` kills its worker."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from celery import Celery
 from piccc import Client, Polling
 
 app = Celery("studio", broker=os.environ["STUDIO_REDIS"], backend=os.environ["STUDIO_REDIS"])
-app.conf.task_acks_late = True  # a job is taken off the queue when it is done, not when it begins
-app.conf.task_reject_on_worker_lost = True  # also where only the process of a pool dies
-# When Redis hands an unacknowledged job to another worker: later than the longest job takes.
+app.conf.task_acks_late = True  # remove a job from the queue when it is done, not when it starts
+app.conf.task_reject_on_worker_lost = True  # also if only a process of the pool dies
+# After this time Redis redelivers an unacknowledged job, so it must exceed the longest job.
 app.conf.broker_transport_options = {"visibility_timeout": float(os.environ.get("STUDIO_PATIENCE", "3600"))}
 
 
@@ -24,5 +24,5 @@ def client() -> Client:
 
 @app.task(name="studio.image")
 def image(prompt: str) -> str:
-    """Make an image; return its task's id, for a handle is no JSON."""
+    """Generate an image; return the task ID, as a handle is not JSON serializable."""
     return client().images.generate(prompt, model="piccc-image").id

@@ -1,4 +1,4 @@
-"""A pool of processes makes images; where a worker dies, and the pool with it, the rest goes into a new one.
+"""Generate images in a process pool; if a worker dies and breaks the pool, a new pool does the rest.
 
 `python -m tests.engines.process_pool` prints the tasks; `test_process_pool.py` kills a worker.
 """
@@ -20,16 +20,16 @@ def client() -> Client:
 
 
 def make(prompt: str) -> str:
-    """Make an image and return its task's id; the key is the same whenever the prompt is tried."""
+    """Generate an image and return its task ID; each attempt of a prompt uses the same key."""
     key = f"mugs/{prompt}"
     return client().images.generate(prompt, model="piccc-image", key=key, lost="resend").id
 
 
 def make_all(prompts: list[str]) -> dict[str, str]:
-    """Return each prompt's task, however often a worker dies."""
+    """Return the task ID of each prompt, even if workers die."""
     made: dict[str, str] = {}
     while left := [prompt for prompt in prompts if prompt not in made]:
-        # Not by fork: threads of the parent, such as the poller, would be missing in the child.
+        # Do not fork: threads of the parent, such as the poller, would be missing in the child.
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             running = {pool.submit(make, prompt): prompt for prompt in left}
             for done in as_completed(running):

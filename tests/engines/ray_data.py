@@ -1,4 +1,4 @@
-"""Ray Data: the prompts of a dataset become images, or replies. `test_ray.py` kills a worker of it."""
+"""Ray Data: generate images or replies from the prompts of a dataset. `test_ray.py` kills a worker."""
 
 from __future__ import annotations
 

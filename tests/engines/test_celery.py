@@ -1,4 +1,4 @@
-"""Celery with Redis for queue and ledger: a worker is killed while it waits, and its job runs again."""
+"""Celery with Redis as queue and ledger: a worker is killed while it waits, and its job runs again."""
 
 from __future__ import annotations
 
@@ -44,34 +44,33 @@ def worker(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_job_whose_worker_is_killed_pays_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_worker_is_killed_is_billed_once(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("celery", reason="Celery is not installed: uv run --with celery pytest tests/engines")
-    clock = ManualClock(start=time.time())  # which stands still, so that no task ends until it is advanced
+    clock = ManualClock(start=time.time())  # no task ends until the test advances it
     emulator = Emulator(clock=clock, speed=float("inf"))
-    emulator.app = counted(
-        emulator.app, Counts()
-    )  # it ignores the key in the header, which would hide charges
+    # This app ignores the idempotency key, which would otherwise hide double charges.
+    emulator.app = counted(emulator.app, Counts())
     with emulator:
-        ours = {"STUDIO_REDIS": redis_url, "STUDIO_PATIENCE": "2", "PICCC_LEDGER": redis_url}
-        environment = {**os.environ, **emulator.environment, **ours}
+        settings = {"STUDIO_REDIS": redis_url, "STUDIO_PATIENCE": "2", "PICCC_LEDGER": redis_url}
+        environment = {**os.environ, **emulator.environment, **settings}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         from tests.engines.celery_app import image
 
         job = image.delay("A mug")
         with worker(environment):
-            until = time.monotonic() + PATIENCE
-            while not emulator.charges and time.monotonic() < until:
+            deadline = time.monotonic() + PATIENCE
+            while not emulator.charges and time.monotonic() < deadline:
                 time.sleep(0.02)
         assert not job.ready()
         emulator.advance(60)
-        time.sleep(2)  # until Redis hands the job to another worker
+        time.sleep(2)  # until Redis redelivers the job
         with worker(environment):
-            made = job.get(timeout=PATIENCE)
+            task_id = job.get(timeout=PATIENCE)
             assert len(emulator.charges) == 1
-            assert Client().tasks.get(made).status == "completed"
+            assert Client().tasks.get(task_id).status == "completed"
 
-            # What went wrong comes back with the key by which the caller finds the task.
+            # The error keeps the key with which the caller finds the task.
             emulator.fault("lost-answer", route="POST /v1/images/tasks", times=1)
             with pytest.raises(SubmissionUnknown) as lost:
                 image.delay("A cup").get(timeout=PATIENCE)

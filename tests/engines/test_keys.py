@@ -1,4 +1,4 @@
-"""In a task of an engine a submission has that task's key: run again, it is not paid for again."""
+"""Inside an engine's task, submissions get keys derived from it, so a rerun is not billed again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FASTER = Polling(min=0.001, max=0.01)
 
 
 def library(name: str) -> Any:
-    """Return an engine's library, which the project does not depend on; skip where it is not installed."""
+    """Return an engine's library, an optional dependency; skip the test if it is not installed."""
     return pytest.importorskip(name, reason=f"{name} is not installed: {HOW_TO.format('tests/engines')}")
 
 
@@ -43,10 +43,10 @@ def dask(job: Callable[[], object], folder: Path) -> None:
     def make() -> None:
         job()
         if next(tries) == "a":
-            raise OSError("the task failed after it had paid")
+            raise OSError("the task failed after it was billed")
 
     with library("distributed").Client(processes=False, n_workers=1, dashboard_address=None) as client:
-        # With threads for workers the function stays in this process, but it would be pickled.
+        # Dask pickles functions even for workers that are threads, so pass this one through a global.
         held.append(make)
         client.submit(run_held, retries=1).result()
 
@@ -81,7 +81,7 @@ def dbos(job: Callable[[], object], folder: Path) -> None:
             tries += 1
             job()
             if tries < 2:
-                raise OSError("the step failed after it had paid")
+                raise OSError("the step failed after it was billed")
 
         make()
 
@@ -104,14 +104,14 @@ def langgraph(job: Callable[[], object], folder: Path) -> None:
         tries += 1
         job()
         if tries < 2:
-            raise OSError("the node failed after it had paid")
+            raise OSError("the node failed after it was billed")
         return {}
 
     graph = (
         StateGraph(dict).add_node("node", node).add_edge(START, "node").compile(checkpointer=InMemorySaver())
     )
     config: Any = {"configurable": {"thread_id": "t1"}}
-    with pytest.raises(OSError, match="after it had paid"):
+    with pytest.raises(OSError, match="after it was billed"):
         graph.invoke({"made": ""}, config)
     graph.invoke(None, config)
 
@@ -131,9 +131,8 @@ ENGINES = [celery, dask, dbos, langgraph, temporal]
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     emulator = Emulator(speed=float("inf"))
-    emulator.app = counted(
-        emulator.app, Counts()
-    )  # it ignores the key in the header, which would hide charges
+    # This app ignores the idempotency key, which would otherwise hide double charges.
+    emulator.app = counted(emulator.app, Counts())
     with emulator:
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
@@ -141,53 +140,53 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
-def test_a_task_that_is_run_twice_pays_once_for_each_request(
+def test_a_task_that_runs_twice_is_billed_once_per_request(
     engine: Callable[..., None], emulator: Emulator, tmp_path: Path
 ) -> None:
     client = Client(ledger=tmp_path / "tasks.db", polling=FASTER)
     runs = []
 
     def job() -> str:
-        one = client.images.generate("A mug", model="piccc-image")
-        two = client.images.generate("A cup", model="piccc-image")
+        mug = client.images.generate("A mug", model="piccc-image")
+        cup = client.images.generate("A cup", model="piccc-image")
         rows = client.images.map(["A jug", "A jug"], model="piccc-image")
-        runs.append([one.id, two.id, *(task.id for task in rows.tasks if task is not None)])
-        return one.id
+        runs.append([mug.id, cup.id, *(task.id for task in rows.tasks if task is not None)])
+        return mug.id
 
     engine(job, tmp_path)
     first, second = runs
     assert first == second
     assert len(set(first)) == len(emulator.charges) == 4
-    # Outside of the task nothing is taken for what was made in it.
+    # Outside the engine's task, the same request creates a new task.
     assert client.images.generate("A mug", model="piccc-image").id not in first
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
-def test_a_ledger_in_a_workers_memory_is_warned_of(
+def test_a_memory_ledger_in_a_worker_causes_a_warning(
     engine: Callable[..., None], emulator: Emulator, tmp_path: Path
 ) -> None:
-    client, said = Client(polling=FASTER), []
+    client, messages = Client(polling=FASTER), []
 
     def job() -> str:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             client.images.generate("A mug", model="piccc-image")
-        said.extend(str(each.message) for each in caught if "PICCC_LEDGER" in str(each.message))
+        messages.extend(str(warning.message) for warning in caught if "PICCC_LEDGER" in str(warning.message))
         return ""
 
     engine(job, tmp_path)
-    assert bool(said) is (engine is not langgraph)
+    assert bool(messages) is (engine is not langgraph)
 
 
-def test_a_node_that_asks_twice_without_a_lasting_ledger_gets_two(emulator: Emulator, tmp_path: Path) -> None:
-    client, made = Client(polling=FASTER), []
+def test_a_rerun_node_without_a_persistent_ledger_is_billed_again(emulator: Emulator, tmp_path: Path) -> None:
+    client, ids = Client(polling=FASTER), []
 
     def job() -> str:
-        made.extend(client.images.generate("A mug", model="piccc-image").id for _ in range(2))
+        ids.extend(client.images.generate("A mug", model="piccc-image").id for _ in range(2))
         return ""
 
     langgraph(job, tmp_path)
-    assert len(set(made)) == len(made) == len(emulator.charges) == 4
+    assert len(set(ids)) == len(ids) == len(emulator.charges) == 4
 
 
 @pytest.mark.parametrize(
@@ -198,11 +197,11 @@ def test_a_node_that_asks_twice_without_a_lasting_ledger_gets_two(emulator: Emul
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_comes_back_whole_from_celerys_json(error: Any, tmp_path: Path) -> None:
+def test_an_error_survives_celerys_json_serialization(error: Any, tmp_path: Path) -> None:
     app = library("celery").Celery(set_as_current=False)
     app.conf.update(result_backend="cache+memory://", result_serializer="json", accept_content=["json"])
     app.backend.mark_as_failure("1", error)
-    there = app.AsyncResult("1").result
-    assert type(there) is type(error)
-    assert str(there) == str(error)
-    assert vars(there) == vars(error)
+    loaded = app.AsyncResult("1").result
+    assert type(loaded) is type(error)
+    assert str(loaded) == str(error)
+    assert vars(loaded) == vars(error)

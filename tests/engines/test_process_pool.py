@@ -1,4 +1,4 @@
-"""A pool of processes: one of them is killed while it waits, and nothing is paid for twice."""
+"""A process pool whose worker is killed while it waits bills nothing twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from tests.engines.process_pool import make_all
 from tests.fleet.server import Counts, counted
 
 
-def test_a_pool_whose_worker_is_killed_pays_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_whose_worker_is_killed_is_billed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     emulator, counts, killed = Emulator(speed=float("inf")), Counts(), list[int]()
     emulator.app = counted(emulator.app, counts)
     prompts = [f"Mug {number}" for number in range(6)]
 
     def kill_once(_: RequestRecord) -> bool:
-        pids = [each.pid for each in active_children() if each.pid]
+        pids = [child.pid for child in active_children() if child.pid]
         if not killed:
             killed.append(pids[0])
             os.kill(pids[0], signal.SIGKILL)
@@ -32,7 +34,7 @@ def test_a_pool_whose_worker_is_killed_pays_once(tmp_path: Path, monkeypatch: py
         ledger = {"PICCC_LEDGER": str(tmp_path / "tasks.db")}
         for name, value in {**emulator.environment, **ledger}.items():
             monkeypatch.setenv(name, value)
-        made = make_all(prompts)
+        task_ids = make_all(prompts)
     assert killed
     assert dict(counts.prompts) == dict.fromkeys(prompts, 1)
-    assert len(set(made.values())) == len(made) == len(prompts)
+    assert len(set(task_ids.values())) == len(task_ids) == len(prompts)

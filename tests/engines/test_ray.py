@@ -1,4 +1,4 @@
-"""Ray with a ledger in Redis: workers are killed, rows fail by themselves, and a rate bounds all."""
+"""Ray with a ledger in Redis: workers are killed, rows fail one by one, and workers share a rate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ROOT = Path(__file__).parents[2]
 
 
 class KilledOnce(Images):
-    """Dies for good after it has paid for its first batch, before Ray has the result."""
+    """Kills its process after the first batch was billed, before Ray has the result."""
 
     def __init__(self, run: str, marker: str, **options: Any) -> None:
         super().__init__(run, **options)
         self.marker = Path(marker)
 
     def __call__(self, batch: Columns) -> Columns:
-        made = super().__call__(batch)
+        result = super().__call__(batch)
         if not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return made
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def emulator(redis_url: str, counts: Counts) -> Iterator[Emulator]:
     emulator = Emulator(speed=float("inf"))
     emulator.app = counted(emulator.app, counts)
     with pytest.MonkeyPatch.context() as patch, emulator:
-        ours = {"PICCC_LEDGER": redis_url, "PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-        for name, value in {**emulator.environment, **ours}.items():
-            patch.setenv(name, value)  # what Ray starts has it too
+        settings = {"PICCC_LEDGER": redis_url, "PYTHONPATH": str(ROOT), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+        for name, value in {**emulator.environment, **settings}.items():
+            patch.setenv(name, value)  # inherited by the processes that Ray starts
         yield emulator
 
 
@@ -63,10 +63,12 @@ def ray(emulator: Emulator) -> Iterator[Any]:
     ray.shutdown()
 
 
-def test_a_batch_whose_worker_is_killed_pays_once_and_a_row_fails_by_itself(
+def test_a_killed_batch_is_billed_once_and_a_bad_row_fails_alone(
     ray: Any, emulator: Emulator, counts: Counts, tmp_path: Path
 ) -> None:
-    emulator.fault("moderated", route="POST /v1/images/tasks", when=lambda each: b"forbidden" in each.raw)
+    emulator.fault(
+        "moderated", route="POST /v1/images/tasks", when=lambda request: b"forbidden" in request.raw
+    )
     prompts = [*(f"A mug, number {number}" for number in range(19)), "A forbidden mug"]
     rows = (
         ray.data.from_items([{"prompt": prompt} for prompt in prompts], override_num_blocks=5)
@@ -86,16 +88,16 @@ def test_a_batch_whose_worker_is_killed_pays_once_and_a_row_fails_by_itself(
     assert "content policy" in failed["error"]
 
 
-def test_a_task_whose_worker_dies_pays_once(ray: Any, counts: Counts, tmp_path: Path) -> None:
+def test_a_task_whose_worker_dies_is_billed_once(ray: Any, counts: Counts, tmp_path: Path) -> None:
     marker = tmp_path / "died"
 
     @ray.remote(max_retries=2)
     def make() -> str:
-        made = Client().images.generate("A jug", model="piccc-image").id
+        task_id = Client().images.generate("A jug", model="piccc-image").id
         if not marker.exists():
             marker.touch()
             os._exit(9)
-        return made
+        return task_id
 
     first, second = ray.get(make.remote()), ray.get(make.remote())
     assert marker.exists()
@@ -103,9 +105,9 @@ def test_a_task_whose_worker_dies_pays_once(ray: Any, counts: Counts, tmp_path: 
     assert counts.prompts["A jug"] == 2
 
 
-def test_all_workers_together_keep_to_a_rate(ray: Any, emulator: Emulator, counts: Counts) -> None:
+def test_all_workers_together_stay_within_a_rate(ray: Any, emulator: Emulator, counts: Counts) -> None:
     counts.moments.clear()
-    emulator.fault("400", route="POST /v1/chat/*", when=lambda each: b"number 7 " in each.raw)
+    emulator.fault("400", route="POST /v1/chat/*", when=lambda request: b"number 7 " in request.raw)
     rows = (
         ray.data.from_items([{"prompt": f"Say number {number} ."} for number in range(60)])
         .map_batches(
@@ -118,7 +120,7 @@ def test_all_workers_together_keep_to_a_rate(ray: Any, emulator: Emulator, count
     )
     assert sum(bool(row["reply"]) for row in rows) == 59
     assert [row["prompt"] for row in rows if row["error"]] == ["Say number 7 ."]
-    # Between its permit and its arrival a request may take a while: most of two seconds are left for that.
-    most = max(sum(start <= each < start + 0.5 for each in counts.moments) for start in counts.moments)
+    # A request may arrive late after its permit: the window of 0.5 s leaves 1.5 s for that.
+    most = max(sum(start <= moment < start + 0.5 for moment in counts.moments) for start in counts.moments)
     assert len(counts.moments) == 60
     assert most <= 20

@@ -1,7 +1,7 @@
-"""Use one asynchronous entry point in a cold process under blockbuster: `python entry_points.py NAME`.
+"""Run one async entry point in a cold process under blockbuster: `python entry_points.py NAME`.
 
-The server's address and key come from the environment. Blockbuster raises where a call blocks the loop.
-Without a name all are used, one after the other and unguarded, and the coroutines that ran are printed.
+The server's URL and API key come from the environment. Blockbuster raises if a call blocks the event loop.
+Without a name, run all entry points in turn, unguarded, and print the coroutines that ran.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def client_chat() -> EntryPoint:
             request = ChatRequest(model="piccc-flash", messages=[Message("user", [Text("Hello")])])
             assert (await client.chat.send(request)).text
             opened = await client.chat.open(request)
-            assert [each async for each in opened.batches()]
+            assert [item async for item in opened.batches()]
             await opened.close()
 
     return use
@@ -52,7 +52,7 @@ def client_media() -> EntryPoint:
             task = await client.images.generate("A mug", model="piccc-image", key="mug-1")
             assert await task.outputs[0].bytes()
             assert (await task.outputs[0].save(FOLDER)).name
-            assert [each async for each in client.tasks.list()]
+            assert [item async for item in client.tasks.list()]
             assert (await client.tasks.resume("mug-1")).id == task.id
             assert await task.outputs[0].base64_block(max_px=64)
             assert await task.outputs[0].pil()
@@ -70,15 +70,15 @@ def client_tasks() -> EntryPoint:
             tasks = client.tasks
             task = await client.images.submit("A mug", model="piccc-image")
             await task.wait()
-            assert [each async for each in task.events()]
+            assert [item async for item in task.events()]
             ids = [(await client.images.submit("A cup", model="piccc-image", key="cup")).id, task.id]
             assert await tasks.submission("cup")
             assert await tasks.find("cup")
             assert (await tasks.get(ids[0])).id == ids[0]
             assert await tasks.wait(ids[0])
             assert await tasks.wait_all(ids)
-            assert [each async for each in tasks.as_completed(ids)]
-            assert [each async for each in tasks.events(*ids)]
+            assert [item async for item in tasks.as_completed(ids)]
+            assert [item async for item in tasks.events(*ids)]
 
     return use
 
@@ -127,7 +127,7 @@ def webhook_receiver() -> EntryPoint:
         async with AsyncClient() as other, aclosing(receiver.apoll()) as ended:
             made = await other.images.submit("A mug", model="piccc-image")
             while (await anext(ended)).id != made.id:
-                pass  # others' that ended lately
+                pass  # tasks of others that ended recently
 
     return use
 
@@ -195,8 +195,8 @@ def langchain_agent() -> EntryPoint:
         models = {"image_model": "piccc-image", "video_model": "piccc-video"}
         toolkit = PicccMediaToolkit(async_client=client, show="thumbnail", **models)
         ask = {"messages": [("user", 'Make an image "a red mug".')]}
-        more = [PicccTasksMiddleware(async_client=client), PicccInvalidCallsMiddleware()]
-        agent = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=more)
+        middleware = [PicccTasksMiddleware(async_client=client), PicccInvalidCallsMiddleware()]
+        agent = create_agent(ChatPiccc(), toolkit.get_tools(), middleware=middleware)
         assert (await agent.ainvoke(ask))["messages"][-1].text
         later = PicccMediaToolkit(async_client=client, image_model="piccc-image", mode="interrupt")
         thread: Any = {"configurable": {"thread_id": "1"}}
@@ -221,11 +221,11 @@ def llama_index_chat() -> EntryPoint:
 
     async def use() -> None:
         await llm.acomplete("Hello")
-        assert [each async for each in await llm.astream_complete("Hello")]
-        assert [each async for each in await llm.astream_chat([ChatMessage("Hello")])]
+        assert [item async for item in await llm.astream_complete("Hello")]
+        assert [item async for item in await llm.astream_chat([ChatMessage("Hello")])]
         tools = [FunctionTool.from_defaults(len, description="Measure a text.")]
         assert await llm.achat_with_tools(tools, "Hello")
-        assert [each async for each in await llm.astream_chat_with_tools(tools, "Hello")]
+        assert [item async for item in await llm.astream_chat_with_tools(tools, "Hello")]
 
     return use
 
@@ -248,11 +248,11 @@ def llama_index_structured() -> EntryPoint:
 
     async def use() -> None:
         assert await llm.astructured_predict(Person, PromptTemplate(ask))
-        able = llm.as_structured_llm(Person)
-        assert await able.achat([ChatMessage(ask)])
-        assert await able.acomplete(ask)
-        assert [each async for each in await able.astream_chat([ChatMessage(ask)])]
-        assert [each async for each in await able.astream_complete(ask)]
+        structured = llm.as_structured_llm(Person)
+        assert await structured.achat([ChatMessage(ask)])
+        assert await structured.acomplete(ask)
+        assert [item async for item in await structured.astream_chat([ChatMessage(ask)])]
+        assert [item async for item in await structured.astream_complete(ask)]
         questions = PicccQuestionGenerator.from_defaults(llm=llm)
         assert await questions.agenerate([ToolMetadata("Mugs.", "mugs")], QueryBundle("What of mugs?"))
 
@@ -269,7 +269,7 @@ def llama_index_task_reader() -> EntryPoint:
         await client.images.generate("A mug", model="piccc-image")
         reader = PicccTaskReader(async_client=client, fetch=True)
         assert await reader.aload_data(limit=1)
-        assert [each async for each in reader.alazy_load_data(limit=1)]
+        assert [item async for item in reader.alazy_load_data(limit=1)]
 
     return use
 
@@ -294,8 +294,8 @@ def llama_index_media_tool() -> EntryPoint:
 
 
 ENTRY_POINTS: dict[str, Callable[[], EntryPoint]] = {
-    each.__name__: each
-    for each in (
+    make.__name__: make
+    for make in (
         client_chat,
         client_media,
         client_tasks,
@@ -315,7 +315,7 @@ ENTRY_POINTS: dict[str, Callable[[], EntryPoint]] = {
 
 
 async def main(use: EntryPoint) -> None:
-    """Run an entry point twice, cold and warm, with blocking calls forbidden in our packages."""
+    """Run an entry point twice, cold and warm, with blocking calls forbidden in the three packages."""
     guard = BlockBuster(["piccc", "langchain_piccc", "llama_index_piccc"])
     guard.activate()
     try:
@@ -326,7 +326,7 @@ async def main(use: EntryPoint) -> None:
 
 
 async def watch() -> None:
-    """Run all entry points and print the asynchronous functions of the loop's thread that ran."""
+    """Run all entry points and print the async functions that ran on the event loop's thread."""
     ran: set[str] = set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
@@ -345,5 +345,5 @@ async def watch() -> None:
 
 
 if __name__ == "__main__":
-    # As in an agent server: modules are imported and models made before the event loop starts.
+    # As in an agent server, import modules and create models before the event loop starts.
     asyncio.run(main(ENTRY_POINTS[sys.argv[1]]()) if sys.argv[1:] else watch())

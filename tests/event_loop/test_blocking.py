@@ -1,4 +1,4 @@
-"""No asynchronous entry point blocks its event loop, in a cold process or a warm one."""
+"""No async entry point blocks the event loop, in a cold process or a warm one."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def emulator() -> Iterator[Emulator]:
 
 def run(emulator: Emulator, *arguments: str) -> str:
     variables = {"PICCC_BASE_URL": emulator.base_url, "PICCC_API_KEY": emulator.api_key}
-    done = subprocess.run(  # noqa: S603  our own program
+    completed = subprocess.run(  # noqa: S603  our own program
         [sys.executable, str(PROGRAM), *arguments],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
@@ -45,25 +45,26 @@ def test_an_entry_point_does_not_block_the_event_loop(name: str, emulator: Emula
     run(emulator, name)
 
 
-def test_every_public_asynchronous_function_has_an_entry_point(emulator: Emulator) -> None:
+def test_every_public_async_function_is_called_by_an_entry_point(emulator: Emulator) -> None:
     ran = set(run(emulator).splitlines())
-    due = {
-        f"{each.__globals__['__name__']}:{each.__code__.co_qualname}": name for name, each in asynchronous()
+    expected = {
+        f"{function.__globals__['__name__']}:{function.__code__.co_qualname}": name
+        for name, function in async_functions()
     }
-    assert sorted(name for where, name in due.items() if where not in ran) == []
+    assert sorted(name for where, name in expected.items() if where not in ran) == []
 
 
-def asynchronous() -> Iterator[tuple[str, FunctionType]]:
-    """Yield what is public and asynchronous in the three packages, with its name."""
+def async_functions() -> Iterator[tuple[str, FunctionType]]:
+    """Yield the name and function of every public async function in the three packages."""
     for package in PACKAGES:
         for name in (module := importlib.import_module(package)).__all__:
             public = getattr(module, name)
             members = [(name, public)]
             if isinstance(public, type):
                 members += [
-                    (f"{name}.{each}", inspect.getattr_static(public, each))
-                    for each in dir(public)
-                    if not each.startswith("_")
+                    (f"{name}.{attribute}", inspect.getattr_static(public, attribute))
+                    for attribute in dir(public)
+                    if not attribute.startswith("_")
                 ]
             for path, member in members:
                 function = inspect.unwrap(getattr(member, "__func__", member))

@@ -1,7 +1,7 @@
-"""What a fleet of processes costs and keeps: `python -m tests.fleet`. Real servers, real kills.
+"""Measure and check a fleet of processes with real servers and real kills: `python -m tests.fleet`.
 
-Counts are asserted, times and CPU are printed. Everything goes ten times as fast as in life: tasks, polling,
-and when a submission counts as lost. The server ignores `Idempotency-Key`.
+Counts are checked; times and CPU are only printed. Tasks, polling and the time until a submission counts as
+lost are ten times as fast as usual. The server ignores `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from tests.services import Missing, postgres_server, redis_server
 
 SPAWN = get_context("spawn")
 IN_FLIGHT = 50
-"""How many jobs a process has at a time."""
+"""The number of jobs that a process runs at a time."""
 PATIENCE = 900.0
-"""How many seconds a run may take, and as many again for each 20,000 jobs."""
-NEWS_SECONDS = 10.0
-"""How often a run says how far it is, on stderr."""
+"""The seconds that a run may take, and again for every 20,000 jobs."""
+PROGRESS_SECONDS = 10.0
+"""The interval of progress messages on stderr."""
 ROWS = ["kills", "reads", "webhooks", "twice", "spending", "rate", "stall"]
 BEGIN, END = "<!-- fleet: begin -->", "<!-- fleet: end -->"
-"""Between which `--publish` puts the table."""
+"""The marks between which `--publish` puts the table."""
 
 
 @dataclass
 class Worker:
-    """A process, what it was given, and whether it is up."""
+    """A process, its jobs, and whether it has started."""
 
     process: Any
     jobs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Worker:
 
 
 class Fleet:
-    """Processes that do jobs; those of one that is killed are done again by others, as engines do it."""
+    """Processes that run jobs; as in an engine, the jobs of a killed process run again in others."""
 
     def __init__(
         self, ledger: str | None, processes: int, rate: str | None = None, pace: Polling = PACE
@@ -67,48 +67,47 @@ class Fleet:
             self._start()
 
     def _start(self) -> None:
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=work, args=(theirs, *self._settings), daemon=True)
+        parent_end, child_end = SPAWN.Pipe()
+        process = SPAWN.Process(target=work, args=(child_end, *self._settings), daemon=True)
         process.start()
-        theirs.close()
-        self._workers[ours] = Worker(process)
+        child_end.close()
+        self._workers[parent_end] = Worker(process)
 
     def run(self, jobs: list[tuple[Any, ...]], kills: int = 0, in_flight: int = IN_FLIGHT) -> float:
-        """Do all jobs, and kill so many processes on the way, evenly; return how long it took."""
-        give_up = time.monotonic() + PATIENCE * (1 + len(jobs) / 20_000)
+        """Run all jobs, with `kills` evenly spaced kills of processes; return the seconds that it took."""
+        deadline = time.monotonic() + PATIENCE * (1 + len(jobs) / 20_000)
         while not all(worker.is_ready for worker in self._workers.values()):
-            self._collect(give_up)
-        todo, lots = deque(jobs), random.Random(1)
-        began = said_at = time.monotonic()
+            self._collect(deadline)
+        pending, rng = deque(jobs), random.Random(1)
+        began = reported_at = time.monotonic()
         kill_at = [len(jobs) * (number + 1) // (kills + 1) for number in range(kills)]
         while len(self.outcomes) < len(jobs):
             for connection, worker in self._workers.items():
-                while todo and worker.is_ready and len(worker.jobs) < in_flight:
-                    job = todo.popleft()
+                while pending and worker.is_ready and len(worker.jobs) < in_flight:
+                    job = pending.popleft()
                     worker.jobs[job[1]] = job
                     connection.send(job)
             if kill_at and len(self.outcomes) >= kill_at[0]:
                 kill_at.pop(0)
-                busy = [each for each in self._workers.values() if each.jobs]
-                (lots.choice(busy) if busy else next(iter(self._workers.values()))).process.kill()
-            todo.extend(self._collect(give_up))
-            if time.monotonic() > said_at + NEWS_SECONDS:
-                said_at = time.monotonic()
+                busy = [worker for worker in self._workers.values() if worker.jobs]
+                (rng.choice(busy) if busy else next(iter(self._workers.values()))).process.kill()
+            pending.extend(self._collect(deadline))
+            if time.monotonic() > reported_at + PROGRESS_SECONDS:
+                reported_at = time.monotonic()
                 self.megabytes = max([self.megabytes, *map(_megabytes, self._pids())])
-                news = (
-                    f"{said_at - began:5.0f} s: {len(self.outcomes)} of {len(jobs)} done, {self.again} again"
-                )
-                print(f"{news}, at most {self.megabytes:.0f} MB a process", file=sys.stderr, flush=True)
+                seconds = reported_at - began
+                progress = f"{seconds:5.0f} s: {len(self.outcomes)} of {len(jobs)} done, {self.again} rerun"
+                print(f"{progress}, at most {self.megabytes:.0f} MB a process", file=sys.stderr, flush=True)
         self.megabytes = max([self.megabytes, *map(_megabytes, self._pids())])
         return time.monotonic() - began
 
     def _pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers.values()]
 
-    def _collect(self, give_up: float) -> Iterator[tuple[Any, ...]]:
-        """Take in what came; return the jobs of processes that died."""
-        if time.monotonic() > give_up:
-            sys.exit(f"Only {len(self.outcomes)} jobs were done in the time that there was for all.")
+    def _collect(self, deadline: float) -> Iterator[tuple[Any, ...]]:
+        """Receive outcomes; return the jobs of processes that died."""
+        if time.monotonic() > deadline:
+            sys.exit(f"Timed out after {len(self.outcomes)} jobs.")
         again: list[tuple[Any, ...]] = []
         for connection in wait(list(self._workers), timeout=1.0):
             assert isinstance(connection, Connection)
@@ -130,7 +129,7 @@ class Fleet:
         return iter(again)
 
     def close(self) -> None:
-        """End the processes, and add up what CPU time they took for their jobs."""
+        """Stop the processes and add up the CPU time of their jobs."""
         for connection, worker in self._workers.items():
             if worker.is_ready:
                 connection.send(None)
@@ -143,7 +142,7 @@ class Fleet:
 
 @contextmanager
 def fleet(ledger: str | None, processes: int, **settings: Any) -> Iterator[Fleet]:
-    """Run a fleet, and end it."""
+    """Run a fleet, and stop it at the end."""
     running = Fleet(ledger, processes, **settings)
     try:
         yield running
@@ -152,7 +151,7 @@ def fleet(ledger: str | None, processes: int, **settings: Any) -> Iterator[Fleet
 
 
 class Table:
-    """What is measured over one kind of ledger; `check` prints a row and remembers what does not hold."""
+    """The measurements with one kind of ledger; `_check` prints a row and records failed checks."""
 
     def __init__(self, kind: str, ledger: str, asked: Server, jobs: int) -> None:
         self._kind, self._ledger, self._server, self._jobs = kind, ledger, asked, jobs
@@ -169,18 +168,18 @@ class Table:
         return [("generate", f"{self._kind}-{run}-{number}") for number in range(count)]
 
     def kills(self, processes: int, kills: int) -> None:
-        """Kill processes at random, and have their jobs done again."""
+        """Kill processes at random, so that their jobs run again."""
         self._server.counts()
         with fleet(self._ledger, processes) as running:
             seconds = running.run(self._named("kills", self._jobs), kills)
             outcomes = Counter(running.outcomes.values())
             store = _store(self._ledger)
         counts = self._server.counts()
-        paid, distinct = counts.prompts.total(), len(counts.prompts)
-        text = f"{paid} charges, {distinct} distinct, {outcomes['completed']} completed in {seconds:.0f} s"
+        charged, distinct = counts.prompts.total(), len(counts.prompts)
+        text = f"{charged} charges, {distinct} distinct, {outcomes['completed']} completed in {seconds:.0f} s"
         text += _wrong(outcomes)
         name = f"{self._jobs} jobs, {processes} processes, {kills} kills"
-        self._check(name, text, paid == distinct == outcomes["completed"] == self._jobs)
+        self._check(name, text, charged == distinct == outcomes["completed"] == self._jobs)
         asked = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.asked.items()))
         self._check("requests of these", f"{asked}; {running.again} jobs were begun again", True)
         text = f"{running.megabytes:.0f} MB a worker, {_megabytes(self._server.pid):.0f} MB the server"
@@ -191,41 +190,43 @@ class Table:
         self._check("store", f"{per_job}, {store.connections} connections", True)
 
     def reads(self, processes: int) -> None:
-        """Compare the reads of several processes, and their CPU time, with those of one."""
-        found: list[tuple[Counts, float]] = []
+        """Compare the reads and CPU time of several processes with those of one."""
+        results: list[tuple[Counts, float]] = []
         jobs = self._jobs // 2
         for number in (1, processes):
             self._server.counts()
             with fleet(self._ledger, number) as running:
                 in_flight = IN_FLIGHT * processes // number
                 running.run(self._named(f"reads-{number}", jobs), in_flight=in_flight)
-            found.append((self._server.counts(), running.cpu / jobs * 1000))
-        (alone, one), (together, several) = found
+            results.append((self._server.counts(), running.cpu / jobs * 1000))
+        (alone, alone_ms), (together, together_ms) = results
         text = f"{dict(alone.asked)} by one process, {dict(together.asked)} by {processes}"
-        # Short tasks end within a look or two, so that the figure of one process is itself a small number.
+        # Short tasks end within one or two polls, so one process reads little: allow 20 more.
         self._check(f"reads, {jobs} jobs", text, together.reads <= 1.2 * alone.reads + 20)
-        self._check("CPU per job", f"{one:.1f} ms by one process, {several:.1f} ms by {processes}", True)
+        self._check(
+            "CPU per job", f"{alone_ms:.1f} ms by one process, {together_ms:.1f} ms by {processes}", True
+        )
 
     def twice(self) -> None:
-        """Use the same keys in two processes at the same moment."""
+        """Use the same keys in two processes at the same time."""
         self._server.counts()
         outcomes = Counter[str]()
-        with fleet(self._ledger, 1) as one, fleet(self._ledger, 1) as two:
-            for each in (one, two):
-                for connection in each._workers:
-                    each._workers[connection].is_ready = connection.recv()[0] == "ready"
+        with fleet(self._ledger, 1) as first, fleet(self._ledger, 1) as second:
+            for running in (first, second):
+                for connection in running._workers:
+                    running._workers[connection].is_ready = connection.recv()[0] == "ready"
             for job in self._named("twice", 60):
-                for each in (one, two):
-                    for connection, worker in each._workers.items():
+                for running in (first, second):
+                    for connection, worker in running._workers.items():
                         worker.jobs[job[1]] = job
                         connection.send(job)
-            for each in (one, two):
-                while len(each.outcomes) < 60:
-                    list(each._collect(time.monotonic() + PATIENCE))
-                outcomes.update(each.outcomes.values())
-        paid = self._server.counts().prompts.total()
-        text = f"{paid} charges, {outcomes['completed']} of 120 completed"
-        self._check("60 keys in two processes at once", text, paid == 60 and outcomes["completed"] == 120)
+            for running in (first, second):
+                while len(running.outcomes) < 60:
+                    list(running._collect(time.monotonic() + PATIENCE))
+                outcomes.update(running.outcomes.values())
+        charged = self._server.counts().prompts.total()
+        text = f"{charged} charges, {outcomes['completed']} of 120 completed"
+        self._check("60 keys in two processes at once", text, charged == 60 and outcomes["completed"] == 120)
 
     def spending(self) -> None:
         """Spend from one limit with 50 copies of a client in 4 processes."""
@@ -238,12 +239,16 @@ class Table:
                 for number, size in enumerate((13, 13, 12, 12))
             ]
             running.run(jobs, in_flight=1)
-        paid = self._server.counts().prompts.total()
-        said = sum(int(each) for each in running.outcomes.values() if each.isdigit())
-        self._check("a limit of 100, 50 workers", f"{paid} charges, {said} submitted", paid == said == 100)
+        charged = self._server.counts().prompts.total()
+        submitted = sum(int(outcome) for outcome in running.outcomes.values() if outcome.isdigit())
+        self._check(
+            "a limit of 100, 50 workers",
+            f"{charged} charges, {submitted} submitted",
+            charged == submitted == 100,
+        )
 
     def webhooks(self) -> None:
-        """Receive in this process the webhooks of tasks that others wait for."""
+        """Receive in this process the webhooks of tasks that other processes wait for."""
         jobs, secret, called = self._jobs // 4, "of the receiver of webhooks", list[str]()
         receiver = Client(ledger=self._ledger).webhooks(
             secret=secret, on_task=lambda task: called.append(task.id)
@@ -251,9 +256,9 @@ class Table:
         with fleet(self._ledger, 4, pace=SELDOM) as running, receiver.serve() as serving:
             self._server.counts()
             running.run([("webhook", name, serving.url, secret) for _, name in self._named("webhooks", jobs)])
-            # A process that takes the lead reads the lists at once: that may be before a delivery has come.
-            give_up = time.monotonic() + PATIENCE / 10
-            while len(called) < jobs and time.monotonic() < give_up:
+            # A new leader reads the lists at once, possibly before a delivery arrives.
+            deadline = time.monotonic() + PATIENCE / 10
+            while len(called) < jobs and time.monotonic() < deadline:
                 time.sleep(0.1)
         reads, outcomes = self._server.counts().reads, Counter(running.outcomes.values())
         completed = outcomes["completed"]
@@ -262,19 +267,19 @@ class Table:
         self._check(f"webhooks, {jobs} jobs", text, holds)
 
     def stall(self) -> None:
-        """Submit from an event loop over a ledger that is 20 ms away."""
+        """Submit from an event loop with a ledger that is 20 ms away."""
         self._check("100 submissions, ledger 20 ms away", f"{asyncio.run(_stall(self._ledger)):.0f} ms", True)
 
     def rate(self) -> None:
-        """Ask as fast as a rate lets 4 processes."""
+        """Send requests from 4 processes as fast as a rate allows."""
         limit, window, count = 100, 5.0, 300
         self._server.counts()
         with fleet(self._ledger, 4, rate=f"{limit}/5seconds") as running:
             jobs = [("list", f"{self._kind}-{number}") for number in range(count)]
             running.run(jobs)
         moments = sorted(self._server.counts().moments)
-        # Between its permit and its arrival a request may take a while: so two seconds are left for that.
-        most = max(sum(start <= each < start + window - 2.0 for each in moments) for start in moments)
+        # A request may arrive late after its permit: the window is two seconds shorter to allow for that.
+        most = max(sum(start <= moment < start + window - 2.0 for moment in moments) for start in moments)
         least = (count / limit - 1) * window
         used = least / (moments[-1] - moments[0])
         text = f"at most {most} in {window:.0f} s for a rate of {limit}; {used:.0%} of it used"
@@ -282,7 +287,7 @@ class Table:
 
 
 class Store(NamedTuple):
-    """How large a store is, how many keys or rows it has, and how many connections are open."""
+    """The size of a store, its keys or rows, and its open connections."""
 
     bytes: int
     rows: int
@@ -303,22 +308,22 @@ def _store(ledger: str) -> Store:
 
         with psycopg.connect(ledger, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
-            found: Any = connection.execute(
+            sizes: Any = connection.execute(
                 "SELECT sum(pg_total_relation_size(oid)), sum(greatest(reltuples, 0)) FROM pg_class "
                 "WHERE relnamespace = 'piccc_ledger'::regnamespace AND relkind = 'r'"
             ).fetchone()
             clients = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
             ).fetchone()
-        return Store(int(found[0]), int(found[1]), clients[0] - 1)
-    found = [path.stat().st_size for path in Path(ledger).parent.glob(f"{Path(ledger).name}*")]
+        return Store(int(sizes[0]), int(sizes[1]), clients[0] - 1)
+    sizes = [path.stat().st_size for path in Path(ledger).parent.glob(f"{Path(ledger).name}*")]
     with sqlite3.connect(ledger) as database:
         rows = database.execute("SELECT count(*) FROM submissions").fetchone()[0]
-    return Store(sum(found), rows, 0)
+    return Store(sum(sizes), rows, 0)
 
 
 def _megabytes(pid: int) -> float:
-    """Return how much memory a process has, on Linux; else 0."""
+    """Return the resident memory of a process on Linux, else 0."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -327,8 +332,8 @@ def _megabytes(pid: int) -> float:
 
 
 def _wrong(outcomes: Counter[str]) -> str:
-    """Return what went wrong first, to be put behind a figure."""
-    return next((f"; {each:.200}" for each in outcomes if each != "completed"), "")
+    """Return the first error, to append to a figure."""
+    return next((f"; {outcome:.200}" for outcome in outcomes if outcome != "completed"), "")
 
 
 class Remote:
@@ -338,17 +343,17 @@ class Remote:
         self._ledger = ledger
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._ledger, name)
+        attribute = getattr(self._ledger, name)
 
-        def act(*args: Any) -> Any:
+        def delayed(*args: Any) -> Any:
             time.sleep(0.02)
-            return found(*args)
+            return attribute(*args)
 
-        return act if callable(found) else found
+        return delayed if callable(attribute) else attribute
 
 
 async def _stall(ledger: str) -> float:
-    """Return for how many milliseconds at most the event loop stood still."""
+    """Return the longest time that the event loop was blocked, in milliseconds."""
     longest = 0.0
 
     async def watch() -> None:
@@ -368,12 +373,12 @@ async def _stall(ledger: str) -> float:
 
 
 def main() -> None:
-    """Run what was asked for, print the table, and end with 1 where something does not hold."""
+    """Run the selected measurements, print the table, and exit with 1 if a check fails."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
     parser.add_argument(
         "--ledgers", nargs="+", default=["redis", "postgres"], choices=["file", "redis", "postgres"]
     )
-    parser.add_argument("--jobs", type=int, default=2000, help="how many, for each kind of ledger")
+    parser.add_argument("--jobs", type=int, default=2000, help="number of jobs for each kind of ledger")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--only", nargs="+", default=ROWS, choices=ROWS)
@@ -409,7 +414,7 @@ def main() -> None:
                 "rate": table.rate,
             }
             for name in options.only:
-                if name != "rate" or kind != "file":  # where it is each process's own
+                if name != "rate" or kind != "file":  # a file ledger counts per process
                     measures[name]()
             broken += table.broken
             rows += table.rows
@@ -418,7 +423,7 @@ def main() -> None:
         before, rest = page.split(BEGIN)
         options.publish.write_text("\n".join([before + BEGIN, *rows, END + rest.split(END)[1]]))
     if broken:
-        sys.exit("Does not hold:\n" + "\n".join(broken))
+        sys.exit("Failed checks:\n" + "\n".join(broken))
 
 
 if __name__ == "__main__":

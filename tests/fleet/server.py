@@ -1,4 +1,4 @@
-"""The server that the fleet asks: an emulator in a process of its own, which counts and forgets nothing."""
+"""The fleet's server: an emulator in its own process that counts requests and charges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from piccc.emulator import Emulator
 
 @dataclass
 class Counts:
-    """What was asked for: how many of each kind, when, and how often each prompt was paid for."""
+    """The number and times of requests by kind, and how often each prompt was charged."""
 
     asked: Counter[str] = field(default_factory=Counter)
     moments: list[float] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Counts:
 
     @property
     def reads(self) -> int:
-        """How many GETs there were."""
+        """The number of GETs."""
         return self.asked["list"] + self.asked["task"]
 
 
@@ -38,7 +38,7 @@ class Server:
         self.pid = pid
 
     def counts(self) -> Counts:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         self._connection.send("counts")
         counts: Counts = self._connection.recv()
         return counts
@@ -46,21 +46,23 @@ class Server:
 
 @contextmanager
 def server(speed: float) -> Iterator[Server]:
-    """Run a server that ignores `Idempotency-Key`, as a client must expect of it."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, speed), daemon=True)
+    """Run a server that ignores `Idempotency-Key`, as real servers may."""
+    parent_end, child_end = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(child_end, speed), daemon=True
+    )
     process.start()
-    theirs.close()
+    child_end.close()
     assert process.pid is not None
     try:
-        yield Server(ours, ours.recv(), process.pid)
+        yield Server(parent_end, parent_end.recv(), process.pid)
     finally:
         process.kill()
         process.join()
 
 
 def counted(app: Any, counts: Counts) -> Any:
-    """Return an emulator's app that counts what is asked of it, and ignores `Idempotency-Key`."""
+    """Wrap an emulator's app: count its requests and ignore `Idempotency-Key`."""
 
     async def counting(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
@@ -71,7 +73,7 @@ def counted(app: Any, counts: Counts) -> Any:
         kind = "submission" if path.endswith("s/tasks") else kind
         counts.asked[kind] += 1
         counts.moments.append(time.monotonic())
-        headers = [each for each in scope["headers"] if each[0] != b"idempotency-key"]
+        headers = [header for header in scope["headers"] if header[0] != b"idempotency-key"]
         body = b""
 
         async def received() -> Any:

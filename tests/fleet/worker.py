@@ -1,4 +1,4 @@
-"""One process of the fleet: it makes images for whoever tells it to, until it is killed."""
+"""A worker process of the fleet, which runs jobs from a pipe until it is killed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from piccc.errors import SpendLimitExceeded
 from piccc.media import account, polling
 
 SPEED = 10.0
-"""How much faster than life everything goes: tasks, looks, and when a submission counts as lost."""
+"""The factor by which everything is sped up: tasks, polling, and when a submission counts as lost."""
 PACE = Polling(min=2.0 / SPEED, max=5.0 / SPEED)
 SELDOM = Polling(min=3600.0, max=3600.0)
 
 
 def work(connection: Connection, ledger: str | None, rate: str | None, pace: Polling) -> None:
-    """Serve jobs: `(kind, name)` comes, `(name, outcome)` goes, and at the end the CPU time it took."""
+    """Receive jobs `(kind, name, ...)`, send `(name, outcome)` for each, and at the end the CPU time."""
     account.RESEND_SECONDS /= SPEED
     account.FLIGHT_SECONDS /= SPEED
     polling.LOOK_SECONDS /= SPEED
@@ -41,23 +41,22 @@ def work(connection: Connection, ledger: str | None, rate: str | None, pace: Pol
                     os._exit(0)
 
         threading.Thread(target=read, daemon=True).start()
-        await asyncio.to_thread(
-            client.ledger.get, "nothing"
-        )  # what is loaded at the first use is not counted
+        # Load what the first use of the ledger loads, so that its CPU time does not count.
+        await asyncio.to_thread(client.ledger.get, "nothing")
         connection.send(("ready", ""))
-        running, began = set[asyncio.Task[None]](), time.process_time()
+        running, started = set[asyncio.Task[None]](), time.process_time()
         while (job := await jobs.get()) is not None:
-            task = asyncio.create_task(_answer(connection, job[1], partial(JOBS[job[0]], client, *job[1:])))
+            task = asyncio.create_task(_run_job(connection, job[1], partial(JOBS[job[0]], client, *job[1:])))
             running.add(task)
             task.add_done_callback(running.discard)
         if running:
             await asyncio.wait(running)
-        connection.send(("cpu", str(time.process_time() - began)))
+        connection.send(("cpu", str(time.process_time() - started)))
 
     asyncio.run(serve())
 
 
-async def _answer(connection: Connection, name: str, job: Callable[[], Awaitable[str]]) -> None:
+async def _run_job(connection: Connection, name: str, job: Callable[[], Awaitable[str]]) -> None:
     try:
         outcome = await job()
     except Exception as error:
@@ -81,11 +80,11 @@ async def _list(client: AsyncClient, name: str) -> str:
 
 
 async def _spend(_: AsyncClient, name: str, pickled: bytes, workers: int) -> str:
-    """Submit with so many copies of a client until its limit is used up; return how often that went well."""
+    """Submit with several copies of a client until the limit is reached; return the number of submissions."""
 
     def spend(number: int) -> int:
         count = 0
-        with pickle.loads(pickled) as copy:  # noqa: S301  of our own fleet
+        with pickle.loads(pickled) as copy:  # noqa: S301  from our own fleet
             assert isinstance(copy, Client)
             try:
                 while True:

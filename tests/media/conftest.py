@@ -1,4 +1,4 @@
-"""An emulator at high speed, and clients of both kinds that one test body can use alike."""
+"""A fast emulator, and sync and async clients that one test body can use in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(params=["sync", "async"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Return a function that makes a client; an asynchronous one is driven so that it looks blocking."""
+    """Return a function that creates a client; an async client is wrapped so that its calls block."""
     if request.param == "sync":
         clients: list[Client] = []
 

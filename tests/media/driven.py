@@ -1,4 +1,4 @@
-"""An asynchronous object that is used as if it were blocking: each call runs the loop until it is done."""
+"""A blocking wrapper around an async object: each call runs the event loop until it completes."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ Connect = Callable[..., Any]
 
 
 class Driven:
-    """Whatever is got from it or returned by it is driven too, where it is a client, a task or an output."""
+    """A blocking view of an async client, task or output; its attributes and results are wrapped too."""
 
     def __init__(self, inner: Any, runner: asyncio.Runner) -> None:
         self.inner = inner
         self._runner = runner
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
-        if callable(found) and not isinstance(found, type):
-            return self._call(found)
-        return self._wrap(found)
+        attribute = getattr(self.inner, name)
+        if callable(attribute) and not isinstance(attribute, type):
+            return self._call(attribute)
+        return self._wrap(attribute)
 
     def __repr__(self) -> str:
         return repr(self.inner)
 
     def _call(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            done = function(*map(_bare, arguments), **options)
-            if inspect.isasyncgen(done):
-                return self._iterate(done)
-            return self._wrap(self._runner.run(_awaited(done)) if inspect.isawaitable(done) else done)
+            result = function(*map(_unwrap, arguments), **options)
+            if inspect.isasyncgen(result):
+                return self._iterate(result)
+            return self._wrap(self._runner.run(_await(result)) if inspect.isawaitable(result) else result)
 
         return call
 
     def _iterate(self, generator: Any) -> Iterator[Any]:
         while True:
             try:
-                yield self._wrap(self._runner.run(_awaited(anext(generator))))
+                yield self._wrap(self._runner.run(_await(anext(generator))))
             except StopAsyncIteration:
                 return
 
     def _wrap(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._wrap(each) for each in value]
-        is_ours = type(value).__module__.startswith("piccc.") and type(value).__name__.startswith("Async")
-        return Driven(value, self._runner) if is_ours else value
+        is_async = type(value).__module__.startswith("piccc.") and type(value).__name__.startswith("Async")
+        return Driven(value, self._runner) if is_async else value
 
 
-def _bare(value: Any) -> Any:
+def _unwrap(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [_bare(each) for each in value]
+        return [_unwrap(each) for each in value]
     return value.inner if isinstance(value, Driven) else value
 
 
-async def _awaited(value: Any) -> Any:
+async def _await(value: Any) -> Any:
     return await value

@@ -1,4 +1,4 @@
-"""Thousands of tasks on a virtual clock, and a schedule that waits for them: what it asks, what it knows."""
+"""Thousands of simulated tasks on a virtual clock, and a schedule that waits for them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ LATENCY = 0.02
 
 @dataclass
 class Fleet:
-    """Tasks as the server has them: when each begins and ends. All are ordered at moment 0."""
+    """The server's tasks: when each begins and ends. All are submitted at time 0."""
 
     begins: list[float]
     ends: list[float]
     drifts: bool = False
-    foreign: int = 0
 
     def __post_init__(self) -> None:
-        self._moments = numpy.array(
-            [self.begins, self.ends]
-        )  # for a server that goes through all at each page
-        self.made = [_completed(number) for number in range(len(self.ends))]
+        # An array, as a drifting server filters all tasks for each page.
+        self._moments = numpy.array([self.begins, self.ends])
+        self.completed = [_completed(number) for number in range(len(self.ends))]
         self.open = [Task(f"t{number}", "processing", raw={"s": 1}) for number in range(len(self.ends))]
         self.queued = [Task(f"t{number}", "queued", raw={"s": 1}) for number in range(len(self.ends))]
 
@@ -39,46 +37,46 @@ class Fleet:
         return "processing" if now >= self.begins[number] else "queued"
 
     def read(self, number: int, now: float) -> Task:
-        shown = {"completed": self.made, "processing": self.open, "queued": self.queued}
+        shown = {"completed": self.completed, "processing": self.open, "queued": self.queued}
         return shown[self.status(number, now)][number]
 
     def page(self, path: str, now: float) -> Page:
-        """Return a page, newest first: by position, or if it drifts by an offset into what fits now."""
+        """Return a page, newest first; a drifting cursor is an offset into the tasks that match now."""
         query = parse_qs(urlsplit(path).query)
         status, start = query["status"][0], int(query.get("cursor", ["0"])[0])
         newest = range(len(self.ends) - 1, -1, -1)
         if self.drifts:
-            fitting = self._fitting(status, now)
-            found, following = fitting[start : start + PAGE].tolist(), start + PAGE
-            more = following < len(fitting)
+            matching = self._matching(status, now)
+            numbers, following = matching[start : start + PAGE].tolist(), start + PAGE
+            more = following < len(matching)
         else:
-            found, following = [], start
-            while following < len(newest) and len(found) < PAGE:
+            numbers, following = [], start
+            while following < len(newest) and len(numbers) < PAGE:
                 if self.status(newest[following], now) == status:
-                    found.append(newest[following])
+                    numbers.append(newest[following])
                 following += 1
             more = following < len(newest)
         return Page(
-            [self.read(number, now) for number in found], {"cursor": str(following)} if more else None
+            [self.read(number, now) for number in numbers], {"cursor": str(following)} if more else None
         )
 
-    def _fitting(self, status: str, now: float) -> numpy.typing.NDArray[numpy.intp]:
+    def _matching(self, status: str, now: float) -> numpy.typing.NDArray[numpy.intp]:
         has_begun, has_ended = self._moments <= now
-        fits = {"completed": has_ended, "queued": ~has_begun, "processing": has_begun & ~has_ended}
-        return numpy.flatnonzero(fits[status])[::-1]
+        matches = {"completed": has_ended, "queued": ~has_begun, "processing": has_begun & ~has_ended}
+        return numpy.flatnonzero(matches[status])[::-1]
 
 
 @dataclass
 class Waited:
-    """What it took: requests, when each end became known, and how often it was told."""
+    """The cost of a wait: requests, when each end became known, and tasks reported more than once."""
 
     requests: int = 0
     known: dict[str, float] = field(default_factory=dict)
-    told_again: list[str] = field(default_factory=list)
+    reported_again: list[str] = field(default_factory=list)
 
 
 def wait_for(fleet: Fleet, polling: Polling, *, seed: int = 1) -> Waited:
-    """Wait for all tasks of a fleet, each request taking its time."""
+    """Wait for all tasks of a fleet; every request takes `LATENCY` seconds."""
     schedule = Schedule(polling, random.Random(seed).random)
     for task in fleet.queued:
         schedule.add(task, 0.0)
@@ -90,19 +88,19 @@ def wait_for(fleet: Fleet, polling: Polling, *, seed: int = 1) -> Waited:
             continue
         waited.requests += 1
         now += LATENCY
-        for ended in _answer(schedule, fleet, step, now):
+        for ended in _process(schedule, fleet, step, now):
             if ended.task.id in waited.known:
-                waited.told_again.append(ended.task.id)
+                waited.reported_again.append(ended.task.id)
             waited.known[ended.task.id] = now
     return waited
 
 
-def _answer(schedule: Schedule, fleet: Fleet, step: Watch | ListScan, now: float) -> list[Ended]:
+def _process(schedule: Schedule, fleet: Fleet, step: Watch | ListScan, now: float) -> list[Ended]:
     if isinstance(step, Watch):
         ended = schedule.read(step, fleet.read(int(step.task.id[1:]), now), None, now)
         return [ended] if ended else []
     page = fleet.page(step.pages.path, now)
-    return [each for each in schedule.listed(step, page, now) if isinstance(each, Ended)]
+    return [event for event in schedule.listed(step, page, now) if isinstance(event, Ended)]
 
 
 def _completed(number: int) -> Task:
@@ -110,20 +108,20 @@ def _completed(number: int) -> Task:
 
 
 def all_at_once(count: int, median: float, seed: int = 7) -> Fleet:
-    """Videos that all run at once, their lengths lognormal."""
-    lots = random.Random(seed)
-    return Fleet([0.0] * count, [lots.lognormvariate(0, 0.37) * median for _ in range(count)])
+    """Return videos that all run at once; durations are lognormal."""
+    rng = random.Random(seed)
+    return Fleet([0.0] * count, [rng.lognormvariate(0, 0.37) * median for _ in range(count)])
 
 
 def through_slots(count: int, slots: int, median: float, seed: int = 7) -> Fleet:
-    """Images that run so many at a time, first come first served."""
-    lots = random.Random(seed)
+    """Return images that run in a limited number of slots, first come, first served."""
+    rng = random.Random(seed)
     free = [0.0] * slots
     begins, ends = [], []
     for _ in range(count):
         free.sort()
         begin = free[0]
-        free[0] = begin + lots.lognormvariate(0, 0.37) * median
+        free[0] = begin + rng.lognormvariate(0, 0.37) * median
         begins.append(begin)
         ends.append(free[0])
     return Fleet(begins, ends)

@@ -1,4 +1,4 @@
-"""What was ordered of an emulator, counted where it is paid."""
+"""The submissions that an emulator received, checked against its charges."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from piccc import Polling
 from piccc.emulator import Emulator
 
 QUICK = Polling(min=0.001, max=0.002, requests_per_second=100_000)
-"""Ask about tasks without a pause worth the name."""
+"""Polling with almost no pauses."""
 
 
 def made(emulator: Emulator) -> list[str]:
-    """Return what was submitted, each time that it was sent.
+    """Return the kinds of all submissions, repeated ones included.
 
-    The emulator gives a repeated key its earlier task and charges nothing; another server may not.
+    For a repeated key the emulator returns the earlier task and charges nothing; other servers may charge.
     """
     sent = [
-        each.path.split("/")[2].removesuffix("s")
-        for each in emulator.requests
-        if each.method == "POST" and each.path.endswith("/tasks")
+        request.path.split("/")[2].removesuffix("s")
+        for request in emulator.requests
+        if request.method == "POST" and request.path.endswith("/tasks")
     ]
-    # Of two that are sent at once, the one that is heard first may be charged second.
+    # Sorted, as two concurrent submissions may be charged in either order.
     assert sorted(sent) == sorted(charge.kind for charge in emulator.charges if charge.kind != "chat")
     return sent

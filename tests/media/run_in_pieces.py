@@ -1,6 +1,6 @@
-"""One process of a batch that several run at the same time, and that is killed again and again.
+"""Run a batch that other processes run at the same time, and that the test kills repeatedly.
 
-Arguments: the server's address, its key, the ledger's file, how many rows.
+Arguments: the server's URL, its API key, the ledger's file and the number of rows.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tests.media.driven import QUICK
 
 
 def main() -> None:
-    """Run the batch and say how many rows have a task."""
+    """Run the batch; print the number of tasks and of errors."""
     base_url, api_key, ledger, rows = sys.argv[1:]
-    # A minute is for servers whose list is late: the emulator's is not.
+    # The default of a minute is for servers whose list lags behind; the emulator's does not.
     account.RESEND_SECONDS = batch.RESEND_SECONDS = 2.0
     client = Client(base_url=base_url, api_key=api_key, ledger=ledger, polling=QUICK)
     prompts = [f"fox {number}" for number in range(int(rows))]

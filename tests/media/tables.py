@@ -1,4 +1,4 @@
-"""What the tables of media tools in graphs and workflows share: their emulator, and a run of all rows."""
+"""Shared code for the tables of media tools in graphs and workflows: the emulator, and a run of all rows."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from piccc.emulator import Emulator, ManualClock
 
 @contextmanager
 def emulator_for(row: Any) -> Iterator[tuple[Emulator, bool]]:
-    """Run the emulator of a row that has a mode and an ending; say whether its time stands still."""
-    stands_still = row.ending in ("late", "vanished") or (row.ending == "429" and row.mode != "wait")
-    clock = ManualClock(start=time.time()) if stands_still else None
+    """Run the emulator for a row with a mode and an ending; yield it and whether its clock is stopped."""
+    is_stopped = row.ending in ("late", "vanished") or (row.ending == "429" and row.mode != "wait")
+    clock = ManualClock(start=time.time()) if is_stopped else None
     with Emulator(clock=clock, speed=float("inf")) as emulator:
         if row.ending == "refused":
             emulator.fault("moderated", route="POST /v1/images/tasks")
-        yield emulator, stands_still
+        yield emulator, is_stopped
 
 
 def run_all(table: Sequence[Any], run: Callable[[Any], object]) -> None:
-    """Run all rows, or those that have all words of the command line; exit with 1 where one fails."""
+    """Run all rows, or those that contain every word of the command line; exit with 1 if one fails."""
     failures = 0
-    chosen = [row for row in table if set(sys.argv[1:]) <= set(row)]
-    for row in chosen:
+    selected = [row for row in table if set(sys.argv[1:]) <= set(row)]
+    for row in selected:
         try:
             run(row)
-        except Exception as error:  # the next row goes on
+        except Exception as error:  # continue with the next row
             failures += 1
             print("FAILED", *row, f"{type(error).__name__}: {error}"[:2000], sep=" | ", flush=True)
-    print(f"{len(chosen) - failures} of {len(chosen)} rows hold.")
+    print(f"{len(selected) - failures} of {len(selected)} rows passed.")
     sys.exit(bool(failures))

@@ -1,4 +1,4 @@
-"""Many prompts at once: all are made, none twice, and a run that was broken off goes on."""
+"""Batches: every prompt gets one task, none is billed twice, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUBMISSIONS = "POST /v1/images/tasks"
 FOXES = [f"fox {number}" for number in range(12)]
 
 
-def test_a_batch_has_a_task_for_each_prompt_in_their_order(client: Any, emulator: Emulator) -> None:
+def test_a_batch_returns_one_task_per_prompt_in_order(client: Any, emulator: Emulator) -> None:
     seen: list[str] = []
     batch = client.images.map(FOXES, **IMAGE, concurrency=5, on_result=lambda task: seen.append(task.prompt))
     assert [task.prompt for task in batch] == FOXES
@@ -33,15 +33,15 @@ def test_a_batch_has_a_task_for_each_prompt_in_their_order(client: Any, emulator
     assert len(emulator.charges) == len(FOXES)
 
 
-def test_no_more_run_at_once_than_was_said(client: Any, emulator: Emulator) -> None:
+def test_concurrency_limits_the_tasks_that_run_at_once(client: Any, emulator: Emulator) -> None:
     seconds = 3 / 60
     client.images.map(FOXES, **IMAGE, concurrency=3)
-    begun = [charge.at for charge in emulator.charges]
-    running = [sum(other <= moment < other + seconds for other in begun) for moment in begun]
+    starts = [charge.at for charge in emulator.charges]
+    running = [sum(other <= start < other + seconds for other in starts) for start in starts]
     assert max(running) == 3
 
 
-def test_rows_may_have_settings_of_their_own(client: Any, emulator: Emulator) -> None:
+def test_a_row_overrides_the_settings_of_its_batch(client: Any, emulator: Emulator) -> None:
     rows = [
         "plain",
         {"prompt": "wide", "aspect_ratio": "16:9"},
@@ -53,34 +53,36 @@ def test_rows_may_have_settings_of_their_own(client: Any, emulator: Emulator) ->
     assert [task.model for task in batch] == ["piccc-image", "piccc-image", "other"]
 
 
-def test_a_bad_row_is_refused_before_any_is_sent(client: Any, emulator: Emulator) -> None:
+def test_an_invalid_row_is_rejected_before_anything_is_sent(client: Any, emulator: Emulator) -> None:
     with pytest.raises(InvalidArgumentError, match="prompt"):
         client.images.map(["fox", ""], **IMAGE)
     assert not emulator.requests
 
 
-def test_a_run_goes_on_where_it_was_broken_off(connect: Connect, emulator: Emulator, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_without_paying_twice(
+    connect: Connect, emulator: Emulator, tmp_path: Path
+) -> None:
     settings = {"base_url": emulator.base_url, "api_key": emulator.api_key, "ledger": tmp_path / "run.db"}
-    handed: list[str] = []
+    reported: list[str] = []
 
-    def break_off(task: Any) -> None:
-        if len(handed) == 4:
+    def interrupt(task: Any) -> None:
+        if len(reported) == 4:
             raise KeyboardInterrupt
-        handed.append(task.prompt)
+        reported.append(task.prompt)
 
     with pytest.raises(KeyboardInterrupt):
-        connect(**settings).images.map(FOXES, **IMAGE, run="foxes", concurrency=6, on_result=break_off)
+        connect(**settings).images.map(FOXES, **IMAGE, run="foxes", concurrency=6, on_result=interrupt)
     charged = len(emulator.charges)
     assert 4 <= charged < len(FOXES)
     batch = connect(**settings).images.map(
-        FOXES, **IMAGE, run="foxes", on_result=lambda task: handed.append(task.prompt)
+        FOXES, **IMAGE, run="foxes", on_result=lambda task: reported.append(task.prompt)
     )
     assert [task.prompt for task in batch] == FOXES
-    assert sorted(handed) == sorted(FOXES)
+    assert sorted(reported) == sorted(FOXES)
     assert len(emulator.charges) == len(FOXES)
 
 
-def test_equal_prompts_are_rows_of_their_own_and_runs_do_not_mix(client: Any, emulator: Emulator) -> None:
+def test_equal_prompts_and_separate_runs_get_separate_tasks(client: Any, emulator: Emulator) -> None:
     assert len({task.id for task in client.images.map(["fox"] * 3, **IMAGE, run="one")}) == 3
     client.images.map(["fox"] * 3, **IMAGE, run="one")
     assert len(emulator.charges) == 3
@@ -89,7 +91,7 @@ def test_equal_prompts_are_rows_of_their_own_and_runs_do_not_mix(client: Any, em
     assert len(emulator.charges) == 9
 
 
-def test_equal_rows_find_their_own_tasks_when_the_run_is_repeated(client: Any, emulator: Emulator) -> None:
+def test_repeating_a_run_of_equal_rows_keeps_the_order_of_tasks(client: Any, emulator: Emulator) -> None:
     rows = ["fox"] * 40
     first, second = (
         client.images.map(rows, **IMAGE, run="same", concurrency=40, submissions=40) for _ in range(2)
@@ -97,7 +99,7 @@ def test_equal_rows_find_their_own_tasks_when_the_run_is_repeated(client: Any, e
     assert [task.id for task in first.tasks] == [task.id for task in second.tasks]
 
 
-def test_a_row_that_fails_costs_the_others_nothing(client: Any, emulator: Emulator) -> None:
+def test_a_failed_row_does_not_affect_the_others(client: Any, emulator: Emulator) -> None:
     emulator.fault("failed", route=SUBMISSIONS, times=1)
     emulator.fault("lost-answer", route=SUBMISSIONS, times=1)
     emulator.fault("422", route=SUBMISSIONS, times=1)
@@ -109,23 +111,21 @@ def test_a_row_that_fails_costs_the_others_nothing(client: Any, emulator: Emulat
     assert len(emulator.charges) == len({task.id for task in batch}) == 11
 
 
-def test_a_submission_that_never_arrived_is_an_error_of_its_row(client: Any, emulator: Emulator) -> None:
+def test_a_submission_without_a_response_is_an_error_of_its_row(client: Any, emulator: Emulator) -> None:
     emulator.fault("disconnect", route=SUBMISSIONS, times=1)
     batch = client.images.map(FOXES, **IMAGE)
     assert [type(error) for error in batch.errors.values()] == [SubmissionUnknown]
     assert len(batch) == len(emulator.charges) == 11
 
 
-def test_a_storm_of_429_delays_and_loses_nothing(connect: Connect, emulator: Emulator) -> None:
+def test_repeated_429s_lose_no_row(connect: Connect, emulator: Emulator) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
     emulator.fault("429;retry-after-ms=1", route=SUBMISSIONS, rate=0.7)
     batch = client.images.map(FOXES, **IMAGE)
     assert len(batch) == len(emulator.charges) == len(FOXES)
 
 
-def test_a_failure_that_all_rows_share_stops_the_batch_and_keeps_what_was_made(
-    client: Any, emulator: Emulator
-) -> None:
+def test_an_authentication_error_stops_the_batch_and_keeps_its_tasks(client: Any, emulator: Emulator) -> None:
     emulator.fault("401", route=SUBMISSIONS, after=4)
     with pytest.raises(BatchStopped) as raised:
         client.images.map(FOXES, **IMAGE, run="foxes", concurrency=2)
@@ -135,7 +135,7 @@ def test_a_failure_that_all_rows_share_stops_the_batch_and_keeps_what_was_made(
     assert "run=" in str(raised.value)
 
 
-def test_an_allowance_stops_a_batch_before_it_overspends(client: Any, emulator: Emulator) -> None:
+def test_spend_limits_stop_a_batch_before_it_overspends(client: Any, emulator: Emulator) -> None:
     with pytest.raises(BatchStopped) as raised:
         client.images.map(FOXES, **IMAGE, max_tasks=5)
     assert isinstance(raised.value.__cause__, SpendLimitExceeded)
@@ -145,7 +145,7 @@ def test_an_allowance_stops_a_batch_before_it_overspends(client: Any, emulator: 
     assert sum(charge.kind == "video" for charge in emulator.charges) == 2
 
 
-def test_a_batch_that_runs_out_of_time_keeps_what_was_made(client: Any, emulator: Emulator) -> None:
+def test_a_batch_that_times_out_keeps_its_completed_tasks(client: Any, emulator: Emulator) -> None:
     emulator.fault("stuck", route=SUBMISSIONS, times=1)
     with pytest.raises(BatchStopped) as raised:
         client.images.map(FOXES[:3], **IMAGE, timeout=1.5)
@@ -154,7 +154,7 @@ def test_a_batch_that_runs_out_of_time_keeps_what_was_made(client: Any, emulator
 
 
 @pytest.mark.parametrize(("is_terminal", "line"), [(True, "████████████████████ 12/12"), (False, "12/12")])
-def test_progress_ends_full_and_is_one_line_in_a_log(
+def test_progress_is_one_line_that_ends_complete(
     client: Any,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -168,6 +168,6 @@ def test_progress_ends_full_and_is_one_line_in_a_log(
     assert shown.count("\n") == 1
 
 
-def test_no_prompts_make_an_empty_batch(client: Any, emulator: Emulator) -> None:
+def test_an_empty_list_of_prompts_returns_an_empty_batch(client: Any, emulator: Emulator) -> None:
     assert len(client.images.map([], **IMAGE)) == 0
     assert not emulator.requests

@@ -1,4 +1,4 @@
-"""Batches on a virtual clock: what the account or the network does costs no row and is paid for once."""
+"""Batches on a virtual clock: account and network errors lose no row and bill none twice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rows(count: int) -> list[str]:
     return [f"fox {number}" for number in range(count)]
 
 
-def test_submissions_overlap_and_results_come_while_others_are_sent() -> None:
+def test_submissions_overlap_and_results_arrive_while_others_are_sent() -> None:
     world, seen = Server(post=1.0, seconds=3.0), list[float]()
     batch = run(world, world.account(), rows(40), on_result=lambda task: seen.append(world.now))
     assert len(batch) == len(world.charges) == 40
@@ -65,20 +65,20 @@ def test_submissions_overlap_and_results_come_while_others_are_sent() -> None:
     assert seen[0] < 100
 
 
-WAVES: dict[str, Fault] = {
+OUTAGES: dict[str, Fault] = {
     "429": refusal(429),
-    "429 at once": refusal(429, retry_after="0"),
-    "429 in half a minute": refusal(429, retry_after="30"),
+    "429, retry at once": refusal(429, retry_after="0"),
+    "429, retry in 30 seconds": refusal(429, retry_after="30"),
     "503": refusal(503),
-    "429 in a reply of 200": refusal(200, {"code": 429, "msg": "rate limit", "data": None}),
+    "429 in a 200 response": refusal(200, {"code": 429, "msg": "rate limit", "data": None}),
     "no connection": not_sent,
 }
 
 
-@pytest.mark.parametrize("wave", WAVES)
+@pytest.mark.parametrize("outage", OUTAGES)
 @pytest.mark.parametrize("count", [200])
-def test_a_wave_of_an_hour_pauses_the_batch_and_costs_no_row(wave: str, count: int) -> None:
-    world = Server(faults=[(4.0, HOUR, WAVES[wave])])
+def test_an_hour_long_outage_pauses_the_batch_and_loses_no_row(outage: str, count: int) -> None:
+    world = Server(faults=[(4.0, HOUR, OUTAGES[outage])])
     batch = run(world, world.account(), rows(count), concurrency=50)
     assert not batch.errors
     assert [task.status for task in batch] == ["completed"] * count
@@ -87,7 +87,7 @@ def test_a_wave_of_an_hour_pauses_the_batch_and_costs_no_row(wave: str, count: i
     assert world.now < HOUR + 300
 
 
-def test_3000_rows_go_through_a_wave_and_each_is_paid_for_once(tmp_path: Path) -> None:
+def test_3000_rows_survive_rate_limiting_and_each_is_billed_once(tmp_path: Path) -> None:
     world = Server(faults=[(20.0, 600.0, refusal(429, retry_after="0"))], post=0.5)
     account = world.account(ledger=SQLiteLedger(tmp_path / "run.db"))
     batch = run(world, account, rows(3000), concurrency=400, run="night")
@@ -99,7 +99,7 @@ def test_3000_rows_go_through_a_wave_and_each_is_paid_for_once(tmp_path: Path) -
 STOPS: dict[str, tuple[Fault, type[PicccError]]] = {
     "401": (refusal(401), AuthenticationError),
     "402": (refusal(402), PaymentRequiredError),
-    "402 in a reply of 200": (
+    "402 in a 200 response": (
         refusal(200, {"code": 402, "msg": "Insufficient credits"}),
         PaymentRequiredError,
     ),
@@ -112,7 +112,7 @@ STOPS: dict[str, tuple[Fault, type[PicccError]]] = {
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_what_no_pause_helps_stops_the_batch_with_what_was_made(stop: str) -> None:
+def test_a_permanent_error_stops_the_batch_and_keeps_its_tasks(stop: str) -> None:
     fault, cause = STOPS[stop]
     world = Server(faults=[(4.0, FOREVER, fault)])
     error = stopped(world, world.account(), rows(300), concurrency=40)
@@ -123,14 +123,14 @@ def test_what_no_pause_helps_stops_the_batch_with_what_was_made(stop: str) -> No
     assert world.posts <= len(world.charges) + 20
 
 
-def test_an_address_from_which_nothing_ever_came_stops_the_batch_at_once() -> None:
+def test_a_server_that_was_never_reachable_stops_the_batch_at_once() -> None:
     world = Server(faults=[(0.0, FOREVER, not_sent)])
     stopped(world, world.account(), rows(300))
     assert world.now < 10
 
 
 @pytest.mark.parametrize("fault", [refusal(429, retry_after="1"), refusal(429, retry_after="3000"), None])
-def test_the_time_of_a_batch_is_one_deadline_for_all_it_does(fault: Fault | None) -> None:
+def test_the_timeout_of_a_batch_covers_retries_and_waits(fault: Fault | None) -> None:
     world = Server(seconds=HOUR, faults=[(0.0, FOREVER, fault)] if fault else [])
     error = stopped(world, world.account(), rows(3), timeout=20)
     assert isinstance(error.__cause__, TaskWaitTimeout)
@@ -142,7 +142,7 @@ def test_the_time_of_a_batch_is_one_deadline_for_all_it_does(fault: Fault | None
 
 
 @pytest.mark.parametrize(
-    ("prompts", "options", "complaint"),
+    ("prompts", "options", "message"),
     [
         (["a"], {"concurrency": 0}, "concurrency is 0"),
         (["a"], {"concurrency": -1}, "concurrency is -1"),
@@ -163,20 +163,23 @@ def test_the_time_of_a_batch_is_one_deadline_for_all_it_does(fault: Fault | None
         ),
     ],
 )
-def test_arguments_are_judged_before_anything_is_sent(prompts: Any, options: Any, complaint: str) -> None:
+def test_invalid_arguments_are_rejected_before_anything_is_sent(
+    prompts: Any, options: Any, message: str
+) -> None:
     world = Server()
-    with pytest.raises(InvalidArgumentError, match=complaint):
+    with pytest.raises(InvalidArgumentError, match=message):
         run(world, world.account(), prompts, **options)
     assert not world.posts
 
 
-def test_prompts_are_drawn_as_the_batch_goes_on_and_a_bad_one_loses_nothing() -> None:
+def test_prompts_are_consumed_lazily_and_a_bad_one_loses_no_task() -> None:
     world, drawn, most = Server(), itertools.count(1), 0
 
     def prompts() -> Iterator[Any]:
         nonlocal most
         for number in range(500):
-            most = max(most, next(drawn) - len([each for each in world.charges if world.now >= each["ends"]]))
+            ended = sum(world.now >= task["ends"] for task in world.charges)
+            most = max(most, next(drawn) - ended)
             yield f"fox {number}"
         yield 7
 
@@ -188,14 +191,14 @@ def test_prompts_are_drawn_as_the_batch_goes_on_and_a_bad_one_loses_nothing() ->
 
 
 @pytest.mark.parametrize("raised", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_whatever_a_callback_raises_the_caller_gets_every_task(raised: BaseException) -> None:
+def test_an_error_raised_by_on_result_carries_every_task(raised: BaseException) -> None:
     world = Server(seconds=10.0)
 
-    def full(task: AsyncTaskHandle) -> None:
+    def fail(task: AsyncTaskHandle) -> None:
         raise raised
 
     with pytest.raises((BatchStopped, KeyboardInterrupt)) as caught:
-        run(world, world.account(), rows(120), concurrency=50, on_result=full)
+        run(world, world.account(), rows(120), concurrency=50, on_result=fail)
     error: Any = caught.value
     batch: Batch[AsyncTaskHandle] = error.batch
     assert isinstance(error, BatchStopped) == isinstance(raised, OSError)
@@ -216,15 +219,15 @@ def test_a_run_may_have_any_name(name: str, tmp_path: Path) -> None:
     assert all(task["key"].isascii() and task["key"].isprintable() for task in world.charges)
 
 
-def handed(world: Server, account: Account, count: int, **options: Any) -> list[str]:
+def results_of(world: Server, account: Account, count: int, **options: Any) -> list[str]:
     seen: list[str] = []
     run(world, account, rows(count), run="r", on_result=lambda task: seen.append(task.prompt), **options)
     return seen
 
 
-def test_a_run_that_goes_on_reads_its_earlier_rows_from_the_list_and_what_is_gone_is_no_error() -> None:
+def test_a_resumed_run_reads_the_list_and_shows_missing_tasks_as_expired() -> None:
     world, ledger = Server(), MemoryLedger()
-    assert len(handed(world, world.account(ledger=ledger), 300, concurrency=300)) == 300
+    assert len(results_of(world, world.account(ledger=ledger), 300, concurrency=300)) == 300
     world.gone = {f"t{number}" for number in range(0, 300, 3)}
     before = len(world.asked)
     batch = run(world, world.account(ledger=ledger), rows(310), run="r")
@@ -234,13 +237,13 @@ def test_a_run_that_goes_on_reads_its_earlier_rows_from_the_list_and_what_is_gon
     assert len(world.asked) - before < 60
 
 
-def nothing_came() -> WorldResponse:
+def response_lost() -> WorldResponse:
     raise Failure(Outcome.UNKNOWN, "reset")
 
 
 @pytest.mark.parametrize("lost", ["ask", "resend"])
-def test_lost_submissions_are_looked_for_in_one_walk_and_sent_again_if_told(lost: Any) -> None:
-    world = Server(faults=[(0.9, 1.5, nothing_came)])
+def test_lost_submissions_are_resent_only_on_request(lost: Any) -> None:
+    world = Server(faults=[(0.9, 1.5, response_lost)])
     batch = run(world, world.account(), rows(60), concurrency=60, lost=lost, run="r")
     missing = [error for error in batch.errors.values() if isinstance(error, SubmissionUnknown)]
     assert len(missing) + len(world.charges) == 60
@@ -249,59 +252,61 @@ def test_lost_submissions_are_looked_for_in_one_walk_and_sent_again_if_told(lost
     assert len(batch) == len(world.charges)
 
 
-def test_a_server_that_breaks_is_not_given_every_row() -> None:
-    world = Server(faults=[(4.0, 120.0, nothing_came)])
+def test_a_failing_server_does_not_receive_every_row() -> None:
+    world = Server(faults=[(4.0, 120.0, response_lost)])
     batch = run(world, world.account(), rows(500), concurrency=100)
     assert len(batch) == len(world.charges)
     assert len(batch.errors) < 40
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """Simulates the death of the process."""
 
 
-class DeadlyLedger(MemoryLedger):
-    """A ledger during whose `act` the process dies, before or after it is done."""
+class KillingLedger(MemoryLedger):
+    """A ledger that kills the process before or after the call of `step`."""
 
-    act, is_after = "", False
+    step, is_after = "", False
 
-    def _dies(self, act: str, work: Callable[..., Any], *args: Any) -> Any:
-        if act == self.act and not self.is_after:
+    def _call(self, step: str, work: Callable[..., Any], *args: Any) -> Any:
+        if step == self.step and not self.is_after:
             raise Killed
         done = work(*args)
-        if act == self.act:
+        if step == self.step:
             raise Killed
         return done
 
     def claim(self, entry: Any) -> Any:
-        return self._dies("claim", super().claim, entry)
+        return self._call("claim", super().claim, entry)
 
     def settle(self, key: str, task_id: str) -> Any:
-        return self._dies("settle", super().settle, key, task_id)
+        return self._call("settle", super().settle, key, task_id)
 
 
-def dies() -> WorldResponse:
+def kill() -> WorldResponse:
     raise Killed
 
 
 not_found = refusal(404)
 
 
-ACTS: Iterable[tuple[str, str, bool, Fault | None]] = [
+STEPS: Iterable[tuple[str, str, bool, Fault | None]] = [
     ("before the claim", "claim", False, None),
     ("after the claim", "claim", True, None),
-    ("while it is sent", "", False, dies),
-    ("when the answer comes", "settle", False, None),
-    ("when it is settled", "settle", True, None),
+    ("while sending", "", False, kill),
+    ("when the response arrives", "settle", False, None),
+    ("after settling", "settle", True, None),
 ]
 
 
-@pytest.mark.parametrize(("act", "is_after", "fault"), [each[1:] for each in ACTS], ids=[e[0] for e in ACTS])
-def test_a_process_killed_at_any_act_is_paid_for_once_and_finishes(
-    act: str, is_after: bool, fault: Fault | None
+@pytest.mark.parametrize(
+    ("step", "is_after", "fault"), [step[1:] for step in STEPS], ids=[step[0] for step in STEPS]
+)
+def test_a_submission_killed_at_any_step_is_billed_once_when_repeated(
+    step: str, is_after: bool, fault: Fault | None
 ) -> None:
-    world, ledger, done = Server(), DeadlyLedger(), []
-    ledger.act, ledger.is_after = act, is_after
+    world, ledger, done = Server(), KillingLedger(), []
+    ledger.step, ledger.is_after = step, is_after
     world.faults = [(0.0, FOREVER, fault)] if fault else []
 
     async def submit(account: Account) -> None:
@@ -309,7 +314,7 @@ def test_a_process_killed_at_any_act_is_paid_for_once_and_finishes(
 
     with pytest.raises(Killed):
         world.run(submit(world.account(ledger=ledger)))
-    ledger.act, world.faults = "", []
+    ledger.step, world.faults = "", []
     world.run(submit(world.account(ledger=ledger)))
     assert [task["task_id"] for task in world.charges] == [task.id for task in done] == ["t0"]
     assert ledger.unsettled() == []
@@ -317,20 +322,20 @@ def test_a_process_killed_at_any_act_is_paid_for_once_and_finishes(
 
 @pytest.mark.parametrize(
     ("age", "failure", "most"),
-    [(0.0, None, 7), (0.0, not_found, 9), (0.0, dies, 9), (100.0, None, 1)],
-    ids=["just now", "just now, and a walk fails", "just now, and a walk stops", "long ago"],
+    [(0.0, None, 7), (0.0, not_found, 9), (0.0, kill, 9), (100.0, None, 1)],
+    ids=["just now", "just now, a search fails", "just now, a search is killed", "long ago"],
 )
-def test_submissions_that_were_lost_together_are_looked_for_together(
+def test_submissions_lost_together_share_one_search_of_the_list(
     age: float, failure: Fault | None, most: int
 ) -> None:
-    world, ledger, done = Server(faults=[(0.0, 1.0, nothing_came)]), MemoryLedger(), list[str]()
+    world, ledger, done = Server(faults=[(0.0, 1.0, response_lost)]), MemoryLedger(), list[str]()
 
     async def submit(account: Account, number: int) -> None:
         media = AsyncMedia(account, "image")
         done.append((await media.submit(f"{number}", model="m", key=f"k{number}", lost="resend")).id)
 
     async def submit_until_done(account: Account, number: int) -> None:
-        while True:  # as an engine does
+        while True:  # as an engine would
             with suppress(SubmissionUnknown, NotFoundError, Killed):
                 return await submit(account, number)
 
@@ -346,8 +351,8 @@ def test_submissions_that_were_lost_together_are_looked_for_together(
     assert world.lists() <= most
 
 
-def test_of_two_processes_that_send_a_lost_submission_again_one_does() -> None:
-    world, ledger, done = Server(faults=[(0.0, 1.0, nothing_came)]), MemoryLedger(), list[str]()
+def test_only_one_of_four_clients_resends_a_lost_submission() -> None:
+    world, ledger, done = Server(faults=[(0.0, 1.0, response_lost)]), MemoryLedger(), list[str]()
 
     async def submit(account: Account) -> None:
         try:
@@ -367,7 +372,7 @@ def test_of_two_processes_that_send_a_lost_submission_again_one_does() -> None:
 @pytest.mark.parametrize(
     "prefix", ["http://[::1/x", "https://elsewhere.example/v1/tasks/t0", "/gone/v1/tasks/t0"]
 )
-def test_a_polling_url_that_leads_nowhere_is_passed_over(prefix: str) -> None:
+def test_an_unusable_polling_url_is_ignored(prefix: str) -> None:
     class Misled(Server):
         def _shown(self, task: dict[str, Any]) -> dict[str, Any]:
             return {**super()._shown(task), "polling_url": prefix}
@@ -394,7 +399,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("body", "status", "words"), REFUSED)
-def test_an_error_in_a_reply_of_200_is_an_error_of_its_code(body: Any, status: int, words: str) -> None:
+def test_an_error_in_a_200_response_raises_the_error_of_its_code(body: Any, status: int, words: str) -> None:
     world = Server(faults=[(0.0, FOREVER, refusal(200, body))])
     account = world.account()
 
@@ -409,7 +414,7 @@ def test_an_error_in_a_reply_of_200_is_an_error_of_its_code(body: Any, status: i
 
 
 @pytest.mark.parametrize("body", [{"status": "queued"}, {"detail": "accepted"}, {"code": 0}, {}, [], None, 3])
-def test_a_reply_of_200_without_a_task_or_an_error_may_have_been_billed(body: Any) -> None:
+def test_a_200_response_without_task_or_error_may_have_been_billed(body: Any) -> None:
     world = Server(faults=[(0.0, FOREVER, lambda: WorldResponse(200, body))])
     account = world.account()
 
@@ -421,7 +426,7 @@ def test_a_reply_of_200_without_a_task_or_an_error_may_have_been_billed(body: An
     assert len(account.ledger.unsettled()) == 1
 
 
-def test_a_server_error_in_a_reply_of_200_leaves_the_submission_unknown() -> None:
+def test_a_server_error_in_a_200_response_leaves_the_submission_unknown() -> None:
     world = Server(faults=[(0.0, FOREVER, refusal(200, {"code": 500, "msg": "it broke", "data": None}))])
     account = world.account()
 

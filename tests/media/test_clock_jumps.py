@@ -1,4 +1,4 @@
-"""Clocks that are wrong, clocks that are set, and machines that sleep: nothing is lost or paid twice."""
+"""Wrong clocks, adjusted clocks and suspended machines: no task is lost or billed twice."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ HOURS = 3 * 3600.0
 
 
 class Clock:
-    """The time of day as the machine has it, which somebody sets."""
+    """The machine's time of day, which tests can change."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
         real = time.time
         entry = TaskRequest.entry
         monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
-        # The default of `Submission.at` is the function itself, which is not replaced.
+        # `Submission.at` defaults to the original function, which the patch above does not replace.
         monkeypatch.setattr(TaskRequest, "entry", lambda self: replace(entry(self), at=time.time()))
 
 
 class Lossy(Server):
-    """A server of which each fifth answer to a submission is lost; `event` happens before it is sent."""
+    """A server that loses every fifth response to a submission; `event` is called before the loss."""
 
     event: Callable[[], None] = staticmethod(lambda: None)
 
@@ -40,12 +40,12 @@ class Lossy(Server):
         response = super().answer(request)
         if request.method == "POST" and self.posts % 5 == 0:
             self.event()
-            raise Failure(Outcome.UNKNOWN, "the answer was lost")
+            raise Failure(Outcome.UNKNOWN, "the response was lost")
         return response
 
 
 def sleep(world: Server, clock: Clock) -> None:
-    """Let the machine sleep for hours: of its clocks only the time of day goes on, as the server does."""
+    """Suspend the machine for hours: only its time of day and the server move on."""
     clock.ahead += HOURS
     world.epoch += HOURS
     for task in world.charges:
@@ -60,9 +60,7 @@ EVENTS: dict[str, Callable[[Server, Clock], None]] = {
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_happens_to_the_clock_while_waiting_costs_no_row(
-    event: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_change_while_waiting_loses_no_row(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, world, number = Clock(monkeypatch), Server(seconds=60.0), itertools.count()
 
     def on_result(task: Any) -> None:
@@ -81,35 +79,33 @@ SKEWS |= {"hours behind": -HOURS, "hours ahead": HOURS}
 
 @pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
 @pytest.mark.parametrize("event", [None, *EVENTS])
-@pytest.mark.parametrize("moment", ["before the claim", "after the claim", "when the answer is lost"])
+@pytest.mark.parametrize("moment", ["before the claim", "after the claim", "when the response is lost"])
 @pytest.mark.parametrize("lost", ["ask", "resend"])
-def test_a_lost_answer_loses_no_task_whatever_happens_to_the_clock(
+def test_a_lost_response_loses_no_task_whatever_the_clock_does(
     skew: float, event: str | None, moment: str, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, world = Clock(monkeypatch), Lossy()
     clock.ahead = skew
 
-    def happens(at: str) -> None:
+    def trigger(at: str) -> None:
         if event is not None and at == moment and world.posts % 5 == 0:
             EVENTS[event](world, clock)
 
     class Ledger(MemoryLedger):
         def claim(self, entry: Submission) -> Submission | None:
-            happens("before the claim")
-            taken = super().claim(replace(entry, at=time.time()))
-            happens("after the claim")
-            return taken
+            trigger("before the claim")
+            holder = super().claim(replace(entry, at=time.time()))
+            trigger("after the claim")
+            return holder
 
-    world.event = lambda: happens("when the answer is lost")  # type: ignore[method-assign]
+    world.event = lambda: trigger("when the response is lost")  # type: ignore[method-assign]
     batch = run(world, world.account(ledger=Ledger()), rows(20), lost=lost)
     assert not batch.errors
     assert len(batch) == len(world.charges) == len({task["prompt"] for task in world.charges}) == 20
 
 
 @pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
-def test_an_equal_task_of_somebody_else_from_before_is_not_taken(
-    skew: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_identical_task_is_not_adopted(skew: float, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, world = Clock(monkeypatch), Server()
     clock.ahead = skew
     run(world, world.account(), ["fox"])
@@ -126,7 +122,7 @@ def dropped() -> WorldResponse:
 
 
 @pytest.mark.parametrize("skew", SKEWS.values(), ids=SKEWS)
-def test_a_run_whose_tasks_are_there_goes_on_with_them_whatever_the_clock_says(
+def test_a_repeated_run_reuses_its_tasks_whatever_the_clock_says(
     skew: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, world, ledger = Clock(monkeypatch), Server(), MemoryLedger()

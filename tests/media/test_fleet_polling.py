@@ -1,4 +1,4 @@
-"""One process polls for all that share a ledger; the others follow, also when it dies."""
+"""Processes that share a ledger elect one of them to poll, and replace it if it dies."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.media.world import World
 
 
 class Store:
-    """What the processes share, on the world's clock."""
+    """The state that the processes share, on the world's clock."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.is_away = False
+        self.is_down = False
         self.stream: list[tuple[str, Note]] = []
         self.open: dict[str, str] = {}
         self.leases: dict[str, tuple[str, float]] = {}
 
 
 class Shared(MemoryLedger):
-    """One process's view of the store; it is known by the process's name."""
+    """A process's ledger in the store, named after the process."""
 
     def __init__(self, store: Store, name: str) -> None:
         super().__init__()
         self.store, self.name, self.is_dead = store, name, False
 
     def _reach(self) -> None:
-        if self.store.is_away or self.is_dead:
-            raise LedgerUnavailable("away")
+        if self.store.is_down or self.is_dead:
+            raise LedgerUnavailable("unreachable")
 
     def lease(self, name: str, holder: str, seconds: float) -> bool:
         self._reach()
@@ -74,7 +74,7 @@ async def wait(watching: Subscription, ended: dict[str, tuple[float, str]]) -> N
 
 
 def run(world: World, store: Store, processes: int, *more: Any) -> dict[str, tuple[float, str]]:
-    """Wait for the world's tasks in so many processes, each for its share of them."""
+    """Wait for the world's tasks in several processes, each for its share of them."""
     ended: dict[str, tuple[float, str]] = {}
     waits = []
     for number in range(processes):
@@ -91,7 +91,7 @@ def lists(world: World) -> int:
 
 
 @pytest.mark.parametrize("processes", [4, 16])
-def test_a_fleet_reads_hardly_more_than_one_process(processes: int) -> None:
+def test_many_processes_poll_at_most_20_percent_more_than_one(processes: int) -> None:
     alone, together = World(all_at_once(800, 30.0)), World(all_at_once(800, 30.0))
     assert len(run(alone, Store(alone), 1)) == 800
     ended = run(together, Store(together), processes)
@@ -102,7 +102,7 @@ def test_a_fleet_reads_hardly_more_than_one_process(processes: int) -> None:
     assert max(late) < 12.0
 
 
-def test_another_process_reads_within_15_seconds_of_the_leaders_death() -> None:
+def test_another_process_polls_within_15_seconds_of_the_leaders_death() -> None:
     world = World(all_at_once(300, 200.0))
     store = Store(world)
 
@@ -120,48 +120,50 @@ def test_another_process_reads_within_15_seconds_of_the_leaders_death() -> None:
         await accounts[0].session.io.sleep(30.0)
         [(holder, _)] = store.leases.values()
         [leader] = [
-            each for each in polling._pollers.values() if each._fleet and each._fleet._holder == holder
+            poller
+            for poller in polling._pollers.values()
+            if poller._fleet and poller._fleet._holder == holder
         ]
         killed.append(world.now)
         assert leader._stream is not None
         leader._stream.is_dead = True  # type: ignore[attr-defined]
-        leader._turn = _nothing(leader)  # type: ignore[method-assign]
+        leader._turn = _hung(leader)  # type: ignore[method-assign]
 
-    world.run(*[_survivor(each) for each in waits], kill())
+    world.run(*[_ignore_errors(waiting) for waiting in waits], kill())
     after = min(moment for moment, _ in world.asked if moment > killed[0])
     assert after - killed[0] <= 15.0
     assert len(ended) >= 200
 
 
-def test_the_store_is_away_and_waits_go_on_at_a_tenth_of_the_pace() -> None:
-    calm, away = World(all_at_once(400, 60.0)), World(all_at_once(400, 60.0))
+def test_waits_continue_at_a_tenth_of_the_rate_while_the_store_is_down() -> None:
+    calm, down = World(all_at_once(400, 60.0)), World(all_at_once(400, 60.0))
     run(calm, Store(calm), 4)
-    store = Store(away)
-    store.is_away = True
-    ended = run(away, store, 4)
+    store = Store(down)
+    store.is_down = True
+    ended = run(down, store, 4)
     assert len(ended) == 400
-    first_minute = sum(moment < 60.0 for moment, _ in away.asked)
+    first_minute = sum(moment < 60.0 for moment, _ in down.asked)
     assert 0 < first_minute <= 4 * 60 * 5 / 1.0
     back = World(all_at_once(400, 60.0))
     store = Store(back)
-    store.is_away = True
+    store.is_down = True
 
-    async def mend() -> None:
+    async def restore() -> None:
         await back.account().session.io.sleep(20.0)
-        store.is_away = False
+        store.is_down = False
 
-    assert len(run(back, store, 4, mend())) == 400
+    assert len(run(back, store, 4, restore())) == 400
     assert list(store.leases.values())
 
 
-def test_what_a_webhook_read_is_read_by_nobody_else() -> None:
+def test_a_webhook_in_one_process_ends_the_waits_in_the_others() -> None:
     world = World(all_at_once(40, 30.0))
     store = Store(world)
     receiver = world.account(ledger=Shared(store, "receiver"))
 
     async def deliver() -> None:
         await receiver.session.io.sleep(5.0)
-        for task in world.fleet.made:
+        for task in world.fleet.completed:
             await receiver.take(task)
 
     ended = run(world, store, 2, deliver())
@@ -169,7 +171,7 @@ def test_what_a_webhook_read_is_read_by_nobody_else() -> None:
     assert all(moment <= 7.0 for moment, _ in ended.values())
 
 
-def test_a_task_that_another_process_cannot_read_is_read_by_who_waits_for_it() -> None:
+def test_an_end_announced_without_its_task_is_read_by_the_waiter() -> None:
     world = World(all_at_once(2, 1.0))
     store = Store(world)
     ended: dict[str, tuple[float, str]] = {}
@@ -182,7 +184,7 @@ def test_a_task_that_another_process_cannot_read_is_read_by_who_waits_for_it() -
     assert {id: status for id, (_, status) in ended.items()} == {"t0": "completed", "t1": "completed"}
 
 
-def _nothing(leader: Any) -> Any:
+def _hung(leader: Any) -> Any:
     async def turn() -> None:
         await leader._io.sleep(10_000.0)
         leader._subscriptions.clear()
@@ -191,7 +193,7 @@ def _nothing(leader: Any) -> Any:
     return turn
 
 
-async def _survivor(waiting: Any) -> None:
+async def _ignore_errors(waiting: Any) -> None:
     try:
         await waiting
     except Exception:

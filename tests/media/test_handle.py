@@ -1,4 +1,4 @@
-"""Handles travel: as JSON, pickled, copied; and notebooks show them."""
+"""Handles can be saved as JSON, pickled and copied, and notebooks render them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.media.driven import QUICK, Connect
 IMAGE = {"model": "piccc-image"}
 
 
-def test_a_handle_as_json_is_waited_for_by_another_client(connect: Connect, emulator: Emulator) -> None:
+def test_another_client_can_wait_for_a_handle_loaded_from_json(connect: Connect, emulator: Emulator) -> None:
     settings = {"base_url": emulator.base_url, "api_key": emulator.api_key}
     text = connect(**settings).images.submit("a fox", **IMAGE).to_json()
     assert emulator.api_key not in text
@@ -35,7 +35,7 @@ def test_a_handle_as_json_is_waited_for_by_another_client(connect: Connect, emul
     assert task.wait().outputs[0].bytes()
 
 
-def test_a_pickled_handle_goes_on_without_its_key_in_the_pickle(
+def test_a_pickled_handle_works_and_omits_the_api_key(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
@@ -50,7 +50,9 @@ def test_a_pickled_handle_goes_on_without_its_key_in_the_pickle(
     assert {loaded: 1}[task.refresh()] == 1
 
 
-def test_an_async_handle_is_pickled_too(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_async_handle_can_be_pickled_and_copied(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
 
     async def submit() -> AsyncTaskHandle:
@@ -65,7 +67,7 @@ def test_an_async_handle_is_pickled_too(emulator: Emulator, monkeypatch: pytest.
     assert asyncio.run(finish(copy.deepcopy(loaded)))
 
 
-def test_clients_with_all_their_settings_are_pickled(emulator: Emulator, tmp_path: Path) -> None:
+def test_a_pickled_client_keeps_its_settings(emulator: Emulator, tmp_path: Path) -> None:
     client = Client(
         base_url=emulator.base_url, api_key="k", ledger=tmp_path / "tasks.db", private_outputs=True
     )
@@ -89,27 +91,29 @@ class _Tags(HTMLParser):
         self.texts.append(data)
 
 
-def made(**changes: Any) -> Task:
+def make_task(**changes: Any) -> Task:
     return Task(**{"id": "task_1", "status": "processing", "type": "image", "progress": 40.0, **changes})
 
 
 def test_a_card_shows_progress_then_the_image() -> None:
-    assert ("progress", "40") in [(tag, known.get("value")) for tag, known in _Tags(card(made())).tags]
-    done = made(status="completed", outputs=[Output("https://files.example.com/a.png?x=1&y=2", "image")])
-    assert [known["src"] for tag, known in _Tags(card(done)).tags if tag == "img"] == [
+    assert ("progress", "40") in [
+        (tag, attributes.get("value")) for tag, attributes in _Tags(card(make_task())).tags
+    ]
+    done = make_task(status="completed", outputs=[Output("https://files.example.com/a.png?x=1&y=2", "image")])
+    assert [attributes["src"] for tag, attributes in _Tags(card(done)).tags if tag == "img"] == [
         "https://files.example.com/a.png?x=1&y=2"
     ]
     assert "progress" not in card(done)
 
 
-def test_a_video_is_a_player() -> None:
-    done = made(status="completed", outputs=[Output("https://files.example.com/a.mp4", "video")])
-    assert [known["src"] for tag, known in _Tags(card(done)).tags if tag == "video"]
+def test_a_video_card_has_a_player() -> None:
+    done = make_task(status="completed", outputs=[Output("https://files.example.com/a.mp4", "video")])
+    assert [attributes["src"] for tag, attributes in _Tags(card(done)).tags if tag == "video"]
 
 
-def test_a_card_runs_nothing_that_a_prompt_or_a_server_wrote() -> None:
+def test_a_card_escapes_text_from_prompts_and_servers() -> None:
     evil = "<script>alert(1)</script>\"'"
-    shown = made(
+    shown = make_task(
         prompt=evil,
         status=evil,
         error_message=evil,
@@ -117,10 +121,10 @@ def test_a_card_runs_nothing_that_a_prompt_or_a_server_wrote() -> None:
     )
     tags = _Tags(card(shown)).tags
     assert {tag for tag, _ in tags} <= {"div", "b", "code", "img", "progress"}
-    assert all(not (known.get("src") or "").startswith("javascript") for _, known in tags)
+    assert all(not (attributes.get("src") or "").startswith("javascript") for _, attributes in tags)
 
 
-def test_a_batch_is_a_gallery_and_plain_text_elsewhere(emulator: Emulator) -> None:
+def test_a_batch_renders_as_a_gallery_and_as_plain_text(emulator: Emulator) -> None:
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
     shown = client.images.map(["fox", "hare"], **IMAGE)._repr_mimebundle_()
     assert shown["text/html"].count("<img ") == 2
@@ -128,12 +132,12 @@ def test_a_batch_is_a_gallery_and_plain_text_elsewhere(emulator: Emulator) -> No
     assert gallery([]).startswith("<div")
 
 
-def test_one_line_says_what_a_terminal_needs() -> None:
-    assert line(made()) == "image task_1: processing 40%"
-    assert line(made(status="completed")) == "image task_1: completed"
+def test_a_task_renders_as_one_line_in_a_terminal() -> None:
+    assert line(make_task()) == "image task_1: processing 40%"
+    assert line(make_task(status="completed")) == "image task_1: completed"
 
 
-def test_a_card_in_a_notebook_changes_while_its_task_is_waited_for(
+def test_a_notebook_card_updates_while_its_task_is_waited_for(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[str, dict[str, Any]]] = []
@@ -142,7 +146,7 @@ def test_a_card_in_a_notebook_changes_while_its_task_is_waited_for(
         shown.append((item._repr_mimebundle_()["text/plain"], options))
 
     notebook = types.ModuleType("IPython.display")
-    notebook.display = display  # type: ignore[attr-defined]  # the one function that is used of it
+    notebook.display = display  # type: ignore[attr-defined]  # the only function that is used
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
@@ -156,8 +160,8 @@ def test_a_card_in_a_notebook_changes_while_its_task_is_waited_for(
     assert task._repr_mimebundle_()["text/plain"] == json.loads(json.dumps(shown[-1][0]))
 
 
-NO_IDS = ("\ud800", "a\udfffb", 3, None, "", ".", "..", b"task_1", [], object())
-ENTRIES: dict[str, Callable[[Client, Any], object]] = {
+INVALID_IDS = ("\ud800", "a\udfffb", 3, None, "", ".", "..", b"task_1", [], object())
+METHODS: dict[str, Callable[[Client, Any], object]] = {
     "get": lambda client, task: client.tasks.get(task),
     "wait": lambda client, task: client.tasks.wait(task, timeout=1),
     "wait_all": lambda client, task: client.tasks.wait_all([task], timeout=1),
@@ -167,14 +171,14 @@ ENTRIES: dict[str, Callable[[Client, Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_what_is_no_id_is_refused_wherever_it_enters(
-    emulator: Emulator, entry: Callable[[Client, Any], object]
+@pytest.mark.parametrize("call", METHODS.values(), ids=METHODS)
+def test_an_invalid_task_id_is_rejected_by_every_method(
+    emulator: Emulator, call: Callable[[Client, Any], object]
 ) -> None:
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
-    for each in NO_IDS:
+    for invalid in INVALID_IDS:
         with pytest.raises(InvalidArgumentError, match="is not a task"):
-            entry(client, each)
+            call(client, invalid)
     with pytest.raises(InvalidArgumentError, match="surrogate"):
         next(client.tasks.list(status="\ud800"))
     assert emulator.requests == []

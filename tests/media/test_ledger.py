@@ -1,4 +1,4 @@
-"""All ledgers keep the same promises; those in a file and on a server keep them between processes too."""
+"""All ledgers satisfy one contract; file and server ledgers satisfy it across processes too."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class OwnLedger:
 
 @pytest.fixture
 def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return where an empty ledger is that processes share."""
+    """Return the path or URL of an empty ledger that processes can share."""
     if request.param == "file":
         return str(tmp_path / "tasks.db")
     url: str = request.getfixturevalue(f"{request.param}_url")
@@ -111,7 +111,7 @@ SHARED = pytest.mark.parametrize("shared_place", ["file", "redis", "postgres"], 
 
 
 def clear(url: str) -> None:
-    """Empty a store of this session's."""
+    """Delete everything from a ledger on a test server."""
     ledger = ledger_at(url)
     if isinstance(ledger, RedisLedger):
         ledger.client.flushall()
@@ -120,14 +120,18 @@ def clear(url: str) -> None:
             connection.execute("DROP SCHEMA IF EXISTS piccc_ledger CASCADE")
 
 
-@pytest.fixture(params=["memory", "own", "file", "redis", "postgres"])
+@pytest.fixture(params=["memory", "minimal", "file", "redis", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     if request.param in ("redis", "postgres"):
         url: str = request.getfixturevalue(f"{request.param}_url")
         clear(url)
         return ledger_at(url)
-    made = {"memory": MemoryLedger, "own": OwnLedger, "file": lambda: SQLiteLedger(tmp_path / "tasks.db")}
-    return made[request.param]()
+    create = {
+        "memory": MemoryLedger,
+        "minimal": OwnLedger,
+        "file": lambda: SQLiteLedger(tmp_path / "tasks.db"),
+    }
+    return create[request.param]()
 
 
 def entry(key: str = "k", at: float = 1.5) -> Submission:
@@ -141,7 +145,7 @@ def test_a_key_is_claimed_once(ledger: Ledger) -> None:
     assert ledger.get("other") is None
 
 
-def test_a_submission_becomes_one_task_and_a_task_belongs_to_one_submission(ledger: Ledger) -> None:
+def test_submissions_and_tasks_are_matched_one_to_one(ledger: Ledger) -> None:
     ledger.claim(entry("k"))
     ledger.claim(entry("l"))
     assert ledger.settle("k", "task_1")
@@ -153,17 +157,17 @@ def test_a_submission_becomes_one_task_and_a_task_belongs_to_one_submission(ledg
     assert ledger.key_of("task_2") is None
 
 
-def test_unsettled_submissions_are_listed_and_refused_ones_forgotten(ledger: Ledger) -> None:
+def test_unsettled_omits_settled_and_released_submissions(ledger: Ledger) -> None:
     for key, at in (("b", 2.0), ("a", 1.0), ("c", 3.0)):
         ledger.claim(entry(key, at))
     ledger.settle("b", "task_1")
     ledger.release("c")
     ledger.release("b")
-    assert [each.key for each in ledger.unsettled()] == ["a"]
+    assert [submission.key for submission in ledger.unsettled()] == ["a"]
     assert ledger.get("b") is not None
 
 
-def test_a_result_that_was_handed_over_is_remembered(ledger: Ledger) -> None:
+def test_handled_marks_a_submission_as_handled(ledger: Ledger) -> None:
     ledger.claim(entry())
     ledger.settle("k", "task_1")
     ledger.handled("k")
@@ -172,7 +176,7 @@ def test_a_result_that_was_handed_over_is_remembered(ledger: Ledger) -> None:
     assert known.is_handled
 
 
-def test_a_ledger_in_a_file_outlives_its_object_and_travels(tmp_path: Path) -> None:
+def test_a_file_ledger_can_be_reopened_pickled_and_copied(tmp_path: Path) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry())
     for other in (
@@ -183,7 +187,7 @@ def test_a_ledger_in_a_file_outlives_its_object_and_travels(tmp_path: Path) -> N
         assert other.get("k") == entry()
 
 
-def test_the_memory_forgets_the_oldest_settled_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_ledger_evicts_the_oldest_settled_entry_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.media.ledgers.MAX_REMEMBERED", 2)
     ledger = MemoryLedger()
     for number in range(4):
@@ -194,10 +198,10 @@ def test_the_memory_forgets_the_oldest_settled_first(monkeypatch: pytest.MonkeyP
 
 
 @SHARED
-def test_of_four_users_one_gets_each_key_and_each_lost_key(shared_place: str) -> None:
-    with ThreadPoolExecutor(4) as pool:  # each with connections of its own
-        for act in (_claim_all, _reclaim_all):
-            won = list(pool.map(act, [shared_place] * 4))
+def test_concurrent_claims_and_reclaims_of_a_key_succeed_once(shared_place: str) -> None:
+    with ThreadPoolExecutor(4) as pool:  # each with its own connections
+        for operation in (_claim_all, _reclaim_all):
+            won = list(pool.map(operation, [shared_place] * 4))
             assert sorted(key for keys in won for key in keys) == sorted(f"k{number}" for number in range(25))
 
 
@@ -216,44 +220,44 @@ def wanted(*ids: str) -> list[Note]:
 
 
 @SHARED
-def test_each_process_reads_each_note_once_and_in_order(shared_place: str) -> None:
-    one, two = ledger_at(shared_place), ledger_at(shared_place)
-    assert isinstance(one, TaskStream)
-    assert isinstance(two, TaskStream)
-    start = one.notes("a", None)
+def test_notes_are_read_once_and_in_order(shared_place: str) -> None:
+    first, second = ledger_at(shared_place), ledger_at(shared_place)
+    assert isinstance(first, TaskStream)
+    assert isinstance(second, TaskStream)
+    start = first.notes("a", None)
     assert start.notes == ()
-    one.post("a", [*wanted("t1", "t2"), Note("look", "t3")])
-    two.post("other", wanted("t9"))
-    two.post("a", [Note("ended", "t1", "{}")])
-    found = two.notes("a", start.cursor)
-    assert found.notes == [*wanted("t1", "t2"), Note("look", "t3"), Note("ended", "t1", "{}")]
-    assert not found.is_cut
-    assert not one.notes("a", found.cursor).notes
-    assert one.open_tasks("a") == [("t2", "1.5")]
-    assert one.open_tasks("other") == [("t9", "1.5")]
+    first.post("a", [*wanted("t1", "t2"), Note("look", "t3")])
+    second.post("other", wanted("t9"))
+    second.post("a", [Note("ended", "t1", "{}")])
+    read = second.notes("a", start.cursor)
+    assert read.notes == [*wanted("t1", "t2"), Note("look", "t3"), Note("ended", "t1", "{}")]
+    assert not read.is_cut
+    assert not first.notes("a", read.cursor).notes
+    assert first.open_tasks("a") == [("t2", "1.5")]
+    assert first.open_tasks("other") == [("t9", "1.5")]
 
 
 @SHARED
-def test_a_stream_is_bounded_and_says_where_it_was_cut(
+def test_a_note_stream_is_bounded_and_reports_truncation(
     shared_place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("sqlite", "redis"):
         monkeypatch.setattr(f"piccc.media.ledgers.{module}.MAX_NOTES", 100)
         monkeypatch.setattr(f"piccc.media.ledgers.{module}.NOTES_AT_ONCE", 1000)
-    one = ledger_at(shared_place)
-    assert isinstance(one, TaskStream)
-    one.post("a", wanted("t0"))
-    start = one.notes("a", None).cursor
+    ledger = ledger_at(shared_place)
+    assert isinstance(ledger, TaskStream)
+    ledger.post("a", wanted("t0"))
+    start = ledger.notes("a", None).cursor
     for _ in range(10):
-        one.post("a", wanted(*(f"t{number}" for number in range(100))))
-    found = one.notes("a", start)
-    assert found.is_cut
-    assert 100 <= len(found.notes) < 1000
-    assert not one.notes("a", found.cursor).is_cut
-    assert len(one.open_tasks("a")) == 100
+        ledger.post("a", wanted(*(f"t{number}" for number in range(100))))
+    read = ledger.notes("a", start)
+    assert read.is_cut
+    assert 100 <= len(read.notes) < 1000
+    assert not ledger.notes("a", read.cursor).is_cut
+    assert len(ledger.open_tasks("a")) == 100
 
 
-def test_a_file_takes_the_lease_from_a_process_that_has_died(tmp_path: Path) -> None:
+def test_a_file_ledger_reassigns_the_lease_of_a_dead_process(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     dead, alive = (f"{socket.gethostname()}:{pid}:x" for pid in (ended.pid, os.getpid()))
@@ -266,25 +270,25 @@ def test_a_file_takes_the_lease_from_a_process_that_has_died(tmp_path: Path) -> 
 
 
 @SHARED
-def test_a_lease_is_one_holders_until_it_ends_or_is_given_up(shared_place: str) -> None:
-    one, two = ledger_at(shared_place), ledger_at(shared_place)
-    assert isinstance(one, Lease)
-    assert isinstance(two, Lease)
-    assert one.lease("polling", "one", 30.0)
-    assert one.lease("polling", "one", 30.0)
-    assert not two.lease("polling", "two", 30.0)
-    assert two.lease("another", "two", 30.0)
-    two.lease("polling", "two", 0.0)  # which it does not hold
-    assert not two.lease("polling", "two", 30.0)
-    one.lease("polling", "one", 0.0)
-    assert two.lease("polling", "two", 0.05)
-    give_up = time.monotonic() + 10.0
-    while not one.lease("polling", "one", 30.0):
-        assert time.monotonic() < give_up
+def test_a_lease_has_one_holder_until_it_expires_or_is_released(shared_place: str) -> None:
+    first, second = ledger_at(shared_place), ledger_at(shared_place)
+    assert isinstance(first, Lease)
+    assert isinstance(second, Lease)
+    assert first.lease("polling", "first", 30.0)
+    assert first.lease("polling", "first", 30.0)
+    assert not second.lease("polling", "second", 30.0)
+    assert second.lease("another", "second", 30.0)
+    second.lease("polling", "second", 0.0)  # no effect, as "second" does not hold it
+    assert not second.lease("polling", "second", 30.0)
+    first.lease("polling", "first", 0.0)
+    assert second.lease("polling", "second", 0.05)
+    deadline = time.monotonic() + 10.0
+    while not first.lease("polling", "first", 30.0):
+        assert time.monotonic() < deadline
 
 
 @SHARED
-def test_a_spend_limit_is_counted_with_the_claim_over_all_processes(shared_place: str) -> None:
+def test_claims_of_concurrent_ledgers_count_toward_one_spend_limit(shared_place: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         claimed = list(pool.map(_spend_all, [shared_place] * 4, "abcd"))
     assert sum(claimed) == 25
@@ -292,10 +296,10 @@ def test_a_spend_limit_is_counted_with_the_claim_over_all_processes(shared_place
     assert isinstance(ledger, SpendingLedger)
     assert ledger.spent("spring") == {"micros": 25_000_000, "tasks": 25}
     assert len(ledger.unsettled()) == 25
-    some = ledger.unsettled()[0].key
-    assert ledger.claim_within(entry(some), SPENDS) is not None  # taken, and so not counted
-    ledger.release_within(some, SPENDS)
-    ledger.release_within(some, SPENDS)
+    claimed_key = ledger.unsettled()[0].key
+    assert ledger.claim_within(entry(claimed_key), SPENDS) is not None  # already claimed, so not counted
+    ledger.release_within(claimed_key, SPENDS)
+    ledger.release_within(claimed_key, SPENDS)
     assert ledger.spent("spring")["tasks"] == 24
     assert ledger.claim_within(entry("again"), SPENDS) is None
     with pytest.raises(SpendLimitExceeded, match="max_tasks=25"):
@@ -321,7 +325,9 @@ def _spend_all(place: str, name: str) -> int:
     return count
 
 
-def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_opened_to_read_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry())
     cursor = ledger.notes("a", None).cursor
@@ -331,12 +337,12 @@ def test_a_file_that_nobody_wrote_to_is_not_opened(tmp_path: Path, monkeypatch: 
     assert ledger.notes("a", cursor) == Notes((), cursor)
 
 
-def test_what_is_optional_is_missing_where_processes_share_nothing() -> None:
+def test_process_local_ledgers_do_not_offer_shared_features() -> None:
     shared = (Lease, TaskStream, SpendingLedger)
     assert not any(isinstance(ledger, shared) for ledger in (MemoryLedger(), OwnLedger()))
 
 
-def test_a_lost_submission_is_claimed_again_by_one(ledger: Ledger) -> None:
+def test_a_lost_submission_can_be_reclaimed_once(ledger: Ledger) -> None:
     ledger.claim(entry(at=1.5))
     assert not ledger.reclaim(entry(at=9.0), 2.5)
     assert ledger.reclaim(entry(at=9.0), 1.5)
@@ -349,14 +355,14 @@ def test_a_lost_submission_is_claimed_again_by_one(ledger: Ledger) -> None:
     assert (settled.at, settled.task_id, settled.request) == (9.0, "task_1", {})
 
 
-def test_the_file_is_its_owners_alone_and_forgets_what_is_old(tmp_path: Path) -> None:
+def test_only_the_owner_can_access_the_file_and_prune_drops_old_entries(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     ledger = SQLiteLedger(path)
     for key, age in (("old", 100.0), ("lost", 100.0), ("new", 1.0)):
         ledger.claim(entry(key, time.time() - age))
     ledger.settle("old", "task_1")
     ledger.settle("new", "task_2")
-    assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
     assert ledger.prune(older_than=50.0) == 1
     assert [key for key in ("old", "lost", "new") if ledger.get(key)] == ["lost", "new"]
 
@@ -365,19 +371,19 @@ def not_a_database(path: Path) -> None:
     path.write_text("this is no database, but it is longer than a header " * 100)
 
 
-def of_a_newer_version(path: Path) -> None:
+def newer_version(path: Path) -> None:
     SQLiteLedger(path).claim(entry())
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version = 99")
 
 
-def in_no_folder(path: Path) -> None:
+def missing_folder(path: Path) -> None:
     path.parent.rmdir()
 
 
-@pytest.mark.parametrize("harm", [not_a_database, of_a_newer_version, in_no_folder])
+@pytest.mark.parametrize("damage", [not_a_database, newer_version, missing_folder])
 @pytest.mark.parametrize(
-    "act",
+    "call",
     [
         lambda ledger: ledger.claim(entry()),
         lambda ledger: ledger.settle("k", "task_1"),
@@ -387,17 +393,17 @@ def in_no_folder(path: Path) -> None:
         lambda ledger: ledger.prune(0.0),
     ],
 )
-def test_whatever_is_wrong_with_the_file_is_a_ledger_error(
-    tmp_path: Path, harm: Callable[[Path], None], act: Callable[[SQLiteLedger], object]
+def test_every_problem_with_the_file_raises_a_ledger_error(
+    tmp_path: Path, damage: Callable[[Path], None], call: Callable[[SQLiteLedger], object]
 ) -> None:
     folder = tmp_path / "ledgers"
     folder.mkdir()
-    harm(folder / "tasks.db")
+    damage(folder / "tasks.db")
     with pytest.raises(LedgerError, match=r"tasks\.db"):
-        act(SQLiteLedger(folder / "tasks.db"))
+        call(SQLiteLedger(folder / "tasks.db"))
 
 
-def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_file_of_the_first_version_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     with closing(sqlite3.connect(path)) as database:
         database.executescript(
@@ -410,12 +416,12 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
     ledger.post("a", wanted("t"))
 
 
-def test_a_file_that_was_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
+def test_a_deleted_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
     ledger = SQLiteLedger(path)
     ledger.claim(entry())
-    for each in list(tmp_path.iterdir()):
-        each.unlink()
+    for file in list(tmp_path.iterdir()):
+        file.unlink()
     assert ledger.claim(entry()) is None
     assert SQLiteLedger(path).get("k") == entry()
 
@@ -424,7 +430,7 @@ def test_a_file_that_was_deleted_meanwhile_is_made_anew(tmp_path: Path) -> None:
     "place",
     ["mysql://host/db", "s3://bucket/tasks.db", "file:tasks.db?mode=ro", "redis://", "postgresql://h:x/d"],
 )
-def test_an_address_of_an_unknown_kind_is_refused(place: str) -> None:
+def test_an_unsupported_ledger_url_is_rejected(place: str) -> None:
     with pytest.raises(ConfigurationError, match="redis://"):
         Client(ledger=place)
 
@@ -437,7 +443,7 @@ def test_an_address_of_an_unknown_kind_is_refused(place: str) -> None:
         f"postgresql://127.0.0.1:1/db?user=piccc&password={PASSWORD}",
     ],
 )
-def test_the_password_of_a_ledger_shows_nowhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_password_is_never_shown_or_pickled(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(ledger=url, base_url="http://127.0.0.1:1", api_key="k" * 20, max_retries=0)
     with pytest.raises(LedgerUnavailable) as raised:
         client.images.submit("a fox", model="piccc-image")
@@ -452,15 +458,17 @@ def test_the_password_of_a_ledger_shows_nowhere(url: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
-def test_a_ledger_on_a_server_refuses_a_wrong_password(kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_wrong_ledger_password_is_reported_but_not_shown(kind: str, request: pytest.FixtureRequest) -> None:
     url: str = request.getfixturevalue(f"{kind}_url")
     with pytest.raises(LedgerError, match="password") as raised:
         ledger_at(url.replace(PASSWORD, PASSWORD[::-1])).get("k")
     assert PASSWORD[::-1] not in "".join(traceback.format_exception(raised.value))
 
 
-def test_while_the_store_is_away_nothing_is_sent_and_waits_go_on(redis_url: str, emulator: Emulator) -> None:
-    del redis_url  # which skips this where there is no Redis; the one of this test goes away
+def test_while_the_store_is_down_nothing_is_submitted_and_waits_continue(
+    redis_url: str, emulator: Emulator
+) -> None:
+    del redis_url  # skips the test if there is no Redis; the test stops its own Redis server
     server: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key, "polling": QUICK}
     with redis_server() as url:
         client = Client(**server, ledger=url)
@@ -468,12 +476,12 @@ def test_while_the_store_is_away_nothing_is_sent_and_waits_go_on(redis_url: str,
     with pytest.raises(LedgerUnavailable):
         client.images.submit("a hare", model="piccc-image")
     assert task.wait(timeout=60).status == "completed"
-    assert [each.path for each in emulator.requests if each.method == "POST"] == ["/v1/images/tasks"]
+    assert [request.path for request in emulator.requests if request.method == "POST"] == ["/v1/images/tasks"]
 
 
 @pytest.mark.parametrize("is_idle", [False, True], ids=["in use", "idle"])
 @pytest.mark.parametrize("kind", ["redis", "postgres"])
-async def test_while_the_store_hangs_nothing_is_sent_and_everything_else_goes_on(
+async def test_while_the_store_hangs_only_submissions_fail(
     kind: str, is_idle: bool, request: pytest.FixtureRequest, emulator: Emulator, monkeypatch: Any
 ) -> None:
     url: str = request.getfixturevalue(f"{kind}_url")
@@ -494,31 +502,37 @@ async def test_while_the_store_hangs_nothing_is_sent_and_everything_else_goes_on
         task = await client.images.submit("a fox", model="piccc-image")
         with hanging(url):
             began, ticking = time.monotonic(), asyncio.create_task(tick())
-            hares = [client.images.submit("a hare", model="piccc-image") for _ in range(200)]
-            outcomes = await asyncio.gather(*hares, return_exceptions=True)
-            assert {type(each) for each in outcomes} == {LedgerUnavailable}, {str(e) for e in outcomes}
+            submissions = [client.images.submit("a hare", model="piccc-image") for _ in range(200)]
+            outcomes = await asyncio.gather(*submissions, return_exceptions=True)
+            assert {type(error) for error in outcomes} == {LedgerUnavailable}, {
+                str(error) for error in outcomes
+            }
             assert time.monotonic() - began < 30
             assert (await task.wait(timeout=60)).status == "completed"
             ticking.cancel()
             assert ticks > 20
-        assert [each.path for each in emulator.requests if each.method == "POST"] == ["/v1/images/tasks"]
+        assert [request.path for request in emulator.requests if request.method == "POST"] == [
+            "/v1/images/tasks"
+        ]
         await asyncio.sleep(OUTAGE_SECONDS)
         assert (await client.images.generate("a hare", model="piccc-image")).status == "completed"
 
 
 @pytest.mark.parametrize("extra", ["redis", "psycopg"])
-def test_a_ledger_without_its_library_names_the_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_whose_library_is_missing_names_the_extra(
+    extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, extra, None)
     url = "redis://host" if extra == "redis" else "postgresql://host/db"
     with pytest.raises(MissingExtraError, match=r"piccc\[(redis|postgres)\]"):
         ledger_at(url).get("k")
 
 
-def test_the_ledger_in_memory_has_its_sqlite_name_too() -> None:
+def test_the_sqlite_name_for_memory_selects_a_memory_ledger() -> None:
     assert isinstance(Client(ledger=":memory:").ledger, MemoryLedger)
 
 
-def test_claims_of_the_same_moment_share_one_transaction(tmp_path: Path) -> None:
+def test_concurrent_claims_share_one_transaction(tmp_path: Path) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry("first"))
     file = ledger._open()
@@ -536,7 +550,7 @@ def test_claims_of_the_same_moment_share_one_transaction(tmp_path: Path) -> None
     assert len(ledger.unsettled()) == 21
 
 
-def test_a_child_process_opens_the_file_for_itself(tmp_path: Path) -> None:
+def test_a_file_ledger_works_in_a_forked_child(tmp_path: Path) -> None:
     ledger = SQLiteLedger(tmp_path / "tasks.db")
     ledger.claim(entry("parent"))
     child = os.fork()
@@ -544,7 +558,7 @@ def test_a_child_process_opens_the_file_for_itself(tmp_path: Path) -> None:
         ledger.claim(entry("child"))
         os._exit(0 if ledger.get("parent") else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert {each.key for each in ledger.unsettled()} == {"parent", "child"}
+    assert {submission.key for submission in ledger.unsettled()} == {"parent", "child"}
 
 
 async def test_the_ledger_never_runs_on_the_event_loop(emulator: Emulator, tmp_path: Path) -> None:

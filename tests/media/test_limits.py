@@ -1,4 +1,4 @@
-"""A disk that is full, and 10,000 rows: nothing is paid for twice, and nothing piles up."""
+"""A full disk causes no double billing, and 10,000 rows do not accumulate in memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.media.test_batch_patience import rows, run, stopped
 from tests.media.world import Server
 
 
-@pytest.mark.parametrize("act", ["claim", "settle", "handled"])
-def test_a_run_whose_ledger_finds_the_disk_full_goes_on_when_there_is_room(
-    act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["claim", "settle", "handled"])
+def test_a_run_stopped_by_a_full_disk_resumes_when_there_is_space(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.db"
 
@@ -30,9 +30,9 @@ def test_a_run_whose_ledger_finds_the_disk_full_goes_on_when_there_is_room(
         Full.calls += 1
         if Full.calls > 10:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return getattr(SQLiteLedger, act)(ledger, *args)
+        return getattr(SQLiteLedger, method)(ledger, *args)
 
-    monkeypatch.setattr(Full, act, full)
+    monkeypatch.setattr(Full, method, full)
     world = Server()
     error = stopped(world, world.account(ledger=Full(path)), rows(40), run="night", concurrency=10)
     assert isinstance(error.__cause__, LedgerError)
@@ -43,9 +43,9 @@ def test_a_run_whose_ledger_finds_the_disk_full_goes_on_when_there_is_room(
     assert len(world.charges) == len({task["prompt"] for task in world.charges}) == 40
 
 
-def test_of_10000_rows_only_those_under_way_are_held() -> None:
+def test_a_batch_of_10000_rows_keeps_only_running_rows_in_memory() -> None:
     def requests() -> int:
-        return sum(isinstance(each, TaskRequest) for each in gc.get_objects())
+        return sum(isinstance(item, TaskRequest) for item in gc.get_objects())
 
     gc.collect()
     world, most, left_by_other_tests = Server(post=0.1, seconds=1.0), 0, requests()

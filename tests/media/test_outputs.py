@@ -1,4 +1,4 @@
-"""Outputs are fetched whole or not at all, from where they may be fetched, and never with the key."""
+"""Outputs are saved completely or not at all, fetched only from safe URLs, and keep the API key secret."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from piccc.tasks import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import IMAGE, FileHost, serving
 
-pytestmark = pytest.mark.usefixtures("hasty")
+pytestmark = pytest.mark.usefixtures("no_delays")
 KEY = "pcc_live_canary_1234567890"
-Made = Callable[..., Any]
+LoadTask = Callable[..., Any]
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piccc.media.downloads.FIRST_BACKOFF", 0.001)
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 0.0)
 
@@ -48,14 +48,14 @@ def host() -> Iterator[FileHost]:
 
 
 @pytest.fixture
-def made(connect: Connect, host: FileHost) -> Made:
-    """Return a function that gives a completed task with an output at a URL, of a client of that host."""
+def load_task(connect: Connect, host: FileHost) -> LoadTask:
+    """Return a function that loads a completed task whose output has a given URL."""
 
-    def make(url: str | None = None, *, type: str = "image", **settings: Any) -> Any:
+    def load(url: str | None = None, *, type: str = "image", **settings: Any) -> Any:
         client = connect(base_url=host.url, api_key=KEY, **settings)
         return client.tasks.load(json.dumps(completed(url or f"{host.url}/file/a.png", type=type)))
 
-    return make
+    return load
 
 
 def completed(*urls: str, type: str = "image") -> dict[str, Any]:
@@ -67,8 +67,8 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_an_output_is_saved_whole_under_the_name_that_was_given(made: Made, tmp_path: Path) -> None:
-    output = made().outputs[0]
+def test_an_output_is_saved_under_the_given_name(load_task: LoadTask, tmp_path: Path) -> None:
+    output = load_task().outputs[0]
     path = output.save(tmp_path / "new" / "fox.png")
     assert path == tmp_path / "new" / "fox.png"
     assert path.read_bytes() == IMAGE
@@ -77,7 +77,7 @@ def test_an_output_is_saved_whole_under_the_name_that_was_given(made: Made, tmp_
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
-def test_a_directory_gets_files_named_after_the_task_and_what_they_are(
+def test_files_in_a_directory_are_named_after_task_and_type(
     connect: Connect, host: FileHost, tmp_path: Path
 ) -> None:
     client = connect(base_url=host.url, api_key=KEY)
@@ -86,8 +86,8 @@ def test_a_directory_gets_files_named_after_the_task_and_what_they_are(
     assert files(tmp_path / "new") == ["task_1-1.png", "task_1-2.png"]
 
 
-def test_a_cut_at_every_tenth_byte_is_resumed(made: Made, host: FileHost) -> None:
-    task = made()
+def test_a_download_resumes_wherever_it_is_cut(load_task: LoadTask, host: FileHost) -> None:
+    task = load_task()
     for cut in range(0, len(IMAGE), 10):
         host.cut_after, host.cuts = cut, 1
         assert task.outputs[0].bytes() == IMAGE
@@ -95,125 +95,129 @@ def test_a_cut_at_every_tenth_byte_is_resumed(made: Made, host: FileHost) -> Non
         assert ranges == [None, f"bytes={cut}-" if cut else None]
 
 
-def test_a_line_that_gives_ten_bytes_at_a_time_is_enough(made: Made, host: FileHost, tmp_path: Path) -> None:
+def test_a_connection_cut_after_every_ten_bytes_still_completes(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
+) -> None:
     host.cut_after = 10
-    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
+    assert load_task().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
     assert len(host.downloads) == -(-len(IMAGE) // 10)
 
 
-def test_a_host_without_ranges_is_fetched_from_anew(made: Made, host: FileHost) -> None:
-    host.cut_after, host.cuts, host.takes_ranges = 100, 2, False
-    assert made().outputs[0].bytes() == IMAGE
+def test_a_download_restarts_if_the_host_ignores_ranges(load_task: LoadTask, host: FileHost) -> None:
+    host.cut_after, host.cuts, host.supports_ranges = 100, 2, False
+    assert load_task().outputs[0].bytes() == IMAGE
 
 
-def test_a_range_that_holds_more_than_it_says_is_fetched_from_anew(made: Made, host: FileHost) -> None:
+def test_a_download_restarts_if_a_range_is_longer_than_declared(load_task: LoadTask, host: FileHost) -> None:
     host.cut_after, host.cuts, host.excess = 100, 1, b"and something else"
-    assert made().outputs[0].bytes() == IMAGE
+    assert load_task().outputs[0].bytes() == IMAGE
     assert [headers.get("range") for headers in host.downloads] == [None, "bytes=100-", None]
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_anew(made: Made, host: FileHost) -> None:
+def test_a_download_restarts_if_the_file_changes(load_task: LoadTask, host: FileHost) -> None:
     host.cut_after, host.cuts = 100, 1
 
     def change() -> None:
         if len(host.downloads) == 2:
             host.etag, host.content = '"two"', IMAGE[:8] + bytes(600)
 
-    host.on_ask = change
-    assert made().outputs[0].bytes() == IMAGE[:8] + bytes(600)
+    host.on_request = change
+    assert load_task().outputs[0].bytes() == IMAGE[:8] + bytes(600)
 
 
-def test_a_length_that_lies_is_an_error_and_leaves_no_file(
-    made: Made, host: FileHost, tmp_path: Path
+def test_a_wrong_content_length_raises_and_leaves_no_file(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
 ) -> None:
-    host.announced = len(IMAGE) + 100
+    host.declared_size = len(IMAGE) + 100
     with pytest.raises(OutputError, match=r"cut off|cannot be resumed"):
-        made().outputs[0].save(tmp_path / "a.png")
+        load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
 
 
-def test_a_line_that_always_breaks_is_an_error_and_leaves_no_file(
-    made: Made, host: FileHost, tmp_path: Path
+def test_a_connection_that_always_breaks_raises_and_leaves_no_file(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
 ) -> None:
     host.cut_after = 0
     with pytest.raises(OutputError, match="fetch it again"):
-        made().outputs[0].save(tmp_path / "a.png")
+        load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
     assert len(host.downloads) <= 5
 
 
-def test_a_huge_file_is_refused_before_it_is_read(made: Made, host: FileHost, tmp_path: Path) -> None:
-    host.announced = 10**12
+def test_a_file_that_declares_a_huge_size_is_rejected(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
+) -> None:
+    host.declared_size = 10**12
     with pytest.raises(OutputTooLarge):
-        made().outputs[0].save(tmp_path / "a.png")
+        load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
 
 
-def test_a_bomb_is_refused_while_it_unfolds(made: Made, host: FileHost, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_rejected(load_task: LoadTask, host: FileHost, tmp_path: Path) -> None:
     host.content, host.headers = gzip.compress(IMAGE[:64] + bytes(50_000_000)), {"content-encoding": "gzip"}
     with pytest.raises(OutputTooLarge):
-        made().outputs[0].save(tmp_path / "a.png", max_bytes=1_000_000)
+        load_task().outputs[0].save(tmp_path / "a.png", max_bytes=1_000_000)
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize(
     "content", [b"<!doctype html><h1>Moved</h1>" * 9, b'{"error": "gone"}', b"", b"MZ" * 99]
 )
-def test_content_that_is_no_image_is_refused(
-    made: Made, host: FileHost, tmp_path: Path, content: bytes
+def test_content_that_is_not_an_image_is_rejected(
+    load_task: LoadTask, host: FileHost, tmp_path: Path, content: bytes
 ) -> None:
     host.content = content
     with pytest.raises(OutputWrongType):
-        made().outputs[0].save(tmp_path / "a.png")
+        load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
 
 
-def test_an_image_is_no_video(made: Made, tmp_path: Path) -> None:
+def test_an_image_declared_as_video_is_rejected_unless_allowed(load_task: LoadTask, tmp_path: Path) -> None:
     with pytest.raises(OutputWrongType, match="video"):
-        made(type="video").outputs[0].save(tmp_path / "a.mp4")
-    assert made(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == IMAGE
+        load_task(type="video").outputs[0].save(tmp_path / "a.mp4")
+    assert load_task(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == IMAGE
 
 
-def test_an_expired_address_is_renewed_by_reading_the_task(made: Made, host: FileHost) -> None:
+def test_an_expired_url_is_renewed_by_reading_the_task(load_task: LoadTask, host: FileHost) -> None:
     host.statuses = [403]
     host.task = completed(f"{host.url}/file/a.png?signature=fresh")
-    task = made(f"{host.url}/file/a.png?signature=old")
+    task = load_task(f"{host.url}/file/a.png?signature=old")
     assert task.outputs[0].bytes() == IMAGE
-    paths = [path for path, _ in host.asked]
+    paths = [path for path, _ in host.requests]
     assert paths == ["/file/a.png?signature=old", "/v1/tasks/task_1", "/file/a.png?signature=fresh"]
 
 
-def test_an_address_that_expires_halfway_goes_on_where_it_was(made: Made, host: FileHost) -> None:
+def test_a_download_resumes_after_its_url_expires_midway(load_task: LoadTask, host: FileHost) -> None:
     host.cut_after, host.cuts = 100, 1
     host.task = completed(f"{host.url}/file/a.png?fresh")
 
     def expire() -> None:
-        if len(host.downloads) == 2 and host.asked[-1][0] == "/file/a.png":
+        if len(host.downloads) == 2 and host.requests[-1][0] == "/file/a.png":
             host.statuses = [410]
 
-    host.on_ask = expire
-    assert made().outputs[0].bytes() == IMAGE
+    host.on_request = expire
+    assert load_task().outputs[0].bytes() == IMAGE
     assert host.downloads[-1]["range"] == "bytes=100-"
 
 
-def test_an_address_that_cannot_be_renewed_has_expired(made: Made, host: FileHost) -> None:
+def test_a_url_that_cannot_be_renewed_raises_output_expired(load_task: LoadTask, host: FileHost) -> None:
     host.statuses, host.task = [404] * 9, completed(f"{host.url}/file/a.png")
     with pytest.raises(OutputExpired) as raised:
-        made().outputs[0].bytes()
+        load_task().outputs[0].bytes()
     assert raised.value.task_id == "task_1"
     assert len(host.downloads) == 1
 
 
-def test_an_output_that_is_not_there_yet_is_waited_for(
-    made: Made, host: FileHost, monkeypatch: pytest.MonkeyPatch
+def test_an_output_that_is_not_available_yet_is_waited_for(
+    load_task: LoadTask, host: FileHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 30.0)
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_PAUSE", 0.001)
     host.statuses, host.task = [404] * 3, completed(f"{host.url}/file/a.png")
-    assert made().outputs[0].bytes() == IMAGE
+    assert load_task().outputs[0].bytes() == IMAGE
 
 
-def test_an_old_output_is_not_waited_for(
+def test_a_missing_old_output_is_not_waited_for(
     connect: Connect, host: FileHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("piccc.media.downloads.NOT_YET_SECONDS", 30.0)
@@ -224,36 +228,40 @@ def test_an_old_output_is_not_waited_for(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_any_answer_to_an_expired_signature_renews_the_address(
-    made: Made, host: FileHost, status: int
+def test_any_rejection_of_an_expired_signature_renews_the_url(
+    load_task: LoadTask, host: FileHost, status: int
 ) -> None:
     with serving(FileHost(statuses=[status])) as store:
         host.task = completed(f"{store.url}/file/a.png?fresh")
-        assert made(f"{store.url}/file/a.png?old", private_outputs=True).outputs[0].bytes() == IMAGE
-        assert [path for path, _ in store.asked] == ["/file/a.png?old", "/file/a.png?fresh"]
+        assert load_task(f"{store.url}/file/a.png?old", private_outputs=True).outputs[0].bytes() == IMAGE
+        assert [path for path, _ in store.requests] == ["/file/a.png?old", "/file/a.png?fresh"]
 
 
-def test_an_output_on_the_servers_own_origin_may_want_the_key(made: Made, host: FileHost) -> None:
+def test_a_401_from_the_servers_own_origin_is_retried_with_the_key(
+    load_task: LoadTask, host: FileHost
+) -> None:
     host.statuses = [401]
-    assert made().outputs[0].bytes() == IMAGE
+    assert load_task().outputs[0].bytes() == IMAGE
     assert [headers.get("authorization") for headers in host.downloads] == [None, f"Bearer {KEY}"]
 
 
-def test_relative_and_data_addresses_are_read(made: Made) -> None:
-    assert made("/file/a.png").outputs[0].bytes() == IMAGE
+def test_relative_urls_and_data_urls_are_supported(load_task: LoadTask) -> None:
+    assert load_task("/file/a.png").outputs[0].bytes() == IMAGE
     inline = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
-    assert made(inline).outputs[0].bytes() == IMAGE
+    assert load_task(inline).outputs[0].bytes() == IMAGE
     with pytest.raises(OutputError, match="invalid base64"):
-        made("data:image/png;base64,!").outputs[0].bytes()
+        load_task("data:image/png;base64,!").outputs[0].bytes()
 
 
 @pytest.mark.parametrize(
-    "where", ["http://[", "https://a..b/", f"https://{'a' * 70}.example.com/", "ftp://x/"]
+    "location", ["http://[", "https://a..b/", f"https://{'a' * 70}.example.com/", "ftp://x/"]
 )
-def test_an_address_that_is_nonsense_is_our_error(made: Made, host: FileHost, where: str) -> None:
-    host.redirect = where
+def test_an_invalid_redirect_url_raises_output_error(
+    load_task: LoadTask, host: FileHost, location: str
+) -> None:
+    host.redirect = location
     with pytest.raises(OutputError):
-        made().outputs[0].bytes()
+        load_task().outputs[0].bytes()
 
 
 @pytest.mark.parametrize(
@@ -264,21 +272,21 @@ def test_an_address_that_is_nonsense_is_our_error(made: Made, host: FileHost, wh
         {"content-length": "1" * 5000},
     ],
 )
-def test_a_figure_that_lies_is_our_error_or_is_fetched_anew(
-    made: Made, host: FileHost, headers: dict[str, str], tmp_path: Path
+def test_wrong_length_headers_restart_the_download_or_raise(
+    load_task: LoadTask, host: FileHost, headers: dict[str, str], tmp_path: Path
 ) -> None:
     host.cut_after, host.cuts = 100, 1
 
-    def lie() -> None:
+    def falsify() -> None:
         host.headers = headers if len(host.downloads) == 2 else {}
 
-    host.on_ask = lie
+    host.on_request = falsify
     with contextlib.suppress(OutputError):
-        assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
+        assert load_task().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
     assert files(tmp_path) in ([], ["a.png"])
 
 
-def test_two_outputs_whose_addresses_change_never_share_a_file(
+def test_outputs_keep_separate_files_when_their_urls_change(
     connect: Connect, host: FileHost, tmp_path: Path
 ) -> None:
     client = connect(base_url=host.url, api_key=KEY)
@@ -291,30 +299,30 @@ def test_two_outputs_whose_addresses_change_never_share_a_file(
     assert second.save(tmp_path).name == "task_1-2.png"
 
 
-def test_saving_again_keeps_the_file_and_another_one_is_not_replaced_unasked(
-    made: Made, host: FileHost, tmp_path: Path
+def test_saving_replaces_a_different_file_only_with_overwrite(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
 ) -> None:
-    target, output = tmp_path / "a.png", made().outputs[0]
-    assert output.save(target) == made().outputs[0].save(target) == target
+    target, output = tmp_path / "a.png", load_task().outputs[0]
+    assert output.save(target) == load_task().outputs[0].save(target) == target
     host.content = IMAGE + b"other"
     with pytest.raises(OutputError, match="overwrite=True"):
-        made().outputs[0].save(target)
+        load_task().outputs[0].save(target)
     assert target.read_bytes() == IMAGE
-    assert made().outputs[0].save(target, overwrite=True).read_bytes() == IMAGE + b"other"
+    assert load_task().outputs[0].save(target, overwrite=True).read_bytes() == IMAGE + b"other"
     assert files(tmp_path) == ["a.png"]
 
 
-def test_a_partial_file_of_a_killed_process_is_removed(made: Made, tmp_path: Path) -> None:
+def test_an_old_partial_file_of_a_killed_process_is_removed(load_task: LoadTask, tmp_path: Path) -> None:
     old, recent = tmp_path / ".task_1.aaaa.part", tmp_path / ".task_1.bbbb.part"
     for part in (old, recent):
         part.write_bytes(b"half")
     os.utime(old, (0, 0))
-    made().outputs[0].save(tmp_path)
+    load_task().outputs[0].save(tmp_path)
     assert files(tmp_path) == [recent.name, "task_1.png"]
 
 
-def test_a_full_disk_is_our_error_and_leaves_no_file(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_raises_output_error_and_leaves_no_file(
+    load_task: LoadTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -322,58 +330,58 @@ def test_a_full_disk_is_our_error_and_leaves_no_file(
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         with pytest.raises(OutputError, match="No space left"):
-            made().outputs[0].save(tmp_path / "a.png")
+            load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
-    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
+    assert load_task().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
 
 
-@pytest.mark.parametrize("refuses", [False, True])
-def test_the_disk_begins_to_write_a_large_file_before_its_end(
-    made: Made, host: FileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_large_file_is_flushed_to_disk_while_it_downloads(
+    load_task: LoadTask, host: FileHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     advised: list[tuple[int, int]] = []
 
     def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
         advised.append((offset, offset + length))
-        if refuses:
+        if fails:
             raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr("os.posix_fadvise", advise, raising=False)
     monkeypatch.setattr("os.POSIX_FADV_DONTNEED", 4, raising=False)
     host.content = IMAGE + bytes(5_000_000)
-    assert made().outputs[0].save(tmp_path / "a.png").read_bytes() == host.content
+    assert load_task().outputs[0].save(tmp_path / "a.png").read_bytes() == host.content
     begins, ends = zip(*advised, strict=True)
-    assert (begins[0], begins[1:]) == (0, ends[:-1]), "each byte is asked for once"
+    assert (begins[0], begins[1:]) == (0, ends[:-1]), "each byte is flushed once"
     assert 3_000_000 < ends[-1] <= len(host.content)
 
 
-def test_an_unknown_or_wrong_type_word_declares_nothing(connect: Connect, host: FileHost) -> None:
+def test_an_unknown_output_type_is_ignored(connect: Connect, host: FileHost) -> None:
     client = connect(base_url=host.url, api_key=KEY)
-    for word in ("image_url", "png", "file", "IMAGE"):
+    for name in ("image_url", "png", "file", "IMAGE"):
         task = completed(f"{host.url}/file/a.png")
-        task["result"]["outputs"][0]["type"] = word
+        task["result"]["outputs"][0]["type"] = name
         assert client.tasks.load(json.dumps(task)).outputs[0].bytes() == IMAGE
 
 
-def test_the_poster_of_a_video_does_not_fail_it(connect: Connect, host: FileHost, tmp_path: Path) -> None:
+def test_a_poster_image_of_a_video_task_is_saved(connect: Connect, host: FileHost, tmp_path: Path) -> None:
     poster = {"url": f"{host.url}/file/a.png", "mime_type": "image/png"}
     task = {**completed(type="video"), "result": {"outputs": [poster]}}
     client = connect(base_url=host.url, api_key=KEY)
     assert [path.suffix for path in client.tasks.load(json.dumps(task)).save(tmp_path)] == [".png"]
 
 
-def test_a_host_that_is_busy_is_asked_again(made: Made, host: FileHost) -> None:
+def test_a_busy_host_is_retried(load_task: LoadTask, host: FileHost) -> None:
     host.statuses = [503, 429]
-    assert made().outputs[0].bytes() == IMAGE
+    assert load_task().outputs[0].bytes() == IMAGE
 
 
-def test_the_key_goes_to_no_host_of_outputs_and_to_no_redirect(made: Made, host: FileHost) -> None:
+def test_the_api_key_is_not_sent_to_output_hosts_or_redirects(load_task: LoadTask, host: FileHost) -> None:
     with serving(FileHost()) as other:
         host.redirect = f"{other.url}/file/a.png"
-        assert made(private_outputs=True).outputs[0].bytes() == IMAGE
-        assert made(f"{other.url}/file/a.png", private_outputs=True).outputs[0].bytes() == IMAGE
+        assert load_task(private_outputs=True).outputs[0].bytes() == IMAGE
+        assert load_task(f"{other.url}/file/a.png", private_outputs=True).outputs[0].bytes() == IMAGE
         assert len(other.downloads) == 2
-        assert KEY not in repr(other.asked) + repr(host.downloads)
+        assert KEY not in repr(other.requests) + repr(host.downloads)
 
 
 @pytest.mark.parametrize(
@@ -393,29 +401,29 @@ def test_the_key_goes_to_no_host_of_outputs_and_to_no_redirect(made: Made, host:
         "file:///etc/passwd",
     ],
 )
-def test_private_and_unencrypted_addresses_are_refused(made: Made, host: FileHost, url: str) -> None:
+def test_private_and_unencrypted_urls_are_rejected(load_task: LoadTask, host: FileHost, url: str) -> None:
     with pytest.raises(OutputError, match=r"private network|not https"):
-        made(url).outputs[0].bytes()
+        load_task(url).outputs[0].bytes()
     host.redirect = url
     with pytest.raises(OutputError, match=r"private network|not https"):
-        made().outputs[0].bytes()
+        load_task().outputs[0].bytes()
 
 
-def test_a_circle_of_redirects_ends(made: Made, host: FileHost) -> None:
+def test_a_redirect_loop_raises_output_error(load_task: LoadTask, host: FileHost) -> None:
     host.redirect = f"{host.url}/file/again"
     with pytest.raises(OutputError, match="redirects"):
-        made().outputs[0].bytes()
+        load_task().outputs[0].bytes()
 
 
-def test_provenance_says_what_it_was_made_from_and_not_where_it_lay(
+def test_provenance_records_the_request_and_omits_the_signed_url(
     connect: Connect, emulator: Emulator, tmp_path: Path
 ) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
     task = client.images.generate("狐狸", model="piccc-image", aspect_ratio="16:9", seed=3)
     path = task.outputs[0].save(tmp_path / "fox.png", provenance=True)
-    note = json.loads((tmp_path / "fox.png.json").read_text("utf-8"))
+    record = json.loads((tmp_path / "fox.png.json").read_text("utf-8"))
     assert {
-        name: note[name] for name in ("task_id", "prompt", "model", "aspect_ratio", "type", "mime_type")
+        name: record[name] for name in ("task_id", "prompt", "model", "aspect_ratio", "type", "mime_type")
     } == {
         "task_id": task.id,
         "prompt": "狐狸",
@@ -424,12 +432,12 @@ def test_provenance_says_what_it_was_made_from_and_not_where_it_lay(
         "type": "image",
         "mime_type": "image/png",
     }
-    assert note["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert note["bytes"] == path.stat().st_size
-    assert "signature" not in json.dumps(note)
+    assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record["bytes"] == path.stat().st_size
+    assert "signature" not in json.dumps(record)
 
 
-def test_images_come_as_pillow_images_and_as_blocks(connect: Connect, emulator: Emulator) -> None:
+def test_an_image_converts_to_pillow_and_to_a_base64_block(connect: Connect, emulator: Emulator) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
     output = client.images.generate("a fox", model="piccc-image").outputs[0]
     assert output.pil().size == (output.width, output.height) == (1024, 1024)
@@ -438,18 +446,18 @@ def test_images_come_as_pillow_images_and_as_blocks(connect: Connect, emulator: 
     assert Image.open(io.BytesIO(base64.b64decode(block["base64"]))).size == (64, 64)
 
 
-def test_an_image_that_is_broken_is_a_typed_error(made: Made) -> None:
+def test_a_corrupt_image_raises_output_error(load_task: LoadTask) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
-        made().outputs[0].pil()
+        load_task().outputs[0].pil()
 
 
-def test_an_existing_file_stays_as_it_was_when_fetching_fails(
-    made: Made, host: FileHost, tmp_path: Path
+def test_a_failed_download_leaves_an_existing_file_unchanged(
+    load_task: LoadTask, host: FileHost, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"before")
     host.content = b"no image"
     with pytest.raises(PicccError):
-        made().outputs[0].save(tmp_path / "a.png")
+        load_task().outputs[0].save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == b"before"
     assert files(tmp_path) == ["a.png"]
 
@@ -471,7 +479,9 @@ def test_an_existing_file_stays_as_it_was_when_fetching_fails(
         (b"%PDF-1.7", None, ".bin"),
     ],
 )
-def test_types_are_told_by_first_bytes(head: bytes, mime_type: str | None, suffix: str) -> None:
+def test_media_types_are_detected_from_the_first_bytes(
+    head: bytes, mime_type: str | None, suffix: str
+) -> None:
     assert mime_type_of(head) == mime_type
     assert suffix_of(mime_type) == suffix
 

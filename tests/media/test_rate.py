@@ -1,4 +1,4 @@
-"""A rate holds for all that share a ledger, and so does a 429; a spend limit is never counted twice over."""
+"""Clients that share a ledger share a rate, its pauses after a 429, and a spend limit."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ IMAGE = {"model": "piccc-image"}
 
 
 @SHARED
-def test_a_rate_is_never_exceeded_by_all_together_and_used_to_the_full(shared_place: str) -> None:
+def test_clients_together_never_exceed_a_rate_and_use_most_of_it(shared_place: str) -> None:
     limits = [RateLimit("20/second", ledger=shared_place) for _ in range(4)]
-    if shared_place.endswith(".db"):  # where it is each process's own
+    if shared_place.endswith(".db"):  # a file ledger counts per process
         limits = limits[:1] * 4
-    until = time.monotonic() + 2.5
+    deadline = time.monotonic() + 2.5
 
     def take_all(limit: RateLimit) -> list[float]:
         taken = []
-        while (now := time.monotonic()) < until:
+        while (now := time.monotonic()) < deadline:
             if not (wait := limit.take()):
                 taken.append(now)
             time.sleep(min(wait, 0.01))
@@ -38,24 +38,24 @@ def test_a_rate_is_never_exceeded_by_all_together_and_used_to_the_full(shared_pl
 
     with ThreadPoolExecutor(4) as pool:
         taken = sorted(moment for moments in pool.map(take_all, limits) for moment in moments)
-    # A moment is noted before it is counted: 0.2 s of tolerance for a machine that is busy.
-    windows = [sum(start <= each < start + 0.8 for each in taken) for start in taken]
+    # The time is read before the permit is taken, so 0.2 s of the window allow for a busy machine.
+    windows = [sum(start <= moment < start + 0.8 for moment in taken) for start in taken]
     assert max(windows) <= 20
     assert len(taken) >= 40
 
 
 @SHARED
-def test_a_429_holds_back_everybody_until_the_server_wants_to_be_asked_again(shared_place: str) -> None:
-    one, two = (RateLimit("1000/second", ledger=shared_place) for _ in range(2))
-    assert two.take() == 0.0
-    one.block(30.0)
-    one.block(1.0)
-    assert 25.0 < two.take() <= 30.0
-    assert not two.acquire(blocking=False)
+def test_blocking_a_rate_holds_back_every_client_that_shares_it(shared_place: str) -> None:
+    first, second = (RateLimit("1000/second", ledger=shared_place) for _ in range(2))
+    assert second.take() == 0.0
+    first.block(30.0)
+    first.block(1.0)
+    assert 25.0 < second.take() <= 30.0
+    assert not second.acquire(blocking=False)
     assert RateLimit("1000/second", ledger=shared_place, name="another").take() == 0.0
 
 
-def test_a_client_asks_its_rate_before_everything_and_tells_it_of_a_429(emulator: Emulator) -> None:
+def test_every_request_of_a_client_counts_toward_its_rate(emulator: Emulator) -> None:
     client = Client(
         base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK, rate="3/hour", max_retries=0
     )
@@ -70,7 +70,7 @@ def test_a_client_asks_its_rate_before_everything_and_tells_it_of_a_429(emulator
     pickle.loads(pickle.dumps(client)).close()  # noqa: S301  our own bytes
 
 
-async def test_both_frameworks_models_take_a_rate() -> None:
+async def test_a_rate_limit_implements_both_frameworks_interfaces() -> None:
     limit = RateLimit("2/hour")
     assert isinstance(limit, BaseRateLimiter)
     assert await limit.aacquire()
@@ -80,13 +80,13 @@ async def test_both_frameworks_models_take_a_rate() -> None:
 
 
 @pytest.mark.parametrize("rate", ["600", "0/minute", "5/0seconds", "fast", "6/year"])
-def test_a_rate_that_cannot_be_read_is_refused(rate: str) -> None:
+def test_an_invalid_rate_is_rejected(rate: str) -> None:
     with pytest.raises(ConfigurationError, match="600/minute"):
         Client(rate=rate)
 
 
 @SHARED
-def test_copies_of_a_client_spend_from_one_limit(shared_place: str, emulator: Emulator) -> None:
+def test_copies_of_a_client_share_one_spend_limit(shared_place: str, emulator: Emulator) -> None:
     prices = {"piccc-image": 0.5}
     limit = SpendLimit(max_tasks=100, max_cost=1.6, prices=prices, name="spring")
     server = {"base_url": emulator.base_url, "api_key": emulator.api_key}
@@ -98,14 +98,14 @@ def test_copies_of_a_client_spend_from_one_limit(shared_place: str, emulator: Em
     ]
     for number in range(3):
         clients[number % 2].images.submit("a fox", **IMAGE)
-    for each in clients:
+    for limited in clients:
         with pytest.raises(SpendLimitExceeded, match=r"max_cost=1\.6"):
-            each.images.submit("a fox", **IMAGE)
+            limited.images.submit("a fox", **IMAGE)
     assert ledger_at(shared_place).spent("spring") == {"tasks": 3, "micros": 1_500_000}  # type: ignore[attr-defined]
     assert len(emulator.charges) == 3
 
 
-def test_a_spend_limit_goes_nowhere_that_shares_nothing(emulator: Emulator) -> None:
+def test_a_spend_limit_without_a_shared_ledger_stays_in_its_process(emulator: Emulator) -> None:
     limit = SpendLimit(max_tasks=1)
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key, spend_limit=limit)
     assert copy.deepcopy(client)._media["spend_limit"] is limit

@@ -1,4 +1,4 @@
-"""What agents are told: short, and never to submit again what may be in the making."""
+"""Reports for agents are short and never suggest resubmitting a task that may exist."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from piccc.tokens import count_text
 RUNNING = read_task(
     {"task_id": "task_d00b8facc2a81e58512f3166", "type": "video", "status": "processing", "progress": 40}
 )
-ERRORS = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, PicccError)]
+ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PicccError)]
 
 
 def finished(url: str) -> Task:
     return read_task({"task_id": "t1", "type": "image", "status": "completed", "url": url})
 
 
-def test_a_short_address_is_told_and_a_long_one_left_to_the_program() -> None:
+def test_short_urls_are_in_the_text_and_long_ones_only_in_the_artifact() -> None:
     long = f"https://files.test/{'x' * 300}"
     assert (
         describe_for_model(finished("https://files.test/a.png"))
@@ -43,35 +43,35 @@ def test_a_short_address_is_told_and_a_long_one_left_to_the_program() -> None:
     assert tasks_in(artifact_of(finished(long)))[0].outputs[0].url == long
 
 
-def test_a_running_task_is_told_with_its_progress_and_the_way_on() -> None:
+def test_a_running_task_is_described_with_progress_and_next_step() -> None:
     text = describe_for_model(RUNNING)
     assert "processing, 40 %" in text
     assert "Do not submit it again. Check it later with get_media_task." in text
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_every_error_is_told_shortly_and_as_json(kind: type[PicccError]) -> None:
+def test_every_error_report_is_short_and_json_serializable(kind: type[PicccError]) -> None:
     report = failed(kind("word " * 200))
     assert count_text(report.text) <= 100
     assert json.loads(json.dumps(report.artifact))["tool_error"]["kind"] == kind.__name__
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_what_may_have_been_billed_is_never_to_be_submitted_again(kind: type[PicccError]) -> None:
+def test_a_possibly_billed_error_forbids_resubmission(kind: type[PicccError]) -> None:
     report = failed(kind("No answer came.", may_have_been_billed=True))
     assert report.artifact["tool_error"]["may_retry"] is False
     assert "do not submit it again" in report.text
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_task_that_runs_is_never_to_be_submitted_again(kind: type[PicccError]) -> None:
+def test_an_error_about_a_running_task_names_it_and_forbids_a_retry(kind: type[PicccError]) -> None:
     report = failed(kind("It could not be read."), RUNNING)
     assert report.artifact["tool_error"]["may_retry"] is False
     assert RUNNING.id in report.text
     assert [task.id for task in tasks_in(report.artifact)] == [RUNNING.id]
 
 
-def test_an_error_that_is_not_ours_is_told_too() -> None:
+def test_an_exception_of_another_library_is_reported() -> None:
     assert (
         failed(ZeroDivisionError("by zero")).text
         == "ZeroDivisionError: by zero. Do not retry: tell the user."
@@ -85,26 +85,26 @@ SETUP: dict[str, PicccError] = {
 }
 
 
-@pytest.mark.parametrize("what", SETUP)
-def test_what_the_settings_lack_is_told_with_what_to_set(what: str) -> None:
-    error = SETUP[what]
+@pytest.mark.parametrize("case", SETUP)
+def test_a_configuration_error_report_says_what_to_set(case: str) -> None:
+    error = SETUP[case]
     report = failed(error)
     assert report.text.startswith(f"{error.message.rstrip('.')}. {error.hint.split('.')[0]}. ")
     assert report.text.endswith(" Do not retry: tell the user.")
 
 
-def test_a_list_is_a_line_for_each_task_and_an_empty_one_says_so() -> None:
+def test_a_list_has_one_line_per_task_and_an_empty_list_says_so() -> None:
     assert listed([RUNNING]).text == f"video {RUNNING.id} processing: "
     assert listed([]).text == "There are no such tasks."
     assert [task.id for task in tasks_in(listed([RUNNING, RUNNING]).artifact)] == [RUNNING.id] * 2
 
 
 @pytest.mark.parametrize("artifact", [None, "done", {"task_id": "job-1"}, {"tasks": [{"task_id": "job-1"}]}])
-def test_what_another_tool_left_is_no_task(artifact: object) -> None:
+def test_artifacts_of_other_tools_contain_no_tasks(artifact: object) -> None:
     assert tasks_in(artifact) == []
 
 
-def test_a_key_is_the_same_for_the_same_call_and_for_no_other() -> None:
+def test_submission_keys_are_equal_only_for_equal_calls() -> None:
     assert submission_key("a", "b", {"x": 1, "y": 2}) == submission_key("a", "b", {"y": 2, "x": 1})
     assert len({submission_key(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", None), ("b", "a")]}) == 4
 
@@ -120,6 +120,6 @@ def test_a_key_is_the_same_for_the_same_call_and_for_no_other() -> None:
         ({"client": "https://api.test"}, "client is of type str"),
     ],
 )
-def test_a_client_of_the_wrong_kind_is_refused(given: dict[str, Any], reason: str) -> None:
+def test_a_client_of_the_wrong_type_is_rejected(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         ClientPair(**{"client": None, "async_client": None, "create": Client, **given})

@@ -1,4 +1,4 @@
-"""What the schedule asks and when, on a virtual clock."""
+"""What the schedule requests and when, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first_watch(waiting: Schedule, now: float) -> Watch:
 
 
 @pytest.mark.parametrize("drifts", [False, True])
-def test_10000_videos_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_2_seconds(
+def test_10000_videos_cost_2_percent_of_polling_each_one(
     drifts: bool,
 ) -> None:
     fleet = all_at_once(COUNT, median=120)
@@ -43,34 +43,34 @@ def test_10000_videos_cost_2_percent_of_asking_for_each_and_half_are_noticed_in_
     check(fleet)
 
 
-def test_10000_images_through_slots_cost_2_percent_of_asking_for_each() -> None:
+def test_10000_images_in_slots_cost_2_percent_of_polling_each_one() -> None:
     check(through_slots(COUNT, slots=500, median=20))
 
 
 def check(fleet: Fleet) -> None:
     waited = wait_for(fleet, Polling())
-    each_asked = sum(math.ceil(end / 3.5) for end in fleet.ends)
+    polled_singly = sum(math.ceil(end / 3.5) for end in fleet.ends)
     delays = [waited.known[f"t{number}"] - end for number, end in enumerate(fleet.ends)]
-    assert waited.requests <= 0.02 * each_asked
+    assert waited.requests <= 0.02 * polled_singly
     assert median(delays) <= 2.0
     assert min(delays) >= 0
     assert max(delays) <= 10.0
-    assert not waited.told_again
+    assert not waited.reported_again
 
 
-def test_requests_keep_within_the_budget() -> None:
+def test_requests_stay_within_the_budget() -> None:
     waited = wait_for(all_at_once(3_000, median=60), Polling(requests_per_second=5, use_list=False))
     fleet_seconds = max(waited.known.values())
     assert waited.requests <= 5 * (fleet_seconds + 1) + 1
 
 
-def test_a_small_budget_starves_nobody() -> None:
+def test_a_small_budget_starves_no_task() -> None:
     waited = wait_for(all_at_once(2_000, median=60), Polling(requests_per_second=5))
     assert len(waited.known) == 2_000
     assert max(waited.known.values()) < 300
 
 
-def test_a_single_task_is_asked_for_every_2_to_5_seconds() -> None:
+def test_a_single_task_is_polled_every_2_to_5_seconds() -> None:
     waiting = Schedule(Polling(), iter([0.0, 1.0, 0.0, 1.0, 0.5] * 9).__next__)
     waiting.add(running(), 0.0)
     now, asked = 0.0, []
@@ -85,7 +85,7 @@ def test_a_single_task_is_asked_for_every_2_to_5_seconds() -> None:
     assert len(set(gaps)) > 1
 
 
-def test_the_servers_retry_after_is_heeded_at_every_poll() -> None:
+def test_retry_after_is_honored_at_every_poll() -> None:
     waiting = schedule()
     waiting.add(running(), 0.0, at_once=True)
     now, watch = _due(waiting)
@@ -96,7 +96,7 @@ def test_the_servers_retry_after_is_heeded_at_every_poll() -> None:
         assert now >= before + seconds
 
 
-def test_a_task_that_is_woken_is_asked_for_at_once() -> None:
+def test_a_woken_task_is_polled_at_once() -> None:
     waiting = schedule()
     waiting.add(running(), 0.0)
     assert waiting.next(0.1) is None
@@ -104,7 +104,7 @@ def test_a_task_that_is_woken_is_asked_for_at_once() -> None:
     assert first_watch(waiting, 0.1).task.id == "t"
 
 
-def test_a_429_freezes_everything_for_as_long_as_it_says() -> None:
+def test_a_429_pauses_everything_for_its_retry_after() -> None:
     waiting = schedule()
     for number in range(2):
         waiting.add(running(f"t{number}"), 0.0, at_once=True)
@@ -116,7 +116,7 @@ def test_a_429_freezes_everything_for_as_long_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(("asked", "pauses"), [(0.0, [5, 10, 20, 40, 60]), (None, [5, 10, 20, 40, 60])])
-def test_repeated_429_hold_everything_back_for_longer_each_time_until_one_read_succeeds(
+def test_repeated_429s_back_off_exponentially_until_a_read_succeeds(
     asked: float | None, pauses: list[float]
 ) -> None:
     waiting, now, waited = schedule(), 0.0, []
@@ -133,7 +133,7 @@ def test_repeated_429_hold_everything_back_for_longer_each_time_until_one_read_s
     assert waiting.next_at() - now == 5.0
 
 
-def test_failed_reads_end_a_wait_only_after_minutes_without_one_success() -> None:
+def test_failed_reads_end_a_wait_only_after_five_minutes() -> None:
     waiting, error = schedule(), APIConnectionError("No answer")
     waiting.add(running(), 0.0)
     now, failed = 0.0, 0
@@ -149,13 +149,13 @@ def test_failed_reads_end_a_wait_only_after_minutes_without_one_success() -> Non
 
 
 @pytest.mark.parametrize("error", [AuthenticationError("", status=401), NotFoundError("", status=404)])
-def test_what_no_patience_mends_ends_the_wait_at_once(error: AuthenticationError | NotFoundError) -> None:
+def test_a_permanent_error_ends_the_wait_at_once(error: AuthenticationError | NotFoundError) -> None:
     waiting = schedule()
     waiting.add(Task("t"), 0.0, at_once=True)
     assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) == Ended(Task("t"), error)
 
 
-def test_a_task_that_was_just_made_may_not_be_found_for_a_while() -> None:
+def test_a_new_task_may_be_missing_for_a_few_seconds() -> None:
     waiting, missing = schedule(), NotFoundError("", status=404)
     waiting.add(running(), 0.0)
     now, watch = _due(waiting)
@@ -163,7 +163,7 @@ def test_a_task_that_was_just_made_may_not_be_found_for_a_while() -> None:
     assert waiting.unread(first_watch(waiting, 11.0), missing, 11.0) == Ended(running(), missing)
 
 
-def test_completed_without_an_output_is_read_once_more_and_then_ended() -> None:
+def test_a_completed_task_without_output_is_read_once_more() -> None:
     waiting, bare = schedule(), completed(output=False)
     waiting.add(running(), 0.0)
     now, watch = _due(waiting)
@@ -172,25 +172,25 @@ def test_completed_without_an_output_is_read_once_more_and_then_ended() -> None:
     assert waiting.read(watch, bare, None, now) == Ended(bare)
 
 
-def test_a_listed_task_without_its_output_is_asked_for() -> None:
+def test_a_listed_task_without_output_is_polled() -> None:
     waiting = schedule()
     scan = _begin_scan(waiting, 5)
     assert waiting.listed(scan, Page([completed("t0", output=False)]), 2.0) == []
     assert first_watch(waiting, 2.1).task.id == "t0"
 
 
-def test_a_task_that_no_list_shows_is_asked_for_and_never_taken_for_ended() -> None:
+def test_a_task_missing_from_the_list_is_polled_and_not_ended() -> None:
     waiting = schedule()
     scan = _begin_scan(waiting, 5)
     shown = [running(f"t{number}") for number in range(4)]
     for _ in range(2):
-        assert all(isinstance(each, Task) for each in waiting.listed(scan, Page(shown), 2.0))
-    absent = first_watch(waiting, 2.1)
-    assert absent.task.id == "t4"
-    assert waiting.read(absent, running("t4"), None, 2.2) is None
+        assert all(isinstance(event, Task) for event in waiting.listed(scan, Page(shown), 2.0))
+    missing = first_watch(waiting, 2.1)
+    assert missing.task.id == "t4"
+    assert waiting.read(missing, running("t4"), None, 2.2) is None
 
 
-def test_a_list_that_costs_more_than_asking_is_left_alone() -> None:
+def test_a_list_that_costs_more_than_polling_is_abandoned() -> None:
     waiting = schedule()
     scan = _begin_scan(waiting, 4)
     strangers = [running(f"x{number}") for number in range(100)]
@@ -200,7 +200,7 @@ def test_a_list_that_costs_more_than_asking_is_left_alone() -> None:
     assert asked == {f"t{number}" for number in range(4)}
 
 
-def test_a_stale_list_strands_no_task() -> None:
+def test_tasks_are_polled_despite_a_stale_list() -> None:
     waiting = schedule()
     for number in range(5):
         waiting.add(running(f"t{number}"), 0.0)
@@ -216,7 +216,7 @@ def test_a_stale_list_strands_no_task() -> None:
 
 
 def _due(waiting: Schedule) -> tuple[float, Watch]:
-    """Go to the next moment at which a single task is asked for, past scans that are not worth it."""
+    """Advance to the next poll of a single task; skip list scans in between."""
     while True:
         now = waiting.next_at()
         step = waiting.next(now)

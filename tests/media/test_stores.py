@@ -1,4 +1,4 @@
-"""Outputs in object stores: whole or not at all, under the names that files would have."""
+"""Outputs in object stores are complete or absent, and named as files would be."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def s3() -> Iterator[str]:
 
 
 class Bucket:
-    """A bucket of an S3 server of this test."""
+    """A bucket on the test's S3 server."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._store: Any = obstore.store.from_url("s3://bucket")
 
     def content(self) -> dict[str, bytes]:
-        """Return all objects by their keys."""
-        found = [each["path"] for page in obstore.list(self._store) for each in page]
-        return {key: bytes(obstore.get(self._store, key).bytes()) for key in found}
+        """Return all objects by key."""
+        keys = [item["path"] for page in obstore.list(self._store) for item in page]
+        return {key: bytes(obstore.get(self._store, key).bytes()) for key in keys}
 
     def type_of(self, key: str) -> str:
         return str(obstore.get(self._store, key).attributes["Content-Type"])
 
     def unfinished(self) -> int:
-        """Return how many uploads in parts were begun and neither completed nor aborted."""
+        """Return how many multipart uploads were neither completed nor aborted."""
         return httpx.get(f"{self._url}/bucket?uploads").text.count("<UploadId>")
 
 
@@ -88,7 +88,7 @@ URLS = {
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_an_object_has_the_name_that_was_given_or_one_of_its_own(
+def test_an_object_gets_the_given_name_or_a_default(
     connect: Connect, host: FileHost, bucket: Bucket, url: str
 ) -> None:
     task = task_of(connect, host)
@@ -97,8 +97,8 @@ def test_an_object_has_the_name_that_was_given_or_one_of_its_own(
     assert bucket.type_of(URLS[url]) == "image/png"
 
 
-@pytest.mark.parametrize("content", [IMAGE, LARGE], ids=["in one request", "in parts"])
-def test_another_object_in_the_way_is_kept_unless_it_is_to_be_replaced(
+@pytest.mark.parametrize("content", [IMAGE, LARGE], ids=["single request", "multipart"])
+def test_a_different_object_is_replaced_only_with_overwrite(
     connect: Connect, host: FileHost, bucket: Bucket, content: bytes
 ) -> None:
     host.content = content
@@ -109,16 +109,16 @@ def test_another_object_in_the_way_is_kept_unless_it_is_to_be_replaced(
         task_of(connect, host).outputs[0].save("s3://bucket/a.png")
     assert bucket.content() == {"a.png": content}
     task_of(connect, host).outputs[0].save("s3://bucket/a.png", overwrite=True, provenance=True)
-    found = bucket.content()
-    assert found["a.png"] == content + b"!"
-    assert json.loads(found["a.png.json"])["prompt"] == "fox"
+    objects = bucket.content()
+    assert objects["a.png"] == content + b"!"
+    assert json.loads(objects["a.png.json"])["prompt"] == "fox"
 
 
-def test_what_breaks_off_or_is_of_a_wrong_type_leaves_nothing(
+def test_a_failed_or_wrongly_typed_download_leaves_no_object(
     connect: Connect, host: FileHost, bucket: Bucket
 ) -> None:
     host.content = LARGE
-    host.cut_after, host.takes_ranges = stores.SINGLE_BYTES, False
+    host.cut_after, host.supports_ranges = stores.SINGLE_BYTES, False
     with pytest.raises(OutputError):
         task_of(connect, host).outputs[0].save("s3://bucket/a.png", timeout=1.0)
     host.cut_after, host.content = None, b"<html>" * 100
@@ -128,7 +128,7 @@ def test_what_breaks_off_or_is_of_a_wrong_type_leaves_nothing(
     assert bucket.unfinished() == 0
 
 
-def test_a_store_that_fails_is_an_error_of_ours_that_names_the_object(
+def test_a_store_failure_raises_output_error_and_names_the_object(
     connect: Connect, host: FileHost, bucket: Bucket
 ) -> None:
     with pytest.raises(OutputError, match=r"s3://nowhere/a\.png"):
@@ -138,7 +138,9 @@ def test_a_store_that_fails_is_an_error_of_ours_that_names_the_object(
             task_of(connect, host).outputs[0].save(f"s3://bucket/{key}")
 
 
-def test_all_outputs_of_a_task_go_below_one_url(connect: Connect, host: FileHost, bucket: Bucket) -> None:
+def test_all_outputs_of_a_task_are_saved_under_one_url(
+    connect: Connect, host: FileHost, bucket: Bucket
+) -> None:
     saved = task_of(connect, host, count=2).save("s3://bucket/x")
     assert saved == ["s3://bucket/x/t_1-1.png", "s3://bucket/x/t_1-2.png"]
     assert sorted(bucket.content()) == ["x/t_1-1.png", "x/t_1-2.png"]
@@ -159,7 +161,7 @@ def test_all_outputs_of_a_task_go_below_one_url(connect: Connect, host: FileHost
         Path("s3://bucket/a.png"),
     ],
 )
-def test_urls_of_other_kinds_are_refused_before_anything_is_sent(
+def test_unsupported_urls_are_rejected_before_anything_is_sent(
     connect: Connect, emulator: Emulator, url: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -174,13 +176,15 @@ def test_urls_of_other_kinds_are_refused_before_anything_is_sent(
     assert os.listdir(tmp_path) == []  # noqa: PTH208  names
 
 
-def test_a_file_url_is_a_path(connect: Connect, host: FileHost, tmp_path: Path) -> None:
+def test_a_file_url_saves_to_its_path(connect: Connect, host: FileHost, tmp_path: Path) -> None:
     saved = task_of(connect, host).outputs[0].save(f"file://{tmp_path}/a%20b.png")
     assert saved == tmp_path / "a b.png"
     assert saved.read_bytes() == IMAGE
 
 
-def test_a_batch_saves_to_a_url_and_tells_where(connect: Connect, emulator: Emulator, bucket: Bucket) -> None:
+def test_a_batch_saves_to_a_url_and_returns_the_locations(
+    connect: Connect, emulator: Emulator, bucket: Bucket
+) -> None:
     client, seen = connect(base_url=emulator.base_url, api_key=emulator.api_key), []
     rows = [f"fox {number}" for number in range(5)]
 
@@ -190,13 +194,13 @@ def test_a_batch_saves_to_a_url_and_tells_where(connect: Connect, emulator: Emul
 
     batch = client.images.map(rows, model="piccc-image", save_to="s3://bucket/foxes", on_result=on_result)
     assert sorted(batch.files) == list(range(5))
-    assert sorted(url for each in batch.files.values() for url in each) == sorted(
+    assert sorted(url for urls in batch.files.values() for url in urls) == sorted(
         f"s3://bucket/{key}" for key in bucket.content()
     )
     assert len(seen) == 5
 
 
-def test_a_store_that_fails_stops_the_batch_and_the_run_goes_on_where_it_works_again(
+def test_a_store_failure_stops_the_batch_and_a_rerun_completes_it(
     connect: Connect,
     emulator: Emulator,
     bucket: Bucket,
@@ -208,7 +212,7 @@ def test_a_store_that_fails_stops_the_batch_and_the_run_goes_on_where_it_works_a
     )
     settings: dict[str, Any] = {"model": "piccc-image", "run": "foxes", "save_to": "s3://bucket/"}
     rows = [f"fox {number}" for number in range(10)]
-    httpx.post(f"{s3}/moto-api/reset")  # so that there is no bucket any more
+    httpx.post(f"{s3}/moto-api/reset")  # deletes the bucket
     with pytest.raises(BatchStopped) as raised:
         client.images.map(rows, **settings, submissions=2, concurrency=2)
     assert isinstance(raised.value.__cause__, OutputError)
@@ -218,7 +222,7 @@ def test_a_store_that_fails_stops_the_batch_and_the_run_goes_on_where_it_works_a
     assert len(batch) == len(batch.files) == len(bucket.content()) == len(emulator.charges) == 10
 
 
-def test_an_output_that_is_gone_costs_its_row_alone(
+def test_a_missing_output_does_not_fail_the_batch(
     connect: Connect, emulator: Emulator, tmp_path: Path
 ) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
@@ -228,7 +232,7 @@ def test_an_output_that_is_gone_costs_its_row_alone(
     assert len(batch.files) + len(batch.errors) == 3
 
 
-def test_a_forked_child_is_told_rather_than_left_to_hang(
+def test_a_store_used_in_a_forked_child_raises_instead_of_hanging(
     connect: Connect, host: FileHost, bucket: Bucket
 ) -> None:
     task_of(connect, host).outputs[0].save("s3://bucket/a.png")

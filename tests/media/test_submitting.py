@@ -1,4 +1,4 @@
-"""A submission is refused, accepted, or lost; and whatever happens, nobody pays twice for one key."""
+"""A submission is rejected, accepted or lost, and a key is never billed twice."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ CRASHES = 200
 
 
 def posts(emulator: Emulator) -> list[Any]:
-    return [each for each in emulator.requests if each.method == "POST"]
+    return [request for request in emulator.requests if request.method == "POST"]
 
 
-def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: Emulator) -> None:
+def test_other_keywords_are_sent_unchanged(client: Any, emulator: Emulator) -> None:
     task = client.images.submit("a fox", **IMAGE, aspect_ratio="16:9", resolution="2K", seed=7, style=None)
     assert posts(emulator)[0].body == {
         "model": "piccc-image",
@@ -63,7 +63,7 @@ def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: E
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"prompt": " "}, "prompt"),
         ({"model": None}, "PICCC_IMAGE_MODEL"),
@@ -108,13 +108,13 @@ def test_other_keywords_go_into_the_request_as_they_are(client: Any, emulator: E
         ({"seed": object()}, "JSON"),
     ],
 )
-def test_a_bad_argument_is_refused_before_anything_is_sent(
-    client: Any, emulator: Emulator, options: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_argument_is_rejected_before_anything_is_sent(
+    client: Any, emulator: Emulator, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PICCC_IMAGE_MODEL", raising=False)
     with pytest.raises(InvalidArgumentError) as raised:
         client.images.submit(**{"prompt": "a fox", **IMAGE, **options})
-    assert complaint in str(raised.value)
+    assert message in str(raised.value)
     assert not emulator.requests
 
 
@@ -132,7 +132,7 @@ def test_a_bad_argument_is_refused_before_anything_is_sent(
         {"image": "file-abc123"},
     ],
 )
-def test_what_only_the_server_can_judge_is_sent_as_it_is(options: dict[str, Any]) -> None:
+def test_values_that_only_the_server_can_validate_are_sent_unchanged(options: dict[str, Any]) -> None:
     named = {name: options[name] for name in ("aspect_ratio", "resolution", "extra_body") if name in options}
     extra = {name: value for name, value in options.items() if name not in named}
     body = build_task_request("image", "a fox", model="m", extra=extra, **named).body
@@ -144,7 +144,7 @@ def test_what_only_the_server_can_judge_is_sent_as_it_is(options: dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 8
 
 
-def test_references_are_sent_as_addresses_or_as_their_content(tmp_path: Path) -> None:
+def test_reference_images_are_sent_as_urls_or_data_urls(tmp_path: Path) -> None:
     file = tmp_path / "ref.png"
     file.write_bytes(PNG)
     url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
@@ -161,19 +161,19 @@ def test_references_are_sent_as_addresses_or_as_their_content(tmp_path: Path) ->
     assert body["first_frame"].startswith("data:image/png;base64,")
 
 
-def test_a_character_that_was_cut_in_two_is_replaced() -> None:
+def test_a_lone_surrogate_is_replaced() -> None:
     request = build_task_request("image", "a fox \ud83e and \ud83e\udd8a", model="m", extra={"x": ["\udd8a"]})
     assert request.body["prompt"] == "a fox \ufffd and 🦊"
     assert request.body["x"] == ["\ufffd"]
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "3"])
-def test_a_video_needs_a_length_that_can_be(client: Any, seconds: float) -> None:
+def test_an_invalid_video_duration_is_rejected(client: Any, seconds: float) -> None:
     with pytest.raises(InvalidArgumentError, match="duration_seconds"):
         client.videos.submit("a fox", model="piccc-video", duration_seconds=seconds)
 
 
-def test_ratios_and_sizes_that_we_do_not_know_are_the_servers_to_judge(client: Any) -> None:
+def test_the_server_validates_aspect_ratios(client: Any) -> None:
     with pytest.raises(InvalidRequestError):
         client.images.submit("a fox", **IMAGE, aspect_ratio="5:4")
 
@@ -186,14 +186,14 @@ def test_the_same_key_never_submits_twice(client: Any, emulator: Emulator) -> No
     assert posts(emulator)[0].headers["idempotency-key"] == "fox"
 
 
-def test_a_key_cannot_stand_for_two_requests(client: Any, emulator: Emulator) -> None:
+def test_a_key_cannot_be_reused_for_a_different_request(client: Any, emulator: Emulator) -> None:
     client.images.submit("a fox", **IMAGE, key="fox")
     with pytest.raises(InvalidArgumentError, match="different request"):
         client.images.submit("a hare", **IMAGE, key="fox")
     assert len(posts(emulator)) == 1
 
 
-async def test_a_key_in_flight_is_waited_for_not_sent_again(emulator: Emulator) -> None:
+async def test_concurrent_calls_with_one_key_submit_once(emulator: Emulator) -> None:
     emulator.fault("slow:0.3", route=SUBMISSIONS, times=1)
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key) as client:
         tasks = await asyncio.gather(*(client.images.submit("a fox", **IMAGE, key="fox") for _ in range(5)))
@@ -218,7 +218,9 @@ def test_threads_that_share_a_key_pay_once(emulator: Emulator, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("fault", ["lost-answer", "html", "empty", "500", "disconnect"])
-def test_a_lost_answer_is_unknown_and_never_sent_again(client: Any, emulator: Emulator, fault: str) -> None:
+def test_a_submission_without_a_usable_response_is_not_resent(
+    client: Any, emulator: Emulator, fault: str
+) -> None:
     emulator.fault(fault, route=SUBMISSIONS)
     with pytest.raises(SubmissionUnknown) as raised:
         client.images.submit("a fox", **IMAGE, key="fox")
@@ -227,10 +229,10 @@ def test_a_lost_answer_is_unknown_and_never_sent_again(client: Any, emulator: Em
     assert error.request == {"model": "piccc-image", "prompt": "a fox"}
     assert "client.tasks.resume('fox')" in str(error)
     assert len(posts(emulator)) == 1
-    assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+    assert [submission.key for submission in client.ledger.unsettled()] == ["fox"]
 
 
-def test_a_lost_submission_is_found_again(client: Any, emulator: Emulator) -> None:
+def test_resume_finds_a_lost_submission(client: Any, emulator: Emulator) -> None:
     client.images.submit("a fox", **IMAGE, key="other")
     emulator.fault("lost-answer", route=SUBMISSIONS, times=1)
     with pytest.raises(SubmissionUnknown):
@@ -242,7 +244,7 @@ def test_a_lost_submission_is_found_again(client: Any, emulator: Emulator) -> No
     assert len(emulator.charges) == 2
 
 
-def test_lost_twins_are_found_as_two_tasks(client: Any, emulator: Emulator) -> None:
+def test_identical_lost_submissions_resume_as_separate_tasks(client: Any, emulator: Emulator) -> None:
     emulator.fault("lost-answer", route=SUBMISSIONS)
     for key in ("one", "two"):
         with pytest.raises(SubmissionUnknown):
@@ -252,7 +254,7 @@ def test_lost_twins_are_found_as_two_tasks(client: Any, emulator: Emulator) -> N
     assert client.ledger.unsettled() == []
 
 
-def test_what_never_arrived_is_sent_again_only_when_told(client: Any, emulator: Emulator) -> None:
+def test_a_submission_that_never_arrived_is_resent_only_on_request(client: Any, emulator: Emulator) -> None:
     emulator.fault("disconnect", route=SUBMISSIONS, times=1)
     with pytest.raises(SubmissionUnknown):
         client.images.submit("a fox", **IMAGE, key="fox")
@@ -265,12 +267,12 @@ def test_what_never_arrived_is_sent_again_only_when_told(client: Any, emulator: 
     assert len(posts(emulator)) == 2
 
 
-def test_a_key_nobody_used_cannot_be_resumed(client: Any) -> None:
+def test_an_unknown_key_cannot_be_resumed(client: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="ledger"):
         client.tasks.resume("fox")
 
 
-def test_what_the_server_refused_may_be_submitted_again(connect: Connect, emulator: Emulator) -> None:
+def test_a_rejected_submission_can_be_repeated(connect: Connect, emulator: Emulator) -> None:
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
     emulator.fault("429", route=SUBMISSIONS, times=1)
     with pytest.raises(RateLimitError):
@@ -279,24 +281,24 @@ def test_what_the_server_refused_may_be_submitted_again(connect: Connect, emulat
     assert client.images.submit("a fox", **IMAGE, key="fox").id == emulator.charges[0].task_id
 
 
-def test_a_ledger_that_fails_after_the_answer_still_tells_the_task(
+def test_a_ledger_failure_after_the_response_still_reports_the_task(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
 
-    def full(key: str, task_id: str) -> bool:
+    def fail(key: str, task_id: str) -> bool:
         raise OSError("disk full")
 
-    monkeypatch.setattr(client.ledger, "settle", full)
+    monkeypatch.setattr(client.ledger, "settle", fail)
     with pytest.raises(LedgerError, match="disk full") as raised:
         client.images.submit("a fox", **IMAGE, key="fox")
     assert emulator.charges[0].task_id == raised.value.task_id
     assert raised.value.may_have_been_billed
     assert "do not submit it again" in str(raised.value)
-    assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+    assert [submission.key for submission in client.ledger.unsettled()] == ["fox"]
 
 
-async def test_a_cancelled_submission_says_how_to_find_it(emulator: Emulator) -> None:
+async def test_a_cancelled_submission_explains_how_to_resume_it(emulator: Emulator) -> None:
     emulator.fault("slow:600", route=SUBMISSIONS)
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key) as client:
         submitting = asyncio.create_task(client.images.submit("a fox", **IMAGE, key="fox"))
@@ -306,10 +308,10 @@ async def test_a_cancelled_submission_says_how_to_find_it(emulator: Emulator) ->
         with pytest.raises(asyncio.CancelledError) as raised:
             await submitting
         assert "client.tasks.resume('fox')" in raised.value.__notes__[0]
-        assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+        assert [submission.key for submission in client.ledger.unsettled()] == ["fox"]
 
 
-def test_an_allowance_bounds_tasks_and_video_and_takes_back_what_was_refused(
+def test_a_spend_limit_bounds_tasks_and_video_and_refunds_rejections(
     connect: Connect, emulator: Emulator
 ) -> None:
     spend_limit = SpendLimit(max_tasks=3, max_video_seconds=10)
@@ -328,11 +330,11 @@ def test_an_allowance_bounds_tasks_and_video_and_takes_back_what_was_refused(
     assert len(emulator.charges) == 3
 
 
-def test_200_kills_between_submission_and_result_lose_and_double_nothing(tmp_path: Path) -> None:
+def test_200_kills_around_submissions_lose_and_duplicate_no_task(tmp_path: Path) -> None:
     ledger = tmp_path / "tasks.db"
     with Emulator(speed=60) as emulator:
         with SPAWN.Pool(1) as pool:
-            signals = pool.apply(_crash_again_and_again, (emulator.base_url, emulator.api_key, ledger))
+            signals = pool.apply(_crash_repeatedly, (emulator.base_url, emulator.api_key, ledger))
         assert signals == [signal.SIGKILL] * CRASHES
         client = Client(base_url=emulator.base_url, api_key=emulator.api_key, ledger=ledger, polling=QUICK)
         tasks = [_resume(client, number) for number in range(CRASHES)]
@@ -340,13 +342,13 @@ def test_200_kills_between_submission_and_result_lose_and_double_nothing(tmp_pat
         assert len({task.id for task in tasks}) == CRASHES
         assert {charge.task_id for charge in emulator.charges} == {task.id for task in tasks}
         assert len(emulator.charges) == CRASHES
-        keys = [each.headers["idempotency-key"] for each in posts(emulator)]
+        keys = [request.headers["idempotency-key"] for request in posts(emulator)]
         assert sorted(keys) == sorted(f"run/{number}" for number in range(CRASHES))
         assert client.ledger.unsettled() == []
 
 
 def _resume(client: Client, number: int) -> Any:
-    """Go on as a program does that was started again: what no list shows was never sent, and is sent now."""
+    """Resume like a restarted program: what was never sent is submitted now."""
     try:
         return client.tasks.resume(f"run/{number}")
     except InvalidArgumentError:
@@ -355,61 +357,61 @@ def _resume(client: Client, number: int) -> Any:
         return client.tasks.resume(f"run/{number}", resubmit=True)
 
 
-class _Noted(MemoryLedger):
-    """A ledger that notes how many connections were open when it was written to."""
+class _RecordingLedger(MemoryLedger):
+    """A ledger that records whether the server had a pending connection at each write."""
 
     def __init__(self, server: socket.socket) -> None:
         super().__init__()
         self._server = server
-        self.acts: list[tuple[str, bool]] = []
+        self.writes: list[tuple[str, bool]] = []
 
     def claim(self, entry: Submission) -> Submission | None:
-        self.acts.append(("claim", self._is_connected()))
+        self.writes.append(("claim", self._is_connected()))
         return super().claim(entry)
 
     def reclaim(self, entry: Submission, since: float) -> bool:
-        self.acts.append(("reclaim", self._is_connected()))
+        self.writes.append(("reclaim", self._is_connected()))
         return super().reclaim(entry, since)
 
     def _is_connected(self) -> bool:
         return bool(select.select([self._server], [], [], 0)[0])
 
 
-def test_only_what_is_on_the_wire_is_written_down(connect: Connect) -> None:
+def test_a_submission_is_recorded_only_once_connected(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        url, ledger = f"http://127.0.0.1:{server.getsockname()[1]}", _Noted(server)
+        url, ledger = f"http://127.0.0.1:{server.getsockname()[1]}", _RecordingLedger(server)
         client = connect(base_url=url, api_key="unused", timeout=2, max_retries=0, ledger=ledger)
         with pytest.raises(SubmissionUnknown):
             client.images.submit("a fox", **IMAGE, key="fox")
-        assert ledger.acts == [("claim", True)]
+        assert ledger.writes == [("claim", True)]
     with pytest.raises(APIConnectionError):
         client.images.submit("a hare", **IMAGE, key="hare")
     assert [entry.key for entry in ledger.unsettled()] == ["fox"]
 
 
-def test_a_submission_that_waited_out_a_refusal_is_left_to_whoever_took_it_for_lost(
+def test_a_submission_reclaimed_by_another_process_is_not_retried(
     connect: Connect, emulator: Emulator
 ) -> None:
-    class Taken(MemoryLedger):
-        """A ledger in which another process takes each submission for lost, and sends it, meanwhile."""
+    class Reclaimed(MemoryLedger):
+        """A ledger in which another process reclaims and resends a submission right after its claim."""
 
         def claim(self, entry: Submission) -> Submission | None:
-            taken = super().claim(entry)
-            if taken is None and entry.key == "fox":
+            holder = super().claim(entry)
+            if holder is None and entry.key == "fox":
                 self.reclaim(replace(entry, at=entry.at + 1), entry.at)
                 self.settle("fox", other.id)
-            return taken
+            return holder
 
-    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Taken())
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Reclaimed())
     other = client.images.submit("a fox", **IMAGE, key="other")
-    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Taken())
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, ledger=Reclaimed())
     emulator.fault("429", route=SUBMISSIONS, times=1)
     assert client.images.submit("a fox", **IMAGE, key="fox").id == other.id
     assert len(emulator.charges) == 1
 
 
-class _Deadly(SyncBackend):
-    """A port that kills its process at one of five moments around a submission."""
+class _KillingBackend(SyncBackend):
+    """A backend that kills its process at one of five moments around a submission."""
 
     moment = 0
 
@@ -427,8 +429,8 @@ class _Deadly(SyncBackend):
         return response
 
 
-def _crash_again_and_again(base_url: str, api_key: str, ledger: Path) -> list[int]:
-    """Fork one program after the other, and return the signals that killed them."""
+def _crash_repeatedly(base_url: str, api_key: str, ledger: Path) -> list[int]:
+    """Fork one program after another; return the signals that killed them."""
     with Client(base_url=base_url, api_key=api_key) as client:
         list(client.tasks.list())
     signals = []
@@ -445,7 +447,7 @@ def _crash_again_and_again(base_url: str, api_key: str, ledger: Path) -> list[in
 
 def _submit_and_die(base_url: str, api_key: str, ledger: Path, number: int) -> None:
     client = Client(base_url=base_url, api_key=api_key, ledger=ledger, polling=QUICK)
-    io = client._account.session.io = _Deadly()
+    io = client._account.session.io = _KillingBackend()
     io.moment = number % 5
     if io.moment == 0:
         _die()
@@ -459,7 +461,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_run_of_two_processes_that_are_killed_again_and_again_pays_once_for_each_row(
+def test_a_run_of_two_repeatedly_killed_processes_bills_each_row_once(
     tmp_path: Path,
 ) -> None:
     rows, kills = 60, 8
@@ -472,10 +474,10 @@ def test_a_run_of_two_processes_that_are_killed_again_and_again_pays_once_for_ea
 
         running = [start(), start()]
         for number in range(kills):
-            # Kill when it is amid its work: after some more submissions have arrived than at the last kill.
-            arrived = len(posts(emulator))
-            until = time.monotonic() + 30
-            while len(posts(emulator)) < min(arrived + 5, rows) and time.monotonic() < until:
+            # Kill a process in the middle of its work: wait for five more submissions than at the last kill.
+            before = len(posts(emulator))
+            deadline = time.monotonic() + 30
+            while len(posts(emulator)) < min(before + 5, rows) and time.monotonic() < deadline:
                 time.sleep(0.01)
             victim = running[number % 2]
             victim.kill()

@@ -26,7 +26,9 @@ IMAGE = {"model": "piccc-image"}
 
 
 def reads(emulator: Emulator) -> int:
-    return sum(each.method == "GET" and each.path.startswith("/v1/tasks") for each in emulator.requests)
+    return sum(
+        request.method == "GET" and request.path.startswith("/v1/tasks") for request in emulator.requests
+    )
 
 
 def test_generate_returns_the_task_with_its_outputs(client: Any) -> None:
@@ -35,7 +37,7 @@ def test_generate_returns_the_task_with_its_outputs(client: Any) -> None:
     assert task.outputs[0].url.startswith("http")
 
 
-def test_a_handle_waits_refreshes_and_shows_what_was_read_last(client: Any) -> None:
+def test_a_handle_shows_the_status_that_was_read_last(client: Any) -> None:
     task = client.images.submit("a fox", **IMAGE)
     assert task.status == "queued"
     statuses = [seen.status for seen in task.events()]
@@ -43,12 +45,12 @@ def test_a_handle_waits_refreshes_and_shows_what_was_read_last(client: Any) -> N
     assert client.tasks.get(task.id).status == task.refresh().status == "completed"
 
 
-def test_a_task_is_waited_for_by_its_id_alone(client: Any) -> None:
+def test_a_task_can_be_waited_for_by_id(client: Any) -> None:
     task = client.tasks.wait(client.videos.submit("a fox", model="piccc-video", duration_seconds=1).id)
     assert (task.status, task.type) == ("completed", "video")
 
 
-def test_updates_are_told_once_each(client: Any) -> None:
+def test_each_update_is_reported_once(client: Any) -> None:
     seen: list[tuple[str, float | None]] = []
     client.images.generate("a fox", **IMAGE, on_update=lambda task: seen.append((task.status, task.progress)))
     assert len(seen) == len(set(seen))
@@ -65,7 +67,7 @@ def test_updates_are_told_once_each(client: Any) -> None:
         ("no-output", TaskFailed),
     ],
 )
-def test_a_task_without_an_output_raises_why(
+def test_a_task_without_an_output_raises_its_reason(
     client: Any, emulator: Emulator, fault: str, error: type
 ) -> None:
     emulator.fault(fault, route="POST /v1/images/tasks")
@@ -75,18 +77,18 @@ def test_a_task_without_an_output_raises_why(
     assert raised.value.task_id == task.id
 
 
-def test_completed_without_an_output_is_read_once_more(client: Any, emulator: Emulator) -> None:
+def test_a_completed_task_without_output_is_read_once_more(client: Any, emulator: Emulator) -> None:
     emulator.fault("no-output", route="POST /v1/images/tasks")
     task = client.images.submit("a fox", **IMAGE)
     ends = []
     with pytest.raises(TaskFailed, match="no output"):
         task.wait(on_update=lambda seen: ends.append(seen.status))
     assert ends.count("completed") in (1, 2)
-    read = [each for each in emulator.requests if each.path.endswith(task.id)]
-    assert len(read) >= 2
+    polls = [request for request in emulator.requests if request.path.endswith(task.id)]
+    assert len(polls) >= 2
 
 
-def test_an_unknown_status_is_waited_through_and_warned_of_once(
+def test_an_unknown_status_does_not_end_a_wait_and_warns_once(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Emulator(speed=6) as emulator, caplog.at_level(logging.WARNING, "piccc"):
@@ -96,7 +98,7 @@ def test_an_unknown_status_is_waited_through_and_warned_of_once(
     assert sum("dreaming" in record.message for record in caplog.records) == 1
 
 
-def test_a_wait_that_runs_out_says_how_to_go_on(client: Any, emulator: Emulator) -> None:
+def test_a_wait_that_times_out_explains_how_to_resume(client: Any, emulator: Emulator) -> None:
     emulator.fault("stuck", route="POST /v1/images/tasks")
     task = client.images.submit("a fox", **IMAGE)
     with pytest.raises(TaskWaitTimeout) as raised:
@@ -119,14 +121,16 @@ def test_a_task_that_is_not_found_at_first_is_waited_for(client: Any, emulator: 
     assert client.images.generate("a fox", **IMAGE).status == "completed"
 
 
-def test_an_id_that_does_not_exist_is_an_error_at_once(client: Any, emulator: Emulator) -> None:
+def test_an_unknown_id_raises_at_once(client: Any, emulator: Emulator) -> None:
     with pytest.raises(NotFoundError) as raised:
         client.tasks.wait("task_nowhere")
     assert raised.value.task_id == "task_nowhere"
     assert reads(emulator) == 1
 
 
-def test_wait_all_keeps_the_order_and_raises_for_no_failed_task(client: Any, emulator: Emulator) -> None:
+def test_wait_all_keeps_the_order_and_does_not_raise_for_failed_tasks(
+    client: Any, emulator: Emulator
+) -> None:
     emulator.fault("failed", route="POST /v1/images/tasks", times=1, after=2)
     tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(5)]
     ended = client.tasks.wait_all([tasks[0], *tasks])
@@ -135,7 +139,7 @@ def test_wait_all_keeps_the_order_and_raises_for_no_failed_task(client: Any, emu
     assert isinstance(ended[3].failure(), TaskFailed)
 
 
-def test_one_unreadable_task_costs_the_others_nothing(client: Any) -> None:
+def test_one_unreadable_task_does_not_affect_the_others(client: Any) -> None:
     tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(2)]
     seen: list[str] = []
     ended = client.tasks.as_completed([tasks[0], "task_nowhere", tasks[1]])
@@ -144,7 +148,7 @@ def test_one_unreadable_task_costs_the_others_nothing(client: Any) -> None:
     assert sorted(seen) == sorted(task.id for task in tasks)
 
 
-def test_the_error_of_a_wait_for_several_carries_all_of_them(client: Any, emulator: Emulator) -> None:
+def test_an_error_of_wait_all_carries_every_task(client: Any, emulator: Emulator) -> None:
     tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(2)]
     with pytest.raises(NotFoundError) as raised:
         client.tasks.wait_all([tasks[0].id, "task_nowhere", tasks[1].id])
@@ -157,7 +161,7 @@ def test_the_error_of_a_wait_for_several_carries_all_of_them(client: Any, emulat
     assert [task.status for task in late.value.tasks][1] == "completed"
 
 
-def test_as_completed_gives_each_task_once_and_the_quick_one_first(client: Any, emulator: Emulator) -> None:
+def test_as_completed_yields_a_quick_task_before_a_slow_one(client: Any, emulator: Emulator) -> None:
     emulator.fault("stuck", route="POST /v1/images/tasks", times=1)
     slow = client.images.submit("slow", **IMAGE)
     quick = client.images.submit("quick", **IMAGE)
@@ -168,7 +172,7 @@ def test_as_completed_gives_each_task_once_and_the_quick_one_first(client: Any, 
     assert seen == [quick.id]
 
 
-def test_events_of_several_tasks_come_mixed_until_all_have_ended(client: Any) -> None:
+def test_events_of_several_tasks_continue_until_all_have_ended(client: Any) -> None:
     tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(3)]
     last = {event.id: event.status for event in client.tasks.events(*tasks)}
     assert last == {task.id: "completed" for task in tasks}
@@ -183,7 +187,7 @@ def test_the_list_has_every_task_once_while_pages_drift(client: Any, emulator: E
 
 
 @pytest.mark.parametrize("fault", ["repeat-cursor", "no-cursor"])
-def test_the_list_ends_at_a_cursor_that_leads_nowhere(client: Any, emulator: Emulator, fault: str) -> None:
+def test_the_list_ends_at_a_repeated_or_missing_cursor(client: Any, emulator: Emulator, fault: str) -> None:
     for number in range(205):
         client.images.submit(f"fox {number}", **IMAGE)
     emulator.fault(fault, route="GET /v1/tasks")
@@ -191,7 +195,7 @@ def test_the_list_ends_at_a_cursor_that_leads_nowhere(client: Any, emulator: Emu
 
 
 @pytest.mark.parametrize("fault", ["drift", "repeat-cursor", "no-cursor", "500", "404"])
-def test_many_are_waited_for_whatever_the_list_does(client: Any, emulator: Emulator, fault: str) -> None:
+def test_wait_all_succeeds_despite_list_faults(client: Any, emulator: Emulator, fault: str) -> None:
     tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(120)]
     emulator.fault(fault, route="GET /v1/tasks", rate=0.5)
     ended = client.tasks.wait_all(tasks, timeout=30)
@@ -199,7 +203,7 @@ def test_many_are_waited_for_whatever_the_list_does(client: Any, emulator: Emula
 
 
 @pytest.mark.parametrize("quirks", ["evolink", "kie", "kling", "ark", "openrouter"])
-def test_every_known_variant_of_the_wire_is_waited_through(connect: Connect, quirks: str) -> None:
+def test_waits_work_with_every_known_variant_of_the_wire(connect: Connect, quirks: str) -> None:
     with Emulator(speed=60, quirks=quirks) as emulator:
         client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
         tasks = [client.images.submit(f"fox {number}", **IMAGE) for number in range(30)]
@@ -208,7 +212,7 @@ def test_every_known_variant_of_the_wire_is_waited_through(connect: Connect, qui
         assert len(list(client.tasks.list())) == 30
 
 
-def test_a_429_on_one_poll_holds_back_all_until_it_has_passed() -> None:
+def test_a_429_on_one_poll_pauses_all_polls() -> None:
     clock = ManualClock()
     with Emulator(clock=clock) as emulator:
         client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
@@ -219,7 +223,7 @@ def test_a_429_on_one_poll_holds_back_all_until_it_has_passed() -> None:
         assert reads(emulator) == 1
 
 
-async def test_many_waits_of_one_loop_ask_as_one(emulator: Emulator) -> None:
+async def test_many_waits_on_one_loop_share_requests(emulator: Emulator) -> None:
     polling = Polling(min=0.05, max=0.05)
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=polling) as client:
         tasks = [
@@ -231,7 +235,7 @@ async def test_many_waits_of_one_loop_ask_as_one(emulator: Emulator) -> None:
         assert reads(emulator) - before < 60
 
 
-def test_many_waits_of_many_threads_ask_as_one(emulator: Emulator) -> None:
+def test_waits_in_many_threads_share_requests(emulator: Emulator) -> None:
     polling = Polling(min=0.05, max=0.05)
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=polling)
     tasks = [client.videos.submit(f"fox {n}", model="piccc-video", duration_seconds=1) for n in range(60)]
@@ -245,7 +249,7 @@ def test_many_waits_of_many_threads_ask_as_one(emulator: Emulator) -> None:
     assert reads(emulator) - before < 60
 
 
-async def test_a_cancelled_wait_leaves_the_way_to_go_on(emulator: Emulator) -> None:
+async def test_a_cancelled_wait_explains_how_to_resume(emulator: Emulator) -> None:
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK) as client:
         emulator.fault("stuck", route="POST /v1/images/tasks", times=1)
         stuck = await client.images.submit("stuck", **IMAGE)
@@ -261,7 +265,7 @@ async def test_a_cancelled_wait_leaves_the_way_to_go_on(emulator: Emulator) -> N
         assert (await follower).status == "completed"
 
 
-def test_ctrl_c_leaves_the_way_to_go_on(emulator: Emulator) -> None:
+def test_ctrl_c_explains_how_to_resume(emulator: Emulator) -> None:
     client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
 
     def interrupt(task: Any) -> None:
@@ -270,13 +274,13 @@ def test_ctrl_c_leaves_the_way_to_go_on(emulator: Emulator) -> None:
     emulator.fault("stuck", route="POST /v1/images/tasks")
     task = client.images.submit("a fox", **IMAGE)
     waiting = client._account.watch([task])
-    waiting.signal.wait = interrupt  # type: ignore[method-assign]  # as Ctrl-C does while it waits
+    waiting.signal.wait = interrupt  # type: ignore[method-assign]  # like Ctrl-C during the wait
     with waiting, pytest.raises(KeyboardInterrupt) as raised:
         run_sync(waiting.next())
     assert task.id in "".join(raised.value.__notes__)
 
 
-def test_three_loops_in_a_row_wait_with_one_client(emulator: Emulator) -> None:
+def test_one_client_can_wait_on_successive_event_loops(emulator: Emulator) -> None:
     client = AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
 
     async def make() -> str:

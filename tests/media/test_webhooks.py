@@ -1,4 +1,4 @@
-"""Webhooks shorten a wait and never decide: lost, late, doubled and forged ones change no result."""
+"""Webhooks shorten waits but never decide them: lost, late, repeated or forged ones change no result."""
 
 from __future__ import annotations
 
@@ -52,16 +52,18 @@ SLOW = Polling(min=30.0, max=30.0)
 PATIENCE = 10.0
 
 
-def blocking(emulator: Emulator, polling: Polling = QUICK, **settings: Any) -> Client:
+def sync_client(emulator: Emulator, polling: Polling = QUICK, **settings: Any) -> Client:
     return Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=polling, **settings)
 
 
-def gets(emulator: Emulator) -> int:
-    return sum(each.method == "GET" and each.path.startswith("/v1/tasks/") for each in emulator.requests)
+def task_reads(emulator: Emulator) -> int:
+    return sum(
+        request.method == "GET" and request.path.startswith("/v1/tasks/") for request in emulator.requests
+    )
 
 
 class Reported:
-    """Remember what a receiver reports, and let a test wait for it."""
+    """Records the tasks that a receiver reports, and lets a test wait for them."""
 
     def __init__(self) -> None:
         self.tasks: list[Any] = []
@@ -78,26 +80,26 @@ class Reported:
             return self.tasks
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Give other threads the time that they need."""
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds that other threads bring about."""
     signal = threading.Event()
     for _ in range(1000):
-        if holds():
+        if condition():
             return
         signal.wait(0.01)
-    raise AssertionError("it never came to hold")
+    raise AssertionError("the condition never held")
 
 
 @pytest.mark.parametrize("fault", ["webhook", "webhook:twice", "webhook:forged", "webhook:unsigned"])
-def test_a_delivery_ends_a_wait_that_would_poll_only_later(emulator: Emulator, fault: str) -> None:
-    client = blocking(emulator, SLOW)
+def test_a_delivery_ends_a_wait_before_its_next_poll(emulator: Emulator, fault: str) -> None:
+    client = sync_client(emulator, SLOW)
     receiver = client.webhooks(secret=SECRET)
     if fault != "webhook":
         emulator.fault(fault, route=SUBMISSIONS)
     with receiver.serve():
         task = client.images.submit("a fox", **IMAGE, webhook=receiver)
         assert task.wait(timeout=25).status == "completed"
-    assert gets(emulator) == 1
+    assert task_reads(emulator) == 1
 
 
 def deliver_in_another_process(base_url: str, ledger: Path) -> None:
@@ -105,10 +107,10 @@ def deliver_in_another_process(base_url: str, ledger: Path) -> None:
     deliver(client.webhooks(secret=SECRET, public_url="https://app.example.com"), "fox", {})
 
 
-def test_a_delivery_to_another_process_wakes_waits_where_both_share_a_ledger(tmp_path: Path) -> None:
+def test_a_delivery_to_another_process_ends_waits_on_a_shared_ledger(tmp_path: Path) -> None:
     clock = ManualClock()
     with Emulator(clock=clock) as emulator:
-        client = blocking(emulator, SLOW, ledger=tmp_path / "tasks.db")
+        client = sync_client(emulator, SLOW, ledger=tmp_path / "tasks.db")
         task = client.images.submit("a fox", **IMAGE, key="fox")
         emulator.advance(60)
         ended: list[str] = []
@@ -121,7 +123,7 @@ def test_a_delivery_to_another_process_wakes_waits_where_both_share_a_ledger(tmp
         other.join()
         waiting.join()
         assert ended == ["completed"]
-        assert gets(emulator) == 1
+        assert task_reads(emulator) == 1
 
 
 async def test_a_delivery_to_another_thread_wakes_an_event_loop(emulator: Emulator) -> None:
@@ -134,8 +136,8 @@ async def test_a_delivery_to_another_thread_wakes_an_event_loop(emulator: Emulat
 
 
 @pytest.mark.parametrize("fault", ["webhook:never", "webhook:late;seconds=600", "webhook:early"])
-def test_a_delivery_that_fails_to_come_in_time_costs_only_polls(emulator: Emulator, fault: str) -> None:
-    client = blocking(emulator)
+def test_a_missing_late_or_early_delivery_does_not_fail_a_wait(emulator: Emulator, fault: str) -> None:
+    client = sync_client(emulator)
     receiver = client.webhooks(secret=SECRET)
     emulator.fault(fault, route=SUBMISSIONS)
     with receiver.serve():
@@ -143,21 +145,23 @@ def test_a_delivery_that_fails_to_come_in_time_costs_only_polls(emulator: Emulat
 
 
 @pytest.mark.parametrize("fault", ["webhook:twice", "webhook:early", "webhook:forged", "webhook:held"])
-def test_each_end_is_reported_once(emulator: Emulator, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_finished_task_is_reported_once(
+    emulator: Emulator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("piccc.media.deliveries.FIRST_PAUSE", 0.05)
-    client, reported = blocking(emulator), Reported()
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, on_task=reported)
     emulator.fault(fault, route=SUBMISSIONS, times=2)
     with receiver.serve():
         tasks = [client.images.submit(f"fox {n}", **IMAGE, webhook=receiver) for n in range(4)]
         assert sorted(task.id for task in reported.wait(4)) == sorted(task.id for task in tasks)
-        until(lambda: all(each.delivered for each in emulator.deliveries))
+        until(lambda: all(delivery.delivered for delivery in emulator.deliveries))
     assert len(reported.tasks) == 4
     assert {task.status for task in reported.tasks} == {"completed"}
 
 
 def test_a_lost_submission_is_recovered_by_its_delivery(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, on_task=reported)
     emulator.fault("lost-answer", route=SUBMISSIONS)
     with receiver.serve():
@@ -167,36 +171,36 @@ def test_a_lost_submission_is_recovered_by_its_delivery(emulator: Emulator) -> N
     assert client.ledger.unsettled() == []
     before = len(emulator.requests)
     assert client.tasks.resume("fox").id == task.id == emulator.charges[0].task_id
-    assert [each.path for each in emulator.requests[before:]] == [f"/v1/tasks/{task.id}"]
+    assert [request.path for request in emulator.requests[before:]] == [f"/v1/tasks/{task.id}"]
 
 
-def test_a_lost_submission_takes_no_foreign_task(emulator: Emulator) -> None:
-    client = blocking(emulator)
+def test_a_delivery_does_not_settle_a_submission_with_a_foreign_task(emulator: Emulator) -> None:
+    client = sync_client(emulator)
     receiver = client.webhooks(secret=SECRET, public_url="http://127.0.0.1:9")
     foreign = client.images.submit("another", **IMAGE)
     emulator.fault("disconnect", route=SUBMISSIONS)
     with pytest.raises(SubmissionUnknown):
         client.images.submit("a fox", **IMAGE, key="fox", webhook=receiver)
     deliver(receiver, "fox", {"data": {"task_id": foreign.id}})
-    assert [each.key for each in client.ledger.unsettled()] == ["fox"]
+    assert [submission.key for submission in client.ledger.unsettled()] == ["fox"]
 
 
 def deliver(receiver: Webhooks, key: str, body: object, url: str | None = None, **headers: str) -> int:
-    """Deliver to a receiver as its server does; return the status."""
+    """Deliver a webhook to a receiver as the server would; return the status."""
     path = receiver.url_for(key) if url is None else url
     return request(receiver, "POST", path, headers, json.dumps(body).encode())
 
 
 def request(receiver: Webhooks, method: str, path: str, headers: dict[str, str], body: bytes) -> int:
-    """Have a receiver answer a request, and try once to report what it keeps; return the status."""
+    """Send a receiver a request, and let it try once to report its deliveries; return the status."""
     deliveries = receiver.deliveries(SyncBackend())
     status, _ = run_sync(deliveries.receive(method, path, headers, body))
     run_sync(deliveries.close())
     return status
 
 
-def test_what_has_no_genuine_address_is_404_and_asks_nothing(emulator: Emulator) -> None:
-    client = blocking(emulator)
+def test_a_forged_webhook_url_gets_404_and_causes_no_request(emulator: Emulator) -> None:
+    client = sync_client(emulator)
     receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com/hooks")
     task = client.images.submit("a fox", **IMAGE, key="fox", webhook=receiver)
     body = {"data": {"task_id": task.id}}
@@ -205,43 +209,45 @@ def test_what_has_no_genuine_address_is_404_and_asks_nothing(emulator: Emulator)
     for url in (genuine[:-1], genuine + "x", other.url_for("fox"), "/", "", "/hooks/%/%", f"{genuine}/more"):
         assert deliver(receiver, "fox", body, url=url) == 404
     assert receiver.url_for("hare").rsplit("/", 1)[1] != genuine.rsplit("/", 1)[1]
-    assert gets(emulator) == 0
+    assert task_reads(emulator) == 0
     assert deliver(receiver, "fox", body) == 204
 
 
-def test_only_tasks_of_the_ledger_are_asked_for(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+def test_only_tasks_in_the_ledger_are_read(emulator: Emulator) -> None:
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=reported)
     task = client.images.submit("a fox", **IMAGE, key="fox").wait()
-    before = gets(emulator)
+    before = task_reads(emulator)
     assert deliver(receiver, "stranger", {"data": {"task_id": "task_victim"}}) == 204
-    assert gets(emulator) == before
+    assert task_reads(emulator) == before
     assert deliver(receiver, "fox", {"data": {"task_id": "task_victim", "status": "failed"}}) == 204
-    assert [each.id for each in reported.tasks] == [task.id]
+    assert [task.id for task in reported.tasks] == [task.id]
     assert reported.tasks[0].status == "completed"
 
 
 def test_repeated_deliveries_do_not_multiply_requests(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, public_url="https://app.example.com", on_task=reported)
     client.images.submit("a fox", **IMAGE, key="fox").wait()
-    before = gets(emulator)
+    before = task_reads(emulator)
     for _ in range(50):
         assert deliver(receiver, "fox", {}) == 204
-    assert gets(emulator) - before == 1
+    assert task_reads(emulator) - before == 1
     assert len(reported.tasks) == 1
 
 
 @pytest.mark.parametrize(
     ("method", "body", "status"), [("GET", b"", 405), ("POST", b"x" * 65_537, 413), ("POST", b"{", 204)]
 )
-def test_odd_requests_get_their_status(emulator: Emulator, method: str, body: bytes, status: int) -> None:
-    receiver = blocking(emulator).webhooks(secret=SECRET, public_url="https://app.example.com")
+def test_unusual_requests_get_the_right_status(
+    emulator: Emulator, method: str, body: bytes, status: int
+) -> None:
+    receiver = sync_client(emulator).webhooks(secret=SECRET, public_url="https://app.example.com")
     assert request(receiver, method, receiver.url_for("fox"), {}, body) == status
 
 
-def test_signed_deliveries_are_verified_and_replays_do_nothing(emulator: Emulator) -> None:
-    client = blocking(emulator)
+def test_signatures_are_verified_and_replays_are_ignored(emulator: Emulator) -> None:
+    client = sync_client(emulator)
     receiver = client.webhooks(
         secret=SECRET, public_url="https://app.example.com", signing_secret=emulator.webhook_secret
     )
@@ -250,22 +256,22 @@ def test_signed_deliveries_are_verified_and_replays_do_nothing(emulator: Emulato
     path = receiver.url_for("fox")
     genuine = sign(emulator.webhook_secret, "evt_1", now, body)
     late = sign(emulator.webhook_secret, "evt_1", now - 301, body)
-    before = gets(emulator)
+    before = task_reads(emulator)
     for headers, content in (({}, body), (genuine, b"{ }"), (late, body)):
         assert request(receiver, "POST", path, headers, content) == 401
     assert [request(receiver, "POST", path, genuine, body) for _ in range(3)] == [204] * 3
-    assert gets(emulator) == before
+    assert task_reads(emulator) == before
 
 
-def test_the_emulators_own_signatures_pass(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+def test_signatures_of_the_emulator_are_accepted(emulator: Emulator) -> None:
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, signing_secret=emulator.webhook_secret, on_task=reported)
     with receiver.serve():
         client.images.submit("a fox", **IMAGE, webhook=receiver)
         assert reported.wait(1)[0].status == "completed"
 
 
-def test_one_of_several_signatures_suffices_and_malformed_ones_are_no_error() -> None:
+def test_one_valid_signature_suffices_and_malformed_ones_fail_quietly() -> None:
     headers = sign("whsec_c2VjcmV0", "evt_1", 1000, b"body")
     rotated = {**headers, "webhook-signature": f"v1,AAAA v2,x {headers['webhook-signature']} nonsense"}
     assert verify("whsec_c2VjcmV0", rotated, b"body", 1000.0)
@@ -273,19 +279,19 @@ def test_one_of_several_signatures_suffices_and_malformed_ones_are_no_error() ->
         assert not verify("whsec_c2VjcmV0", {**headers, "webhook-signature": signature}, b"body", 1000.0)
 
 
-async def test_it_is_an_asgi_app_that_answers_before_it_asks(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+async def test_the_asgi_app_responds_before_it_reads_the_task(emulator: Emulator) -> None:
+    client, reported = sync_client(emulator), Reported()
     receiver = client.webhooks(secret=SECRET, public_url="http://app/hooks", on_task=reported)
     await asyncio.to_thread(lambda: client.images.submit("a fox", **IMAGE, key="fox").wait())
     sent: list[dict[str, Any]] = []
-    before, asked = gets(emulator), []
+    before, asked = task_reads(emulator), []
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"{}"}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
-        asked.append(gets(emulator))
+        asked.append(task_reads(emulator))
 
     scope = {"type": "http", "method": "POST", "path": httpx.URL(receiver.url_for("fox")).path, "headers": []}
     await receiver.asgi(scope, receive, send)
@@ -297,10 +303,10 @@ async def test_it_is_an_asgi_app_that_answers_before_it_asks(emulator: Emulator)
         assert (await http.post("http://app/hooks/x/y")).status_code == 404
 
 
-def test_the_server_prints_nothing_of_its_secret_addresses(
+def test_the_server_never_logs_its_secret_urls(
     emulator: Emulator, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    receiver = blocking(emulator).webhooks(secret=SECRET)
+    receiver = sync_client(emulator).webhooks(secret=SECRET)
     with caplog.at_level(logging.DEBUG, "piccc"), receiver.serve():
         url = receiver.url_for("fox")
         assert httpx.post(url, content=b"{}").status_code == 204
@@ -309,7 +315,7 @@ def test_the_server_prints_nothing_of_its_secret_addresses(
     token = url.rsplit("/", 1)[1]
     printed = capfd.readouterr()
     assert token not in printed.out + printed.err + "".join(
-        each.getMessage() for each in caplog.records if each.name == "piccc"
+        record.getMessage() for record in caplog.records if record.name == "piccc"
     )
 
 
@@ -317,10 +323,10 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "a short secret": {"secret": "guess"},
     "no secret": {"secret": None},
     "a signing secret that is not Base64": {"signing_secret": "whsec_%%%"},
-    "a signing secret that is cut": {"signing_secret": "whsec_c2VjcmV"},
+    "a truncated signing secret": {"signing_secret": "whsec_c2VjcmV"},
     "an empty signing secret": {"signing_secret": "whsec_"},
     "a signing secret of bytes": {"signing_secret": b"whsec_c2VjcmV0"},
-    "on_task that is no function": {"on_task": "print"},
+    "on_task that is not a function": {"on_task": "print"},
     "forward_to without a host": {"forward_to": "/hook"},
     "forward_to that cannot be parsed": {"forward_to": "https://[::1/x"},
     "public_url with a query": {"public_url": "https://app.example.com/hooks?tenant=1"},
@@ -329,68 +335,70 @@ MALFORMED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_settings_are_refused_when_the_receiver_is_made(
+def test_malformed_settings_are_rejected_when_the_receiver_is_created(
     emulator: Emulator, settings: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError):
-        blocking(emulator).webhooks(**{"secret": SECRET, **settings})
+        sync_client(emulator).webhooks(**{"secret": SECRET, **settings})
 
 
-def test_without_an_address_there_is_none_for_a_submission(emulator: Emulator) -> None:
-    client = blocking(emulator)
+def test_a_receiver_without_a_url_cannot_be_given_to_a_submission(emulator: Emulator) -> None:
+    client = sync_client(emulator)
     with pytest.raises(ConfigurationError, match="no URL yet"):
         client.images.submit("a fox", **IMAGE, webhook=client.webhooks(secret=SECRET))
     assert emulator.requests == []
 
 
-def test_a_port_in_use_is_an_error_of_ours(emulator: Emulator) -> None:
-    receiver = blocking(emulator).webhooks(secret=SECRET)
+def test_a_port_in_use_raises_configuration_error(emulator: Emulator) -> None:
+    receiver = sync_client(emulator).webhooks(secret=SECRET)
     with receiver.serve() as server, pytest.raises(ConfigurationError, match="cannot listen"):
         receiver.serve(port=int(server.url.rpartition(":")[2]))
 
 
-def test_a_pickled_receiver_makes_the_same_addresses(emulator: Emulator) -> None:
-    receiver = blocking(emulator).webhooks(
+def test_a_pickled_receiver_has_the_same_urls(emulator: Emulator) -> None:
+    receiver = sync_client(emulator).webhooks(
         secret=SECRET, public_url="https://app.example.com", on_task=lambda task: None
     )
     assert pickle.loads(pickle.dumps(receiver)).url_for("fox") == receiver.url_for("fox")  # noqa: S301
     assert copy.deepcopy(receiver) is receiver
 
 
-class Asked(Server):
-    """A server of which the first readings fail; its clock is `skew` seconds ahead."""
+class FaultyServer(Server):
+    """A server whose first reads fail and whose clock is `skew` seconds ahead."""
 
     def __init__(self, *reads: Fault, skew: float = 0.0) -> None:
         super().__init__(epoch=time.time() + skew)
-        self.faults_of_reads = list(reads)
+        self.first_read_faults = list(reads)
 
     def answer(self, request: HTTPRequest) -> WorldResponse:
         response = super().answer(request)
-        if request.method == "GET" and self.faults_of_reads:
-            response = self.faults_of_reads.pop(0)() or response
+        if request.method == "GET" and self.first_read_faults:
+            response = self.first_read_faults.pop(0)() or response
         return response
 
     def receiver(self, **settings: Any) -> tuple[Account, Deliveries]:
-        """Return an account, and what answers deliveries to it."""
+        """Return an account and the handler of its deliveries."""
         account = self.account()
         receiver = Webhooks(account, secret=SECRET, public_url="https://app.example.com", **settings)
         return account, receiver.deliveries(account.session.io)
 
     def claim(self, account: Account, key: str = "fox", task: str | None = None) -> None:
-        """Write a submission down, as sent, and perhaps as the task that it became."""
+        """Record a submission as sent, and as settled if its task is given."""
         account.ledger.claim(Submission(key, "image", "digest", {"prompt": "a fox"}))
         if task is not None:
             account.ledger.settle(key, task)
 
     def make(self, **shown: Any) -> str:
-        """Make a task that has ended; return its id."""
+        """Add a task, which has ended by default; return its ID."""
         id = f"t{len(self.charges)}"
         self.charges.append({"task_id": id, "ends": 0.0, **shown})
         return id
 
 
-def post(world: Asked, deliveries: Deliveries, body: bytes, *, key: str = "fox", times: int = 1) -> list[int]:
-    """Deliver at a submission's address and go on until nothing is left to be done; return the statuses."""
+def post(
+    world: FaultyServer, deliveries: Deliveries, body: bytes, *, key: str = "fox", times: int = 1
+) -> list[int]:
+    """Deliver to a submission's URL and run the world until it is idle; return the statuses."""
     statuses: list[int] = []
 
     async def send() -> None:
@@ -403,23 +411,23 @@ def post(world: Asked, deliveries: Deliveries, body: bytes, *, key: str = "fox",
 
 
 def _path(key: str) -> str:
-    receiver = Webhooks(Asked().account(), secret=SECRET, public_url="https://app.example.com")
+    receiver = Webhooks(FaultyServer().account(), secret=SECRET, public_url="https://app.example.com")
     return httpx.URL(receiver.url_for(key)).path
 
 
-TROUBLE: dict[str, list[Fault]] = {
+READ_FAULTS: dict[str, list[Fault]] = {
     "busy": [refusal(503)] * 3,
     "an outage of an hour": [not_sent] * 20,
-    "a key that is refused for a while": [refusal(401)] * 2,
-    "no task": [refusal(200, {"page": "html"})],
+    "a key rejected for a while": [refusal(401)] * 2,
+    "a response without a task": [refusal(200, {"page": "html"})],
     "not found yet": [refusal(404)] * 3,
-    "many requests": [refusal(429)] * 3,
+    "rate limiting": [refusal(429)] * 3,
 }
 
 
-@pytest.mark.parametrize("faults", TROUBLE.values(), ids=TROUBLE)
-def test_a_delivery_is_kept_until_the_server_has_confirmed_it(faults: list[Fault]) -> None:
-    world, reported = Asked(*faults), Reported()
+@pytest.mark.parametrize("faults", READ_FAULTS.values(), ids=READ_FAULTS)
+def test_a_delivery_is_retried_until_its_task_can_be_read(faults: list[Fault]) -> None:
+    world, reported = FaultyServer(*faults), Reported()
     account, deliveries = world.receiver(on_task=reported)
     world.claim(account, task=world.make())
     assert post(world, deliveries, b"{}") == [204]
@@ -430,10 +438,8 @@ def test_a_delivery_is_kept_until_the_server_has_confirmed_it(faults: list[Fault
 
 
 @pytest.mark.parametrize("error", [ValueError("no room"), OSError(28, "No space left"), OutputError("gone")])
-def test_on_task_is_called_until_it_succeeds_and_then_no_more(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    world, calls = Asked(), []
+def test_on_task_is_retried_until_it_succeeds(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    world, calls = FaultyServer(), []
 
     def on_task(task: Any) -> None:
         calls.append(task.id)
@@ -448,8 +454,8 @@ def test_on_task_is_called_until_it_succeeds_and_then_no_more(
     assert len(caplog.records) == 4
 
 
-def test_a_delivery_ahead_of_its_task_waits_for_its_end() -> None:
-    world, reported = Asked(), Reported()
+def test_an_early_delivery_is_held_until_its_task_ends() -> None:
+    world, reported = FaultyServer(), Reported()
     account, deliveries = world.receiver(on_task=reported)
     world.claim(account, task=world.make(ends=600.0))
     post(world, deliveries, b"{}")
@@ -457,8 +463,8 @@ def test_a_delivery_ahead_of_its_task_waits_for_its_end() -> None:
     assert len(world.asked) < 20
 
 
-def test_what_is_given_up_is_asked_for_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    world = Asked(*[refusal(503)] * 1000)
+def test_a_delivery_is_given_up_after_a_day(caplog: pytest.LogCaptureFixture) -> None:
+    world = FaultyServer(*[refusal(503)] * 1000)
     account, deliveries = world.receiver(on_task=Reported())
     world.claim(account, task=world.make())
     post(world, deliveries, b"{}")
@@ -467,37 +473,37 @@ def test_what_is_given_up_is_asked_for_no_more(caplog: pytest.LogCaptureFixture)
 
 
 ECHOES: dict[str, tuple[dict[str, Any], float, bool]] = {
-    "nothing but its id": ({}, 0, True),
+    "only its id": ({}, 0, True),
     "its type": ({"type": "image"}, 0, True),
     "its prompt": ({"prompt": "a fox"}, 0, True),
     "another type": ({"type": "video"}, 0, False),
     "another prompt": ({"prompt": "a hare"}, 0, False),
-    "that it was made later": ({"age": 0}, 0, True),
-    "that it was made before": ({"age": 3600}, 0, False),
+    "a later creation time": ({"age": 0}, 0, True),
+    "an earlier creation time": ({"age": 3600}, 0, False),
     "a clock an hour ahead": ({"age": 0}, 3600, True),
     "a clock an hour behind": ({"age": 0}, -3600, True),
-    "a clock an hour ahead, made before": ({"age": 3600}, 3600, False),
+    "a clock an hour ahead, created earlier": ({"age": 3600}, 3600, False),
 }
 
 
-@pytest.mark.parametrize(("shown", "skew", "is_its"), ECHOES.values(), ids=ECHOES)
-def test_a_delivery_settles_its_submission_whatever_the_server_echoes(
-    shown: dict[str, Any], skew: float, is_its: bool
+@pytest.mark.parametrize(("shown", "skew", "is_match"), ECHOES.values(), ids=ECHOES)
+def test_a_delivery_settles_only_a_submission_that_matches_its_task(
+    shown: dict[str, Any], skew: float, is_match: bool
 ) -> None:
-    world, reported = Asked(skew=skew), Reported()
+    world, reported = FaultyServer(skew=skew), Reported()
     account, deliveries = world.receiver(on_task=reported)
     if "age" in shown:
         shown = {"created_at": world.epoch - shown["age"]}
     world.claim(account)
     id = world.make(**shown)
     assert post(world, deliveries, json.dumps({"data": {"task_id": id}}).encode()) == [204]
-    assert [task.id for task in reported.tasks] == ([id] if is_its else [])
-    assert account.ledger.key_of(id) == ("fox" if is_its else None)
+    assert [task.id for task in reported.tasks] == ([id] if is_match else [])
+    assert account.ledger.key_of(id) == ("fox" if is_match else None)
     assert len(world.asked) == 1
 
 
-def test_the_task_of_another_submission_is_not_taken() -> None:
-    world, reported = Asked(), Reported()
+def test_a_task_of_another_submission_is_not_reassigned() -> None:
+    world, reported = FaultyServer(), Reported()
     account, deliveries = world.receiver(on_task=reported)
     id = world.make()
     world.claim(account, "hare", task=id)
@@ -515,18 +521,18 @@ BODIES = {
     "control characters": lambda n: json.dumps({"task_id": "a\r\nb"}),
     "a lone surrogate": lambda n: '{"task_id": "\\ud800\\n"}',
     "deep nesting": lambda n: "[" * 60_000,
-    "no object": lambda n: "3",
+    "not an object": lambda n: "3",
     "an id that is a number": lambda n: '{"task_id": 3}',
-    "no JSON": lambda n: "\0",
+    "not JSON": lambda n: "\0",
 }
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_an_address_causes_few_requests_whatever_is_sent_to_it(
+def test_no_delivery_body_causes_more_than_a_few_requests(
     body: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("piccc.media.deliveries.GIVE_UP_SECONDS", 600.0)
-    world, statuses = Asked(), []
+    world, statuses = FaultyServer(), []
     account, deliveries = world.receiver(on_task=Reported())
     world.claim(account)
     for number in range(200):
@@ -536,11 +542,11 @@ def test_an_address_causes_few_requests_whatever_is_sent_to_it(
     assert all(path.startswith("/v1/tasks/x") for _, path in world.asked)
 
 
-def test_what_there_is_no_room_for_is_refused_and_taken_when_it_comes_again(
+def test_a_delivery_beyond_capacity_gets_503_and_can_be_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("piccc.media.deliveries.MAX_JOBS", 1)
-    world, reported = Asked(refusal(503)), Reported()
+    world, reported = FaultyServer(refusal(503)), Reported()
     account, deliveries = world.receiver(on_task=reported)
     for key in ("fox", "hare"):
         world.claim(account, key, task=world.make())
@@ -557,8 +563,8 @@ def test_what_there_is_no_room_for_is_refused_and_taken_when_it_comes_again(
     assert [task.id for task in reported.tasks] == ["t0", "t1"]
 
 
-def test_a_delivery_is_refused_while_the_ledger_fails() -> None:
-    world = Asked()
+def test_a_delivery_gets_503_while_the_ledger_fails() -> None:
+    world = FaultyServer()
     account, deliveries = world.receiver()
     world.claim(account)
 
@@ -570,57 +576,57 @@ def test_a_delivery_is_refused_while_the_ledger_fails() -> None:
 
 
 @pytest.mark.parametrize("skew", [-600.0, -300.0, 0.0, 300.0, 600.0])
-def test_polling_misses_no_end_where_the_clocks_differ(skew: float) -> None:
-    world = Asked(skew=skew)
+def test_polling_misses_no_task_when_clocks_differ(skew: float) -> None:
+    world = FaultyServer(skew=skew)
     account, _ = world.receiver()
     for _ in range(5):
         world.make(created_at=world.epoch)
     assert endings(world, account, 5) == ["t0", "t1", "t2", "t3", "t4"]
 
 
-def endings(world: Asked, account: Account, count: int, memory: Memory | None = None) -> list[str]:
+def endings(world: FaultyServer, account: Account, count: int, memory: Memory | None = None) -> list[str]:
     ended: list[str] = []
 
     async def poll() -> None:
-        with Endings(account, memory or Memory()) as found:
-            ended.extend([(await found.next()).id for _ in range(count)])
+        with Endings(account, memory or Memory()) as source:
+            ended.extend([(await source.next()).id for _ in range(count)])
 
     world.run(poll())
     return sorted(ended)
 
 
 LISTS: dict[str, list[Fault]] = {
-    "as it should be": [],
+    "working": [],
     "no filter by status": [refusal(400), refusal(400)],
-    "other words for a status": [refusal(200, {"data": []}), refusal(200, {"data": []})],
-    "an outage amid the first walk": [lambda: None, refusal(503), refusal(503), refusal(503), refusal(503)],  # type: ignore[list-item,return-value]
+    "other names of statuses": [refusal(200, {"data": []}), refusal(200, {"data": []})],
+    "an outage during the first scan": [lambda: None, refusal(503), refusal(503), refusal(503), refusal(503)],  # type: ignore[list-item,return-value]
 }
 
 
 @pytest.mark.parametrize("faults", LISTS.values(), ids=LISTS)
-def test_polling_misses_no_task_that_runs_however_much_is_newer(faults: list[Fault]) -> None:
-    world = Asked(*faults)
+def test_polling_misses_no_running_task_behind_many_newer_ones(faults: list[Fault]) -> None:
+    world = FaultyServer(*faults)
     account, _ = world.receiver()
-    for number in range(450):  # the oldest was made two hours ago; two of them run, far apart
-        made = {"created_at": world.epoch - 7200.0 + 10 * number}
-        world.make(**made, ends=100.0 if number in (3, 222) else 0.0)
+    for number in range(450):  # from two hours ago on; two, far apart, are still running
+        created = {"created_at": world.epoch - 7200.0 + 10 * number}
+        world.make(**created, ends=100.0 if number in (3, 222) else 0.0)
     assert endings(world, account, 2) == ["t222", "t3"]
 
 
-def test_polling_waits_through_an_outage_and_goes_on_after_what_on_task_raised() -> None:
-    world, memory = Asked(), Memory()
+def test_polling_survives_an_outage_and_repeats_unreported_tasks() -> None:
+    world, memory = FaultyServer(), Memory()
     account, _ = world.receiver()
     for _ in range(3):
         world.make(created_at=world.epoch, ends=20.0)
-    world.faults_of_reads = [lambda: None] * 3 + [refusal(503)] * 500  # type: ignore[list-item,return-value]
+    world.first_read_faults = [lambda: None] * 3 + [refusal(503)] * 500  # type: ignore[list-item,return-value]
     assert endings(world, account, 1, memory) != []
-    assert len(memory.unreported) == 3  # nobody has said that the first was reported
+    assert len(memory.unreported) == 3  # the first was not marked as reported
     memory.unreported.pop("t1")
     assert endings(world, account, 2, memory) == ["t0", "t2"]
 
 
 def raw(server: WebhookServer, head: str) -> bytes:
-    """Send bytes to a server; return its reply."""
+    """Send raw bytes to a server; return the status line."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
         connection.sendall(head.encode())
@@ -631,10 +637,10 @@ LENGTHS = {"9" * 5000: b" 413 ", "-1": b" 413 ", "1e3": b" 413 ", "65537": b" 41
 
 
 @pytest.mark.parametrize(("length", "status"), LENGTHS.items(), ids=[key[:8] for key in LENGTHS])
-def test_odd_lengths_are_answered_without_a_trace(
+def test_unusual_content_lengths_get_a_status_and_print_nothing(
     emulator: Emulator, capfd: pytest.CaptureFixture[str], length: str, status: bytes
 ) -> None:
-    receiver = blocking(emulator).webhooks(secret=SECRET)
+    receiver = sync_client(emulator).webhooks(secret=SECRET)
     with receiver.serve() as server:
         path = httpx.URL(receiver.url_for("fox")).path
         assert status in raw(server, f"POST {path}?task_id=x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
@@ -643,8 +649,8 @@ def test_odd_lengths_are_answered_without_a_trace(
 
 
 @pytest.mark.parametrize("skew", [0.0, 240.0, 900.0, -900.0, 7200.0])
-def test_a_signed_delivery_is_taken_whatever_our_clock_says_and_a_replayed_one_is_not(skew: float) -> None:
-    world, reported = Asked(skew=skew), Reported()
+def test_signed_deliveries_tolerate_clock_skew_but_not_replays(skew: float) -> None:
+    world, reported = FaultyServer(skew=skew), Reported()
     account, deliveries = world.receiver(on_task=reported, signing_secret="whsec_c2VjcmV0")
     world.claim(account, task=world.make())
     statuses: list[int] = []
@@ -662,14 +668,14 @@ def test_a_signed_delivery_is_taken_whatever_our_clock_says_and_a_replayed_one_i
     assert sum("limit=1" in path for _, path in world.asked) <= 1
 
 
-def test_timestamps_of_any_length_are_no_error() -> None:
+def test_malformed_timestamps_fail_verification() -> None:
     headers = sign("whsec_c2VjcmV0", "evt_1", 1000, b"body")
     for timestamp in ("9" * 5000, "-1", "nan", "", "1e9"):
         assert not verify("whsec_c2VjcmV0", {**headers, "webhook-timestamp": timestamp}, b"body", 1000.0)
 
 
-def test_slow_connections_hold_few_threads_and_no_delivery_up(emulator: Emulator) -> None:
-    receiver = blocking(emulator).webhooks(secret=SECRET)
+def test_slow_connections_hold_few_threads_and_block_no_delivery(emulator: Emulator) -> None:
+    receiver = sync_client(emulator).webhooks(secret=SECRET)
     before = threading.active_count()
     with receiver.serve() as server, ExitStack() as stack:
         host, port = server.url.removeprefix("http://").split(":")
@@ -680,7 +686,7 @@ def test_slow_connections_hold_few_threads_and_no_delivery_up(emulator: Emulator
         until(lambda: threading.active_count() - before <= MAX_CONNECTIONS + MAX_WORKERS + 1)
 
 
-async def test_the_ledger_is_not_asked_on_the_event_loop(emulator: Emulator, tmp_path: Path) -> None:
+async def test_the_ledger_is_not_called_on_the_event_loop(emulator: Emulator, tmp_path: Path) -> None:
     threads: list[int] = []
 
     class Watched(SQLiteLedger):
@@ -696,8 +702,8 @@ async def test_the_ledger_is_not_asked_on_the_event_loop(emulator: Emulator, tmp
     assert threading.get_ident() not in threads
 
 
-def test_polling_reports_every_task_as_if_it_had_been_delivered(emulator: Emulator) -> None:
-    client, reported = blocking(emulator), Reported()
+def test_polling_reports_every_task_like_a_delivery(emulator: Emulator) -> None:
+    client, reported = sync_client(emulator), Reported()
     tasks = [client.images.submit(f"fox {n}", **IMAGE) for n in range(5)]
     with serving(FileHost()) as app:
         receiver = client.webhooks(
@@ -714,7 +720,7 @@ def test_polling_reports_every_task_as_if_it_had_been_delivered(emulator: Emulat
         )
 
 
-async def test_polling_from_a_loop_reports_what_was_submitted_later_too(emulator: Emulator) -> None:
+async def test_async_polling_also_reports_tasks_submitted_later(emulator: Emulator) -> None:
     async with AsyncClient(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK) as client:
         first = await client.images.submit("first", **IMAGE)
         polling = client.webhooks(secret=SECRET).apoll()

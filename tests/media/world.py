@@ -1,7 +1,7 @@
-"""A world on a virtual clock: a server with tasks, and waits in threads and event loops of its own.
+"""A simulated server and simulated waits, in any number of threads and event loops, on a virtual clock.
 
-Ports of this world suspend where real ones would wait. `run` goes on with whoever is due next, so that any
-number of loops and threads run in one thread, the same way each time.
+Where a real backend would wait, a simulated one suspends its coroutine. `run` resumes the coroutine that is
+due next, so everything runs in one thread and in the same order each time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOREVER = float("inf")
 
 
 class Pause:
-    """What a coroutine awaits in this world: a moment, or a signal before it."""
+    """An awaitable that ends at a given time, or earlier if its signal is set."""
 
     def __init__(self, until: float, signal: WorldSignal | None = None) -> None:
         self.until = until
@@ -40,30 +40,30 @@ class Pause:
 
     @property
     def is_over(self) -> bool:
-        """Whether its signal was given."""
+        """Whether the signal was set."""
         return self.signal is not None and self.signal.is_set
 
 
 class WorldSignal:
-    """A signal of this world."""
+    """A signal between simulated waits."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.is_set = False
 
     def set(self) -> None:
-        """Wake who waits, or who waits next."""
+        """Wake the current waiter, or the next one."""
         self.is_set = True
 
     async def wait(self, seconds: float) -> None:
-        """Return when it was set or when `seconds` have passed, and forget that it was set."""
+        """Return once the signal is set or `seconds` have passed, and clear it."""
         await Pause(self._world.now + seconds, self)
         self.is_set = False
 
 
 @dataclass
 class World:
-    """A server with a fleet of tasks `t0` to `tN`, and its clock; `asked` is when it was asked for what."""
+    """A server with tasks `t0` to `tN`, and its clock; `asked` logs the time and path of requests."""
 
     fleet: Fleet
     now: float = 0.0
@@ -79,7 +79,7 @@ class World:
         ledger: Ledger | None = None,
         **port: Any,
     ) -> Account:
-        """Return an account over a port of its own."""
+        """Return an account with its own simulated backend."""
         config = resolve(api_key=key, base_url=f"http://world-{id(self)}.test")
         return Account(Session(config, WorldIO(self, **port)), polling=polling, ledger=ledger)
 
@@ -88,7 +88,7 @@ class World:
         return 0.0
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of every reply."""
+        """Return the headers of every response."""
         return {}
 
     def answer(self, request: HTTPRequest) -> WorldResponse:
@@ -99,31 +99,35 @@ class World:
             self.refusals -= 1
             return WorldResponse(429, {"error": {"message": "Slow down"}}, {"retry-after": "60"})
         if path.startswith("/v1/tasks?"):
-            found = self.fleet.page(path, self.now)
-            page = {"data": [_body(task) for task in found.tasks], "has_more": bool(found.following)}
-            return WorldResponse(200, {**page, "next_cursor": (found.following or {}).get("cursor")})
+            listed = self.fleet.page(path, self.now)
+            page = {"data": [_body(task) for task in listed.tasks], "has_more": bool(listed.following)}
+            return WorldResponse(200, {**page, "next_cursor": (listed.following or {}).get("cursor")})
         number = int(urlsplit(path).path.rpartition("t")[2])
         if number >= len(self.fleet.ends):
             return WorldResponse(404, {"error": {"message": "No such task"}})
         return WorldResponse(200, _body(self.fleet.read(number, self.now)))
 
     def run(self, *coroutines: Coroutine[Any, Any, Any]) -> None:
-        """Run coroutines until all have ended, each going on when its pause is over."""
+        """Run coroutines until all have ended; resume each when its pause is over."""
         pauses: dict[Coroutine[Any, Any, Any], Pause] = {each: Pause(self.now) for each in coroutines}
+
+        def due(coroutine: Coroutine[Any, Any, Any]) -> float:
+            return self.now if pauses[coroutine].is_over else pauses[coroutine].until
+
         while pauses or self.started:
             pauses |= {self.started.popleft()(): Pause(self.now) for _ in range(len(self.started))}
-            next_one = min(pauses, key=lambda each: self.now if pauses[each].is_over else pauses[each].until)
-            if not pauses[next_one].is_over:
-                assert pauses[next_one].until < FOREVER, "all wait for ever"
-                self.now = max(self.now, pauses[next_one].until)
+            coroutine = min(pauses, key=due)
+            if not pauses[coroutine].is_over:
+                assert pauses[coroutine].until < FOREVER, "every coroutine waits forever"
+                self.now = max(self.now, pauses[coroutine].until)
             try:
-                pauses[next_one] = next_one.send(None)
+                pauses[coroutine] = coroutine.send(None)
             except StopIteration:
-                del pauses[next_one]
+                del pauses[coroutine]
 
 
 class WorldIO:
-    """A port of this world. What it sends is answered after `latency` seconds, or fails to be sent."""
+    """A simulated backend: requests get a response after `latency` seconds, or fail before sending."""
 
     backend = "world"
     client = None
@@ -138,34 +142,34 @@ class WorldIO:
         return self._world.now
 
     def random(self) -> float:
-        """Return a middling number."""
+        """Return a constant, so that jitter is predictable."""
         return 0.5
 
     def signal(self) -> WorldSignal:
-        """Make a signal."""
+        """Return a signal."""
         return WorldSignal(self._world)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function in place: in this world nothing blocks."""
+        """Call a function directly: nothing blocks here."""
         return function(*args)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine in the background, when the world goes on."""
+        """Schedule a coroutine in the background."""
         self._world.started.append(work)
 
     def in_thread(self) -> WorldIO:
-        """Return itself: there are no threads in this world."""
+        """Return this backend: there are no threads here."""
         return self
 
     async def close(self) -> None:
         """Do nothing."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Pause for `seconds`."""
         await Pause(self._world.now + seconds)
 
     async def send(self, request: HTTPRequest) -> WorldResponse:
-        """Send."""
+        """Send a request, or fail to."""
         if self._fails:
             raise Failure(Outcome.NOT_SENT, "no route")
         if request.before_sending is not None:
@@ -177,7 +181,7 @@ class WorldIO:
 
 
 class WorldResponse:
-    """A reply that is there at once."""
+    """A response whose body is available at once."""
 
     def __init__(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
@@ -198,15 +202,15 @@ def _body(task: Task) -> dict[str, Any]:
 
 
 Fault = Callable[[], "WorldResponse | None"]
-"""What happens to a submission instead of its being accepted; None accepts it after all."""
+"""Returns the response to a submission, or raises; None accepts the submission."""
 
 
 @dataclass
 class Server(World):
-    """A server that takes submissions: each costs one charge, takes `post` seconds, and its task `seconds`.
+    """A server that accepts submissions; each is charged and takes `post` seconds, and its task `seconds`.
 
-    `faults` are what happens to submissions from one moment to another, the first that fits; `read_faults`
-    what happens to the next reads.
+    `faults` has the start and end time of each fault of submissions; the first that matches applies.
+    `read_faults` apply to the next reads, the last one first.
     """
 
     fleet: Fleet = field(default_factory=lambda: Fleet([], []))
@@ -245,7 +249,7 @@ class Server(World):
         return WorldResponse(200, self._shown(self.charges[number]))
 
     def accept(self, request: HTTPRequest) -> WorldResponse:
-        """Take a submission."""
+        """Accept a submission."""
         body = json.loads(request.body or b"{}")
         task = {
             **body,
@@ -278,12 +282,12 @@ class Server(World):
     def _page(self, query: dict[str, list[str]]) -> WorldResponse:
         start, size = int(query.get("cursor", ["0"])[0]), int(query["limit"][0])
         wanted = query.get("status", ["completed", "processing"])
-        there = (
-            each
-            for each in reversed(self.charges)
-            if each["task_id"] not in self.gone and self._status(each) in wanted
+        matching = (
+            task
+            for task in reversed(self.charges)
+            if task["task_id"] not in self.gone and self._status(task) in wanted
         )
-        shown = [self._shown(each) for each in islice(there, start, start + size + 1)]
+        shown = [self._shown(task) for task in islice(matching, start, start + size + 1)]
         more = len(shown) > size
         page = {"data": shown[:size], "has_more": more}
         return WorldResponse(200, {**page, "next_cursor": str(start + size) if more else None})
@@ -291,8 +295,8 @@ class Server(World):
 
 def refusal(status: int, body: object = None, **headers: str) -> Fault:
     """Return a fault that answers with a status."""
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    return lambda: WorldResponse(status, body or {"error": {"message": "Slow down"}}, told)
+    response_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda: WorldResponse(status, body or {"error": {"message": "Slow down"}}, response_headers)
 
 
 def not_sent() -> WorldResponse:
