@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -277,6 +278,11 @@ def test_the_callers_messages_are_not_modified(llm: Piccc) -> None:
     assert [message.model_dump_json() for message in conversation] == before
 
 
-def test_counting_tokens_downloads_nothing(make: Callable[..., Piccc]) -> None:
+def test_counting_tokens_downloads_nothing(
+    make: Callable[..., Piccc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts: list[str] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: hosts.append(host) or [])
     message = ChatMessage(role="user", blocks=[ImageBlock(url="https://images.test/kiln.png")])
     assert make().count_tokens([message]) > 0
+    assert hosts == []

@@ -68,13 +68,16 @@ def test_an_async_handle_can_be_pickled_and_copied(
 
 
 def test_a_pickled_client_keeps_its_settings(emulator: Emulator, tmp_path: Path) -> None:
+    key = "pcc_live_of_a_pickled_client"
     client = Client(
-        base_url=emulator.base_url, api_key="k", ledger=tmp_path / "tasks.db", private_outputs=True
+        base_url=emulator.base_url, api_key=key, ledger=tmp_path / "tasks.db", private_outputs=True
     )
-    loaded = pickle.loads(pickle.dumps(client))  # noqa: S301  our own bytes
+    pickled = pickle.dumps(client)
+    loaded = pickle.loads(pickled)  # noqa: S301  our own bytes
     assert loaded.ledger.path == tmp_path / "tasks.db"
     assert loaded._account.private_outputs
-    assert "pcc_" not in repr(loaded)
+    assert key.encode() not in pickled
+    assert key not in repr(client)
 
 
 class _Tags(HTMLParser):

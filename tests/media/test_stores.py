@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from piccc.emulator import Emulator
-from piccc.errors import BatchStopped, ConfigurationError, OutputError, OutputWrongType
+from piccc.errors import BatchStopped, ConfigurationError, OutputError, OutputExpired, OutputWrongType
 from piccc.media import stores
 from piccc.media.ledgers.sqlite import SQLiteLedger
 from tests.media.driven import Connect
@@ -228,8 +228,8 @@ def test_a_missing_output_does_not_fail_the_batch(
     client = connect(base_url=emulator.base_url, api_key=emulator.api_key)
     emulator.fault("410", route="GET /files/*", times=1)
     batch = client.images.map(["a", "b", "c"], model="piccc-image", save_to=tmp_path)
-    assert len(batch) == 3
-    assert len(batch.files) + len(batch.errors) == 3
+    assert (len(batch), len(batch.files)) == (3, 2)
+    assert [type(error) for error in batch.errors.values()] == [OutputExpired]
 
 
 def test_a_store_used_in_a_forked_child_raises_instead_of_hanging(
