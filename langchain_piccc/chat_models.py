@@ -132,8 +132,10 @@ class ChatPiccc(ClientSettings, BaseChatModel):
     Both dialects produce the same messages. Every error is both a `piccc.errors` class and a LangChain
     `ModelError`.
 
-    Each call also accepts the settings below as keywords, plus `tools`, `tool_choice`, `parallel_tool_calls`,
-    `response_format` and `extra_headers`. An unknown keyword raises InvalidArgumentError.
+    Each call also accepts `model`, `temperature`, `top_p`, `max_tokens`, `stop`, `seed`, `reasoning_effort`,
+    `replay_reasoning`, `extra_body` and `timeout` as keywords, plus `tools`, `tool_choice`,
+    `parallel_tool_calls`, `response_format`, `strict` and `extra_headers`. An unknown keyword raises
+    InvalidArgumentError.
 
     The constructor also accepts the names used by LangChain's other models: `model_name`, `piccc_api_key`,
     `request_timeout`, `stop_sequences`, `max_completion_tokens`, and `stream_usage=True`, which has no

@@ -301,6 +301,11 @@ class PicccMediaTool(ClientSettings, BaseTool):
     handle_validation_error: Any = Field(default_factory=lambda: _invalid_arguments, exclude=True, repr=False)
 
     @model_validator(mode="after")
+    def _check_clients(self) -> Self:
+        self._pair()  # raises for a client of the wrong kind
+        return self
+
+    @model_validator(mode="after")
     def _check_pillow(self) -> Self:
         if self.show == "thumbnail" and find_spec("PIL") is None:
             raise MissingExtraError('show="thumbnail" needs Pillow.', hint="pip install pillow")
@@ -571,6 +576,11 @@ class PicccMediaToolkit(StrictModel, BaseToolkit):
     """Maximum seconds that a call waits; after that, the model is told that the task is still running."""
     show: Show = "none"
     """Whether to show finished images to the model: `none`, `image`, or a 512-pixel `thumbnail`."""
+
+    @model_validator(mode="after")
+    def _check_clients(self) -> Self:
+        PicccTaskTool(client=self.client, async_client=self.async_client)  # raises for a wrong client
+        return self
 
     def get_tools(self) -> list[BaseTool]:
         """Return the tools."""

@@ -387,12 +387,13 @@ def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> Cha
     stop = known.get("stop", ())
     known["stop"] = [stop] if isinstance(stop, str) else list(stop)
     known["extra_body"] = {**known.get("extra_body", {}), **unknown}
-    if isinstance(known.get("response_format"), Mapping):
-        known["response_format"] = _response_format(known["response_format"])
+    wanted = known.get("response_format")
+    if wanted not in (None, "json") and not isinstance(wanted, JSONSchema):
+        known["response_format"] = _response_format(wanted)
     return ChatRequest(messages=messages, **known)
 
 
-def _response_format(wanted: Mapping[str, Any]) -> JSONSchema | str | None:
+def _response_format(wanted: object) -> JSONSchema | str | None:
     """Read a `response_format` in OpenAI's form."""
     match wanted:
         case {"type": "json_object"}:

@@ -247,3 +247,21 @@ def test_an_async_client_without_an_event_loop_says_what_to_do() -> None:
     with pytest.raises(ConfigurationError, match="asyncio") as caught:
         call.send(None)
     assert "trio" in caught.value.hint
+
+
+def test_an_object_of_the_wrong_type_is_rejected_by_the_constructor() -> None:
+    from langchain_piccc import PicccImageTool, PicccMediaToolkit
+    from llama_index_piccc import PicccMediaToolSpec
+
+    constructors: dict[str, Callable[[], object]] = {
+        "spend_limit": lambda: Client(spend_limit=3),  # type: ignore[arg-type]  # the mistake
+        "polling": lambda: Client(polling=3),  # type: ignore[arg-type]  # the mistake
+        "ledger": lambda: Client(ledger=3),  # type: ignore[arg-type]  # the mistake
+        "client": lambda: PicccImageTool(client=3),
+        "async_client": lambda: PicccMediaToolkit(async_client=3),
+        "client of LlamaIndex": lambda: PicccMediaToolSpec(client=3),  # type: ignore[arg-type]  # the mistake
+    }
+    for name, construct in constructors.items():
+        with pytest.raises(ConfigurationError, match=f"{name.partition(' ')[0]} is of type int") as caught:
+            construct()
+        assert caught.value.hint.startswith("Pass a")

@@ -441,6 +441,10 @@ class _Client:
             raise ConfigurationError(
                 f"polling is of type {_type_name(polling)}.", hint="Pass a piccc.Polling."
             )
+        if spend_limit is not None and not hasattr(spend_limit, "spend"):
+            raise ConfigurationError(
+                f"spend_limit is of type {_type_name(spend_limit)}.", hint="Pass a piccc.SpendLimit."
+            )
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         if rate is not None:

@@ -119,7 +119,10 @@ def wrong_settings(owner: str, error: ValidationError, known: Collection[str]) -
     """Return the error for settings that pydantic rejected, without their values: one may be a key."""
     unknown: list[str] = []
     malformed: dict[str, list[str]] = {}
-    for each in error.errors(include_url=False, include_context=False, include_input=False):
+    for each in error.errors(include_url=False, include_input=False):
+        own = each.get("ctx", {}).get("error")
+        if not each["loc"] and isinstance(own, ConfigurationError):
+            return own  # of a check of all settings together, with its hint
         name = str(each["loc"][0]) if each["loc"] else ""
         if each["type"] == "extra_forbidden":
             unknown.append(name)

@@ -490,3 +490,12 @@ def test_a_streamed_response_equals_a_constructed_one_and_shares_no_state() -> N
     message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text="Hello, world")])
     assert second == ChatResponse(message=message, delta=", world", raw={}, additional_kwargs={})
     assert second.model_dump() == ChatResponse(message=message, delta=", world", raw={}).model_dump()
+
+
+@pytest.mark.parametrize("wanted", [3, "xml", {"type": "xml"}])
+def test_an_invalid_response_format_is_rejected_before_sending(
+    wanted: object, llm: Piccc, emulator: Emulator
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="response_format is not valid"):
+        llm.complete("Hello", response_format=wanted)
+    assert not emulator.requests

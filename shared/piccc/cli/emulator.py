@@ -194,7 +194,7 @@ def _created(**settings: Any) -> Emulator:
     try:
         return Emulator(**settings)
     except (OSError, TypeError, ValueError) as error:
-        message = str(error).replace("loopback_only=False", "--allow-remote")
+        message = str(error).replace("loopback_only=False", "--allow-remote").replace("math.inf", "inf")
         raise InvalidArgumentError(f"Cannot start the emulator: {message}") from error
 
 

@@ -440,6 +440,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        message = f"cannot listen on {host}:{port}: {error.strerror}; port 0 picks a free one"
+        message = (
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port, or 0 for any free one"
+        )
         raise OSError(error.errno, message) from None
     return bound
