@@ -12,7 +12,17 @@ import pytest
 from pydantic import SecretStr
 
 from piccc._http.backends import run_sync
-from piccc.config import PLACEHOLDER_URL, Config, Key, Timeout, as_timeout, check_headers, origin_of, resolve
+from piccc.config import (
+    PLACEHOLDER_URL,
+    Config,
+    Key,
+    Timeout,
+    as_timeout,
+    check_headers,
+    origin_of,
+    resolve,
+    ways_out,
+)
 from piccc.errors import ConfigurationError
 
 KEY = "pcc_live_configured"
@@ -48,12 +58,18 @@ def test_a_base_url_may_end_with_the_version(given: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["api.test", "ftp://api.test", "https://", "http://[::1", "http://h:port", "https://h?a=1", "//h"],
+    ["api.test", "ftp://api.test", "https://", "http://[::1", "http://h:port", "//h"],
 )
 def test_a_malformed_base_url_is_rejected_and_not_shown(given: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(base_url=given)
     assert given not in caught.value.message
+
+
+@pytest.mark.parametrize("given", ["https://h?a=1", "https://h/#a"])
+def test_a_query_or_fragment_of_the_base_url_is_rejected(given: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"has a query or a fragment.\nRemove it."):
+        resolve(base_url=given)
 
 
 def test_arguments_override_the_environment_which_overrides_defaults(
@@ -100,6 +116,7 @@ def test_the_exception_of_a_key_function_is_the_cause() -> None:
     with pytest.raises(ConfigurationError, match="raised LookupError") as caught:
         auth_headers(resolve(api_key=vault))
     assert isinstance(caught.value.__cause__, LookupError)
+    assert caught.value.hint == "See the cause."
 
 
 @pytest.mark.parametrize("source", [None, "", "  ", SecretStr(""), lambda: "", lambda: None, lambda: 7])
@@ -107,6 +124,27 @@ def test_a_missing_key_is_an_error_at_the_first_call(source: Any) -> None:
     config = resolve(api_key=source)
     with pytest.raises(ConfigurationError, match="No API key"):
         auth_headers(config)
+
+
+@pytest.mark.parametrize(
+    ("is_unpickled", "hint"),
+    [(False, "To try without a key, start the emulator: piccc emulator"), (True, "Keys are not pickled")],
+)
+def test_the_hint_for_a_missing_key_mentions_pickling_only_after_it(is_unpickled: bool, hint: str) -> None:
+    config = resolve()
+    with pytest.raises(ConfigurationError, match="No API key") as caught:
+        auth_headers(pickle.loads(pickle.dumps(config)) if is_unpickled else config)  # noqa: S301  our own
+    assert hint in caught.value.hint
+    assert ("pickled" in caught.value.hint) is is_unpickled
+
+
+@pytest.mark.parametrize(("missing", "installs"), [("", False), ("av", True)])
+def test_installing_the_emulator_is_suggested_only_if_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str, installs: bool
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    assert ways_out().endswith("piccc emulator")
+    assert ("pip install" in ways_out()) is installs
 
 
 @pytest.mark.parametrize("source", ["pcc_live_ключ_of_ours", "pcc_live_a\r\nx-evil: 1", "pcc_live_\x00ab"])

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from piccc import Client, PicccError
-from piccc._http.responses import outcome_of, read_error_text, snippet, status_error
+from piccc._http.responses import WEB_PAGE, outcome_of, read_error_text, snippet, status_error
 from piccc.emulator import Emulator
 from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestError, ServerError
 
@@ -26,7 +26,6 @@ from piccc.errors import SNIPPET_BYTES, ContextOverflowError, InvalidRequestErro
         ('{"detail": [{"msg": "no"}]}', '{"detail": [{"msg": "no"}]}', None),
         ("no", "no", None),
         ('["no"]', '["no"]', None),
-        (" \n<html>no</html>", "a web page instead of an API response. Is base_url the API's address?", None),
         ("", "", None),
         ("[" * 10_000, "[" * 199 + "…", None),
         ('{"error": {"message": "' + "x" * 900 + '"}}', "x" * 499 + "…", None),
@@ -36,6 +35,27 @@ def test_the_servers_message_is_read_from_every_error_format(
     body: str, message: str, code: str | None
 ) -> None:
     assert read_error_text(body) == (message, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "hint"),
+    [
+        (502, " \n<html>no</html>", WEB_PAGE, "Is base_url the API's address?"),
+        (
+            400,
+            "<html>The plain HTTP request was sent to HTTPS port",
+            WEB_PAGE,
+            "start base_url with https://",
+        ),
+        (502, "no", "The server said: no", "Try again later"),
+        (502, "", "The server gave no reason.", "Try again later"),
+        (504, "no", "The server said: no", "check before you retry"),
+    ],
+)
+def test_an_error_says_what_came_and_what_to_do(status: int, body: str, message: str, hint: str) -> None:
+    error = status_error(status, {}, body.encode())
+    assert error.message == message
+    assert hint in error.hint
 
 
 def test_an_error_has_the_facts_of_the_response_without_secrets() -> None:
@@ -177,3 +197,11 @@ def test_a_log_line_has_status_and_time_but_no_content(caplog: pytest.LogCapture
     assert all(record.levelno == logging.INFO for record in caplog.records if record.name == "piccc")
     assert "private" not in caplog.text
     assert emulator.api_key not in caplog.text
+
+
+def test_a_read_that_times_out_at_a_gateway_is_not_said_to_have_acted() -> None:
+    with Emulator(faults=["504"]) as emulator:
+        client = Client(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+        with pytest.raises(PicccError) as caught:
+            client.tasks.get("task_1")
+    assert (caught.value.status, caught.value.hint) == (504, "Try again later.")

@@ -100,10 +100,18 @@ PLACEHOLDER_URL = "https://api.example.com"
 KEY_VARIABLE = "PICCC_API_KEY"
 URL_VARIABLE = "PICCC_BASE_URL"
 LONGEST = 366 * 86400.0
-WAYS_OUT = (
-    f"Set {URL_VARIABLE} (or pass base_url=) to your server's URL, "
-    'or start the emulator: pip install "piccc[cli,emulator]" && piccc emulator'
-)
+_FOR_EMULATOR = ("av", "httptools", "jsonschema", "PIL", "rich", "snowballstemmer", "typer")
+
+
+def ways_out() -> str:
+    """Return what to do if no server is configured."""
+    from importlib.util import find_spec
+
+    install = "" if all(map(find_spec, _FOR_EMULATOR)) else 'pip install "piccc[cli,emulator]" && '
+    return (
+        f"Set {URL_VARIABLE} (or pass base_url=) to your server's URL, "
+        f"or start the emulator: {install}piccc emulator"
+    )
 
 
 @runtime_checkable
@@ -132,15 +140,16 @@ class Key:
     An unpickled key is read from `PICCC_API_KEY` again.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ("_is_unpickled", "_source")
 
-    def __init__(self, source: ApiKey | None = None) -> None:
+    def __init__(self, source: ApiKey | None = None, is_unpickled: bool = False) -> None:
         self._source = source
+        self._is_unpickled = is_unpickled
 
     async def ask(self, run: Run | None = None) -> str:
         """Return the key as plain text; raise ConfigurationError if it is missing or malformed."""
         key = await self._obtain(run)
-        error = _key_error(key)
+        error = _key_error(key, is_unpickled=self._is_unpickled)
         if error is None:
             return key
         del key  # tracebacks with local variables must not show it
@@ -174,30 +183,36 @@ class Key:
     def __deepcopy__(self, memo: dict[int, Any]) -> Key:
         return self
 
-    def __reduce__(self) -> tuple[type[Key], tuple[()]]:
-        return (Key, ())
+    def __reduce__(self) -> tuple[type[Key], tuple[None, bool]]:
+        return (Key, (None, True))
 
 
 async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: Run | None) -> Any:
+    is_async = inspect.iscoroutinefunction(source)
     try:
-        key = source() if run is None or inspect.iscoroutinefunction(source) else await run(source)
-        return await key if inspect.isawaitable(key) else key
+        key = source() if run is None or is_async else await run(source)
+        if inspect.isawaitable(key):
+            is_async = True
+            key = await key
+        return key
     except PicccError:
         raise
     except Exception as error:
         raise ConfigurationError(
             f"The api_key function raised {type(error).__name__}.",
-            hint="See the cause. Only the asynchronous client accepts an async function.",
+            hint="See the cause."
+            + (" Only the asynchronous client accepts an async function." if is_async else ""),
         ) from error
 
 
-def _key_error(key: str) -> ConfigurationError | None:
+def _key_error(key: str, *, is_unpickled: bool) -> ConfigurationError | None:
     if not key:
-        return ConfigurationError(
-            "No API key.",
-            hint=f"Pass api_key=, or set {KEY_VARIABLE}. Keys are not pickled: set the variable where "
-            "a model is loaded. To try without a key, start the emulator: piccc emulator",
+        hint = (
+            f"Pass api_key=, or set {KEY_VARIABLE}. To try without a key, start the emulator: piccc emulator"
         )
+        if is_unpickled:
+            hint = f"Keys are not pickled: set {KEY_VARIABLE} where the client is loaded."
+        return ConfigurationError("No API key.", hint=hint)
     if not key.isascii() or not key.isprintable():
         return ConfigurationError(
             "The API key has characters that are not allowed in an HTTP header.", hint="Copy it again."
@@ -425,10 +440,12 @@ def split_url(url: str) -> tuple[str, Key | None]:
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(
             "base_url is not an http(s) URL.", hint="Write it as https://host or https://host:port/prefix."
         )
+    if parts.query or parts.fragment:
+        raise ConfigurationError("base_url has a query or a fragment.", hint="Remove it.")
     basic = None
     if parts.username is not None:
         basic = Key(b64encode(f"{parts.username}:{parts.password or ''}".encode()).decode())

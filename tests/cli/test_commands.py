@@ -133,6 +133,8 @@ def test_shell_completion_suggests_commands(unconfigured: Shell) -> None:
         ("Pass api_key=, or set PICCC_API_KEY.", "Set PICCC_API_KEY."),
         ("Check the key: pass api_key= or set PICCC_API_KEY.", "Check the key: set PICCC_API_KEY."),
         ("Set PICCC_BASE_URL (or pass base_url=) to it.", "Set PICCC_BASE_URL to it."),
+        ("Check base_url.", "Check PICCC_BASE_URL."),
+        ("It was not sent again. retry_unknown=True sends it again anyway.", "It was not sent again."),
         ('pip install "piccc[all]"', 'pip install "piccc[all]"'),
     ],
 )
@@ -281,7 +283,7 @@ MCP_WARNINGS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "all but a model": (COMPLETE, ("No video model is configured: calls of generate_video fail.",)),
     "a key in quotation marks": (
         {**COMPLETE, "PICCC_API_KEY": "'k'", "PICCC_MCP_VIDEO_MODELS": "b"},
-        ('only the key, without "Bearer"', "Every call fails"),
+        ('only the key, without "Bearer"', "every call fails"),
     ),
     "all": ({**COMPLETE, "PICCC_VIDEO_MODEL": "b"}, ()),
 }

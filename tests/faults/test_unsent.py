@@ -188,7 +188,7 @@ FAULTS: dict[Callable[[Environment], str], int] = {
 }
 """The number of attempts for each fault."""
 MESSAGES: dict[Callable[[Environment], str], str] = {
-    refused: "start the emulator",
+    refused: "Check base_url, the network and the proxy; `piccc doctor` helps.",
     untrusted: "certificate is not trusted",
     plain_http_behind_https: "start base_url with http://",
     tls_behind_http: "tart base_url with https://",

@@ -115,7 +115,7 @@ class StreamParser:
         error.may_have_been_billed = True
         if isinstance(error, StreamError):
             error.partial = reply
-            error.hint = error.hint or "The answer is incomplete; `partial` has what had arrived."
+            error.hint = error.hint or "The answer is incomplete; `partial` has what arrived."
         broken = self._raw.explain(error, cause)
         self.end(broken)
         return broken

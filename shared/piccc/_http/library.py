@@ -49,8 +49,10 @@ def library_of(client: Any, kind: str) -> Any:
         if name in LIBRARIES and class_.__name__ == kind:
             return sys.modules[name]
     parameter = "http_client" if kind == "Client" else "http_async_client"
+    module = type(client).__module__
+    name = f"{'' if module == 'builtins' else f'{module}.'}{type(client).__qualname__}"
     raise ConfigurationError(
-        f"{parameter} is a {type(client).__module__}.{type(client).__qualname__}.",
+        f"{parameter} is of type {name}.",
         hint=f"Pass an httpx.{kind} or an httpx2.{kind}.",
     )
 

@@ -31,6 +31,11 @@ from piccc.errors import (
 )
 from piccc.tasks import is_moderation
 
+WEB_PAGE = "The server returned a web page instead of an API response."
+_GATEWAY_TIMEOUT = (
+    "The server may have acted on it: check before you retry. "
+    "A smaller request, or streaming, may avoid this."
+)
 ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     400: (InvalidRequestError, Outcome.REJECTED, "Correct the request."),
     401: (AuthenticationError, Outcome.REJECTED, "Check the key: pass api_key= or set PICCC_API_KEY."),
@@ -44,8 +49,8 @@ ERRORS: dict[int, tuple[type[APIStatusError], Outcome, str]] = {
     425: (InvalidRequestError, Outcome.UNTIMELY, "Try again."),
     429: (RateLimitError, Outcome.REFUSED, "Wait `retry_after` seconds, or send fewer requests at once."),
     503: (OverloadedError, Outcome.REFUSED, "Try again later."),
-    504: (GatewayTimeoutError, Outcome.UNKNOWN, "Make the request smaller, or use streaming."),
-    524: (GatewayTimeoutError, Outcome.UNKNOWN, "Make the request smaller, or use streaming."),
+    504: (GatewayTimeoutError, Outcome.UNKNOWN, _GATEWAY_TIMEOUT),
+    524: (GatewayTimeoutError, Outcome.UNKNOWN, _GATEWAY_TIMEOUT),
     529: (OverloadedError, Outcome.REFUSED, "Try again later."),
 }
 _OTHER_4XX = (InvalidRequestError, Outcome.REJECTED, "Correct the request.")
@@ -83,8 +88,11 @@ def status_error(
         hint = "Moderation refused the request: change the prompt or its media."
     elif status == 400 and re.search(_NEEDS_TLS, text):
         hint = "The server speaks TLS: start base_url with https://."
+    elif is_web_page(text):
+        hint = f"{hint} Is base_url the API's address?"
+    said = f"The server said: {message}" if message else "The server gave no reason."
     return kind(
-        f"The server said: {message}" if message else "The server gave no reason.",
+        WEB_PAGE if is_web_page(text) else said,
         hint=hint,
         status=status,
         code=code,
@@ -98,17 +106,17 @@ def status_error(
 
 
 def read_error_text(text: str) -> tuple[str, str | None]:
-    """Return an error body's message and code: either envelope, `{code, msg}`, `{detail}`, text or HTML."""
+    """Return an error body's message and code: either envelope, `{code, msg}`, `{detail}`, or text."""
     try:
         body = parse(text)
     except ValueError:
-        return _plain(text), None
+        return shorten(text, 200), None
     if not isinstance(body, dict):
-        return _plain(text), None
+        return shorten(text, 200), None
     if error := body.get("error"):
         return server_error(error)
     message = next((body[name] for name in ("message", "msg", "detail") if body.get(name)), None)
-    return shorten(message) if isinstance(message, str) else _plain(_without_quotes(text)), id_of(
+    return shorten(message) if isinstance(message, str) else shorten(_without_quotes(text), 200), id_of(
         body.get("code")
     )
 
@@ -144,12 +152,6 @@ def _row(status: int) -> tuple[type[APIStatusError], Outcome, str]:
 def is_web_page(text: str) -> bool:
     """Return whether a body is HTML, which no route of the API returns."""
     return text.lstrip()[:1] == "<"
-
-
-def _plain(text: str) -> str:
-    if is_web_page(text):
-        return "a web page instead of an API response. Is base_url the API's address?"
-    return shorten(text, 200)
 
 
 E = TypeVar("E", bound=PicccError)

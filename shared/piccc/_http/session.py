@@ -24,9 +24,15 @@ from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Out
 from piccc._http.backends import read_all
 from piccc._http.chat_stream import StreamParser
 from piccc._http.connections import earliest, request_id
-from piccc._http.responses import RawResponse, is_web_page, outcome_of, read_error_text, status_error
+from piccc._http.responses import (
+    WEB_PAGE,
+    RawResponse,
+    is_web_page,
+    outcome_of,
+    read_error_text,
+    status_error,
+)
 from piccc.config import (
-    WAYS_OUT,
     Config,
     Rate,
     Timeout,
@@ -36,6 +42,7 @@ from piccc.config import (
     redact,
     redact_causes,
     secrets_in,
+    ways_out,
 )
 from piccc.conversation import Attempt, ChatReply, ChatRequest, Record
 from piccc.errors import (
@@ -438,6 +445,8 @@ class _RetryState:
             error = status_error(response.status, response.headers, body, secrets_in(self.headers))
             if response.status == 404:
                 error.hint = _NOT_FOUND[self.call.kind]
+            elif self.call.kind is Retryability.READ and outcome_of(response.status) is Outcome.UNKNOWN:
+                error.hint = self._advice(sent=True)  # a read changes nothing
             if response.status == 429 and self.config.rate is not None:
                 with suppress(
                     PicccError
@@ -471,6 +480,8 @@ class _RetryState:
             self.budget.give(max(self.spent, REFUND))
             return raw
         body = (await self._snippet(raw.response)).decode(errors="replace")
+        if is_web_page(body):
+            return self._rejected(raw, WEB_PAGE, body)
         text = read_error_text(body)[0] if body.strip() else "an empty body"
         return self._rejected(raw, f"The server did not return a stream: {text}", body)
 
@@ -514,17 +525,19 @@ class _RetryState:
 
     def _advice(self, *, sent: bool, reason: str = "") -> str:
         if self.config.is_placeholder:
-            return f"No server is configured: {self.config.base_url} is a placeholder. {WAYS_OUT}."
+            return f"No server is configured: {self.config.base_url} is a placeholder. {ways_out()}"
         if not sent:
-            general = f"Check the URL, the network and the proxy. {WAYS_OUT}."
+            general = "Check base_url, the network and the proxy; `piccc doctor` helps."
             hint = next((hint for pattern, hint in _CAUSES if re.search(pattern, reason)), general)
             return f"Nothing was sent. {hint}"
         is_plain = self.url.startswith("http://") and re.search(_MAYBE_TLS, reason)
         tls = " If the server speaks TLS, start base_url with https://." if is_plain else ""
         if self.call.kind is Retryability.READ:
             return f"Try again later.{tls}"
-        acted = "The request was sent, so the server may have acted on it"
-        return f"{acted}.{tls}" if self.config.retry_unknown else f"{acted}: it was not sent again.{tls}"
+        acted = "The server may have acted on the request"
+        if self.config.retry_unknown:
+            return f"{acted}.{tls}"
+        return f"{acted}, so it was not sent again. retry_unknown=True sends it again anyway.{tls}"
 
     def _rotates(self, error: PicccError) -> bool:
         if error.status != 401 or self.has_rotated or self.config.key.is_fixed:
@@ -760,7 +773,8 @@ class Session:
         except RuntimeError:
             no_loop = ConfigurationError(
                 "An asynchronous client needs a running asyncio event loop.",
-                hint="Under trio, call the blocking client in trio.to_thread.run_sync.",
+                hint="Call it inside asyncio.run(...), or use piccc.Client. "
+                "Under trio, call the blocking client in trio.to_thread.run_sync.",
             )
         else:
             # The caller has already called `telemetry` for its span; calling it again would cost 1 µs.
@@ -801,9 +815,9 @@ def _error_in(payload: object, raw: RawResponse, kind: Retryability) -> PicccErr
 
 def _not_json(raw: RawResponse, kind: Retryability) -> PicccError:
     text = raw.body.decode(errors="replace")
-    what = "empty" if not text.strip() else "a web page" if is_web_page(text) else "not JSON"
+    what = "empty" if not text.strip() else "not JSON"
     error = (SubmissionUnknown if kind is Retryability.SUBMISSION else ResponseError)(
-        f"The server's response is {what}.",
+        WEB_PAGE if is_web_page(text) else f"The server's response is {what}.",
         hint="Check that base_url is the URL of a Piccc API.",
         may_have_been_billed=kind is not Retryability.READ,
         body=text,

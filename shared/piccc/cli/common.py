@@ -232,7 +232,9 @@ Exit codes:
   130  interrupted; see stderr for how to continue
 """
 _CALL = re.compile(r"client\.tasks\.(wait|resume)(?:_all)?\(\[?(.*?)\]?(, resubmit=True)?\)")
-_ARGUMENT = re.compile(r"\(or pass \w+=\) |\bpass \w+=,? or ", re.IGNORECASE)
+_ARGUMENT = re.compile(
+    r"\(or pass \w+=\) |\bpass \w+=,? or | retry_unknown=True sends it again anyway\.", re.IGNORECASE
+)
 
 
 class Commands(TyperGroup):
@@ -277,6 +279,7 @@ def report_error(error: PicccError) -> int:
 def in_shell_words(hint: str) -> str:
     """Rewrite a Python hint as shell commands and environment variables."""
     text = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "the output above is")
+    text = re.sub(r"\bbase_url\b", "PICCC_BASE_URL", text)
     return text if text.startswith("pip ") else text[:1].upper() + text[1:]
 
 

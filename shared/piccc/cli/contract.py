@@ -9,7 +9,7 @@ import typer
 
 from piccc._version import __version__
 from piccc.cli.common import AsJSON, document, option, say, write
-from piccc.config import WAYS_OUT, redact, resolve
+from piccc.config import redact, resolve, ways_out
 from piccc.errors import ConfigurationError
 
 
@@ -52,7 +52,7 @@ def contract(
 
     config = resolve()
     if config.is_placeholder:
-        raise ConfigurationError("No server is set.", hint=WAYS_OUT)
+        raise ConfigurationError("No server is set.", hint=ways_out())
     rows = rows_named(only or ())
     if not rows:
         raise typer.BadParameter(f"No row matches {', '.join(only or ())}.", param_hint="--only")

@@ -21,7 +21,7 @@ import typer
 
 from piccc._version import __version__
 from piccc.cli.common import AsJSON, LedgerPlace, document, in_shell_words, ledger_of, printable, results
-from piccc.config import KEY_VARIABLE, URL_VARIABLE, WAYS_OUT, Config, Key, is_loopback, redact, resolve
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config, Key, is_loopback, redact, resolve, ways_out
 from piccc.errors import (
     APIStatusError,
     AuthenticationError,
@@ -223,7 +223,7 @@ _ABSENT = (404, 405, 501)
 def _server(config: Config) -> Iterator[Finding]:
     if config.is_placeholder:
         yield Finding(
-            "server", "fix", f"{URL_VARIABLE} is not set, or is a placeholder", in_shell_words(WAYS_OUT)
+            "server", "fix", f"{URL_VARIABLE} is not set, or is a placeholder", in_shell_words(ways_out())
         )
         return
     # Without a key, the server's refusal still shows that it is there.
@@ -236,13 +236,14 @@ def _server(config: Config) -> Iterator[Finding]:
             finding, received = _probe(asked, probe, has_key=has_key)
         except PicccError as error:
             if not findings:
-                yield Finding("server", "fix", error.message, in_shell_words(error.hint))
+                hint = error.hint.replace("; `piccc doctor` helps", "")
+                yield Finding("server", "fix", error.message, in_shell_words(hint))
                 return
             finding, received = Finding(probe.name, "fix", error.message, in_shell_words(error.hint)), {}
         findings.append(finding)
         headers = received or headers
     if all(finding.says.startswith(_NONE) for finding in findings):
-        hint = "Check that base_url points to a Piccc API."
+        hint = f"Check that {URL_VARIABLE} points to a Piccc API."
         yield Finding("server", "fix", f"{config.base_url} responds, but has none of the API's routes", hint)
         return
     yield Finding("server", "ok", f"{config.base_url} responds")

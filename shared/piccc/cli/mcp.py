@@ -185,13 +185,13 @@ def _missing(config: Config, *, image: str | None, video: str | None) -> Iterato
         is_given = os.environ.get(KEY_VARIABLE, "").strip()
         found.append(f"{error.message} {error.hint if is_given else f'Set {KEY_VARIABLE}.'}")
     if config.is_placeholder:
-        found.append(f"No server is configured. Set {URL_VARIABLE} to its URL.")
+        found.append(f"No API is configured. Set {URL_VARIABLE} to the API's URL.")
     if found:
         yield " ".join(
             (
                 *found,
-                "Every call fails until then: set it in the host's settings for this server (`env` in most), "
-                "and restart it. To try it without either: piccc mcp --emulator.",
+                "Until then every call fails. Set the variables in the host's settings (usually under `env`) "
+                "and restart this server. To try it without either: piccc mcp --emulator",
             )
         )
     for tool, kind, models in (("generate_image", "image", image), ("generate_video", "video", video)):
