@@ -130,6 +130,8 @@ def test_shell_completion_suggests_commands(unconfigured: Shell) -> None:
         ("Go on: client.tasks.wait('task_1')", "Go on: piccc tasks wait task_1"),
         ("Go on: client.tasks.wait_all(['a', 'b'])", "Go on: piccc tasks wait a b"),
         ("Try client.tasks.resume('k', resubmit=True) now.", "Try piccc tasks resume k --resubmit now."),
+        ("To look, call client.tasks.wait('a'). Or not.", "To look, run: piccc tasks wait a\nOr not."),
+        ("To look, call client.tasks.wait('a').", "To look, run: piccc tasks wait a"),
         ("Pass api_key=, or set PICCC_API_KEY.", "Set PICCC_API_KEY."),
         ("Check the key: pass api_key= or set PICCC_API_KEY.", "Check the key: set PICCC_API_KEY."),
         ("Set PICCC_BASE_URL (or pass base_url=) to it.", "Set PICCC_BASE_URL to it."),

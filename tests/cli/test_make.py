@@ -181,7 +181,8 @@ def test_an_unusable_ledger_prevents_submission(shell: Shell, emulator: Emulator
     (shell.folder / "file").write_text("This is not a database, and never was one. " * 40)
     done = shell("image", "A mug", PICCC_LEDGER=ledger)
     assert done.returncode == 1
-    assert "PICCC_LEDGER" in done.stderr
+    assert "Pass another --ledger, or set PICCC_LEDGER." in done.stderr
+    assert "SQLiteLedger(" not in done.stderr
     assert emulator.requests == []
     assert shell("tasks", "list", PICCC_LEDGER=ledger).returncode == 0
 

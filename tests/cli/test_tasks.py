@@ -113,3 +113,6 @@ def test_resume_without_an_id_finds_every_lost_submission(shell: Shell, emulator
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == len(emulator.charges) == 2
     assert "No lost submissions" in shell("tasks", "resume").stderr
+    unnamed = shell("tasks", "resume", "--resubmit")
+    assert unnamed.returncode == 2
+    assert "No lost submissions" not in unnamed.stderr

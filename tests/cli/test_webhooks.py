@@ -48,6 +48,13 @@ def test_listen_prints_a_task_when_it_ends(shell: Shell, client: Client) -> None
         _stop(process)
 
 
+@pytest.mark.parametrize("options", [[], ["--receive", "--port", "0"]])
+def test_listen_ends_at_once_without_a_key(shell: Shell, options: list[str]) -> None:
+    done = shell("webhooks", "listen", *options, PICCC_API_KEY="", **SECRET)
+    assert done.returncode == 1
+    assert done.stderr.startswith("No API key.")
+
+
 def test_webhooks_are_received_verified_and_printed(shell: Shell, emulator: Emulator) -> None:
     with shell.start("webhooks", "listen", "--receive", "--port", "0", **SECRET) as process:
         assert process.stderr is not None

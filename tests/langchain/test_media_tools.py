@@ -175,6 +175,7 @@ def test_an_invalid_argument_returns_an_error_that_names_it(
         ("expired", "TaskExpired", True, "call again once"),
         ("400", "InvalidRequestError", True, "Correct the arguments"),
         ("401", "AuthenticationError", False, "tell the user"),
+        ("404", "NotFoundError", False, "Nothing was created. Do not retry: tell the user."),
         ("402", "PaymentRequiredError", False, "tell the user"),
         ("429", "RateLimitError", True, "Nothing was created"),
         ("503", "OverloadedError", True, "Nothing was created"),

@@ -26,6 +26,7 @@ from piccc.errors import (
     OutputWrongType,
     PicccError,
 )
+from piccc.media.handles import as_image
 from piccc.tasks import mime_type_of, suffix_of
 from tests.media.driven import Connect
 from tests.media.file_host import IMAGE, FileHost, serving
@@ -173,7 +174,7 @@ def test_content_that_is_not_an_image_is_rejected(
 
 
 def test_an_image_declared_as_video_is_rejected_unless_allowed(load_task: LoadTask, tmp_path: Path) -> None:
-    with pytest.raises(OutputWrongType, match="video"):
+    with pytest.raises(OutputWrongType, match="should be a video, but"):
         load_task(type="video").outputs[0].save(tmp_path / "a.mp4")
     assert load_task(type="video").outputs[0].save(tmp_path / "a.mp4", any_type=True).read_bytes() == IMAGE
 
@@ -449,6 +450,19 @@ def test_an_image_converts_to_pillow_and_to_a_base64_block(connect: Connect, emu
 def test_a_corrupt_image_raises_output_error(load_task: LoadTask) -> None:
     with pytest.raises(OutputError, match="cannot be read"):
         load_task().outputs[0].pil()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x00\x00\x00\x18ftypmp42" + bytes(16), "The output of task t is a video, not an image."),
+        (b"text", "The output of task t cannot be read as an image: its format is unknown."),
+    ],
+)
+def test_content_that_is_not_an_image_is_described(content: bytes, message: str) -> None:
+    with pytest.raises(OutputError) as raised:
+        as_image(content, "t")
+    assert raised.value.message == message
 
 
 def test_a_failed_download_leaves_an_existing_file_unchanged(

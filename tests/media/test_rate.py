@@ -6,6 +6,7 @@ import copy
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from langchain_core.rate_limiters import BaseRateLimiter
@@ -115,3 +116,27 @@ def test_a_spend_limit_without_a_shared_ledger_stays_in_its_process(emulator: Em
     with pytest.raises(ConfigurationError, match="with a ledger that both share"):
         Client(config=client.config, spend_limit=loaded).images.submit("a fox", **IMAGE)
     assert not emulator.charges
+
+
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        ({}, "SpendLimit()"),
+        ({"max_tasks": 3}, "SpendLimit(0 of 3 tasks)"),
+        (
+            {"max_video_seconds": 7.5, "max_cost": 1_000_000},
+            "SpendLimit(0 of 7.5 s of video, 0 of 1000000 money)",
+        ),
+    ],
+)
+def test_a_spend_limit_shows_only_the_limits_that_are_set(limits: dict[str, Any], shown: str) -> None:
+    assert repr(SpendLimit(**limits)) == shown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_tasks": -1}, {"max_video_seconds": -0.5}, {"max_cost": float("nan")}, {"prices": {"m": -1.0}}],
+)
+def test_a_negative_spend_limit_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        SpendLimit(**wrong)

@@ -10,7 +10,13 @@ import pytest
 
 from piccc import AsyncClient, Client, errors
 from piccc._dialects.tasks import read_task
-from piccc.errors import AuthenticationError, ConfigurationError, InvalidArgumentError, PicccError
+from piccc.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    PicccError,
+)
 from piccc.media.agent_tools import (
     ClientPair,
     artifact_of,
@@ -83,6 +89,13 @@ SETUP: dict[str, PicccError] = {
     "a wrong key": AuthenticationError("invalid key", hint="Check the key"),
     "no model": InvalidArgumentError("No model.", hint="Set PICCC_IMAGE_MODEL."),
 }
+
+
+def test_an_error_report_says_once_that_nothing_was_created() -> None:
+    report = failed(InvalidArgumentError("No loop.", hint="Nothing was sent. Use another mode."))
+    assert report.text == "No loop. Use another mode. Nothing was created. Do not retry: tell the user."
+    report = failed(NotFoundError("No such model."), is_submission=True)
+    assert report.text == "No such model. Nothing was created. Do not retry: tell the user."
 
 
 @pytest.mark.parametrize("case", SETUP)

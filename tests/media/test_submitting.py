@@ -258,8 +258,10 @@ def test_a_submission_that_never_arrived_is_resent_only_on_request(client: Any, 
     emulator.fault("disconnect", route=SUBMISSIONS, times=1)
     with pytest.raises(SubmissionUnknown):
         client.images.submit("a fox", **IMAGE, key="fox")
-    with pytest.raises(SubmissionUnknown):
+    with pytest.raises(SubmissionUnknown, match="No task was found for the submission 'fox'") as raised:
         client.tasks.resume("fox")
+    assert raised.value.hint.endswith("client.tasks.resume('fox', resubmit=True)")
+    assert "To look for it" not in raised.value.hint
     assert not emulator.charges
     task = client.tasks.resume("fox", resubmit=True)
     assert [charge.task_id for charge in emulator.charges] == [task.id]

@@ -20,6 +20,8 @@ from piccc.errors import (
     TaskRejected,
     TaskWaitTimeout,
 )
+from piccc.media.polling import still_running, way_on
+from piccc.tasks import Task
 from tests.media.driven import QUICK, Connect
 
 IMAGE = {"model": "piccc-image"}
@@ -108,6 +110,34 @@ def test_a_wait_that_times_out_explains_how_to_resume(client: Any, emulator: Emu
     assert "do not submit it again" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("statuses", "message", "hint"),
+    [
+        (
+            ["queued"],
+            "Task t0 is still queued after 0.0 s.",
+            "It keeps running and is billed: do not submit it",
+        ),
+        (
+            ["completed"],
+            "Task t0 is completed but has no output yet (waited 0.0 s).",
+            "Do not submit it again.",
+        ),
+        (
+            ["queued", "processing"],
+            "Task t0 and 1 more are still running after 0.0 s.",
+            "They keep running and are billed: do not submit them again.",
+        ),
+    ],
+)
+def test_a_timeout_describes_the_tasks_in_plain_sentences(
+    statuses: list[str], message: str, hint: str
+) -> None:
+    running = [Task(f"t{number}", status=status) for number, status in enumerate(statuses)]
+    assert still_running(running, 0.04) == message
+    assert way_on(running).startswith(hint)
+
+
 def test_failed_reads_do_not_end_a_wait(client: Any, emulator: Emulator) -> None:
     task = client.images.submit("a fox", **IMAGE)
     rule = emulator.fault("500", route="GET /v1/tasks*", times=3)
@@ -125,6 +155,7 @@ def test_an_unknown_id_raises_at_once(client: Any, emulator: Emulator) -> None:
     with pytest.raises(NotFoundError) as raised:
         client.tasks.wait("task_nowhere")
     assert raised.value.task_id == "task_nowhere"
+    assert "client.tasks.wait" not in raised.value.hint
     assert reads(emulator) == 1
 
 

@@ -187,8 +187,11 @@ def connect(poll: float | None = None, ledger: Ledger | None = None) -> Client:
     return Client(ledger=ledger, polling=None if poll is None else Polling(min=poll, max=poll))
 
 
+_OTHER_LEDGER = "Nothing is submitted without it. Pass another --ledger, or set PICCC_LEDGER."
+
+
 def open_ledger(place: str | None) -> Ledger:
-    """Open the given ledger, or the server's default one. Raises ConfigurationError if that fails."""
+    """Open the given ledger, or the server's default one. Raises LedgerError or ConfigurationError."""
     from piccc.media.ledgers import ledger_at
 
     place = place or str(ledger_of(resolve()))
@@ -197,11 +200,11 @@ def open_ledger(place: str | None) -> Ledger:
         if "://" not in place:
             Path(place).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ledger.unsettled()
-    except (OSError, LedgerError) as error:
-        raise ConfigurationError(
-            f"Cannot open the submission ledger {ledger!r}: {error}",
-            hint="Set PICCC_LEDGER to another file or URL.",
-        ) from error
+    except LedgerError as error:
+        error.hint = _OTHER_LEDGER
+        raise
+    except OSError as error:
+        raise ConfigurationError(f"The ledger cannot be opened: {error}.", hint=_OTHER_LEDGER) from error
     return ledger
 
 
@@ -231,7 +234,9 @@ Exit codes:
     5  unknown whether a task was submitted: search for it, do not submit it again
   130  interrupted; see stderr for how to continue
 """
-_CALL = re.compile(r"client\.tasks\.(wait|resume)(?:_all)?\(\[?(.*?)\]?(, resubmit=True)?\)")
+_CALL = re.compile(
+    r"(\bcall )?client\.tasks\.(wait|resume)(?:_all)?\(\[?(.*?)\]?(, resubmit=True)?\)(\.(?:\s+|$))?"
+)
 _ARGUMENT = re.compile(
     r"\(or pass \w+=\) |\bpass \w+=,? or | retry_unknown=True sends it again anyway\.", re.IGNORECASE
 )
@@ -278,11 +283,15 @@ def report_error(error: PicccError) -> int:
 
 def in_shell_words(hint: str) -> str:
     """Rewrite a Python hint as shell commands and environment variables."""
-    text = _ARGUMENT.sub("", _CALL.sub(_command, hint)).replace("`partial` has", "the output above is")
+    text = _ARGUMENT.sub("", _CALL.sub(_command, hint)).rstrip()
+    text = text.replace("`partial` has", "the output above is")
     text = re.sub(r"\bbase_url\b", "PICCC_BASE_URL", text)
     return text if text.startswith("pip ") else text[:1].upper() + text[1:]
 
 
 def _command(call: re.Match[str]) -> str:
-    names = " ".join(name.strip(" '\"") for name in call[2].split(","))
-    return f"piccc tasks {call[1]} {names}{' --resubmit' if call[3] else ''}"
+    names = " ".join(name.strip(" '\"") for name in call[3].split(","))
+    command = f"piccc tasks {call[2]} {names}{' --resubmit' if call[4] else ''}"
+    # A full stop would be copied with the command.
+    end = "\n" if call[5] else ""
+    return f"{'run: ' if call[1] else ''}{command}{end}"

@@ -311,8 +311,8 @@ def _ledger(place: str) -> Iterator[Finding]:
         ledger = ledger_at(place)
         lost = ledger.unsettled() if path is None or path.exists() else []
     except (OSError, PicccError) as error:
-        shown = "the ledger" if path is None else str(path)
-        yield Finding("ledger", "fix", f"Cannot read {shown}: {error}", other)
+        says = error.message if isinstance(error, PicccError) else f"Cannot read {place}: {error}"
+        yield Finding("ledger", "fix", says, other)
         return
     try:
         if path is not None and path.exists():

@@ -135,12 +135,12 @@ def resume(
       piccc tasks resume task_123 --to mug.png
       piccc tasks resume
     """
+    if resubmit and not ids:
+        raise typer.BadParameter("Name the submissions to send again.", param_hint="--resubmit")
     with connect(poll, open_ledger(ledger)) as client:
         names = ids or [submission.key for submission in client.ledger.unsettled()]
         if not names:
             say("No lost submissions.")
-        if resubmit and not ids:
-            raise typer.BadParameter("Name the submissions to send again.", param_hint="--resubmit")
         handles = [_resumed(client, name, resubmit=resubmit) for name in names]
         Job(client, handles, to=to, timeout=timeout, opens=opens, as_json=as_json).run()
 

@@ -95,7 +95,10 @@ def listen(
             f"--receive needs {SECRET_VARIABLE}.",
             hint="Set it to a random string of at least 16 characters, here and where you submit tasks.",
         )
+    from piccc._http.backends import run_sync
+
     with connect(poll, open_ledger(ledger) if receive else None) as client:
+        run_sync(client.config.key.ask())  # without a key, every attempt would fail
         receiver = client.webhooks(
             secret=secret or secrets.token_urlsafe(),  # unused without --receive
             signing_secret=os.environ.get(SIGNING_VARIABLE),

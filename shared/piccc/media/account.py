@@ -293,12 +293,12 @@ class Account:
         if entry.task_id:
             return await self.get(entry.task_id)
         if not resubmit:
-            raise _unknown(key, entry.request, None)
+            raise _not_found(key, entry.request)
         request = TaskRequest("video" if entry.type == "video" else "image", key, entry.request)
         try:
             return await self._send(request, (), None, None, since=entry.at)
         except _KeyTaken:
-            raise _unknown(key, entry.request, None) from None
+            raise _not_found(key, entry.request) from None
 
     async def find(self, key: str) -> list[Task]:
         """Return the tasks that a lost submission may have created, the best match first.
@@ -724,10 +724,21 @@ def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnkn
     )
 
 
+def _not_found(key: str, request: Any) -> SubmissionUnknown:
+    return SubmissionUnknown(
+        f"No task was found for the submission {key!r}.",
+        hint="It may still appear, so try again in a minute. To send it again, which may be billed twice: "
+        f"client.tasks.resume({key!r}, resubmit=True)",
+        may_have_been_billed=True,
+        submission_key=key,
+        request=request,
+    )
+
+
 def _recovery_hint(key: str) -> str:
     return (
-        f"To look for it, call client.tasks.resume({key!r}). If there is none, send it again with "
-        f"client.tasks.resume({key!r}, resubmit=True)."
+        f"To look for it, call client.tasks.resume({key!r}). If there is none, send it again: "
+        f"client.tasks.resume({key!r}, resubmit=True)"
     )
 
 

@@ -238,7 +238,12 @@ def listed(tasks: Sequence[Task]) -> ToolResult:
 
 
 def failed(
-    error: Exception, task: Task | None = None, *, may_exist: bool = False, is_gone: bool = False
+    error: Exception,
+    task: Task | None = None,
+    *,
+    may_exist: bool = False,
+    is_gone: bool = False,
+    is_submission: bool = False,
 ) -> ToolResult:
     """Return a report on a failure that tells the model whether it may call again.
 
@@ -247,8 +252,11 @@ def failed(
         task: the affected task, if known.
         may_exist: a task with an unknown id may have been created.
         is_gone: the task was created, but the server no longer has it.
+        is_submission: the failed call was to create a task.
     """
-    if task is not None and is_gone:
+    if is_submission and task is None and isinstance(error, errors.NotFoundError):
+        may_retry, advice = False, f"Nothing was created. {_TELL_THE_USER}"  # the model is unknown
+    elif task is not None and is_gone:
         may_retry, advice = (
             False,
             f"Task {task.id} was created, but the server no longer has it. {_TELL_THE_USER}",
@@ -269,7 +277,8 @@ def failed(
     text = sentence(_short(message, LONGEST_REASON))
     if isinstance(error, _SETUP) and error.hint:
         # The user may only see what the model passes on.
-        text += f" {sentence(error.hint.partition('. ')[0])}"
+        hint = error.hint.removeprefix("Nothing was sent. ")  # the advice says so
+        text += f" {sentence(hint.partition('. ')[0])}"
     return ToolResult(f"{text} {advice}", artifact, error=error)
 
 
@@ -285,7 +294,7 @@ def _advice(error: Exception, task: Task | None, *, may_exist: bool) -> tuple[bo
     if may_exist or (task is None and getattr(error, "may_have_been_billed", False)):
         return (
             False,
-            f"It may be running and billed: do not submit it again. Look for it with {LIST_TASKS}.",
+            f"The task may exist and be billed: do not submit it again. Look for it with {LIST_TASKS}.",
         )
     if task is not None and not task.is_terminal:
         return False, f"Task {task.id} is running: do not submit it again. Check it later with {GET_TASK}."
@@ -501,6 +510,7 @@ class MediaToolRun:
                 self._task or created,
                 may_exist=entry is not None and created is None,
                 is_gone=isinstance(error, errors.NotFoundError) and created is not None,
+                is_submission=self._key is not None,
             )
 
     async def submitted(self) -> Task | None:

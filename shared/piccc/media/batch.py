@@ -38,6 +38,7 @@ from piccc.media.display import gallery
 from piccc.media.downloads import FilePath, save, target_of
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import MemoryLedger, Submission
+from piccc.media.polling import still_running
 from piccc.media.requests import SpendLimit, TaskRequest, build_task_request, engine_run, key_of_row
 from piccc.tasks import Task, TaskType, is_moderation
 
@@ -502,9 +503,9 @@ class _Run(Generic[H]):
 
     def _timeout(self) -> TaskWaitTimeout:
         running = self.batch.running
-        first = f"Task {running[0].id} is still {running[0].status}" if running else "Not every row was sent"
+        seconds = self._subscription.now() - self._subscription.started
         return TaskWaitTimeout(
-            f"{first} after {self._subscription.now() - self._subscription.started:.0f} s.",
+            still_running(running, seconds) if running else f"Not every row was sent after {seconds:.0f} s.",
             task_id=running[0].id if running else None,
             task=running[0] if running else None,
         )

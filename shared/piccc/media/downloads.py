@@ -53,7 +53,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _GONE = (400, 401, 403, 404, 410)
 """Stores' statuses for an expired signed URL; S3 and GCS return 400 for an expired token."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_KINDS = ("image", "video", "audio")
+KINDS = {"image": "an image", "video": "a video", "audio": "an audio file"}
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LATER = (202, 408, 425, 429)
 """Statuses to retry; some stores return 202 for a file that they are still writing."""
@@ -330,10 +330,10 @@ class Fetch:
 
     def _check_type(self) -> str | None:
         found = mime_type_of(self._head)
-        declared = {self._output.type, (self._output.mime_type or "").partition("/")[0]} & set(_KINDS)
+        declared = {self._output.type, (self._output.mime_type or "").partition("/")[0]} & KINDS.keys()
         if self._options.any_type or (found and (not declared or found.partition("/")[0] in declared)):
             return found
-        expected = " or ".join(sorted(declared)) or "media"
+        expected = " or ".join(KINDS[kind] for kind in sorted(declared)) or "media"
         raise OutputWrongType(
             f"The output of task {self._output.task_id} should be {expected}, "
             f"but its content is {found or 'not an image, video or audio file'}.",

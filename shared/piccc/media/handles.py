@@ -16,6 +16,7 @@ from piccc._http.backends import run_sync
 from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, OnUpdate, Preview, mimebundle, output_bundle
 from piccc.media.downloads import (
+    KINDS,
     DownloadOptions,
     FetchOptions,
     FilePath,
@@ -375,15 +376,20 @@ def _folder(path: FilePath) -> str:
 def as_image(content: bytes, task_id: str) -> Image:
     """Read an image with Pillow; raise OutputError if it is unreadable or a decompression bomb."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtraError("Pillow is not installed.", hint="pip install pillow") from error
+    kind = (mime_type_of(content) or "image").partition("/")[0]
+    if kind != "image":
+        raise OutputError(f"The output of task {task_id} is {KINDS[kind]}, not an image.", task_id=task_id)
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's message for an unknown format names the address of our buffer.
+        why = "its format is unknown." if isinstance(error, UnidentifiedImageError) else error
         raise OutputError(
-            f"The output of task {task_id} cannot be read as an image: {error}", task_id=task_id
+            f"The output of task {task_id} cannot be read as an image: {why}", task_id=task_id
         ) from error
     return image
 

@@ -22,7 +22,7 @@ import socket
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from copy import copy
@@ -36,7 +36,7 @@ from piccc._http.backend import Backend
 from piccc._http.backends import AsyncBackend, run_sync
 from piccc._http.session import Session, telemetry
 from piccc.config import Config
-from piccc.errors import PicccError, ResponseError, TaskWaitTimeout
+from piccc.errors import NotFoundError, PicccError, ResponseError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Note, TaskStream
 from piccc.media.requests import as_task
 from piccc.media.schedule import Budget, Ended, Polling, Schedule, Step, Watch
@@ -177,7 +177,7 @@ class Subscription:
                 logger.exception("on_poll failed for task %s.", task.id)
         changed = (before.status, before.progress) != (task.status, task.progress) or not before.raw
         if isinstance(news, Ended) and news.error is not None:
-            self._errors.append(_unreadable(task, news.error))
+            self._errors.append(_unreadable(task if task.raw else before, news.error))
         elif isinstance(news, Ended) or (self.every_change and changed):
             self._news.append(task)
         # Close it only after adding the update: for `next`, no open tasks and no updates means the end.
@@ -198,9 +198,8 @@ class Subscription:
 
     def _still_running(self, running: list[Task], now: float) -> TaskWaitTimeout:
         first = running[0]
-        more = f" and {len(running) - 1} more" if len(running) > 1 else ""
         return TaskWaitTimeout(
-            f"Task {first.id}{more} is still {first.status} after {now - self.started:.0f} s.",
+            still_running(running, now - self.started),
             hint=way_on(running),
             elapsed=now - self.started,
             task_id=first.id,
@@ -567,20 +566,36 @@ def joint(pollings: Iterable[Polling]) -> Polling:
     )
 
 
+def still_running(running: Sequence[Task], seconds: float) -> str:
+    """Return the message about tasks that have no output after a wait of this many seconds."""
+    waited = f"{seconds:.{0 if seconds >= 1 else 1}f} s"
+    first, others = running[0], len(running) - 1
+    if others:
+        return f"Task {first.id} and {others} more are still running after {waited}."
+    if first.status == "completed":
+        return f"Task {first.id} is completed but has no output yet (waited {waited})."
+    return f"Task {first.id} is still {first.status} after {waited}."
+
+
 def way_on(running: list[Task]) -> str:
-    """Return a hint for tasks that are still running."""
+    """Return a hint for tasks that are still running, or whose output is missing."""
     ids = [task.id for task in running]
     call = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
     more = f" (and {len(ids) - 10} more)" if len(ids) > 10 else ""
-    return f"It keeps running and is billed: do not submit it again. To continue: {call}{more}"
+    it = "it" if len(ids) == 1 else "them"
+    if all(task.status == "completed" for task in running):
+        return f"Do not submit {it} again. To wait longer: {call}{more}"
+    runs = "It keeps running and is billed" if len(ids) == 1 else "They keep running and are billed"
+    return f"{runs}: do not submit {it} again. To continue: {call}{more}"
 
 
 def _unreadable(task: Task, error: PicccError) -> PicccError:
     own_copy = copy(error)  # other threads raise it too
     own_copy.__cause__ = error.__cause__
     own_copy.task_id = task.id
-    call = f"client.tasks.wait({task.id!r})"
-    own_copy.hint = f"{error.hint} The task was last seen {task.status}. To continue: {call}".strip()
+    if not isinstance(error, NotFoundError):
+        seen = f"The task was last seen {task.status}. " if task.raw else ""
+        own_copy.hint = f"{error.hint} {seen}To wait again, call client.tasks.wait({task.id!r}).".strip()
     return own_copy
 
 

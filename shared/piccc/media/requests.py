@@ -476,12 +476,15 @@ class SpendLimit:
         tasks, video_seconds, cost: totals submitted by this process; for all processes, see
             `ledger.spent(name)`.
 
+    Raises:
+        ConfigurationError: a maximum or a price is negative or not a number.
+
     Examples:
         >>> from piccc import SpendLimit, Client
         >>> spend_limit = SpendLimit(max_tasks=10)
         >>> task = Client(spend_limit=spend_limit).images.submit("A ceramic mug", model="piccc-image")
         >>> spend_limit
-        SpendLimit(1 of 10 tasks, 0 of None s of video, 0 of None money)
+        SpendLimit(1 of 10 tasks)
     """
 
     def __init__(
@@ -493,6 +496,13 @@ class SpendLimit:
         prices: Mapping[str, float] | None = None,
         name: str | None = None,
     ) -> None:
+        amounts = {"max_tasks": max_tasks, "max_video_seconds": max_video_seconds, "max_cost": max_cost}
+        amounts |= {f"prices[{model!r}]": price for model, price in (prices or {}).items()}
+        for argument, amount in amounts.items():
+            if amount is not None and not amount >= 0:  # also refuses NaN
+                raise ConfigurationError(
+                    f"{argument}={amount} is negative or not a number.", hint="Pass 0 or more."
+                )
         self.max_tasks = max_tasks
         self.max_video_seconds = max_video_seconds
         self.max_cost = max_cost
@@ -575,10 +585,13 @@ class SpendLimit:
                 self._counted[spend.unit] = self._counted.get(spend.unit, 0) - spend.amount
 
     def __repr__(self) -> str:
-        return (
-            f"SpendLimit({self.tasks} of {self.max_tasks} tasks, {self.video_seconds:g} of "
-            f"{self.max_video_seconds} s of video, {self.cost:g} of {self.max_cost} money)"
+        limits = (
+            (self.tasks, self.max_tasks, " tasks"),
+            (self.video_seconds, self.max_video_seconds, " s of video"),
+            (self.cost, self.max_cost, " money"),
         )
+        shown = (f"{used:.12g} of {most:.12g}{unit}" for used, most, unit in limits if most is not None)
+        return f"SpendLimit({', '.join(shown)})"
 
     def __copy__(self) -> SpendLimit:
         return self

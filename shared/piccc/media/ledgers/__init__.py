@@ -218,7 +218,7 @@ def exceeded(spend: Spend) -> SpendLimitExceeded:
     )
     return SpendLimitExceeded(
         f"The spend limit is used up: {name}={(spend.most or 0) / scale:g}.",
-        hint="Nothing was sent. Increase the spend limit if you want to spend more.",
+        hint="This request was not sent. Raise the spend limit to submit more.",
     )
 
 
