@@ -69,6 +69,8 @@ def test_webhooks_are_received_verified_and_printed(shell: Shell, emulator: Emul
 class Handler(HTTPServer):
     """A local webhook handler that answers one request with `status` and records it."""
 
+    timeout = 60.0  # seconds to wait for the request; closing waits for it too
+
     def __init__(self, status: int = 204) -> None:
         self.received: Queue[tuple[dict[str, str], bytes]] = Queue()
 
@@ -98,7 +100,7 @@ def test_finished_tasks_are_forwarded_signed_to_a_local_handler(shell: Shell, cl
     with Handler() as handler:
         words = ("webhooks", "listen", "--forward-to", handler.url)
         with shell.start(*words, PICCC_WEBHOOK_SIGNING_SECRET=SIGNING) as process:
-            headers, body = handler.taken.get(timeout=30)
+            headers, body = handler.received.get(timeout=30)
             _stop(process)
     event = json.loads(body)
     assert (event["type"], event["data"]["task_id"]) == ("task.completed", task.id)
@@ -112,7 +114,7 @@ def test_trigger_sends_a_signed_sample_task_and_prints_the_status(
     with Handler(status) as handler:
         words = ("webhooks", "trigger", handler.url, "--status", "failed", "--type", "video")
         done = Shell(tmp_path)(*words, PICCC_WEBHOOK_SIGNING_SECRET=SIGNING)
-        headers, body = handler.taken.get(timeout=30)
+        headers, body = handler.received.get(timeout=30)
     assert (done.returncode, done.stdout) == (code, f"{status}\n")
     event = json.loads(body)
     assert (event["type"], event["data"]["type"]) == ("task.failed", "video")
@@ -123,7 +125,7 @@ def test_trigger_sends_an_existing_task(shell: Shell, client: Client) -> None:
     task = client.images.generate("A mug", model="piccc-image")
     with Handler() as handler:
         done = shell("webhooks", "trigger", handler.url, "--task", task.id, "--json")
-        _, body = handler.taken.get(timeout=30)
+        _, body = handler.received.get(timeout=30)
     assert json.loads(done.stdout) == {"status": 204, "event": json.loads(body)}
     assert json.loads(body)["data"]["task_id"] == task.id
 

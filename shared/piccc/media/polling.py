@@ -593,7 +593,9 @@ def _unreadable(task: Task, error: PicccError) -> PicccError:
     own_copy = copy(error)  # other threads raise it too
     own_copy.__cause__ = error.__cause__
     own_copy.task_id = task.id
-    if not isinstance(error, NotFoundError):
+    if isinstance(error, NotFoundError):
+        own_copy.hint = f"Check the task's id, {task.id!r}, and base_url."
+    else:
         seen = f"The task was last seen {task.status}. " if task.raw else ""
         own_copy.hint = f"{error.hint} {seen}To wait again, call client.tasks.wait({task.id!r}).".strip()
     return own_copy
