@@ -11,7 +11,7 @@ import pytest
 from langchain_piccc import ChatPiccc, PicccImageTool, PicccMediaToolkit, PicccVideoTool
 from langchain_piccc.media_tools import PicccTaskListTool, PicccTaskTool
 from llama_index_piccc import Piccc
-from piccc import AsyncClient, Client, Message, PicccError, Text
+from piccc import AsyncClient, Client, Message, PicccError, Polling, SpendLimit, Text
 from piccc.errors import ConfigurationError, InvalidArgumentError
 from piccc.options import describe_unknown
 
@@ -257,11 +257,31 @@ def test_an_object_of_the_wrong_type_is_rejected_by_the_constructor() -> None:
         "spend_limit": lambda: Client(spend_limit=3),  # type: ignore[arg-type]  # the mistake
         "polling": lambda: Client(polling=3),  # type: ignore[arg-type]  # the mistake
         "ledger": lambda: Client(ledger=3),  # type: ignore[arg-type]  # the mistake
+        "rate": lambda: Client(rate=3),  # type: ignore[arg-type]  # the mistake
+        "retry_unknown": lambda: Client(retry_unknown=1),  # type: ignore[arg-type]  # the mistake
+        "private_outputs": lambda: Client(private_outputs=1),  # type: ignore[arg-type]  # the mistake
+        "prices": lambda: SpendLimit(prices=1),  # type: ignore[arg-type]  # the mistake
         "client": lambda: PicccImageTool(client=3),
         "async_client": lambda: PicccMediaToolkit(async_client=3),
         "client of LlamaIndex": lambda: PicccMediaToolSpec(client=3),  # type: ignore[arg-type]  # the mistake
     }
     for name, construct in constructors.items():
-        with pytest.raises(ConfigurationError, match=f"{name.partition(' ')[0]} is of type int") as caught:
+        with pytest.raises(ConfigurationError, match=rf"{name.partition(' ')[0]} is of type int\.") as caught:
             construct()
-        assert caught.value.hint.startswith("Pass a")
+        assert caught.value.hint.startswith("Pass ")
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        lambda: SpendLimit(max_tasks="3"),
+        lambda: SpendLimit(max_cost=True),
+        lambda: SpendLimit(prices={"piccc-image": "1"}),
+        lambda: Polling(min="2"),
+        lambda: Polling(timeout=None),
+    ],
+)
+def test_a_limit_that_is_not_a_number_is_rejected(construct: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        construct()
+    assert caught.value.hint.startswith("Pass ")

@@ -445,6 +445,10 @@ class _Client:
             raise ConfigurationError(
                 f"spend_limit is of type {_type_name(spend_limit)}.", hint="Pass a piccc.SpendLimit."
             )
+        if not isinstance(private_outputs, bool):  # "no" would count as true, and allow private addresses
+            raise ConfigurationError(
+                f"private_outputs is of type {_type_name(private_outputs)}.", hint="Pass True or False."
+            )
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         if rate is not None:
@@ -540,6 +544,11 @@ def _ledger_at(place: str | os.PathLike[str] | Ledger | None) -> Ledger:
 
 def _rate_of(rate: str | RateLimit, config: Config, ledger: Ledger) -> Rate:
     if not isinstance(rate, str):
+        if not hasattr(rate, "take"):
+            raise ConfigurationError(
+                f"rate is of type {_type_name(rate)}.",
+                hint='Pass a rate such as "600/minute", or a RateLimit.',
+            )
         return rate
     from piccc.media.rate import RateLimit
 

@@ -394,6 +394,10 @@ def resolve(
         raise ConfigurationError(
             "max_connections is not a positive integer.", hint="Pass the number of connections."
         )
+    if not isinstance(retry_unknown, bool):  # "no" would count as true, and a retry may be billed twice
+        raise ConfigurationError(
+            f"retry_unknown is of type {type(retry_unknown).__name__}.", hint="Pass True or False."
+        )
     if auth not in ("bearer", "x-api-key"):
         raise ConfigurationError("auth is neither 'bearer' nor 'x-api-key'.", hint="'bearer' is recommended.")
     if not isinstance(default_headers, Mapping | None):

@@ -448,9 +448,8 @@ class _RetryState:
             elif self.call.kind is Retryability.READ and outcome_of(response.status) is Outcome.UNKNOWN:
                 error.hint = self._advice(sent=True)  # a read changes nothing
             if response.status == 429 and self.config.rate is not None:
-                with suppress(
-                    PicccError
-                ):  # if others cannot be held back, this call still waits before its retry
+                # If others cannot be held back, this call still waits before its retry.
+                with suppress(PicccError):
                     await self.io.run(self.config.rate.block, error.retry_after or FIRST_BACKOFF)
             return self._refused(error, outcome_of(response.status))
         if not 200 <= response.status < 300:

@@ -496,10 +496,15 @@ class SpendLimit:
         prices: Mapping[str, float] | None = None,
         name: str | None = None,
     ) -> None:
+        if not isinstance(prices, Mapping | None):
+            raise ConfigurationError(
+                f"prices is of type {type(prices).__name__}.", hint="Pass a dict of model names and prices."
+            )
         amounts = {"max_tasks": max_tasks, "max_video_seconds": max_video_seconds, "max_cost": max_cost}
         amounts |= {f"prices[{model!r}]": price for model, price in (prices or {}).items()}
         for argument, amount in amounts.items():
-            if amount is not None and not amount >= 0:  # also refuses NaN
+            is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
+            if amount is not None and not (is_number and amount >= 0):  # also refuses NaN
                 raise ConfigurationError(
                     f"{argument}={amount} is negative or not a number.", hint="Pass 0 or more."
                 )

@@ -59,9 +59,16 @@ class Polling:
     timeout: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min <= self.max or self.requests_per_second <= 0 or self.timeout <= 0:
+        numbers = (self.min, self.max, self.requests_per_second, self.timeout)
+        is_numeric = all(isinstance(number, int | float) for number in numbers)
+        if (
+            not is_numeric
+            or not 0 <= self.min <= self.max
+            or self.requests_per_second <= 0
+            or self.timeout <= 0
+        ):
             raise ConfigurationError(
-                f"{self!r} is invalid.", hint="min must not exceed max, and the others must be above 0."
+                f"{self!r} is invalid.", hint="Pass numbers: min at most max, the others above 0."
             )
 
     def slowed(self, factor: float) -> Polling:
