@@ -625,7 +625,8 @@ class RawDelta:
 Delta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta | RawDelta
 
 
-_CUT = ("length", "content_filter")
+CUT = ("length", "content_filter")
+"""Finish reasons of answers that were cut off."""
 _FINISHED = ("stop", "tool_calls")
 
 
@@ -654,7 +655,7 @@ def _judge(call: ToolCall, finish_reason: str | None, *, is_last: bool) -> ToolC
     if not call.name:
         return InvalidToolCall(call.id, "", call.arguments, "unnamed")
     is_missing = arguments == {} and finish_reason not in _FINISHED
-    if is_missing or (is_last and finish_reason in _CUT):
+    if is_missing or (is_last and finish_reason in CUT):
         return InvalidToolCall(call.id, call.name, call.arguments, "cut")
     if arguments is None:
         return InvalidToolCall(call.id, call.name, call.arguments, "malformed")

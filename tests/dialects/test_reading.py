@@ -9,6 +9,7 @@ import pytest
 
 from piccc._dialects import DialectName, dialect_named
 from piccc.conversation import ChatReply, Part, Raw, Reasoning, Refusal, Text, ToolCall, Usage
+from piccc.errors import ResponseError, StreamError
 from tests.dialects.replies import DIALECTS, JSON, read
 
 SEARCH: JSON = {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}}
@@ -87,6 +88,25 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
         deltas(call(name="wea", id="a"), call(name="weather"), call('{"at": 1}', name="weather"), end="stop"),
         [LOOK],
+    ),
+    "an id that arrives after the name, without an index": (
+        "openai",
+        completion("tool_calls", tool_calls=[called("a", "weather", '{"at": 1}')]),
+        deltas(
+            {"tool_calls": [{"function": {"name": "weather", "arguments": ""}}]},
+            {"tool_calls": [{"id": "a", "function": {"arguments": '{"at": 1}'}}]},
+            end="tool_calls",
+        ),
+        [LOOK],
+    ),
+    "a whole reply as one event, and spaces around the end": (
+        "openai",
+        completion("tool_calls", content="so", tool_calls=[called("a", "weather", '{"at": 1}')]),
+        [
+            completion("tool_calls", content="so", tool_calls=[called("a", "weather", '{"at": 1}')]),
+            " [DONE] ",
+        ],
+        [Text("so"), LOOK],
     ),
     "only a name": (
         "openai",
@@ -306,6 +326,80 @@ def test_finish_reasons_are_normalized_over_either_dialect(word: str, neutral: s
     choice = {"index": 0, "message": {"content": "hi"}, "finish_reason": word}
     assert dialect_named("openai").decode({"choices": [choice]}).finish_reason == neutral
     assert dialect_named("anthropic").decode({"content": [], "stop_reason": word}).finish_reason == neutral
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_answer_that_was_cut_stays_cut_if_a_later_event_says_otherwise(dialect: DialectName) -> None:
+    stream = {
+        "openai": [*deltas(call('{"at": 1}', id="a", name="weather"), end="length")[:-1], *deltas()],
+        "anthropic": [
+            *events(({**LOOKED, "input": {}}, json_pieces('{"at": 1}')), end="max_tokens")[:-1],
+            *events(end="end_turn")[1:],
+        ],
+    }[dialect]
+    _, reply = read(dialect, stream)
+    assert reply.finish_reason == "length"
+    assert [each.reason for each in reply.invalid_calls] == ["cut"]
+
+
+ERRORS_IN_200: dict[str, tuple[JSON, str, str | None]] = {
+    "a code": ({"code": 500, "msg": "boom", "data": None}, "boom", "500"),
+    "vLLM": (
+        {"object": "error", "message": "boom", "type": "InternalServerError", "code": 500},
+        "boom",
+        "500",
+    ),
+    "MiniMax": (
+        {"id": "1", "choices": None, "base_resp": {"status_code": 1008, "status_msg": "no balance"}},
+        "no balance",
+        "1008",
+    ),
+    "no success": ({"success": False, "message": "boom"}, "boom", None),
+    "an error": ({"error": {"message": "boom", "code": 402}}, "boom", "402"),
+    "a choice's error": (
+        {"choices": [{"delta": {}, "message": {}, "error": {"message": "boom", "code": 502}}]},
+        "boom",
+        "502",
+    ),
+    "a failed choice": (
+        {"choices": [{"delta": {"content": ""}, "message": {"content": ""}, "finish_reason": "error"}]},
+        "no reason was given",
+        "error",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "case"),
+    [
+        (dialect, case)
+        for case, (body, *_) in ERRORS_IN_200.items()
+        for dialect in (("openai",) if body.get("choices") else DIALECTS)
+    ],
+)
+def test_an_error_in_a_200_response_or_a_stream_is_raised_with_its_reason(
+    dialect: DialectName, case: str
+) -> None:
+    body, reason, code = ERRORS_IN_200[case]
+    with pytest.raises(ResponseError, match=f"200 with an error: {reason}") as whole:
+        dialect_named(dialect).decode(body)
+    with pytest.raises(StreamError, match=f"ended the stream: {reason}") as streamed:
+        read(dialect, [body])
+    assert whole.value.code == streamed.value.code == code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 0, "msg": "ok", "usage": {"prompt_tokens": 1}},
+        {"choices": [], "success": True},
+        {"id": "1", "choices": [{"delta": {}}], "base_resp": {"status_code": 0, "status_msg": ""}},
+        {"id": "1", "choices": None, "base_resp": {"status_code": 0, "status_msg": ""}},
+    ],
+)
+def test_a_code_that_reports_success_does_not_end_a_stream(body: JSON) -> None:
+    _, reply = read("openai", [*deltas({"content": "so"})[:-1], body, "[DONE]"])
+    assert reply.text == "so"
 
 
 @pytest.mark.parametrize(

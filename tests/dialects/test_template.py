@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from piccc._dialects import dialect_named, reader
@@ -133,6 +133,7 @@ def written(draw: st.DrawFn, body: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(("name", "events"), [("openai", openai_events()), ("anthropic", anthropic_events())])
 def test_a_template_reads_what_the_parser_reads(name: str, events: st.SearchStrategy[str]) -> None:
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
     @given(
         st.lists(st.tuples(st.sampled_from(["message", "message", "delta", "error"]), events), max_size=12)
     )

@@ -14,20 +14,19 @@ from piccc._dialects.common import (
     call_id_of,
     check,
     count,
-    finish_reason_of,
     id_of,
     large,
+    last_finish_reason,
     log_omitted,
     mapping,
     mappings,
     merge_usage,
-    not_a_reply,
     sendable,
     sent_arguments,
     text_of,
 )
 from piccc._dialects.content import Inline, document_source, image_source
-from piccc._dialects.reader import Event, Reader
+from piccc._dialects.reader import Event, Reader, not_a_reply
 from piccc.arguments import as_json, read_arguments
 from piccc.conversation import (
     DEFAULT_MAX_TOKENS,
@@ -573,8 +572,7 @@ def _read_envelope(reply: ChatReply, message: JSON) -> None:
 
 
 def _read_end(reply: ChatReply, end: JSON) -> None:
-    if reason := finish_reason_of(end.get("stop_reason")):
-        reply.finish_reason = reason
+    reply.finish_reason = last_finish_reason(reply.finish_reason, end.get("stop_reason"))
     for name in ("stop_sequence", "stop_details"):
         if end.get(name) is not None:
             reply.extra[name] = end[name]

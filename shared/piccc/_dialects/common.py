@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from piccc.arguments import as_json, join_halves, read_arguments
 from piccc.conversation import (
+    CUT,
     JSON,
     PROVIDER,
     Audio,
@@ -42,7 +43,7 @@ from piccc.conversation import (
     ToolCallDelta,
     wrong_field,
 )
-from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
+from piccc.errors import InvalidArgumentError, UnsupportedContentError
 from piccc.tasks import is_moderation
 
 MESSAGE_LENGTH = 500
@@ -269,6 +270,11 @@ def finish_reason_of(value: Any) -> str | None:
     return "content_filter" if is_moderation(value) else value
 
 
+def last_finish_reason(known: str | None, value: Any) -> str | None:
+    """Return the finish reason after another one, which gateways may send: a cut answer stays cut."""
+    return known if known in CUT else finish_reason_of(value) or known
+
+
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     """Put text on one line and truncate it."""
     text = " ".join(text[: length * 4].split())
@@ -282,19 +288,6 @@ def server_error(error: Any) -> tuple[str, str | None]:
     message = text_of(error.get("message")) or text_of(error.get("msg"))
     code = id_of(error.get("code")) or id_of(error.get("type"))
     return shorten(message) or "no reason was given", code
-
-
-def not_a_reply(payload: object) -> ResponseError:
-    """Return the error for a response that is not a chat reply."""
-    if isinstance(payload, dict) and payload.get("error"):
-        message, code = server_error(payload["error"])
-        return ResponseError(f"The server answered 200 with an error: {message}", code=code)
-    kind = f"an object with {sorted(payload)[:8]}" if isinstance(payload, dict) else type(payload).__name__
-    return ResponseError(
-        f"The server's response is not a chat reply but {shorten(kind)}.",
-        hint="Check that base_url is the URL of a Piccc API, and that the server supports the dialect.",
-        may_have_been_billed=True,
-    )
 
 
 # _HALF matches whole pairs and other escapes first, so that group 1 is a lone half. _BEGUN matches the start

@@ -18,19 +18,20 @@ from piccc._dialects.common import (
     flat,
     id_of,
     large,
+    last_finish_reason,
     log_omitted,
     logger,
     mapping,
     mappings,
     merge_usage,
-    not_a_reply,
     sendable,
     sent_arguments,
     sent_name,
+    server_error,
     text_of,
 )
 from piccc._dialects.content import Inline, document_source, image_source
-from piccc._dialects.reader import Event, Reader
+from piccc._dialects.reader import Event, Reader, not_a_reply
 from piccc.arguments import is_strict_object, write_arguments
 from piccc.conversation import (
     JSON,
@@ -61,7 +62,7 @@ from piccc.conversation import (
     Usage,
     judge_calls,
 )
-from piccc.errors import UnsupportedContentError
+from piccc.errors import StreamError, UnsupportedContentError
 
 _REASONING, _TEXT, _REFUSAL, _CALLS = range(4)
 
@@ -104,6 +105,8 @@ class OpenAIDialect:
         choice = _first_choice(payload)
         if not isinstance(payload, dict) or choice is None or not isinstance(choice.get("message"), dict):
             raise not_a_reply(payload)
+        if error := payload.get("error") or _error_in(choice):
+            raise not_a_reply({"error": error})
         message = choice["message"]
         parts: list[Part] = []
         if reasoning := _reasoning_text(message):
@@ -150,7 +153,7 @@ class OpenAIReader(Reader):
         self._unopened: _Call | None = None
 
     def _take(self, event: Event) -> list[Delta]:
-        if event.data == "[DONE]":
+        if event.data.strip() == "[DONE]":
             self.is_complete = self.is_done = True
             return []
         return super()._take(event)
@@ -175,10 +178,13 @@ class OpenAIReader(Reader):
                 reply.usage = _usage(self._usage, reply.extra)
         if choice is None:
             return []
+        if error := _error_in(choice):
+            message, code = server_error(error)
+            raise StreamError(f"The server ended the stream: {message}", code=code, body=event.data)
         if reason := choice.get("finish_reason"):
-            reply.finish_reason = finish_reason_of(reason)
+            reply.finish_reason = last_finish_reason(reply.finish_reason, reason)
             self.is_complete = True
-        delta = mapping(choice.get("delta"))
+        delta = mapping(choice.get("delta", choice.get("message")))  # some send a whole reply as one event
         unopened, self._unopened = self._unopened, None
         deltas = self._deltas(delta)
         if unopened is not None and not unopened.is_open and unopened is not self._unopened:
@@ -230,8 +236,10 @@ class OpenAIReader(Reader):
             twin, id = id, None  # a different call with the same id
         if known is not None and (id is None or not name or known.id is None):
             call = known
-        elif id is None and not name and self._calls:
-            return self._calls[-1]
+        elif not name and self._calls and (id is None or self._gets_its_id_late(self._calls[-1], index)):
+            call = self._calls[-1]
+            if id is None:
+                return call
         else:
             call = _Call(len(self._calls), index)
             self._calls.append(call)
@@ -242,6 +250,9 @@ class OpenAIReader(Reader):
         if index is not None:
             self._by_index[index] = call
         return call
+
+    def _gets_its_id_late(self, call: _Call, index: int | None) -> bool:
+        return call.id not in self._by_id and (index is None or call.wire_index in (None, index))
 
     def _open(self, call: _Call) -> Delta:
         call.is_open = True
@@ -391,6 +402,14 @@ def _first_choice(payload: object) -> JSON | None:
             if isinstance(choice, dict) and not choice.get("index"):
                 return choice
     return None
+
+
+def _error_in(choice: JSON) -> Any:
+    """Return the error of a choice, if any: so OpenRouter reports that the model's provider failed.
+
+    https://openrouter.ai/docs/api-reference/errors
+    """
+    return choice.get("error") or ({"code": "error"} if choice.get("finish_reason") == "error" else None)
 
 
 def _reasoning_text(message: JSON) -> str:

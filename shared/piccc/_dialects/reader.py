@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic_core import from_json
 
-from piccc._dialects.common import SurrogateJoiner, parse, server_error
+from piccc._dialects.common import SurrogateJoiner, parse, server_error, shorten
+from piccc._dialects.tasks import read_error
 from piccc.arguments import as_json
 from piccc.conversation import (
     JSON,
@@ -27,12 +28,13 @@ from piccc.conversation import (
     ToolCallDelta,
     judge_calls,
 )
-from piccc.errors import StreamError
+from piccc.errors import ResponseError, StreamError
 
 BOM = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 _LF, _CR = 0x0A, 0x0D
 _IN_PIECES = ("choices", "content_block", "delta")
+_ERROR_FIELDS = ("base_resp", "code", "errors", "msg", "success")
 
 
 class Event(NamedTuple):
@@ -267,10 +269,37 @@ def read_event(event: Event) -> tuple[JSON, bool]:
             body = {name: each if name in _IN_PIECES else as_json(each) for name, each in body.items()}
     if not isinstance(body, dict):
         raise StreamError("The stream contains an event that is not an object.", body=event.data)
-    if body.get("error") or event.type == "error" or body.get("type") == "error":
-        message, code = server_error(body.get("error") or body)
+    if (failure := reported_error(body, is_error=event.type == "error")) is not None:
+        message, code = failure
         raise StreamError(f"The server ended the stream: {message}", code=code, body=event.data)
     return body, has_halves
+
+
+def reported_error(body: JSON, *, is_error: bool = False) -> tuple[str, str | None] | None:
+    """Return the message and code of an error that was sent with status 200, or None.
+
+    Besides `error`, gateways send `{code, msg}` and others that media routes send too; see `read_error`.
+    """
+    if is_error or body.get("error") or body.get("type") == "error":
+        return server_error(body.get("error") or body)
+    if body.get("choices") or not any(name in body for name in _ERROR_FIELDS):
+        return None
+    # Only these fields: a reply's `id` or `data` would make it a task.
+    known = {name: body[name] for name in (*_ERROR_FIELDS, "message") if name in body}
+    details = read_error(known)
+    return None if details is None else (shorten(details[1]), details[2])
+
+
+def not_a_reply(payload: object) -> ResponseError:
+    """Return the error for a response that is not a chat reply."""
+    if isinstance(payload, dict) and (failure := reported_error(payload)) is not None:
+        return ResponseError(f"The server answered 200 with an error: {failure[0]}", code=failure[1])
+    kind = f"an object with {sorted(payload)[:8]}" if isinstance(payload, dict) else type(payload).__name__
+    return ResponseError(
+        f"The server's response is not a chat reply but {shorten(kind)}.",
+        hint="Check that base_url is the URL of a Piccc API, and that the server supports the dialect.",
+        may_have_been_billed=True,
+    )
 
 
 def _with_halves(text: str) -> Any:
