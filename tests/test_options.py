@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from langchain_piccc import ChatPiccc, PicccImageTool, PicccMediaToolkit, PicccV
 from langchain_piccc.media_tools import PicccTaskListTool, PicccTaskTool
 from llama_index_piccc import Piccc
 from piccc import AsyncClient, Client, Message, PicccError, Polling, SpendLimit, Text
+from piccc.emulator import Emulator
 from piccc.errors import ConfigurationError, InvalidArgumentError
 from piccc.options import describe_unknown
 
@@ -269,6 +273,34 @@ def test_an_object_of_the_wrong_type_is_rejected_by_the_constructor() -> None:
         with pytest.raises(ConfigurationError, match=rf"{name.partition(' ')[0]} is of type int\.") as caught:
             construct()
         assert caught.value.hint.startswith("Pass ")
+
+
+def test_a_flag_of_a_call_that_is_not_a_boolean_is_rejected_before_anything_is_sent(tmp_path: Path) -> None:
+    # Any text counts as true: "no" would overwrite a file, accept any content, or pay twice.
+    body = {"task_id": "t1", "status": "completed", "result": {"outputs": [{"url": "https://127.0.0.1:9/a"}]}}
+    with Emulator() as emulator:
+        client = Client(base_url=emulator.base_url, api_key=emulator.api_key)
+        output = client.tasks.load(json.dumps(body)).outputs[0]
+        other = client.as_async().tasks.load(json.dumps(body)).outputs[0]
+        wrong: Any = {"overwrite": "no", "any_type": "no", "provenance": 0, "resubmit": "no"}
+        calls: list[tuple[str, Callable[[], object]]] = [
+            ("overwrite", lambda: output.save(tmp_path, overwrite=wrong["overwrite"])),
+            ("provenance", lambda: output.save(tmp_path, provenance=wrong["provenance"])),
+            ("any_type", lambda: output.save(tmp_path, any_type=wrong["any_type"])),
+            ("any_type", lambda: output.bytes(any_type=wrong["any_type"])),
+            ("overwrite", lambda: asyncio.run(other.save(tmp_path, overwrite=wrong["overwrite"]))),
+            ("any_type", lambda: asyncio.run(other.bytes(any_type=wrong["any_type"]))),
+            ("resubmit", lambda: client.tasks.resume("key", resubmit=wrong["resubmit"])),
+        ]
+        for name, call in calls:
+            with pytest.raises(InvalidArgumentError) as caught:
+                call()
+            message = f"{name} is of type {type(wrong[name]).__name__}."
+            assert (caught.value.message, caught.value.hint) == (message, "Pass True or False.")
+        for name in ("parallel_tool_calls", "replay_reasoning"):
+            with pytest.raises(InvalidArgumentError, match=f"{name} is not True or False"):
+                client.chat.create("hi", **{name: "no"})  # type: ignore[misc]  # the mistake
+        assert (emulator.requests, list(tmp_path.iterdir())) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from piccc._dialects import DialectName, dialect_named
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
 from piccc._http.chat_stream import AsyncChatStream, ChatStream
 from piccc._http.session import Session, telemetry
-from piccc.config import ApiKey, Config, Rate, Timeout, resolve
+from piccc.config import ApiKey, Config, Rate, Timeout, check_flags, resolve
 from piccc.conversation import (
     DEFAULT_MODEL,
     ChatReply,
@@ -149,6 +149,8 @@ _OPTION_TYPES: dict[str, tuple[Any, Any, str]] = {
     "system": (str, None, "a string"),
     "stop": (Sequence, str, "a string or a list of strings"),
     "tools": (Sequence, Tool, "a list of piccc.Tool"),
+    "parallel_tool_calls": (bool, None, "True or False"),
+    "replay_reasoning": (bool, None, "True or False"),
     "tool_choice": (str | NamedTool, None, "'auto', 'none', 'required' or a NamedTool"),
     "extra_body": (Mapping, str, "a mapping of names to values"),
     "extra_headers": (Mapping, str, "a mapping of names to values"),
@@ -445,10 +447,7 @@ class _Client:
             raise ConfigurationError(
                 f"spend_limit is of type {_type_name(spend_limit)}.", hint="Pass a piccc.SpendLimit."
             )
-        if not isinstance(private_outputs, bool):  # "no" would count as true, and allow private addresses
-            raise ConfigurationError(
-                f"private_outputs is of type {_type_name(private_outputs)}.", hint="Pass True or False."
-            )
+        check_flags(ConfigurationError, private_outputs=private_outputs)
         self.config = config or resolve(**options)
         self.ledger = _ledger_at(ledger)
         if rate is not None:

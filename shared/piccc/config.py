@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit, urlunsplit
 
-from piccc.errors import ConfigurationError, PicccError
+from piccc.errors import ConfigurationError, InvalidArgumentError, PicccError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -394,10 +394,7 @@ def resolve(
         raise ConfigurationError(
             "max_connections is not a positive integer.", hint="Pass the number of connections."
         )
-    if not isinstance(retry_unknown, bool):  # "no" would count as true, and a retry may be billed twice
-        raise ConfigurationError(
-            f"retry_unknown is of type {type(retry_unknown).__name__}.", hint="Pass True or False."
-        )
+    check_flags(ConfigurationError, retry_unknown=retry_unknown)
     if auth not in ("bearer", "x-api-key"):
         raise ConfigurationError("auth is neither 'bearer' nor 'x-api-key'.", hint="'bearer' is recommended.")
     if not isinstance(default_headers, Mapping | None):
@@ -419,6 +416,13 @@ def resolve(
         basic=basic,
         max_connections=max_connections,
     )
+
+
+def check_flags(error: type[ConfigurationError | InvalidArgumentError], **flags: object) -> None:
+    """Raise this error unless each flag is True or False: any other value, such as "no", counts as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise error(f"{name} is of type {type(value).__name__}.", hint="Pass True or False.")
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

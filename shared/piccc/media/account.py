@@ -26,7 +26,7 @@ from piccc._dialects.tasks import read_task, read_task_list
 from piccc._http.backend import Backend, Signal, T, Ts
 from piccc._http.connections import retry_after
 from piccc._http.session import Session
-from piccc.config import origin_of
+from piccc.config import check_flags, origin_of
 from piccc.errors import (
     InvalidArgumentError,
     LedgerError,
@@ -282,6 +282,7 @@ class Account:
 
         If there is none, raise SubmissionUnknown, or with `resubmit` send it again with the same key.
         """
+        check_flags(InvalidArgumentError, resubmit=resubmit)
         entry = await self.use_ledger(self.ledger.get, key)
         if entry is None:
             raise InvalidArgumentError(

@@ -23,8 +23,8 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.connections import retry_after
 from piccc._version import __version__
-from piccc.config import Config, origin_of
-from piccc.errors import OutputError, OutputExpired, OutputTooLarge, OutputWrongType
+from piccc.config import Config, check_flags, origin_of
+from piccc.errors import InvalidArgumentError, OutputError, OutputExpired, OutputTooLarge, OutputWrongType
 from piccc.tasks import Output, Task, mime_type_of, suffix_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ class DownloadOptions:
     any_type: bool = False
     private: bool = False
     is_new: bool = True
+
+    def __post_init__(self) -> None:
+        check_flags(InvalidArgumentError, any_type=self.any_type, private=self.private)
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +433,7 @@ async def save(
     `provenance` also writes `NAME.json`, which records how it was made. A file with the same content is kept;
     different content raises OutputError unless `overwrite`. Partial files are removed.
     """
+    check_flags(InvalidArgumentError, overwrite=overwrite, provenance=provenance)
     options = DownloadOptions(**fetch_options)
     try:
         target = await account.session.io.run(target_of, path)
