@@ -95,7 +95,25 @@ def test_help_reflows_paragraphs(unconfigured: Shell) -> None:
         ("webhooks listen --forward-to localhost:8000", "Pass a URL such as http://"),
         ("webhooks trigger http://[::1/x", "Pass a URL such as http://"),
         ("webhooks trigger http://127.0.0.1:99999/x", "Pass a URL such as http://"),
-        ("emulator --url-lifetime -3", "'--url-lifetime'"),
+        *(
+            (f"{words} {option} {value}", f"'{option}'")
+            for words, option in (
+                ("chat hi", "--timeout"),
+                ("chat hi", "--temperature"),
+                ("image mug --model m", "--timeout"),
+                ("image mug --model m", "--poll"),
+                ("video mug --model m", "--duration"),
+                ("contract", "--spend"),
+                ("contract", "--image-price"),
+                ("contract", "--poll"),
+                ("mcp", "--wait"),
+                ("mcp", "--max-video-seconds"),
+                ("emulator", "--url-lifetime"),
+            )
+            for value in ("-1", "nan", "inf")
+        ),
+        ("chat hi --timeout 0", "above 0"),
+        ("video mug --model m --duration 0", "above 0"),
     ],
 )
 def test_a_usage_error_names_the_faulty_option_or_the_likely_command(

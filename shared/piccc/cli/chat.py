@@ -59,7 +59,9 @@ def chat(
     effort: Annotated[
         str | None, option("--reasoning-effort", "WORD", "Reasoning effort, such as low or high.")
     ] = None,
-    timeout: Annotated[float | None, option("--timeout", "SECONDS", "Deadline for the call.", min=0)] = None,
+    timeout: Annotated[
+        float | None, option("--timeout", "SECONDS", "Deadline for the call, above 0.", above=0)
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Print token counts and timing on stderr.")
     ] = False,

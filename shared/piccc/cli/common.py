@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,9 +73,36 @@ def document(value: Any) -> None:
 SECRET_VARIABLE = "PICCC_WEBHOOK_SECRET"  # noqa: S105  a name
 
 
-def option(name: str, metavar: str, help: str, *, envvar: str | None = None, min: float | None = None) -> Any:
+def finite(least: float, *, is_above: bool = False) -> Callable[[float | None], float | None]:
+    """Return an option's callback that refuses numbers below `least`, or at it if `is_above`, nan and inf.
+
+    An option's `min` alone lets inf pass.
+    """
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not (least <= value < math.inf and (value > least or not is_above)):
+            raise typer.BadParameter(
+                f"{value} is not a finite number {'above' if is_above else 'of at least'} {least:g}"
+            )
+        return value
+
+    return check
+
+
+def option(
+    name: str,
+    metavar: str,
+    help: str,
+    *,
+    envvar: str | None = None,
+    min: float | None = None,
+    above: float | None = None,
+) -> Any:
     """Declare an option that takes a value and has no default."""
-    return typer.Option(name, metavar=metavar, help=help, envvar=envvar, min=min, show_default=False)
+    callback = finite(above, is_above=True) if above is not None else None if min is None else finite(min)
+    return typer.Option(
+        name, metavar=metavar, help=help, envvar=envvar, min=min, callback=callback, show_default=False
+    )
 
 
 def needs(ctx: typer.Context, flag: str, *names: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.common import AsJSON, document, option, printable, results, say
+from piccc.cli.common import AsJSON, document, finite, option, printable, results, say
 from piccc.errors import InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -110,7 +110,13 @@ def emulator(
     ] = 1_000_000,
     url_lifetime: Annotated[
         float,
-        typer.Option("--url-lifetime", metavar="SECONDS", min=0, help="How long output URLs are valid."),
+        typer.Option(
+            "--url-lifetime",
+            metavar="SECONDS",
+            min=0,
+            callback=finite(0),
+            help="How long output URLs are valid.",
+        ),
     ] = 86_400.0,
     webhook_secret: Annotated[
         str | None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.common import LedgerPlace, needs, open_ledger, option, say
+from piccc.cli.common import LedgerPlace, finite, needs, open_ledger, option, say
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config
 from piccc.errors import ConfigurationError, MissingExtraError
 
@@ -100,6 +100,7 @@ def mcp(
             "--wait",
             metavar="SECONDS",
             min=0,
+            callback=finite(0),
             envvar="PICCC_MCP_WAIT",
             help="How long a call waits before it returns a task id to check later.",
         ),

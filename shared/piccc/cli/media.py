@@ -246,7 +246,7 @@ VideoModel = Annotated[str, option("--model", "NAME", "The model id.", envvar="P
 Ratio = Annotated[str | None, option("--aspect-ratio", "W:H", "Aspect ratio, such as 16:9.")]
 ImageSize = Annotated[str | None, option("--resolution", "SIZE", "Resolution, such as 1K.")]
 VideoSize = Annotated[str | None, option("--resolution", "SIZE", "Resolution, such as 720p.")]
-Length = Annotated[float | None, option("--duration", "SECONDS", "Length of the video.")]
+Length = Annotated[float | None, option("--duration", "SECONDS", "Length of the video.", above=0)]
 Others = Annotated[list[str] | None, option("--set", "NAME=VALUE", "Any other parameter of the API.")]
 Webhook = Annotated[
     str | None,
