@@ -625,6 +625,24 @@ def test_polling_survives_an_outage_and_repeats_unreported_tasks() -> None:
     assert endings(world, account, 2, memory) == ["t0", "t2"]
 
 
+def test_polling_warns_once_per_outage_and_once_when_it_works_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = FaultyServer()
+    account, _ = world.receiver()
+    world.make(created_at=world.epoch, ends=20_000.0)
+    works: list[Fault] = [lambda: None] * 20  # type: ignore[list-item,return-value]
+    world.first_read_faults = 2 * [*works, *[refusal(503)] * 200]
+    with caplog.at_level(logging.WARNING, "piccc"):
+        endings(world, account, 1)
+    assert world.first_read_faults == []
+    starts = [record.message.partition(":")[0] for record in caplog.records]
+    assert starts == 2 * [
+        "Polling for finished tasks failed; continuing",
+        "Polling for finished tasks works again.",
+    ]
+
+
 def raw(server: WebhookServer, head: str) -> bytes:
     """Send raw bytes to a server; return the status line."""
     host, port = server.url.removeprefix("http://").split(":")

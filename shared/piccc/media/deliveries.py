@@ -544,15 +544,21 @@ class Endings:
         self._memory = memory
         self._subscription = account.watch(memory.unreported.values(), timeout=math.inf)
         self._look_at = -math.inf
+        self._is_away = False
 
     async def next(self) -> Task:
         """Return the next finished task; raise if access to the account is denied."""
         while True:
+            was_away = self._is_away
             try:
                 now = self._subscription.now()
                 if now >= self._look_at:
                     self._look_at = now + self._account.polling.max
+                    self._is_away = True  # unless this succeeds
                     await self._look()
+                    self._is_away = False
+                    if was_away:
+                        logger.warning("Polling for finished tasks works again.")
                 elif self._subscription.is_done:
                     await self._account.session.io.sleep(self._look_at - now)
                 elif (task := await self._subscription.next(self._look_at)) is not None:
@@ -560,7 +566,8 @@ class Endings:
             except PicccError as error:
                 if error.status in (401, 402, 403):
                     raise
-                logger.warning("Polling for finished tasks failed; continuing: %s", error)
+                if not was_away:  # one warning per outage, not one per poll
+                    logger.warning("Polling for finished tasks failed; continuing: %s", error)
                 self._resume_wait(error)
 
     def _resume_wait(self, error: PicccError) -> None:
