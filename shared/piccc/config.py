@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ipaddress
 import os
@@ -198,11 +199,13 @@ async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: 
     except PicccError:
         raise
     except Exception as error:
-        raise ConfigurationError(
-            f"The api_key function raised {type(error).__name__}.",
-            hint="See the cause."
-            + (" Only the asynchronous client accepts an async function." if is_async else ""),
-        ) from error
+        hint = "See the cause."
+        if is_async:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                hint += " Only the asynchronous client accepts an async function."
+        raise ConfigurationError(f"The api_key function raised {type(error).__name__}.", hint=hint) from error
 
 
 def _key_error(key: str, *, is_unpickled: bool) -> ConfigurationError | None:

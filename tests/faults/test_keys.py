@@ -80,12 +80,32 @@ def test_nothing_is_sent_if_the_key_function_fails(server: FaultServer, mode: Mo
     def failing() -> str:
         raise LookupError("sealed")
 
+    async def failing_async() -> str:
+        raise LookupError("sealed")
+
     case = server.case(healthy("submit"))
-    with pytest.raises(ConfigurationError, match="LookupError") as caught:
-        call(mode, "submit", resolve(api_key=failing, base_url=case.base_url), VirtualIO(mode.port()))
-    assert isinstance(caught.value.__cause__, LookupError)
-    assert not caught.value.may_have_been_billed
+    for source in (failing, failing_async):
+        config = resolve(api_key=source, base_url=case.base_url)
+        with pytest.raises(ConfigurationError, match="The api_key function raised LookupError") as caught:
+            call(mode, "submit", config, VirtualIO(mode.port()))
+        is_misplaced = source is failing_async and not mode.is_async
+        assert ("Only the asynchronous client" in caught.value.hint) is is_misplaced
+        assert isinstance(caught.value.__cause__, LookupError)
+        assert not caught.value.may_have_been_billed
     assert case.requests == []
+
+
+def test_an_async_key_function_in_a_blocking_call_raises_where_it_suspends() -> None:
+    async def poll() -> list[str]:
+        messages = []
+        for _ in range(2):  # a poller goes on after a failed read
+            try:
+                await asyncio.sleep(0)
+            except ConfigurationError as error:
+                messages.append(error.message)
+        return messages
+
+    assert run_sync(poll()) == 2 * ["A blocking call ran asynchronous code."]
 
 
 async def test_a_sync_key_function_does_not_block_the_event_loop(server: FaultServer) -> None:

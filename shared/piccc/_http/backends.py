@@ -751,14 +751,15 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never suspends; raise ConfigurationError if the caller's code makes it suspend."""
     try:
         coroutine.send(None)
+        while True:
+            error = ConfigurationError(
+                "A blocking call ran asynchronous code.",
+                hint="Pass a plain function as api_key: only the asynchronous client supports async ones.",
+            )
+            coroutine.throw(error)  # where it suspended, so that a poller survives it and reports it
     except StopIteration as done:
         value: T = done.value
         return value
-    coroutine.close()
-    raise ConfigurationError(
-        "A blocking call ran asynchronous code.",
-        hint="Pass a plain function as api_key: only the asynchronous client supports async ones.",
-    )
 
 
 async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
