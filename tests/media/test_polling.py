@@ -16,15 +16,16 @@ import pytest
 from pydantic import SecretStr
 
 from piccc import AsyncClient, Client, Polling
+from piccc._http.backend import HTTPRequest
 from piccc._http.backends import AsyncSignal
 from piccc.emulator import Emulator
-from piccc.errors import ConfigurationError, NotFoundError, PicccError, TaskWaitTimeout
+from piccc.errors import ConfigurationError, NotFoundError, PicccError, ServerError, TaskWaitTimeout
 from piccc.media import polling
 from piccc.media.account import Account
 from piccc.media.polling import Subscription, joint
 from tests.media.driven import QUICK
 from tests.media.fleet import Fleet, all_at_once
-from tests.media.world import World
+from tests.media.world import World, WorldResponse
 
 KEY = "pcc_live_world"
 
@@ -97,6 +98,44 @@ def test_a_429_pauses_every_wait() -> None:
     counts = wait_distributed([world.account() for _ in range(3)], world, ["t0", "t1", "t2"])
     assert len(counts) == 3
     assert world.asked[1][0] - world.asked[0][0] >= 60
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "message", "hint"),
+    [
+        (["t0"], "Task t0 could not be read in 60 s", "It may be running and billed: do not submit it"),
+        (
+            ["t0", "t1"],
+            "Task t0 and 1 more could not be read in 60 s",
+            "They may be running and billed: do not submit them",
+        ),
+        (
+            ["t1"],
+            "Task t0 and 1 more are still running after 60 s. 1 of them could not be read",
+            "They keep running and are billed: do not submit them",
+        ),
+    ],
+)
+def test_a_timeout_of_a_task_that_could_not_be_read_gives_the_last_error(
+    unreadable: list[str], message: str, hint: str
+) -> None:
+    class FailingWorld(World):
+        def answer(self, request: HTTPRequest) -> WorldResponse:
+            if request.url.rpartition("/")[2] in unreadable:
+                return WorldResponse(500, {"error": {"message": "Out of order"}})
+            return super().answer(request)
+
+    world = FailingWorld(Fleet([0.0, 0.0], [600.0, 600.0]))
+    ids = sorted({"t0", *unreadable})
+
+    async def fail() -> None:
+        with wait(world.account(), *ids, timeout=60.0) as watching, pytest.raises(TaskWaitTimeout) as raised:
+            await watching.next()
+        assert raised.value.message == f"{message} (the last error: The server said: Out of order)."
+        assert raised.value.hint.startswith(hint)
+        assert isinstance(raised.value.__cause__, ServerError)
+
+    world.run(fail())
 
 
 def test_joint_polling_takes_the_fastest_pace_and_the_smallest_budget() -> None:

@@ -104,6 +104,7 @@ class Subscription:
         self.deadline = self.started + (account.polling.timeout if timeout is None else timeout)
         self._poller: Poller | None = None
         self.open: dict[str, Task] = {}
+        self._unread: dict[str, PicccError] = {}
         self._news: deque[Task] = deque()
         self._errors: deque[PicccError] = deque()
         observer = telemetry()
@@ -189,6 +190,10 @@ class Subscription:
             self.open[task.id] = task
         self.signal.set()
 
+    def fail_read(self, task_id: str, error: PicccError) -> None:
+        """Remember why the last read of a task failed. The poller calls this, in its own thread."""
+        self._unread[task_id] = error
+
     def _joined(self) -> Poller:
         if self._poller is None or self._poller.is_stale:
             self._poller = poller_for(self._account)
@@ -198,13 +203,17 @@ class Subscription:
 
     def _still_running(self, running: list[Task], now: float) -> TaskWaitTimeout:
         first = running[0]
-        return TaskWaitTimeout(
-            still_running(running, now - self.started),
-            hint=way_on(running),
+        # The status of a task that was never read is only assumed.
+        unread = [self._unread[task.id] for task in running if not task.raw and task.id in self._unread]
+        timeout = TaskWaitTimeout(
+            still_running(running, now - self.started, unread),
+            hint=way_on(running, is_read=len(unread) < len(running)),
             elapsed=now - self.started,
             task_id=first.id,
             task=first,
         )
+        timeout.__cause__ = unread[-1] if unread else None
+        return timeout
 
     def close(self) -> None:
         """Stop waiting."""
@@ -439,6 +448,9 @@ class Poller:
                 self._schedule.unlisted(error, self._io.now())
             elif ended := self._schedule.unread(step, error, self._io.now()):
                 self._publish(ended)
+            else:
+                for subscription in self._subscriptions.get(step.task.id, ()):
+                    subscription.fail_read(step.task.id, error)
 
     def _publish(self, news: Task | Ended) -> None:
         if isinstance(news, Ended) and news.task.id in self._shared:
@@ -566,19 +578,29 @@ def joint(pollings: Iterable[Polling]) -> Polling:
     )
 
 
-def still_running(running: Sequence[Task], seconds: float) -> str:
-    """Return the message about tasks that have no output after a wait of this many seconds."""
+def still_running(running: Sequence[Task], seconds: float, unread: Sequence[PicccError] = ()) -> str:
+    """Return the message about tasks that have no output after a wait of this many seconds.
+
+    `unread` has the last error of each task that could not be read even once.
+    """
     waited = f"{seconds:.{0 if seconds >= 1 else 1}f} s"
     first, others = running[0], len(running) - 1
+    last = f" (the last error: {unread[-1].message.rstrip('.')})" if unread else ""
+    if len(unread) == len(running):
+        tasks = f"Task {first.id} and {others} more" if others else f"Task {first.id}"
+        return f"{tasks} could not be read in {waited}{last}."
     if others:
-        return f"Task {first.id} and {others} more are still running after {waited}."
+        message = f"Task {first.id} and {others} more are still running after {waited}."
+        if unread:
+            message += f" {len(unread)} of them could not be read{last}."
+        return message
     if first.status == "completed":
         return f"Task {first.id} is completed but has no output yet (waited {waited})."
     return f"Task {first.id} is still {first.status} after {waited}."
 
 
-def way_on(running: list[Task]) -> str:
-    """Return a hint for tasks that are still running, or whose output is missing."""
+def way_on(running: list[Task], *, is_read: bool = True) -> str:
+    """Return a hint for tasks that are still running, whose output is missing, or that were never read."""
     ids = [task.id for task in running]
     call = f"client.tasks.wait({ids[0]!r})" if len(ids) == 1 else f"client.tasks.wait_all({ids[:10]!r})"
     more = f" (and {len(ids) - 10} more)" if len(ids) > 10 else ""
@@ -586,6 +608,8 @@ def way_on(running: list[Task]) -> str:
     if all(task.status == "completed" for task in running):
         return f"Do not submit {it} again. To wait longer: {call}{more}"
     runs = "It keeps running and is billed" if len(ids) == 1 else "They keep running and are billed"
+    if not is_read:
+        runs = f"{'It' if len(ids) == 1 else 'They'} may be running and billed"
     return f"{runs}: do not submit {it} again. To continue: {call}{more}"
 
 
