@@ -6,11 +6,13 @@ import inspect
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from piccc import AsyncClient, Client, errors
 from piccc._dialects.tasks import read_task
 from piccc.errors import (
+    APIConnectionError,
     AuthenticationError,
     ConfigurationError,
     InvalidArgumentError,
@@ -75,6 +77,29 @@ def test_an_error_about_a_running_task_names_it_and_forbids_a_retry(kind: type[P
     assert report.artifact["tool_error"]["may_retry"] is False
     assert RUNNING.id in report.text
     assert [task.id for task in tasks_in(report.artifact)] == [RUNNING.id]
+
+
+@pytest.mark.parametrize(("base_url", "may_retry"), [(None, False), ("http://piccc.test", True)])
+def test_a_failed_connection_may_be_tried_again_only_if_a_server_is_configured(
+    monkeypatch: pytest.MonkeyPatch, base_url: str | None, may_retry: bool
+) -> None:
+    monkeypatch.delenv("PICCC_BASE_URL", raising=False)
+    attempts: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        attempts.append(request)
+        raise httpx.ConnectError("Name or service not known")
+
+    http_client = httpx.Client(transport=httpx.MockTransport(refuse))
+    client = Client(api_key="unused", base_url=base_url, http_client=http_client, max_retries=1)
+    with pytest.raises(APIConnectionError) as caught:
+        client.images.submit("a fox", model="piccc-image")
+    report = failed(caught.value, is_submission=True)
+    assert report.artifact["tool_error"]["may_retry"] is may_retry
+    assert ("You may call again once." in report.text) is may_retry
+    assert ("Do not retry: tell the user." in report.text) is not may_retry
+    assert ("No server is configured" in caught.value.hint) is not may_retry
+    assert len(attempts) == (2 if may_retry else 1)
 
 
 def test_an_exception_of_another_library_is_reported() -> None:

@@ -520,7 +520,8 @@ class _RetryState:
             hint=failure.hint or self._advice(sent=sent, reason=failure.reason),
         )
         redact_causes(failure.__cause__, secrets)
-        return _Failed(failure.outcome, error, failure.__cause__)
+        is_hopeless = self.config.is_placeholder and not sent
+        return _Failed(Outcome.HOPELESS if is_hopeless else failure.outcome, error, failure.__cause__)
 
     def _advice(self, *, sent: bool, reason: str = "") -> str:
         if self.config.is_placeholder:

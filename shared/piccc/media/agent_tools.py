@@ -298,6 +298,8 @@ def _advice(error: Exception, task: Task | None, *, may_exist: bool) -> tuple[bo
         )
     if task is not None and not task.is_terminal:
         return False, f"Task {task.id} is running: do not submit it again. Check it later with {GET_TASK}."
+    if type(error) is errors.APIConnectionError and not error.is_retryable:
+        return False, f"Nothing was created. {_TELL_THE_USER}"  # such as a certificate that is not trusted
     return next((_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE), (False, _TELL_THE_USER))
 
 
