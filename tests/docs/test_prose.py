@@ -97,6 +97,19 @@ def test_chinese_pages_declare_their_language_and_wrap_no_paragraph(path: Path) 
     assert path.parent == ROOT or text.startswith('<div lang="zh-CN" markdown>\n')
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [("README.md", "README.zh.md"), ("docs/guides/retries.md", "docs/zh/retries.md")],
+)
+def test_the_retry_tables_name_the_same_statuses_in_both_languages(english: str, chinese: str) -> None:
+    def statuses(page: str) -> list[list[str]]:
+        rows = re.findall(r"^\|.*\| (?:retried|重试) \|.*$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        return [sorted(re.findall(r"5xx|[45]\d\d", row)) for row in rows]
+
+    refused, failed = ["429", "503", "529"], ["503", "504", "524", "529", "5xx"]
+    assert statuses(english) == statuses(chinese) == [[], refused, failed]
+
+
 def test_every_error_class_has_a_section_on_the_errors_page() -> None:
     page = (ROOT / "docs" / "guides" / "errors.md").read_text("utf-8")
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
