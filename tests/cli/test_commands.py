@@ -298,7 +298,12 @@ COMPLETE = {"PICCC_API_KEY": "k", "PICCC_BASE_URL": "http://127.0.0.1:9", "PICCC
 MCP_WARNINGS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "nothing": (
         {},
-        ("Set PICCC_API_KEY.", "Set PICCC_BASE_URL", "Set PICCC_IMAGE_MODEL", "Set PICCC_VIDEO_MODEL"),
+        (
+            "Set PICCC_API_KEY.",
+            "No server is configured. Set PICCC_BASE_URL",
+            "Set PICCC_IMAGE_MODEL",
+            "Set PICCC_VIDEO_MODEL",
+        ),
     ),
     "all but a model": (COMPLETE, ("No video model is configured: calls of generate_video fail.",)),
     "a key in quotation marks": (

@@ -59,7 +59,7 @@ def contract(
 
     config = resolve()
     if config.is_placeholder:
-        raise ConfigurationError("No server is set.", hint=ways_out())
+        raise ConfigurationError("No server is configured.", hint=ways_out())
     rows = rows_named(only or ())
     if not rows:
         raise typer.BadParameter(f"No row matches {', '.join(only or ())}.", param_hint="--only")

@@ -223,7 +223,10 @@ _ABSENT = (404, 405, 501)
 def _server(config: Config) -> Iterator[Finding]:
     if config.is_placeholder:
         yield Finding(
-            "server", "fix", f"{URL_VARIABLE} is not set, or is a placeholder", in_shell_words(ways_out())
+            "server",
+            "fix",
+            f"No server is configured: {URL_VARIABLE} is not set, or is a placeholder",
+            in_shell_words(ways_out()),
         )
         return
     # Without a key, the server's refusal still shows that it is there.

@@ -186,7 +186,7 @@ def _missing(config: Config, *, image: str | None, video: str | None) -> Iterato
         is_given = os.environ.get(KEY_VARIABLE, "").strip()
         found.append(f"{error.message} {error.hint if is_given else f'Set {KEY_VARIABLE}.'}")
     if config.is_placeholder:
-        found.append(f"No API is configured. Set {URL_VARIABLE} to the API's URL.")
+        found.append(f"No server is configured. Set {URL_VARIABLE} to your server's URL.")
     if found:
         yield " ".join(
             (
