@@ -306,6 +306,33 @@ def test_only_loopback_hosts_bypass_the_proxy(
     assert (proxy_for("http", host, 80) is None) is is_loopback
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "is_excepted"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.0/8", "10.test", False),
+        ("a.test, 10.1.2.3/8", "10.9.9.9", True),  # its host bits are ignored, as by curl
+        ("fd00::/8", "fd00::1", True),
+        ("fd00::/8", "10.1.2.3", False),
+        ("10.0.0.0/99", "10.1.2.3", False),
+        ("*.test", "API.a.test", True),
+        ("*.test", "test", False),
+        ("*.test", "atest", False),
+        ("a.test:8080", "a.test", False),
+        ("a.test:80", "a.test", True),
+    ],
+)
+def test_no_proxy_may_have_networks_wildcards_and_ports(
+    no_proxy: str, host: str, is_excepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://proxy.test:8080")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, no_proxy)
+    assert (proxy_for("http", host, 80) is None) is is_excepted
+
+
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("kind", ["chat", "submit"])
 def test_a_proxy_that_never_opens_the_tunnel_gets_no_request(

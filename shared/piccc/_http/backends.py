@@ -21,6 +21,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from functools import lru_cache, partial
+from ipaddress import ip_address, ip_network
 from itertools import chain, zip_longest
 from queue import Empty, SimpleQueue
 from types import FunctionType
@@ -707,9 +708,20 @@ def proxy_for(scheme: str, host: str, port: int) -> str | None:
         return None
     proxies = getproxies()
     proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(f"{host}:{port}"):
+    if not proxy or proxy_bypass(f"{host}:{port}") or _is_excepted(host, proxies.get("no", "")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_excepted(host: str, no_proxy: str) -> bool:
+    """Return whether `NO_PROXY` has the host in a form that urllib ignores: `10.0.0.0/8` or `*.internal`."""
+    for each in no_proxy.lower().replace(",", " ").split():
+        if each.startswith("*.") and host.lower().endswith(each[1:]):
+            return True
+        with suppress(ValueError):
+            if "/" in each and ip_address(host) in ip_network(each, strict=False):
+                return True
+    return False
 
 
 def _needs_httpx(proxy: str | None) -> bool:

@@ -15,13 +15,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeVarTuple
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import typer
 
+from piccc._http.backends import proxy_for
 from piccc._version import __version__
 from piccc.cli.common import AsJSON, LedgerPlace, document, in_shell_words, ledger_of, printable, results
-from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config, Key, is_loopback, redact, resolve, ways_out
+from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config, Key, redact, resolve, ways_out
 from piccc.errors import (
     APIStatusError,
     AuthenticationError,
@@ -171,12 +172,12 @@ def _key() -> Iterator[Finding]:
 
 
 def _proxy(config: Config) -> Iterator[Finding]:
-    scheme, host, _ = config.origin
+    scheme, host, port = config.origin
     proxies = getproxies()
     used = proxies.get(scheme) or proxies.get("all")
     if used is None:
         yield Finding("proxy", "ok", "none")
-    elif proxy_bypass(host) or is_loopback(host):
+    elif proxy_for(scheme, host, port) is None:
         yield Finding("proxy", "ok", f"{redact(used)} is set, but not used for {host}")
     elif used.startswith("socks") and find_spec("socksio") is None:
         says = f"{redact(used)} is used for {host}, but needs a package that is not installed"
