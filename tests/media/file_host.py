@@ -55,7 +55,7 @@ class FileHost:
         start = self._start(headers)
         total = len(self.content) if self.declared_size is None else self.declared_size
         body, sent_headers = self.content[start:], {"etag": self.etag} if self.etag else {}
-        sent_headers = {**sent_headers, **self.headers, "content-length": str(total - start)}
+        sent_headers = {**sent_headers, "content-length": str(total - start)}
         if start >= len(self.content) > 0:
             return _response(416, b"", {"content-range": f"bytes */{len(self.content)}"})
         if start:
@@ -65,7 +65,7 @@ class FileHost:
         if self.cut_after is not None and self.cuts:
             self.cuts -= 1
             body = body[: self.cut_after]
-        return _response(206 if start else 200, body, sent_headers)
+        return _response(206 if start else 200, body, {**sent_headers, **self.headers})
 
     def _start(self, headers: dict[str, str]) -> int:
         match = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))

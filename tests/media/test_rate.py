@@ -13,7 +13,13 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from piccc import Client, RateLimit, SpendLimit
 from piccc.emulator import Emulator
-from piccc.errors import APITimeoutError, ConfigurationError, RateLimitError, SpendLimitExceeded
+from piccc.errors import (
+    APITimeoutError,
+    ConfigurationError,
+    InvalidRequestError,
+    RateLimitError,
+    SpendLimitExceeded,
+)
 from piccc.media.ledgers import ledger_at
 from tests.media.driven import QUICK
 from tests.media.test_ledger import SHARED, shared_place
@@ -62,13 +68,25 @@ def test_every_request_of_a_client_counts_toward_its_rate(emulator: Emulator) ->
     )
     client.chat.create("Hello")
     list(client.tasks.list())
-    emulator.fault("429;retry-after=30", times=1)
-    with pytest.raises(RateLimitError):
+    emulator.fault("400", times=1)  # a 429 would pause the client, whether or not it was counted
+    with pytest.raises(InvalidRequestError):
         client.images.submit("a fox", **IMAGE)
     with pytest.raises(APITimeoutError, match="rate"):
         client.chat.create("Hello", timeout=1)
     assert len(emulator.requests) == 3
     pickle.loads(pickle.dumps(client)).close()  # noqa: S301  our own bytes
+
+
+def test_a_429_holds_back_a_client_that_has_permits_left(emulator: Emulator) -> None:
+    client = Client(
+        base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK, rate="1000/hour", max_retries=0
+    )
+    emulator.fault("429;retry-after=30", times=1)
+    with pytest.raises(RateLimitError):
+        client.images.submit("a fox", **IMAGE)
+    with pytest.raises(APITimeoutError, match="rate"):
+        client.chat.create("Hello", timeout=1)
+    assert len(emulator.requests) == 1
 
 
 async def test_a_rate_limit_implements_both_frameworks_interfaces() -> None:
