@@ -153,6 +153,15 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         events((LOOKED, json_pieces('{"at"', ": 1}")), end="tool_use"),
         [LOOK],
     ),
+    "an input sent as an object instead of text": (
+        "anthropic",
+        message(LOOKED, end="tool_use"),
+        events(
+            ({**LOOKED, "input": {}}, [{"type": "input_json_delta", "partial_json": {"at": 1}}]),
+            end="tool_use",
+        ),
+        [LOOK],
+    ),
     "reasoning without text": (
         "anthropic",
         message({"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": "so"}),

@@ -243,7 +243,7 @@ class AnthropicReader(Reader):
             case "text_delta":
                 return [TextDelta(text, index)] if (text := text_of(delta.get("text"))) else []
             case "input_json_delta":
-                arguments = text_of(delta.get("partial_json"))
+                arguments = arguments_of(delta.get("partial_json"))
                 number = self._calls.get(index)
                 if not arguments:
                     return []
