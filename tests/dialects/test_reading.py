@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 
 from piccc._dialects import DialectName, dialect_named
+from piccc._dialects.reader import EventDecoder, as_events
 from piccc.conversation import ChatReply, Part, Raw, Reasoning, Refusal, Text, ToolCall, Usage
 from piccc.errors import ResponseError, StreamError
 from tests.dialects.replies import DIALECTS, JSON, read
@@ -207,6 +209,10 @@ def test_a_reply_has_the_same_parts_whole_and_streamed(case: str) -> None:
         assert reply.parts == parts
         # Each part has its own block in the deltas, by which adapters separate parts.
         assert len({delta.block for delta in streamed}) == len(parts)
+    # Some servers answer a request for a stream with a whole reply.
+    sent = EventDecoder().feed(as_events(json.dumps(whole, indent=2).encode()))
+    _, reply = read(dialect, [event.data for event in sent])
+    assert (reply.parts, reply.finish_reason) == (parts, dialect_named(dialect).decode(whole).finish_reason)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

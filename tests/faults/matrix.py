@@ -134,13 +134,9 @@ SILENCE = [
     lost("reset in the headers", [[b"HTTP/1.1 200 OK\r\ncontent-type: appl", RESET]]),
     lost("closed after 100 Continue", [[b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE]]),
     lost("not HTTP", [[b"220 smtp.example ESMTP\r\n\r\n", CLOSE]]),
-    Fault(
+    lost(
         "closed in the body",
         [[head(200, "content-type: application/json", "content-length: 999"), b'{"id":', CLOSE]],
-        "ResponseLostError x1 billed",
-        "ResponseError x1 billed",
-        "SubmissionUnknown x1 billed",
-        "APIConnectionError x3 waits 1.5",
     ),
     Fault(
         "silence after sending",
@@ -323,21 +319,10 @@ BODIES = [
     unreadable("half the JSON", body(b'{"id": "chatcmpl-1", "cho')),
     unreadable("too many JSON values", body(b"[" + b"[]," * 600_000 + b"[]]")),
     unreadable("nested too deeply", body(b"[" * 100_000 + b"]" * 100_000)),
-    Fault(
-        "a damaged gzip",
-        body(b"\x1f\x8b no gzip", "content-encoding: gzip"),
-        "ResponseLostError x1 billed",
-        "ResponseError x1 billed",
-        "SubmissionUnknown x1 billed",
-        "APIConnectionError x3 waits 1.5",
-    ),
-    Fault(
+    lost("a damaged gzip", body(b"\x1f\x8b no gzip", "content-encoding: gzip")),
+    lost(
         "too many content encodings",
         body(b"{}", "content-encoding: gzip, gzip, gzip, gzip, gzip, gzip, gzip"),
-        "ResponseLostError x1 billed",
-        "ResponseError x1 billed",
-        "SubmissionUnknown x1 billed",
-        "APIConnectionError x3 waits 1.5",
     ),
     unreadable("a gzip bomb", body(gzip.compress(b" " * 64 * 2**20, 9), "content-encoding: gzip")),
     unreadable("larger than the limit", body(b" " * 33 * 2**20)),

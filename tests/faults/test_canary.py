@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from piccc import AsyncClient, Client, PicccError, Timeout
+from piccc import AsyncClient, ChatReply, Client, PicccError, Timeout
 from tests.faults.replies import EVENTS, event, whole
 from tests.faults.server import CLOSE, RESET, Answer, FaultServer, chunk, head, reply, stream_head
 from tests.pairwise import pairwise
@@ -48,7 +48,8 @@ FAULTS: dict[str, Answer] = {
 
 
 ECHOES: dict[str, Answer] = {
-    "in the request id": [reply(200, whole("chat"), f"x-request-id: req-{KEY}")],
+    "in the request id": [reply(200, b'{"odd": 1}', f"x-request-id: req-{KEY}")],
+    "in the request id of a reply": [reply(200, whole("chat"), f"x-request-id: req-{KEY}")],
     "in the request id of an error": [reply(401, b"{}", f"request-id: {KEY}")],
     "in the rate limit": [reply(429, b"{}", f"x-ratelimit-remaining: {TOKEN}")],
     "in a header": [reply(400, b"{}", f"x-echo: {KEY} {BASIC}")],
@@ -202,7 +203,7 @@ def test_secrets_echoed_anywhere_in_a_response_are_redacted(
             attempt(lambda text: client.images.submit(text, model="m")),
             attempt(client.tasks.get),
         ]
-    assert any(isinstance(thing, PicccError) for thing in things)
+    assert isinstance(things[0], PicccError | ChatReply)
     logged = [record.getMessage() for record in caplog.records if record.name.startswith("piccc")]
     texts = [*(rendered(thing) for thing in things), *logged]
     for secret in SECRETS:

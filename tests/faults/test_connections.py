@@ -385,6 +385,35 @@ def test_a_truncated_compressed_body_never_yields_a_partial_reply(
         assert isinstance(error, APIConnectionError | ResponseError | StreamError)
 
 
+EVENT_BYTES = b"".join(EVENTS["chat"].values())
+NOT_DECLARED = {
+    "events as plain text": [reply(200, EVENT_BYTES, type="text/plain; charset=utf-8")],
+    "events after a byte order mark": [reply(200, b"\xef\xbb\xbf" + EVENT_BYTES, type="text/html")],
+    "events after a comment, of no type": [
+        head(200, "transfer-encoding: chunked"),
+        *(chunk(each) for each in (b": hi\n\n", *EVENTS["chat"].values())),
+        chunk(b""),
+    ],
+    "a whole reply": [reply(200, whole("chat"))],
+    "a whole reply in pieces": [
+        head(200, "content-type: text/plain", "transfer-encoding: chunked"),
+        *(chunk(each) for each in (b"\r\n {", json.dumps(WHOLE["chat"], indent=1).encode()[1:])),
+        chunk(b""),
+    ],
+}
+
+
+@MODE
+@pytest.mark.parametrize("answer", NOT_DECLARED.values(), ids=NOT_DECLARED)
+def test_a_paid_answer_is_read_though_it_is_not_declared_as_a_stream(
+    server: FaultServer, mode: Mode, answer: Answer
+) -> None:
+    results = in_turn(mode, server, ["chat-stream", "chat"], answer, healthy("chat"))
+    assert [healthy_result("chat", result) for result in results] == [True, True]
+    assert results[0].usage == results[1].usage
+    assert server.connections == 1
+
+
 @MODE
 def test_the_expanded_size_of_a_compressed_stream_is_limited(server: FaultServer, mode: Mode) -> None:
     bomb = gzip.compress((b": " + b"comment " * 100 + b"\n\n") * 96_000, 1)  # 77 MB; the limit is 64 MiB

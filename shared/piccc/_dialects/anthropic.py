@@ -190,13 +190,25 @@ class AnthropicReader(Reader):
             _read_envelope(reply, message)
         elif kind == "message_delta":
             self._merge_usage(body)
-            end, was_refusal = mapping(body.get("delta")), reply.finish_reason == "content_filter"
-            _read_end(reply, end)
-            if _is_refusal(end) and not was_refusal:
-                return [RefusalDelta(_refusal_text(end), self._next_block)]
+            return self._end(mapping(body.get("delta")))
+        elif kind == "message" and isinstance(body.get("content"), list):  # a whole reply
+            self._merge_usage(body)
+            _read_envelope(reply, body)
+            blocks = list(enumerate(mappings(body.get("content"))))
+            self._next_block = len(blocks)
+            deltas = [each for number, block in blocks for each in self._start(number, block)]
+            self.is_complete = self.is_done = True
+            return [*deltas, *self._rest(), *self._end(body)]
         elif kind == "message_stop":
             self.is_complete = self.is_done = True
         return []
+
+    def _end(self, end: JSON) -> list[Delta]:
+        reply = self._builder.reply
+        was_refusal = reply.finish_reason == "content_filter"
+        _read_end(reply, end)
+        is_new = _is_refusal(end) and not was_refusal
+        return [RefusalDelta(_refusal_text(end), self._next_block)] if is_new else []
 
     def _merge_usage(self, body: JSON) -> None:
         if isinstance(usage := body.get("usage"), dict):

@@ -255,6 +255,17 @@ class Reader:
         return ()
 
 
+def as_events(body: bytes) -> bytes:
+    """Return a whole reply as server-sent events, b"" if the body is something else."""
+    try:
+        reply = parse(body)
+    except ValueError:
+        return b""
+    if not isinstance(reply, dict) or not (reply.get("choices") or isinstance(reply.get("content"), list)):
+        return b""
+    return b"data: %s\n\ndata: [DONE]\n\n" % body.translate(None, b"\r\n")  # JSON strings have no line ends
+
+
 def read_event(event: Event) -> tuple[JSON, bool]:
     """Return an event's JSON object, and whether it may contain lone surrogates.
 

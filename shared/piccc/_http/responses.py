@@ -157,6 +157,20 @@ def is_web_page(text: str) -> bool:
 E = TypeVar("E", bound=PicccError)
 
 
+class Reread:
+    """A response of which the first bytes were read and are returned again."""
+
+    def __init__(self, response: HTTPResponse, first: bytes) -> None:
+        self.status, self.headers = response.status, response.headers
+        self.close, self.abandon = response.close, response.abandon
+        self._first, self._response = first, response
+
+    async def receive(self, by: float | None = None) -> bytes:
+        """Return the next bytes, b"" at the end; raise Failure on an error or when `by` passes."""
+        first, self._first = self._first, b""
+        return first or await self._response.receive(by)
+
+
 @dataclass(slots=True, eq=False)
 class RawResponse:
     """A successful call's response: its whole body, or for a stream the open response.

@@ -19,6 +19,7 @@ from urllib.parse import urljoin
 
 from piccc._dialects import Dialect
 from piccc._dialects.common import LargeBody, parse, request_body, serialize
+from piccc._dialects.reader import as_events
 from piccc._dialects.tasks import read_error, read_task
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.backends import read_all
@@ -27,6 +28,7 @@ from piccc._http.connections import earliest, request_id
 from piccc._http.responses import (
     WEB_PAGE,
     RawResponse,
+    Reread,
     is_web_page,
     outcome_of,
     read_error_text,
@@ -118,6 +120,8 @@ logger = logging.getLogger("piccc")
 MAX_JSON_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 ERROR_BODY_SECONDS = 5.0
+_EVENT = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")
+"""The start of server-sent events, which some servers send with another content type."""
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 20.0
 LONGEST_WAIT = 600.0
@@ -475,10 +479,24 @@ class _RetryState:
         return _Failed(Outcome.UNKNOWN, lost)
 
     async def _stream(self, raw: RawResponse) -> RawResponse | _Failed:
-        if "text/event-stream" in raw.response.headers.get("content-type", "").lower():
-            self.budget.give(max(self.spent, REFUND))
-            return raw
-        body = (await self._snippet(raw.response)).decode(errors="replace")
+        if "text/event-stream" not in raw.response.headers.get("content-type", "").lower():
+            try:
+                start = await raw.response.receive(self._headers_by())
+                if start.lstrip().startswith(b"{"):  # some servers ignore `stream` and send a whole reply
+                    start += await read_all(raw.response, MAX_JSON_BYTES, self.deadline)
+            except Failure as failure:
+                return self._no_response(failure)
+            except OverflowError:
+                return self._rejected(raw, f"The response is larger than {MAX_JSON_BYTES} bytes.")
+            events = start if _EVENT.match(start) else as_events(start)
+            if not events:
+                return await self._no_stream(raw, start)
+            raw.response = Reread(raw.response, events)
+        self.budget.give(max(self.spent, REFUND))
+        return raw
+
+    async def _no_stream(self, raw: RawResponse, start: bytes) -> _Failed:
+        body = (start + await self._snippet(raw.response))[:MAX_ERROR_BYTES].decode(errors="replace")
         if is_web_page(body):
             return self._rejected(raw, WEB_PAGE, body)
         text = read_error_text(body)[0] if body.strip() else "an empty body"
