@@ -133,7 +133,8 @@ def _calls(message: ChatMessage) -> Iterator[ToolCall | InvalidToolCall]:
     }
     blocks = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     for block in blocks:
-        id = block.tool_call_id or ""
+        # Ollama and Gemini have no ids: their integrations use the tool's name in the result.
+        id = block.tool_call_id or block.tool_name
         yield _read_call(id, block.tool_name, block.tool_kwargs, reasons.get(id))
     calls = message.additional_kwargs.get("tool_calls")
     if not blocks and isinstance(calls, list | tuple):
@@ -185,25 +186,19 @@ def _parts(block: Any) -> Sequence[Part]:
 
 
 def _image(block: ImageBlock) -> Image:
-    data = _base64(block.image, block.path)
-    if data is None and block.url is None:
-        raise _empty(block)
+    data = _base64(block, block.image)
     return Image(None if data else str(block.url), data, block.image_mimetype, block.detail)
 
 
 def _document(block: DocumentBlock) -> File:
-    data = _base64(block.data, block.path)
-    if data is None and block.url is None:
-        raise _empty(block)
+    data = _base64(block, block.data)
     is_named = block.title not in (None, "input_document")  # core's default title
     name = block.title if is_named or not block.path else Path(block.path).name
     return File(data, block.document_mimetype, name, None if data else block.url)
 
 
 def _audio(block: AudioBlock) -> Audio:
-    data = _base64(block.audio, block.path)
-    if data is None and block.url is None:
-        raise _empty(block)
+    data = _base64(block, block.audio)
     if data is None:
         raise UnsupportedContentError(
             "Audio cannot be sent by URL.", hint="Pass AudioBlock(audio=bytes) or a path."
@@ -212,10 +207,6 @@ def _audio(block: AudioBlock) -> Audio:
     if (audio_format := detected or block.format) is None:
         raise UnsupportedContentError("The audio format is unknown.", hint="Pass it: format='wav'.")
     return Audio(data, audio_format)
-
-
-def _empty(block: Any) -> UnsupportedContentError:
-    return UnsupportedContentError(f"{type(block).__name__} is empty.", hint="Pass bytes, a path or a URL.")
 
 
 def _citable(content: Any, block: CitableBlock) -> Sequence[Part]:
@@ -234,24 +225,37 @@ def _reasoning(block: ThinkingBlock) -> Sequence[Part]:
     return [reasoning] if reasoning != Reasoning(provider=provider) else ()
 
 
-def _base64(content: bytes | IOBase | None, path: Any) -> str | None:
-    """Return content as base64 text; blocks hold their bytes as base64 already."""
-    if isinstance(content, bytes):
-        return content.decode("ascii")
-    if content is not None:
-        content.seek(0)
-        return b64encode(content.read()).decode("ascii")
-    return b64encode(Path(path).read_bytes()).decode("ascii") if path else None
+def _base64(block: ImageBlock | DocumentBlock | AudioBlock, content: bytes | IOBase | None) -> str | None:
+    """Return a block's content as base64 text, or None if it only has a URL."""
+    try:
+        if isinstance(content, bytes):
+            data = content.decode("ascii")  # blocks hold their bytes as base64 already
+        elif content is not None:
+            content.seek(0)
+            data = b64encode(content.read()).decode("ascii")
+        else:
+            data = b64encode(Path(block.path).read_bytes()).decode("ascii") if block.path else ""
+    except (OSError, ValueError, TypeError) as error:  # deleted, closed, not seekable, in text mode
+        raise UnsupportedContentError(
+            f"{type(block).__name__} cannot be read: {error}",
+            hint="Pass bytes, the path of an existing file, or a file that is open in binary mode.",
+        ) from error
+    if not data and block.url is None:
+        raise UnsupportedContentError(
+            f"{type(block).__name__} is empty.", hint="Pass bytes, a path or a URL."
+        )
+    return data or None
 
 
 def _read_listed_call(call: Any) -> ToolCall | InvalidToolCall:
-    """Read a call in the form of OpenAI's Chat or Responses API, Anthropic's API, or core."""
+    """Read a call in the form of OpenAI's Chat or Responses API, Anthropic's or Bedrock's API, or core."""
     function = _get(call, "function") or call
     arguments: Any = next(
         (value for name in ("arguments", "input", "args") if (value := _get(function, name)) is not None), {}
     )
-    id = _get(call, "call_id") or _get(call, "id") or ""
-    return _read_call(str(id), str(_get(function, "name") or ""), arguments)
+    name = str(_get(function, "name") or "")
+    ids = (_get(call, key) for key in ("call_id", "id", "toolUseId"))
+    return _read_call(str(next(filter(None, ids), name)), name, arguments)
 
 
 def _get(value: Any, name: str) -> Any:

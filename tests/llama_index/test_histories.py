@@ -32,7 +32,7 @@ from piccc._dialects import dialect_named
 from piccc._dialects.common import serialize
 from piccc.conversation import ChatRequest, Image, InvalidToolCall, Reasoning, Text, ToolCall
 from piccc.emulator import Emulator, Scripted
-from piccc.errors import PicccError
+from piccc.errors import PicccError, UnsupportedContentError
 from tests.llama_index.conftest import Async, Sync
 from tests.llama_index.test_input import PNG, WAV
 
@@ -92,6 +92,18 @@ MESSAGES: dict[str, tuple[ChatMessage, list[Any]]] = {
         ),
         [Text("Here:"), Image(None, base64.b64encode(PNG).decode(), "image/png"), CALL],
     ),
+    "Ollama, calls without ids": (
+        assistant(ToolCallBlock(tool_name="fire", tool_kwargs={"at": 9})),
+        [ToolCall("fire", "fire", '{"at": 9}')],
+    ),
+    "Gemini, older": (
+        assistant(tool_calls=[{"name": "fire", "args": {"at": 9}}]),
+        [ToolCall("fire", "fire", '{"at": 9}')],
+    ),
+    "Bedrock": (
+        assistant(tool_calls=[{"toolUseId": "c1", "name": "fire", "input": {"at": 9}}]),
+        [CALL],
+    ),
     "video": (
         assistant(VideoBlock(url="https://v.test/a.mp4"), TextBlock(text="So.")),
         [Text("[video: https://v.test/a.mp4]"), Text("So.")],
@@ -124,7 +136,7 @@ def test_a_strict_server_accepts_the_converted_history(
 ) -> None:
     message, parts = MESSAGES[name]
     results = [
-        ChatMessage(role="tool", content="fired", additional_kwargs={"tool_call_id": "c1"})
+        ChatMessage(role="tool", content="fired", additional_kwargs={"tool_call_id": part.id})
         for part in parts
         if isinstance(part, ToolCall)
     ]
@@ -220,6 +232,38 @@ def test_content_of_an_unknown_type_is_rejected(llm: Piccc, emulator: Emulator, 
     with pytest.raises(PicccError, match=r"type of an|audio format"):
         send_block(llm, block)
     assert emulator.requests == []
+
+
+def unreadable(kind: str, path: Path) -> ContentBlock:
+    """Return a block whose file is deleted, closed or in text mode."""
+    path.write_bytes(PNG)
+    file: Any = io.StringIO("kiln") if kind == "text mode" else io.BytesIO(PNG)
+    blocks: dict[str, ContentBlock] = {
+        "deleted image": ImageBlock(path=path),
+        "deleted document": DocumentBlock(path=path),
+        "deleted audio": AudioBlock(path=path),
+        "closed": ImageBlock(image=file, image_mimetype="image/png"),
+        "text mode": ImageBlock(image=file, image_mimetype="image/png"),
+    }
+    path.unlink()
+    if kind == "closed":
+        file.close()
+    return blocks[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["deleted image", "deleted document", "deleted audio", "closed", "text mode"]
+)
+def test_an_unreadable_file_is_an_error_or_described_if_a_tool_returned_it(
+    llm: Piccc, emulator: Emulator, tmp_path: Path, kind: str
+) -> None:
+    block = unreadable(kind, tmp_path / "kiln.png")
+    with pytest.raises(UnsupportedContentError, match="cannot be read"):
+        send_block(llm, block)
+    assert emulator.requests == []
+    call = assistant(ToolCallBlock(tool_call_id="c1", tool_name="fire", tool_kwargs={}))
+    llm.chat([USER, call, ChatMessage(role="tool", blocks=[block], additional_kwargs={"tool_call_id": "c1"})])
+    assert f"[{block.block_type}" in json.dumps(emulator.requests[-1].body["messages"])
 
 
 def test_an_image_in_a_system_message_reaches_the_model(llm: Piccc, emulator: Emulator) -> None:

@@ -121,7 +121,17 @@ def test_a_video_url_is_described_by_the_url(make: Callable[..., Piccc], emulato
     assert last_messages(emulator)[0]["content"] == "[video: https://videos.test/kiln.mp4]"
 
 
-@pytest.mark.parametrize("block", [ImageBlock(), AudioBlock(), DocumentBlock()])
+EMPTY = [
+    ImageBlock(),
+    AudioBlock(),
+    DocumentBlock(),
+    ImageBlock(image=b""),
+    AudioBlock(audio=b"", format="wav"),
+    DocumentBlock(data=b""),
+]
+
+
+@pytest.mark.parametrize("block", EMPTY)
 def test_an_empty_block_is_rejected(llm: Piccc, emulator: Emulator, block: Any) -> None:
     with pytest.raises(UnsupportedContentError, match="is empty"):
         llm.chat([ChatMessage(role="user", blocks=[block])])
