@@ -22,7 +22,7 @@ URL = "https://files.example.com/a.png"
     [
         *(
             (word, "queued")
-            for word in ("pending", "submitted", "Waiting", "QUEUING", "queueing", "preparing")
+            for word in ("pending", "submitted", "Waiting", "QUEUING", "queueing", "preparing", "created")
         ),
         *((word, "processing") for word in ("running", "in_progress", "generating", "Processing")),
         *((word, "completed") for word in ("success", "succeed", "succeeded", "done", " COMPLETED ")),
@@ -71,6 +71,9 @@ def test_known_statuses_are_normalized_and_others_kept(word: str, status: str) -
             "task_id": None,
         },
         {"data": {"task_id": "t", "result": {"outputs": [URL]}}, "code": 200, "task_id": None},
+        {"creations": [{"url": URL}], "images": ["https://example.com/given.png"]},
+        {"videos": [URL], "images": ["https://example.com/given.png"]},
+        {"output": {"video_url": URL}, "image_url": "https://example.com/given.png"},
     ],
 )
 def test_outputs_are_found_wherever_they_are(body: dict[str, Any]) -> None:
@@ -135,6 +138,12 @@ def test_a_finished_task_without_an_output_has_an_error(
         ({"status": "running", "error": {"code": "success", "message": "ok"}}, "processing"),
         ({"status": "running", "task_status_msg": "in the queue"}, "processing"),
         ({"done": False}, "queued"),
+        ({"status": "running", "error": {"code": 0, "message": "Success"}}, "processing"),
+        ({"status": "running", "error": {"code": None, "message": "OK."}}, "processing"),
+        ({"status": "running", "error": {"code": 0, "message": "in the queue"}}, "processing"),
+        ({"status": "polishing", "progress": 25, "outputs": [URL]}, "polishing"),
+        ({"status": "polishing", "images": [URL]}, "polishing"),
+        ({"status": "partial", "outputs": [URL]}, "processing"),
     ],
 )
 def test_the_status_is_derived_from_outputs_and_errors_too(body: dict[str, Any], status: str) -> None:
@@ -202,6 +211,7 @@ def test_one_invalid_field_or_row_does_not_affect_others() -> None:
         ({"image_url": {"url": URL}}, URL),
         ({"b64_json": "aGk=", "mime_type": "image/png"}, "data:image/png;base64,aGk="),
         ({"base64": "aGk="}, "data:;base64,aGk="),
+        ({"b64_json": "data:image/png;base64,aGk="}, "data:image/png;base64,aGk="),
         ("data:image/png;base64,aGk=", "data:image/png;base64,aGk="),
     ],
 )
@@ -238,6 +248,23 @@ def test_a_body_that_is_not_a_task_is_a_typed_error(body: object) -> None:
 
 def test_a_result_that_is_nested_too_deeply_is_ignored() -> None:
     assert read_task({"task_id": "t", "resultJson": "[" * 100_000}).outputs == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "request", "code": 0, "data": {"task_id": "t", "status": "queued"}},
+        {"id": "request", "output": {"task_id": "t", "task_status": "PENDING"}},
+        {"task_id": "t", "status": "queued", "data": {"id": "image", "status": "running"}},
+        {"id": "t", "status": "queued", "result": {"id": "image", "status": "running"}},
+        {"id": "t", "result": {"id": "image", "url": URL}},
+        {"code": 200, "data": [{"task_id": "t", "status": "submitted"}]},
+        [{"task_id": "t", "status": "queued"}],
+    ],
+)
+def test_a_task_is_found_in_each_wrapper_and_a_request_id_is_not_its_id(body: object) -> None:
+    task = read_task(body)
+    assert (task.id, task.status) == ("t", "queued")
 
 
 def test_unknown_fields_are_kept_and_to_dict_round_trips() -> None:

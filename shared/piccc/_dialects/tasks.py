@@ -18,10 +18,19 @@ from piccc.tasks import REFUSALS, TERMINAL, Output, Page, Task, is_moderation
 
 _STATUSES = {
     **dict.fromkeys(
-        ("queued", "pending", "submitted", "waiting", "queuing", "queueing", "in_queue", "preparing"),
+        (
+            *("queued", "pending", "submitted", "waiting", "queuing", "queueing", "in_queue", "preparing"),
+            *("created", "accepted", "scheduled", "throttled"),
+        ),
         "queued",
     ),
-    **dict.fromkeys(("processing", "running", "in_progress", "generating"), "processing"),
+    **dict.fromkeys(
+        (
+            *("processing", "running", "in_progress", "generating"),
+            *("starting", "started", "dreaming", "rendering", "upscaling", "uploading", "partial"),
+        ),
+        "processing",
+    ),
     **dict.fromkeys(
         (
             *("completed", "complete", "success", "succeed", "succeeded", "successful", "done"),
@@ -36,6 +45,7 @@ _STATUSES = {
     **dict.fromkeys(("cancelled", "canceled", "aborted", "terminated", "stopped"), "cancelled"),
     **dict.fromkeys(("expired", "deleted"), "expired"),
 }
+_STATUS_AT = ("status", "task_status", "state")
 _PREFIXES = ("task_status_", "status_", "task_", "state_")
 _NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null"})
 _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
@@ -74,16 +84,19 @@ def read_task(payload: object) -> Task:
     entries = _known_outputs(body) or (list(_search(body)) if task.status == "completed" else [])
     task.outputs = [_output(entry, task, place) for place, entry in enumerate(entries)]
     if not task.is_terminal and task.outputs:
-        # A URL at the top level may be the task's own, or that of an input image.
-        inside = {name: value for name, value in body.items() if name not in _URL_NAMES}
-        if (task.progress or 0) >= 100 or (not task.is_known_status and _known_outputs(inside)):
+        # A URL at the top level may be the task's own, or that of an input image. A progress of 0 may mean
+        # that the server reports none, and 1 may mean all of it.
+        inside = {name: value for name, value in body.items() if name not in _OWN_OR_INPUT}
+        is_partial = 0 < (task.progress or 0) < 100 and task.progress != 1
+        is_new_word = not task.is_known_status and not is_partial
+        if (task.progress or 0) >= 100 or (is_new_word and _known_outputs(inside)):
             task.status = "completed"
     return task
 
 
 def _status(body: Mapping[str, Any], *, has_error: bool) -> tuple[str, str | None]:
     """Return the status, and the server's word for it if that means rejected by moderation."""
-    value = next((body[name] for name in ("status", "task_status", "state") if body.get(name)), "")
+    value = next((body[name] for name in _STATUS_AT if body.get(name)), "")
     word = "_".join(str(value).strip().lower().replace("-", " ").split())
     for prefix in _PREFIXES:
         word = word.removeprefix(prefix)
@@ -233,14 +246,27 @@ def _next_page(body: Mapping[str, Any], count: int) -> dict[str, str] | None:
 
 
 def _unwrap(payload: object) -> dict[str, Any]:
+    if isinstance(payload, dict) and _id_in(payload) is None and isinstance(payload.get("data"), list):
+        payload = payload["data"]
+    if isinstance(payload, list) and len(payload) == 1:  # some APIs answer with a list of one task
+        payload = payload[0]
     if not isinstance(payload, dict):
         return {}
-    if _id_in(payload) is None:
-        for name in _WRAPPERS:
-            inner = payload.get(name)
-            if isinstance(inner, dict) and (_id_in(inner) is not None or name == "data"):
-                return inner
+    # Beside a wrapped task, `id` is the request's: it comes without a status.
+    is_task = _id_in(payload) is not None and (
+        "task_id" in payload or "taskId" in payload or any(payload.get(name) for name in _STATUS_AT)
+    )
+    for name in () if is_task else _WRAPPERS:
+        inner = payload.get(name)
+        if isinstance(inner, dict) and (
+            _is_wrapped(inner) if _id_in(payload) else _id_in(inner) or name == "data"
+        ):
+            return inner
     return payload
+
+
+def _is_wrapped(body: Mapping[str, Any]) -> bool:
+    return _id_in(body) is not None and any(body.get(name) for name in _STATUS_AT)
 
 
 _WRAPPERS = ("data", "output", "result", "task")
@@ -265,9 +291,12 @@ def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
     error = body.get("error")
     if isinstance(error, dict):
         message, code = _first_text(error, "message", "msg", "detail"), _first_text(error, "code", "type")
+        if (message or "").strip(" .").lower() in _NO_ERROR:
+            message = None
         if (code or "").lower() in _NO_ERROR:
-            message, code = (None if code else message), None
-        return message, code, bool(message or code)
+            is_error = code is None and error.get("code") != 0 and message is not None
+            return message, None, is_error
+        return message, code, True
     code = _first_text(body, "failCode", "error_code", "failure_code")
     if (code or "").lower() in _NO_ERROR:
         code = None
@@ -290,12 +319,23 @@ def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-_OUTPUT_LISTS = ("outputs", "results", "images", "videos", "audios", "unsigned_urls", "resultUrls")
+_OUTPUT_LISTS = (
+    "outputs",
+    "results",
+    "creations",
+    "unsigned_urls",
+    "resultUrls",
+    "videos",
+    "images",
+    "audios",
+)
+"""In this order, because `images` beside others are the request's (as in Vidu's tasks)."""
 
 
 def _known_outputs(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the outputs in the first known field that has any."""
-    for place in (_result(body), body):
+    output = body.get("output")
+    for place in (_result(body), output if isinstance(output, dict) else {}, body):
         content = place.get("content")
         for names, each in (
             (_OUTPUT_LISTS, place),
@@ -371,6 +411,7 @@ _URL_NAMES = (
     "file",
     "image",
 )
+_OWN_OR_INPUT = (*_URL_NAMES, "images", "videos", "audios")
 
 
 def _url(entry: Mapping[str, Any]) -> str | None:
@@ -380,6 +421,8 @@ def _url(entry: Mapping[str, Any]) -> str | None:
         if url and _is_address(url):
             return url
     if content := _first_text(entry, "b64_json", "base64", "image_base64"):
+        if content.startswith("data:"):
+            return content
         return f"data:{_first_text(entry, 'mime_type', 'content_type') or ''};base64,{content}"
     return None
 
