@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from piccc.errors import (
     SpendLimitExceeded,
 )
 from piccc.media.ledgers import ledger_at
+from piccc.media.requests import build_task_request
 from tests.media.driven import QUICK
 from tests.media.test_ledger import SHARED, shared_place
 
@@ -153,8 +156,22 @@ def test_a_spend_limit_shows_only_the_limits_that_are_set(limits: dict[str, Any]
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_tasks": -1}, {"max_video_seconds": -0.5}, {"max_cost": float("nan")}, {"prices": {"m": -1.0}}],
+    [
+        *(
+            {"max_tasks": -1},
+            {"max_video_seconds": -0.5},
+            {"max_cost": float("nan")},
+            {"prices": {"m": -1.0}},
+        ),
+        *({"prices": {"m": math.inf}}, {"max_cost": Decimal(1)}),
+    ],
 )
-def test_a_negative_spend_limit_is_refused(wrong: dict[str, Any]) -> None:
+def test_a_spend_limit_that_is_not_a_number_from_0_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         SpendLimit(**wrong)
+
+
+def test_an_infinite_spend_limit_limits_nothing() -> None:
+    limit = SpendLimit(max_tasks=math.inf, max_video_seconds=math.inf, max_cost=math.inf, prices={"m": 0.5})  # type: ignore[arg-type]
+    limit.spend(build_task_request("video", "rain", model="m", duration_seconds=4))
+    assert (limit.tasks, limit.video_seconds, limit.cost) == (1, 4.0, 2.0)

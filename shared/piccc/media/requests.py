@@ -504,9 +504,11 @@ class SpendLimit:
         amounts |= {f"prices[{model!r}]": price for model, price in (prices or {}).items()}
         for argument, amount in amounts.items():
             is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
-            if amount is not None and not (is_number and amount >= 0):  # also refuses NaN
+            is_endless = amount == math.inf and not argument.startswith("max_")
+            if amount is not None and (is_endless or not (is_number and amount >= 0)):  # also refuses NaN
                 raise ConfigurationError(
-                    f"{argument}={amount} is negative or not a number.", hint="Pass 0 or more."
+                    f"{argument}={amount!r} is not an int or a float of 0 or more.",
+                    hint="Pass a finite number, or omit it.",
                 )
         self.max_tasks = max_tasks
         self.max_video_seconds = max_video_seconds
@@ -543,7 +545,7 @@ class SpendLimit:
                 `max_cost` needs the model's price.
         """
         is_video, seconds, model = request.type == "video", request.video_seconds, request.body.get("model")
-        spends = [Spend(self.name, "tasks", 1, self.max_tasks)]
+        spends = [_spend(self.name, "tasks", 1, self.max_tasks, 1)]
         if is_video and self.max_video_seconds is not None and not seconds:
             raise _uncountable("max_video_seconds needs duration_seconds")
         if is_video:
@@ -634,7 +636,8 @@ def check_copy(limit: SpendLimit | None, ledger: Ledger) -> None:
 
 def _spend(name: str, unit: str, amount: float, most: float | None, scale: int) -> Spend:
     # Round amounts up and limits down, so that rounding never allows more spending.
-    return Spend(name, unit, math.ceil(round(amount, 6)), None if most is None else math.floor(most * scale))
+    is_bound = most is not None and math.isfinite(most * scale)
+    return Spend(name, unit, math.ceil(round(amount, 6)), math.floor(most * scale) if is_bound else None)  # type: ignore[operator]  # checked
 
 
 def _uncountable(why: str) -> SpendLimitExceeded:
