@@ -13,6 +13,7 @@ import av
 import pytest
 from PIL import Image
 
+from piccc.cli.media import _rows
 from piccc.emulator import Emulator
 from tests.cli.shell import Shell
 
@@ -230,6 +231,27 @@ def test_a_prompt_file_generates_one_image_per_row(name: str, shell: Shell, emul
         assert [(body.get("resolution"), body.get("seed")) for body in sent] == [("1K", 7), (None, None)]
 
 
+SEPARATORS = "A mug\u2028on a table, \x85steam\x0b\x1crising"
+"""Characters at which `str.splitlines` splits, too."""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompts"),
+    [
+        ("lines.txt", f"{SEPARATORS}\r\nA blue mug\r", [SEPARATORS, "A blue mug"]),
+        ("rows.csv", f'prompt\r\n"{SEPARATORS}"\r\n"A blue\nmug"', [SEPARATORS, "A blue\nmug"]),
+        ("rows.jsonl", f'{{"prompt": "{SEPARATORS.translate({11: None, 28: None})}"}}\n', None),
+        ("rows.ndjson", '{"prompt": "A blue mug"}\r\n', ["A blue mug"]),
+    ],
+)
+def test_a_row_of_a_prompt_file_is_one_prompt_and_is_sent_unchanged(
+    name: str, text: str, prompts: list[str] | None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text, newline="")
+    rows = [row if isinstance(row, str) else row["prompt"] for row in _rows(tmp_path / name)]
+    assert rows == (prompts or [json.loads(text)["prompt"]])
+
+
 def test_rerunning_a_batch_with_its_key_submits_nothing_twice(shell: Shell, emulator: Emulator) -> None:
     (shell.folder / "prompts.txt").write_text("A red mug\nA blue mug\n")
     for _ in range(2):
@@ -247,12 +269,16 @@ def test_a_failed_row_exits_3_and_the_others_are_saved(shell: Shell, emulator: E
     assert len(done.stdout.split()) == 1
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "no_prompt.csv", "broken.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["missing.txt", "no_prompt.csv", "too_long.csv", "broken.jsonl", "rows.json"]
+)
 def test_an_unusable_prompt_file_is_a_usage_error_and_nothing_is_sent(
     name: str, shell: Shell, emulator: Emulator
 ) -> None:
     (shell.folder / "no_prompt.csv").write_text("text\nA mug\n")
     (shell.folder / "broken.jsonl").write_text("{broken\n")
+    (shell.folder / "too_long.csv").write_text(f"prompt\n{'x' * 200_000}\n")
+    (shell.folder / "rows.json").write_text('["A mug"]\n')
     done = shell("image", "--from", name)
     assert (done.returncode, emulator.requests) == (2, [])
     assert name in done.stderr

@@ -7,10 +7,12 @@ import inspect
 import json
 import mimetypes
 import os
+import re
 import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -380,19 +382,24 @@ def video(
 def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
     """Yield prompts from a file: lines, CSV rows with a column `prompt`, or JSON lines."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"Cannot read {path}: {error}", param_hint="--from") from error
-    lines = text.splitlines()
+    # Not `splitlines`: it also splits at U+2028, form feeds and others, which a prompt may contain.
+    lines = re.split("\r\n?|\n", text)
     match path.suffix.lower():
         case ".csv":
-            reader = csv.DictReader(lines)
-            if "prompt" not in (reader.fieldnames or ()):
-                raise typer.BadParameter(f"{path} has no column named prompt.", param_hint="--from")
-            for row in reader:
-                others = {name: value_of(text) for name, text in row.items() if name and text}
-                yield {**others, "prompt": row["prompt"]}
-        case ".jsonl":
+            reader = csv.DictReader(StringIO(text, newline=""))  # a quoted field may have several lines
+            try:
+                if "prompt" not in (reader.fieldnames or ()):
+                    raise typer.BadParameter(f"{path} has no column named prompt.", param_hint="--from")
+                for row in reader:
+                    others = {name: value_of(text) for name, text in row.items() if name and text}
+                    yield {**others, "prompt": row["prompt"]}
+            except csv.Error as error:
+                where = f"{path}, line {reader.line_num}: {error}"
+                raise typer.BadParameter(where, param_hint="--from") from error
+        case ".jsonl" | ".ndjson":
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
@@ -400,6 +407,8 @@ def _rows(path: Path) -> Iterator[str | dict[str, Any]]:
                     except ValueError as error:
                         where = f"{path}, line {number}: not JSON: {error}"
                         raise typer.BadParameter(where, param_hint="--from") from error
+        case ".json" | ".tsv" | ".yaml" | ".yml" | ".xml" | ".html":  # each line would be billed as a prompt
+            raise typer.BadParameter(f"{path} is not .txt, .csv or .jsonl.", param_hint="--from")
         case _:
             yield from (line.strip() for line in lines if line.strip())
 
