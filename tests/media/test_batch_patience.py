@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from piccc._http.backend import Failure, Outcome
+from piccc._http.backend import Failure, HTTPRequest, Outcome
 from piccc.errors import (
     AuthenticationError,
     BatchStopped,
@@ -370,12 +370,23 @@ def test_only_one_of_four_clients_resends_a_lost_submission() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["http://[::1/x", "https://elsewhere.example/v1/tasks/t0", "/gone/v1/tasks/t0"]
+    ("url", "answer"),
+    [
+        ("http://[::1/x", None),
+        ("https://elsewhere.example/v1/tasks/t0", None),
+        *(("/gone/v1/tasks/t0", status) for status in (200, 303, 400, 403, 404, 405, 410)),
+    ],
 )
-def test_an_unusable_polling_url_is_ignored(prefix: str) -> None:
+def test_an_unusable_polling_url_is_ignored(url: str, answer: int | None) -> None:
     class Misled(Server):
+        def answer(self, request: HTTPRequest) -> WorldResponse:
+            if "/gone/" in request.url:
+                assert answer is not None
+                return WorldResponse(answer, {})
+            return super().answer(request)
+
         def _shown(self, task: dict[str, Any]) -> dict[str, Any]:
-            return {**super()._shown(task), "polling_url": prefix}
+            return {**super()._shown(task), "polling_url": url}
 
     world = Misled()
     batch = run(world, world.account(), rows(3))

@@ -30,7 +30,6 @@ from piccc.config import check_flags, origin_of
 from piccc.errors import (
     InvalidArgumentError,
     LedgerError,
-    NotFoundError,
     PicccError,
     SubmissionUnknown,
     TaskError,
@@ -487,8 +486,9 @@ class Account:
         polling_url = self._polling_url(known) or url
         try:
             return await self.session.read(polling_url, read_task, seconds=seconds, retries=retries)
-        except NotFoundError:
-            if polling_url == url:
+        except PicccError as error:
+            # A gateway may answer a wrong URL with a page, a redirect or any 4xx, rather than with 404.
+            if polling_url == url or error.status in (None, 429) or error.status >= 500:
                 raise
         result = await self.session.read(url, read_task, seconds=seconds, retries=retries)
         # Behind a gateway the server may not know its own prefix, so all its polling URLs are wrong.
