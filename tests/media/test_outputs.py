@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -247,8 +248,13 @@ def test_a_401_from_the_servers_own_origin_is_retried_with_the_key(
 
 def test_relative_urls_and_data_urls_are_supported(load_task: LoadTask) -> None:
     assert load_task("/file/a.png").outputs[0].bytes() == IMAGE
-    inline = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
-    assert load_task(inline).outputs[0].bytes() == IMAGE
+    content = base64.b64encode(IMAGE).decode()
+    for inline in (
+        f"data:image/png;base64,{content}",
+        f"DATA:image/png;name=a.png;BASE64,{quote(content, safe='')}",
+        f"data:image/png;base64,{base64.urlsafe_b64encode(IMAGE).decode().rstrip('=')}",
+    ):
+        assert load_task(inline).outputs[0].bytes() == IMAGE
     with pytest.raises(OutputError, match="invalid base64"):
         load_task("data:image/png;base64,!").outputs[0].bytes()
 

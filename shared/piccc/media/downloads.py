@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, Unpack
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.connections import retry_after
@@ -150,7 +150,7 @@ class Fetch:
 
     async def run(self) -> Content:
         """Download the output; raise OutputExpired, OutputTooLarge, OutputWrongType or OutputError."""
-        if self._url.startswith("data:"):
+        if self._url[:5].lower() == "data:":
             await self._decode()
             return Content(self._size, self._hash.hexdigest(), self._check_type())
         stalled = largest = 0
@@ -172,7 +172,7 @@ class Fetch:
         about, _, content = self._url.partition(",")
         self._check_size(len(content) * 3 // 4)
         try:
-            decode = base64_content if about.endswith(";base64") else unquote_to_bytes
+            decode = base64_content if about.lower().endswith(";base64") else unquote_to_bytes
             data = await self._io.run(decode, content)
         except ValueError as error:
             raise self._error("is a data URL with invalid base64") from error
@@ -387,9 +387,13 @@ class Fetch:
         )
 
 
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+
+
 def base64_content(text: str) -> bytes:
-    """Decode base64, ignoring line breaks; raise ValueError if it is invalid."""
-    return base64.b64decode("".join(text.split()).encode("ascii"), validate=True)
+    """Decode base64 of either alphabet; raise ValueError if it is invalid. Padding may be missing."""
+    plain = "".join(unquote(text).split()).rstrip("=").translate(_STANDARD_ALPHABET)
+    return base64.b64decode(f"{plain}{'=' * (-len(plain) % 4)}".encode("ascii"), validate=True)
 
 
 def embedded(address: Address) -> list[Address]:
