@@ -118,8 +118,9 @@ def _redirect(status: int, target: str) -> Fault:
     # The test fills in {target}: this server's URL, or another server's.
     answer = [reply(status, b"", f"location: {target}/v1/elsewhere")]
     read = "ok x2" if target == "{here}" else "ResponseError x1"
-    moved = "ResponseError x1"
-    return Fault(f"{status} to {target}", lambda kind: [answer, healthy(kind)], moved, moved, moved, read)
+    chat = "ResponseError x1 billed" if status == 303 else "ResponseError x1"
+    submit = "SubmissionUnknown x1 billed" if status == 303 else "ResponseError x1"
+    return Fault(f"{status} to {target}", lambda kind: [answer, healthy(kind)], chat, chat, submit, read)
 
 
 PAUSE = "RateLimitError x3 waits {}"

@@ -513,7 +513,9 @@ class _RetryState:
         return body[:MAX_ERROR_BYTES]
 
     def _rejected(self, raw: RawResponse, message: str, body: str = "") -> _Failed:
-        may_have_acted = self.call.kind is not Retryability.READ and raw.response.status < 300
+        # A 303 points to the result of what the server has done (RFC 9110, section 15.4.4).
+        is_done = raw.response.status < 300 or raw.response.status == 303
+        may_have_acted = self.call.kind is not Retryability.READ and is_done
         lost = may_have_acted and self.call.kind is Retryability.SUBMISSION
         error = (SubmissionUnknown if lost else ResponseError)(
             message,
