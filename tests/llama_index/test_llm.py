@@ -241,14 +241,13 @@ def test_signed_thinking_is_sent_back_unchanged(
     assert block == {"type": "thinking", "thinking": "Hot.", "signature": signature}
 
 
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_a_refusal_becomes_the_text_and_is_marked(
-    way: Way, make: Callable[..., Piccc], emulator: Emulator
+    way: Way, make: Callable[..., Piccc], emulator: Emulator, dialect: str
 ) -> None:
     emulator.rule(lambda _: True, Scripted(refusal="I will not."))
-    for response in (
-        way.call(make(), "chat", QUESTION),
-        way.stream(make(), "stream_chat", QUESTION)[-1],
-    ):
+    llm = make(dialect=dialect)
+    for response in (way.call(llm, "chat", QUESTION), way.stream(llm, "stream_chat", QUESTION)[-1]):
         assert response.message.content == "I will not."
         assert response.message.additional_kwargs["refusal"] == "I will not."
 

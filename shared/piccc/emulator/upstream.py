@@ -638,7 +638,7 @@ class _Blocks:
             yield from self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             self._thought += reasoning
             yield self._delta({"type": "thinking_delta", "thinking": reasoning})
-        if text := delta.get("content") or delta.get("refusal"):
+        if text := delta.get("content"):
             yield from self._open("text", {"type": "text", "text": ""})
             yield self._delta({"type": "text_delta", "text": text})
         for part in delta.get("tool_calls") or ():

@@ -456,9 +456,8 @@ def _blocks(answer: Completion) -> Iterator[tuple[dict[str, Any], str | None]]:
             },
             None,
         )
-    text = answer.text or answer.refusal or ""
-    if text or not (answer.calls or answer.blocks or answer.refusal is not None):
-        yield {"type": "text", "text": text}, None
+    if answer.text or not (answer.calls or answer.blocks or answer.refusal is not None):
+        yield {"type": "text", "text": answer.text}, None
     for block in answer.blocks:
         yield dict(block), None
     for call in answer.calls:
