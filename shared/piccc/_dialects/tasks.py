@@ -27,7 +27,7 @@ _STATUSES = {
     **dict.fromkeys(
         (
             *("processing", "running", "in_progress", "generating"),
-            *("starting", "started", "dreaming", "rendering", "upscaling", "uploading", "partial"),
+            *("starting", "started", "rendering", "upscaling", "uploading", "partial"),
         ),
         "processing",
     ),
