@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
+import math
 import os
 import re
 from base64 import b64encode
@@ -426,6 +427,20 @@ def check_flags(error: type[ConfigurationError | InvalidArgumentError], **flags:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise error(f"{name} is of type {type(value).__name__}.", hint="Pass True or False.")
+
+
+def check_wait(timeout: object, callback: object = None) -> None:
+    """Raise InvalidArgumentError unless a wait's timeout is a number or None, and its callback callable."""
+    if timeout is not None and (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not (timeout < 1e15 or timeout == math.inf)  # neither NaN, nor an int that no float can hold
+    ):
+        raise InvalidArgumentError(
+            f"timeout is {timeout!r:.80}.", hint="Pass a number of seconds, or None for the default."
+        )
+    if callback is not None and not callable(callback):
+        raise InvalidArgumentError(f"{callback!r:.80} is not a function.", hint="Pass a function, or None.")
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

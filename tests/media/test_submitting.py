@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import multiprocessing
 import os
 import select
@@ -14,7 +15,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +171,41 @@ def test_a_lone_surrogate_is_replaced() -> None:
     assert request.body["x"] == ["\ufffd"]
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "3"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *(
+            (method, {"timeout": seconds})
+            for method in ("generate", "map", "wait", "save")
+            for seconds in ("5", b"5", True, Decimal(5), [], float("nan"), 10**400)
+        ),
+        *((method, {"extra_body": "seed=1"}) for method in ("generate", "map")),
+        ("generate", {"on_update": "print"}),
+        ("wait", {"on_update": "print"}),
+        ("map", {"on_result": "print"}),
+        *(("map", {"save_to": path}) for path in (5, b"folder", "a\0b", "\ud800")),
+        *(("save", {"path": path}) for path in (5, b"folder", "a\0b", "\ud800")),
+        ("save", {"max_bytes": "5"}),
+    ],
+)
+def test_invalid_options_of_a_wait_are_rejected_before_paying(
+    method: str, options: dict[str, Any], emulator: Emulator
+) -> None:
+    client = Client(base_url=emulator.base_url, api_key=emulator.api_key, polling=QUICK)
+    task = client.tasks.load(json.dumps({"task_id": "t", "status": "completed", "url": "https://host/a.png"}))
+    calls: dict[str, Callable[..., object]] = {
+        "generate": partial(client.images.generate, "a fox", **IMAGE),
+        "map": partial(client.images.map, ["a fox"], **IMAGE),
+        "wait": task.wait,
+        "save": lambda path="a.png", **rest: task.outputs[0].save(path, **rest),
+    }
+    with pytest.raises(InvalidArgumentError) as raised:
+        calls[method](**options)
+    assert raised.value.hint
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "3", 10**400])
 def test_an_invalid_video_duration_is_rejected(client: Any, seconds: float) -> None:
     with pytest.raises(InvalidArgumentError, match="duration_seconds"):
         client.videos.submit("a fox", model="piccc-video", duration_seconds=seconds)

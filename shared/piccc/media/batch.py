@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from piccc._http.backends import run_sync
+from piccc.config import check_wait
 from piccc.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -123,10 +124,10 @@ class BatchOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidArgumentError(f"{name} is {value!r}.", hint="Pass a positive integer.")
-        timeout = self.timeout
-        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+        check_wait(self.timeout)
+        if self.timeout is not None and self.timeout <= 0:
             raise InvalidArgumentError(
-                f"timeout is {timeout!r}.", hint="Pass a positive number of seconds, or None."
+                f"timeout is {self.timeout!r}.", hint="Pass a positive number of seconds, or None."
             )
         if self.run is not None and (not isinstance(self.run, str) or not self.run.strip()):
             raise InvalidArgumentError(f"run is {self.run!r:.80}.", hint="Pass a name, or omit it.")

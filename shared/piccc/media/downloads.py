@@ -23,7 +23,7 @@ from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 from piccc._http.backend import Backend, Failure, HTTPRequest, HTTPResponse, Outcome
 from piccc._http.connections import retry_after
 from piccc._version import __version__
-from piccc.config import Config, check_flags, origin_of
+from piccc.config import Config, check_flags, check_wait, origin_of
 from piccc.errors import InvalidArgumentError, OutputError, OutputExpired, OutputTooLarge, OutputWrongType
 from piccc.tasks import Output, Task, mime_type_of, suffix_of
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 64
 MAX_OUTPUT_BYTES = 2 * 1024**3
 FETCH_SECONDS = 3600.0
+LONGEST_FETCH = 30 * 86_400.0
+"""The limit of `timeout=inf`, because sockets cannot wait forever."""
 MAX_REDIRECTS = 5
 MAX_STALLED_ATTEMPTS = 4
 FIRST_BACKOFF = 0.5
@@ -94,6 +96,13 @@ class DownloadOptions:
 
     def __post_init__(self) -> None:
         check_flags(InvalidArgumentError, any_type=self.any_type, private=self.private)
+        check_wait(self.timeout)
+        if self.timeout is None:
+            object.__setattr__(self, "timeout", FETCH_SECONDS)
+        if isinstance(self.max_bytes, bool) or not isinstance(self.max_bytes, int | float):
+            raise InvalidArgumentError(
+                f"max_bytes is {self.max_bytes!r:.80}.", hint="Pass a number of bytes."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,7 @@ class Fetch:
         self._key_headers: list[tuple[str, str]] = []
         self._pieces: list[bytes] = []
         self._unwritten = self._advised = 0
-        self._deadline = io.now() + options.timeout
+        self._deadline = io.now() + min(options.timeout, LONGEST_FETCH)
         self._may_resume = True
         self._validator: str | None = None
         self._total: int | None = None
@@ -414,7 +423,13 @@ _PARAMETERS = ("aspect_ratio", "resolution", "duration_seconds", "seed", "usage"
 
 def target_of(path: FilePath) -> str | Location:
     """Return the path, or the location in an object store, to save to; raise if it is invalid."""
-    text = os.fspath(path)
+    try:
+        text = os.fspath(path)
+        is_path = isinstance(text, str) and b"\0" not in os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):
+        is_path = False
+    if not is_path:
+        raise InvalidArgumentError(f"{path!r:.80} is not a path.", hint="Pass a string or a pathlib.Path.")
     if not _URL.match(text):
         return text
     from piccc.media.stores import location_of

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast, overload
 
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
+from piccc.config import check_wait
 from piccc.errors import MissingExtraError, OutputError, TaskError
 from piccc.media.display import Card, OnUpdate, Preview, mimebundle, output_bundle
 from piccc.media.downloads import (
@@ -255,6 +256,7 @@ class TaskHandle(_BoundTask):
             TaskWaitTimeout: it is still running; wait again, do not submit again.
             TaskError: it ended without an output; subclasses give the reason.
         """
+        check_wait(timeout, on_update)
         is_observed = on_update is not None or on_poll is not None
         for task in self._events(timeout, on_poll, is_observed=is_observed):
             if on_update is not None:
@@ -336,6 +338,7 @@ class AsyncTaskHandle(_BoundTask):
             TaskWaitTimeout: it is still running; wait again, do not submit again.
             TaskError: it ended without an output; subclasses give the reason.
         """
+        check_wait(timeout, on_update)
         is_observed = on_update is not None or on_poll is not None
         async for task in self._events(timeout, on_poll, is_observed=is_observed):
             if on_update is not None:

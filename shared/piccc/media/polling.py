@@ -35,7 +35,7 @@ from piccc._dialects.tasks import read_task
 from piccc._http.backend import Backend
 from piccc._http.backends import AsyncBackend, run_sync
 from piccc._http.session import Session, telemetry
-from piccc.config import Config
+from piccc.config import Config, check_wait
 from piccc.errors import NotFoundError, PicccError, ResponseError, TaskWaitTimeout
 from piccc.media.ledgers import Ledger, Note, TaskStream
 from piccc.media.requests import as_task
@@ -93,6 +93,7 @@ class Subscription:
         is_observed: bool = True,
         on_poll: OnPoll | None = None,
     ) -> None:
+        check_wait(timeout, on_poll)
         self.polling = account.polling
         self._account = account
         self._io = account.session.io

@@ -120,6 +120,8 @@ def build_task_request(
     _check(type, texts, duration_seconds)
     for name in extra or {}:
         _check_name(name)
+    if not isinstance(extra_body, Mapping | None):
+        raise InvalidArgumentError(f"extra_body is {extra_body!r:.80}.", hint="Pass a dict of parameters.")
     body = {
         **texts,
         "duration_seconds": duration_seconds,
@@ -167,7 +169,7 @@ def _check(type: TaskType, texts: Mapping[str, object], seconds: object) -> None
     if type == "image":
         raise InvalidArgumentError("Images have no duration_seconds.", hint="Use client.videos for a video.")
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not math.isfinite(seconds) or not 0 < seconds < LONGEST_VIDEO:  # type: ignore[arg-type,operator]  # checked first
+    if not is_number or not 0 < seconds < LONGEST_VIDEO:  # type: ignore[operator]  # checked first; NaN too
         raise InvalidArgumentError(
             f"duration_seconds is {seconds!r}.", hint="Pass the video's length in seconds, above 0."
         )

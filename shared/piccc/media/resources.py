@@ -10,6 +10,7 @@ from typing import Any
 
 from piccc._dialects.tasks import read_task
 from piccc._http.backends import run_sync
+from piccc.config import check_wait
 from piccc.errors import InvalidArgumentError, PicccError, ResponseError
 from piccc.media.account import Account, Lost, checked_lost
 from piccc.media.batch import (
@@ -143,6 +144,7 @@ class Media(_Media):
             >>> task.outputs[0].save("mug.png").name
             'mug.png'
         """
+        check_wait(timeout, on_update)  # before paying
         task = self.submit(prompt, **options)
         with shown_progress(progress, on_update) as on_change:
             return task.wait(timeout=timeout, on_update=on_change)
@@ -206,6 +208,7 @@ class Media(_Media):
             progress=progress,
             save_to=save_to,
         )
+        check_wait(timeout, on_result)
         return BatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
@@ -251,6 +254,7 @@ class AsyncMedia(_Media):
         **options: Any,
     ) -> AsyncTaskHandle:
         """Submit a task and wait for it; see `Media.generate` for arguments and errors."""
+        check_wait(timeout, on_update)  # before paying
         task = await self.submit(prompt, **options)
         with shown_progress(progress, on_update) as on_change:
             return await task.wait(timeout=timeout, on_update=on_change)
@@ -285,6 +289,7 @@ class AsyncMedia(_Media):
             progress=progress,
             save_to=save_to,
         )
+        check_wait(timeout, on_result)
         return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 

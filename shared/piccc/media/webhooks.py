@@ -333,7 +333,7 @@ def _rebuild(account: Account, public_url: str, settings: Settings) -> Webhooks:
 
 def _check_url(name: str, url: str | None) -> None:
     """Raise if a URL is malformed; https is checked when a task is submitted."""
-    if not url:
+    if url is None or url == "":
         return
     try:
         parts = urlsplit(url)
