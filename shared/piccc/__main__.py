@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -18,6 +19,8 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ("rich", "typer"):
             raise
         sys.exit('The command line is not installed. Install it with: pip install "piccc[cli]"')
+    if sys.stdout is None:  # started with `>&-`
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  until the end
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for characters missing from the terminal's encoding

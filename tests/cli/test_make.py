@@ -254,11 +254,29 @@ def test_a_row_of_a_prompt_file_is_one_prompt_and_is_sent_unchanged(
 
 def test_rerunning_a_batch_with_its_key_submits_nothing_twice(shell: Shell, emulator: Emulator) -> None:
     (shell.folder / "prompts.txt").write_text("A red mug\nA blue mug\n")
-    for _ in range(2):
-        assert (
-            shell("image", "--from", "prompts.txt", "--key", "mugs", "--to", "images", *NOW).returncode == 0
-        )
+    runs = [
+        shell("image", "--from", "prompts.txt", "--key", "mugs", "--to", "images", *NOW) for _ in range(2)
+    ]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert ["earlier run" in run.stderr for run in runs] == [False, True]
     assert len(emulator.charges) == 2
+
+
+@pytest.mark.parametrize("words", [("A mug",), ("--from", "prompts.txt")])
+def test_an_empty_key_is_not_a_new_one(words: tuple[str, ...], shell: Shell, emulator: Emulator) -> None:
+    (shell.folder / "prompts.txt").write_text("A red mug\n")
+    done = shell("image", *words, "--key", "")
+    assert (done.returncode, emulator.requests) == (2, [])
+
+
+@pytest.mark.parametrize(("redirection", "code"), [("> /dev/full", 1), (">&-", 0)])
+def test_a_paid_task_is_named_even_if_stdout_cannot_be_written(
+    redirection: str, code: int, shell: Shell, emulator: Emulator
+) -> None:
+    done = shell.script(f"piccc image 'A mug' --no-wait {redirection}", piped="")
+    assert done.returncode == code
+    assert [str(charge.task_id) in done.stderr for charge in emulator.charges] == [redirection != ">&-"]
+    assert "bug" not in done.stderr
 
 
 def test_a_failed_row_exits_3_and_the_others_are_saved(shell: Shell, emulator: Emulator) -> None:

@@ -121,8 +121,12 @@ class Job:
 
     def print_ids(self) -> None:
         """Print the tasks' ids without waiting."""
-        for task in self._tasks.values():
-            document(_documented(task)) if self._as_json else write(f"{task.id}\n")
+        try:
+            for task in self._tasks.values():
+                document(_documented(task)) if self._as_json else write(f"{task.id}\n")
+        except OSError:  # a full disk or a closed pipe
+            say(f"The ids could not be printed. {self._next_step()}", "red")
+            raise
 
     def close(self) -> None:
         """Save and print the tasks as they are; exit with the code for their state."""
@@ -298,7 +302,7 @@ def _make(
 
     target_of(to)  # check before paying that outputs can be saved
     parameters = {**settings_of(others), **parameters}
-    key = key or str(uuid.uuid4())
+    key = str(uuid.uuid4()) if key is None else key  # an empty one is an error: its variable may be unset
     if prompts is not None:
         if prompt or no_wait or names_a_file(to):
             given = "PROMPT" if prompt else "--no-wait" if no_wait else "a file name in --to"
@@ -421,6 +425,7 @@ class _Batch:
         self._type: TaskType = type
         self._options: dict[str, Any] = {"to": to, "opens": opens, "as_json": as_json}
         self._code = 0
+        self._saved: set[str] = set()
 
     def run(
         self, rows: list[str | dict[str, Any]], key: str, timeout: float | None, **parameters: Any
@@ -432,16 +437,27 @@ class _Batch:
             try:
                 batch = media.map(rows, run=key, on_result=self._save, timeout=timeout, **parameters)
             except BatchStopped as error:
-                error.hint = f"{error.hint} {next_step}".strip()
+                cause = error.__cause__.hint if isinstance(error.__cause__, PicccError) else ""
+                tasks = error.batch.tasks if error.batch else []
+                running = sum(task is not None and not task.is_terminal for task in tasks)
+                billed = f"{running} more are running and billed." if running else ""
+                error.hint = " ".join(filter(None, (cause, billed, next_step)))
                 raise
         for number, reason in batch.errors.items():
             say(f"Row {number + 1}:", "red")
             self._code = max(self._code, report_error(reason))
         say(f"{len(rows) - len(batch.errors)} of {len(rows)} done.", "dim")
+        if earlier := [task.id for task in batch if task.id not in self._saved]:
+            save = shlex.join(["piccc", "tasks", "save", *earlier, "--to", str(self._options["to"])])
+            say(
+                f"{len(earlier)} of them were delivered by an earlier run. To save them again:\n  {save}",
+                "dim",
+            )
         if self._code:
             raise typer.Exit(self._code)
 
     def _save(self, task: TaskHandle) -> None:
+        self._saved.add(task.id)
         try:
             Job(self._client, [task], **self._options).close()
         except typer.Exit as failed:
