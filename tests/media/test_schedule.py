@@ -155,12 +155,14 @@ def test_a_permanent_error_ends_the_wait_at_once(error: AuthenticationError | No
     assert waiting.unread(first_watch(waiting, 0.0), error, 0.0) == Ended(Task("t"), error)
 
 
-def test_a_new_task_may_be_missing_for_a_few_seconds() -> None:
+@pytest.mark.parametrize("age", [0.0, 600.0])
+def test_a_known_task_may_be_missing_for_a_few_seconds_at_any_age(age: float) -> None:
     waiting, missing = schedule(), NotFoundError("", status=404)
-    waiting.add(running(), 0.0)
+    waiting.add(running(), 0.0, at_once=True)
+    waiting.read(first_watch(waiting, age), running(), None, age)
     now, watch = _due(waiting)
     assert waiting.unread(watch, missing, now) is None
-    assert waiting.unread(first_watch(waiting, 11.0), missing, 11.0) == Ended(running(), missing)
+    assert waiting.unread(first_watch(waiting, now + 11.0), missing, now + 11.0) == Ended(running(), missing)
 
 
 def test_a_completed_task_without_output_is_read_once_more() -> None:

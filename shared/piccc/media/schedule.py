@@ -23,7 +23,7 @@ from piccc.tasks import Page, Task
 logger = logging.getLogger("piccc")
 
 NOT_FOUND_SECONDS = 10.0
-"""How long a new task may return 404 (assumed)."""
+"""How long a task that was accepted or read before may return 404, for example from a replica (assumed)."""
 UNREADABLE_SECONDS = 300.0
 """How long reading a task may fail before its wait ends."""
 STALE_SECONDS = 600.0
@@ -301,7 +301,7 @@ class Schedule:
         if not watch.failures:
             watch.failing_since = now
         watch.failures += 1
-        may_appear = isinstance(error, NotFoundError) and now - watch.since < NOT_FOUND_SECONDS
+        may_appear = isinstance(error, NotFoundError) and now - watch.failing_since < NOT_FOUND_SECONDS
         is_final = error.status in (401, 403, 404) and not (may_appear and watch.task.raw)
         if is_final or now - watch.failing_since >= UNREADABLE_SECONDS:
             return self._end(watch, error)
