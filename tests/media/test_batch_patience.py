@@ -209,7 +209,7 @@ def test_an_error_raised_by_on_result_carries_every_task(raised: BaseException) 
     assert "ledger in a file" in text
 
 
-@pytest.mark.parametrize("name", ["夜间批次", "r" * 400, "x\r\nX-Evil: 1", "a\tb", "plain"])
+@pytest.mark.parametrize("name", ["夜间批次", "r" * 400, "x\r\nX-Evil: 1", "a\tb", " night ", "plain"])
 def test_a_run_may_have_any_name(name: str, tmp_path: Path) -> None:
     world = Server()
     for _ in range(2):

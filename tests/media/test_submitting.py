@@ -109,6 +109,7 @@ def test_other_keywords_are_sent_unchanged(client: Any, emulator: Emulator) -> N
         ({"webhook": "ftp://example.com/hook"}, "https"),
         ({"key": ""}, "key"),
         ({"key": "狐"}, "ASCII"),
+        ({"key": " fox"}, "spaces around"),
         ({"seed": object()}, "JSON"),
     ],
 )

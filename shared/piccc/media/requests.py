@@ -319,9 +319,11 @@ def _fix_surrogates(value: Any) -> Any:
 
 def checked_key(key: str) -> str:
     """Return a key; raise InvalidArgumentError if it does not fit in a header and a webhook's path."""
-    if not isinstance(key, str) or not 0 < len(key) <= 200 or not key.isascii() or not key.isprintable():
+    is_text = isinstance(key, str) and key.isascii() and key.isprintable() and key == key.strip()
+    if not is_text or not 0 < len(key) <= 200:
         raise InvalidArgumentError(
-            f"key is {key!r:.100}.", hint="Pass up to 200 printable ASCII characters, or omit it."
+            f"key is {key!r:.100}.",
+            hint="Pass up to 200 printable ASCII characters without spaces around them, or omit it.",
         )
     return key
 
@@ -340,7 +342,7 @@ def as_task(task: Task | str) -> Task:
 
 def key_of_row(run: str, digest: str, number: int) -> str:
     """Return the key of the `number`-th of a run's equal rows; the run's name may be in any language."""
-    if not run.isascii() or not run.isprintable() or len(run) > 120:
+    if not run.isascii() or not run.isprintable() or run != run.lstrip() or len(run) > 120:
         run = f"run-{hashlib.sha256(run.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     return checked_key(f"{run}/{digest[:24]}/{number}")
 
