@@ -49,7 +49,7 @@ from piccc.conversation import (
     wrong_field,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-from piccc.options import describe_unknown
+from piccc.options import check_options, describe_unknown
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -721,6 +721,7 @@ _IGNORED = ("stream",)
 class CallSettings(Protocol):
     """A model's call settings; those in `SETTINGS` are read by name."""
 
+    model: str
     stop: list[str] | str | None
     extra_body: dict[str, Any] | None
 
@@ -740,17 +741,22 @@ def to_request(
         )
     stop = model.stop if stop is None else stop
     settings = {name: options[name] if name in options else getattr(model, name) for name in SETTINGS}
-    return ChatRequest(
-        messages=to_messages(messages),
-        tools=to_tools(options.get("tools")),
-        tool_choice=to_choice(options.get("tool_choice")),
-        parallel_tool_calls=options.get("parallel_tool_calls"),
-        response_format=to_format(options.get("response_format"), strict=options.get("strict")),
-        stop=as_list(stop),
-        extra_body={**(model.extra_body or {}), **(options.get("extra_body") or {})},
-        extra_headers=in_clear(options.get("extra_headers")),
-        **settings,
-    )
+    settings["model"] = settings["model"] or model.model
+    try:
+        return ChatRequest(
+            messages=to_messages(messages),
+            tools=to_tools(options.get("tools")),
+            tool_choice=to_choice(options.get("tool_choice")),
+            parallel_tool_calls=options.get("parallel_tool_calls"),
+            response_format=to_format(options.get("response_format"), strict=options.get("strict")),
+            stop=as_list(stop),
+            extra_body={**(model.extra_body or {}), **(options.get("extra_body") or {})},
+            extra_headers=in_clear(options.get("extra_headers")),
+            **settings,
+        )
+    except TypeError:
+        check_options({**options, "stop": stop})  # only now, to keep it off the path of every call
+        raise
 
 
 def to_dialect(preferred: Dialect, request: ChatRequest) -> Dialect:

@@ -95,7 +95,14 @@ def to_messages(
     messages: Iterable[ChatMessage], dialect: DialectName, on_unsupported: OnUnsupported
 ) -> list[Message]:
     """Return neutral messages; raise UnsupportedContentError if `on_unsupported` says so."""
-    return [_message(message, dialect, on_unsupported) for message in messages]
+    listed = list(messages) if isinstance(messages, Iterable) else [messages]
+    wrong = {type(message).__name__ for message in listed if not isinstance(message, ChatMessage)}
+    if wrong:
+        raise InvalidArgumentError(
+            f"Not a ChatMessage: {', '.join(sorted(wrong))}.",
+            hint="Pass a list of ChatMessage; complete() takes a text.",
+        )
+    return [_message(message, dialect, on_unsupported) for message in listed]
 
 
 def _message(message: ChatMessage, dialect: DialectName, on_unsupported: OnUnsupported) -> Message:

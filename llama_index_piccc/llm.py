@@ -59,7 +59,7 @@ from piccc.config import (
     split_url,
 )
 from piccc.conversation import ChatRequest, Delta, Message, model_info
-from piccc.options import with_our_names, wrong_settings
+from piccc.options import check_options, with_our_names, wrong_settings
 
 
 def public(name: str, value: Any) -> Any:
@@ -489,9 +489,15 @@ class Piccc(PredictingLLM):
     ) -> tuple[ChatRequest, float | Timeout | None]:
         own = {name: getattr(self, name) for name in (*_CALL_FIELDS, "replay_reasoning")}
         options = {**own, **self.additional_kwargs, **kwargs}
-        options["extra_body"] = {**self.extra_body, **(options.get("extra_body") or {})}
+        options["model"] = options["model"] or self.model
+        options.pop("stream", None)  # as in LangChain, the method decides
         timeout = options.pop("timeout", None)
-        return chat_request(self._messages(messages), options), timeout
+        try:
+            options["extra_body"] = {**self.extra_body, **(options.get("extra_body") or {})}
+            return chat_request(self._messages(messages), options), timeout
+        except TypeError:
+            check_options(options)  # only now, to keep it off the path of every call
+            raise
 
     def _messages(self, messages: Sequence[ChatMessage]) -> list[Message]:
         return to_messages(messages, self.dialect, self.on_unsupported)

@@ -397,6 +397,11 @@ class PredictingLLM(FunctionCallingLLM):
         return PicccStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        if not isinstance(prompt, str):  # core would make it an empty message
+            raise InvalidArgumentError(
+                f"The prompt is of type {type(prompt).__name__}.",
+                hint="Pass a string, or messages to chat().",
+            )
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
         return [ChatMessage(role="user", content=prompt)]

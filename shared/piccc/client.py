@@ -29,7 +29,7 @@ from piccc.conversation import (
     ToolChoice,
 )
 from piccc.errors import ConfigurationError, InvalidArgumentError, UnsupportedContentError
-from piccc.options import describe_unknown
+from piccc.options import OPTION_TYPES, OptionTypes, check_options, describe_unknown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -123,13 +123,7 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
             hint="Pass other API parameters in extra_body=.",
         )
     rest: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    for name in rest.keys() & _OPTION_TYPES.keys():
-        kind, item_kind, description = _OPTION_TYPES[name]
-        is_valid = isinstance(rest[name], kind)
-        if not is_valid or (item_kind and not all(isinstance(item, item_kind) for item in rest[name])):
-            raise InvalidArgumentError(
-                f"{name} is not {description}.", hint="Nothing was sent. Correct the option."
-            )
+    check_options(rest, _OPTION_TYPES)
     system, stop = rest.pop("system", None), rest.pop("stop", ())
     conversation = as_messages(messages)
     if "response_format" in rest:
@@ -144,18 +138,12 @@ def chat_request(messages: Messages, options: ChatOptions) -> ChatRequest:
     )
 
 
-_OPTION_TYPES: dict[str, tuple[Any, Any, str]] = {
-    "model": (str, None, "a string"),
+_OPTION_TYPES: OptionTypes = {
+    **OPTION_TYPES,
     "system": (str, None, "a string"),
-    "stop": (Sequence, str, "a string or a list of strings"),
     "tools": (Sequence, Tool, "a list of piccc.Tool"),
-    "parallel_tool_calls": (bool, None, "True or False"),
-    "replay_reasoning": (bool, None, "True or False"),
     "tool_choice": (str | NamedTool, None, "'auto', 'none', 'required' or a NamedTool"),
-    "extra_body": (Mapping, str, "a mapping of names to values"),
-    "extra_headers": (Mapping, str, "a mapping of names to values"),
 }
-"""Types of the options that are checked here: of the value, of its items, and in words."""
 
 
 def as_messages(value: Any) -> list[Message]:

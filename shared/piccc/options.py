@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,31 @@ _IN_THE_BODY = (
     *("top_logprobs", "user", "verbosity"),
 )
 """Parameters of chat APIs that are not options here but can be sent to the server unchanged."""
+
+OptionTypes = Mapping[str, tuple[Any, type | None, str]]
+"""Types of a call's options: of the value, of its items, and in words."""
+
+OPTION_TYPES: OptionTypes = {
+    "model": (str, None, "a string"),
+    "stop": (Sequence, str, "a string or a list of strings"),
+    "tools": (Sequence, None, "a list of tools"),
+    "parallel_tool_calls": (bool, None, "True or False"),
+    "replay_reasoning": (bool, None, "True or False"),
+    "extra_body": (Mapping, str, "a mapping of names to values"),
+    "extra_headers": (Mapping, str, "a mapping of names to values"),
+}
+
+
+def check_options(options: Mapping[str, Any], types: OptionTypes = OPTION_TYPES) -> None:
+    """Raise InvalidArgumentError for an option of the wrong type; None is never wrong."""
+    for name in options.keys() & types.keys():
+        value, (kind, item_kind, description) = options[name], types[name]
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (item_kind and not all(isinstance(i, item_kind) for i in value)):
+            raise InvalidArgumentError(
+                f"{name} is not {description}.", hint="Nothing was sent. Correct the option."
+            )
 
 
 def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from llama_index.core.llms import ChatMessage
 
 from langchain_piccc import ChatPiccc, PicccImageTool
 from llama_index_piccc import Piccc
 from piccc import Client, PicccError
 from piccc.emulator import Emulator
-from piccc.errors import AuthenticationError, ConfigurationError, InvalidRequestError
+from piccc.errors import AuthenticationError, ConfigurationError, InvalidArgumentError, InvalidRequestError
 
 SURFACES: dict[str, Callable[..., Any]] = {
     "Client": lambda **options: Client(**options).chat.create("Hello"),
@@ -88,3 +89,72 @@ def test_an_unknown_aspect_ratio_error_lists_the_servers_ratios(emulator: Emulat
         client.images.submit("a mug", model="piccc-image", aspect_ratio="5:1")
     assert all(ratio in str(caught.value) for ratio in RATIOS)
     assert not caught.value.may_have_been_billed
+
+
+def calls(**settings: Any) -> dict[str, Callable[..., Any]]:
+    chat, llm = ChatPiccc(**settings), Piccc(**settings)
+    return {
+        "ChatPiccc.invoke": chat.invoke,
+        "ChatPiccc.stream": lambda prompt, **options: list(chat.stream(prompt, **options)),
+        "Piccc.complete": llm.complete,
+        "Piccc.stream_complete": lambda prompt, **options: list(llm.stream_complete(prompt, **options)),
+    }
+
+
+CALLS = ("ChatPiccc.invoke", "ChatPiccc.stream", "Piccc.complete", "Piccc.stream_complete")
+WRONG_OPTIONS: dict[str, Any] = {"stop": 5, "tools": 5, "extra_body": 5}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+@pytest.mark.parametrize("call", CALLS)
+def test_an_option_of_the_wrong_type_is_named_before_anything_is_sent(
+    emulator: Emulator, call: str, name: str
+) -> None:
+    before = len(emulator.requests)
+    ask = calls(base_url=emulator.base_url, api_key=emulator.api_key)[call]
+    with pytest.raises(InvalidArgumentError, match=f"{name} is not a"):
+        ask("Hello", **{name: WRONG_OPTIONS[name]})
+    assert len(emulator.requests) == before
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_model_of_none_is_the_models_own_and_stream_is_up_to_the_method(
+    emulator: Emulator, call: str
+) -> None:
+    ask = calls(base_url=emulator.base_url, api_key=emulator.api_key, model="piccc-flash")[call]
+    assert ask("Hello", model=None, stream=True)
+    assert emulator.requests[-1].body["model"] == "piccc-flash"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_a_whole_reply_is_not_paid_for_as_a_stream(
+    emulator: Emulator, dialect: Literal["openai", "anthropic"]
+) -> None:
+    with Client(base_url=emulator.base_url, api_key=emulator.api_key, dialect=dialect) as client:
+        before = len(emulator.charges)
+        with pytest.raises(InvalidArgumentError, match="asks for a stream"):
+            client.chat.create("Hello", extra_body={"stream": True})
+        assert len(emulator.charges) == before
+
+
+WRONG_MESSAGES: dict[str, Any] = {
+    "a text": "Hello",
+    "a list of texts": ["Hello"],
+    "a mapping": [{"role": "user", "content": "Hello"}],
+    "a single message": ChatMessage("Hello"),
+    "none": None,
+    "a list with none": [None],
+    "a number": 5,
+}
+
+
+@pytest.mark.parametrize("messages", WRONG_MESSAGES.values(), ids=WRONG_MESSAGES)
+def test_llama_indexs_chat_takes_only_chat_messages(emulator: Emulator, messages: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="Not a ChatMessage"):
+        Piccc(base_url=emulator.base_url, api_key=emulator.api_key).chat(messages)
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"Hello", ["Hello"]])
+def test_llama_indexs_complete_takes_only_texts(emulator: Emulator, prompt: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="prompt is of type"):
+        Piccc(base_url=emulator.base_url, api_key=emulator.api_key).complete(prompt)

@@ -89,7 +89,7 @@ class AnthropicDialect:
 
     def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
         """Encode a request; raise InvalidArgumentError or UnsupportedContentError if it cannot be sent."""
-        check(request)
+        check(request, stream=stream)
         if request.seed is not None:
             raise InvalidArgumentError(
                 "The Anthropic dialect does not support seed.",

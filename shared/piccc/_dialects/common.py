@@ -433,7 +433,7 @@ class ToolNames:
         return {sent: name for name, sent in self._sent.items() if sent != name}
 
 
-def check(request: ChatRequest) -> None:
+def check(request: ChatRequest, *, stream: bool) -> None:
     """Raise InvalidArgumentError for requests that neither dialect supports."""
     if not request.messages:
         raise InvalidArgumentError("There are no messages.", hint="Pass a string or at least one message.")
@@ -456,6 +456,11 @@ def check(request: ChatRequest) -> None:
         raise InvalidArgumentError(
             "n is more than 1, but only one answer is returned: the others would be billed and lost.",
             hint="Make several calls, concurrently if needed.",
+        )
+    if request.extra_body.get("stream") and not stream:
+        raise InvalidArgumentError(
+            "extra_body asks for a stream, but this method reads a whole reply: it would be billed and lost.",
+            hint="Leave stream out, and call the method that streams.",
         )
 
 

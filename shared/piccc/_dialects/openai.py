@@ -76,7 +76,7 @@ class OpenAIDialect:
 
     def encode(self, request: ChatRequest, *, stream: bool) -> EncodedRequest:
         """Encode a request; raise InvalidArgumentError or UnsupportedContentError if it cannot be sent."""
-        check(request)
+        check(request, stream=stream)
         names = ToolNames(request)
         body: JSON = {"model": request.model, "messages": _messages(request, names), "stream": stream}
         if stream:
