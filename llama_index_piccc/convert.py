@@ -295,7 +295,9 @@ _CHOICES: dict[str, ToolChoice] = {
 
 def tool_json(tool: BaseTool) -> JSON:
     """Return a tool as plain JSON, so that events and traces can show it."""
-    return tool.metadata.to_openai_tool(skip_length_check=True)
+    given = tool.metadata.to_openai_tool(skip_length_check=True)
+    # Core replaces characters in the name, but its agents look up the original. Our dialects map it back.
+    return {**given, "function": {**given["function"], "name": tool.metadata.name}}
 
 
 def as_tool(tool: Tool | BaseTool | Mapping[str, Any]) -> Tool:

@@ -206,3 +206,16 @@ def test_a_long_description_is_not_truncated(make: Callable[..., Piccc], emulato
     tool = FunctionTool.from_defaults(multiply, description="Multiply. " * 200)
     make().chat_with_tools([tool], user_msg="Multiply 6 and 7")
     assert len(emulator.requests[-1].body["tools"][0]["function"]["description"]) == 2000
+
+
+@pytest.mark.parametrize("name", ["files.read", "read file", "läs", "read" * 20])
+def test_agents_find_tools_whose_names_servers_reject(
+    way: Way, llm: Piccc, emulator: Emulator, name: str
+) -> None:
+    """Core replaces such characters itself, but its agents look up the name as it was."""
+    tool = FunctionTool.from_defaults(multiply, name=name)
+    emulator.rule(lambda _: True, lambda request: Scripted(calls=[(request.tools[0].name, {"a": 6, "b": 7})]))
+    assert way.call(llm, "predict_and_call", [tool], "Multiply.").response == "42"
+    streamed = way.stream(llm, "stream_chat_with_tools", [tool], user_msg="Multiply.")
+    names = {call.tool_name for each in streamed for call in llm.get_tool_calls_from_response(each, False)}
+    assert names == {name}
