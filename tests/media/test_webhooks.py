@@ -502,6 +502,21 @@ def test_a_delivery_settles_only_a_submission_that_matches_its_task(
     assert len(world.asked) == 1
 
 
+@pytest.mark.parametrize("body", [{"data": {"task_id": 70}}, {"data": {"taskId": "70"}}, {"id": 70}])
+def test_a_lost_submission_is_found_however_a_delivery_names_its_task(body: dict[str, Any]) -> None:
+    class Numbered(FaultyServer):
+        def answer(self, request: HTTPRequest) -> WorldResponse:
+            assert request.url.endswith("/v1/tasks/70")
+            return WorldResponse(200, {"task_id": 70, "status": "failed"})
+
+    world, reported = Numbered(), Reported()
+    account, deliveries = world.receiver(on_task=reported)
+    world.claim(account)
+    assert post(world, deliveries, json.dumps(body).encode()) == [204]
+    assert [task.id for task in reported.tasks] == ["70"]
+    assert account.ledger.key_of("70") == "fox"
+
+
 def test_a_task_of_another_submission_is_not_reassigned() -> None:
     world, reported = FaultyServer(), Reported()
     account, deliveries = world.receiver(on_task=reported)
@@ -522,7 +537,7 @@ BODIES = {
     "a lone surrogate": lambda n: '{"task_id": "\\ud800\\n"}',
     "deep nesting": lambda n: "[" * 60_000,
     "not an object": lambda n: "3",
-    "an id that is a number": lambda n: '{"task_id": 3}',
+    "an id that is a list": lambda n: '{"task_id": [3]}',
     "not JSON": lambda n: "\0",
 }
 

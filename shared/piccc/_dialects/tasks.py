@@ -54,7 +54,7 @@ _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
 def read_task(payload: object) -> Task:
     """Read a task in any of the accepted formats; raise ResponseError if it has no id."""
     body = _unwrap(payload)
-    id = _id_in(body)
+    id = id_in(body)
     if id is None:
         raise ResponseError(
             "The server's response is not a task: it has no task_id.",
@@ -188,7 +188,7 @@ def _has_content(payload: Mapping[str, Any]) -> bool:
         return True
     for body in (payload, *(payload.get(name) for name in _WRAPPERS)):
         if isinstance(body, dict) and (
-            _id_in(body) is not None or any(isinstance(body.get(name), list) for name in _ROWS)
+            id_in(body) is not None or any(isinstance(body.get(name), list) for name in _ROWS)
         ):
             return True
     return False
@@ -246,33 +246,34 @@ def _next_page(body: Mapping[str, Any], count: int) -> dict[str, str] | None:
 
 
 def _unwrap(payload: object) -> dict[str, Any]:
-    if isinstance(payload, dict) and _id_in(payload) is None and isinstance(payload.get("data"), list):
+    if isinstance(payload, dict) and id_in(payload) is None and isinstance(payload.get("data"), list):
         payload = payload["data"]
     if isinstance(payload, list) and len(payload) == 1:  # some APIs answer with a list of one task
         payload = payload[0]
     if not isinstance(payload, dict):
         return {}
     # Beside a wrapped task, `id` is the request's: it comes without a status.
-    is_task = _id_in(payload) is not None and (
+    is_task = id_in(payload) is not None and (
         "task_id" in payload or "taskId" in payload or any(payload.get(name) for name in _STATUS_AT)
     )
     for name in () if is_task else _WRAPPERS:
         inner = payload.get(name)
         if isinstance(inner, dict) and (
-            _is_wrapped(inner) if _id_in(payload) else _id_in(inner) or name == "data"
+            _is_wrapped(inner) if id_in(payload) else id_in(inner) or name == "data"
         ):
             return inner
     return payload
 
 
 def _is_wrapped(body: Mapping[str, Any]) -> bool:
-    return _id_in(body) is not None and any(body.get(name) for name in _STATUS_AT)
+    return id_in(body) is not None and any(body.get(name) for name in _STATUS_AT)
 
 
 _WRAPPERS = ("data", "output", "result", "task")
 
 
-def _id_in(body: Mapping[str, Any]) -> str | None:
+def id_in(body: Mapping[str, Any]) -> str | None:
+    """Return a task's id, which may be a number, or None."""
     return next(
         (
             str(id)

@@ -25,7 +25,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from piccc._dialects.common import parse
-from piccc._dialects.tasks import read_task, read_task_list
+from piccc._dialects.tasks import id_in, read_task, read_task_list
 from piccc._http.backend import Failure, HTTPRequest, Signal, T
 from piccc._http.backends import AsyncBackend
 from piccc._http.session import telemetry
@@ -630,6 +630,6 @@ def _task_id_in(body: bytes) -> str:
         return ""
     inner = event.get("data") if isinstance(event, dict) else None
     for place in (inner, event):
-        if isinstance(place, dict) and isinstance(id := place.get("task_id") or place.get("id"), str):
+        if isinstance(place, dict) and (id := id_in(place)):
             return id if 0 < len(id) <= MAX_ID_LENGTH and id.isprintable() and id not in (".", "..") else ""
     return ""
