@@ -44,6 +44,7 @@ from piccc.media.agent_tools import ARGUMENTS, DESCRIPTIONS
 
 QUICK = Polling(min=0.01, max=0.02)
 TOKEN = "a token of the test's"
+URL = "https://files.example.com/a.png"
 
 
 @pytest.fixture
@@ -145,6 +146,28 @@ async def test_a_finished_image_is_returned_as_content_a_link_and_data(emulator:
     assert text_of(result).startswith("The image is finished")
     assert progress
     assert [done for done, _, _ in progress] == sorted({done for done, _, _ in progress})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"result": URL}, {"result": [URL]}, {"type": None, "url": URL}, {"type": 3, "tool_error": None}],
+)
+async def test_a_result_is_accepted_whatever_fields_the_server_sends(fields: dict[str, Any]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        task = {"task_id": "t", "status": "completed", "images": [URL], **fields}
+        return httpx2.Response(200, json={"data": [task]} if request.url.path == "/v1/tasks" else task)
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http_client:
+        piccc = AsyncClient(base_url="http://api.test", api_key="k", polling=QUICK, http_client=http_client)
+        served = MediaServer(piccc, image_models=["m"])
+        async with Client(served.server) as client:
+            for tool, arguments in (
+                ("generate_image", {"prompt": "A mug"}),
+                ("get_media_task", {"task_id": "t"}),
+                ("list_media_tasks", {}),
+            ):
+                result = await client.call_tool(tool, arguments)  # the client validates it
+                assert not result.is_error
 
 
 async def test_recent_tasks_are_resources_and_a_prompt_requests_a_generation(emulator: Emulator) -> None:

@@ -108,10 +108,11 @@ _TASK_SCHEMA = {
     "type": "object",
     "properties": {
         "task_id": {"type": "string"},
-        "type": {"type": "string"},
         "status": {"type": "string"},
-        "result": {"type": ["object", "null"]},
-        "tool_error": {"type": "object"},
+        # The server's own fields have any type: a client refuses a whole result that breaks this schema.
+        "type": {"description": "image or video"},
+        "result": {"description": "The outputs, as the server describes them."},
+        "tool_error": {"description": "Why the call failed, and whether to call again."},
     },
 }
 _LIST_SCHEMA = {"type": "object", "properties": {"tasks": {"type": "array", "items": _TASK_SCHEMA}}}
