@@ -63,6 +63,9 @@ def read_task(payload: object) -> Task:
         )
     message, code, is_over = _error(body)
     status, refusal = _status(body, has_error=is_over)
+    if message is None and status in TERMINAL and status != "completed":
+        reason = _first_text(body, *_REASONS_AT)
+        message = None if (reason or "").strip(" .").lower() in _NO_ERROR else reason
     if refusal and not is_moderation(code, message):
         code = refusal
     task = Task(
@@ -290,8 +293,12 @@ def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
     An `error` field ends it. Other fields do not: some servers set them while the task is still running.
     """
     error = body.get("error")
+    if isinstance(error, list) and error:
+        error = error[0]
     if isinstance(error, dict):
-        message, code = _first_text(error, "message", "msg", "detail"), _first_text(error, "code", "type")
+        inner = error.get("message")
+        told = inner if isinstance(inner, dict) else error
+        message, code = _first_text(told, "message", "msg", "detail"), _first_text(error, "code", "type")
         if (message or "").strip(" .").lower() in _NO_ERROR:
             message = None
         if (code or "").lower() in _NO_ERROR:
@@ -304,6 +311,10 @@ def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
     if text := _text(error):
         return text, code, text.strip().lower() not in _NO_ERROR
     return _first_text(body, "failMsg", "fail_reason", "error_message", "task_status_msg"), code, False
+
+
+_REASONS_AT = ("failure_reason", "failureReason", "reason", "message", "msg", "detail")
+"""Fields that give the reason of a failed task, and something else in others."""
 
 
 def _result(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -488,7 +499,9 @@ def _time(value: object) -> float | None:
         return None
     number = _number(value)
     if number is not None:
-        return number / 1000 if number > _MILLISECONDS else number
+        while number > _MILLISECONDS:  # milliseconds, microseconds or nanoseconds
+            number /= 1000
+        return number if number >= 0 else None
     try:
         return datetime.fromisoformat(str(value)).timestamp()
     except ValueError:
