@@ -87,6 +87,20 @@ def test_files_in_a_directory_are_named_after_task_and_type(
     assert files(tmp_path / "new") == ["task_1-1.png", "task_1-2.png"]
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [("a/1", "a_1", "a 1"), tuple(f"{'projects/p/operations/' * 5}{n}" for n in "123"), (".a", "a", "..a")],
+)
+def test_different_tasks_never_get_the_same_name(
+    ids: tuple[str, ...], connect: Connect, host: FileHost, tmp_path: Path
+) -> None:
+    client = connect(base_url=host.url, api_key=KEY)
+    for id in ids:
+        body = {**completed(f"{host.url}/file/1"), "task_id": id}
+        client.tasks.load(json.dumps(body)).outputs[0].save(tmp_path, overwrite=True)
+    assert len(files(tmp_path)) == len(ids)
+
+
 def test_a_download_resumes_wherever_it_is_cut(load_task: LoadTask, host: FileHost) -> None:
     task = load_task()
     for cut in range(0, len(IMAGE), 10):

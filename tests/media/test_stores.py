@@ -81,8 +81,8 @@ def task_of(connect: Connect, host: FileHost, count: int = 1, **settings: Any) -
 
 URLS = {
     "s3://bucket/a/b.png": "a/b.png",
-    "s3://bucket/a/": "a/t_1.png",
-    "s3://bucket": "t_1.png",
+    "s3://bucket/a/": "a/t_1-c69f0dcd.png",
+    "s3://bucket": "t_1-c69f0dcd.png",
     "S3://bucket/ü b%20.png": "ü b%20.png",
 }
 
@@ -142,8 +142,8 @@ def test_all_outputs_of_a_task_are_saved_under_one_url(
     connect: Connect, host: FileHost, bucket: Bucket
 ) -> None:
     saved = task_of(connect, host, count=2).save("s3://bucket/x")
-    assert saved == ["s3://bucket/x/t_1-1.png", "s3://bucket/x/t_1-2.png"]
-    assert sorted(bucket.content()) == ["x/t_1-1.png", "x/t_1-2.png"]
+    assert saved == ["s3://bucket/x/t_1-c69f0dcd-1.png", "s3://bucket/x/t_1-c69f0dcd-2.png"]
+    assert sorted(bucket.content()) == ["x/t_1-c69f0dcd-1.png", "x/t_1-c69f0dcd-2.png"]
 
 
 @pytest.mark.parametrize(

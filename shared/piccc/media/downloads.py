@@ -580,8 +580,11 @@ async def _fetch(
 
 def _stem(task: Task, output: Output) -> str:
     safe = "".join(char if char.isalnum() or char in "-_." else "_" for char in task.id).lstrip(".")
+    name = safe[:LONGEST_NAME] or "task"
+    if name != task.id:  # other ids may become the same name
+        name += f"-{hashlib.sha256(task.id.encode('utf-8', 'replace')).hexdigest()[:8]}"
     number = f"-{output.place + 1}" if len(task.outputs) > 1 else ""
-    return f"{safe[:LONGEST_NAME] or 'task'}{number}"
+    return f"{name}{number}"
 
 
 def _provenance(task: Task, output: Output, content: Content) -> bytes:
