@@ -780,9 +780,12 @@ def as_list(stop: Sequence[str] | str | None) -> list[str]:
 
 def in_clear(headers: Mapping[str, str | SecretStr] | None) -> dict[str, str]:
     """Return headers without their SecretStr wrappers."""
+    if not headers:
+        return {}
+    check_options({"extra_headers": headers})
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
-        for name, value in (headers or {}).items()
+        for name, value in headers.items()
     }
 
 

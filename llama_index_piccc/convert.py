@@ -64,7 +64,7 @@ from piccc.conversation import (
     Usage,
 )
 from piccc.errors import InvalidArgumentError, ResponseError, UnsupportedContentError
-from piccc.options import refuse_typos
+from piccc.options import check_options, refuse_typos
 from piccc.tasks import content_type_of
 
 if TYPE_CHECKING:
@@ -391,6 +391,8 @@ def chat_request(messages: Sequence[Message], options: Mapping[str, Any]) -> Cha
     unknown = {name: value for name, value in options.items() if name not in _KNOWN}
     if unknown:
         refuse_typos(unknown, _KNOWN)
+    if known.get("extra_headers"):
+        check_options({"extra_headers": known["extra_headers"]})
     known["tools"] = [as_tool(tool) for tool in known.get("tools", ())]
     if known["tools"]:
         known["tool_choice"] = as_choice(known.get("tool_choice"))

@@ -102,7 +102,7 @@ def calls(**settings: Any) -> dict[str, Callable[..., Any]]:
 
 
 CALLS = ("ChatPiccc.invoke", "ChatPiccc.stream", "Piccc.complete", "Piccc.stream_complete")
-WRONG_OPTIONS: dict[str, Any] = {"stop": 5, "tools": 5, "extra_body": 5}
+WRONG_OPTIONS: dict[str, Any] = {"stop": 5, "tools": 5, "extra_body": 5, "extra_headers": [("a", "b")]}
 
 
 @pytest.mark.parametrize("name", WRONG_OPTIONS)
