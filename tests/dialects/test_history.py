@@ -440,8 +440,8 @@ def test_unsupported_content_in_a_result_is_replaced_by_text(caplog: pytest.LogC
     call, sound = assistant(ToolCall("a", "play")), result("a", Text("here"), Audio("UklGRg==", "wav"))
     [block] = encode("anthropic", HI, call, sound)["messages"][2]["content"]
     assert [inner["type"] for inner in block["content"]] == ["text", "text"]
-    assert "audio" in block["content"][1]["text"]
-    assert "Audio" in caplog.text
+    assert block["content"][1]["text"].startswith("[audio content, which cannot be shown here:")
+    assert "A tool returned audio content that cannot be sent" in caplog.text
     linked = result("a", File(url="https://a.test/b.pdf"))
     assert encode("openai", HI, call, linked)["messages"][2]["content"] == "https://a.test/b.pdf"
 
@@ -612,11 +612,21 @@ def test_a_result_before_its_call_is_rejected_before_sending() -> None:
         Image(url="/home/ann/cat.png"),
         Image(url="  "),
         Image(url="file:///cat.png"),
+        Image(data="no base64"),
+        Image(),
+        File(),
     ],
 )
-def test_images_with_other_content_or_a_local_path_are_rejected(dialect: DialectName, part: Any) -> None:
-    with pytest.raises(InvalidArgumentError):
+def test_content_that_is_not_what_it_claims_is_rejected_or_described_if_a_tool_returned_it(
+    dialect: DialectName, part: Any
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
         encode(dialect, user(part))
+    # An error would end the agent, and every later call with the same history.
+    body = encode(dialect, HI, assistant(ToolCall("a", "look")), result("a", Text("seen:"), part))
+    [(_, _, shown)] = [line for line in outline(dialect, body) if line[0] == "result"]
+    kind = type(part).__name__.lower()
+    assert f"[{kind} content, which cannot be shown here: {error.value.message}]" in str(shown)
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-8-sig"])

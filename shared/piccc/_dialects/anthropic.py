@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +20,7 @@ from piccc._dialects.common import (
     mapping,
     mappings,
     merge_usage,
+    placeholder,
     sendable,
     sent_arguments,
     text_of,
@@ -58,8 +58,6 @@ from piccc.conversation import (
     judge_calls,
 )
 from piccc.errors import InvalidArgumentError, UnsupportedContentError
-
-logger = logging.getLogger("piccc")
 
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 12288}
 _MIN_BUDGET = 1024
@@ -455,14 +453,11 @@ def _is_sent_back(part: Part, replay: bool) -> bool:
 
 
 def _supported(part: Part) -> Part:
-    """Return a part of a tool result, or a text placeholder if the dialect does not support it."""
+    """Return a part of a tool result, or a placeholder if it cannot be sent."""
     try:
         _blocks([part], None)
-    except UnsupportedContentError:
-        logger.warning(
-            "A tool returned %s, which the Anthropic dialect does not support.", type(part).__name__
-        )
-        return Text(f"[{type(part).__name__.lower()} content, which cannot be shown here]")
+    except (UnsupportedContentError, InvalidArgumentError) as error:
+        return placeholder(part, error)
     return part
 
 

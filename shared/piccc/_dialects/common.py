@@ -598,6 +598,16 @@ def _result_part(part: Part) -> Part:
     return part
 
 
+def placeholder(part: Part, error: UnsupportedContentError | InvalidArgumentError) -> Text:
+    """Return a text in place of a tool's content that cannot be sent.
+
+    The error itself would end the agent, and each later call with the same history.
+    """
+    kind = type(part).__name__.lower()
+    logger.warning("A tool returned %s content that cannot be sent: %s", kind, error.message)
+    return Text(f"[{kind} content, which cannot be shown here: {error.message}]")
+
+
 def _assistant_parts(part: Part) -> Iterator[Part]:
     match part:
         case Source():

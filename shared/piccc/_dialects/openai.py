@@ -24,6 +24,7 @@ from piccc._dialects.common import (
     mapping,
     mappings,
     merge_usage,
+    placeholder,
     sendable,
     sent_arguments,
     sent_name,
@@ -62,7 +63,7 @@ from piccc.conversation import (
     Usage,
     judge_calls,
 )
-from piccc.errors import StreamError, UnsupportedContentError
+from piccc.errors import InvalidArgumentError, StreamError, UnsupportedContentError
 
 _REASONING, _TEXT, _REFUSAL, _CALLS = range(4)
 
@@ -274,7 +275,10 @@ def _messages(request: ChatRequest, names: ToolNames) -> list[JSON]:
                 if isinstance(part, File) and part.url:
                     texts.append(part.url)
                 elif isinstance(part, Image | File | Audio):
-                    media = [*media, _part(part)]
+                    try:
+                        media = [*media, _part(part)]
+                    except (UnsupportedContentError, InvalidArgumentError) as error:
+                        texts.append(placeholder(part, error).text)
             result = "\n".join(texts)
             messages.append({"role": "tool", "tool_call_id": message.tool_call_id, "content": result})
         elif message.role == "assistant":
