@@ -14,6 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
@@ -31,6 +32,7 @@ from piccc import AsyncClient, Client, Polling, telemetry
 from piccc.emulator import Emulator, Scripted
 from piccc.errors import ConfigurationError, PicccError
 from piccc.media.deliveries import MAX_WORKERS
+from piccc.telemetry import GAP_EVERY
 
 QUICK = Polling(min=0.01, max=0.02)
 SECRET = "pcc_test_not_to_be_seen"
@@ -181,11 +183,18 @@ def test_the_options_of_a_request_are_span_attributes(recorded: Recorded, emulat
 
 
 def test_the_time_between_chunks_is_a_metric(recorded: Recorded) -> None:
-    with Emulator(speed=20) as slow:
-        slow.script(["word " * 30])
-        with Client(base_url=slow.base_url, api_key=slow.api_key).chat.stream(PROMPT) as stream:
+    class OneEventPerRead(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield from [b'data: {"choices": [{"delta": {"content": "so "}}]}\n\n'] * 2 * GAP_EVERY
+            yield b"data: [DONE]\n\n"
+
+    head = {"content-type": "text/event-stream"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, headers=head, stream=OneEventPerRead()))
+    with httpx.Client(transport=transport) as http_client:
+        known = Client(base_url="http://piccc.test", api_key="unused", http_client=http_client)
+        with known.chat.stream(PROMPT) as stream:
             list(stream)
-    assert recorded.metrics()["gen_ai.client.operation.time_per_output_chunk"][0].count >= 1
+    assert recorded.metrics()["gen_ai.client.operation.time_per_output_chunk"][0].count == 2
 
 
 FAILURES = {
