@@ -89,6 +89,11 @@ def finite(least: float, *, is_above: bool = False) -> Callable[[float | None], 
     return check
 
 
+def at_least(least: float) -> dict[str, Any]:
+    """Return the arguments of `typer.Option` for a finite number of at least `least`."""
+    return {"min": least, "callback": finite(least)}
+
+
 def option(
     name: str,
     metavar: str,
@@ -99,10 +104,10 @@ def option(
     above: float | None = None,
 ) -> Any:
     """Declare an option that takes a value and has no default."""
-    callback = finite(above, is_above=True) if above is not None else None if min is None else finite(min)
-    return typer.Option(
-        name, metavar=metavar, help=help, envvar=envvar, min=min, callback=callback, show_default=False
-    )
+    limits: dict[str, Any] = {} if min is None else at_least(min)
+    if above is not None:
+        limits = {"callback": finite(above, is_above=True)}
+    return typer.Option(name, metavar=metavar, help=help, envvar=envvar, show_default=False, **limits)
 
 
 def needs(ctx: typer.Context, flag: str, *names: str) -> None:

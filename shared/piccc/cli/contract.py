@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from piccc._version import __version__
-from piccc.cli.common import AsJSON, document, finite, option, say, write
+from piccc.cli.common import AsJSON, at_least, document, option, say, write
 from piccc.config import redact, resolve, ways_out
 from piccc.errors import ConfigurationError
 
@@ -16,9 +16,7 @@ from piccc.errors import ConfigurationError
 def contract(
     spend: Annotated[
         float,
-        typer.Option(
-            min=0, callback=finite(0), metavar="MONEY", help="Maximum total cost; 0 sends only free requests."
-        ),
+        typer.Option(metavar="MONEY", help="Maximum total cost; 0 sends only free requests.", **at_least(0)),
     ] = 0.0,
     only: Annotated[
         list[str] | None, option("--only", "ROWS", "Check only these rows, such as 'chat.*'; repeatable.")
@@ -26,20 +24,16 @@ def contract(
     model: Annotated[str, typer.Option(metavar="NAME", help="The chat model.")] = "piccc-flash",
     chat_price: Annotated[
         float,
-        typer.Option(
-            min=0, callback=finite(0), metavar="MONEY", help="Assumed price of a short chat response."
-        ),
+        typer.Option(metavar="MONEY", help="Assumed price of a short chat response.", **at_least(0)),
     ] = 0.01,
     image_price: Annotated[
-        float, typer.Option(min=0, callback=finite(0), metavar="MONEY", help="Assumed price of an image.")
+        float, typer.Option(metavar="MONEY", help="Assumed price of an image.", **at_least(0))
     ] = 0.2,
     video_price: Annotated[
-        float, typer.Option(min=0, callback=finite(0), metavar="MONEY", help="Assumed price of a video.")
+        float, typer.Option(metavar="MONEY", help="Assumed price of a video.", **at_least(0))
     ] = 2.0,
     video_seconds: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="Length of the video.")] = 6,
-    poll: Annotated[
-        float, typer.Option(min=0.05, callback=finite(0.05), metavar="SECONDS", help="Polling interval.")
-    ] = 2.0,
+    poll: Annotated[float, typer.Option(metavar="SECONDS", help="Polling interval.", **at_least(0.05))] = 2.0,
     as_json: AsJSON = False,
 ) -> None:
     """Check the documented API and piccc's assumptions about it against the server, cheapest first.

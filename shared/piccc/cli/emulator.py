@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.common import AsJSON, document, finite, option, printable, results, say
+from piccc.cli.common import AsJSON, at_least, document, option, printable, results, say
 from piccc.errors import InvalidArgumentError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ def emulator(
         typer.Option(
             "--url-lifetime",
             metavar="SECONDS",
-            min=0,
-            callback=finite(0),
             help="How long output URLs are valid.",
+            **at_least(0),
         ),
     ] = 86_400.0,
     webhook_secret: Annotated[

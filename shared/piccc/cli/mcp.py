@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from piccc.cli.common import LedgerPlace, finite, needs, open_ledger, option, say
+from piccc.cli.common import LedgerPlace, at_least, needs, open_ledger, option, say
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config
 from piccc.errors import ConfigurationError, MissingExtraError
 
@@ -99,10 +99,9 @@ def mcp(
         typer.Option(
             "--wait",
             metavar="SECONDS",
-            min=0,
-            callback=finite(0),
             envvar="PICCC_MCP_WAIT",
             help="How long a call waits before it returns a task id to check later.",
+            **at_least(0),
         ),
     ] = 50.0,
     show: Annotated[
