@@ -189,6 +189,10 @@ class Key:
         return (Key, (None, True))
 
 
+class Suspended(BaseException):
+    """Raised where code suspends in a blocking call; not an Exception, which a retry there would catch."""
+
+
 async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: Run | None) -> Any:
     is_async = inspect.iscoroutinefunction(source)
     try:
@@ -199,6 +203,8 @@ async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: 
         return key
     except PicccError:
         raise
+    except Suspended:
+        raise suspended() from None
     except Exception as error:
         hint = "See the cause."
         if is_async:
@@ -207,6 +213,14 @@ async def _call(source: Callable[[], str | SecretString | Awaitable[str]], run: 
             except RuntimeError:
                 hint += " Only the asynchronous client accepts an async function."
         raise ConfigurationError(f"The api_key function raised {type(error).__name__}.", hint=hint) from error
+
+
+def suspended() -> ConfigurationError:
+    """Return the error for asynchronous code in a blocking call."""
+    return ConfigurationError(
+        "A blocking call ran asynchronous code.",
+        hint="Pass a plain function as api_key: only the asynchronous client supports async ones.",
+    )
 
 
 def _key_error(key: str, *, is_unpickled: bool) -> ConfigurationError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from piccc import AsyncClient
 from piccc._http.backends import SyncBackend, run_sync
 from piccc._http.session import Session
-from piccc.config import resolve
+from piccc.config import Key, resolve
 from piccc.errors import (
     APITimeoutError,
     AuthenticationError,
@@ -96,16 +97,23 @@ def test_nothing_is_sent_if_the_key_function_fails(server: FaultServer, mode: Mo
 
 
 def test_an_async_key_function_in_a_blocking_call_raises_where_it_suspends() -> None:
+    async def vault() -> str:
+        while True:
+            with contextlib.suppress(Exception):  # a retry that never ends
+                await asyncio.sleep(0)
+
     async def poll() -> list[str]:
         messages = []
         for _ in range(2):  # a poller goes on after a failed read
             try:
-                await asyncio.sleep(0)
+                await Key(vault).ask()
             except ConfigurationError as error:
                 messages.append(error.message)
         return messages
 
     assert run_sync(poll()) == 2 * ["A blocking call ran asynchronous code."]
+    with pytest.raises(ConfigurationError, match="ran asynchronous code"):
+        run_sync(vault())
 
 
 async def test_a_sync_key_function_does_not_block_the_event_loop(server: FaultServer) -> None:

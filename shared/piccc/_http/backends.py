@@ -57,7 +57,7 @@ from piccc._http.library import (
     library_of,
 )
 from piccc._version import __version__
-from piccc.config import is_loopback, redact
+from piccc.config import Suspended, is_loopback, redact, suspended
 from piccc.errors import ConfigurationError
 
 READ_BYTES = 64 * 1024
@@ -764,14 +764,12 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         coroutine.send(None)
         while True:
-            error = ConfigurationError(
-                "A blocking call ran asynchronous code.",
-                hint="Pass a plain function as api_key: only the asynchronous client supports async ones.",
-            )
-            coroutine.throw(error)  # where it suspended, so that a poller survives it and reports it
+            coroutine.throw(Suspended())  # where it suspended, so that a poller survives it and reports it
     except StopIteration as done:
         value: T = done.value
         return value
+    except Suspended:
+        raise suspended() from None
 
 
 async def read_all(response: HTTPResponse, limit: int, by: float | None = None) -> bytes:
