@@ -68,8 +68,15 @@ def json_pieces(*pieces: str) -> list[JSON]:
     return [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
 
 
+def renumbered(written: list[Any], index: int | None) -> list[Any]:
+    """Give all blocks the same index, or none."""
+    plain = [{name: value for name, value in event.items() if name != "index"} for event in written]
+    return [event if index is None or len(event) == 1 else {**event, "index": index} for event in plain]
+
+
 LOOK = ToolCall("a", "weather", '{"at": 1}')
 LOOKED: JSON = {"type": "tool_use", "id": "a", "name": "weather", "input": {"at": 1}}
+SEVERAL = {"type": "text", "text": "so"}, LOOKED, {**LOOKED, "id": "b"}, {"type": "text", "text": "on"}
 
 # The dialect, the whole reply, the events of its stream, and the parts that both yield.
 CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
@@ -164,6 +171,27 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
         ),
         [LOOK],
     ),
+    **{
+        f"a text, two calls and a text whose blocks have {name}": (
+            "anthropic",
+            message(*SEVERAL, end="tool_use"),
+            change(
+                events(
+                    ({"type": "text", "text": ""}, text("s", "o")),
+                    ({**LOOKED, "input": {}}, json_pieces('{"at"', ": 1}")),
+                    ({**LOOKED, "id": "b"}, []),
+                    ({"type": "text", "text": ""}, text("on")),
+                    end="tool_use",
+                )
+            ),
+            [Text("so"), LOOK, ToolCall("b", "weather", '{"at": 1}'), Text("on")],
+        )
+        for name, change in {
+            "the index 0": lambda written: renumbered(written, 0),
+            "no index": lambda written: renumbered(written, None),
+            "no end": lambda written: [each for each in written if each.get("type") != "content_block_stop"],
+        }.items()
+    },
     "reasoning without text": (
         "anthropic",
         message({"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": "so"}),

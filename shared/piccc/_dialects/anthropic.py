@@ -160,20 +160,25 @@ class AnthropicReader(Reader):
         self._calls: dict[int, int] = {}
         self._ids: set[str] = set()
         self._held: dict[int, _Held] = {}
+        self._blocks: dict[int, int] = {}
         self._next_block = 0
 
     def _read(self, event: Event, body: JSON) -> list[Delta]:
         kind = body.get("type") or event.type
-        index = count(body.get("index"))
-        if kind == "content_block_start":
-            self._next_block = max(self._next_block, index + 1)
-            return self._start(index, mapping(body.get("content_block")))
-        if kind == "content_block_stop":
-            return self._release(index)
-        if kind != "content_block_delta":
+        if kind not in ("content_block_start", "content_block_delta", "content_block_stop"):
             return self._frame(str(kind), body)
+        # Some servers give every block the index 0, so an index means the latest block that began with it.
+        index = count(body.get("index"))
+        if kind == "content_block_start" or index not in self._blocks:
+            self._blocks[index] = self._next_block
+            self._next_block += 1
+        block = self._blocks[index]
+        if kind == "content_block_start":
+            return self._start(block, mapping(body.get("content_block")))
+        if kind == "content_block_stop":
+            return self._release(block)
         delta = mapping(body.get("delta"))
-        deltas = self._delta(index, delta)
+        deltas = self._delta(block, delta)
         if len(deltas) == 1 and (name := _TEXT_OF.get(str(delta.get("type")))):
             self._template.learn(event, body, delta, name, deltas[0])
         return deltas
