@@ -364,11 +364,12 @@ def test_invalid_events_and_server_errors_are_typed_errors(data: str) -> None:
         read(data)
 
 
-def test_only_message_stop_proves_that_the_answer_is_complete() -> None:
+@pytest.mark.parametrize("last", [Event("message_stop", "{}"), Event("message", "[DONE]")])
+def test_only_the_last_event_proves_that_the_answer_is_complete(last: Event) -> None:
     reader = DIALECT.reader()
     end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
     reader.feed([Event("message_delta", json.dumps(end))])
     assert not reader.is_complete
-    reader.feed([Event("message_stop", "{}")])
+    reader.feed([last])
     assert reader.is_complete
     assert reader.is_done

@@ -190,6 +190,8 @@ CASES: dict[str, tuple[DialectName, JSON, list[Any], list[Part]]] = {
             "the index 0": lambda written: renumbered(written, 0),
             "no index": lambda written: renumbered(written, None),
             "no end": lambda written: [each for each in written if each.get("type") != "content_block_stop"],
+            "indices and [DONE] at the end": lambda written: [*written, "[DONE]"],
+            "indices and only [DONE] at the end": lambda written: [*written[:-1], "[DONE]"],
         }.items()
     },
     "reasoning without text": (

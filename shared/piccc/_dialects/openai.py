@@ -153,12 +153,6 @@ class OpenAIReader(Reader):
         self._by_id: dict[str, _Call] = {}
         self._unopened: _Call | None = None
 
-    def _take(self, event: Event) -> list[Delta]:
-        if event.data.strip() == "[DONE]":
-            self.is_complete = self.is_done = True
-            return []
-        return super()._take(event)
-
     def _rest(self) -> list[Delta]:
         return [self._open(call) for call in self._calls if not call.is_open]  # calls without a name
 

@@ -238,6 +238,9 @@ class Reader:
         return self._builder.build()
 
     def _take(self, event: Event) -> list[Delta]:
+        if event.data.strip() == "[DONE]":  # proxies end streams of either dialect with it
+            self.is_complete = self.is_done = True
+            return []
         body, has_halves = read_event(event)
         deltas = self._read(event, body)
         # Two backslashes: arguments are JSON text within JSON text, so their escapes are escaped again.
