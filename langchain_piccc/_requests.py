@@ -741,7 +741,8 @@ def to_request(
         )
     stop = model.stop if stop is None else stop
     settings = {name: options[name] if name in options else getattr(model, name) for name in SETTINGS}
-    settings["model"] = settings["model"] or model.model
+    if settings["model"] is None:
+        settings["model"] = model.model
     try:
         return ChatRequest(
             messages=to_messages(messages),

@@ -116,7 +116,8 @@ class ClientSettings(StrictModel):
     def _take_login_out_of_url(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        url = values.get("base_url") or os.environ.get(URL_VARIABLE)
+        url = values.get("base_url")
+        url = os.environ.get(URL_VARIABLE) if url is None else url
         if not isinstance(url, str):
             return values
         address, login = _split_login(url)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core.tools import FunctionTool
 
 from langchain_piccc import ChatPiccc, PicccImageTool, PicccMediaToolkit, PicccVideoTool
 from langchain_piccc.media_tools import PicccTaskListTool, PicccTaskTool
 from llama_index_piccc import Piccc
 from piccc import AsyncClient, Client, Message, PicccError, Polling, SpendLimit, Text
 from piccc.emulator import Emulator
-from piccc.errors import ConfigurationError, InvalidArgumentError
+from piccc.errors import ConfigurationError, InvalidArgumentError, InvalidRequestError
 from piccc.options import describe_unknown
 
 KEY = "canary-0f5a9c3e7b1d"
@@ -317,3 +318,52 @@ def test_a_limit_that_is_not_a_number_is_rejected(construct: Callable[[], object
     with pytest.raises(ConfigurationError) as caught:
         construct()
     assert caught.value.hint.startswith("Pass ")
+
+
+LOOK = FunctionTool.from_defaults(lambda place: place, name="look", description="Look.")
+NOTHING_SENT = (ConfigurationError, InvalidArgumentError)
+EMPTY: dict[str, Callable[[Emulator], object]] = {
+    "a key": lambda emulator: Client(base_url=emulator.base_url, api_key="").chat.create("hi"),
+    "a LangChain key": lambda emulator: ChatPiccc(base_url=emulator.base_url, api_key="").invoke("hi"),
+    "a LlamaIndex key": lambda emulator: Piccc(base_url=emulator.base_url, api_key="").complete("hi"),
+    "a base URL": lambda emulator: Client(base_url="").chat.create("hi"),
+    "a LangChain base URL": lambda emulator: ChatPiccc(base_url="").invoke("hi"),
+    "a LlamaIndex base URL": lambda emulator: Piccc(base_url="").complete("hi"),
+    "a ledger": lambda emulator: Client(ledger=""),
+    "a spend limit's name": lambda emulator: SpendLimit(max_tasks=1, name=""),
+    "an image model": lambda emulator: Client().images.submit("A mug", model=""),
+    "a webhook": lambda emulator: Client().images.submit("A mug", model="piccc-image", webhook=""),
+    "a folder": lambda emulator: Client().images.map(["A mug"], model="piccc-image", save_to=""),
+    "a tool's name": lambda emulator: Piccc(
+        base_url=emulator.base_url, api_key=emulator.api_key
+    ).chat_with_tools([LOOK], "hi", tool_choice=""),
+}
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_an_empty_value_is_rejected_rather_than_replaced(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Emulator() as emulator:
+        monkeypatch.setenv("PICCC_API_KEY", emulator.api_key)
+        monkeypatch.setenv("PICCC_BASE_URL", emulator.base_url)
+        monkeypatch.setenv("PICCC_LEDGER", str(tmp_path / "tasks.db"))
+        monkeypatch.setenv("PICCC_IMAGE_MODEL", "piccc-image")
+        with pytest.raises(NOTHING_SENT):
+            EMPTY[what](emulator)
+        assert emulator.requests == []
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_a_limit_of_zero_and_an_empty_model_are_sent_as_given(dialect: Any) -> None:
+    with Emulator() as emulator:
+        options: dict[str, Any] = {"api_key": emulator.api_key, "dialect": dialect, "max_retries": 0}
+        for call in (
+            lambda: Client(base_url=emulator.base_url, **options).chat.create("hi", model="", max_tokens=0),
+            lambda: ChatPiccc(base_url=emulator.base_url, **options).invoke("hi", model="", max_tokens=0),
+            lambda: Piccc(base_url=emulator.base_url, **options).complete("hi", model="", max_tokens=0),
+        ):
+            with pytest.raises(InvalidRequestError):
+                call()
+            sent = json.loads(emulator.requests[-1].raw)
+            assert (sent["model"], sent.get("max_tokens", sent.get("max_completion_tokens"))) == ("", 0)

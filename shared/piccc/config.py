@@ -158,7 +158,7 @@ class Key:
         raise error
 
     async def _obtain(self, run: Run | None) -> str:
-        source: Any = self._source or os.environ.get(KEY_VARIABLE)
+        source: Any = os.environ.get(KEY_VARIABLE) if self._source is None else self._source
         if not self.is_fixed:
             source = await _call(source, run)
         if hasattr(source, "get_secret_value"):
@@ -422,10 +422,13 @@ def resolve(
         )
     headers = dict(default_headers or {})
     check_headers(headers)
-    url, basic = split_url(str(base_url or os.environ.get(URL_VARIABLE) or PLACEHOLDER_URL))
+    # An empty string may be an unset variable: another account's key or server must not take its place.
+    if base_url is None:
+        base_url = os.environ.get(URL_VARIABLE) or PLACEHOLDER_URL
+    url, basic = split_url(str(base_url))
     return Config(
         base_url=url,
-        key=Key(api_key or os.environ.get(KEY_VARIABLE)),
+        key=Key(os.environ.get(KEY_VARIABLE) if api_key is None else api_key),
         auth=auth,
         timeout=as_timeout(timeout),
         max_retries=max_retries,

@@ -292,8 +292,10 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
         "tool_choice": _tool_choice(request, names) if request.tools else None,
         **{name: given[name] for name in _RECONCILED if name in given},
     }
+    is_limited = settings["max_tokens"] is not None
     limit = count(settings["max_tokens"])
-    settings["max_tokens"] = settings["max_tokens"] or DEFAULT_MAX_TOKENS
+    if not is_limited:
+        settings["max_tokens"] = DEFAULT_MAX_TOKENS
     thinking: Any = settings.get("thinking")
     source = "thinking"
     if "thinking" not in given and effort is not None:
@@ -312,7 +314,7 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
         else "the last tool calls were made without it"
         if _continues_without_thinking(turns)
         else "max_tokens leaves no room for it"
-        if 0 < limit <= _MIN_BUDGET
+        if is_limited and limit <= _MIN_BUDGET
         else None
     )
     if conflict:
@@ -321,7 +323,7 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
     adapted: list[str] = []
     if asked := count(thinking.get("budget_tokens")):
         budget = max(asked, _MIN_BUDGET)
-        if not limit:
+        if not is_limited:
             settings["max_tokens"] += budget  # max_tokens includes the budget
         elif source == "reasoning_effort" or budget >= limit:
             budget = min(budget, max(_MIN_BUDGET, limit // 2))

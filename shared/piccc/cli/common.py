@@ -228,7 +228,7 @@ def open_ledger(place: str | None) -> Ledger:
     """Open the given ledger, or the server's default one. Raises LedgerError or ConfigurationError."""
     from piccc.media.ledgers import ledger_at
 
-    place = place or str(ledger_of(resolve()))
+    place = str(ledger_of(resolve())) if place is None else place
     ledger = ledger_at(place)
     try:
         if "://" not in place:

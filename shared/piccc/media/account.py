@@ -74,7 +74,7 @@ class Account:
         private_outputs: bool = False,
     ) -> None:
         self.session = session
-        self.ledger = ledger or MemoryLedger()
+        self.ledger = MemoryLedger() if ledger is None else ledger
         self.polling = polling or Polling()
         self.spend_limit = spend_limit
         self.private_outputs = private_outputs

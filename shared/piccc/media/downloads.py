@@ -425,7 +425,7 @@ def target_of(path: FilePath) -> str | Location:
     """Return the path, or the location in an object store, to save to; raise if it is invalid."""
     try:
         text = os.fspath(path)
-        is_path = isinstance(text, str) and b"\0" not in os.fsencode(text)
+        is_path = isinstance(text, str) and bool(text) and b"\0" not in os.fsencode(text)
     except (TypeError, UnicodeEncodeError):
         is_path = False
     if not is_path:

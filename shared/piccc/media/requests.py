@@ -115,7 +115,7 @@ def build_task_request(
     The server decides which ratios, resolutions and lengths exist. Reference files are read, so do not call
     this on an event loop.
     """
-    model = model or os.environ.get(f"PICCC_{type.upper()}_MODEL")
+    model = os.environ.get(f"PICCC_{type.upper()}_MODEL") if model is None else model
     texts = {"prompt": prompt, "model": model, "aspect_ratio": aspect_ratio, "resolution": resolution}
     _check(type, texts, duration_seconds)
     for name in extra or {}:
@@ -138,7 +138,7 @@ def build_task_request(
     # Check the protocol last: isinstance takes as long as everything else here.
     if webhook is not None and isinstance(webhook, Receiver):
         webhook = webhook.url_for(key)
-    if webhook:
+    if webhook is not None:
         body = {"webhook": {"url": _checked_webhook(webhook)}, **body}
     return TaskRequest(type, key, body, digest)
 
@@ -481,7 +481,7 @@ class SpendLimit:
             `ledger.spent(name)`.
 
     Raises:
-        ConfigurationError: a maximum or a price is negative or not a number.
+        ConfigurationError: a maximum or a price is negative or not a number, or the name is empty.
 
     Examples:
         >>> from piccc import SpendLimit, Client
@@ -504,6 +504,8 @@ class SpendLimit:
             raise ConfigurationError(
                 f"prices is of type {type(prices).__name__}.", hint="Pass a dict of model names and prices."
             )
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise ConfigurationError(f"name is {name!r:.80}.", hint="Pass a string, or omit it.")
         amounts = {"max_tasks": max_tasks, "max_video_seconds": max_video_seconds, "max_cost": max_cost}
         amounts |= {f"prices[{model!r}]": price for model, price in (prices or {}).items()}
         for argument, amount in amounts.items():
@@ -518,7 +520,7 @@ class SpendLimit:
         self.max_video_seconds = max_video_seconds
         self.max_cost = max_cost
         self.prices = dict(prices or {})
-        self.name = name or str(uuid.uuid4())
+        self.name = str(uuid.uuid4()) if name is None else name
         self._counted: dict[str, int] = {}
         self._is_copy = False
         self._lock = threading.Lock()

@@ -273,8 +273,12 @@ def _split(url: str) -> tuple[str, list[str]] | None:
 def ledger_at(place: str | os.PathLike[str] | None) -> Ledger:
     """Return the ledger for a path or URL; for None, the one in `PICCC_LEDGER`, or else one in memory.
 
-    Raise ConfigurationError for an unsupported URL.
+    Raise ConfigurationError for an unsupported URL, and for "", which may be an unset variable.
     """
+    if place == "":
+        raise ConfigurationError(
+            "The ledger's place is empty.", hint="Pass a file path or a URL, or omit it to use PICCC_LEDGER."
+        )
     place = place or os.environ.get(LEDGER_VARIABLE) or ":memory:"
     scheme = place.partition("://")[0].lower() if isinstance(place, str) and "://" in place else ""
     if place == ":memory:":
