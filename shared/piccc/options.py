@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from piccc.errors import ConfigurationError, InvalidArgumentError
@@ -114,6 +113,8 @@ def with_our_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_typos(names: Iterable[str], known: Collection[str]) -> None:
     """Reject names that nearly match a known one: the server would ignore them and still bill the call."""
+    from difflib import get_close_matches  # rarely needed
+
     for name in names:
         if matches := get_close_matches(name, known, n=1, cutoff=0.85):  # so that top_k is not top_p
             raise InvalidArgumentError(
@@ -131,6 +132,8 @@ def _note(name: str, known: Collection[str], per_call: Collection[str]) -> str:
     body = next((each for each in ("extra_body", "additional_kwargs") if each in known), None)
     if name in _IN_THE_BODY and body:
         return f" (pass {body}={{'{name}': ...}})"
+    from difflib import get_close_matches
+
     matches = get_close_matches(name, [*known, *per_call], n=1, cutoff=0.75)
     for each in (name, *_OUR_NAMES.get(name.lower(), ()), *matches):
         if each in known:

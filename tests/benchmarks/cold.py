@@ -1,4 +1,4 @@
-"""Cold start: imports, our cost over the framework's, and the first call's cost over a later one."""
+"""Cold start: imports, alone and after the framework's, and the first call's cost over a later one."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ TIMES = 5
 
 
 def imports(subject: str, server: str) -> float:
-    """Return the CPU seconds of a user's import.
-
-    Garbage collection is off: one pass over a framework's objects costs more than our import, and which
-    import it hits is random.
-    """
-    program = f"import gc, time; gc.disable(); b = time.process_time(); {IMPORTS[subject]}"
-    return min(float(_fresh(f"{program}; print(time.process_time() - b)").stdout) for _ in range(TIMES))
+    """Return the CPU seconds of a user's import."""
+    return _import_time(IMPORTS[subject])
 
 
 def imports_over(subject: str, server: str) -> float:
-    """Return the total self time of modules imported after the framework's, in milliseconds.
+    """Return the CPU milliseconds of a user's import after the framework's.
 
-    The framework is imported first, because it loads parts of itself lazily through `importlib`, and
-    `-X importtime` attributes that to the importing module.
+    Not the sum of self times in `-X importtime`: it omits modules loaded by `importlib.import_module`, which
+    is how packages load a class that is asked for by name.
     """
     floor = next(
         each for family in FAMILIES.values() if subject in family for each in family if each in FLOORS
     )
-    return min(_self_times(IMPORTS[floor], IMPORTS[subject]) for _ in range(TIMES)) / 1e3
+    return _import_time(IMPORTS[subject], IMPORTS[floor]) * 1e3
 
 
-def _self_times(first: str, then: str) -> float:
-    """Return the total self time of the second import's modules in microseconds."""
-    program = f"import gc, sys; gc.disable(); {first}; print('then', file=sys.stderr); {then}"
-    rows = _fresh(program, "-X", "importtime").stderr.partition("\nthen\n")[2].splitlines()
-    owns = (row.removeprefix("import time:").partition("|")[0].strip() for row in rows)
-    return sum(float(own) for own in owns if own.isdecimal())
+def _import_time(statement: str, before: str = "") -> float:
+    """Return the CPU seconds of an import statement in a fresh process.
+
+    Garbage collection is off: one pass over a framework's objects costs more than our import, and which
+    import it hits is random.
+    """
+    begin, end = "began = time.process_time()", "print(time.process_time() - began)"
+    program = "\n".join(("import gc, time", "gc.disable()", before, begin, statement, end))
+    return min(float(_fresh(program)) for _ in range(TIMES))
 
 
-def _fresh(program: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a separate process with compiled modules cached, as for users."""
+def _fresh(program: str) -> str:
+    """Return the output of a program in a separate process with compiled modules cached, as for users."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, *options, "-c", program]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment)  # noqa: S603  ours
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603  ours
+    return run.stdout
 
 
 def first_call(subject: str, server: str) -> float:

@@ -85,8 +85,8 @@ IMPORT_WHY = (
     "h11, which LlamaIndex does not load itself, takes 7 ms."
 )
 IMPORT_SECONDS_WHY = (
-    "The difference of two wall-clock times of about a second, each of which varies by a tenth. `import over "
-    "the framework's` counts only the modules that piccc adds."
+    "The difference of two CPU times of about a second, each of which varies by a tenth. `import over the "
+    "framework's` counts only what piccc adds."
 )
 FIRST_CALL_WHY = (
     "These are imports left for the first call so that `import` need not wait for them: h11 takes 6 ms, and "
