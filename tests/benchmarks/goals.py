@@ -11,6 +11,8 @@ LANGCHAIN, LLAMA_INDEX = "langchain-piccc", "llama-index-piccc"
 OPENAI, MISTRAL = "langchain-openai", "langchain-mistralai"
 OPENAI_LIKE = "llama-index-openai-like"
 BEST = "the best peer"
+BEST_OPEN = "the best peer that opens all streams at once"
+"""A peer that opens fewer delays the others' first tokens, which no figure counts."""
 
 Row = dict[str, float]
 
@@ -61,8 +63,8 @@ HUNDRED_WHY = (
 )
 PACED_WHY = "The bare floor alone takes more than two thirds of the goal, for LangChain's work on each token."
 LATE_WHY = (
-    "langchain-mistralai opens only 100 connections at once: its other streams wait before their first "
-    "token, and that wait is not counted as a delay. Compare with langchain-openai, which opens all of them."
+    "A token waits for those that the event loop handles before it. The bare floor's delay, with nothing but "
+    "LangChain's work, is two thirds of piccc's."
 )
 KEPT_WHY = (
     "LangChain keeps all chunks of a stream until its end, to pass them to the callbacks: 30 chunks of 1.8 "
@@ -154,8 +156,8 @@ FIRST = (
 
 def _paced(streams: int) -> Iterator[Goal]:
     row = f"{streams:,} streams of 3 s"
-    yield Goal(f"{row}: CPU of a token, µs", LANGCHAIN, BEST, 0.35, why=PACED_WHY)
-    yield Goal(f"{row}: 99th percentile of a token's delay, ms", LANGCHAIN, BEST, 0.5, why=LATE_WHY)
+    yield Goal(f"{row}: CPU of a token, µs", LANGCHAIN, BEST_OPEN, 0.35, why=PACED_WHY)
+    yield Goal(f"{row}: 99th percentile of a token's delay, ms", LANGCHAIN, BEST_OPEN, 0.5, why=LATE_WHY)
     yield Goal(f"{row}: memory of a stream, KB", LANGCHAIN, more=40.0, why=KEPT_WHY)
     yield Goal(f"{row}: open at once", LANGCHAIN, more=streams, least=True)
 
@@ -227,9 +229,21 @@ GOALS = (
 )
 
 
-def verdicts(figures: dict[str, Row], members: Sequence[str], goals: Sequence[Goal] = GOALS) -> list[str]:
-    """Return a line for each measured goal of a family, which lists our package first."""
-    return list(_judged(figures, members, goals).values())
+def verdicts(
+    figures: dict[str, Row],
+    members: Sequence[str],
+    goals: Sequence[Goal] = GOALS,
+    rounds: Sequence[dict[str, Row]] = (),
+) -> list[str]:
+    """Return a line for each measured goal of a family, which lists our package first.
+
+    The medians decide; the figures of each round tell how often the goal was met.
+    """
+    lines = []
+    for goal, line in _judged(figures, members, goals).items():
+        found = [one.startswith("met") for each in rounds if (one := _verdict(goal, each, members))]
+        lines.append(f"{line} ({sum(found)} of {len(found)} rounds)" if len(found) > 1 else line)
+    return lines
 
 
 def reasons(figures: dict[str, Row], families: dict[str, tuple[str, ...]]) -> list[str]:
@@ -257,8 +271,14 @@ def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str
     row = figures.get(goal.of or goal.benchmark, {})
     if goal.peer == goal.ours:
         theirs = row.get(ours)
-    elif goal.peer == BEST:
-        theirs = min((row[each] for each in others if each in row and each not in FLOORS), default=None)
+    elif goal.peer in (BEST, BEST_OPEN):
+        streams = figures.get(f"{goal.benchmark.partition(':')[0]}: open at once", {})
+        peers = [
+            each
+            for each in others
+            if each in row and each not in FLOORS and (goal.peer == BEST or streams[each] >= streams[ours])
+        ]
+        theirs = min((row[each] for each in peers), default=None)
     else:
         theirs = row.get(goal.peer)
     if reached is None or (goal.peer and not theirs):
