@@ -34,6 +34,7 @@ from piccc.errors import (
     InvalidArgumentError,
     InvalidRequestError,
     LedgerError,
+    PicccError,
     RateLimitError,
     SpendLimitExceeded,
     SubmissionUnknown,
@@ -306,6 +307,30 @@ def test_a_submission_that_never_arrived_is_resent_only_on_request(client: Any, 
     assert [charge.task_id for charge in emulator.charges] == [task.id]
     assert client.tasks.resume("fox", resubmit=True).id == task.id
     assert len(posts(emulator)) == 2
+
+
+@pytest.mark.parametrize("refusal", ["400", "403", "429;retry-after=0"])
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_rejected_resubmission_leaves_the_lost_attempt_in_the_ledger(
+    connect: Connect, emulator: Emulator, tmp_path: Path, kind: str, refusal: str
+) -> None:
+    ledger = MemoryLedger() if kind == "memory" else SQLiteLedger(tmp_path / "tasks.db")
+    spend_limit = SpendLimit(max_tasks=5)
+    settings = {"ledger": ledger, "spend_limit": spend_limit, "max_retries": 1}
+    client = connect(base_url=emulator.base_url, api_key=emulator.api_key, **settings)
+    emulator.fault("disconnect", route=SUBMISSIONS, times=1)
+    with pytest.raises(SubmissionUnknown):
+        client.images.submit("a fox", **IMAGE, key="fox")
+    lost = ledger.get("fox")
+    emulator.fault(refusal, route=SUBMISSIONS)
+    with pytest.raises(PicccError) as raised:
+        client.tasks.resume("fox", resubmit=True)
+    assert raised.value.may_have_been_billed
+    assert "An earlier attempt was lost." in raised.value.hint
+    assert ledger.unsettled() == [lost]
+    assert spend_limit.tasks == 1
+    if kind == "file":
+        assert ledger.spent(spend_limit.name) == {"tasks": 1}
 
 
 def test_an_unknown_key_cannot_be_resumed(client: Any) -> None:

@@ -158,7 +158,8 @@ class Account:
         if entry.task_id:
             return _fill_in(Task(entry.task_id), request), entry
         with suppress(_KeyTaken):
-            return await self._send(request, limits, seconds, retries, since=entry.at), None
+            sending = self._send(request, limits, seconds, retries, since=entry.at, is_absent=True)
+            return await sending, None
         return await self.place(request, *limits, lost=lost, seconds=seconds, retries=retries)
 
     async def _send(
@@ -168,9 +169,14 @@ class Account:
         seconds: float | None,
         retries: int | None,
         since: float | None = None,
+        *,
+        is_absent: bool = False,
     ) -> Task:
-        """Send a request that is not in the ledger, or was lost at `since`; otherwise raise _KeyTaken."""
-        claim = _Claim(self, request, since)
+        """Send a request that is not in the ledger, or was lost at `since`; otherwise raise _KeyTaken.
+
+        Unless a lost one `is_absent` from the account's list, its entry is kept if this attempt is rejected.
+        """
+        claim = _Claim(self, request, since, lost_at=None if is_absent else since)
         try:
             async with self._slots.taken(self.session.io):
                 own = self.spend_limit
@@ -192,6 +198,11 @@ class Account:
                 await claim.release()
             except LedgerError as broken:
                 error.add_note(f"{broken.message} The key {request.key!r} remains in use.")
+            if claim.lost_at is not None:
+                error.may_have_been_billed = True
+                error.hint = (
+                    f"{error.hint} An earlier attempt was lost. {_recovery_hint(request.key)}".strip()
+                )
             raise
         except BaseException as interruption:
             if claim.is_held:
@@ -523,10 +534,13 @@ class _Claim:
     waited out a 429 or the machine slept, the other process sends it.
     """
 
-    def __init__(self, account: Account, request: TaskRequest, since: float | None) -> None:
+    def __init__(
+        self, account: Account, request: TaskRequest, since: float | None, *, lost_at: float | None
+    ) -> None:
         self._account = account
         self._request = request
         self._since = since
+        self.lost_at = lost_at
         self.is_held = False
 
     async def take(self) -> None:
@@ -559,6 +573,11 @@ class _Claim:
             return
         account, limit, key = self._account, self._account.spend_limit, self._request.key
         account._sent_at.pop(key, None)
+        if self.lost_at is not None and self._since is not None:
+            # The attempt that was lost may still have created a task: only this one was rejected.
+            lost = replace(self._request.entry(), at=self.lost_at)
+            await account.use_ledger(account.ledger.reclaim, lost, self._since)
+            return
         if limit is None or not isinstance(account.ledger, SpendingLedger):
             await account.use_ledger(account.ledger.release, key)
             return
