@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import PIL.Image
 import pytest
 
@@ -36,6 +37,7 @@ from piccc.errors import (
     LedgerError,
     PicccError,
     RateLimitError,
+    ResponseError,
     SpendLimitExceeded,
     SubmissionUnknown,
 )
@@ -331,6 +333,24 @@ def test_a_rejected_resubmission_leaves_the_lost_attempt_in_the_ledger(
     assert spend_limit.tasks == 1
     if kind == "file":
         assert ledger.spent(spend_limit.name) == {"tasks": 1}
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_task_that_answers_two_submissions_is_reported_with_the_second(tmp_path: Path, kind: str) -> None:
+    ledger = MemoryLedger() if kind == "memory" else SQLiteLedger(tmp_path / "tasks.db")
+    always = httpx.MockTransport(
+        lambda request: httpx.Response(200, json={"task_id": "t", "status": "queued"})
+    )
+    with Client(
+        base_url="https://one.test", api_key="k", ledger=ledger, http_client=httpx.Client(transport=always)
+    ) as client:
+        assert client.images.submit("a fox", **IMAGE, key="fox").id == "t"
+        with pytest.raises(ResponseError, match=r"submission 'hare' with task t, which.*'fox'") as raised:
+            client.images.submit("a hare", **IMAGE, key="hare")
+        assert (raised.value.task_id, raised.value.may_have_been_billed) == ("t", True)
+        assert [task.prompt for task in raised.value.tasks] == ["a hare"]
+        assert [entry.key for entry in ledger.unsettled()] == ["hare"]
+        assert client.images.submit("a fox", **IMAGE, key="fox").id == "t"
 
 
 def test_an_unknown_key_cannot_be_resumed(client: Any) -> None:

@@ -31,6 +31,7 @@ from piccc.errors import (
     InvalidArgumentError,
     LedgerError,
     PicccError,
+    ResponseError,
     SubmissionUnknown,
     TaskError,
 )
@@ -213,12 +214,16 @@ class Account:
                 self._in_flight.discard(request.key)
         self._sent_at.pop(request.key, None)
         task = _fill_in(task, request)
+        owner = None
         try:
-            await self.use_ledger(self.ledger.settle, request.key, task.id)
+            if not await self.use_ledger(self.ledger.settle, request.key, task.id):
+                owner = await self.use_ledger(self.ledger.key_of, task.id)
         except LedgerError as error:
             error.task_id, error.tasks, error.may_have_been_billed = task.id, [task], True
             error.hint = f"Task {task.id} is running and will be billed: do not submit it again. {error.hint}"
             raise
+        if owner not in (None, request.key):
+            raise _not_own(task, request, owner)
         return task
 
     async def _outcome(self, entry: Submission, *, skip_list: bool) -> Submission | None:
@@ -742,6 +747,18 @@ def _unknown(key: str, request: Any, cause: PicccError | None) -> SubmissionUnkn
         request=request,
         **known,
     )
+
+
+def _not_own(task: Task, request: TaskRequest, owner: str | None) -> ResponseError:
+    error = ResponseError(
+        f"The server answered the submission {request.key!r} with task {task.id}, which the submission "
+        f"{owner!r} has in the ledger.",
+        hint=f"Each may have been billed; the task can be used for one. {_recovery_hint(request.key)}",
+        may_have_been_billed=True,
+        task_id=task.id,
+    )
+    error.tasks = [task]
+    return error
 
 
 def _not_found(key: str, request: Any) -> SubmissionUnknown:
