@@ -275,6 +275,36 @@ def test_a_task_is_found_in_each_wrapper_and_a_request_id_is_not_its_id(body: ob
     assert (task.id, task.status) == ("t", "queued")
 
 
+@pytest.mark.parametrize(
+    ("asked", "body", "is_own"),
+    [
+        ("t1", {"task_id": "t1"}, True),
+        ("t1", {"task_id": "t2"}, False),
+        ("t1", {"taskId": "t2"}, False),
+        ("1", {"task_id": 11}, False),
+        ("t1", {"id": "r", "data": {"task_id": "t2", "status": "done"}}, False),
+        ("t1", {"id": "t2"}, True),  # it may be the request's
+        ("t1", {"id": "t1", "data": {"task_id": "t2", "status": "done"}}, True),
+        ("t1", {"task_id": "t2", "request_id": "t1"}, True),
+        ("t1", {"task_id": "t2", "polling_url": "/v1/tasks/t1"}, True),
+        ("t1", {"task_id": "t2", "parent": {"jobId": "t1"}}, True),
+        ("t1", {"task_id": "t2", "prompt": "t1"}, False),
+        ("t1", {"task_id": "task_t1"}, True),
+        ("task-t1", {"task_id": "t1"}, True),
+        ("ab-12", {"task_id": "AB12"}, True),
+    ],
+)
+def test_a_response_about_another_task_is_not_taken_for_the_one_asked(
+    asked: str, body: dict[str, Any], is_own: bool
+) -> None:
+    body = body if "data" in body else {"status": "done", **body}
+    if is_own:
+        assert read_task(body, asked).status == "completed"
+        return
+    with pytest.raises(ResponseError, match=f"a read of task {asked} with task "):
+        read_task(body, asked)
+
+
 def test_unknown_fields_are_kept_and_to_dict_round_trips() -> None:
     task = read_task({"id": 7, "status": "Running", "cost": {"credits": 3}, "polling_url": "/v1/tasks/7"})
     assert (task.id, task.raw["cost"], task.polling_url) == ("7", {"credits": 3}, "/v1/tasks/7")

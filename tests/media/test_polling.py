@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,14 @@ from piccc import AsyncClient, Client, Polling
 from piccc._http.backend import HTTPRequest
 from piccc._http.backends import AsyncSignal
 from piccc.emulator import Emulator
-from piccc.errors import ConfigurationError, NotFoundError, PicccError, ServerError, TaskWaitTimeout
+from piccc.errors import (
+    ConfigurationError,
+    NotFoundError,
+    PicccError,
+    ResponseError,
+    ServerError,
+    TaskWaitTimeout,
+)
 from piccc.media import polling
 from piccc.media.account import Account
 from piccc.media.polling import Subscription, joint
@@ -136,6 +144,28 @@ def test_a_timeout_of_a_task_that_could_not_be_read_gives_the_last_error(
         assert isinstance(raised.value.__cause__, ServerError)
 
     world.run(fail())
+
+
+@pytest.mark.parametrize("times", [3, math.inf])
+def test_a_response_about_another_task_is_read_again(times: float) -> None:
+    class Mixed(World):
+        mixed = 0
+
+        def answer(self, request: HTTPRequest) -> WorldResponse:
+            if self.mixed >= times:
+                return super().answer(request)
+            self.mixed += 1
+            url = "https://cdn.test/other.png"
+            return WorldResponse(200, {"task_id": "other", "status": "completed", "url": url})
+
+    world, seen = Mixed(Fleet([0.0], [20.0])), list[str]()
+    if times == math.inf:
+        with pytest.raises(ResponseError, match="a read of task t0 with task other"):
+            world.run(collect(wait(world.account(), "t0"), seen))
+        assert not seen
+    else:
+        world.run(collect(wait(world.account(), "t0"), seen))
+        assert seen == ["t0 completed"]
 
 
 def test_joint_polling_takes_the_fastest_pace_and_the_smallest_budget() -> None:

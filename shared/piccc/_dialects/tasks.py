@@ -48,17 +48,28 @@ _STATUSES = {
 _STATUS_AT = ("status", "task_status", "state")
 _PREFIXES = ("task_status_", "status_", "task_", "state_")
 _NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null"})
+_DEPTH = 6
 _MILLISECONDS = 10**11  # a time in seconds stays below this until the year 5138
 
 
-def read_task(payload: object) -> Task:
-    """Read a task in any of the accepted formats; raise ResponseError if it has no id."""
+def read_task(payload: object, asked: str | None = None) -> Task:
+    """Read a task in any of the accepted formats; raise ResponseError if it has no id.
+
+    Also raise if the response to a read of the task `asked` is about another task.
+    """
     body = _unwrap(payload)
     id = id_in(body)
     if id is None:
         raise ResponseError(
             "The server's response is not a task: it has no task_id.",
             hint="Check that base_url is the URL of a Piccc API.",
+            body=str(payload)[:1024],
+        )
+    named = _first_text(body, "task_id", "taskId")
+    if asked is not None and named and not _is_alias(named, asked) and not _mentions(payload, asked):
+        raise ResponseError(
+            f"The server answered a read of task {asked} with task {named}.",
+            hint=f"Its state and outputs were not used. Read it by its own id: client.tasks.get({named!r}).",
             body=str(payload)[:1024],
         )
     message, code, is_over = _error(body)
@@ -287,6 +298,28 @@ def id_in(body: Mapping[str, Any]) -> str | None:
     )
 
 
+def _is_alias(id: str, other: str) -> bool:
+    """Return whether two ids differ only in spelling or in a prefix, such as `task_x` and `x`."""
+    long, short = sorted((id, other), key=len, reverse=True)
+    return _letters(id) == _letters(other) or long.endswith(tuple(f"{mark}{short}" for mark in "_-:/."))
+
+
+def _mentions(value: object, id: str, depth: int = _DEPTH) -> bool:
+    """Return whether a field for ids or URLs has a task's id: `task_id` may be another system's alias."""
+    if isinstance(value, list):
+        return depth > 0 and any(_mentions(each, id, depth - 1) for each in value)
+    return (
+        isinstance(value, dict)
+        and depth > 0
+        and any(
+            _is_alias(str(each), id)
+            if isinstance(each, str | int) and str(name).lower().endswith(("id", "url"))
+            else _mentions(each, id, depth - 1)
+            for name, each in value.items()
+        )
+    )
+
+
 def _error(body: Mapping[str, Any]) -> tuple[str | None, str | None, bool]:
     """Return the message and code of a task's error, and whether it ends the task whatever its status.
 
@@ -378,7 +411,6 @@ _NO_OUTPUTS = (
     "poll",
 )
 """Substrings of the names of fields whose URLs are not outputs."""
-_DEPTH = 6
 
 
 def _search(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

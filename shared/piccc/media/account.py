@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote, urljoin
 
@@ -425,7 +426,7 @@ class Account:
     async def poll(self, task: Task, seconds: float) -> tuple[Task, float | None]:
         """Read a task once, within `seconds`; return it and the server's Retry-After."""
         current, headers = await self._read(task, seconds, 0)
-        return replace(current, id=task.id), retry_after(headers)
+        return current, retry_after(headers)
 
     async def poll_page(self, path: str, seconds: float) -> Page:
         """Read a page of a list once, within `seconds`."""
@@ -498,18 +499,20 @@ class Account:
         self, task: Task | str, seconds: float, retries: int | None
     ) -> tuple[Task, Mapping[str, str]]:
         known = as_task(task)
+        decode = partial(read_task, asked=known.id)
         url = f"{self.session.config.base_url}/v1/tasks/{quote(known.id, safe='')}"
         polling_url = self._polling_url(known) or url
         try:
-            return await self.session.read(polling_url, read_task, seconds=seconds, retries=retries)
+            current, headers = await self.session.read(polling_url, decode, seconds=seconds, retries=retries)
+            return replace(current, id=known.id), headers
         except PicccError as error:
             # A gateway may answer a wrong URL with a page, a redirect or any 4xx, rather than with 404.
             if polling_url == url or error.status in (None, 429) or error.status >= 500:
                 raise
-        result = await self.session.read(url, read_task, seconds=seconds, retries=retries)
+        current, headers = await self.session.read(url, decode, seconds=seconds, retries=retries)
         # Behind a gateway the server may not know its own prefix, so all its polling URLs are wrong.
         self._uses_polling_urls = False
-        return result
+        return replace(current, id=known.id), headers
 
     def _polling_url(self, task: Task) -> str | None:
         """Return the polling URL that the server gave for a task, if it has the server's own origin."""

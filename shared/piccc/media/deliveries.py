@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -509,7 +510,8 @@ class Deliveries:
         try:
             # Build the path from the id: a URL from the delivery is not trusted.
             path = f"/v1/tasks/{quote(task_id, safe='')}"
-            task, headers = await account.session.read(path, read_task, seconds=READ_SECONDS, retries=0)
+            decode = partial(read_task, asked=task_id)
+            task, headers = await account.session.read(path, decode, seconds=READ_SECONDS, retries=0)
         except NotFoundError:
             job.absences += 1
             if job.absences < ABSENT_ATTEMPTS:
