@@ -175,7 +175,7 @@ class Piccc(PredictingLLM):
     )
     base_url: str | None = Field(default=None, description="The server's base URL, with or without /v1.")
     dialect: DialectName = Field(
-        default="openai", description="Which of the two chat APIs to use: `openai` or `anthropic`."
+        default="openai", description="Which of the two chat routes to use: `openai` or `anthropic`."
     )
     temperature: float | None = Field(default=None, description="Sampling temperature.")
     top_p: float | None = Field(

@@ -49,7 +49,7 @@ def chat(
         str | None,
         option("--json-schema", "SCHEMA", "JSON Schema for the answer: a file, or the schema itself."),
     ] = None,
-    dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat API to use.")] = "openai",
+    dialect: Annotated[DialectName, typer.Option("--dialect", help="The chat route to use.")] = "openai",
     max_tokens: Annotated[
         int | None, option("--max-tokens", "COUNT", "Maximum number of tokens in the answer.", min=1)
     ] = None,
