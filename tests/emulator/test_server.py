@@ -64,6 +64,14 @@ def test_an_occupied_port_is_an_error_at_start() -> None:
         other.stop()
 
 
+@pytest.mark.parametrize(
+    "options", [{"mode": "record"}, {"mode": "once"}, {"upstream_model": "m"}, {"upstream_api": "piccc"}]
+)
+def test_an_option_without_the_one_it_belongs_to_is_an_error(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"needs? (?:recording|upstream)"):
+        Emulator(**options)
+
+
 def test_only_loopback_is_served_by_default() -> None:
     with pytest.raises(ValueError, match="loopback_only"):
         Emulator(host="0.0.0.0")  # noqa: S104 - must be rejected

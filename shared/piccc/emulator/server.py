@@ -103,6 +103,10 @@ class Emulator:
             )
         if models is not None and not (models := tuple(models)):
             raise ValueError("models must contain at least one name")
+        if recording is None and mode != "replay":
+            raise ValueError(f"mode {mode!r} needs recording, the file to write")
+        if upstream is None and (upstream_model is not None or upstream_api != "openai"):
+            raise ValueError("upstream_model and upstream_api need upstream, the server's URL")
         self.api_key = api_key
         self.webhook_secret = webhook_secret or new_secret()
         self._host = host
