@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast, overload
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.utils import LC_ID_PREFIX
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from langchain_piccc._replies import PROVIDER, to_message
 from langchain_piccc._requests import (
@@ -87,6 +87,7 @@ def profile_of(model: str, dialect: Dialect = "openai") -> ModelProfile:
     return cast("ModelProfile", {name: value for name, value in profile.items() if name in known})
 
 
+M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T", covariant=True)
 
 
@@ -342,6 +343,32 @@ class ChatPiccc(ClientSettings, BaseChatModel):
         kept = {name: value for name, value in options.items() if value is not None}
         bound_model: Runnable[LanguageModelInput, AIMessage] = self.bind(**kept, **kwargs)
         return bound_model
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: type[M],
+        *,
+        include_raw: Literal[False] = False,
+        method: Method | None = None,
+        strict: bool | None = None,
+        max_answers: int = MAX_ANSWERS,
+        tools: None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, M]: ...
+
+    @overload
+    def with_structured_output(
+        self,
+        schema: Any,
+        *,
+        include_raw: bool = False,
+        method: Method | None = None,
+        strict: bool | None = None,
+        max_answers: int = MAX_ANSWERS,
+        tools: Sequence[ToolLike] | None = None,
+        **kwargs: Any,
+    ) -> StructuredOutput: ...
 
     def with_structured_output(
         self,

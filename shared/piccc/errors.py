@@ -352,13 +352,14 @@ class SubmissionUnknown(PicccError, RuntimeError):
         'A ceramic mug'
     """
 
-    submission_key: str | None = None
+    submission_key: str = ""
     request: Mapping[str, Any] | None = None
 
 
 class TaskError(PicccError, RuntimeError):
     """A task gave no output; `task_id` identifies it, and `task` is its last known state or None."""
 
+    task_id: str = ""
     task: Task | None = None
 
     @staticmethod
@@ -429,6 +430,7 @@ class BatchSoFar(Protocol):
     Attributes:
         tasks: each row's task, or None.
         errors: by row number, why a row has no task or why its task cannot be read.
+        running: the tasks that have not ended; they keep running and are billed.
     """
 
     @property
@@ -436,6 +438,9 @@ class BatchSoFar(Protocol):
 
     @property
     def errors(self) -> Mapping[int, PicccError]: ...  # noqa: D102  see the class docstring
+
+    @property
+    def running(self) -> Sequence[Any]: ...  # noqa: D102  see the class docstring
 
     def __iter__(self) -> Iterator[Any]: ...
 

@@ -428,7 +428,7 @@ class MediaToolRun:
             self._task = await _settled(media.submit(key=self._key, lost=lost, **arguments))
         except SubmissionUnknown as unknown:
             try:
-                self._task = await _settled(self.client.tasks.resume(str(unknown.submission_key)))
+                self._task = await _settled(self.client.tasks.resume(unknown.submission_key))
             except PicccError:
                 raise unknown from unknown.__cause__
         return self._known()

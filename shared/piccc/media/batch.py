@@ -507,7 +507,7 @@ class _Run(Generic[H]):
         seconds = self._subscription.now() - self._subscription.started
         return TaskWaitTimeout(
             still_running(running, seconds) if running else f"Not every row was sent after {seconds:.0f} s.",
-            task_id=running[0].id if running else None,
+            task_id=running[0].id if running else "",
             task=running[0] if running else None,
         )
 

@@ -1,6 +1,7 @@
 """A program that uses LangChain."""
 
 from collections.abc import Awaitable
+from typing import Any, assert_type
 
 import httpx
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -33,7 +34,8 @@ model = models[1]
 answer: AIMessage = model.invoke("hi")
 text: str = answer.text
 pending: Awaitable[AIMessage] = model.ainvoke("hi")
-structured = model.with_structured_output(Answer)
+assert_type(model.with_structured_output(Answer).invoke("hi"), Answer)
+assert_type(model.with_structured_output(Answer, include_raw=True).invoke("hi"), Any)
 bound = model.bind_tools([Answer], tool_choice="any")
 for chunk in model.stream("hi"):
     piece: AIMessageChunk = chunk

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from piccc import AsyncClient, Client
 from piccc.conversation import ChatReply, JSONSchema, Message, Text
+from piccc.errors import SubmissionUnknown, TaskWaitTimeout
 
 
 class Answer(BaseModel):
@@ -22,7 +23,12 @@ def blocking() -> None:
         with client.chat.stream("hi") as stream:
             for text in stream.texts():
                 print(text.upper(), reply.text)
-        handle = client.images.submit("a lighthouse", aspect_ratio="16:9")
+        try:
+            handle = client.images.generate("a lighthouse", aspect_ratio="16:9")
+        except SubmissionUnknown as error:
+            handle = client.tasks.resume(error.submission_key)
+        except TaskWaitTimeout as error:
+            handle = client.tasks.wait(error.task_id)
         saved: list[Path] = handle.wait().save(Path("out"))
         print(saved)
 
