@@ -17,7 +17,7 @@ from piccc._version import __version__
 from piccc.errors import MissingExtraError, PicccError
 
 if find_spec("langchain_core") is None:
-    raise MissingExtraError('langchain_piccc needs langchain-core: pip install "piccc[langchain]"')
+    raise MissingExtraError("langchain_piccc needs langchain-core.", hint='pip install "piccc[langchain]"')
 
 from langchain_piccc import _replies
 from piccc.conversation import PROVIDER
@@ -82,7 +82,7 @@ def register() -> None:
     try:
         home = import_module("langchain.chat_models.base")
     except ImportError as error:
-        raise MissingExtraError("register() needs langchain: pip install langchain") from error
+        raise MissingExtraError("register() needs langchain.", hint="pip install langchain") from error
     table: Any = getattr(home, "_BUILTIN_PROVIDERS", None)
     rows = list(table.values()) if isinstance(table, dict) else []
     if not rows or not all(isinstance(row, tuple) and len(row) == 3 for row in rows):

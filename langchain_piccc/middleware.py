@@ -42,9 +42,7 @@ try:
     from langgraph.graph.message import REMOVE_ALL_MESSAGES
     from langgraph.types import Command
 except ImportError as error:
-    raise MissingExtraError(
-        "The middleware needs the langchain package.", hint='pip install "piccc[all]"'
-    ) from error
+    raise MissingExtraError("The middleware needs langchain.", hint="pip install langchain") from error
 
 if TYPE_CHECKING:
     from langgraph.runtime import Runtime

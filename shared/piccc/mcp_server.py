@@ -48,9 +48,7 @@ try:
     from mcp.server.stdio import stdio_server
     from mcp.server.transport_security import TransportSecuritySettings
 except ImportError as error:
-    raise MissingExtraError(
-        "The MCP SDK is not installed.", hint='Install it: pip install "piccc[mcp]".'
-    ) from error
+    raise MissingExtraError("piccc.mcp_server needs the MCP SDK.", hint='pip install "piccc[mcp]"') from error
 
 from piccc._dialects.common import parse
 from piccc.config import is_loopback

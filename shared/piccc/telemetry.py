@@ -29,7 +29,7 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
     raise MissingExtraError(
-        "OpenTelemetry is not installed.", hint='Install it: pip install "piccc[otel]".'
+        "piccc.telemetry needs OpenTelemetry.", hint='pip install "piccc[otel]"'
     ) from error
 
 from piccc._version import __version__

@@ -128,17 +128,21 @@ class Environment:
         run(*command, folder=self.folder, variables=variables)
 
     def _missing_extras(self) -> dict[tuple[str, ...], str]:
-        missing = {surface.entry: surface.extra for surface in unusable_surfaces(self.extra) if surface.entry}
+        missing = {
+            surface.entry: f'"piccc[{surface.extra}]"'
+            for surface in unusable_surfaces(self.extra)
+            if surface.entry
+        }
         return {**missing, **NEEDS_MORE.get(self.extra, {})}
 
-    def _check_missing_extra(self, variables: dict[str, str], entry: tuple[str, ...], extra: str) -> None:
+    def _check_missing_extra(self, variables: dict[str, str], entry: tuple[str, ...], wanted: str) -> None:
         try:
             self._run(variables, *entry)
         except Failed as failure:
-            if f'pip install "piccc[{extra}]"' not in str(failure):
+            if f"pip install {wanted}" not in str(failure):
                 raise
         else:
-            raise Failed(f"python {' '.join(entry)} runs without [{extra}]")
+            raise Failed(f"python {' '.join(entry)} runs without {wanted}")
 
 
 def _without_marker(requirement: Requirement) -> str:

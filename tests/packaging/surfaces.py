@@ -82,10 +82,13 @@ SURFACES = (
     ),
 )
 NEEDS_MORE: dict[str, dict[tuple[str, ...], str]] = {
-    "langchain": {("-c", "from langchain_piccc import PicccTasksMiddleware"): "all"},
-    "cli": {("-m", "piccc", "demo"): "all", ("-m", "piccc", "emulator"): "emulator"},
+    "langchain": {("-c", "from langchain_piccc import PicccTasksMiddleware"): "langchain"},
+    "cli": {
+        ("-m", "piccc", "demo"): '"piccc[all]"',
+        ("-m", "piccc", "emulator"): '"piccc[emulator]"',
+    },
 }
-"""Python arguments that need more than the extra, and the extra that the error must name."""
+"""Python arguments that need more than the extra, and the requirement that the error says to install."""
 ALSO_INSTALLED = {"emulator": ("pytest>=8,<10",), "all": ("pytest>=8,<10",)}
 """Packages that an extra's program needs besides the extra: pytest, for the fixture."""
 

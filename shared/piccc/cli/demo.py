@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +66,7 @@ def demo(
     # With --json, stdout contains only the JSON document.
     console = Console(highlight=False, stderr=as_json)
     began = time.monotonic()
+    _check_packages(live=live)
     with _show(console, live=live, folder=folder) as show:
         _stream_a_caption(show)
         _let_an_agent_work(show)
@@ -91,10 +92,8 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
         with Client() as client:
             yield Show(console, client, folder, models, {})
         return
-    try:
-        from piccc.emulator import Emulator
-    except ImportError as error:
-        raise _incomplete() from error
+    from piccc.emulator import Emulator
+
     with Emulator(speed=EMULATOR_SPEED) as emulator:
         settings: dict[str, Any] = {"base_url": emulator.base_url, "api_key": emulator.api_key}
         polling = Polling(min=0.2, max=0.5)  # the advised 2 to 5 s is for the provider's server
@@ -104,8 +103,13 @@ def _show(console: Console, *, live: bool, folder: Path) -> Iterator[Show]:
             yield Show(console, client, folder, models, settings)
 
 
-def _incomplete() -> MissingExtraError:
-    return MissingExtraError("The demo needs every extra.", hint='pip install "piccc[all]"')
+def _check_packages(*, live: bool) -> None:
+    names = ["langchain", "langchain_piccc", "llama_index_piccc"]
+    try:
+        for name in names if live else [*names, "piccc.emulator"]:
+            import_module(name)
+    except ImportError as error:
+        raise MissingExtraError("The demo needs every extra.", hint='pip install "piccc[all]"') from error
 
 
 def _stream_a_caption(show: Show) -> None:
@@ -120,10 +124,8 @@ def _stream_a_caption(show: Show) -> None:
 
 
 def _let_an_agent_work(show: Show) -> None:
-    try:
-        from langchain.agents import create_agent
-    except ImportError as error:
-        raise _incomplete() from error
+    from langchain.agents import create_agent
+
     from langchain_piccc import ChatPiccc, PicccImageTool, PicccVideoTool
 
     _heading(show, "An agent with an image tool and a video tool (LangChain)", ORDER)
@@ -154,12 +156,10 @@ def _save(show: Show, message: Any) -> None:
 
 
 def _ask_the_readme(show: Show) -> None:
-    try:
-        from llama_index.core import Document, SimpleKeywordTableIndex
-        from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
-        from llama_index.core.node_parser import MarkdownNodeParser
-    except ImportError as error:
-        raise _incomplete() from error
+    from llama_index.core import Document, SimpleKeywordTableIndex
+    from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+    from llama_index.core.node_parser import MarkdownNodeParser
+
     from llama_index_piccc import Piccc, ensure_nltk_data
 
     ensure_nltk_data()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from piccc.cli.common import AsJSON, at_least, document, option, printable, results, say
-from piccc.errors import InvalidArgumentError, MissingExtraError
+from piccc.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from piccc.emulator import Emulator, RequestRecord
@@ -192,10 +192,8 @@ def emulator(
 
 
 def _created(**settings: Any) -> Emulator:
-    try:
-        from piccc.emulator import Emulator
-    except ImportError as error:
-        raise MissingExtraError(str(error)) from error
+    from piccc.emulator import Emulator
+
     try:
         return Emulator(**settings)
     except (OSError, TypeError, ValueError) as error:

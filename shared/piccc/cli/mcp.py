@@ -17,7 +17,7 @@ import typer
 
 from piccc.cli.common import LedgerPlace, at_least, needs, open_ledger, option, say
 from piccc.config import KEY_VARIABLE, URL_VARIABLE, Config
-from piccc.errors import ConfigurationError, MissingExtraError
+from piccc.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from piccc.mcp_server import MediaServer
@@ -207,10 +207,8 @@ def _names(text: str | None) -> list[str]:
 
 
 def _emulator() -> Any:
-    try:
-        from piccc.emulator import Emulator
-    except ImportError as error:
-        raise MissingExtraError(str(error)) from error
+    from piccc.emulator import Emulator
+
     return Emulator(speed=math.inf)
 
 

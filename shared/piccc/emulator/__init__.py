@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from piccc.emulator.server import Emulator
     from piccc.emulator.webhooks import Delivery
 
+_LIBRARIES = ("PIL", "av", "httptools", "jsonschema", "snowballstemmer")
 _MODULES = {
     "Charge": "request_log",
     "Delivery": "webhooks",
@@ -46,9 +47,11 @@ __all__ = [
     "Scripted",
 ]
 
-if missing := [name for name in ("av", "PIL", "httptools") if find_spec(name) is None]:
-    raise ImportError(
-        f'piccc.emulator needs {", ".join(missing)}. Install it with: pip install "piccc[emulator]"'
+if missing := [name for name in _LIBRARIES if find_spec(name) is None]:
+    from piccc.errors import MissingExtraError
+
+    raise MissingExtraError(
+        f"piccc.emulator needs {', '.join(missing)}.", hint='pip install "piccc[emulator]"'
     )
 
 

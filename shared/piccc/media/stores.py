@@ -139,7 +139,7 @@ def _obstore() -> ModuleType:
     try:
         import obstore
     except ImportError as error:
-        raise MissingExtraError("obstore is not installed.", hint="pip install 'piccc[stores]'") from error
+        raise MissingExtraError("Object stores need obstore.", hint='pip install "piccc[stores]"') from error
     if _process not in (0, os.getpid()):
         raise ConfigurationError(
             "Object stores cannot be used in a forked process after its parent used them.",
