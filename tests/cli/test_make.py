@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import av
@@ -15,7 +17,7 @@ from PIL import Image
 
 from piccc.cli.media import _rows
 from piccc.emulator import Emulator
-from tests.cli.shell import Shell
+from tests.cli.shell import PICCC, Shell
 
 NOW = ("--poll", "0.01")
 """Faster polling than the provider recommends, which is fine with the emulator."""
@@ -168,9 +170,43 @@ def test_the_same_key_submits_only_once(shell: Shell, emulator: Emulator) -> Non
     assert len(emulator.charges) == 1
 
 
-def test_a_failed_save_prints_the_command_that_retries_it(shell: Shell, emulator: Emulator) -> None:
+@pytest.mark.parametrize("place", ["file/mug.png", "file/folder/", "file/"])
+def test_a_place_in_a_file_is_rejected_before_submission(
+    shell: Shell, emulator: Emulator, place: str
+) -> None:
     (shell.folder / "file").touch()
-    done = shell("image", "A mug", "--to", "file/mug.png", *NOW)
+    done = shell("image", "A mug", "--to", place, *NOW)
+    assert (done.returncode, emulator.requests) == (2, [])
+    assert f"Nothing can be saved as {place}: file is not a folder." in done.stderr
+
+
+def test_a_device_a_pipe_and_a_name_without_a_suffix_are_written_in_place(
+    shell: Shell, emulator: Emulator
+) -> None:
+    (shell.folder / "mug").touch()
+    os.mkfifo(shell.folder / "pipe")
+    piped: list[bytes] = []
+    reader = threading.Thread(target=lambda: piped.append((shell.folder / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    for place in ("mug", "/dev/null", "pipe"):
+        assert shell("image", "A mug", "--to", place, *NOW).stdout == f"{place}\n"
+    reader.join(60)
+    image = (shell.folder / "mug").read_bytes()
+    assert piped == [image]
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert stat.S_ISFIFO((shell.folder / "pipe").stat().st_mode)
+    with (shell.folder / "out").open("wb") as out:
+        out.write(b"before")
+        out.flush()
+        command = [*PICCC, "image", "A mug", "--to", "-", *NOW]
+        subprocess.run(command, cwd=shell.folder, env=shell.variables, stdout=out, check=True)  # noqa: S603
+    assert (shell.folder / "out").read_bytes() == b"before" + image
+    assert shell("image", "A mug", "--to", "-", "--json").returncode == 2
+    assert len(emulator.charges) == 4
+
+
+def test_a_failed_save_prints_the_command_that_retries_it(shell: Shell, emulator: Emulator) -> None:
+    done = shell("image", "A mug", "--to", "/dev/full", *NOW)
     task_id = emulator.charges[0].task_id
     assert done.returncode == 1
     assert f"piccc tasks save {task_id}" in done.stderr

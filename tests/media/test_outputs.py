@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 
 from piccc.emulator import Emulator
 from piccc.errors import (
+    InvalidArgumentError,
     OutputError,
     OutputExpired,
     OutputTooLarge,
@@ -367,6 +369,27 @@ def test_a_full_disk_raises_output_error_and_leaves_no_file(
             load_task().outputs[0].save(tmp_path / "a.png")
     assert files(tmp_path) == []
     assert load_task().outputs[0].save(tmp_path / "a.png").read_bytes() == IMAGE
+
+
+def test_a_device_is_written_in_place_and_has_nothing_beside_it(load_task: LoadTask) -> None:
+    output = load_task().outputs[0]
+    assert output.save("/dev/null") == Path("/dev/null")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    with pytest.raises(InvalidArgumentError, match="beside it"):
+        output.save("/dev/null", provenance=True)
+
+
+@pytest.mark.parametrize("place", ["locked", "locked/new/", "file", "file/new", ""])
+def test_a_batch_that_cannot_save_is_rejected_before_anything_is_sent(
+    client: Any, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "file").touch()
+    allowed = os.access  # root may write everywhere
+    monkeypatch.setattr("os.access", lambda path, mode: mode == os.F_OK and allowed(path, mode))
+    with pytest.raises(InvalidArgumentError, match=r"writable|a folder|not a path"):
+        client.images.map(["a fox"], model="piccc-image", save_to=place and f"{tmp_path}/{place}")
+    assert emulator.requests == []
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -129,8 +129,10 @@ Prompt = Annotated[
 
 
 def _place(text: str | Path) -> Path | str:
-    """Return a path, or a URL as text, because a path would drop one of its slashes."""
-    return text if "://" in str(text) else Path(text)
+    """Return a path, which is stdout for `-`, or text if a path would drop a slash: of a URL or a folder."""
+    if str(text) == "-":
+        return Path("/dev/stdout")
+    return text if "://" in str(text) or str(text).endswith("/") else Path(text)
 
 
 To = Annotated[
@@ -138,7 +140,8 @@ To = Annotated[
     typer.Option(
         "--to",
         parser=_place,
-        help="Where to save: a folder, a file name such as cat.png, or an s3://, gs:// or az:// URL.",
+        help="Where to save: a folder, a file name such as cat.png, an s3://, gs:// or az:// URL, or - for "
+        "stdout.",
         metavar="PATH",
     ),
 ]

@@ -9,6 +9,7 @@ import mimetypes
 import os
 import re
 import shlex
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -190,6 +191,10 @@ class Job:
         if not names_a_file(self._to):
             folder = str(self._to)
             return [folder if folder.endswith("/") else f"{folder}/"] * len(outputs)
+        from piccc.media.downloads import is_stream
+
+        if is_stream(str(self._to)):
+            return [str(self._to)] * len(outputs)
         suffix = PurePath(str(self._to)).suffix
         root = str(self._to).removesuffix(suffix)
         later = [f"{root}-{number}{suffix}" for number in range(2, len(outputs) + 1)]
@@ -202,10 +207,15 @@ class Job:
             write(f"{task.id}\t{task.status}\n")
         else:
             for file, output in zip(files, task.outputs, strict=False):
-                write(f"{file}\n")
+                if not _is_stdout(file):
+                    write(f"{file}\n")
                 say(_described(output, file), "dim")
                 suffix = PurePath(str(file)).suffix
-                if output.mime_type and suffix not in mimetypes.guess_all_extensions(output.mime_type):
+                if (
+                    output.mime_type
+                    and suffix
+                    and suffix not in mimetypes.guess_all_extensions(output.mime_type)
+                ):
                     say(f"Note: {file} contains {output.mime_type}, despite its name.", "yellow")
 
     def _unsaved(self, task: TaskHandle, failure: Exception) -> PicccError:
@@ -230,9 +240,20 @@ class Job:
 
 
 def names_a_file(to: Path | str | None) -> bool:
-    """Return whether a destination is a file, not a folder."""
-    is_folder = to is None or str(to).endswith("/") or (isinstance(to, Path) and to.is_dir())
-    return not is_folder and bool(PurePath(str(to)).suffix)
+    """Return whether a destination is a file, not a folder; a new name is one if it has a suffix."""
+    if to is None or str(to).endswith("/"):
+        return False
+    try:
+        return not stat.S_ISDIR(Path(to).stat().st_mode)
+    except OSError:
+        return bool(PurePath(str(to)).suffix)
+
+
+def _is_stdout(to: Path | str | None) -> bool:
+    try:
+        return to is not None and os.path.samestat(Path(to).stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _documented(task: TaskHandle, files: Iterable[Path | str] = ()) -> dict[str, Any]:
@@ -242,7 +263,7 @@ def _documented(task: TaskHandle, files: Iterable[Path | str] = ()) -> dict[str,
 def _described(output: OutputHandle, file: Path | str) -> str:
     size = f"{output.width}×{output.height}" if output.width and output.height else ""
     length = f"{output.duration_seconds:g} s" if output.duration_seconds else ""
-    bytes_ = f"{file.stat().st_size:,} bytes" if isinstance(file, Path) else ""
+    bytes_ = f"{file.stat().st_size:,} bytes" if isinstance(file, Path) and file.is_file() else ""
     facts = output.mime_type or "", size, length, bytes_
     return ", ".join(fact for fact in facts if fact)
 
@@ -298,9 +319,11 @@ def _make(
     ledger: LedgerPlace = None,
     as_json: AsJSON = False,
 ) -> None:
-    from piccc.media.downloads import target_of
+    from piccc.media.downloads import check_target
 
-    target_of(to)  # check before paying that outputs can be saved
+    check_target(to, is_folder=not names_a_file(to))
+    if as_json and _is_stdout(to):
+        raise typer.BadParameter("It cannot be stdout, which --json writes to.", param_hint="--to")
     parameters = {**settings_of(others), **parameters}
     key = str(uuid.uuid4()) if key is None else key  # an empty one is an error: its variable may be unset
     if prompts is not None:

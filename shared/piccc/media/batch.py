@@ -36,7 +36,7 @@ from piccc.errors import (
 )
 from piccc.media.account import RESEND_SECONDS, Account, Lost
 from piccc.media.display import gallery
-from piccc.media.downloads import FilePath, save, target_of
+from piccc.media.downloads import FilePath, check_target, save
 from piccc.media.handles import AsyncTaskHandle, TaskHandle
 from piccc.media.ledgers import MemoryLedger, Submission
 from piccc.media.polling import still_running
@@ -214,7 +214,7 @@ class _Run(Generic[H]):
     async def validate(self) -> None:
         """Check `save_to`, and the rows if they can be iterated twice, before anything is sent."""
         if self._options.save_to is not None:
-            await self._io.run(target_of, self._options.save_to)
+            await self._io.run(partial(check_target, is_folder=True), self._options.save_to)
         if isinstance(self._prompts, Sequence):
             await self._io.run(self._validate, self._prompts)
 

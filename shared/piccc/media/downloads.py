@@ -12,6 +12,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -437,6 +439,33 @@ def target_of(path: FilePath) -> str | Location:
     return location_of(text)
 
 
+def check_target(path: FilePath, *, is_folder: bool) -> None:
+    """Raise InvalidArgumentError or ConfigurationError, before paying, if nothing can be saved there."""
+    target = target_of(path)
+    if not isinstance(target, str):
+        return
+    place = Path(target) if is_folder or is_stream(target) else Path(target).parent
+    while not os.access(place, os.F_OK) and place != place.parent:
+        place = place.parent
+    is_right = place.is_dir() or is_stream(place)
+    if not is_right or not os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
+        raise InvalidArgumentError(
+            f"Nothing can be saved as {target}: {place} is not {'writable' if is_right else 'a folder'}.",
+            hint="Nothing was sent. Choose another place.",
+        )
+
+
+def is_stream(path: FilePath) -> bool:
+    """Return whether a path is a device, a pipe, or a standard stream, whatever that is redirected to."""
+    place = Path(path)
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return False
+    is_standard = place.is_symlink() and place.as_posix().startswith(("/dev/", "/proc/"))
+    return not stat.S_ISDIR(mode) and (is_standard or not stat.S_ISREG(mode))
+
+
 async def save(
     account: Account,
     task: Task,
@@ -477,6 +506,12 @@ async def _save(
     provenance: bool,
 ) -> Path:
     run, stem = account.session.io.run, _stem(task, output)
+    if await run(is_stream, path):
+        if provenance:
+            raise InvalidArgumentError(
+                f"{path} cannot have a file beside it.", hint="Leave out provenance, or save to a file."
+            )
+        return await _save_in_place(account, task, output, Path(path), options)
     folder, name = await run(_prepare, path, stem)
     part = folder / f".{stem}.{secrets.token_hex(4)}.part"
     file = await run(part.open, "xb")
@@ -490,6 +525,21 @@ async def _save(
     if provenance:
         await run(_write_whole, target.with_name(f"{target.name}.json"), _provenance(task, output, content))
     return target
+
+
+async def _save_in_place(
+    account: Account, task: Task, output: Output, path: Path, options: DownloadOptions
+) -> Path:
+    # Use a temporary file: a download may have to restart, and what is in a pipe could not be undone. A
+    # rename would replace the device.
+    run = account.session.io.run
+    file = await run(tempfile.TemporaryFile)
+    try:
+        await _fetch(account, task, output, file, options)
+        await run(_append, file, path)
+    finally:
+        await run(file.close)
+    return path
 
 
 async def _save_object(
@@ -531,6 +581,12 @@ def _prepare(path: str, stem: str) -> tuple[Path, str | None]:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _append(file: BinaryIO, path: Path) -> None:
+    file.seek(0)
+    with path.open("ab") as stream:  # truncating would undo the shell's >>
+        shutil.copyfileobj(file, stream)
 
 
 def _move(part: Path, target: Path, content: Content, overwrite: bool) -> None:

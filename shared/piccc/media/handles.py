@@ -97,7 +97,7 @@ class OutputHandle(_BoundOutput):
                 and audio; `overwrite=True` to replace different content instead of raising OutputError;
                 `provenance=True` to write a JSON file beside it that records how it was made.
 
-        The file appears only when it is complete.
+        The file appears only when it is complete; so does what a device or a pipe gets.
         """
         return run_sync(self._save(path, options))
 
