@@ -292,9 +292,8 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
         "tool_choice": _tool_choice(request, names) if request.tools else None,
         **{name: given[name] for name in _RECONCILED if name in given},
     }
-    is_limited = settings["max_tokens"] is not None
-    limit = count(settings["max_tokens"])
-    if not is_limited:
+    limit = None if settings["max_tokens"] is None else count(settings["max_tokens"])
+    if limit is None:
         settings["max_tokens"] = DEFAULT_MAX_TOKENS
     thinking: Any = settings.get("thinking")
     source = "thinking"
@@ -306,24 +305,13 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
     settings["thinking"] = thinking
     if mapping(thinking).get("type", "disabled") == "disabled":
         return settings, []
-    conflict = (
-        "a tool is forced"
-        if mapping(settings["tool_choice"]).get("type") in ("any", "tool")
-        else "the answer has already begun"
-        if turns[-1]["role"] == "assistant"
-        else "the last tool calls were made without it"
-        if _continues_without_thinking(turns)
-        else "max_tokens leaves no room for it"
-        if is_limited and limit <= _MIN_BUDGET
-        else None
-    )
-    if conflict:
+    if conflict := _conflict(settings["tool_choice"], turns, limit):
         settings["thinking"] = None
         return settings, [f"{source} is left out: {conflict}"]
     adapted: list[str] = []
     if asked := count(thinking.get("budget_tokens")):
         budget = max(asked, _MIN_BUDGET)
-        if not is_limited:
+        if limit is None:
             settings["max_tokens"] += budget  # max_tokens includes the budget
         elif source == "reasoning_effort" or budget >= limit:
             budget = min(budget, max(_MIN_BUDGET, limit // 2))
@@ -344,6 +332,17 @@ def _reconcile(request: ChatRequest, turns: Sequence[JSON], names: ToolNames) ->
             settings[name] = None
             adapted.append(f"{name} is left out: {reason}")
     return settings, adapted
+
+
+def _conflict(tool_choice: object, turns: Sequence[JSON], limit: int | None) -> str | None:
+    """Return why the request cannot use thinking, or None."""
+    if mapping(tool_choice).get("type") in ("any", "tool"):
+        return "a tool is forced"
+    if turns[-1]["role"] == "assistant":
+        return "the answer has already begun"
+    if _continues_without_thinking(turns):
+        return "the last tool calls were made without it"
+    return "max_tokens leaves no room for it" if limit is not None and limit <= _MIN_BUDGET else None
 
 
 def _continues_without_thinking(turns: Sequence[JSON]) -> bool:

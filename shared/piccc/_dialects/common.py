@@ -35,6 +35,7 @@ from piccc.conversation import (
     Reasoning,
     ReasoningDelta,
     Refusal,
+    RefusalDelta,
     Role,
     Source,
     Text,
@@ -300,6 +301,9 @@ _BEGUN = re.compile(
 )
 
 
+_TextualDelta = TextDelta | ReasoningDelta | RefusalDelta | ToolCallDelta
+
+
 class SurrogateJoiner:
     """A buffer that holds back the first half of a surrogate pair until the second arrives, for each block.
 
@@ -309,7 +313,7 @@ class SurrogateJoiner:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[int, Delta] = {}
+        self._waiting: dict[int, _TextualDelta] = {}
 
     @property
     def is_waiting(self) -> bool:
@@ -323,7 +327,7 @@ class SurrogateJoiner:
 
     def finish(self) -> list[Delta]:
         """Return a replacement character for each half that is still held back."""
-        deltas = [_with_text(delta, _text(delta)) for delta in self._waiting.values()]
+        deltas: list[Delta] = [_with_text(delta, _text(delta)) for delta in self._waiting.values()]
         self._waiting.clear()
         return deltas
 
@@ -341,25 +345,21 @@ class SurrogateJoiner:
         return _with_text(delta, text)
 
 
-def _continuation(delta: Delta, text: str) -> Delta:
+def _continuation(delta: _TextualDelta, text: str) -> _TextualDelta:
     """Return a delta with more text for the same block."""
     match delta:
         case ToolCallDelta():
             return ToolCallDelta(delta.index, text, block=delta.block)
         case ReasoningDelta():
             return ReasoningDelta(text, delta.block)
-        case RawDelta():
-            return delta
     return replace(delta, text=text)
 
 
-def _text(delta: Delta) -> str:
-    if isinstance(delta, ToolCallDelta):
-        return delta.arguments
-    return "" if isinstance(delta, RawDelta) else delta.text
+def _text(delta: _TextualDelta) -> str:
+    return delta.arguments if isinstance(delta, ToolCallDelta) else delta.text
 
 
-def _with_text(delta: Delta, text: str) -> Delta:
+def _with_text(delta: _TextualDelta, text: str) -> _TextualDelta:
     """Return the delta with this text, replacing lone surrogates."""
     text = join_halves(text)
     match delta:
@@ -368,8 +368,6 @@ def _with_text(delta: Delta, text: str) -> Delta:
             return replace(delta, arguments=text, name=delta.name and join_halves(delta.name))
         case TextDelta():
             return replace(delta, text=text, citation=as_json(delta.citation))
-        case RawDelta():
-            return delta
     return replace(delta, text=text)
 
 

@@ -223,27 +223,18 @@ def read_task_list(payload: object) -> Page:
     body = payload
     if isinstance(body, dict) and isinstance(body.get("data"), dict):
         body = body["data"]
-    if isinstance(body, list):
-        return _page(body, None)
-    rows = (
-        next((body[name] for name in _ROWS if isinstance(body.get(name), list)), None)
-        if isinstance(body, dict)
-        else None
-    )
-    if rows is None or not isinstance(body, dict):
-        raise ResponseError("The server's response is not a list of tasks.", body=str(payload)[:1024])
-    return _page(rows, _next_page(body, len(rows)))
-
-
-def _page(rows: list[object], following: Mapping[str, str] | None) -> Page:
+    rows, following = body, None
+    if isinstance(body, dict):
+        rows = next((body[name] for name in _ROWS if isinstance(body.get(name), list)), None)
+        following = _next_page(body, len(rows or ()))
     tasks, unreadable = [], 0
-    for row in rows:
+    for row in rows if isinstance(rows, list) else ():
         try:
             tasks.append(read_task(row))
         except ResponseError:
             unreadable += 1
-    if unreadable and not tasks:
-        raise ResponseError("The server's response is not a list of tasks.", body=str(rows)[:1024])
+    if not isinstance(rows, list) or (unreadable and not tasks):
+        raise ResponseError("The server's response is not a list of tasks.", body=str(payload)[:1024])
     return Page(tasks, following, unreadable)
 
 
