@@ -172,11 +172,6 @@ _FIELDS = {"role", "content", "name", "tool_call_id"}
 
 def _message(value: Any) -> Message:
     if isinstance(value, Message):
-        if value.role not in get_args(Role):
-            raise InvalidArgumentError(
-                f"A message has the unknown role {value.role!r}.",
-                hint=f"Use one of {', '.join(get_args(Role))}.",
-            )
         if not isinstance(value.parts, list | tuple):
             raise InvalidArgumentError(
                 f"A message's parts are of type {_type_name(value.parts)}, not a list.", hint=_PARTS_HINT
@@ -233,17 +228,14 @@ def carries(dialect: DialectName, part: Part) -> bool:
 C = TypeVar("C", bound="_Client")
 
 
-class _Resource:
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-
-class Chat(_Resource):
-    """Chat completions, complete or streamed: `client.chat`."""
-
+class _Chat:
     def __init__(self, session: Session, dialect: DialectName) -> None:
-        super().__init__(session)
+        self._session = session
         self._dialect = dialect_named(dialect)
+
+
+class Chat(_Chat):
+    """Chat completions, complete or streamed: `client.chat`."""
 
     def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
@@ -354,12 +346,8 @@ class StreamOpening:
             await self._stream.close()
 
 
-class AsyncChat(_Resource):
+class AsyncChat(_Chat):
     """Chat completions, complete or streamed: `client.chat` of an `AsyncClient`."""
-
-    def __init__(self, session: Session, dialect: DialectName) -> None:
-        super().__init__(session)
-        self._dialect = dialect_named(dialect)
 
     async def create(
         self, messages: Messages, *, timeout: float | Timeout | None = None, **options: Unpack[ChatOptions]
