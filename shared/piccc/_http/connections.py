@@ -35,7 +35,7 @@ import certifi
 import h11
 
 from piccc._http.backend import Backend, Failure, HTTPRequest, Outcome, Signal, Stream
-from piccc.config import redact
+from piccc.config import LONGEST, redact
 
 if TYPE_CHECKING:
     from piccc._dialects.common import LargeBody
@@ -165,17 +165,17 @@ class Origin:
         """Keep a connection until it expires, or close it; None if it could not be opened."""
         with self._lock:
             self._in_use -= 1
-            is_kept = (
+            if (
                 connection is not None
                 and expires_at is not None
                 and not self._is_closed
                 and (self._keeps_after_stream or not connection.served_stream)
-            )
-            if is_kept and connection is not None and expires_at is not None:
+            ):
                 connection.expires_at = expires_at
                 self._idle.append(connection)
+                connection = None
             self._wake()
-        if connection is not None and not is_kept:
+        if connection is not None:
             connection.stream.close()
 
     def abandon(self) -> None:
@@ -543,8 +543,6 @@ atexit.register(lambda: blocking_pool.close())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
-
-LONGEST = 366 * 86400.0
 
 _NUMBER = re.compile(r"[0-9]{1,300}(\.[0-9]*)?")
 

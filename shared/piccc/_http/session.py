@@ -712,26 +712,25 @@ class Session:
         response is raised as if it were its status. `seconds` limits the call, by default to the client's
         timeout. `before_sending` is awaited before each attempt, once its connection is open.
         """
-        config = self.config if retries is None else replace(self.config, max_retries=retries)
         call = APICall(
             kind=Retryability.SUBMISSION,
             method="POST",
             path=path,
             body=serialize(body),
             headers=(("idempotency-key", key),),
-            timeout=_bounded(config.timeout, seconds),
+            timeout=_bounded(self.config.timeout, seconds),
             before_sending=before_sending,
         )
         observer = telemetry()
         if observer is None:
-            return (await self._submit(call, config))[0]
-        with observer.Submission(config, path, body) as span:
-            task, record = await self._submit(call, config)
+            return (await self._submit(call, retries))[0]
+        with observer.Submission(self.config, path, body) as span:
+            task, record = await self._submit(call, retries)
             span.submitted(task, record)
         return task
 
-    async def _submit(self, call: APICall, config: Config) -> tuple[Task, Record]:
-        raw = await self._send(call, config)
+    async def _submit(self, call: APICall, retries: int | None) -> tuple[Task, Record]:
+        raw = await self._send(call, retries)
         payload = await self._json(raw, call.kind)
         wrong = _error_in(payload, raw, call.kind)
         if wrong is None:
@@ -751,10 +750,9 @@ class Session:
         retries: int | None = None,
     ) -> tuple[T, Mapping[str, str]]:
         """Return the content and headers of a path or a URL on the server's origin, within `seconds`."""
-        config = self.config if retries is None else replace(self.config, max_retries=retries)
-        timeout = _bounded(config.timeout, seconds)
+        timeout = _bounded(self.config.timeout, seconds)
         call = APICall(kind=Retryability.READ, method="GET", path=path, timeout=timeout)
-        raw = await self._send(call, config)
+        raw = await self._send(call, retries)
         payload = await self._json(raw, Retryability.READ)
         wrong = _error_in(payload, raw, Retryability.READ)
         if wrong is None:
@@ -783,7 +781,7 @@ class Session:
         self.is_closed = True
         await self.io.close()
 
-    async def _send(self, call: APICall, config: Config | None = None) -> RawResponse:
+    async def _send(self, call: APICall, retries: int | None = None) -> RawResponse:
         if self.is_closed:
             raise ConfigurationError(
                 "The client is closed.", hint="Create a new one; clients share connections, so it is cheap."
@@ -801,7 +799,8 @@ class Session:
             observer = None if call.kind is Retryability.READ else sys.modules.get("piccc.telemetry")
             if observer is not None:
                 call.headers = (*call.headers, *observer.trace_headers())
-            return await send_with_retries(self.io, config or self.config, call)
+            config = self.config if retries is None else replace(self.config, max_retries=retries)
+            return await send_with_retries(self.io, config, call)
         raise no_loop
 
     async def _json(self, raw: RawResponse, kind: Retryability) -> object:
