@@ -73,16 +73,14 @@ _TOOL_RESULT = {"type": "tool_result", "tool_use_id": "call_1", "content": "Snow
 _MISSING = "/v1/tasks/task_000000000000000000000000"
 
 
-def _chat(server: Server, fields: JSON, auth: Any = "bearer") -> Exchange:
-    body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
-    body = {name: value for name, value in body.items() if value is not None}
-    return server.ask("POST", "/v1/chat/completions", body, auth=auth)
-
-
-def _message(server: Server, fields: JSON, auth: Any = "bearer", path: str = "/v1/messages") -> Exchange:
+def _chat(server: Server, fields: JSON, auth: Any = "bearer", path: str = "/v1/chat/completions") -> Exchange:
     body = {"model": server.model("chat"), "messages": [_USER], "max_tokens": _SHORT, **fields}
     body = {name: value for name, value in body.items() if value is not None}
     return server.ask("POST", path, body, auth=auth)
+
+
+def _message(server: Server, fields: JSON, auth: Any = "bearer", path: str = "/v1/messages") -> Exchange:
+    return _chat(server, fields, auth, path)
 
 
 def _chats(fields: JSON, times: float = 1.0) -> Sample:
