@@ -88,9 +88,7 @@ class Account:
 
     def over(self, io: Backend) -> Account:
         """Return the same account on another backend."""
-        session = Session(self.session.config, io)
-        settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
-        account = _rebuild(session, *settings)
+        account = Account(Session(self.session.config, io), **self._settings)
         account._sent_at = self._sent_at
         return account
 
@@ -99,8 +97,16 @@ class Account:
 
     def __reduce__(self) -> tuple[Any, ...]:
         check_copy(self.spend_limit, self.ledger)
-        settings = (self.ledger, self.polling, self.spend_limit, self.private_outputs)
-        return (_rebuild, (self.session, *settings))
+        return (partial(Account, **self._settings), (self.session,))
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "ledger": self.ledger,
+            "polling": self.polling,
+            "spend_limit": self.spend_limit,
+            "private_outputs": self.private_outputs,
+        }
 
     async def submit(
         self,
@@ -779,12 +785,4 @@ def _recovery_hint(key: str) -> str:
     return (
         f"To look for it, call client.tasks.resume({key!r}). If there is none, send it again: "
         f"client.tasks.resume({key!r}, resubmit=True)"
-    )
-
-
-def _rebuild(
-    session: Session, ledger: Ledger, polling: Polling, spend_limit: SpendLimit | None, private_outputs: bool
-) -> Account:
-    return Account(
-        session, ledger=ledger, polling=polling, spend_limit=spend_limit, private_outputs=private_outputs
     )

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -297,8 +298,6 @@ class _Run(Generic[H]):
                 seconds=max(0.001, self._subscription.deadline - self._subscription.now()),
                 retries=0,
             )
-        except PicccError as error:
-            outcome = error
         except BaseException as error:
             outcome = error
             if not isinstance(error, Exception):
@@ -365,9 +364,8 @@ class _Run(Generic[H]):
             self.batch.errors[item.number] = error
             self._lost.append(item)
             self._lost_at = self._subscription.now()
-            if (
-                error.__cause__ is not None
-            ):  # it was sent just now: do not send all rows to a server in trouble
+            # It was sent just now: do not send all rows to a server in trouble.
+            if error.__cause__ is not None:
                 self._pause(error)
         elif isinstance(error, LedgerError) and error.tasks:
             # It was accepted but could not be recorded; the caller still gets the task.
@@ -441,9 +439,8 @@ class _Run(Generic[H]):
         async def work() -> None:
             found = _Found()
             try:
-                found = await scan
-            except PicccError:
-                found = _Found()  # each task is then read individually, and lost rows stay lost
+                with suppress(PicccError):  # each task is then read individually, and lost rows stay lost
+                    found = await scan
             finally:
                 self._completed.append((name, found))
                 self._subscription.signal.set()
