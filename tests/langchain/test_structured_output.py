@@ -7,6 +7,8 @@ import pickle
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError
 from langchain_core import exceptions as core
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
@@ -387,3 +389,19 @@ def test_streaming_a_dict_takes_linear_work(monkeypatch: pytest.MonkeyPatch, met
         return sum(read)
 
     assert cost(16384) < 5 * cost(4096)
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish_reason", "refusal"),
+    [
+        (completion({"content": '{"name": "Par'}, reason="length"), "length", None),
+        (completion({"content": None, "refusal": "I will not."}), "stop", "I will not."),
+    ],
+)
+def test_an_agents_own_error_has_the_reason(reply: Any, finish_reason: str, refusal: str | None) -> None:
+    agent: Any = create_agent(Replay(json_response(reply)).model(), response_format=ProviderStrategy(City))
+    with pytest.raises(StructuredOutputValidationError) as caught:
+        agent.invoke({"messages": [("user", "A city?")]})
+    message = caught.value.ai_message
+    assert message.response_metadata["finish_reason"] == finish_reason
+    assert message.additional_kwargs.get("refusal") == refusal

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from llama_index.core import get_response_synthesizer
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.program.function_program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
+from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel, Field, RootModel
 
@@ -332,3 +335,20 @@ def test_a_structured_llm_subclasses_cores_structured_llm(llm: Piccc) -> None:
     assert isinstance(structured, PicccStructuredLLM)
     assert isinstance(structured, StructuredLLM)
     assert structured.metadata == llm.metadata
+
+
+@pytest.mark.parametrize("mode", [ResponseMode.COMPACT, ResponseMode.REFINE, ResponseMode.TREE_SUMMARIZE])
+def test_a_response_mode_raises_or_logs_the_error(
+    emulator: Emulator, caplog: pytest.LogCaptureFixture, mode: ResponseMode
+) -> None:
+    emulator.rule(lambda request: True, "I cannot say.")
+    llm = Piccc(base_url=emulator.base_url, api_key=emulator.api_key)
+    synthesizer = get_response_synthesizer(llm=llm, response_mode=mode, output_cls=Kiln)
+    nodes = [NodeWithScore(node=TextNode(text="The Blue Oven reaches 1200 degrees."))]
+    if mode == ResponseMode.TREE_SUMMARIZE:
+        with pytest.raises(StructuredOutputError, match="contains no JSON"):
+            synthesizer.synthesize("Which kiln?", nodes)
+        return
+    assert str(synthesizer.synthesize("Which kiln?", nodes)) == "Empty Response"
+    (warning,) = (each for each in caplog.records if each.name.endswith(".refine"))
+    assert "contains no JSON" in warning.getMessage()
