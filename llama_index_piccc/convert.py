@@ -34,6 +34,7 @@ from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 
 from piccc.arguments import as_json, read_arguments
+from piccc.client import carries
 from piccc.conversation import (
     INVALID_REASONS,
     JSON,
@@ -160,8 +161,6 @@ def _read_call(id: str, name: str, arguments: Any, reason: Any = None) -> ToolCa
 def _supported(block: Any, dialect: DialectName, on_unsupported: OnUnsupported) -> Sequence[Part]:
     if on_unsupported == "error":
         return _parts(block)
-    from piccc.client import carries  # only now: see llm.py
-
     with suppress(UnsupportedContentError):
         parts = _parts(block)
         if all(carries(dialect, part) for part in parts if isinstance(part, Audio | File)):

@@ -47,6 +47,7 @@ from llama_index_piccc.convert import (
 )
 from llama_index_piccc.skip_callbacks import chat_callback, completion_callback
 from llama_index_piccc.structured import PredictingLLM
+from piccc.client import AnyClient, AsyncClient, Client, ClientCache, is_traced
 from piccc.config import (
     KEY_VARIABLE,
     URL_VARIABLE,
@@ -59,16 +60,6 @@ from piccc.config import (
 )
 from piccc.conversation import ChatRequest, Delta, Message, model_info
 from piccc.options import check_options, with_our_names, wrong_settings
-
-# `piccc.client` is loaded at the first call because it would nearly double the time of the import.
-if TYPE_CHECKING:
-    from piccc.client import AnyClient, AsyncClient, Client, ClientCache
-
-
-def _is_traced() -> bool:
-    from piccc.client import is_traced
-
-    return is_traced()
 
 
 def public(name: str, value: Any) -> Any:
@@ -249,7 +240,7 @@ class Piccc(PredictingLLM):
     def _save(self, value: Any, info: FieldSerializationInfo) -> Any:
         return public(info.field_name, value)
 
-    _clients: ClientCache | None = PrivateAttr(default=None)
+    _clients: ClientCache = PrivateAttr(default_factory=ClientCache)
 
     if not TYPE_CHECKING:  # type checkers read the fields for the signature
 
@@ -322,12 +313,12 @@ class Piccc(PredictingLLM):
     @chat_callback
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Stream the reply; every response has everything received so far."""
-        return self._stream(*self._prepare(messages, kwargs), is_traced=_is_traced())
+        return self._stream(*self._prepare(messages, kwargs), is_traced=is_traced())
 
     @chat_callback
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Stream the reply; every response has everything received so far."""
-        return self._astream(*self._prepare(messages, kwargs), is_traced=_is_traced())
+        return self._astream(*self._prepare(messages, kwargs), is_traced=is_traced())
 
     @completion_callback
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -345,7 +336,7 @@ class Piccc(PredictingLLM):
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """Stream the completion of a prompt."""
         prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
-        stream = self._stream(*prepared, is_traced=_is_traced())
+        stream = self._stream(*prepared, is_traced=is_traced())
         return (to_completion(response) for response in stream)
 
     @completion_callback
@@ -354,7 +345,7 @@ class Piccc(PredictingLLM):
     ) -> CompletionResponseAsyncGen:
         """Stream the completion of a prompt."""
         prepared = self._prepare(self._prompt(prompt, formatted), kwargs)
-        stream = self._astream(*prepared, is_traced=_is_traced())
+        stream = self._astream(*prepared, is_traced=is_traced())
         return (to_completion(response) async for response in stream)
 
     def count_tokens(
@@ -475,9 +466,7 @@ class Piccc(PredictingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        choice = kwargs.pop("tool_choice", None)
-        if choice is None:
-            choice = "required" if tool_required else "auto"
+        choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else "auto")
         return {
             "messages": with_user_message(chat_history, user_msg),
             "tools": [tool_json(tool) for tool in tools],
@@ -500,8 +489,7 @@ class Piccc(PredictingLLM):
     ) -> tuple[ChatRequest, float | Timeout | None]:
         own = {name: getattr(self, name) for name in (*_CALL_FIELDS, "replay_reasoning")}
         options = {**own, **self.additional_kwargs, **kwargs}
-        if options["model"] is None:
-            options["model"] = self.model
+        options["model"] = options["model"] or self.model
         options.pop("stream", None)  # as in LangChain, the method decides
         timeout = options.pop("timeout", None)
         try:
@@ -546,20 +534,12 @@ class Piccc(PredictingLLM):
         }
 
     def _client(self) -> Client:
-        from piccc.client import Client
-
         return self._cached(Client, self.http_client)
 
     def _async_client(self) -> AsyncClient:
-        from piccc.client import AsyncClient
-
         return self._cached(AsyncClient, self.http_async_client)
 
     def _cached(self, kind: type[AnyClient], http_client: Any) -> AnyClient:
-        from piccc.client import ClientCache
-
         environment = os.environ.get(KEY_VARIABLE), os.environ.get(URL_VARIABLE)
         settings = (self._connection(), environment)
-        if self._clients is None:
-            self._clients = ClientCache()
         return self._clients.get(kind, self.dialect, http_client, settings, self._config)
