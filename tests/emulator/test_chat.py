@@ -249,6 +249,7 @@ def test_files_and_audio_are_recognized_and_urls_are_not_fetched(
         {"type": "file", "file": {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{data}"}},
         {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
         {"type": "image_url", "image_url": {"url": "https://example.invalid/image.webp?x=1"}},
+        {"type": "image_url", "image_url": {"url": "https://[no-host/image.png"}},
     ]
     client.post(
         "/v1/chat/completions", json=chat(messages=[{"role": "user", "content": parts}])
@@ -260,6 +261,7 @@ def test_files_and_audio_are_recognized_and_urls_are_not_fetched(
         ("file", "application/pdf", 8, "a.pdf"),
         ("audio", "audio/wav", 8, None),
         ("image", "image/webp", None, "image.webp"),
+        ("image", "image/png", None, "image.png"),
     ]
 
 

@@ -225,6 +225,7 @@ def test_sql_runs_on_the_given_schema_and_mostly_answers(
             selected = connection.execute(text(result.metadata["sql_query"])).all()
         correct += [row[0] for row in selected] == [answer]
         assert str(result).startswith(("The result is", "The query has no result"))
+    engine.dispose()
     assert correct >= 0.8 * len(items)
 
 

@@ -214,8 +214,8 @@ Kind = Literal["image", "file", "audio"]
 def from_url(kind: Kind, url: str, *, param: str, name: str | None = None) -> Medium:
     """Read a data URL; other URLs are never fetched."""
     if not url.startswith("data:"):
-        mime_type = mimetypes.guess_type(url.partition("?")[0])[0] or f"{kind}/*"
-        return Medium(kind, mime_type, name=name or url.partition("?")[0].rsplit("/", 1)[-1] or None)
+        last = url.partition("?")[0].rsplit("/", 1)[-1]  # guess_type raises for an invalid host from 3.13 on
+        return Medium(kind, mimetypes.guess_type(last)[0] or f"{kind}/*", name=name or last or None)
     head, _, data = url[len("data:") :].partition(",")
     mime_type = head.partition(";")[0] or "text/plain"
     return from_base64(kind, mime_type, data, param=param, name=name)
