@@ -592,7 +592,12 @@ _UNTYPED = (
 
 
 JSON = dict[str, Any]
-_CHOICES = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+_CHOICES: dict[str, ToolChoice] = {
+    "any": "required",
+    "required": "required",
+    "auto": "auto",
+    "none": "none",
+}
 
 
 def bound_tools(tools: Sequence[ToolLike], *, strict: bool | None = None) -> list[JSON]:
@@ -669,15 +674,9 @@ def to_choice(choice: Any) -> ToolChoice | None:
         if name:
             return NamedTool(name)
         choice = choice.get("type")
-    if choice is True:
-        return "required"
     if choice in (None, False):
         return None
-    if choice in ("any", "required"):
-        return "required"
-    if choice == "auto":
-        return "auto"
-    return "none" if choice == "none" else NamedTool(str(choice))
+    return "required" if choice is True else _CHOICES.get(str(choice)) or NamedTool(str(choice))
 
 
 def bound_format(schema: Any, *, strict: bool | None = None) -> JSON:

@@ -341,8 +341,9 @@ def test_saving_replaces_a_different_file_only_with_overwrite(
     target, output = tmp_path / "a.png", load_task().outputs[0]
     assert output.save(target) == load_task().outputs[0].save(target) == target
     host.content = IMAGE + b"other"
-    with pytest.raises(OutputError, match="overwrite=True"):
+    with pytest.raises(OutputError, match="overwrite=True") as caught:
         load_task().outputs[0].save(target)
+    assert caught.value.task_id == load_task().id
     assert target.read_bytes() == IMAGE
     assert load_task().outputs[0].save(target, overwrite=True).read_bytes() == IMAGE + b"other"
     assert files(tmp_path) == ["a.png"]

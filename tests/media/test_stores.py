@@ -105,8 +105,9 @@ def test_a_different_object_is_replaced_only_with_overwrite(
     task_of(connect, host).outputs[0].save("s3://bucket/a.png")
     task_of(connect, host).outputs[0].save("s3://bucket/a.png")
     host.content = content + b"!"
-    with pytest.raises(OutputError, match="different content"):
+    with pytest.raises(OutputError, match="different content") as caught:
         task_of(connect, host).outputs[0].save("s3://bucket/a.png")
+    assert caught.value.task_id
     assert bucket.content() == {"a.png": content}
     task_of(connect, host).outputs[0].save("s3://bucket/a.png", overwrite=True, provenance=True)
     objects = bucket.content()

@@ -488,6 +488,9 @@ async def save(
         if not isinstance(target, str):
             return await _save_object(account, task, output, target, options, overwrite, provenance)
         return await _save(account, task, output, target, options, overwrite, provenance)
+    except OutputError as error:
+        error.task_id = task.id
+        raise
     except OSError as error:
         raise OutputError(
             f"The output of task {task.id} could not be written: {error}",

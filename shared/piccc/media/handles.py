@@ -381,7 +381,7 @@ def as_image(content: bytes, task_id: str) -> Image:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
-        raise MissingExtraError("pil() needs Pillow.", hint="pip install pillow") from error
+        raise MissingExtraError("Reading an image needs Pillow.", hint="pip install pillow") from error
     kind = (mime_type_of(content) or "image").partition("/")[0]
     if kind != "image":
         raise OutputError(f"The output of task {task_id} is {KINDS[kind]}, not an image.", task_id=task_id)
