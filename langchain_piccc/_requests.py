@@ -592,7 +592,7 @@ _UNTYPED = (
 
 
 JSON = dict[str, Any]
-_CHOICES: dict[str, ToolChoice] = {
+_CHOICES: dict[str, Literal["auto", "none", "required"]] = {
     "any": "required",
     "required": "required",
     "auto": "auto",

@@ -45,6 +45,14 @@ def anthropic_stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[st
     return events
 
 
+def test_equal_requests_get_calls_with_different_ids(client: httpx.Client) -> None:
+    body = chat("What is the weather in Rome?", tools=[OPENAI_TOOL])
+    replies = [client.post("/v1/chat/completions", json=body).json() for _ in range(3)]
+    calls = [reply["choices"][0]["message"]["tool_calls"][0] for reply in replies]
+    assert len({call["id"] for call in calls}) == 3
+    assert len({call["function"]["arguments"] for call in calls}) == 1
+
+
 def test_a_streamed_completion_equals_a_complete_one(emulator: Emulator, client: httpx.Client) -> None:
     emulator.script([TWO_CALLS, TWO_CALLS])
     body = chat(tools=[OPENAI_TOOL], stream_options={"include_usage": True})

@@ -78,6 +78,12 @@ async def test_an_agent_makes_an_image_and_then_a_video_of_it(emulator: Emulator
     assert made(emulator) == ["image", "video"]
 
 
+async def test_the_same_question_in_another_run_pays_again(emulator: Emulator) -> None:
+    for _ in range(2):
+        await agent(emulator).run('Make an image "a red mug".')
+    assert made(emulator) == ["image", "image"]
+
+
 async def test_progress_is_written_to_the_stream(emulator: Emulator) -> None:
     emulator.script([ONE, "Done."])
     events = await run_to_end(agent(emulator).run("Make it."), emulator)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from piccc.emulator.clock import Clock, Latency, RateLimit
-from piccc.emulator.conversation import Completion, ModelRequest, Script
+from piccc.emulator.conversation import Completion, ModelCall, ModelRequest, Script
 from piccc.emulator.faults import Fault, Faults, RequestContext
 from piccc.emulator.model import RuleModel, Unfillable
 from piccc.emulator.model.tokens import measured
@@ -121,6 +121,7 @@ class EmulatedAPI:
         self.source = source
         self._model = RuleModel()
         self._reads: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
         self._live: dict[str, dict[str, Any]] = {}
         self._state = state
         if state:
@@ -180,10 +181,20 @@ class EmulatedAPI:
             if scripted is None and self.source is not None:
                 return None
             answer = measured(request, scripted) if scripted else self._model.answer(request)
+            if scripted is None:
+                answer.calls = tuple(map(self._with_own_id, answer.calls))
         except Unfillable as error:
             raise APIError(400, f"{error} Give it an example or a default.", code="invalid_value") from None
         self.charge_chat(context, answer.usage.prompt_tokens, answer.usage.completion_tokens)
         return answer
+
+    def _with_own_id(self, call: ModelCall) -> ModelCall:
+        """Number a call whose id was used before: the model repeats itself, but servers repeat no id."""
+        self._calls[call.id] += 1
+        number = self._calls[call.id]
+        if len(self._calls) > _CHARGES:
+            del self._calls[next(iter(self._calls))]
+        return call if number == 1 else replace(call, id=f"{call.id}_{number}")
 
     def charge_chat(self, context: RequestContext, prompt_tokens: int, completion_tokens: int) -> None:
         """Charge for a chat response."""
