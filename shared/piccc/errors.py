@@ -2,7 +2,7 @@
 
     PicccError
     ├── ConfigurationError          no key, a malformed URL, an unknown setting (also a ValueError)
-    ├── InvalidArgumentError        an argument refused before anything was sent (also a ValueError)
+    ├── InvalidArgumentError        an argument rejected before anything was sent (also a ValueError)
     ├── MissingExtraError           an optional part is not installed (also an ImportError)
     ├── UnsupportedContentError     a content block that the chosen dialect does not support
     ├── APIConnectionError          no response: DNS, refused, TLS, proxy, reset
@@ -197,7 +197,7 @@ class ConfigurationError(PicccError, ValueError):
 
 
 class InvalidArgumentError(PicccError, ValueError):
-    """An argument was refused before anything was sent."""
+    """An argument was rejected before anything was sent."""
 
 
 class MissingExtraError(PicccError, ImportError):
@@ -377,7 +377,7 @@ class TaskError(PicccError, RuntimeError):
             case "failed" if is_moderation(task.error_code, task.error_message):
                 kind, message, hint = (
                     TaskRejected,
-                    f"was refused: {why}",
+                    f"was rejected: {why}",
                     "Change the prompt and submit again.",
                 )
             case "cancelled":

@@ -266,7 +266,7 @@ Exit codes:
     0  success
     1  error; see stderr for the cause and what to do
     2  invalid usage; nothing was sent
-    3  a task ended without output: failed, refused, cancelled or expired
+    3  a task ended without output: failed, rejected, cancelled or expired
     4  a task is still running: wait for it, do not submit it again
     5  unknown whether a task was submitted: search for it, do not submit it again
   130  interrupted; see stderr for how to continue
