@@ -207,14 +207,11 @@ def _split_mapping(given: Mapping[str, Any]) -> tuple[JSON, str, str | None, boo
 
 
 def _is_schema(schema: Mapping[str, Any]) -> bool:
-    kinds = schema.get("type", "object")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
     try:
         json.dumps(schema)
     except (TypeError, ValueError):
         return False
-    known = all(str(each) in _JSON_TYPES for each in kinds)
-    return known and bool(_KEYWORDS & schema.keys()) and _is_schema_within(schema)
+    return bool(_KEYWORDS & schema.keys()) and _is_schema_within(schema)
 
 
 def _is_schema_within(schema: Any) -> bool:

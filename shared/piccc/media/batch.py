@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from piccc._http.backends import run_sync
-from piccc.config import check_wait
 from piccc.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -125,7 +124,6 @@ class BatchOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InvalidArgumentError(f"{name} is {value!r}.", hint="Pass a positive integer.")
-        check_wait(self.timeout)
         if self.timeout is not None and self.timeout <= 0:
             raise InvalidArgumentError(
                 f"timeout is {self.timeout!r}.", hint="Pass a positive number of seconds, or None."

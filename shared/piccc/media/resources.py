@@ -198,6 +198,7 @@ class Media(_Media):
             >>> [(task.prompt, task.status) for task in batch]
             [('A red mug', 'completed'), ('A blue mug', 'completed')]
         """
+        check_wait(timeout, on_result)
         settings = BatchOptions(
             run=run,
             lost=checked_lost(lost),
@@ -208,7 +209,6 @@ class Media(_Media):
             progress=progress,
             save_to=save_to,
         )
-        check_wait(timeout, on_result)
         return BatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
@@ -279,6 +279,7 @@ class AsyncMedia(_Media):
 
         If `on_result` returns an awaitable, it is awaited. `prompts` is iterated on the event loop.
         """
+        check_wait(timeout, on_result)
         settings = BatchOptions(
             run=run,
             lost=checked_lost(lost),
@@ -289,7 +290,6 @@ class AsyncMedia(_Media):
             progress=progress,
             save_to=save_to,
         )
-        check_wait(timeout, on_result)
         return await AsyncBatchRun(self._account, self._type, prompts, options, settings).finish(on_result)
 
 
