@@ -98,7 +98,8 @@ def _findings(ledger: str | None) -> Iterator[Finding]:
     yield from _checked("proxy", _proxy, config)
     yield from _checked("certificates", _certificates)
     yield from _checked("server", _server, config)
-    yield from _checked("ledger", _ledger, ledger or str(ledger_of(config)))
+    if ledger or not config.is_placeholder:  # by default each server has its own ledger
+        yield from _checked("ledger", _ledger, ledger or str(ledger_of(config)))
 
 
 def _checked(name: str, look: Callable[[*Ts], Iterable[Finding]], *about: *Ts) -> Iterator[Finding]:
