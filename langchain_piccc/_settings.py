@@ -56,9 +56,10 @@ class StrictModel(BaseModel):
             except ValidationError as error:
                 wrong = wrong_settings(type(self).__name__, error, type(self).model_fields.keys())
             except ConfigurationError as error:
-                wrong = error
+                wrong = error.with_traceback(None)
             else:
                 return
+            del self, data  # error trackers show a frame's locals, and the key may be among these
             raise as_model_error(wrong) from None
 
     def _check(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from llama_index.core.bridge.pydantic import (
@@ -54,11 +55,13 @@ from piccc.config import (
     Config,
     Timeout,
     is_secret_header,
+    redact,
     redact_headers,
     resolve,
     split_url,
 )
 from piccc.conversation import ChatRequest, Delta, Message, model_info
+from piccc.errors import ConfigurationError
 from piccc.options import check_options, with_our_names, wrong_settings
 
 
@@ -68,7 +71,9 @@ def public(name: str, value: Any) -> Any:
         return value
     match name:
         case "base_url":
-            return split_url(value)[0]
+            with suppress(ConfigurationError):
+                return split_url(value)[0]
+            return redact(value)
         case "default_headers":
             return redact_headers(value)
         case "additional_kwargs" if value.get("extra_headers"):
@@ -247,11 +252,14 @@ class Piccc(PredictingLLM):
         def __init__(self, model=..., **data):
             try:
                 super().__init__(**with_our_names(data if model is ... else {"model": model, **data}))
+                self._config()
             except ValidationError as error:
                 wrong = wrong_settings("Piccc", error, type(self).model_fields.keys())
+            except ConfigurationError as error:
+                wrong = error.with_traceback(None)
             else:
-                self._config()
                 return
+            del self, data  # error trackers show a frame's locals, and the key may be among these
             raise wrong  # outside the handler: its context would show the given values
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:

@@ -393,6 +393,18 @@ class _Client:
     _http_client: Any
 
     def __init__(
+        self, io: type[SyncBackend] | type[AsyncBackend], http_client: Any, options: ClientOptions
+    ) -> None:
+        try:
+            self._configure(**options)
+            self._http_client = http_client
+            self._session = Session(self.config, io(http_client))
+        except ConfigurationError as error:
+            # Error trackers show the locals of all frames, and the caller's frame has the same dict.
+            cast("dict[str, Any]", options).clear()
+            raise error.with_traceback(None) from None
+
+    def _configure(
         self,
         *,
         config: Config | None = None,
@@ -428,6 +440,7 @@ class _Client:
         self.ledger = _ledger_at(ledger)
         if rate is not None:
             self.config = replace(self.config, rate=_rate_of(rate, self.config, self.ledger))
+        dialect_named(dialect)  # raises if there is none
         self._dialect: DialectName = dialect
         self._media: dict[str, Any] = {
             "ledger": self.ledger,
@@ -487,7 +500,9 @@ class _Client:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, dialect={self._dialect!r})"
+        # Error trackers show the locals of a constructor that failed, when not all attributes are set.
+        config, dialect = getattr(self, "config", None), getattr(self, "_dialect", None)
+        return f"{type(self).__name__}({config!r}, dialect={dialect!r})"
 
     def __copy__(self) -> Self:
         return _rebuild(
@@ -535,7 +550,7 @@ def _rate_of(rate: str | RateLimit, config: Config, ledger: Ledger) -> Rate:
     return RateLimit(rate, ledger=ledger, name=account)
 
 
-def _rebuild(kind: type[C], config: Config, dialect: DialectName, options: Mapping[str, Any]) -> C:
+def _rebuild(kind: Callable[..., C], config: Config, dialect: DialectName, options: Mapping[str, Any]) -> C:
     return kind(config=config, dialect=dialect, **options)
 
 
@@ -584,9 +599,7 @@ class Client(_Client):
     """
 
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
-        super().__init__(**options)
-        self._http_client = http_client
-        self._session = Session(self.config, SyncBackend(http_client))
+        super().__init__(SyncBackend, http_client, options)
         self.chat = Chat(self._session, self._dialect)
 
     @cached_property
@@ -658,9 +671,7 @@ class AsyncClient(_Client):
     """
 
     def __init__(self, *, http_client: Any = None, **options: Unpack[ClientOptions]) -> None:
-        super().__init__(**options)
-        self._http_client = http_client
-        self._session = Session(self.config, AsyncBackend(http_client))
+        super().__init__(AsyncBackend, http_client, options)
         self.chat = AsyncChat(self._session, self._dialect)
 
     @cached_property

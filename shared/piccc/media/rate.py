@@ -161,7 +161,11 @@ class RateLimit:
         await self.aacquire()
 
     def __repr__(self) -> str:
-        return f"RateLimit({self.rate!r}, ledger={self.ledger!r})"
+        rate, ledger = (
+            getattr(self, "rate", None),
+            getattr(self, "ledger", None),
+        )  # they may have been refused
+        return f"RateLimit({rate!r}, ledger={ledger!r})"
 
     def __deepcopy__(self, memo: object) -> RateLimit:
         return self

@@ -598,6 +598,8 @@ class SpendLimit:
                 self._counted[spend.unit] = self._counted.get(spend.unit, 0) - spend.amount
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_counted"):  # the limits were refused
+            return "SpendLimit()"
         limits = (
             (self.tasks, self.max_tasks, " tasks"),
             (self.video_seconds, self.max_video_seconds, " s of video"),

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from piccc._http.backend import Backend
 from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
+from piccc.config import redact
 from piccc.errors import ConfigurationError
 from piccc.media.account import Account
 from piccc.media.deliveries import (
@@ -343,5 +344,6 @@ def _check_url(name: str, url: str | None) -> None:
         is_valid = False
     if not is_valid:
         raise ConfigurationError(
-            f"{name} is {url!r:.100}.", hint="Pass a URL such as https://host/path, without a query."
+            f"{name} is {redact(repr(url)):.100}.",
+            hint="Pass a URL such as https://host/path, without a query.",
         )

@@ -215,7 +215,7 @@ class PostgresLedger(SQLLedger):
         database.execute("SELECT pg_advisory_xact_lock(?)", (_LOCK,))
 
     def __repr__(self) -> str:
-        return f"PostgresLedger({str(self._url)!r})"
+        return f"PostgresLedger({str(getattr(self, '_url', None))!r})"  # the URL may have been refused
 
     def __reduce__(self) -> tuple[type[PostgresLedger], tuple[str]]:
         return (PostgresLedger, (str(self._url),))

@@ -301,7 +301,7 @@ class RedisLedger:
             raise self._outage.error(error, is_away=is_away) from error
 
     def __repr__(self) -> str:
-        return f"RedisLedger({str(self._url)!r})"
+        return f"RedisLedger({str(getattr(self, '_url', None))!r})"  # the URL may have been refused
 
     def __reduce__(self) -> tuple[type[RedisLedger], tuple[str]]:
         return (RedisLedger, (str(self._url),))

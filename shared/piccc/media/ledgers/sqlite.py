@@ -354,7 +354,7 @@ class SQLiteLedger(SQLLedger):
         return file
 
     def __repr__(self) -> str:
-        return f"SQLiteLedger({str(self.path)!r})"
+        return f"SQLiteLedger({str(getattr(self, 'path', None))!r})"  # the path may have been refused
 
     def __reduce__(self) -> tuple[type[SQLiteLedger], tuple[str]]:
         return (SQLiteLedger, (str(self.path),))
