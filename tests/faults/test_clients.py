@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +26,7 @@ import httpx2
 import pytest
 import trustme
 
-from piccc import AsyncClient, Client, Image, Message, PicccError, Text
+from piccc import AsyncChatStream, AsyncClient, Client, Image, Message, PicccError, Text
 from piccc._http import backends, connections
 from piccc._http import chat_stream as streams
 from piccc._http.library import BACKEND_VARIABLE
@@ -228,6 +228,37 @@ def test_reading_a_stream_that_was_closed_early_is_an_error(server: FaultServer,
         pass
     with pytest.raises(StreamError, match="closed before its end"):
         list(stream)
+
+
+@pytest.mark.parametrize("iterate", [aiter, AsyncChatStream.texts], ids=["deltas", "texts"])
+async def test_an_iteration_that_was_cancelled_does_not_end_like_a_whole_answer(
+    server: FaultServer, iterate: Callable[[AsyncChatStream], AsyncGenerator[Any]]
+) -> None:
+    # What sends a comment to a browser now and then: `asyncio.wait_for(anext(texts), 15)`.
+    async with asynchronous(server.case([*STARTED, HANG])).chat.stream("hi") as stream:
+        iteration = iterate(stream)
+        await anext(iteration)
+        waiting = asyncio.ensure_future(iteration.__anext__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        for _ in range(2):
+            with pytest.raises(StreamError, match="closed before its end"):
+                await anext(iteration)
+
+
+@BACKENDS
+async def test_two_tasks_cannot_read_one_stream(server: FaultServer, library: Any) -> None:
+    stream = await asynchronous(server.case([*STARTED, HANG])).chat.stream("hi")
+
+    async def read() -> None:
+        async for _ in stream:
+            pass
+
+    outcomes = await asyncio.gather(read(), read(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StreamError, StreamError]
+    assert "read twice at once" in str(outcomes)
 
 
 @BACKENDS

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from piccc._dialects.reader import EventDecoder
-from piccc._http.backend import Backend, Failure
+from piccc._http.backend import Backend, Failure, T
 from piccc._http.backends import run_sync
 from piccc._http.connections import earliest
 from piccc.conversation import TextDelta
@@ -38,6 +38,7 @@ class StreamParser:
         if timeout.first_event is not None:
             self._by = earliest(self._by, raw.sent + timeout.first_event)
         self._lingers = False
+        self._is_being_read = False
         self.is_over = False
         self.span: Chat | None = None
         """The call's span if OpenTelemetry is set up."""
@@ -46,7 +47,10 @@ class StreamParser:
         """Return the next deltas, None at the end; raise the error that broke the stream."""
         if self.is_over:
             return None
-        reader = self._reader
+        if self._is_being_read:  # threads would share the answer, and all tasks but one would wait for ever
+            error = StreamError("The stream is read twice at once.", hint="Read it in one task or thread.")
+            raise self.broken(error)
+        reader, self._is_being_read = self._reader, True
         try:
             chunk = b"" if reader.is_done else await self._raw.response.receive(self._by)
             if not chunk:
@@ -72,6 +76,8 @@ class StreamParser:
                 self._lingers = True
                 self._by = earliest(self._by, self._io.now() + LINGER_SECONDS)
             return deltas
+        finally:
+            self._is_being_read = False
         raise broken from cause
 
     def _end(self) -> list[Delta]:
@@ -226,8 +232,14 @@ class AsyncChatStream(_Stream):
         finally:
             await self.close()
 
-    async def texts(self) -> AsyncGenerator[str]:
+    def texts(self) -> AsyncGenerator[str]:
         """Iterate over the answer's text only; `reply` also has the reasoning and the tool calls."""
+        return _UntilTheEnd(self, self._texts())
+
+    def __aiter__(self) -> AsyncGenerator[Delta]:
+        return _UntilTheEnd(self, self._deltas())
+
+    async def _texts(self) -> AsyncGenerator[str]:
         try:
             while (batch := await self._next()) is not None:
                 for delta in batch:
@@ -236,7 +248,7 @@ class AsyncChatStream(_Stream):
         finally:
             await self.close()
 
-    async def __aiter__(self) -> AsyncGenerator[Delta]:
+    async def _deltas(self) -> AsyncGenerator[Delta]:
         try:
             while (batch := await self._next()) is not None:
                 for delta in batch:
@@ -266,3 +278,29 @@ class AsyncChatStream(_Stream):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+
+class _UntilTheEnd(AsyncGenerator[T, None]):
+    """An iteration that raises StreamError, again if need be, unless it came to the end of its stream.
+
+    A generator ends when it is cancelled, as by `asyncio.wait_for(anext(texts), 15)`. The next `anext` would
+    then raise StopAsyncIteration, and a truncated answer look complete.
+    """
+
+    def __init__(self, stream: AsyncChatStream, generator: AsyncGenerator[T]) -> None:
+        self._stream = stream
+        self._generator = generator
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        if self._stream._is_closed:
+            self._stream._is_open()  # raises unless the whole stream was read
+        return self._generator.__anext__()
+
+    def asend(self, value: None) -> Coroutine[Any, Any, T]:
+        return self._generator.asend(value)
+
+    def athrow(self, *error: Any) -> Coroutine[Any, Any, T]:
+        return self._generator.athrow(*error)
+
+    def aclose(self) -> Coroutine[Any, Any, None]:
+        return self._generator.aclose()
