@@ -658,11 +658,13 @@ def test_polling_warns_once_per_outage_and_once_when_it_works_again(
     ]
 
 
-def raw(server: WebhookServer, head: str) -> bytes:
-    """Send raw bytes to a server; return the status line."""
+def raw(server: WebhookServer, head: str, *, ends: bool = False) -> bytes:
+    """Send raw bytes to a server, and if asked their end; return the status line."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
         connection.sendall(head.encode())
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
         return connection.makefile("rb").readline()
 
 
@@ -679,6 +681,31 @@ def test_unusual_content_lengths_get_a_status_and_print_nothing(
         assert status in raw(server, f"POST {path}?task_id=x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
         assert b" 404 " in raw(server, f"POST /x HTTP/1.1\r\ncontent-length: {length}\r\n\r\n")
     assert capfd.readouterr().err == ""
+
+
+CHUNKED = "transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "status"),
+    [
+        ("POST", f"{CHUNKED}1\r\n{{\r\n1;x=y\r\n}}\r\n0\r\n\r\n", b" 204 "),
+        ("POST", f"{CHUNKED}1\r\n{{\r\n10001\r\n{'x' * 0x10001}", b" 413 "),
+        ("POST", f"{CHUNKED}no size\r\n\r\n", b""),
+        ("POST", "transfer-encoding: gzip, chunked\r\n\r\n", b" 501 "),
+        *((method, "\r\n", b" 405 ") for method in ("DELETE", "HEAD", "OPTIONS", "PATCH", "PUT")),
+    ],
+)
+def test_the_server_reads_what_proxies_and_probes_send(
+    emulator: Emulator, method: str, rest: str, status: bytes
+) -> None:
+    receiver = sync_client(emulator).webhooks(secret=SECRET)
+    with receiver.serve() as server:
+        name, token = httpx.URL(receiver.url_for("fox")).path.strip("/").split("/")
+        path = f"/{name}/%{ord(token[0]):x}{token[1:]}"  # the same path to a proxy (RFC 3986, 6.2.2.2)
+        line = raw(server, f"{method} {path} HTTP/1.1\r\n{rest}", ends=True)
+    assert status in line
+    assert bool(line) == bool(status)
 
 
 @pytest.mark.parametrize("skew", [0.0, 240.0, 900.0, -900.0, 7200.0])

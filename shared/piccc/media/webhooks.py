@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from piccc._http.backend import Backend
-from piccc._http.backends import AsyncBackend, SyncBackend, run_sync
+from piccc._http.backends import READ_BYTES, AsyncBackend, SyncBackend, run_sync
+from piccc._http.connections import ChunkedBody
 from piccc.config import redact
 from piccc.errors import ConfigurationError
 from piccc.media.account import Account
@@ -84,6 +86,17 @@ async def _body(receive: Any) -> bytes | None:
     return body
 
 
+def _chunks(file: BufferedIOBase) -> bytes:
+    """Return a chunked body, as proxies send it that do not buffer; truncated once it exceeds the limit."""
+    chunked, body = ChunkedBody(), b""
+    while not chunked.is_over and len(body) <= MAX_BODY_BYTES:
+        data = file.read1(READ_BYTES)
+        body += chunked.feed(data)
+        if chunked.damage or not data:
+            raise ConnectionError("the body is incomplete or damaged")
+    return body
+
+
 class _BoundedServer(ThreadingHTTPServer):
     """A server with few threads: beyond the limit, a new connection closes the oldest one."""
 
@@ -123,24 +136,27 @@ class WebhookServer:
             protocol_version = "HTTP/1.1"
 
             def handle_one_delivery(self) -> None:
+                path = unquote(self.path)  # as an ASGI scope has it: a proxy may have encoded it
                 length = number_of(self.headers.get("content-length", "0"))
                 status = deliveries.refusal(
-                    self.command, self.path, MAX_BODY_BYTES + 1 if length is None else length
+                    self.command, path, MAX_BODY_BYTES + 1 if length is None else length
                 )
-                if not status and "transfer-encoding" in self.headers:
-                    status = 411
+                coding = self.headers.get("transfer-encoding", "").lower()
+                if not status and coding not in ("", "chunked"):
+                    status = 501
                 if not status:
-                    body = self.rfile.read(length)
-                    if len(body) < (length or 0):
+                    body = _chunks(self.rfile) if coding else self.rfile.read(length)
+                    if not coding and len(body) < (length or 0):
                         raise ConnectionError("the body is incomplete")
                     headers = {name.lower(): value for name, value in self.headers.items()}
-                    status, _ = run_sync(deliveries.receive(self.command, self.path, headers, body))
+                    status, _ = run_sync(deliveries.receive(self.command, path, headers, body))
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.send_header("connection", "close")
                 self.end_headers()
 
             do_POST = do_GET = do_PUT = do_HEAD = handle_one_delivery  # noqa: N815  http.server's names
+            do_DELETE = do_OPTIONS = do_PATCH = handle_one_delivery  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:
                 return  # the path contains the URL's secret token
