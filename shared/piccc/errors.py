@@ -213,7 +213,10 @@ class UnsupportedContentError(PicccError, ValueError):
 
 
 class APIConnectionError(PicccError):
-    """The server did not respond, and nothing was billed."""
+    """The server did not respond, and nothing was billed.
+
+    Subclasses may have been billed: to retry on this class, check `may_have_been_billed` first.
+    """
 
     is_retryable = True
 
