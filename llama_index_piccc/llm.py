@@ -474,7 +474,9 @@ class Piccc(PredictingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        choice = kwargs.pop("tool_choice", None) or ("required" if tool_required else "auto")
+        choice = kwargs.pop("tool_choice", None)
+        if choice is None:
+            choice = "required" if tool_required else "auto"
         return {
             "messages": with_user_message(chat_history, user_msg),
             "tools": [tool_json(tool) for tool in tools],
@@ -497,7 +499,8 @@ class Piccc(PredictingLLM):
     ) -> tuple[ChatRequest, float | Timeout | None]:
         own = {name: getattr(self, name) for name in (*_CALL_FIELDS, "replay_reasoning")}
         options = {**own, **self.additional_kwargs, **kwargs}
-        options["model"] = options["model"] or self.model
+        if options["model"] is None:
+            options["model"] = self.model
         options.pop("stream", None)  # as in LangChain, the method decides
         timeout = options.pop("timeout", None)
         try:
