@@ -161,10 +161,8 @@ class RateLimit:
         await self.aacquire()
 
     def __repr__(self) -> str:
-        rate, ledger = (
-            getattr(self, "rate", None),
-            getattr(self, "ledger", None),
-        )  # they may have been refused
+        # They may have been refused.
+        rate, ledger = getattr(self, "rate", None), getattr(self, "ledger", None)
         return f"RateLimit({rate!r}, ledger={ledger!r})"
 
     def __deepcopy__(self, memo: object) -> RateLimit:
