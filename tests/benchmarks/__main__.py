@@ -42,8 +42,8 @@ CPU time of the client process: piccc's figures, and other clients as multiples 
 smallest and largest multiple of any round in brackets. A floor is httpx with the cheapest correct parser
 and the framework's own work for one chunk per event. The server sends from memory and pauses between
 writes like a model, so CPU caches are cold and figures are two to three times those of a tight loop.
-Modules are precompiled, as with pip. Compare figures only within a row. The medians of all rounds decide
-whether a goal is met.
+Modules are precompiled, as with pip. Compare figures only within a row. Multiples are taken within each
+round, and their median decides whether a goal is met.
 
 {made}
 
@@ -269,9 +269,9 @@ def _report(samples: Samples, figures: Figures, goals: Sequence[Goal], against: 
             older = [f"{ours}@{against}"] if against else []
             yield table(samples, figures, (ours, *older, *others))
             for each in (ours, *older):
-                if lines := verdicts(figures, (each, *others), goals, by_round(samples)):
+                if lines := verdicts(by_round(samples), (each, *others), goals):
                     yield "\n".join([*([f"{each}:\n"] if older else []), *(f"- {line}" for line in lines)])
-    if why := reasons(figures, FAMILIES):
+    if why := reasons(by_round(samples), FAMILIES):
         yield f"## Goals that were missed, and why\n\n{ABOUT_WHY}"
         yield "\n".join(f"- {each}" for each in why)
 

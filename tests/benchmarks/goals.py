@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.benchmarks.subjects import FLOORS
+from tests.benchmarks.table import Figures
 
 LANGCHAIN, LLAMA_INDEX = "langchain-piccc", "llama-index-piccc"
 OPENAI, MISTRAL = "langchain-openai", "langchain-mistralai"
@@ -13,8 +15,6 @@ OPENAI_LIKE = "llama-index-openai-like"
 BEST = "the best peer"
 BEST_OPEN = "the best peer that opens all streams at once"
 """A peer that opens fewer delays the others' first tokens, which no figure counts."""
-
-Row = dict[str, float]
 
 
 class Goal(NamedTuple):
@@ -229,29 +229,17 @@ GOALS = (
 )
 
 
-def verdicts(
-    figures: dict[str, Row],
-    members: Sequence[str],
-    goals: Sequence[Goal] = GOALS,
-    rounds: Sequence[dict[str, Row]] = (),
-) -> list[str]:
-    """Return a line for each measured goal of a family, which lists our package first.
-
-    The medians decide; the figures of each round tell how often the goal was met.
-    """
-    lines = []
-    for goal, line in _judged(figures, members, goals).items():
-        found = [one.startswith("met") for each in rounds if (one := _verdict(goal, each, members))]
-        lines.append(f"{line} ({sum(found)} of {len(found)} rounds)" if len(found) > 1 else line)
-    return lines
+def verdicts(rounds: Sequence[Figures], members: Sequence[str], goals: Sequence[Goal] = GOALS) -> list[str]:
+    """Return a line for each measured goal of a family, which lists our package first."""
+    return [str(verdict) for verdict in _judged(rounds, members, goals).values()]
 
 
-def reasons(figures: dict[str, Row], families: dict[str, tuple[str, ...]]) -> list[str]:
+def reasons(rounds: Sequence[Figures], families: dict[str, tuple[str, ...]]) -> list[str]:
     """Return a line for each reason why goals were missed: the benchmarks of each family, and the reason."""
     missed: dict[str, dict[str, list[str]]] = {}
     for family, members in families.items():
-        for goal, line in _judged(figures, members, GOALS).items():
-            if goal.why and line.startswith("missed"):
+        for goal, verdict in _judged(rounds, members, GOALS).items():
+            if goal.why and not verdict.is_met:
                 names = missed.setdefault(goal.why, {}).setdefault(family, [])
                 names += [goal.benchmark] if goal.benchmark not in names else []
     return [
@@ -260,12 +248,44 @@ def reasons(figures: dict[str, Row], families: dict[str, tuple[str, ...]]) -> li
     ]
 
 
-def _judged(figures: dict[str, Row], members: Sequence[str], goals: Sequence[Goal]) -> dict[Goal, str]:
-    own = [goal for goal in goals if goal.ours == members[0].partition("@")[0]]
-    return {goal: line for goal in own if (line := _verdict(goal, figures, members))}
+class Verdict:
+    """Whether a goal was met: the median of the rounds decides.
+
+    A multiple of a peer's figure is taken within each round: a slow period of the machine affects both.
+    """
+
+    def __init__(self, goal: Goal, reached: Sequence[float]) -> None:
+        self._goal = goal
+        self._reached = statistics.median(reached)
+        self._limit = goal.times if goal.peer and not goal.more else goal.more
+        self._rounds = [self._meets(each) for each in reached]
+        self.is_met = self._meets(self._reached)
+
+    def _meets(self, reached: float) -> bool:
+        return reached >= self._limit if self._goal.least else reached <= self._limit
+
+    def __str__(self) -> str:
+        goal, limit = self._goal, f"{self._limit:,.2f}"
+        if goal.peer:
+            limit += f"{' more than' if goal.more else ' ×'} {goal.of or goal.peer}"
+        sign = ("≥" if self.is_met else "<") if goal.least else ("≤" if self.is_met else ">")
+        line = f"{'met' if self.is_met else 'missed'} {self._reached:,.3f} {sign} {limit}: {goal.benchmark}"
+        count = len(self._rounds)
+        return f"{line} ({sum(self._rounds)} of {count} rounds)" if count > 1 else line
 
 
-def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str | None:
+def _judged(rounds: Sequence[Figures], members: Sequence[str], goals: Sequence[Goal]) -> dict[Goal, Verdict]:
+    found = {}
+    for goal in goals:
+        if goal.ours == members[0].partition("@")[0]:
+            reached = [each for figures in rounds if (each := _reached(goal, figures, members)) is not None]
+            if reached:
+                found[goal] = Verdict(goal, reached)
+    return found
+
+
+def _reached(goal: Goal, figures: Figures, members: Sequence[str]) -> float | None:
+    """Return our figure in one round, compared with the peer if there is one; None if not measured."""
     ours, *others = members
     reached = figures.get(goal.benchmark, {}).get(ours)
     row = figures.get(goal.of or goal.benchmark, {})
@@ -283,13 +303,6 @@ def _verdict(goal: Goal, figures: dict[str, Row], members: Sequence[str]) -> str
         theirs = row.get(goal.peer)
     if reached is None or (goal.peer and not theirs):
         return None
-    most, limit = goal.more, f"{goal.more:,.2f}"
-    if theirs and goal.more:
-        reached -= theirs
-        limit = f"{goal.more:.2f} more than {goal.of or goal.peer}"
-    elif theirs:
-        reached /= theirs
-        most, limit = goal.times, f"{goal.times:.2f} × {goal.of or goal.peer}"
-    is_met = reached >= most if goal.least else reached <= most
-    sign = ("≥" if is_met else "<") if goal.least else ("≤" if is_met else ">")
-    return f"{'met' if is_met else 'missed'} {reached:,.3f} {sign} {limit}: {goal.benchmark}"
+    if not theirs:
+        return reached
+    return reached - theirs if goal.more else reached / theirs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 Figures = dict[str, dict[str, float]]
 """Each row's figure per subject."""
 Samples = dict[str, dict[str, list[float]]]
@@ -26,7 +28,7 @@ def _multiple(samples: dict[str, list[float]], row: dict[str, float], subject: s
         return written(row[subject])
     spread = [theirs / own for theirs, own in zip(samples[subject], samples[ours], strict=True) if own]
     between = f" ({min(spread):.2f}–{max(spread):.2f})" if len(spread) > 1 else ""
-    return f"{row[subject] / row[ours]:.2f} ×{between}"
+    return f"{statistics.median(spread):.2f} ×{between}"
 
 
 def _line(*cells: str) -> str:
