@@ -54,12 +54,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from piccc.tasks import Task, is_moderation
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from piccc.conversation import ChatReply, Record
+    from piccc.tasks import Task
 
 SNIPPET_BYTES = 1024
 """How much of the response body an error keeps."""
@@ -374,6 +373,8 @@ class TaskError(PicccError, RuntimeError):
         """
         if not task.is_terminal or (task.status == "completed" and task.outputs):
             return None
+        from piccc.tasks import is_moderation  # chat does not need it
+
         why = task.error_message or "the server gave no reason"
         kind: type[TaskError]
         match task.status:
