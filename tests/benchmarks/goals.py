@@ -45,12 +45,12 @@ def _goals(benchmarks: tuple[str, ...], ours: str, peers: dict[str, float], why:
 ABOUT_WHY = """Figures here that are not in the tables were measured separately on the same machine
 (Python 3.11, 26 November 2026)."""
 TOKEN_WHY = (
-    "Most of it is LangChain. The bare floor, which only reads a socket and calls `stream()`, takes nearly "
-    "0.2 of langchain-openai. piccc adds the deadline, HTTP and event parsing, and the final reply."
+    "Most of it is LangChain. The bare floor, which only reads a socket and calls `stream()`, takes 0.22 to "
+    "0.25 of langchain-openai. piccc adds the deadline, HTTP and event parsing, and the final reply."
 )
 ASYNC_TOKEN_WHY = (
-    "The goal is about the bare floor's own figure: asyncio's read of a bare socket (one `recv` and two "
-    "turns of the event loop) and LangChain's `astream()`."
+    "The bare floor alone takes 0.19 to 0.24 of langchain-openai: asyncio's read of a bare socket (one "
+    "`recv` and two turns of the event loop) and LangChain's `astream()`."
 )
 LLAMA_TOKEN_WHY = (
     "The raw client alone takes about three quarters of the goal, as its table shows. The rest is for "
@@ -58,8 +58,8 @@ LLAMA_TOKEN_WHY = (
 )
 EIGHT_WHY = "The raw client takes most of it, LangChain and one chunk per eight events the rest."
 HUNDRED_WHY = (
-    "The bare floor takes two thirds of it: each stream's token finds the CPU caches full of other streams' "
-    "data."
+    "The bare floor takes two thirds of it or more: each stream's token finds the CPU caches full of other "
+    "streams' data."
 )
 PACED_WHY = "The bare floor alone takes more than two thirds of the goal, for LangChain's work on each token."
 LATE_WHY = (
@@ -83,8 +83,9 @@ MODEL_WHY = (
     "to run by more than it misses the goal."
 )
 IMPORT_WHY = (
-    "The dataclasses of `piccc.conversation`, whose methods Python compiles at each start, take 10 to 15 ms. "
-    "h11, which LlamaIndex does not load itself, takes 7 ms."
+    "The dataclasses of `piccc.conversation`, whose methods Python compiles at each start, take 8 ms, the "
+    "model's pydantic class 5 ms. The LlamaIndex package also loads the client and h11, 17 ms: loading them "
+    "at the first call instead misses that call's goal."
 )
 IMPORT_SECONDS_WHY = (
     "The difference of two CPU times of about a second, each of which varies by a tenth. `import over the "
